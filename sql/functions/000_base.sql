@@ -1,0 +1,156 @@
+-- What every stage uses: errors, the isolation guard, small readings of JSON and time.
+-- A helper in LANGUAGE sql is a single expression that the planner inlines; what reads a table is plpgsql, whose
+-- plans are kept, while a sql function that is not inlined is planned anew in every call.
+
+create or replace function gendurable._invalid(p_message text, p_detail text, p_hint text) returns void
+language plpgsql as $$
+begin
+    raise exception using errcode = 'GD501', message = p_message, detail = coalesce(p_detail, ''), hint = p_hint;
+end $$;
+
+comment on function gendurable._invalid(text, text, text) is 'Raises GD501: an argument is not valid.';
+
+create or replace function gendurable._need_text(p_value text, p_argument text) returns void
+language plpgsql as $$
+begin
+    if p_value is null or p_value = '' then
+        perform gendurable._invalid(p_argument || ' must not be empty', 'got ' || coalesce(quote_literal(p_value), 'null'),
+            'Pass a non-empty text as ' || p_argument || '.');
+    end if;
+end $$;
+
+comment on function gendurable._need_text(text, text) is 'Raises GD501 unless the argument is a non-empty text.';
+
+create or replace function gendurable._need_limit(p_limit int) returns void
+language plpgsql as $$
+begin
+    if p_limit < 0 then
+        perform gendurable._invalid('p_limit must not be negative', 'got ' || p_limit, 'Ask for 0 or more rows.');
+    end if;
+end $$;
+
+comment on function gendurable._need_limit(int) is 'Raises GD501 for a negative limit.';
+
+create or replace function gendurable._need_read_committed() returns void
+language plpgsql as $$
+begin
+    -- Under a fixed snapshot an await parks for ever beside its signal and a lane loses its wake-up:
+    -- the later statement that must see what a lock waited for would not see it.
+    if current_setting('transaction_isolation') <> 'read committed' then
+        raise exception using errcode = 'GD504',
+            message = 'this function needs a READ COMMITTED transaction',
+            detail = 'the transaction is ' || upper(current_setting('transaction_isolation')),
+            hint = 'Call it in a transaction of its own: begin isolation level read committed.';
+    end if;
+end $$;
+
+comment on function gendurable._need_read_committed() is
+    'Raises GD504 unless each statement of the transaction takes a new snapshot.';
+
+create or replace function gendurable._need_instance(p_id bigint) returns void
+language plpgsql as $$
+begin
+    if p_id is null or not exists (select from gendurable.instance i where i.id = p_id) then
+        raise exception using errcode = 'GD503',
+            message = 'no such instance', detail = 'id ' || coalesce(p_id::text, 'null'),
+            hint = 'Ids come from gd_insert; finished instances are removed after their retention.';
+    end if;
+end $$;
+
+comment on function gendurable._need_instance(bigint) is 'Raises GD503 unless the instance exists.';
+
+create or replace function gendurable._ms(p_value jsonb) returns interval
+language sql immutable parallel safe as $$
+    -- through numeric: no 32-bit limit, and an absurd number is a class 22 error and not a wrapped one
+    select make_interval(secs => ((p_value #>> '{}')::numeric / 1000)::double precision)
+$$;
+
+comment on function gendurable._ms(jsonb) is 'A JSON number of milliseconds as an interval.';
+
+create or replace function gendurable._epoch_us(p_at timestamptz) returns bigint
+language sql immutable parallel safe as $$
+    select (extract(epoch from p_at) * 1000000)::bigint
+$$;
+
+comment on function gendurable._epoch_us(timestamptz) is 'Microseconds since 1970: the floor''s and the claim number''s clock.';
+
+create or replace function gendurable._trace_of(p_meta jsonb) returns jsonb
+language plpgsql immutable parallel safe as $$
+begin
+    -- https://www.w3.org/TR/trace-context/ and https://www.w3.org/TR/baggage/
+    return coalesce((
+        select jsonb_object_agg(t.key, t.value)
+        from jsonb_each(p_meta) t
+        where t.key in ('traceparent', 'tracestate', 'baggage')), '{}');
+end $$;
+
+comment on function gendurable._trace_of(jsonb) is 'The keys of meta that children inherit: W3C trace context and baggage.';
+
+create or replace function gendurable._ms_problem(p_value jsonb, p_name text) returns text
+language sql immutable parallel safe as $$
+    select case
+        when p_value is null or p_value = 'null' then null
+        when jsonb_typeof(p_value) <> 'number' then p_name || ' must be a number of milliseconds'
+        when (p_value #>> '{}')::numeric < 0 then p_name || ' must not be negative'
+    end
+$$;
+
+comment on function gendurable._ms_problem(jsonb, text) is 'What is wrong with a duration in milliseconds, or null.';
+
+create or replace function gendurable._text_problem(p_value jsonb, p_name text, p_needed boolean) returns text
+language sql immutable parallel safe as $$
+    select case
+        when p_value is null or p_value = 'null' then case when p_needed then p_name || ' is missing' end
+        when jsonb_typeof(p_value) <> 'string' then p_name || ' must be a string'
+        when p_value = '""' then p_name || ' must not be empty'
+    end
+$$;
+
+comment on function gendurable._text_problem(jsonb, text, boolean) is 'What is wrong with a name in JSON, or null.';
+
+create or replace function gendurable._object_problem(p_value jsonb, p_name text) returns text
+language sql immutable parallel safe as $$
+    select case when jsonb_typeof(p_value) not in ('object', 'null') then p_name || ' must be a JSON object' end
+$$;
+
+comment on function gendurable._object_problem(jsonb, text) is 'What is wrong with a value that is to be an object, or null.';
+
+create or replace function gendurable._int_problem(p_value jsonb, p_name text, p_least int) returns text
+language sql immutable parallel safe as $$
+    select case
+        when p_value is null or p_value = 'null' then null
+        when jsonb_typeof(p_value) <> 'number' or (p_value #>> '{}')::numeric % 1 <> 0
+            then p_name || ' must be a whole number'
+        when (p_value #>> '{}')::numeric not between coalesce(p_least, -2147483648) and 2147483647
+            then p_name || ' is out of range'
+    end
+$$;
+
+comment on function gendurable._int_problem(jsonb, text, int) is 'What is wrong with an integer in JSON, or null.';
+
+create or replace function gendurable._need_options(p_options jsonb, p_known text[]) returns void
+language plpgsql as $$
+begin
+    if p_options is null or p_options = 'null' then
+        return;
+    end if;
+    if jsonb_typeof(p_options) <> 'object' then
+        perform gendurable._invalid('p_options must be a JSON object', 'got ' || jsonb_typeof(p_options), 'Pass {} for none.');
+    end if;
+    if p_options - p_known <> '{}' then
+        perform gendurable._invalid('unknown option', (p_options - p_known)::text,
+            case when p_known = '{}' then 'This function takes no options yet.'
+                else 'Known options: ' || array_to_string(p_known, ', ') || '.' end);
+    end if;
+end $$;
+
+comment on function gendurable._need_options(jsonb, text[]) is
+    'Raises GD501 unless the options are an object with known keys only.';
+
+create or replace function gendurable._longest_poll() returns interval
+language sql immutable parallel safe as $$
+    select interval '60 seconds'
+$$;
+
+comment on function gendurable._longest_poll() is
+    'No dispatcher sleeps longer than this: a row that is due later needs no wake-up.';

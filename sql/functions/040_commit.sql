@@ -1,0 +1,626 @@
+-- Committing outcomes: read the JSON, take all locks without waiting, resolve what the instances decide, write.
+
+create or replace function gendurable._outcome_problem(p_outcome jsonb) returns text
+language sql immutable parallel safe as $$
+    select case
+        when jsonb_typeof(p_outcome) is distinct from 'object' then 'an outcome must be a JSON object'
+        when jsonb_typeof(p_outcome -> 'id') is distinct from 'number' then 'id is missing or not a number'
+        when jsonb_typeof(p_outcome -> 'claim_no') is distinct from 'number' then 'claim_no is missing or not a number'
+        when jsonb_typeof(p_outcome -> 'consume') not in ('array', 'null')
+            or jsonb_path_exists(p_outcome, '$.consume[*] ? (@.type() != "number")')
+            then 'consume must be an array of signal ids'
+        else case p_outcome ->> 'kind'
+            when 'next' then case
+                when p_outcome - '{id,claim_no,kind,consume,step,state,delay_ms,partition_key,rate_limit,weight,priority,queue,keep}'::text[] <> '{}'
+                    then 'unknown key in an outcome next'
+                else coalesce(
+                    gendurable._text_problem(p_outcome -> 'step', 'step', true),
+                    gendurable._object_problem(p_outcome -> 'state', 'state'),
+                    gendurable._ms_problem(p_outcome -> 'delay_ms', 'delay_ms'),
+                    gendurable._text_problem(p_outcome -> 'partition_key', 'partition_key', false),
+                    gendurable._text_problem(p_outcome -> 'rate_limit', 'rate_limit', false),
+                    gendurable._text_problem(p_outcome -> 'queue', 'queue', false),
+                    gendurable._int_problem(p_outcome -> 'priority', 'priority', null),
+                    case when jsonb_typeof(p_outcome -> 'weight') not in ('number', 'null')
+                        or (jsonb_typeof(p_outcome -> 'weight') = 'number' and p_outcome -> 'weight' <= '0')
+                        then 'weight must be a positive number' end,
+                    case when jsonb_typeof(p_outcome -> 'keep') not in ('boolean', 'null')
+                        then 'keep must be true or false' end)
+            end
+            when 'replay' then case
+                when p_outcome - '{id,claim_no,kind,consume,state,delay_ms,error}'::text[] <> '{}'
+                    then 'unknown key in an outcome replay'
+                else coalesce(
+                    gendurable._object_problem(p_outcome -> 'state', 'state'),
+                    gendurable._ms_problem(p_outcome -> 'delay_ms', 'delay_ms'),
+                    case when jsonb_typeof(p_outcome -> 'error') not in ('string', 'null')
+                        then 'error must be a string' end)
+            end
+            when 'await' then case
+                when p_outcome - '{id,claim_no,kind,consume,signals,step,state,timeout_ms}'::text[] <> '{}'
+                    then 'unknown key in an outcome await'
+                when not coalesce(jsonb_typeof(p_outcome -> 'signals') in ('string', 'array'), false)
+                    or p_outcome -> 'signals' in ('""', '[]')
+                    or jsonb_path_exists(p_outcome, '$.signals[*] ? (@.type() != "string" || @ == "")')
+                    then 'signals must be a name or an array of names'
+                else coalesce(
+                    gendurable._text_problem(p_outcome -> 'step', 'step', false),
+                    gendurable._object_problem(p_outcome -> 'state', 'state'),
+                    gendurable._ms_problem(p_outcome -> 'timeout_ms', 'timeout_ms'))
+            end
+            when 'schedule_childs' then case
+                when p_outcome - '{id,claim_no,kind,consume,step,childs,state}'::text[] <> '{}'
+                    then 'unknown key in an outcome schedule_childs'
+                when jsonb_typeof(p_outcome -> 'childs') is distinct from 'array' then 'childs must be an array'
+                else coalesce(
+                    gendurable._text_problem(p_outcome -> 'step', 'step', true),
+                    gendurable._object_problem(p_outcome -> 'state', 'state'))
+            end
+            when 'done' then case
+                when p_outcome - '{id,claim_no,kind,consume,result}'::text[] <> '{}'
+                    then 'unknown key in an outcome done'
+            end
+            when 'stop' then case
+                when p_outcome - '{id,claim_no,kind,consume,reason}'::text[] <> '{}'
+                    then 'unknown key in an outcome stop'
+                when jsonb_typeof(p_outcome -> 'reason') is distinct from 'string' then 'reason must be a string'
+            end
+            when 'error' then case
+                when p_outcome - '{id,claim_no,kind,consume,error,delay_ms}'::text[] <> '{}'
+                    then 'unknown key in an outcome error'
+                when jsonb_typeof(p_outcome -> 'error') is distinct from 'string' then 'error must be a string'
+                else gendurable._ms_problem(p_outcome -> 'delay_ms', 'delay_ms')
+            end
+            else 'kind must be next, replay, await, schedule_childs, done, stop or error'
+        end
+    end
+$$;
+
+comment on function gendurable._outcome_problem(jsonb) is 'What is wrong with the JSON of an outcome, or null.';
+
+create or replace function gendurable._parse_outcome(p_ord int, p_outcome jsonb, p_now timestamptz)
+returns gendurable.outcome
+language sql stable as $$
+    select row(
+        p_ord, (p_outcome ->> 'id')::bigint, (p_outcome ->> 'claim_no')::bigint, p_outcome ->> 'kind',
+        case p_outcome ->> 'kind'
+            when 'next' then 'runnable' when 'replay' then 'runnable' when 'error' then 'runnable'
+            when 'done' then 'done' when 'stop' then 'failed'
+            when 'await' then 'awaiting_signal' else 'awaiting_children'
+        end::gendurable.status,
+        p_outcome ->> 'kind' in ('done', 'stop'),
+        p_outcome ->> 'step', nullif(p_outcome -> 'state', 'null'),
+        -- due: now, after the delay, at the deadline; the end and children in progress are never due
+        case
+            when p_outcome ->> 'kind' in ('next', 'replay', 'error')
+                then p_now + coalesce(gendurable._ms(nullif(p_outcome -> 'delay_ms', 'null')), '0')
+            when p_outcome ->> 'kind' = 'await' then p_now + gendurable._ms(nullif(p_outcome -> 'timeout_ms', 'null'))
+        end,
+        null::timestamptz, null::timestamptz,
+        case jsonb_typeof(p_outcome -> 'signals')
+            when 'string' then array[p_outcome ->> 'signals']
+            when 'array' then array(select jsonb_array_elements_text(p_outcome -> 'signals'))
+        end,
+        p_outcome -> 'childs', null::int, p_outcome -> 'result', coalesce(p_outcome ->> 'reason', p_outcome ->> 'error'),
+        case
+            when jsonb_typeof(p_outcome -> 'consume') = 'array'
+                then array(select jsonb_array_elements_text(p_outcome -> 'consume')::bigint)
+        end,
+        p_outcome ? 'partition_key', p_outcome ->> 'partition_key', p_outcome ->> 'queue',
+        (p_outcome ->> 'priority')::int, p_outcome ->> 'rate_limit', (p_outcome ->> 'weight')::double precision,
+        coalesce(p_outcome -> 'delay_ms', 'null') not in ('null', '0'),
+        coalesce(p_outcome -> 'keep' = 'true', false)
+    )::gendurable.outcome
+$$;
+
+comment on function gendurable._parse_outcome(int, jsonb, timestamptz) is 'Reads a valid outcome.';
+
+create or replace function gendurable._rejected(p_ord int, p_outcome jsonb, p_sqlstate text, p_message text)
+returns gendurable.outcome
+language sql immutable parallel safe as $$
+    select row(
+        p_ord,
+        case when jsonb_typeof(p_outcome -> 'id') = 'number' and p_outcome ->> 'id' ~ '^\d{1,18}$'
+            then (p_outcome ->> 'id')::bigint end,
+        case when jsonb_typeof(p_outcome -> 'claim_no') = 'number' and p_outcome ->> 'claim_no' ~ '^\d{1,18}$'
+            then (p_outcome ->> 'claim_no')::bigint end,
+        'rejected', null, null, p_sqlstate, null, null, null, null, null, null, null, null, p_message, null, null, null,
+        null, null, null, null, null, null
+    )::gendurable.outcome
+$$;
+
+comment on function gendurable._rejected(int, jsonb, text, text) is
+    'Stands for an outcome that cannot be read: kind rejected, the SQLSTATE in step, the reason in error.';
+
+create or replace function gendurable._parse_outcomes(p_outcomes jsonb, p_now timestamptz) returns gendurable.outcome[]
+language plpgsql as $$
+declare
+    v_all gendurable.outcome[];
+    v_one record;
+begin
+    begin
+        select array_agg(case
+            when gendurable._outcome_problem(e.o) is null then gendurable._parse_outcome(e.ord::int - 1, e.o, p_now)
+            else gendurable._rejected(e.ord::int - 1, e.o, 'GD501', gendurable._outcome_problem(e.o))
+        end)
+        into v_all
+        from jsonb_array_elements(p_outcomes) with ordinality e (o, ord);
+    exception when data_exception then
+        -- a number out of its column's range: read one by one, so that only that outcome is rejected
+        for v_one in select e.o, e.ord::int - 1 as ord from jsonb_array_elements(p_outcomes) with ordinality e (o, ord) loop
+            begin
+                v_all := v_all || case
+                    when gendurable._outcome_problem(v_one.o) is null
+                        then gendurable._parse_outcome(v_one.ord, v_one.o, p_now)
+                    else gendurable._rejected(v_one.ord, v_one.o, 'GD501', gendurable._outcome_problem(v_one.o))
+                end;
+            exception when data_exception then
+                v_all := v_all || gendurable._rejected(v_one.ord, v_one.o, sqlstate, sqlerrm);
+            end;
+        end loop;
+    end;
+    return coalesce(v_all, '{}');
+end $$;
+
+comment on function gendurable._parse_outcomes(jsonb, timestamptz) is
+    'Reads a batch of outcomes; what cannot be read becomes a rejected one.';
+
+create or replace function gendurable._answer(p_result text, p_sqlstate text, p_message text) returns jsonb
+language sql immutable parallel safe as $$
+    select jsonb_build_object('result', p_result, 'detail', case
+        when p_message is not null then jsonb_build_object('sqlstate', p_sqlstate, 'message', p_message) end)
+$$;
+
+comment on function gendurable._answer(text, text, text) is 'One answer of gd_commit, as it is collected.';
+
+create or replace function gendurable._lock_outcomes(
+    p_outcomes gendurable.outcome[], out answers jsonb, out keys text[]
+)
+language plpgsql as $$
+declare
+    v_ords int[];
+    v_parents bigint[];
+    v_held bigint[];
+    v_new_keys text[];
+begin
+    -- A commit waits for nobody: what is locked is skipped and answered busy. Nothing waits, so no order can deadlock.
+    with held as materialized (
+        select o.ord, i.partition_key, case when i.barrier_no is not null and (o.ends or o.kind = 'error') then i.parent_id end as parent_id
+        from unnest(p_outcomes) o
+        join gendurable.instance i on i.id = o.id
+        where i.claim_no = o.claim_no and i.status = 'executing'
+        for no key update of i skip locked
+    )
+    select coalesce(array_agg(h.ord), '{}'),
+        coalesce(array_agg(distinct h.parent_id) filter (where h.parent_id is not null), '{}'),
+        coalesce(array_agg(distinct h.partition_key) filter (where h.partition_key is not null), '{}')
+    into v_ords, v_parents, keys
+    from held h;
+
+    answers := '{}';
+    if cardinality(v_ords) < cardinality(p_outcomes) then
+        select jsonb_object_agg(o.ord, gendurable._answer(case when i.id is null then 'stale' else 'busy' end, null, null))
+        into answers
+        from unnest(p_outcomes) o
+        left join gendurable.instance i on i.id = o.id and i.claim_no = o.claim_no and i.status = 'executing'
+        where o.ord <> all(v_ords);
+    end if;
+
+    for v_try in 1 .. 4 loop
+        exit when v_parents = '{}';
+        v_held := array(
+            select p.id from gendurable.instance p where p.id = any(v_parents) for no key update skip locked);
+        v_parents := array(
+            select p.id
+            from gendurable.instance p
+            where p.id = any(v_parents) and p.id <> all(v_held) and p.status = 'awaiting_children');
+        if v_parents <> '{}' and v_try < 4 then
+            -- siblings that end in other sessions hold their parent for a few milliseconds
+            perform pg_sleep(0.001 * v_try);
+        end if;
+    end loop;
+    if v_parents <> '{}' then
+        select answers || coalesce(jsonb_object_agg(o.ord, gendurable._answer('busy', null, null)), '{}') into answers
+        from unnest(p_outcomes) o
+        join gendurable.instance i on i.id = o.id
+        where i.parent_id = any(v_parents) and o.ord = any(v_ords) and (o.ends or o.kind = 'error');
+    end if;
+
+    v_new_keys := array(
+        select o.partition_key from unnest(p_outcomes) o where o.partition_key is not null and o.ord = any(v_ords));
+    if keys <> '{}' or v_new_keys <> '{}' then
+        keys := array(select distinct k from unnest(keys || v_new_keys) k order by 1);
+        v_new_keys := keys;
+        keys := gendurable._try_keys(keys, 5);
+        if cardinality(keys) < cardinality(v_new_keys) then
+            select answers || coalesce(jsonb_object_agg(o.ord, gendurable._answer('busy', null, null)), '{}') into answers
+            from unnest(p_outcomes) o
+            join gendurable.instance i on i.id = o.id
+            where o.ord = any(v_ords)
+                and (i.partition_key <> all(keys) or (o.rekey and o.partition_key <> all(keys)));
+        end if;
+    end if;
+end $$;
+
+comment on function gendurable._lock_outcomes(gendurable.outcome[]) is
+    'Takes every lock that the outcomes need and that is free; answers for those that miss one or have lost their claim.';
+
+create or replace function gendurable._resolve(p_outcomes gendurable.outcome[], p_now timestamptz)
+returns gendurable.outcome[]
+language plpgsql as $$
+declare
+    v_outcomes gendurable.outcome[] := p_outcomes;
+    v_one gendurable.outcome;
+    v_row record;
+begin
+    for v_at in 1 .. cardinality(v_outcomes) loop
+        v_one := v_outcomes[v_at];
+        continue when v_one.kind not in ('error', 'await', 'schedule_childs');
+        select i.attempt, i.fsm, i.fsm_version, i.awaits, i.shown, i.meta,
+            coalesce(i.max_attempts, (
+                select m.max_attempts from gendurable.machine m where m.fsm = i.fsm and m.version = i.fsm_version
+            ), 20) as max_attempts
+        into v_row
+        from gendurable.instance i
+        where i.id = v_one.id;
+
+        if v_one.kind = 'error' then
+            if v_row.attempt + 1 < v_row.max_attempts then
+                v_one.kind := 'replay';
+                if not v_one.delayed then
+                    -- a fifth up or down: instances that failed together do not come back together
+                    v_one.eligible_at := p_now + (0.8 + 0.4 * random())
+                        * least(interval '1 second' * power(2, least(v_row.attempt, 20)), interval '5 minutes');
+                end if;
+            else
+                v_one.kind := 'stop';
+                v_one.status := 'failed';
+                v_one.ends := true;
+                v_one.eligible_at := null;
+            end if;
+        elsif v_one.kind = 'await' then
+            v_one.deadline_at := v_one.eligible_at;
+            -- What this claim presented while the row awaited that name does not count again. The row is locked, so
+            -- a signal that is not seen here comes later and finds the row parked.
+            if exists (
+                select from gendurable.signal s
+                where s.instance_id = v_one.id and s.name = any(v_one.awaits)
+                    and s.id <> all(coalesce(v_row.shown, '{}'))
+            ) then
+                v_one.status := 'runnable';
+                v_one.eligible_at := p_now;
+                v_one.deadline_at := null;
+            end if;
+        else
+            select count(*)::int into v_one.children
+            from gendurable._insert(gendurable._parse_instances(v_one.childs), v_one.id, v_one.claim_no,
+                gendurable._trace_of(v_row.meta)) n
+            where n.created;
+            if v_one.children = 0 then
+                v_one.status := 'runnable';
+                v_one.eligible_at := p_now;
+            end if;
+        end if;
+        v_outcomes[v_at] := v_one;
+    end loop;
+    return v_outcomes;
+end $$;
+
+comment on function gendurable._resolve(gendurable.outcome[], timestamptz) is
+    'Decides what depends on the instance: error becomes replay or stop, an await is answered or parks, children are
+inserted. Under the rows'' locks.';
+
+create or replace function gendurable._kept(
+    p_outcomes gendurable.outcome[], p_crowded text[]
+) returns bigint[]
+language plpgsql as $$
+begin
+    return array(
+        select o.id
+        from unnest(p_outcomes) o
+        join gendurable.instance i on i.id = o.id
+        where o.keep and not o.delayed and not o.rekey and o.rate_limit is null
+            and coalesce(o.queue, i.queue) = i.queue and coalesce(o.priority, i.priority) = i.priority
+            and (i.partition_key is null or i.partition_key <> all(p_crowded))
+            and not exists (select from gendurable.paused_queue q where q.queue = i.queue));
+end $$;
+
+comment on function gendurable._kept(gendurable.outcome[], text[]) is
+    'Which outcomes with keep may keep their claim: nobody waits for it, and nothing else changes.';
+
+create or replace function gendurable._crowded(p_keys text[], p_now timestamptz) returns text[]
+language plpgsql as $$
+begin
+    return array(
+        select k.key
+        from unnest(p_keys) k (key)
+        where exists (
+            select from gendurable.instance i
+            where i.partition_key = k.key and i.lane_at <= p_now and i.slot_no is null
+                and (i.eligible_at is null or i.eligible_at <= p_now)
+                and not exists (select from gendurable.paused_queue q where q.queue = i.queue)));
+end $$;
+
+comment on function gendurable._crowded(text[], timestamptz) is 'Keys in which somebody waits for a slot.';
+
+create or replace function gendurable._apply(
+    p_worker text, p_outcomes gendurable.outcome[], p_keys text[], p_lease interval, p_now timestamptz
+) returns jsonb
+language plpgsql as $$
+declare
+    v_outcomes gendurable.outcome[] := p_outcomes;
+    v_special boolean;
+    v_limited boolean;
+    v_moved boolean;
+    v_keeps boolean;
+    v_crowded text[] := '{}'::text[];
+    v_kept bigint[] := '{}'::bigint[];
+    v_ended bigint[];
+    v_parents bigint[];
+    v_barriers bigint[];
+    v_queues text[];
+begin
+    select bool_or(o.kind in ('error', 'await', 'schedule_childs') or o.consume is not null),
+        bool_or(o.rate_limit is not null), bool_or(o.queue is not null or o.priority is not null), bool_or(o.keep)
+    into v_special, v_limited, v_moved, v_keeps
+    from unnest(p_outcomes) o;
+    if v_limited then
+        perform gendurable._need_rate_limit(o.rate_limit) from unnest(p_outcomes) o where o.rate_limit is not null;
+    end if;
+    if v_special then
+        v_outcomes := gendurable._resolve(v_outcomes, p_now);
+    end if;
+    if p_keys <> '{}' then
+        v_crowded := gendurable._crowded(p_keys, p_now);
+    end if;
+    if v_keeps then
+        v_kept := gendurable._kept(v_outcomes, v_crowded);
+    end if;
+    if v_moved then
+        insert into gendurable.queue_priority (queue, priority)
+        select distinct coalesce(o.queue, i.queue), coalesce(o.priority, i.priority)
+        from unnest(v_outcomes) o
+        join gendurable.instance i on i.id = o.id
+        where (o.queue is not null or o.priority is not null) and not exists (
+            select from gendurable.queue_priority q
+            where q.queue = coalesce(o.queue, i.queue) and q.priority = coalesce(o.priority, i.priority));
+    end if;
+
+    with written as (
+        update gendurable.instance i
+        set status = case when o.kept then 'executing' else o.status end,
+            step = case when o.kind = 'replay' or o.ends then i.step else coalesce(o.step, i.step) end,
+            state = coalesce(o.state, i.state),
+            queue = coalesce(o.queue, i.queue),
+            priority = coalesce(o.priority, i.priority),
+            partition_key = case when o.rekey then o.partition_key else i.partition_key end,
+            eligible_at = case
+                when o.kept then i.eligible_at
+                -- somebody waits in its key: it parks behind them, and who is first is lifted below
+                when o.eligible_at <= p_now
+                    and case when o.rekey then o.partition_key else i.partition_key end = any(v_crowded) then null
+                else o.eligible_at
+            end,
+            lane_at = case
+                when o.kept then i.lane_at
+                when case when o.rekey then o.partition_key else i.partition_key end is not null then o.eligible_at
+            end,
+            deadline_at = case o.kind when 'await' then o.deadline_at when 'replay' then i.deadline_at end,
+            slot_no = case when o.kept then i.slot_no end,
+            woken = case when o.kept then i.woken else 1 end,
+            claim_no = case
+                when o.kept then greatest(i.claim_no + 1, gendurable._epoch_us(p_now)) else i.claim_no
+            end,
+            worker = case when o.kept then p_worker end,
+            lease_expires_at = case when o.kept then p_now + p_lease end,
+            attempt = case when o.kind = 'replay' then i.attempt + 1 when o.ends then i.attempt else 0 end,
+            crashes = 0,
+            awaits = case o.kind when 'await' then o.awaits when 'replay' then i.awaits end,
+            shown = case when o.kind in ('await', 'replay') then i.shown end,
+            children_pending = coalesce(o.children, i.children_pending),
+            rate_limit = case when o.kind = 'replay' then i.rate_limit else o.rate_limit end,
+            weight = case
+                when o.kind = 'replay' then i.weight when o.rate_limit is not null then coalesce(o.weight, 1)
+            end,
+            last_error = coalesce(o.error, case when o.kind = 'replay' then i.last_error end),
+            result = o.result,
+            finished_at = case when o.ends then p_now end,
+            updated_at = p_now,
+            unique_held = gendurable._unique_held(i.unique_key, i.unique_held, i.unique_scope,
+                case when o.kept then 'executing' else o.status end)
+        from (
+            select u.*, u.keep and u.id = any(v_kept) as kept from unnest(v_outcomes) u
+        ) o
+        where i.id = o.id
+        returning i.id, i.status, i.queue, i.eligible_at, i.finished_at, i.parent_id, i.barrier_no
+    )
+    select array_agg(w.id) filter (where w.finished_at is not null),
+        array_agg(w.parent_id) filter (where w.finished_at is not null and w.barrier_no is not null),
+        array_agg(w.barrier_no) filter (where w.finished_at is not null and w.barrier_no is not null),
+        array_agg(distinct w.queue) filter (
+            where w.status <> 'executing' and w.eligible_at <= p_now + gendurable._longest_poll())
+    into v_ended, v_parents, v_barriers, v_queues
+    from written w;
+
+    if v_ended is not null then
+        perform gendurable._after_end(v_ended, v_parents, v_barriers, p_now);
+    end if;
+    perform gendurable._keep_baton(p_keys, p_now);
+    perform gendurable._wake(v_queues);
+    return case when v_kept = '{}' then '{}' else gendurable._kept_answers(v_outcomes, v_kept) end;
+end $$;
+
+comment on function gendurable._apply(text, gendurable.outcome[], text[], interval, timestamptz) is
+    'Writes the outcomes, all in one update, and what follows from them; the claims that were kept are returned as
+answers. Under the locks of the rows, their parents and the keys.';
+
+create or replace function gendurable._kept_answers(p_outcomes gendurable.outcome[], p_kept bigint[]) returns jsonb
+language plpgsql as $$
+begin
+    return (
+        select jsonb_object_agg(o.ord, jsonb_build_object('result', 'ok', 'detail', jsonb_build_object(
+            'id', i.id, 'claim_no', i.claim_no, 'fsm', i.fsm, 'fsm_version', i.fsm_version, 'step', i.step,
+            'state', i.state, 'attempt', i.attempt, 'queue', i.queue, 'partition_key', i.partition_key,
+            'unique_key', i.unique_key, 'parent_id', i.parent_id, 'awaits', i.awaits, 'timed_out', false,
+            'signals', gendurable._inbox(i.id, null),
+            'childs', case when i.children_pending is null then '[]' else gendurable._children(i.id) end,
+            'meta', i.meta)))
+        from unnest(p_outcomes) o
+        join gendurable.instance i on i.id = o.id
+        where o.keep and o.id = any(p_kept));
+end $$;
+
+comment on function gendurable._kept_answers(gendurable.outcome[], bigint[]) is
+    'For each kept claim what gd_claim would have handed out.';
+
+create or replace function gendurable._apply_isolated(
+    p_worker text, p_outcomes gendurable.outcome[], p_keys text[], p_lease interval, p_now timestamptz
+) returns jsonb
+language plpgsql as $$
+declare
+    v_half int := cardinality(p_outcomes) / 2;
+    v_state text;
+    v_message text;
+    v_result text;
+begin
+    if p_outcomes = '{}' then
+        return '{}'::jsonb;
+    end if;
+    begin
+        return gendurable._apply(p_worker, p_outcomes, p_keys, p_lease, p_now);
+    exception
+        -- what the outcome itself is to blame for
+        when data_exception or integrity_constraint_violation or program_limit_exceeded or plpgsql_error
+            or sqlstate 'GD000' then
+            get stacked diagnostics v_state = returned_sqlstate, v_message = message_text;
+            -- two sessions took one unique key at the same moment: the second try sees the first one's
+            v_result := case when v_state = '23505' then 'busy' else 'rejected' end;
+        -- what another transaction is to blame for
+        when transaction_rollback or object_not_in_prerequisite_state then
+            get stacked diagnostics v_state = returned_sqlstate, v_message = message_text;
+            v_result := 'busy';
+    end;
+    if v_half = 0 then
+        return jsonb_build_object(p_outcomes[1].ord, case
+            when v_result = 'busy' then gendurable._answer('busy', null, null)
+            else gendurable._answer('rejected', v_state, v_message)
+        end);
+    end if;
+    -- halves, and halves of halves: one bad outcome in 400 costs 17 sub-transactions and not 400
+    return gendurable._apply_isolated(p_worker, p_outcomes[:v_half], p_keys, p_lease, p_now)
+        || gendurable._apply_isolated(p_worker, p_outcomes[v_half + 1:], p_keys, p_lease, p_now);
+end $$;
+
+comment on function gendurable._apply_isolated(text, gendurable.outcome[], text[], interval, timestamptz) is
+    '_apply, in halves where it fails, so that one bad outcome takes nobody with it; answers for those that failed.';
+
+create or replace function gd_commit(p_worker text, p_outcomes jsonb, p_lease interval = '60 seconds')
+returns table (ord int, id bigint, claim_no bigint, result text, detail jsonb)
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set plan_cache_mode = force_generic_plan
+-- what cannot be skipped (a unique key in somebody's open transaction, a table lock) is waited for this long
+set lock_timeout = '10ms' as $$
+#variable_conflict use_column
+declare
+    v_now constant timestamptz := clock_timestamp();
+    v_lease constant interval := coalesce(p_lease, '60 seconds');
+    v_all gendurable.outcome[];
+    v_outcomes gendurable.outcome[];
+    v_answers jsonb := '{}'::jsonb;
+    v_locked record;
+begin
+    perform gendurable._need_read_committed();
+    perform gendurable._need_text(p_worker, 'p_worker');
+    perform gendurable._need_lease(v_lease);
+    if jsonb_typeof(p_outcomes) is distinct from 'array' then
+        perform gendurable._invalid('p_outcomes must be a JSON array', 'got ' || coalesce(jsonb_typeof(p_outcomes), 'null'),
+            'Pass an array of outcomes: [{"id": …, "claim_no": …, "kind": "done"}].');
+    end if;
+
+    v_all := gendurable._parse_outcomes(p_outcomes, v_now);
+    v_outcomes := v_all;
+    -- what cannot be read, and every outcome but the first of one claim
+    select jsonb_object_agg(o.ord, case
+        when o.kind = 'rejected' then gendurable._answer('rejected', o.step, o.error)
+        else gendurable._answer('stale', null, null)
+    end)
+    into v_answers
+    from (
+        select u.*, row_number() over (partition by u.id, u.claim_no order by u.ord) as copy from unnest(v_all) u
+    ) o
+    where o.kind = 'rejected' or o.copy > 1;
+    v_answers := coalesce(v_answers, '{}');
+    if v_answers <> '{}' then
+        v_outcomes := array(select u from unnest(v_all) u where not v_answers ? u.ord::text);
+    end if;
+
+    select l.answers, l.keys into v_locked from gendurable._lock_outcomes(v_outcomes) l;
+    if v_locked.answers <> '{}' then
+        v_answers := v_answers || v_locked.answers;
+        v_outcomes := array(select u from unnest(v_outcomes) u where not v_answers ? u.ord::text);
+    end if;
+    v_answers := v_answers || gendurable._apply_isolated(p_worker, v_outcomes, v_locked.keys, v_lease, v_now);
+
+    return query
+        select o.ord, o.id, o.claim_no, coalesce(a.answer ->> 'result', 'ok'), nullif(a.answer -> 'detail', 'null')
+        from (select u.ord, u.id, u.claim_no, v_answers -> u.ord::text as answer from unnest(v_all) u) o
+        cross join lateral (select o.answer) a
+        order by o.ord;
+end $$;
+
+comment on function gd_commit(text, jsonb, interval) is
+'Commits outcomes of claimed instances in one transaction, and answers for each: ok; stale (the claim is not this one
+any more, or the same claim stands twice in the batch; nothing was written); busy (another transaction holds a lock;
+nothing was written, send it again); rejected (the outcome is not valid: detail.message, detail.sqlstate; nothing was
+written and the claim still stands). It waits for nobody. With keep, detail is the next claim, or null when it was
+given back. Kinds: next, replay, await, schedule_childs, done, stop, error. Needs READ COMMITTED (GD504); raises GD501
+where the call itself is not valid.';
+
+create or replace function gd_commit_one(p_worker text, p_outcome jsonb) returns void
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set plan_cache_mode = force_generic_plan as $$
+declare
+    v_now timestamptz;
+    v_outcome gendurable.outcome;
+    v_row record;
+    v_keys text[];
+begin
+    perform gendurable._need_read_committed();
+    perform gendurable._need_text(p_worker, 'p_worker');
+    if gendurable._outcome_problem(p_outcome) is not null then
+        perform gendurable._invalid(gendurable._outcome_problem(p_outcome), left(p_outcome::text, 200),
+            'See the table of outcomes in the SQL reference.');
+    end if;
+    v_outcome := gendurable._parse_outcome(0, p_outcome, clock_timestamp());
+    v_outcome.keep := false;
+
+    -- the order that every waiting call uses: the parent, the row, then its keys, sorted
+    perform from gendurable.instance p
+    where p.id = (select i.parent_id from gendurable.instance i where i.id = v_outcome.id)
+    for no key update;
+    select i.partition_key into v_row
+    from gendurable.instance i
+    where i.id = v_outcome.id and i.claim_no = v_outcome.claim_no and i.status = 'executing'
+    for no key update;
+    if not found then
+        raise exception using errcode = 'GD505', message = 'the claim is lost',
+            detail = format('id %s, claim_no %s', v_outcome.id, v_outcome.claim_no),
+            hint = 'Roll back: another worker runs this step, or the instance was cancelled.';
+    end if;
+    v_keys := array(
+        select distinct k from unnest(array[v_row.partition_key, v_outcome.partition_key]) k
+        where k is not null order by 1);
+    perform gendurable._lock_keys(v_keys);
+    v_now := clock_timestamp();
+    perform gendurable._apply(p_worker, array[gendurable._parse_outcome(0, p_outcome - 'keep', v_now)], v_keys,
+        interval '60 seconds', v_now);
+end $$;
+
+comment on function gd_commit_one(text, jsonb) is
+'Commits one outcome inside the caller''s own transaction, together with the step''s business writes. Waits for locks.
+Raises GD505 when the claim is lost and the reason when the outcome is not valid, so that all of it rolls back.
+keep is not honoured here. Needs READ COMMITTED (GD504).';

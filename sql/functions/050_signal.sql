@@ -1,0 +1,131 @@
+-- Signals: delivery into the inbox, and what of it a claim presents.
+
+create or replace function gendurable._inbox(p_id bigint, p_awaits text[]) returns jsonb
+language plpgsql stable as $$
+declare
+    v_most constant int := 1000;
+    v_some bigint[];
+begin
+    v_some := array(
+        select s.id from gendurable.signal s where s.instance_id = p_id order by s.id limit v_most + 1);
+    if cardinality(v_some) > v_most then
+        -- too many to hand out: what the row awaits first, name by name, then the oldest of the others
+        v_some := array(
+            select s.id
+            from (select distinct a.name from unnest(p_awaits) a (name)) a
+            cross join lateral (
+                select s.id from gendurable.signal s
+                where s.instance_id = p_id and s.name = a.name
+                order by s.id limit v_most
+            ) s
+            order by s.id limit v_most);
+        v_some := v_some || array(
+            select s.id from gendurable.signal s
+            where s.instance_id = p_id and s.name <> all(coalesce(p_awaits, '{}'))
+            order by s.id limit v_most - cardinality(v_some));
+    end if;
+    return coalesce((
+        select jsonb_agg(jsonb_build_object(
+            'id', s.id, 'name', s.name, 'payload', s.payload, 'inserted_at', s.inserted_at) order by s.id)
+        from gendurable.signal s
+        where s.instance_id = p_id and s.id = any(v_some)), '[]');
+end $$;
+
+comment on function gendurable._inbox(bigint, text[]) is 'The inbox as a claim presents it: 1,000 signals at most.';
+
+create or replace function gendurable._deliver(p_id bigint, p_name text, p_payload jsonb, p_dedup_key text, p_key text)
+returns text
+language plpgsql as $$
+declare
+    v_row record;
+    v_now timestamptz;
+    v_wakes boolean;
+begin
+    -- The lock comes before the insert: an await looks into the inbox after it has locked the row, so whoever is
+    -- second sees the other. Only an end or another signal is waited for here, never a running step.
+    select i.status, i.awaits, i.queue, i.partition_key, i.eligible_at, i.unique_held into v_row
+    from gendurable.instance i
+    where i.id = p_id
+    for no key update;
+    if not found or v_row.status in ('done', 'failed', 'cancelled')
+        or (p_key is not null and v_row.unique_held is distinct from p_key)
+    then
+        return 'no_target';
+    end if;
+    if p_dedup_key is not null then
+        insert into gendurable.signal_seen (instance_id, dedup_key) values (p_id, p_dedup_key)
+        on conflict do nothing;
+        if not found then
+            return 'duplicate';
+        end if;
+    end if;
+
+    v_now := clock_timestamp();
+    insert into gendurable.signal (instance_id, name, payload, inserted_at)
+    values (p_id, p_name, coalesce(p_payload, 'null'), v_now);
+
+    v_wakes := v_row.status = 'awaiting_signal' and p_name = any(v_row.awaits);
+    if v_wakes then
+        update gendurable.instance i
+        set status = 'runnable', eligible_at = v_now, woken = 1, deadline_at = null, updated_at = v_now,
+            lane_at = case when i.partition_key is not null then v_now end,
+            unique_held = gendurable._unique_held(i.unique_key, i.unique_held, i.unique_scope, 'runnable')
+        where i.id = p_id;
+        perform gendurable._wake(array[v_row.queue]);
+    end if;
+    return 'delivered';
+end $$;
+
+comment on function gendurable._deliver(bigint, text, jsonb, text, text) is
+    'Puts a signal into an inbox and wakes the instance if it awaits that name.';
+
+create or replace function gendurable._need_signal(p_name text, p_dedup_key text) returns void
+language plpgsql as $$
+begin
+    perform gendurable._need_text(p_name, 'p_name');
+    if p_dedup_key = '' then
+        perform gendurable._invalid('p_dedup_key must not be empty', null, 'Pass null for no deduplication.');
+    end if;
+end $$;
+
+comment on function gendurable._need_signal(text, text) is 'Raises GD501 unless a signal can have this name and key.';
+
+create or replace function gd_signal(
+    p_id bigint, p_name text, p_payload jsonb = 'null', p_dedup_key text = null
+) returns text
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+    perform gendurable._need_signal(p_name, p_dedup_key);
+    if p_id is null then
+        perform gendurable._invalid('p_id must not be null', null, 'Pass the id of an instance, or its unique key.');
+    end if;
+    return gendurable._deliver(p_id, p_name, p_payload, p_dedup_key, null);
+end $$;
+
+comment on function gd_signal(bigint, text, jsonb, text) is
+'Sends a signal to an instance. delivered: it is in the inbox, until an outcome consumes it or the instance ends.
+duplicate: the instance has had p_dedup_key before. no_target: there is no such instance, or it has ended.
+Waits for another transaction that is ending or signalling the instance. Raises GD501.';
+
+create or replace function gd_signal(
+    p_unique_key text, p_name text, p_payload jsonb = 'null', p_dedup_key text = null
+) returns text
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+    v_id bigint;
+    v_result text := 'no_target';
+begin
+    perform gendurable._need_signal(p_name, p_dedup_key);
+    perform gendurable._need_text(p_unique_key, 'p_unique_key');
+    -- between the look-up and the lock the key can pass to another instance: that one is the address then
+    for v_try in 1 .. 10 loop
+        v_id := gendurable._holder(p_unique_key);
+        exit when v_id is null;
+        v_result := gendurable._deliver(v_id, p_name, p_payload, p_dedup_key, p_unique_key);
+        exit when v_result <> 'no_target';
+    end loop;
+    return v_result;
+end $$;
+
+comment on function gd_signal(text, text, jsonb, text) is
+'gd_signal to the instance that holds the unique key; no_target where nobody does. Raises GD501.';

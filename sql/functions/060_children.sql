@@ -1,0 +1,195 @@
+-- Children and endings: the barrier that a parent waits in, and what goes with the end of any instance.
+-- A barrier has a number, the parent's claim_no at its fan-out. A child counts in it while it has not ended; claim
+-- numbers only grow, so a parent that has left a barrier is never in it again and no child can count twice.
+
+create or replace function gendurable._children(p_id bigint) returns jsonb
+language plpgsql stable as $$
+begin
+    return coalesce((
+        select jsonb_agg(jsonb_build_object(
+            'id', c.id, 'fsm', c.fsm, 'status', c.status, 'state', c.state, 'result', c.result,
+            'last_error', c.last_error) order by c.id)
+        from (
+            select i.id, i.fsm, i.status, i.state, i.result, i.last_error
+            from gendurable.instance i
+            where i.parent_id = p_id
+            order by i.id
+            limit 10000
+        ) c), '[]');
+end $$;
+
+comment on function gendurable._children(bigint) is 'The children as a claim presents them: the first 10,000.';
+
+create or replace function gd_childs(p_id bigint, p_after bigint = 0, p_limit int = 1000)
+returns table (id bigint, fsm text, status text, state jsonb, result jsonb, last_error text)
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_column
+begin
+    perform gendurable._need_limit(p_limit);
+    return query
+        select i.id, i.fsm, i.status::text, i.state, i.result, i.last_error
+        from gendurable.instance i
+        where i.parent_id = p_id and i.id > coalesce(p_after, 0)
+        order by i.id
+        limit coalesce(p_limit, 1000);
+end $$;
+
+comment on function gd_childs(bigint, bigint, int) is
+'The children of an instance by id, up to p_limit of those behind p_after. No rows: it has none. Raises GD501.';
+
+create or replace function gendurable._release_parents(
+    p_parents bigint[], p_barriers bigint[], p_now timestamptz
+) returns void
+language plpgsql as $$
+declare
+    v_queues text[];
+begin
+    with ended as (
+        select e.parent_id, e.barrier_no, count(*)::int as count
+        from unnest(p_parents, p_barriers) e (parent_id, barrier_no)
+        where e.parent_id is not null and e.barrier_no is not null
+        group by e.parent_id, e.barrier_no
+    ), parent as (
+        -- siblings of a batch are one update of their parent
+        update gendurable.instance i
+        set children_pending = i.children_pending - e.count,
+            status = case when i.children_pending > e.count then i.status else 'runnable' end,
+            eligible_at = case when i.children_pending > e.count then null else p_now end,
+            lane_at = case when i.children_pending > e.count or i.partition_key is null then null else p_now end,
+            woken = 1,
+            updated_at = p_now,
+            unique_held = case
+                when i.children_pending > e.count then i.unique_held
+                else gendurable._unique_held(i.unique_key, i.unique_held, i.unique_scope, 'runnable')
+            end
+        from ended e
+        where i.id = e.parent_id and i.claim_no = e.barrier_no and i.status = 'awaiting_children'
+        returning i.queue, i.status
+    )
+    select array_agg(distinct p.queue) into v_queues from parent p where p.status = 'runnable';
+    perform gendurable._wake(v_queues);
+end $$;
+
+comment on function gendurable._release_parents(bigint[], bigint[], timestamptz) is
+    'Counts ended children out of the barriers that their parents wait in. Under the parents'' row locks.';
+
+create or replace function gendurable._after_end(
+    p_ids bigint[], p_parents bigint[], p_barriers bigint[], p_now timestamptz
+) returns void
+language plpgsql as $$
+declare
+    v_watched bigint;
+begin
+    delete from gendurable.signal s where s.instance_id = any(p_ids);
+    for v_watched in delete from gendurable.watch w where w.instance_id = any(p_ids) returning w.instance_id loop
+        perform pg_notify('gendurable_done', v_watched::text);    -- the same one twice is sent once
+    end loop;
+    perform gendurable._release_parents(p_parents, p_barriers, p_now);
+end $$;
+
+comment on function gendurable._after_end(bigint[], bigint[], bigint[], timestamptz) is
+    'Drops the inboxes of ended instances, tells who watches them, and counts them out of their parents'' barriers.';
+
+create or replace function gendurable._crash_cap() returns int
+language sql immutable parallel safe as $$
+    select 20
+$$;
+
+comment on function gendurable._crash_cap() is 'How many claims in a row may be lost before an instance has failed.';
+
+create or replace function gendurable._is_chore(p_status gendurable.status, p_crashes int) returns boolean
+language sql immutable parallel safe as $$
+    select p_status in ('done', 'failed', 'cancelled')
+        or (p_status = 'executing' and p_crashes + 1 >= gendurable._crash_cap())
+$$;
+
+comment on function gendurable._is_chore(gendurable.status, int) is
+    'Whether a due row is no work for a worker: it is to be ended, or it carries the baton of its key.';
+
+create or replace function gendurable._end(
+    p_ids bigint[], p_status gendurable.status, p_error text, p_crashed boolean, p_now timestamptz
+) returns int
+language plpgsql as $$
+declare
+    v_ids bigint[];
+    v_parents bigint[];
+    v_barriers bigint[];
+    v_keys text[];
+begin
+    with ended as (
+        update gendurable.instance i
+        set status = p_status, last_error = coalesce(p_error, i.last_error), finished_at = p_now, updated_at = p_now,
+            eligible_at = null, lane_at = null, slot_no = null, worker = null, lease_expires_at = null,
+            deadline_at = null, awaits = null, shown = null,
+            crashes = i.crashes + p_crashed::int,
+            unique_held = gendurable._unique_held(i.unique_key, i.unique_held, i.unique_scope, p_status)
+        where i.id = any(p_ids)
+        returning i.id, i.parent_id, i.barrier_no, i.partition_key
+    )
+    select array_agg(e.id), array_agg(e.parent_id), array_agg(e.barrier_no),
+        array_agg(distinct e.partition_key) filter (where e.partition_key is not null)
+    into v_ids, v_parents, v_barriers, v_keys
+    from ended e;
+    perform gendurable._after_end(v_ids, v_parents, v_barriers, p_now);
+    perform gendurable._keep_baton(v_keys, p_now);
+    return coalesce(cardinality(v_ids), 0);
+end $$;
+
+comment on function gendurable._end(bigint[], gendurable.status, text, boolean, timestamptz) is
+    'Ends instances from outside of a step. Under the locks of the rows, their parents and their keys.';
+
+create or replace function gendurable._end_crashed(p_ids bigint[], p_now timestamptz) returns int
+language plpgsql as $$
+declare
+    v_parents bigint[];
+    v_ids bigint[];
+begin
+    v_parents := array(
+        select p.id
+        from gendurable.instance p
+        where p.id in (select i.parent_id from gendurable.instance i where i.id = any(p_ids))
+        for no key update skip locked);
+    v_ids := array(
+        select i.id
+        from gendurable.instance i
+        where i.id = any(p_ids) and (
+            i.parent_id is null or i.parent_id = any(v_parents)
+            or not exists (select from gendurable.instance p where p.id = i.parent_id)));
+    return gendurable._end(v_ids, 'failed', format('the worker was lost %s times in a row in this step (crash cap)',
+        gendurable._crash_cap()), true, p_now);
+end $$;
+
+comment on function gendurable._end_crashed(bigint[], timestamptz) is
+    'Ends instances at the crash cap, but those whose parent is locked: the next claim does these. Under the locks of
+the rows and their keys.';
+
+create or replace function gendurable._end_chores(
+    p_candidates gendurable.candidate[], p_keys text[], p_now timestamptz
+) returns void
+language plpgsql as $$
+declare
+    v_crashed bigint[];
+    v_ended bigint[];
+    v_keys text[];
+begin
+    select array_agg(c.id) filter (where c.status = 'executing'),
+        array_agg(c.id) filter (where c.status <> 'executing'),
+        array_agg(distinct c.partition_key) filter (where c.status <> 'executing')
+    into v_crashed, v_ended, v_keys
+    from unnest(p_candidates) c
+    where gendurable._is_chore(c.status, c.crashes)
+        and (c.partition_key is null or c.partition_key = any(p_keys));
+    if v_crashed is not null then
+        perform gendurable._end_crashed(v_crashed, p_now);
+    end if;
+    if v_ended is not null then
+        -- an ended row that carried its key's baton: hand it on, or carry it a little longer
+        v_keys := gendurable._pass_baton(v_keys, p_now);
+        update gendurable.instance i
+        set eligible_at = case when i.partition_key = any(v_keys) then p_now + interval '100 ms' end
+        where i.id = any(v_ended);
+    end if;
+end $$;
+
+comment on function gendurable._end_chores(gendurable.candidate[], text[], timestamptz) is
+    'Does what due rows ask for that are no work for a worker. Under the locks of the given keys.';

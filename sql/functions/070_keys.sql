@@ -1,0 +1,305 @@
+-- Partition keys: slots, lanes, the baton; and the names of limits.
+-- Slots and lanes change only under the key's transaction-level advisory lock.
+
+create or replace function gendurable._key_lock(p_key text) returns bigint
+language sql immutable parallel safe as $$
+    select hashtextextended(p_key, 7301)
+$$;
+
+comment on function gendurable._key_lock(text) is 'The advisory lock of a partition key.';
+
+create or replace function gendurable._try_keys(p_keys text[], p_tries int) returns text[]
+language plpgsql as $$
+declare
+    v_left text[] := p_keys;
+    v_got text[] := '{}'::text[];
+    v_now text[];
+begin
+    for v_try in 1 .. p_tries loop
+        v_now := array(select k from unnest(v_left) k where pg_try_advisory_xact_lock(gendurable._key_lock(k)));
+        v_got := v_got || v_now;
+        if cardinality(v_got) = cardinality(p_keys) then
+            exit;
+        end if;
+        v_left := array(select k from unnest(v_left) k where k <> all(v_now));
+        if v_try < p_tries then
+            -- a claim holds its keys' locks for a few milliseconds: answering busy at once would double the commits
+            perform pg_sleep(0.001 * v_try);
+        end if;
+    end loop;
+    return v_got;
+end $$;
+
+comment on function gendurable._try_keys(text[], int) is
+    'Locks those of the keys that are free within a few tries, a millisecond and more apart; the locked ones.';
+
+create or replace function gendurable._lock_keys(p_keys text[]) returns void
+language plpgsql as $$
+begin
+    -- sorted: two sessions that wait for the same keys wait one way round only
+    perform pg_advisory_xact_lock(gendurable._key_lock(k.key))
+    from (select distinct u.key from unnest(p_keys) u (key) where u.key is not null order by u.key) k;
+end $$;
+
+comment on function gendurable._lock_keys(text[]) is 'Locks the keys, waiting for each.';
+
+create or replace function gendurable._key_limit(p_key text) returns int
+language plpgsql stable as $$
+begin
+    return coalesce((
+        select l.max_executing
+        from gendurable.key_limit l
+        where p_key = l.prefix or starts_with(p_key, l.prefix || ':')
+        order by length(l.prefix) desc
+        limit 1), 1);
+end $$;
+
+comment on function gendurable._key_limit(text) is
+    'How many instances of the key may execute at once: the longest matching prefix decides.';
+
+create or replace function gendurable._free_slots(p_key text) returns int[]
+language plpgsql stable as $$
+declare
+    v_limit int := gendurable._key_limit(p_key);
+    v_used int[];
+begin
+    v_used := array(
+        select i.slot_no from gendurable.instance i where i.partition_key = p_key and i.slot_no is not null);
+    -- a limit that was lowered leaves slots above it in use: they count
+    return array(
+        select s from generate_series(0, v_limit + cardinality(v_used) - 1) s
+        where s <> all(v_used)
+        order by s
+        limit greatest(v_limit - cardinality(v_used), 0));
+end $$;
+
+comment on function gendurable._free_slots(text) is 'The numbers of the slots that the key has to give. Under its lock.';
+
+create or replace function gendurable._heads(p_key text, p_count int, p_now timestamptz) returns bigint[]
+language plpgsql stable as $$
+begin
+    return array(
+        select i.id
+        from gendurable.instance i
+        where i.partition_key = p_key and i.lane_at <= p_now and i.slot_no is null
+            and (i.eligible_at is null or i.eligible_at <= p_now)
+            and not exists (select from gendurable.paused_queue q where q.queue = i.queue)
+        order by i.priority, i.lane_at, i.id
+        limit p_count);
+end $$;
+
+comment on function gendurable._heads(text, int, timestamptz) is
+    'The first rows of the key that wait for a slot, due or parked, in queues that are not paused. Under its lock.';
+
+create or replace function gendurable._lift(p_ids bigint[], p_now timestamptz) returns bigint[]
+language plpgsql as $$
+declare
+    v_lifted bigint[];
+    v_queues text[];
+begin
+    -- Lifted rows get an index range of their own, at its end: with their old time they would lie below the floor
+    -- of every session that has passed it. A row written in this very transaction is above all floors already.
+    with free as materialized (
+        select i.id from gendurable.instance i where i.id = any(p_ids) order by i.id for no key update skip locked
+    ), lifted as (
+        update gendurable.instance i
+        set woken = 0, eligible_at = p_now, updated_at = p_now
+        from free f
+        where i.id = f.id and i.eligible_at is distinct from p_now
+        returning i.queue
+    )
+    select (select array_agg(f.id) from free f), (select array_agg(distinct l.queue) from lifted l)
+    into v_lifted, v_queues;
+    perform gendurable._wake(v_queues);
+    return coalesce(v_lifted, '{}');
+end $$;
+
+comment on function gendurable._lift(bigint[], timestamptz) is
+    'Makes waiting rows due now, as batons of their keys; the ids of those whose row could be locked.';
+
+create or replace function gendurable._pass_baton(p_keys text[], p_now timestamptz) returns text[]
+language plpgsql as $$
+declare
+    v_key text;
+    v_free int;
+    v_heads bigint[];
+    v_lifted bigint[];
+    v_dropped text[] := '{}'::text[];
+begin
+    foreach v_key in array p_keys loop
+        v_free := cardinality(gendurable._free_slots(v_key));
+        if v_free = 0 then
+            continue;                                -- a holder is the baton
+        end if;
+        v_heads := gendurable._heads(v_key, v_free, p_now);
+        v_lifted := case when v_heads <> '{}' then gendurable._lift(v_heads, p_now) else '{}' end;
+        if cardinality(v_lifted) < cardinality(v_heads) then
+            -- A head is locked by somebody: the first rows behind it that can be had become the batons. The gate
+            -- keeps the order: it finds the head before them and lets them wait a little.
+            v_lifted := v_lifted || gendurable._lift(array(
+                select h.id from unnest(gendurable._heads(v_key, v_free + 100, p_now)) h (id)
+                where h.id <> all(v_heads)
+                limit v_free), p_now);
+            if v_lifted = '{}' and not exists (
+                select from gendurable.instance i
+                where i.id = any(v_heads) and i.eligible_at is not null
+            ) then
+                v_dropped := v_dropped || v_key;
+            end if;
+        end if;
+    end loop;
+    return v_dropped;
+end $$;
+
+comment on function gendurable._pass_baton(text[], timestamptz) is
+    'Lifts the first waiting rows of each key with a free slot. Keys whose waiting rows are all parked and locked by
+somebody are returned: the caller must leave a baton. Under the keys'' locks.';
+
+create or replace function gendurable._need_rate_limit(p_name text) returns void
+language plpgsql as $$
+begin
+    perform gendurable._need_text(p_name, 'rate_limit');
+    raise exception using errcode = 'GD502',
+        message = 'no such rate limit', detail = quote_literal(p_name),
+        hint = 'This version defines no rate limits: leave rate_limit out.';
+end $$;
+
+comment on function gendurable._need_rate_limit(text) is 'Raises GD502: no rate limit can be defined yet.';
+
+create or replace function gendurable._admit(p_candidates gendurable.candidate[], p_now timestamptz)
+returns table (ord bigint, id bigint, slot_no int)
+language plpgsql as $$
+#variable_conflict use_column
+declare
+    v_keys text[];
+    v_heads bigint[];
+    v_slots int[];
+    v_strangers bigint[];
+    v_lifted bigint[];
+    v_waiting text[];
+begin
+    -- A claim only tries a key's lock: rows of a key that somebody else works on are passed over.
+    v_keys := gendurable._try_keys(array(
+        select distinct c.partition_key from unnest(p_candidates) c where c.partition_key is not null order by 1), 1);
+
+    -- Read in a later statement than the locks: who has slots, and who is next in each key.
+    select coalesce(array_agg(h.id), '{}'), coalesce(array_agg(f.free[h.rank]), '{}') into v_heads, v_slots
+    from unnest(v_keys) k (key)
+    cross join lateral (
+        select coalesce(array_agg(i.slot_no), '{}') as used
+        from gendurable.instance i
+        where i.partition_key = k.key and i.slot_no is not null
+    ) s
+    cross join lateral (
+        select coalesce((
+            select l.max_executing
+            from gendurable.key_limit l
+            where k.key = l.prefix or starts_with(k.key, l.prefix || ':')
+            order by length(l.prefix) desc
+            limit 1), 1) as most
+    ) l
+    cross join lateral (
+        select array(
+            select n from generate_series(0, l.most + cardinality(s.used) - 1) n where n <> all(s.used) order by n
+        ) as free
+    ) f
+    cross join lateral (
+        select i.id, row_number() over (order by i.priority, i.lane_at, i.id) as rank
+        from gendurable.instance i
+        where i.partition_key = k.key and i.lane_at <= p_now and i.slot_no is null
+            and (i.eligible_at is null or i.eligible_at <= p_now)
+            and not exists (select from gendurable.paused_queue q where q.queue = i.queue)
+        order by i.priority, i.lane_at, i.id
+        limit greatest(l.most - cardinality(s.used), 0)
+    ) h;
+
+    perform gendurable._end_chores(p_candidates, v_keys, p_now);
+
+    v_strangers := array(
+        select h from unnest(v_heads) h where not exists (select from unnest(p_candidates) c where c.id = h));
+    v_lifted := case when v_strangers = '{}' then '{}' else gendurable._lift(v_strangers, p_now) end;
+    -- A head that is locked by somebody cannot be lifted: the first candidate of its key stays due, a little later,
+    -- and is the key's baton. Parking it too would drop the baton; leaving it due now would spin.
+    v_waiting := array(
+        select distinct i.partition_key
+        from gendurable.instance i
+        where i.id = any(v_strangers) and i.id <> all(v_lifted));
+
+    update gendurable.instance i
+    set eligible_at = case when l.first and l.partition_key = any(v_waiting) then p_now + interval '100 ms' end,
+        woken = 1,
+        updated_at = p_now
+    from (
+        select c.id, c.partition_key, row_number() over (partition by c.partition_key order by c.ord) = 1 as first
+        from unnest(p_candidates) with ordinality c (
+            id, eligible_at, status, crashes, plain, partition_key, slot_no, ord)
+        where c.partition_key = any(v_keys) and c.slot_no is null and c.id <> all(v_heads)
+            and c.status in ('runnable', 'awaiting_signal')
+    ) l
+    where i.id = l.id;
+
+    return query
+        select c.ord, c.id, coalesce(c.slot_no, h.slot_no)
+        from unnest(p_candidates) with ordinality c (
+            id, eligible_at, status, crashes, plain, partition_key, slot_no, ord)
+        left join unnest(v_heads, v_slots) h (id, slot_no) on h.id = c.id
+        where (c.partition_key is null or h.id is not null or (c.slot_no is not null and c.partition_key = any(v_keys)))
+            and not gendurable._is_chore(c.status, c.crashes);
+end $$;
+
+comment on function gendurable._admit(gendurable.candidate[], timestamptz) is
+    'Which of the locked due rows may start, with their slots; parks the others in their lanes and lifts who is first.';
+
+create or replace function gendurable._keep_baton(p_keys text[], p_now timestamptz) returns void
+language plpgsql as $$
+declare
+    v_dropped text[];
+    v_key text;
+begin
+    if p_keys is null or p_keys = '{}' then
+        return;
+    end if;
+    v_dropped := gendurable._pass_baton(p_keys, p_now);
+    foreach v_key in array v_dropped loop
+        -- Nobody to pass it to: all that wait are locked by somebody's open transaction. A row of the key that
+        -- ended just now carries the baton; a claim that meets it tries again.
+        update gendurable.instance i
+        set eligible_at = p_now + interval '100 ms', woken = 1
+        where i.id = (
+            select e.id
+            from gendurable.instance e
+            where e.finished_at = p_now and e.partition_key = v_key
+            limit 1);
+        if not found then
+            raise exception using errcode = 'lock_not_available',
+                message = 'the next rows of a partition key are locked by another transaction',
+                detail = 'key ' || quote_literal(v_key), hint = 'Try again when it has ended.';
+        end if;
+    end loop;
+end $$;
+
+comment on function gendurable._keep_baton(text[], timestamptz) is
+    'Passes the keys'' batons on, or leaves each with a row that ended in this call; raises 55P03 where neither can be.
+Under the keys'' locks.';
+
+create or replace function gendurable._free_key(p_unique_key text) returns text
+language plpgsql volatile as $$
+begin
+    return case when gendurable._holder(p_unique_key) is null then p_unique_key end;
+end $$;
+
+comment on function gendurable._free_key(text) is 'The unique key, unless an instance holds it.';
+
+create or replace function gendurable._unique_held(
+    p_key text, p_held text, p_scope gendurable.status[], p_status gendurable.status
+) returns text
+language sql volatile as $$
+    select case
+        when p_key is null then null
+        when p_scope is null then case when p_status not in ('done', 'failed', 'cancelled') then p_held end
+        when p_status = any(p_scope) then coalesce(p_held, gendurable._free_key(p_key))
+    end
+$$;
+
+comment on function gendurable._unique_held(text, text, gendurable.status[], gendurable.status) is
+    'unique_held of a row that enters a status: a key let go is taken again only if nobody holds it meanwhile.';

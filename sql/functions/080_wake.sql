@@ -1,0 +1,93 @@
+-- Wake-ups. A sleeping dispatcher holds a session-level shared advisory lock for each of its queues: visible at once,
+-- gone with its connection, blind to snapshots. Whoever makes a row due looks for that lock after the row is written.
+
+create or replace function gendurable._wake(p_queues text[]) returns void
+language plpgsql as $$
+declare
+    v_queue text;
+begin
+    -- NOTIFY takes a lock of the whole server until the commit: only for a queue on which somebody sleeps.
+    foreach v_queue in array coalesce(p_queues, '{}') loop
+        if pg_try_advisory_lock(7302, hashtext(v_queue)) then
+            perform pg_advisory_unlock(7302, hashtext(v_queue));
+        else
+            -- a payload ends at 7,999 bytes; the empty one wakes everybody
+            perform pg_notify('gendurable', case when octet_length(v_queue) < 8000 then v_queue else '' end);
+        end if;
+    end loop;
+end $$;
+
+comment on function gendurable._wake(text[]) is 'Notifies the dispatchers that sleep on these queues, at commit.';
+
+create or replace function gendurable._sleeping() returns int[]
+language plpgsql stable as $$
+begin
+    -- asked of the server and not remembered: a session-level lock outlives the rollback that a memory would not
+    return array(
+        select l.objid::bigint::bit(32)::int
+        from pg_locks l
+        where l.locktype = 'advisory' and l.pid = pg_backend_pid() and l.classid = 7302 and l.objsubid = 2
+            and l.granted and l.mode = 'ShareLock');
+end $$;
+
+comment on function gendurable._sleeping() is 'The hashes of the queues that this session sleeps on.';
+
+create or replace function gd_sleep(p_worker text, p_queues text[])
+returns table (next_due timestamptz, horizon xid8)
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off as $$
+#variable_conflict use_column
+declare
+    v_now timestamptz;
+    v_held int[];
+    v_next timestamptz;
+    v_horizon xid8;
+begin
+    perform gendurable._need_text(p_worker, 'p_worker');
+    perform gendurable._need_read_committed();
+    if p_queues is null or array_position(p_queues, null) is not null then
+        perform gendurable._invalid('p_queues must be an array of names', null, 'Pass the queues to sleep on.');
+    end if;
+    v_held := gendurable._sleeping();
+    perform pg_advisory_lock_shared(7302, hashtext(q.queue))
+    from (select distinct u.queue from unnest(p_queues) u (queue)) q
+    where hashtext(q.queue) <> all(v_held);
+
+    -- Later statements, later snapshots: a writer that looked before the lock was there is older than this horizon.
+    v_horizon := pg_snapshot_xmax(pg_current_snapshot());
+    v_now := clock_timestamp();
+    select min(d.eligible_at) into v_next
+    from unnest(p_queues) u (queue)
+    cross join lateral (select distinct p.priority from gendurable.queue_priority p where p.queue = u.queue) p
+    cross join (values (0::smallint), (1::smallint)) w (woken)
+    cross join lateral (
+        select i.eligible_at
+        from gendurable.instance i
+        where i.queue = u.queue and i.priority = p.priority and i.woken = w.woken and i.eligible_at > v_now
+        order by i.eligible_at
+        limit 1
+    ) d
+    where not exists (select from gendurable.paused_queue q where q.queue = u.queue);
+    return query select v_next, v_horizon;
+end $$;
+
+comment on function gd_sleep(text, text[]) is
+'Marks this session as asleep on the queues, until gd_wake or its end: whoever makes a row due in them sends a
+notification "gendurable" with the queue''s name. Call it on the connection that listens, then claim once more.
+next_due: when the next delayed row or deadline of the queues is due (null: none). horizon: writers older than this
+transaction id may have looked before; poll until pg_snapshot_xmin(pg_current_snapshot()) has reached it.
+Raises GD501, GD504.';
+
+create or replace function gd_wake(p_worker text) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+    v_hash int;
+begin
+    perform gendurable._need_text(p_worker, 'p_worker');
+    foreach v_hash in array gendurable._sleeping() loop
+        perform pg_advisory_unlock_shared(7302, v_hash);
+    end loop;
+end $$;
+
+comment on function gd_wake(text) is 'Ends gd_sleep for all queues of this session. Raises GD501.';

@@ -1,0 +1,241 @@
+-- The operator's hand: cancel, retry, reschedule, pause, resume, limits. These wait for locks, in the one order of all
+-- waiting calls: rows by id (a parent's is smaller than its children's), then keys, sorted.
+
+create or replace function gendurable._lock_tree(p_id bigint, p_cascade boolean) returns bigint[]
+language plpgsql as $$
+declare
+    v_tree bigint[] := '{}'::bigint[];
+    v_seen bigint[];
+begin
+    -- a running descendant may fan out while its row is waited for: again until nothing new is found
+    loop
+        v_seen := v_tree;
+        v_tree := array(
+            with recursive tree as (
+                select p_id as id
+                union
+                select i.id from tree t join gendurable.instance i on i.parent_id = t.id where p_cascade
+            )
+            select t.id from tree t order by t.id);
+        exit when v_tree = v_seen;
+        perform from gendurable.instance i
+        where i.id = any(v_tree || (select r.parent_id from gendurable.instance r where r.id = p_id))
+        order by i.id
+        for no key update;
+    end loop;
+    return v_tree;
+end $$;
+
+comment on function gendurable._lock_tree(bigint, boolean) is
+    'Locks an instance, its parent and, if asked, all its descendants; the ids without the parent''s.';
+
+create or replace function gd_cancel(p_id bigint, p_reason text = null, p_cascade boolean = false) returns boolean
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+    v_tree bigint[];
+    v_live bigint[];
+begin
+    perform gendurable._need_read_committed();
+    perform gendurable._need_instance(p_id);
+    v_tree := gendurable._lock_tree(p_id, coalesce(p_cascade, false));
+    v_live := array(
+        select i.id from gendurable.instance i
+        where i.id = any(v_tree) and i.status not in ('done', 'failed', 'cancelled'));
+    if p_id <> all(v_live) then
+        return false;
+    end if;
+    perform gendurable._lock_keys(array(
+        select i.partition_key from gendurable.instance i where i.id = any(v_live) and i.partition_key is not null));
+    perform gendurable._end(v_live, 'cancelled', p_reason, false, clock_timestamp());
+    return true;
+end $$;
+
+comment on function gd_cancel(bigint, text, boolean) is
+'Ends an instance as cancelled (p_reason becomes its last_error), with p_cascade also all its descendants. A running
+step''s commit is answered stale; its parent''s barrier and its key are released. false: it has ended already.
+Raises GD503, GD504. Waits for locks.';
+
+create or replace function gd_retry(p_id bigint, p_step text = null, p_state jsonb = null) returns boolean
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+    v_now timestamptz;
+    v_queue text;
+    v_waits boolean;
+begin
+    perform gendurable._need_read_committed();
+    perform gendurable._need_instance(p_id);
+    if p_step = '' then
+        perform gendurable._invalid('p_step must not be empty', null, 'Leave it out to run the step that failed again.');
+    end if;
+    if jsonb_typeof(p_state) not in ('object', 'null') then
+        perform gendurable._invalid('p_state must be a JSON object', 'got ' || jsonb_typeof(p_state),
+            'Leave it out to keep the state.');
+    end if;
+    perform gendurable._lock_tree(p_id, false);
+    v_now := clock_timestamp();
+    v_waits := exists (
+        select from gendurable.instance i
+        join gendurable.instance p on p.id = i.parent_id
+        where i.id = p_id and p.status = 'awaiting_children' and p.claim_no = i.barrier_no);
+    begin
+        update gendurable.instance i
+        set status = 'runnable', step = coalesce(p_step, i.step), state = coalesce(nullif(p_state, 'null'), i.state),
+            attempt = 0, crashes = 0, finished_at = null, result = null, eligible_at = v_now, woken = 1,
+            lane_at = case when i.partition_key is not null then v_now end,
+            children_pending = case when i.children_pending is not null then 0 end,
+            -- a barrier that its parent has left is not entered again
+            barrier_no = case when v_waits then i.barrier_no end,
+            unique_held = case
+                when 'runnable' = any(coalesce(i.unique_scope, '{runnable}')) then i.unique_key else i.unique_held
+            end,
+            updated_at = v_now
+        where i.id = p_id and i.status in ('failed', 'cancelled')
+        returning i.queue into v_queue;
+    exception when unique_violation then
+        return false;
+    end;
+    if v_queue is null then
+        return false;
+    end if;
+    if v_waits then
+        update gendurable.instance p
+        set children_pending = p.children_pending + 1, updated_at = v_now
+        where p.id = (select i.parent_id from gendurable.instance i where i.id = p_id);
+    end if;
+    perform gendurable._wake(array[v_queue]);
+    return true;
+end $$;
+
+comment on function gd_retry(bigint, text, jsonb) is
+'Makes a failed or cancelled instance runnable again, at p_step (default: where it ended) with p_state (default: its
+own), attempt 0. Its parent waits for it again only if it still waits in that barrier. false: it has not failed, or
+its unique key is taken. Raises GD501, GD503, GD504. Waits for locks.';
+
+create or replace function gd_reschedule(p_id bigint, p_eligible_at timestamptz) returns boolean
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+    v_now timestamptz;
+    v_key text;
+    v_queue text;
+begin
+    perform gendurable._need_read_committed();
+    perform gendurable._need_instance(p_id);
+    if p_eligible_at is null or not isfinite(p_eligible_at) then
+        perform gendurable._invalid('p_eligible_at must be a finite time', 'got ' || coalesce(p_eligible_at::text, 'null'),
+            'Pass when the instance is to be due.');
+    end if;
+    select i.partition_key into v_key
+    from gendurable.instance i
+    where i.id = p_id and i.status in ('runnable', 'awaiting_signal')
+    for no key update;
+    if not found then
+        return false;
+    end if;
+    perform gendurable._lock_keys(array[v_key]);
+    v_now := clock_timestamp();
+    update gendurable.instance i
+    set eligible_at = p_eligible_at, woken = 1, updated_at = v_now,
+        lane_at = case when i.partition_key is not null then p_eligible_at end,
+        deadline_at = case when i.status = 'awaiting_signal' then p_eligible_at end
+    where i.id = p_id
+    returning i.queue into v_queue;
+    if v_key is not null then
+        perform gendurable._keep_baton(array[v_key], v_now);
+    end if;
+    if p_eligible_at <= v_now + gendurable._longest_poll() then
+        perform gendurable._wake(array[v_queue]);
+    end if;
+    return true;
+end $$;
+
+comment on function gd_reschedule(bigint, timestamptz) is
+'Moves when a runnable instance is due (also one that waits in its key: its place moves too), or the deadline of an
+await. false: it is in no such status now. Raises GD501, GD503, GD504. Waits for locks.';
+
+create or replace function gendurable._lift_keys(p_keys text[], p_now timestamptz) returns int
+language plpgsql as $$
+declare
+    v_ids bigint[];
+begin
+    -- Without the keys' locks: becoming due needs none. A due row is its own baton, and the gate keeps the order.
+    v_ids := array(
+        select h.id
+        from unnest(p_keys) k (key)
+        cross join lateral unnest(gendurable._heads(k.key, gendurable._key_limit(k.key), p_now)) h (id));
+    -- waits for rows that are locked: skipped, they could be the last of their key
+    perform from gendurable.instance i where i.id = any(v_ids) order by i.id for no key update;
+    v_ids := array(
+        select i.id from gendurable.instance i where i.id = any(v_ids) and i.eligible_at is null and i.lane_at is not null);
+    perform gendurable._lift(v_ids, p_now);
+    return cardinality(v_ids);
+end $$;
+
+comment on function gendurable._lift_keys(text[], timestamptz) is
+    'Makes the first rows of each key due that are parked, as many as its limit; how many.';
+
+create or replace function gd_pause_queue(p_queue text) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+    perform gendurable._need_read_committed();
+    perform gendurable._need_text(p_queue, 'p_queue');
+    insert into gendurable.paused_queue (queue) values (p_queue) on conflict do nothing;
+    if not found then
+        return;
+    end if;
+    -- rows of this queue may hold the batons of keys with rows in other queues
+    perform gendurable._lift_keys(array(
+        select distinct i.partition_key
+        from gendurable.instance i
+        where i.lane_at is not null and i.slot_no is null and i.queue = p_queue and i.eligible_at is not null
+    ), clock_timestamp());
+end $$;
+
+comment on function gd_pause_queue(text) is
+'Stops handing out instances of the queue; running steps go on and commit. Raises GD501, GD504.';
+
+create or replace function gd_resume_queue(p_queue text) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+    perform gendurable._need_read_committed();
+    perform gendurable._need_text(p_queue, 'p_queue');
+    delete from gendurable.paused_queue q where q.queue = p_queue;
+    if not found then
+        return;
+    end if;
+    perform gendurable._lift_keys(array(
+        select distinct i.partition_key
+        from gendurable.instance i
+        where i.queue = p_queue and i.eligible_at is null and i.finished_at is null and i.lane_at is not null
+    ), clock_timestamp());
+    perform gendurable._wake(array[p_queue]);
+end $$;
+
+comment on function gd_resume_queue(text) is 'Ends a pause; workers are woken. Raises GD501, GD504.';
+
+create or replace function gd_set_key_limit(p_prefix text, p_limit int) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+    perform gendurable._need_read_committed();
+    perform gendurable._need_text(p_prefix, 'p_prefix');
+    if p_limit < 1 then
+        perform gendurable._invalid('p_limit must be at least 1', 'got ' || p_limit,
+            'Pass how many may execute at once, or null to go back to one.');
+    end if;
+    if p_limit is null then
+        delete from gendurable.key_limit l where l.prefix = p_prefix;
+    else
+        insert into gendurable.key_limit (prefix, max_executing) values (p_prefix, p_limit)
+        on conflict (prefix) do update set max_executing = excluded.max_executing;
+    end if;
+    perform gendurable._lift_keys(array(
+        select distinct i.partition_key
+        from gendurable.instance i
+        where i.lane_at is not null and i.slot_no is null
+            and (i.partition_key = p_prefix or starts_with(i.partition_key, p_prefix || ':'))
+    ), clock_timestamp());
+end $$;
+
+comment on function gd_set_key_limit(text, int) is
+'Lets p_limit instances execute at once for each partition key "prefix" or "prefix:…"; null: one again. The longest
+matching prefix decides. Works at once for what waits; what executes above a lowered limit finishes.
+Raises GD501, GD504.';

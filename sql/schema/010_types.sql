@@ -1,0 +1,44 @@
+-- The private schema. The public API (gd_* functions and views) is created unqualified, in the schema
+-- that is current when this script runs; all that is written "gendurable.…" is private.
+create schema gendurable;
+
+comment on schema gendurable is
+    'Private tables, types and helpers of gendurable. Use the gd_* functions and views.';
+
+create type gendurable.status as enum (
+    'runnable', 'executing', 'awaiting_signal', 'awaiting_children', 'done', 'failed', 'cancelled'
+);
+
+comment on type gendurable.status is
+    'Where an instance stands; done, failed and cancelled are terminal.';
+
+-- One instance on its way in, after its JSON or its arguments were read and before defaults are filled in.
+create type gendurable.new_instance as (
+    ord int, fsm text, version int, step text, state jsonb, queue text, priority int, partition_key text,
+    unique_key text, unique_scope text[], eligible_at timestamptz, delay interval, rate_limit text,
+    weight double precision, max_attempts int, meta jsonb
+);
+
+-- One outcome on its way to the table. Reading the JSON fills it as far as the outcome itself tells;
+-- later stages (error, await, children, key, keep) overwrite what the instance decides.
+create type gendurable.outcome as (
+    ord int, id bigint, claim_no bigint, kind text,
+    status gendurable.status, ends boolean, step text, state jsonb,
+    eligible_at timestamptz, lane_at timestamptz, deadline_at timestamptz,
+    awaits text[], childs jsonb, children int, result jsonb, error text, consume bigint[],
+    rekey boolean, partition_key text, queue text, priority int, rate_limit text, weight double precision,
+    delayed boolean, keep boolean
+);
+
+-- A due row that a claim has locked and still has to sort: hand out, give a slot, park, or end.
+create type gendurable.candidate as (
+    id bigint, eligible_at timestamptz, status gendurable.status, crashes int, plain boolean,
+    partition_key text, slot_no int
+);
+
+-- What a claim hands to a worker: the result of gd_claim and gd_claim_many, and the detail of a kept claim.
+create type gendurable.claimed as (
+    id bigint, claim_no bigint, fsm text, fsm_version int, step text, state jsonb, attempt int, queue text,
+    partition_key text, unique_key text, parent_id bigint, awaits text[], timed_out boolean,
+    signals jsonb, childs jsonb, meta jsonb
+);

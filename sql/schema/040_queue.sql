@@ -1,0 +1,52 @@
+-- The (queue, priority) pairs that ever had rows: the claim scans one index range for each. Pairs are never removed.
+-- Deliberately without a unique key: with one, the first user of a new pair in an open transaction would block
+-- every other; a duplicate pair is harmless.
+create table gendurable.queue_priority (
+    queue text not null,
+    priority int not null
+);
+
+comment on table gendurable.queue_priority is 'Which priorities each queue has ever used.';
+
+-- the claim's list of priorities, and "does this pair exist" on every insert
+create index queue_priority_pair on gendurable.queue_priority (queue, priority);
+
+create table gendurable.paused_queue (
+    queue text primary key,
+    paused_at timestamptz not null default clock_timestamp()
+);
+
+comment on table gendurable.paused_queue is 'Queues that hand out nothing for now.';
+
+create table gendurable.key_limit (
+    prefix text primary key,
+    max_executing int not null check (max_executing > 0)
+);
+
+comment on table gendurable.key_limit is
+    'How many instances may execute at once for each partition key "prefix" or "prefix:…"; without a row: one.';
+
+-- What a dispatcher said of its machines: the defaults of gd_insert.
+create table gendurable.machine (
+    fsm text not null,
+    version int not null,
+    initial_step text not null,
+    queue text not null,
+    max_attempts int,
+    primary key (fsm, version)
+);
+
+comment on table gendurable.machine is 'Registered machines: where a new instance starts, and in which queue.';
+
+-- One row: what is installed, and in which schema its API is.
+create table gendurable.meta (
+    version text not null,
+    api_schema text not null
+);
+
+comment on table gendurable.meta is 'The installed version and the schema of the gd_* functions.';
+
+-- one row at most
+create unique index meta_one_row on gendurable.meta ((true));
+
+insert into gendurable.meta (version, api_schema) values ('0.1.0', current_schema());

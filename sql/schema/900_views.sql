@@ -1,0 +1,88 @@
+-- What people and dashboards look at. Views run with their owner's rights: the tables stay out of reach.
+create view gd_instances as
+select
+    i.id, i.fsm, i.fsm_version, i.step, i.status::text as status, i.queue, i.priority, i.eligible_at, i.attempt,
+    i.crashes, i.worker, i.lease_expires_at, i.awaits, i.partition_key, i.unique_key, i.parent_id,
+    coalesce(i.children_pending, 0) as children_pending, i.state, i.result, i.last_error, i.meta, i.inserted_at,
+    i.updated_at, i.finished_at
+from gendurable.instance i;
+
+comment on view gd_instances is
+'Every instance. eligible_at: when a worker looks at it next; null while it is parked, waits in its key, or has ended.';
+
+-- Counted range by range of the claims' index, each count cut at 100,000, so that a look never reads the whole table.
+create view gd_queues as
+select q.queue, d.due, d.delayed, d.executing, p.parked, d.oldest_due_at, q.paused
+from (
+    select n.queue, bool_or(n.paused) as paused
+    from (
+        select x.queue, false as paused from gendurable.queue_priority x
+        union all
+        select x.queue, true as paused from gendurable.paused_queue x
+    ) n
+    group by n.queue
+) q
+cross join lateral (
+    select
+        least(coalesce(sum(c.due), 0), 100000)::bigint as due,
+        least(coalesce(sum(c.delayed), 0), 100000)::bigint as delayed,
+        least(coalesce(sum(c.executing), 0), 100000)::bigint as executing,
+        min(c.oldest_due_at) as oldest_due_at
+    from (select distinct x.priority from gendurable.queue_priority x where x.queue = q.queue) y
+    cross join (values (0::smallint), (1::smallint)) w (woken)
+    cross join lateral (
+        select
+            (select count(*) from (
+                select i.id from gendurable.instance i
+                where i.queue = q.queue and i.priority = y.priority and i.woken = w.woken
+                    and i.eligible_at <= statement_timestamp() and i.status in ('runnable', 'awaiting_signal')
+                limit 100000) x) as due,
+            (select count(*) from (
+                select i.id from gendurable.instance i
+                where i.queue = q.queue and i.priority = y.priority and i.woken = w.woken
+                    and i.eligible_at > statement_timestamp()
+                limit 100000) x) as delayed,
+            (select count(*) from (
+                select i.id from gendurable.instance i
+                where i.queue = q.queue and i.priority = y.priority and i.woken = w.woken
+                    and i.eligible_at <= statement_timestamp() and i.status = 'executing'
+                limit 100000) x) as executing,
+            (select i.eligible_at from gendurable.instance i
+                where i.queue = q.queue and i.priority = y.priority and i.woken = w.woken
+                    and i.eligible_at <= statement_timestamp() and i.status in ('runnable', 'awaiting_signal')
+                order by i.eligible_at limit 1) as oldest_due_at
+    ) c
+) d
+cross join lateral (
+    select count(*) as parked
+    from (
+        select i.id from gendurable.instance i
+        where i.queue = q.queue and i.eligible_at is null and i.finished_at is null
+        limit 100000
+    ) x
+) p;
+
+comment on view gd_queues is
+'Every queue that has or had instances or is paused. due: a worker may take it now; delayed: due later (a delay, a
+back-off, a deadline); executing: under a claim; parked: waiting for a signal, for children or in its key. A queue with
+due rows, nothing executing and an old oldest_due_at is one that nobody serves, and it holds up the keys of its rows.
+Each count is exact up to 100,000 and cut there.';
+
+create view gd_workers as
+select h.worker, count(*) as executing, to_timestamp(min(h.claim_no) / 1000000.0) as oldest_claim_at
+from (select distinct x.queue, x.priority from gendurable.queue_priority x) y
+cross join (values (0::smallint), (1::smallint)) w (woken)
+cross join lateral (
+    select i.worker, i.claim_no, i.status
+    from gendurable.instance i
+    where i.queue = y.queue and i.priority = y.priority and i.woken = w.woken
+        and i.eligible_at <= statement_timestamp()
+    order by i.eligible_at
+    limit 100000
+) h
+where h.status = 'executing'
+group by h.worker;
+
+comment on view gd_workers is
+'Who holds claims now, how many, and since when (a claim''s number is its time). It reads the 100,000 oldest due rows
+of each queue and priority.';
