@@ -68,11 +68,20 @@ $$;
 comment on function gendurable._ms(jsonb) is 'A JSON number of milliseconds as an interval.';
 
 create or replace function gendurable._epoch_us(p_at timestamptz) returns bigint
-language sql immutable parallel safe as $$
+language sql stable parallel safe as $$
+    -- stable as extract is: marked stricter than its body, it would not be inlined
     select (extract(epoch from p_at) * 1000000)::bigint
 $$;
 
 comment on function gendurable._epoch_us(timestamptz) is 'Microseconds since 1970: the floor''s and the claim number''s clock.';
+
+create or replace function gendurable._texts(p_array jsonb) returns text[]
+language plpgsql immutable parallel safe as $$
+begin
+    return array(select jsonb_array_elements_text(p_array));
+end $$;
+
+comment on function gendurable._texts(jsonb) is 'A JSON array of strings as an array.';
 
 create or replace function gendurable._trace_of(p_meta jsonb) returns jsonb
 language plpgsql immutable parallel safe as $$

@@ -89,7 +89,7 @@ begin
         (o ->> 'priority')::int, o ->> 'partition_key', o ->> 'unique_key',
         case
             when jsonb_typeof(o -> 'unique_scope') = 'array'
-                then array(select jsonb_array_elements_text(o -> 'unique_scope'))
+                then gendurable._texts(o -> 'unique_scope')
         end,
         (o ->> 'eligible_at')::timestamptz, gendurable._ms(nullif(o -> 'delay_ms', 'null')), o ->> 'rate_limit',
         (o ->> 'weight')::double precision, (o ->> 'max_attempts')::int, nullif(o -> 'meta', 'null')

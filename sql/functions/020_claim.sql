@@ -42,6 +42,8 @@ create or replace function gendurable._hand_out(
 ) returns setof gendurable.claimed
 language plpgsql as $$
 #variable_conflict use_column
+declare
+    v_claim_no constant bigint := gendurable._epoch_us(p_now);
 begin
     return query
         with mine as (
@@ -50,7 +52,7 @@ begin
                 worker = p_worker,
                 lease_expires_at = p_now + p_lease,
                 -- a claim committed asynchronously can be lost in a crash of the server: its number is not used again
-                claim_no = greatest(i.claim_no + 1, gendurable._epoch_us(p_now)),
+                claim_no = greatest(i.claim_no + 1, v_claim_no),
                 attempt = i.attempt + (i.status = 'executing')::int,
                 crashes = i.crashes + (i.status = 'executing')::int,
                 slot_no = w.slot_no,
@@ -61,10 +63,11 @@ begin
                         then coalesce(i.unique_held, gendurable._free_key(i.unique_key))
                 end,
                 deadline_at = case
-                    when i.deadline_at is not null and not exists (
-                        select from gendurable.signal s
+                    when i.deadline_at is not null and (
+                        select true from gendurable.signal s
                         where s.instance_id = i.id and s.name = any(i.awaits) and s.id <> all(coalesce(i.shown, '{}'))
-                    ) then i.deadline_at
+                        limit 1
+                    ) is null then i.deadline_at
                 end,
                 -- what an await may ignore later: signals presented while the row awaited their name
                 shown = case
@@ -82,7 +85,13 @@ begin
         select
             m.id, m.claim_no, m.fsm, m.fsm_version, m.step, m.state, m.attempt, m.queue, m.partition_key,
             m.unique_key, m.parent_id, m.awaits, m.deadline_at is not null and m.deadline_at <= p_now,
-            gendurable._inbox(m.id, m.awaits),
+            -- a look at the index spares most rows the call; a limit and not exists, which could become one hash of
+            -- the whole table
+            case
+                when (select true from gendurable.signal s where s.instance_id = m.id limit 1)
+                    then gendurable._inbox(m.id, m.awaits)
+                else '[]'::jsonb
+            end,
             case when m.children_pending is null then '[]'::jsonb else gendurable._children(m.id) end,
             m.meta
         from mine m

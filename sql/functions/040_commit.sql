@@ -99,12 +99,12 @@ language sql stable as $$
         null::timestamptz, null::timestamptz,
         case jsonb_typeof(p_outcome -> 'signals')
             when 'string' then array[p_outcome ->> 'signals']
-            when 'array' then array(select jsonb_array_elements_text(p_outcome -> 'signals'))
+            when 'array' then gendurable._texts(p_outcome -> 'signals')
         end,
         p_outcome -> 'childs', null::int, p_outcome -> 'result', coalesce(p_outcome ->> 'reason', p_outcome ->> 'error'),
         case
             when jsonb_typeof(p_outcome -> 'consume') = 'array'
-                then array(select jsonb_array_elements_text(p_outcome -> 'consume')::bigint)
+                then gendurable._texts(p_outcome -> 'consume')::bigint[]
         end,
         p_outcome ? 'partition_key', p_outcome ->> 'partition_key', p_outcome ->> 'queue',
         (p_outcome ->> 'priority')::int, p_outcome ->> 'rate_limit', (p_outcome ->> 'weight')::double precision,
@@ -359,6 +359,7 @@ declare
     v_parents bigint[];
     v_barriers bigint[];
     v_queues text[];
+    v_claim_no constant bigint := gendurable._epoch_us(p_now);
 begin
     select bool_or(o.kind in ('error', 'await', 'schedule_childs') or o.consume is not null),
         bool_or(o.rate_limit is not null), bool_or(o.queue is not null or o.priority is not null), bool_or(o.keep)
@@ -408,9 +409,7 @@ begin
             deadline_at = case o.kind when 'await' then o.deadline_at when 'replay' then i.deadline_at end,
             slot_no = case when o.kept then i.slot_no end,
             woken = case when o.kept then i.woken else 1 end,
-            claim_no = case
-                when o.kept then greatest(i.claim_no + 1, gendurable._epoch_us(p_now)) else i.claim_no
-            end,
+            claim_no = case when o.kept then greatest(i.claim_no + 1, v_claim_no) else i.claim_no end,
             worker = case when o.kept then p_worker end,
             lease_expires_at = case when o.kept then p_now + p_lease end,
             attempt = case when o.kind = 'replay' then i.attempt + 1 when o.ends then i.attempt else 0 end,
