@@ -43,37 +43,48 @@ end $$;
 
 comment on function gendurable._lock_keys(text[]) is 'Locks the keys, waiting for each.';
 
-create or replace function gendurable._key_limit(p_key text) returns int
-language plpgsql stable as $$
+create or replace function gendurable._next_in_keys(p_keys text[], p_now timestamptz)
+returns table (partition_key text, id bigint, slot_no int, eligible_at timestamptz)
+language plpgsql as $$
+#variable_conflict use_column
 begin
-    return coalesce((
-        select l.max_executing
-        from gendurable.key_limit l
-        where p_key = l.prefix or starts_with(p_key, l.prefix || ':')
-        order by length(l.prefix) desc
-        limit 1), 1);
+    -- For many keys at once: a call a key would cost more than all the rest of a commit.
+    return query
+        select k.key, h.id, case when l.most = 1 then 0 else f.free[h.rank] end, h.eligible_at
+        from unnest(p_keys) k (key)
+        cross join lateral (
+            select coalesce((
+                select l.max_executing
+                from gendurable.key_limit l
+                where k.key = l.prefix or starts_with(k.key, l.prefix || ':')
+                order by length(l.prefix) desc
+                limit 1), 1) as most
+        ) l
+        cross join lateral (
+            select coalesce(array_agg(i.slot_no), '{}') as used
+            from gendurable.instance i
+            where i.partition_key = k.key and i.slot_no is not null
+        ) s
+        cross join lateral (
+            -- a limit that was lowered leaves slots above it in use: they count
+            select case when l.most > 1 then array(
+                select n::int from generate_series(0, l.most + cardinality(s.used) - 1) n where n <> all(s.used) order by n
+            ) end as free
+        ) f
+        cross join lateral (
+            select i.id, i.eligible_at, row_number() over (order by i.priority, i.lane_at, i.id) as rank
+            from gendurable.instance i
+            where i.partition_key = k.key and i.lane_at <= p_now and i.slot_no is null
+                and (i.eligible_at is null or i.eligible_at <= p_now)
+                and not exists (select from gendurable.paused_queue q where q.queue = i.queue)
+            order by i.priority, i.lane_at, i.id
+            limit greatest(l.most - cardinality(s.used), 0)
+        ) h;
 end $$;
 
-comment on function gendurable._key_limit(text) is
-    'How many instances of the key may execute at once: the longest matching prefix decides.';
-
-create or replace function gendurable._free_slots(p_key text) returns int[]
-language plpgsql stable as $$
-declare
-    v_limit int := gendurable._key_limit(p_key);
-    v_used int[];
-begin
-    v_used := array(
-        select i.slot_no from gendurable.instance i where i.partition_key = p_key and i.slot_no is not null);
-    -- a limit that was lowered leaves slots above it in use: they count
-    return array(
-        select s from generate_series(0, v_limit + cardinality(v_used) - 1) s
-        where s <> all(v_used)
-        order by s
-        limit greatest(v_limit - cardinality(v_used), 0));
-end $$;
-
-comment on function gendurable._free_slots(text) is 'The numbers of the slots that the key has to give. Under its lock.';
+comment on function gendurable._next_in_keys(text[], timestamptz) is
+    'For each key the first waiting rows, as many as it has free slots, and the slots that they would get: rows that are
+due or parked, in queues that are not paused. Under the keys'' locks.';
 
 create or replace function gendurable._heads(p_key text, p_count int, p_now timestamptz) returns bigint[]
 language plpgsql stable as $$
@@ -90,6 +101,20 @@ end $$;
 
 comment on function gendurable._heads(text, int, timestamptz) is
     'The first rows of the key that wait for a slot, due or parked, in queues that are not paused. Under its lock.';
+
+create or replace function gendurable._key_limit(p_key text) returns int
+language plpgsql stable as $$
+begin
+    return coalesce((
+        select l.max_executing
+        from gendurable.key_limit l
+        where p_key = l.prefix or starts_with(p_key, l.prefix || ':')
+        order by length(l.prefix) desc
+        limit 1), 1);
+end $$;
+
+comment on function gendurable._key_limit(text) is
+    'How many instances of the key may execute at once: the longest matching prefix decides.';
 
 create or replace function gendurable._lift(p_ids bigint[], p_now timestamptz) returns bigint[]
 language plpgsql as $$
@@ -120,32 +145,43 @@ comment on function gendurable._lift(bigint[], timestamptz) is
 create or replace function gendurable._pass_baton(p_keys text[], p_now timestamptz) returns text[]
 language plpgsql as $$
 declare
-    v_key text;
-    v_free int;
-    v_heads bigint[];
+    v_next record;
     v_lifted bigint[];
+    v_key text;
+    v_held boolean;
     v_dropped text[] := '{}'::text[];
 begin
-    foreach v_key in array p_keys loop
-        v_free := cardinality(gendurable._free_slots(v_key));
-        if v_free = 0 then
-            continue;                                -- a holder is the baton
-        end if;
-        v_heads := gendurable._heads(v_key, v_free, p_now);
-        v_lifted := case when v_heads <> '{}' then gendurable._lift(v_heads, p_now) else '{}' end;
-        if cardinality(v_lifted) < cardinality(v_heads) then
-            -- A head is locked by somebody: the first rows behind it that can be had become the batons. The gate
-            -- keeps the order: it finds the head before them and lets them wait a little.
-            v_lifted := v_lifted || gendurable._lift(array(
-                select h.id from unnest(gendurable._heads(v_key, v_free + 100, p_now)) h (id)
-                where h.id <> all(v_heads)
-                limit v_free), p_now);
-            if v_lifted = '{}' and not exists (
-                select from gendurable.instance i
-                where i.id = any(v_heads) and i.eligible_at is not null
-            ) then
-                v_dropped := v_dropped || v_key;
-            end if;
+    -- a row written in this very call is above all floors and needs no lift; a key without a free slot has a holder
+    select coalesce(array_agg(n.id), '{}') as ids, coalesce(array_agg(n.partition_key), '{}') as keys into v_next
+    from gendurable._next_in_keys(p_keys, p_now) n
+    where n.eligible_at is distinct from p_now;
+    if v_next.ids = '{}' then
+        return v_dropped;
+    end if;
+    v_lifted := gendurable._lift(v_next.ids, p_now);
+    if cardinality(v_lifted) = cardinality(v_next.ids) then
+        return v_dropped;
+    end if;
+
+    for v_key in
+        select distinct n.key from unnest(v_next.ids, v_next.keys) n (id, key) where n.id <> all(v_lifted)
+    loop
+        v_held := false;
+        -- A head is locked by somebody: the first row behind it that can be had becomes the baton. The gate keeps the
+        -- order: it finds the head before that row and lets it wait a little.
+        for v_next in
+            select h.id, i.eligible_at
+            from unnest(gendurable._heads(v_key, 100, p_now)) with ordinality h (id, ord)
+            join gendurable.instance i on i.id = h.id
+            order by h.ord
+        loop
+            -- one that is due is a baton too, whoever has it locked
+            v_held := v_next.eligible_at is not null or v_next.id = any(v_lifted)
+                or gendurable._lift(array[v_next.id], p_now) <> '{}';
+            exit when v_held;
+        end loop;
+        if not v_held then
+            v_dropped := v_dropped || v_key;
         end if;
     end loop;
     return v_dropped;
@@ -172,79 +208,70 @@ language plpgsql as $$
 #variable_conflict use_column
 declare
     v_keys text[];
-    v_heads bigint[];
-    v_slots int[];
-    v_strangers bigint[];
+    v_sorted record;
     v_lifted bigint[];
     v_waiting text[];
 begin
     -- A claim only tries a key's lock: rows of a key that somebody else works on are passed over.
     v_keys := gendurable._try_keys(array(
         select distinct c.partition_key from unnest(p_candidates) c where c.partition_key is not null order by 1), 1);
-
-    -- Read in a later statement than the locks: who has slots, and who is next in each key.
-    select coalesce(array_agg(h.id), '{}'), coalesce(array_agg(f.free[h.rank]), '{}') into v_heads, v_slots
-    from unnest(v_keys) k (key)
-    cross join lateral (
-        select coalesce(array_agg(i.slot_no), '{}') as used
-        from gendurable.instance i
-        where i.partition_key = k.key and i.slot_no is not null
-    ) s
-    cross join lateral (
-        select coalesce((
-            select l.max_executing
-            from gendurable.key_limit l
-            where k.key = l.prefix or starts_with(k.key, l.prefix || ':')
-            order by length(l.prefix) desc
-            limit 1), 1) as most
-    ) l
-    cross join lateral (
-        select array(
-            select n from generate_series(0, l.most + cardinality(s.used) - 1) n where n <> all(s.used) order by n
-        ) as free
-    ) f
-    cross join lateral (
-        select i.id, row_number() over (order by i.priority, i.lane_at, i.id) as rank
-        from gendurable.instance i
-        where i.partition_key = k.key and i.lane_at <= p_now and i.slot_no is null
-            and (i.eligible_at is null or i.eligible_at <= p_now)
-            and not exists (select from gendurable.paused_queue q where q.queue = i.queue)
-        order by i.priority, i.lane_at, i.id
-        limit greatest(l.most - cardinality(s.used), 0)
-    ) h;
-
     perform gendurable._end_chores(p_candidates, v_keys, p_now);
 
-    v_strangers := array(
-        select h from unnest(v_heads) h where not exists (select from unnest(p_candidates) c where c.id = h));
-    v_lifted := case when v_strangers = '{}' then '{}' else gendurable._lift(v_strangers, p_now) end;
-    -- A head that is locked by somebody cannot be lifted: the first candidate of its key stays due, a little later,
-    -- and is the key's baton. Parking it too would drop the baton; leaving it due now would spin.
-    v_waiting := array(
-        select distinct i.partition_key
-        from gendurable.instance i
-        where i.id = any(v_strangers) and i.id <> all(v_lifted));
-
-    update gendurable.instance i
-    set eligible_at = case when l.first and l.partition_key = any(v_waiting) then p_now + interval '100 ms' end,
-        woken = 1,
-        updated_at = p_now
+    -- Read in a later statement than the locks. Candidates and heads meet in one grouping: with joins of arrays it
+    -- would be a nested loop of one over the other.
+    select
+        coalesce(array_agg(b.id) filter (where b.ord is not null and b.fate = 'starts'), '{}') as start_ids,
+        coalesce(array_agg(b.ord) filter (where b.ord is not null and b.fate = 'starts'), '{}') as start_ords,
+        coalesce(array_agg(b.slot) filter (where b.ord is not null and b.fate = 'starts'), '{}') as start_slots,
+        coalesce(array_agg(b.id order by b.ord) filter (where b.fate = 'waits'), '{}') as wait_ids,
+        coalesce(array_agg(b.key order by b.ord) filter (where b.fate = 'waits'), '{}') as wait_keys,
+        coalesce(array_agg(b.id) filter (where b.ord is null), '{}') as stranger_ids,
+        coalesce(array_agg(b.key) filter (where b.ord is null), '{}') as stranger_keys
+    into v_sorted
     from (
-        select c.id, c.partition_key, row_number() over (partition by c.partition_key order by c.ord) = 1 as first
-        from unnest(p_candidates) with ordinality c (
-            id, eligible_at, status, crashes, plain, partition_key, slot_no, ord)
-        where c.partition_key = any(v_keys) and c.slot_no is null and c.id <> all(v_heads)
-            and c.status in ('runnable', 'awaiting_signal')
-    ) l
-    where i.id = l.id;
+        select a.id, max(a.ord) as ord, max(a.slot) as slot, max(a.key) as key,
+            case
+                when bool_or(a.chore) then 'ends'
+                when max(a.key) is null or max(a.slot) is not null then 'starts'
+                when bool_or(a.locked) then 'waits'
+            end as fate
+        from (
+            select c.id, c.ord, c.partition_key as key, c.partition_key = any(v_keys) as locked,
+                gendurable._is_chore(c.status, c.crashes) as chore,
+                -- who owns a slot keeps it, whoever waits
+                case when c.partition_key = any(v_keys) then c.slot_no end as slot
+            from unnest(p_candidates) with ordinality c (
+                id, eligible_at, status, crashes, plain, partition_key, slot_no, ord)
+            union all
+            select n.id, null, n.partition_key, true, false, n.slot_no
+            from gendurable._next_in_keys(v_keys, p_now) n
+        ) a
+        group by a.id
+    ) b;
+
+    if v_sorted.wait_ids <> '{}' then
+        v_lifted := case
+            when v_sorted.stranger_ids = '{}' then '{}' else gendurable._lift(v_sorted.stranger_ids, p_now) end;
+        -- A head that is locked by somebody cannot be lifted: the first candidate of its key stays due, a little later,
+        -- and is the key's baton. Parking it too would drop the baton; leaving it due now would spin.
+        v_waiting := array(
+            select s.key
+            from unnest(v_sorted.stranger_ids, v_sorted.stranger_keys) s (id, key)
+            where s.id <> all(v_lifted));
+        update gendurable.instance i
+        set eligible_at = case when w.first and w.key = any(v_waiting) then p_now + interval '100 ms' end,
+            woken = 1,
+            updated_at = p_now
+        from (
+            select u.id, u.key, row_number() over (partition by u.key order by u.ord) = 1 as first
+            from unnest(v_sorted.wait_ids, v_sorted.wait_keys) with ordinality u (id, key, ord)
+        ) w
+        where i.id = w.id;
+    end if;
 
     return query
-        select c.ord, c.id, coalesce(c.slot_no, h.slot_no)
-        from unnest(p_candidates) with ordinality c (
-            id, eligible_at, status, crashes, plain, partition_key, slot_no, ord)
-        left join unnest(v_heads, v_slots) h (id, slot_no) on h.id = c.id
-        where (c.partition_key is null or h.id is not null or (c.slot_no is not null and c.partition_key = any(v_keys)))
-            and not gendurable._is_chore(c.status, c.crashes);
+        select s.ord, s.id, s.slot
+        from unnest(v_sorted.start_ids, v_sorted.start_ords, v_sorted.start_slots) s (id, ord, slot);
 end $$;
 
 comment on function gendurable._admit(gendurable.candidate[], timestamptz) is

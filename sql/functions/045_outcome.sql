@@ -1,0 +1,166 @@
+-- Reading outcomes: what is wrong with the JSON of one, and its values.
+
+create or replace function gendurable._outcome_problem(p_outcome jsonb) returns text
+language sql immutable parallel safe as $$
+    select case
+        when jsonb_typeof(p_outcome) is distinct from 'object' then 'an outcome must be a JSON object'
+        when jsonb_typeof(p_outcome -> 'id') is distinct from 'number' then 'id is missing or not a number'
+        when jsonb_typeof(p_outcome -> 'claim_no') is distinct from 'number' then 'claim_no is missing or not a number'
+        when jsonb_typeof(p_outcome -> 'consume') not in ('array', 'null')
+            or jsonb_path_exists(p_outcome, '$.consume[*] ? (@.type() != "number")')
+            then 'consume must be an array of signal ids'
+        else case p_outcome ->> 'kind'
+            when 'next' then case
+                when p_outcome - '{id,claim_no,kind,consume,step,state,delay_ms,partition_key,rate_limit,weight,priority,queue,keep}'::text[] <> '{}'
+                    then 'unknown key in an outcome next'
+                else coalesce(
+                    gendurable._text_problem(p_outcome -> 'step', 'step', true),
+                    gendurable._object_problem(p_outcome -> 'state', 'state'),
+                    gendurable._ms_problem(p_outcome -> 'delay_ms', 'delay_ms'),
+                    gendurable._text_problem(p_outcome -> 'partition_key', 'partition_key', false),
+                    gendurable._text_problem(p_outcome -> 'rate_limit', 'rate_limit', false),
+                    gendurable._text_problem(p_outcome -> 'queue', 'queue', false),
+                    gendurable._int_problem(p_outcome -> 'priority', 'priority', null),
+                    case when jsonb_typeof(p_outcome -> 'weight') not in ('number', 'null')
+                        or (jsonb_typeof(p_outcome -> 'weight') = 'number' and p_outcome -> 'weight' <= '0')
+                        then 'weight must be a positive number' end,
+                    case when jsonb_typeof(p_outcome -> 'keep') not in ('boolean', 'null')
+                        then 'keep must be true or false' end)
+            end
+            when 'replay' then case
+                when p_outcome - '{id,claim_no,kind,consume,state,delay_ms,error}'::text[] <> '{}'
+                    then 'unknown key in an outcome replay'
+                else coalesce(
+                    gendurable._object_problem(p_outcome -> 'state', 'state'),
+                    gendurable._ms_problem(p_outcome -> 'delay_ms', 'delay_ms'),
+                    case when jsonb_typeof(p_outcome -> 'error') not in ('string', 'null')
+                        then 'error must be a string' end)
+            end
+            when 'await' then case
+                when p_outcome - '{id,claim_no,kind,consume,signals,step,state,timeout_ms}'::text[] <> '{}'
+                    then 'unknown key in an outcome await'
+                when not coalesce(jsonb_typeof(p_outcome -> 'signals') in ('string', 'array'), false)
+                    or p_outcome -> 'signals' in ('""', '[]')
+                    or jsonb_path_exists(p_outcome, '$.signals[*] ? (@.type() != "string" || @ == "")')
+                    then 'signals must be a name or an array of names'
+                else coalesce(
+                    gendurable._text_problem(p_outcome -> 'step', 'step', false),
+                    gendurable._object_problem(p_outcome -> 'state', 'state'),
+                    gendurable._ms_problem(p_outcome -> 'timeout_ms', 'timeout_ms'))
+            end
+            when 'schedule_childs' then case
+                when p_outcome - '{id,claim_no,kind,consume,step,childs,state}'::text[] <> '{}'
+                    then 'unknown key in an outcome schedule_childs'
+                when jsonb_typeof(p_outcome -> 'childs') is distinct from 'array' then 'childs must be an array'
+                else coalesce(
+                    gendurable._text_problem(p_outcome -> 'step', 'step', true),
+                    gendurable._object_problem(p_outcome -> 'state', 'state'))
+            end
+            when 'done' then case
+                when p_outcome - '{id,claim_no,kind,consume,result}'::text[] <> '{}'
+                    then 'unknown key in an outcome done'
+            end
+            when 'stop' then case
+                when p_outcome - '{id,claim_no,kind,consume,reason}'::text[] <> '{}'
+                    then 'unknown key in an outcome stop'
+                when jsonb_typeof(p_outcome -> 'reason') is distinct from 'string' then 'reason must be a string'
+            end
+            when 'error' then case
+                when p_outcome - '{id,claim_no,kind,consume,error,delay_ms}'::text[] <> '{}'
+                    then 'unknown key in an outcome error'
+                when jsonb_typeof(p_outcome -> 'error') is distinct from 'string' then 'error must be a string'
+                else gendurable._ms_problem(p_outcome -> 'delay_ms', 'delay_ms')
+            end
+            else 'kind must be next, replay, await, schedule_childs, done, stop or error'
+        end
+    end
+$$;
+
+comment on function gendurable._outcome_problem(jsonb) is 'What is wrong with the JSON of an outcome, or null.';
+
+create or replace function gendurable._parse_outcome(p_ord int, p_outcome jsonb, p_now timestamptz)
+returns gendurable.outcome
+language sql stable as $$
+    select row(
+        p_ord, (p_outcome ->> 'id')::bigint, (p_outcome ->> 'claim_no')::bigint, p_outcome ->> 'kind',
+        case p_outcome ->> 'kind'
+            when 'next' then 'runnable' when 'replay' then 'runnable' when 'error' then 'runnable'
+            when 'done' then 'done' when 'stop' then 'failed'
+            when 'await' then 'awaiting_signal' else 'awaiting_children'
+        end::gendurable.status,
+        p_outcome ->> 'kind' in ('done', 'stop'),
+        p_outcome ->> 'step', nullif(p_outcome -> 'state', 'null'),
+        -- due: now, after the delay, at the deadline; the end and children in progress are never due
+        case
+            when p_outcome ->> 'kind' in ('next', 'replay', 'error')
+                then p_now + coalesce(gendurable._ms(nullif(p_outcome -> 'delay_ms', 'null')), '0')
+            when p_outcome ->> 'kind' = 'await' then p_now + gendurable._ms(nullif(p_outcome -> 'timeout_ms', 'null'))
+        end,
+        null::timestamptz, null::timestamptz,
+        case jsonb_typeof(p_outcome -> 'signals')
+            when 'string' then array[p_outcome ->> 'signals']
+            when 'array' then gendurable._texts(p_outcome -> 'signals')
+        end,
+        p_outcome -> 'childs', null::int, p_outcome -> 'result', coalesce(p_outcome ->> 'reason', p_outcome ->> 'error'),
+        case
+            when jsonb_typeof(p_outcome -> 'consume') = 'array'
+                then gendurable._texts(p_outcome -> 'consume')::bigint[]
+        end,
+        p_outcome ? 'partition_key', p_outcome ->> 'partition_key', p_outcome ->> 'queue',
+        (p_outcome ->> 'priority')::int, p_outcome ->> 'rate_limit', (p_outcome ->> 'weight')::double precision,
+        coalesce(p_outcome -> 'delay_ms', 'null') not in ('null', '0'),
+        coalesce(p_outcome -> 'keep' = 'true', false)
+    )::gendurable.outcome
+$$;
+
+comment on function gendurable._parse_outcome(int, jsonb, timestamptz) is 'Reads a valid outcome.';
+
+create or replace function gendurable._rejected(p_ord int, p_outcome jsonb, p_sqlstate text, p_message text)
+returns gendurable.outcome
+language sql immutable parallel safe as $$
+    select row(
+        p_ord,
+        case when jsonb_typeof(p_outcome -> 'id') = 'number' and p_outcome ->> 'id' ~ '^\d{1,18}$'
+            then (p_outcome ->> 'id')::bigint end,
+        case when jsonb_typeof(p_outcome -> 'claim_no') = 'number' and p_outcome ->> 'claim_no' ~ '^\d{1,18}$'
+            then (p_outcome ->> 'claim_no')::bigint end,
+        'rejected', null, null, p_sqlstate, null, null, null, null, null, null, null, null, p_message, null, null, null,
+        null, null, null, null, null, null
+    )::gendurable.outcome
+$$;
+
+comment on function gendurable._rejected(int, jsonb, text, text) is
+    'Stands for an outcome that cannot be read: kind rejected, the SQLSTATE in step, the reason in error.';
+
+create or replace function gendurable._parse_outcomes(p_outcomes jsonb, p_now timestamptz) returns gendurable.outcome[]
+language plpgsql as $$
+declare
+    v_all gendurable.outcome[];
+    v_one record;
+begin
+    begin
+        select array_agg(case
+            when gendurable._outcome_problem(e.o) is null then gendurable._parse_outcome(e.ord::int - 1, e.o, p_now)
+            else gendurable._rejected(e.ord::int - 1, e.o, 'GD501', gendurable._outcome_problem(e.o))
+        end)
+        into v_all
+        from jsonb_array_elements(p_outcomes) with ordinality e (o, ord);
+    exception when data_exception then
+        -- a number out of its column's range: read one by one, so that only that outcome is rejected
+        for v_one in select e.o, e.ord::int - 1 as ord from jsonb_array_elements(p_outcomes) with ordinality e (o, ord) loop
+            begin
+                v_all := v_all || case
+                    when gendurable._outcome_problem(v_one.o) is null
+                        then gendurable._parse_outcome(v_one.ord, v_one.o, p_now)
+                    else gendurable._rejected(v_one.ord, v_one.o, 'GD501', gendurable._outcome_problem(v_one.o))
+                end;
+            exception when data_exception then
+                v_all := v_all || gendurable._rejected(v_one.ord, v_one.o, sqlstate, sqlerrm);
+            end;
+        end loop;
+    end;
+    return coalesce(v_all, '{}');
+end $$;
+
+comment on function gendurable._parse_outcomes(jsonb, timestamptz) is
+    'Reads a batch of outcomes; what cannot be read becomes a rejected one.';
