@@ -1,0 +1,84 @@
+# Our own variables begin with GD_: PGXS owns INSTALL and many others.
+GD_VENV ?= .venv
+# The first Python that is new enough, under whatever name.
+ifndef GD_PYTHON
+GD_PYTHON := $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+endif
+GD_ASSEMBLE = $(or $(GD_PYTHON),python3) tools/assemble.py
+GD_RUN = $(GD_VENV)/bin/python
+GD_ARGS ?=
+
+PG_CONFIG ?= pg_config
+export PG_CONFIG
+
+.DEFAULT_GOAL := build
+.PHONY: build help lint fmt test test-sql test-py installcheck demo bench clean
+
+# PGXS defines targets such as all, clean and check, so it is read only when it is to install.
+ifneq ($(filter install uninstall installdirs,$(MAKECMDGOALS)),)
+EXTENSION = gendurable
+DATA_built := $(shell $(GD_ASSEMBLE) --list)
+PGXS := $(shell $(PG_CONFIG) --pgxs)
+GD_EXTDIR = $(DESTDIR)$(shell $(PG_CONFIG) --sharedir)/extension
+ifneq ($(wildcard $(PGXS)),)
+include $(PGXS)
+else
+# A server without its development package: there is nothing to compile, so the paths are enough.
+install: build
+	mkdir -p '$(GD_EXTDIR)'
+	install -m 644 gendurable.control $(DATA_built) '$(GD_EXTDIR)'
+uninstall:
+	rm -f '$(GD_EXTDIR)'/gendurable.control '$(GD_EXTDIR)'/gendurable--*.sql
+endif
+$(DATA_built): build ;
+endif
+
+build: ## Build the SQL scripts from sql/schema, sql/functions and sql/upgrades (the default)
+	@$(GD_ASSEMBLE)
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@echo "  make install PG_CONFIG=...  Install the extension's files into that PostgreSQL (uninstall removes them)"
+
+# Two stages, since the demo needs no test tools.
+$(GD_VENV)/.run: pyproject.toml gendurable.control
+	@tools/need.sh venv '$(GD_PYTHON)'
+	test -x $(GD_RUN) || $(GD_PYTHON) -m venv $(GD_VENV)
+	$(GD_RUN) -m pip install --quiet --disable-pip-version-check -e '.[embedded,cli]'
+	@touch $@
+
+$(GD_VENV)/.test: $(GD_VENV)/.run
+	$(GD_RUN) -m pip install --quiet --disable-pip-version-check -e '.[embedded,cli,otel,test]'
+	@touch $@
+
+lint: build $(GD_VENV)/.test ## ruff, mypy --strict, sqlfluff, plpgsql_check
+	@$(GD_RUN) tools/run_tests.py lint
+
+fmt: $(GD_VENV)/.test ## Let ruff reformat the Python files
+	$(GD_VENV)/bin/ruff check --fix .
+	$(GD_VENV)/bin/ruff format .
+
+test: build $(GD_VENV)/.test ## Set up what is missing, then run everything: linters, pgTAP, isolation specs, pytest
+	@tools/need.sh test
+	@$(GD_RUN) tools/run_tests.py lint sql py
+
+test-sql: build $(GD_VENV)/.test ## pgTAP files and isolation specs (GD_ARGS="tests_sql/010_insert.sql" for some of them)
+	@$(GD_RUN) tools/run_tests.py sql -- $(GD_ARGS)
+
+test-py: build $(GD_VENV)/.test ## pytest (GD_ARGS="-k claim" is handed on)
+	@$(GD_RUN) tools/run_tests.py py -- $(GD_ARGS)
+
+installcheck: build $(GD_VENV)/.test ## The SQL tests against an installed extension: GENDURABLE_TEST_DSN, else PG* variables
+	@GENDURABLE_TEST_EXTENSION=1 GENDURABLE_TEST_DSN="$${GENDURABLE_TEST_DSN:-dbname=postgres}" \
+		$(GD_RUN) tools/run_tests.py sql -- $(GD_ARGS)
+
+demo: build $(GD_VENV)/.run ## Run orders through a checkout machine on an embedded server, kill a worker in the middle
+	@$(GD_RUN) -m examples.demo $(GD_ARGS)
+
+bench: build $(GD_VENV)/.run ## Measure, next to pgbench on the same server
+	@$(GD_RUN) -m bench $(GD_ARGS)
+
+clean: ## Remove what make built, the virtual environment too
+	rm -rf sql/*.sql sql/*.part dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis $(GD_VENV)
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,184 @@
+#!/usr/bin/env python3
+"""Build the SQL scripts in sql/ from sql/schema, sql/functions and sql/upgrades.
+
+Used by `make` and by the wheel's build hook, so it needs nothing but the standard library. It only concatenates: the
+bytes of a source file are never changed, and what stands around them depends on the script:
+
+    gendurable.sql                     the plain script: psql -1, psycopg, a migration tool
+    gendurable--V.sql                  the extension
+    gendurable--A--V.sql               ALTER EXTENSION gendurable UPDATE from version A
+    gendurable.upgrade--A--V.sql       the same for a plain installation
+
+An upgrade leads from every released version straight to the current one: all sql/upgrades steps on the way, then the
+functions once. A chain of scripts would create today's functions over yesterday's tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+GUARD = """\\echo Use "{command}" to load this file. \\quit
+"""
+
+# The row may also be inserted by the schema itself; the version stands in gendurable.control only.
+RECORD = """
+insert into gendurable.meta (version, api_schema)
+select '{version}', current_schema() where not exists (select from gendurable.meta);
+update gendurable.meta set version = '{version}';
+"""
+
+# Read from the catalog and not from a list: a table that nobody marked would be empty after a restore.
+DUMP_MARKS = """
+do $marks$
+declare
+  v_filter constant jsonb := '{filters}';
+  v_relation record;
+begin
+  for v_relation in
+    select c.oid, c.relname
+    from pg_catalog.pg_class c
+    where c.relnamespace = 'gendurable'::pg_catalog.regnamespace and c.relkind in ('r', 'p', 'S')
+    order by c.relname
+  loop
+    perform pg_catalog.pg_extension_config_dump(v_relation.oid, coalesce(v_filter ->> v_relation.relname, ''));
+  end loop;
+end
+$marks$;
+"""
+
+PLAIN_UPGRADE_GUARD = """do $guard$
+declare
+  v_meta record;
+begin
+  if exists (select from pg_catalog.pg_extension where extname = 'gendurable') then
+    raise exception 'gendurable is installed as an extension' using errcode = 'GD506',
+      hint = 'Run ALTER EXTENSION gendurable UPDATE instead of this script.';
+  end if;
+  select m.version, m.api_schema into strict v_meta from gendurable.meta m;
+  if v_meta.version <> '{source}' then
+    raise exception 'this script upgrades gendurable {source}' using errcode = 'GD506',
+      detail = pg_catalog.format('Installed is %s.', v_meta.version),
+      hint = 'Take the script that is named after the installed version.';
+  end if;
+  perform pg_catalog.set_config('search_path', pg_catalog.format('%I, pg_temp', v_meta.api_schema), true);
+end
+$guard$;
+do $guard$
+begin
+  if current_schema() is distinct from (select m.api_schema from gendurable.meta m) then
+    raise exception 'this script must run in one transaction'
+      using hint = 'Run psql -1 -v ON_ERROR_STOP=1 -f with it.';
+  end if;
+end
+$guard$;
+"""
+
+
+def version(root: Path = ROOT) -> str:
+    match = re.search(r"^default_version\s*=\s*'([^']+)'", (root / "gendurable.control").read_text(), re.MULTILINE)
+    if match is None:
+        raise SystemExit("gendurable.control: no default_version")
+    return match.group(1)
+
+
+def _sources(root: Path, folder: str) -> str:
+    # Path order is byte order, whatever the locale of the machine.
+    return "\n".join(path.read_text() for path in sorted((root / "sql" / folder).glob("*.sql")))
+
+
+def dump_filters(root: Path = ROOT) -> dict[str, str]:
+    """The rows of a table that a dump must leave out, because the script itself inserts them.
+
+    The source says it next to the table: `-- dump: gendurable.setting where not built_in`. The row of gendurable.meta
+    is written by every script (RECORD), so it is left out here.
+    """
+    found = re.findall(r"^-- dump: gendurable\.(\w+) (where .+)$", _sources(root, "schema"), re.MULTILINE)
+    return {"meta": "where false"} | {table: condition.strip() for table, condition in found}
+
+
+def _upgrade_paths(root: Path) -> dict[str, list[Path]]:
+    """For each older version the upgrade steps from it to the current version, in order."""
+    steps: dict[str, tuple[str, Path]] = {}
+    for path in sorted((root / "sql" / "upgrades").glob("*--*.sql")):
+        source, target = path.stem.split("--")
+        if source in steps:
+            raise SystemExit(f"sql/upgrades: two steps lead away from {source}")
+        steps[source] = (target, path)
+    paths: dict[str, list[Path]] = {}
+    for source in steps:
+        way: list[Path] = []
+        at = source
+        while at in steps and len(way) <= len(steps):
+            way.append(steps[at][1])
+            at = steps[at][0]
+        if at != version(root):
+            raise SystemExit(f"sql/upgrades: the steps from {source} lead to {at}, not to {version(root)}")
+        paths[source] = way
+    return paths
+
+
+def names(root: Path = ROOT) -> list[str]:
+    """The files that an extension installation needs, the first one being the script of the current version."""
+    current = version(root)
+    return [f"gendurable--{current}.sql", *(f"gendurable--{old}--{current}.sql" for old in _upgrade_paths(root))]
+
+
+def assemble(root: Path = ROOT) -> dict[str, str]:
+    """Every script by its file name."""
+    current = version(root)
+    functions = _sources(root, "functions")
+    record = RECORD.format(version=current)
+    filters = json.dumps(dump_filters(root), sort_keys=True).replace("'", "''")
+    marks = DUMP_MARKS.replace("{filters}", filters)
+    header = f"-- gendurable {current}. Generated by make from sql/schema, sql/functions and sql/upgrades.\n"
+    body = _sources(root, "schema") + "\n" + functions + record
+    scripts = {
+        "gendurable.sql": header + body,
+        f"gendurable--{current}.sql": header + GUARD.format(command="CREATE EXTENSION gendurable") + body + marks,
+    }
+    for old, way in _upgrade_paths(root).items():
+        change = "\n".join(path.read_text() for path in way) + "\n" + functions + record
+        guard = GUARD.format(command=f"ALTER EXTENSION gendurable UPDATE TO '{current}'")
+        scripts[f"gendurable--{old}--{current}.sql"] = header + guard + change + marks
+        scripts[f"gendurable.upgrade--{old}--{current}.sql"] = (
+            header + PLAIN_UPGRADE_GUARD.replace("{source}", old) + change
+        )
+    return scripts
+
+
+def write(root: Path = ROOT) -> list[Path]:
+    """Write the scripts to sql/, remove those of another version, and return what stands there now."""
+    scripts = assemble(root)
+    for stale in (root / "sql").glob("gendurable*.sql"):
+        if stale.name not in scripts:
+            stale.unlink()
+    written = []
+    for name, text in scripts.items():
+        path = root / "sql" / name
+        if not path.exists() or path.read_text() != text:
+            # Renamed into place: another process may be reading it.
+            part = path.with_suffix(".part")
+            part.write_text(text)
+            part.replace(path)
+        written.append(path)
+    return written
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--list", action="store_true", help="print the extension's script files, build nothing")
+    if parser.parse_args().list:
+        print(*(f"sql/{name}" for name in names()))
+        return
+    for path in write():
+        print(path.relative_to(ROOT), file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

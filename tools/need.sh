@@ -1,0 +1,61 @@
+#!/bin/sh
+# Installs the Debian packages that the set-up needs and that are missing, or says which ones they are.
+#   need.sh venv PYTHON   a Python that can make virtual environments, or stop
+#   need.sh test          PostgreSQL with pgTAP and plpgsql_check; without them their tests are skipped, not failed
+set -u
+
+apt_install() {
+    if ! command -v apt-get >/dev/null; then
+        return 1
+    elif [ "$(id -u)" = 0 ]; then
+        as=env
+    elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
+        as=sudo
+    else
+        return 1
+    fi
+    echo "installing with apt: $*" >&2
+    export DEBIAN_FRONTEND=noninteractive
+    { [ -n "$(find /var/lib/apt/lists -name '*_Packages*' 2>/dev/null | head -n 1)" ] || $as apt-get -q update; } \
+        && $as apt-get -q -y install --no-install-recommends "$@"
+} >&2
+
+case ${1-} in
+venv)
+    python=${2-}
+    if [ -z "$python" ]; then
+        apt_install python3 python3-venv
+        python=python3
+    fi
+    if ! "$python" -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+        apt_install python3-venv
+    fi
+    if ! "$python" -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+        echo "missing: Python 3.11 or newer with venv (Debian: apt-get install python3-venv; else GD_PYTHON=...)" >&2
+        exit 1
+    fi
+    ;;
+test)
+    share=$("${PG_CONFIG:-pg_config}" --sharedir 2>/dev/null) || share=
+    for tool in pgtap plpgsql_check; do
+        [ -n "$share" ] && [ -f "$share/extension/$tool.control" ] || missing="${missing-}$tool "
+    done
+    command -v pg_prove >/dev/null || missing="${missing-}pg_prove "
+    if [ -n "${missing-}" ]; then
+        # The release's own version, unless a PostgreSQL is here already.
+        number=$("${PG_CONFIG:-pg_config}" --version 2>/dev/null | sed -n 's/^PostgreSQL \([0-9]*\).*/\1/p')
+        if [ -z "$number" ] && command -v apt-cache >/dev/null; then
+            number=$(apt-cache depends postgresql 2>/dev/null | sed -n 's/.*Depends: postgresql-\([0-9]*\)$/\1/p')
+        fi
+        number=${number:-15}
+        set -- "postgresql-$number" "postgresql-$number-pgtap" "postgresql-$number-plpgsql-check" \
+            libtap-parser-sourcehandler-pgtap-perl
+        apt_install "$@" || echo "missing: $missing(Debian: apt-get install $*); their tests are skipped" >&2
+    fi
+    ;;
+*)
+    echo "usage: need.sh venv PYTHON | test" >&2
+    exit 2
+    ;;
+esac
+exit 0
