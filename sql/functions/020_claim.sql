@@ -23,7 +23,7 @@ begin
         select row(
             i.id, i.eligible_at, i.status, i.crashes,
             i.partition_key is null and i.unique_scope is null and (i.status = 'runnable' or i.status = 'awaiting_signal'),
-            i.partition_key, i.slot_no)::gendurable.candidate
+            i.partition_key, i.slot_no, i.lane_at)::gendurable.candidate
         from gendurable.instance i
         where i.queue = p_queue and i.priority = p_priority and i.woken = p_woken
             and i.eligible_at <= p_now and (i.eligible_at, i.id) > (p_after, p_after_id)
@@ -45,6 +45,9 @@ language plpgsql as $$
 declare
     v_claim_no constant bigint := gendurable._epoch_us(p_now);
 begin
+    if p_unique then
+        perform gendurable._take_keys(p_ids, array_fill('executing'::gendurable.status, array[cardinality(p_ids)]));
+    end if;
     return query
         with mine as (
             update gendurable.instance i
@@ -57,11 +60,7 @@ begin
                 crashes = i.crashes + (i.status = 'executing')::int,
                 slot_no = w.slot_no,
                 updated_at = p_now,
-                unique_held = case
-                    when not p_unique then i.unique_held
-                    when 'executing' = any(i.unique_scope)
-                        then coalesce(i.unique_held, gendurable._free_key(i.unique_key))
-                end,
+                unique_held = gendurable._unique_held(i.unique_held, i.unique_scope, 'executing'),
                 deadline_at = case
                     when i.deadline_at is not null and (
                         select true from gendurable.signal s

@@ -132,6 +132,7 @@ begin
         select distinct i.partition_key
         from gendurable.instance i
         where i.id = any(p_ids) and i.partition_key is not null);
+    perform gendurable._take_keys(p_ids, array_fill('runnable'::gendurable.status, array[cardinality(p_ids)]));
     with back as (
         update gendurable.instance i
         set status = 'runnable', worker = null, lease_expires_at = null, slot_no = null, woken = 1,
@@ -141,7 +142,7 @@ begin
                 case when p_due > p_now then p_due else coalesce(i.lane_at, p_due) end end,
             attempt = i.attempt + p_crashed::int,
             crashes = i.crashes + p_crashed::int,
-            unique_held = gendurable._unique_held(i.unique_key, i.unique_held, i.unique_scope, 'runnable'),
+            unique_held = gendurable._unique_held(i.unique_held, i.unique_scope, 'runnable'),
             updated_at = p_now
         where i.id = any(p_ids)
         returning i.queue
@@ -150,7 +151,7 @@ begin
     if p_due <= p_now + gendurable._longest_poll() then
         perform gendurable._wake(v_queues);
     end if;
-    perform gendurable._keep_baton(v_keys, p_now);
+    perform gendurable._keep_baton(v_keys, p_ids, p_now);
     return v_count;
 end $$;
 

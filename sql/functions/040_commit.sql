@@ -10,7 +10,7 @@ $$;
 comment on function gendurable._answer(text, text, text) is 'One answer of gd_commit, as it is collected.';
 
 create or replace function gendurable._lock_outcomes(
-    p_outcomes gendurable.outcome[], out answers jsonb, out keys text[]
+    p_outcomes gendurable.outcome[], out answers jsonb, out keys text[], out scoped boolean
 )
 language plpgsql as $$
 declare
@@ -21,7 +21,7 @@ declare
 begin
     -- A commit waits for nobody: what is locked is skipped and answered busy. Nothing waits, so no order can deadlock.
     with held as materialized (
-        select o.ord, i.partition_key, case when i.barrier_no is not null and (o.ends or o.kind = 'error') then i.parent_id end as parent_id
+        select o.ord, i.partition_key, i.unique_scope, case when i.barrier_no is not null and (o.ends or o.kind = 'error') then i.parent_id end as parent_id
         from unnest(p_outcomes) o
         join gendurable.instance i on i.id = o.id
         where i.claim_no = o.claim_no and i.status = 'executing'
@@ -29,8 +29,9 @@ begin
     )
     select coalesce(array_agg(h.ord), '{}'),
         coalesce(array_agg(distinct h.parent_id) filter (where h.parent_id is not null), '{}'),
-        coalesce(array_agg(distinct h.partition_key) filter (where h.partition_key is not null), '{}')
-    into v_ords, v_parents, keys
+        coalesce(array_agg(distinct h.partition_key) filter (where h.partition_key is not null), '{}'),
+        bool_or(h.unique_scope is not null)
+    into v_ords, v_parents, keys, scoped
     from held h;
 
     answers := '{}';
@@ -89,6 +90,10 @@ declare
     v_one gendurable.outcome;
     v_row record;
 begin
+    delete from gendurable.signal s
+    using unnest(p_outcomes) o
+    where o.consume is not null and s.instance_id = o.id and s.id = any(o.consume);
+
     for v_at in 1 .. cardinality(v_outcomes) loop
         v_one := v_outcomes[v_at];
         continue when v_one.kind not in ('error', 'await', 'schedule_childs');
@@ -143,7 +148,7 @@ begin
 end $$;
 
 comment on function gendurable._resolve(gendurable.outcome[], timestamptz) is
-    'Decides what depends on the instance: error becomes replay or stop, an await is answered or parks, children are
+    'Uses up signals and decides what depends on the instance: error becomes replay or stop, an await is answered or parks, children are
 inserted. Under the rows'' locks.';
 
 create or replace function gendurable._kept(
@@ -180,7 +185,8 @@ end $$;
 comment on function gendurable._crowded(text[], timestamptz) is 'Keys in which somebody waits for a slot.';
 
 create or replace function gendurable._apply(
-    p_worker text, p_outcomes gendurable.outcome[], p_keys text[], p_lease interval, p_now timestamptz
+    p_worker text, p_outcomes gendurable.outcome[], p_keys text[], p_scoped boolean, p_lease interval,
+    p_now timestamptz
 ) returns jsonb
 language plpgsql as $$
 declare
@@ -212,6 +218,11 @@ begin
     end if;
     if v_keeps then
         v_kept := gendurable._kept(v_outcomes, v_crowded);
+    end if;
+    if p_scoped then
+        perform gendurable._take_keys(array_agg(o.id), array_agg(
+            case when o.id = any(v_kept) then 'executing' else o.status end))
+        from unnest(v_outcomes) o;
     end if;
     if v_moved then
         insert into gendurable.queue_priority (queue, priority)
@@ -261,7 +272,7 @@ begin
             result = o.result,
             finished_at = case when o.ends then p_now end,
             updated_at = p_now,
-            unique_held = gendurable._unique_held(i.unique_key, i.unique_held, i.unique_scope,
+            unique_held = gendurable._unique_held(i.unique_held, i.unique_scope,
                 case when o.kept then 'executing' else o.status end)
         from (
             select u.*, u.keep and u.id = any(v_kept) as kept from unnest(v_outcomes) u
@@ -280,12 +291,14 @@ begin
     if v_ended is not null then
         perform gendurable._after_end(v_ended, v_parents, v_barriers, p_now);
     end if;
-    perform gendurable._keep_baton(p_keys, p_now);
+    if p_keys <> '{}' then
+        perform gendurable._keep_baton(p_keys, array(select o.id from unnest(v_outcomes) o), p_now);
+    end if;
     perform gendurable._wake(v_queues);
     return case when v_kept = '{}' then '{}' else gendurable._kept_answers(v_outcomes, v_kept) end;
 end $$;
 
-comment on function gendurable._apply(text, gendurable.outcome[], text[], interval, timestamptz) is
+comment on function gendurable._apply(text, gendurable.outcome[], text[], boolean, interval, timestamptz) is
     'Writes the outcomes, all in one update, and what follows from them; the claims that were kept are returned as
 answers. Under the locks of the rows, their parents and the keys.';
 
@@ -309,7 +322,8 @@ comment on function gendurable._kept_answers(gendurable.outcome[], bigint[]) is
     'For each kept claim what gd_claim would have handed out.';
 
 create or replace function gendurable._apply_isolated(
-    p_worker text, p_outcomes gendurable.outcome[], p_keys text[], p_lease interval, p_now timestamptz
+    p_worker text, p_outcomes gendurable.outcome[], p_keys text[], p_scoped boolean, p_lease interval,
+    p_now timestamptz
 ) returns jsonb
 language plpgsql as $$
 declare
@@ -322,7 +336,7 @@ begin
         return '{}'::jsonb;
     end if;
     begin
-        return gendurable._apply(p_worker, p_outcomes, p_keys, p_lease, p_now);
+        return gendurable._apply(p_worker, p_outcomes, p_keys, p_scoped, p_lease, p_now);
     exception
         -- what the outcome itself is to blame for
         when data_exception or integrity_constraint_violation or program_limit_exceeded or plpgsql_error
@@ -342,11 +356,11 @@ begin
         end);
     end if;
     -- halves, and halves of halves: one bad outcome in 400 costs 17 sub-transactions and not 400
-    return gendurable._apply_isolated(p_worker, p_outcomes[:v_half], p_keys, p_lease, p_now)
-        || gendurable._apply_isolated(p_worker, p_outcomes[v_half + 1:], p_keys, p_lease, p_now);
+    return gendurable._apply_isolated(p_worker, p_outcomes[:v_half], p_keys, p_scoped, p_lease, p_now)
+        || gendurable._apply_isolated(p_worker, p_outcomes[v_half + 1:], p_keys, p_scoped, p_lease, p_now);
 end $$;
 
-comment on function gendurable._apply_isolated(text, gendurable.outcome[], text[], interval, timestamptz) is
+comment on function gendurable._apply_isolated(text, gendurable.outcome[], text[], boolean, interval, timestamptz) is
     '_apply, in halves where it fails, so that one bad outcome takes nobody with it; answers for those that failed.';
 
 create or replace function gd_commit(p_worker text, p_outcomes jsonb, p_lease interval = '60 seconds')
@@ -391,12 +405,13 @@ begin
         v_outcomes := array(select u from unnest(v_all) u where not v_answers ? u.ord::text);
     end if;
 
-    select l.answers, l.keys into v_locked from gendurable._lock_outcomes(v_outcomes) l;
+    select l.answers, l.keys, l.scoped into v_locked from gendurable._lock_outcomes(v_outcomes) l;
     if v_locked.answers <> '{}' then
         v_answers := v_answers || v_locked.answers;
         v_outcomes := array(select u from unnest(v_outcomes) u where not v_answers ? u.ord::text);
     end if;
-    v_answers := v_answers || gendurable._apply_isolated(p_worker, v_outcomes, v_locked.keys, v_lease, v_now);
+    v_answers := v_answers || gendurable._apply_isolated(
+        p_worker, v_outcomes, v_locked.keys, v_locked.scoped, v_lease, v_now);
 
     return query
         select o.ord, o.id, o.claim_no, coalesce(a.answer ->> 'result', 'ok'), nullif(a.answer -> 'detail', 'null')
@@ -437,7 +452,7 @@ begin
     perform from gendurable.instance p
     where p.id = (select i.parent_id from gendurable.instance i where i.id = v_outcome.id)
     for no key update;
-    select i.partition_key into v_row
+    select i.partition_key, i.unique_scope is not null as scoped into v_row
     from gendurable.instance i
     where i.id = v_outcome.id and i.claim_no = v_outcome.claim_no and i.status = 'executing'
     for no key update;
@@ -452,7 +467,7 @@ begin
     perform gendurable._lock_keys(v_keys);
     v_now := clock_timestamp();
     perform gendurable._apply(p_worker, array[gendurable._parse_outcome(0, p_outcome - 'keep', v_now)], v_keys,
-        interval '60 seconds', v_now);
+        v_row.scoped, interval '60 seconds', v_now);
 end $$;
 
 comment on function gd_commit_one(text, jsonb) is

@@ -66,10 +66,11 @@ begin
 
     v_wakes := v_row.status = 'awaiting_signal' and p_name = any(v_row.awaits);
     if v_wakes then
+        perform gendurable._take_keys(array[p_id], '{runnable}');
         update gendurable.instance i
         set status = 'runnable', eligible_at = v_now, woken = 1, deadline_at = null, updated_at = v_now,
             lane_at = case when i.partition_key is not null then v_now end,
-            unique_held = gendurable._unique_held(i.unique_key, i.unique_held, i.unique_scope, 'runnable')
+            unique_held = gendurable._unique_held(i.unique_held, i.unique_scope, 'runnable')
         where i.id = p_id;
         perform gendurable._wake(array[v_row.queue]);
     end if;

@@ -44,6 +44,15 @@ language plpgsql as $$
 declare
     v_queues text[];
 begin
+    if p_parents is null then
+        return;
+    end if;
+    perform gendurable._take_keys(array_agg(p.id), array_agg('runnable'::gendurable.status))
+    from gendurable.instance p
+    where p.id = any(p_parents) and p.unique_scope is not null and p.status = 'awaiting_children'
+        and p.children_pending <= (
+            select count(*) from unnest(p_parents, p_barriers) e (id, barrier_no)
+            where e.id = p.id and e.barrier_no = p.claim_no);
     with ended as (
         select e.parent_id, e.barrier_no, count(*)::int as count
         from unnest(p_parents, p_barriers) e (parent_id, barrier_no)
@@ -60,7 +69,7 @@ begin
             updated_at = p_now,
             unique_held = case
                 when i.children_pending > e.count then i.unique_held
-                else gendurable._unique_held(i.unique_key, i.unique_held, i.unique_scope, 'runnable')
+                else gendurable._unique_held(i.unique_held, i.unique_scope, 'runnable')
             end
         from ended e
         where i.id = e.parent_id and i.claim_no = e.barrier_no and i.status = 'awaiting_children'
@@ -97,14 +106,18 @@ $$;
 
 comment on function gendurable._crash_cap() is 'How many claims in a row may be lost before an instance has failed.';
 
-create or replace function gendurable._is_chore(p_status gendurable.status, p_crashes int) returns boolean
+create or replace function gendurable._is_chore(
+    p_status gendurable.status, p_crashes int, p_key text, p_lane_at timestamptz, p_now timestamptz
+) returns boolean
 language sql immutable parallel safe as $$
-    select p_status in ('done', 'failed', 'cancelled')
-        or (p_status = 'executing' and p_crashes + 1 >= gendurable._crash_cap())
+    select case
+        when p_status = 'executing' then p_crashes + 1 >= gendurable._crash_cap()
+        else p_key is not null and (p_lane_at is null or p_lane_at > p_now)
+    end
 $$;
 
-comment on function gendurable._is_chore(gendurable.status, int) is
-    'Whether a due row is no work for a worker: it is to be ended, or it carries the baton of its key.';
+comment on function gendurable._is_chore(gendurable.status, int, text, timestamptz, timestamptz) is
+    'Whether a due row is no work for a worker: it is to be ended, or it has no place in its key and carries its baton.';
 
 create or replace function gendurable._end(
     p_ids bigint[], p_status gendurable.status, p_error text, p_crashed boolean, p_now timestamptz
@@ -116,13 +129,14 @@ declare
     v_barriers bigint[];
     v_keys text[];
 begin
+    perform gendurable._take_keys(p_ids, array_fill(p_status, array[cardinality(p_ids)]));
     with ended as (
         update gendurable.instance i
         set status = p_status, last_error = coalesce(p_error, i.last_error), finished_at = p_now, updated_at = p_now,
             eligible_at = null, lane_at = null, slot_no = null, worker = null, lease_expires_at = null,
             deadline_at = null, awaits = null, shown = null,
             crashes = i.crashes + p_crashed::int,
-            unique_held = gendurable._unique_held(i.unique_key, i.unique_held, i.unique_scope, p_status)
+            unique_held = gendurable._unique_held(i.unique_held, i.unique_scope, p_status)
         where i.id = any(p_ids)
         returning i.id, i.parent_id, i.barrier_no, i.partition_key
     )
@@ -131,7 +145,7 @@ begin
     into v_ids, v_parents, v_barriers, v_keys
     from ended e;
     perform gendurable._after_end(v_ids, v_parents, v_barriers, p_now);
-    perform gendurable._keep_baton(v_keys, p_now);
+    perform gendurable._keep_baton(v_keys, v_ids, p_now);
     return coalesce(cardinality(v_ids), 0);
 end $$;
 
@@ -169,25 +183,25 @@ create or replace function gendurable._end_chores(
 language plpgsql as $$
 declare
     v_crashed bigint[];
-    v_ended bigint[];
+    v_carriers bigint[];
     v_keys text[];
 begin
     select array_agg(c.id) filter (where c.status = 'executing'),
         array_agg(c.id) filter (where c.status <> 'executing'),
         array_agg(distinct c.partition_key) filter (where c.status <> 'executing')
-    into v_crashed, v_ended, v_keys
+    into v_crashed, v_carriers, v_keys
     from unnest(p_candidates) c
-    where gendurable._is_chore(c.status, c.crashes)
+    where gendurable._is_chore(c.status, c.crashes, c.partition_key, c.lane_at, p_now)
         and (c.partition_key is null or c.partition_key = any(p_keys));
     if v_crashed is not null then
         perform gendurable._end_crashed(v_crashed, p_now);
     end if;
-    if v_ended is not null then
-        -- an ended row that carried its key's baton: hand it on, or carry it a little longer
+    if v_carriers is not null then
+        -- hand the baton on and be due when the row itself is, or carry it a little longer
         v_keys := gendurable._pass_baton(v_keys, p_now);
         update gendurable.instance i
-        set eligible_at = case when i.partition_key = any(v_keys) then p_now + interval '100 ms' end
-        where i.id = any(v_ended);
+        set eligible_at = case when i.partition_key = any(v_keys) then p_now + interval '100 ms' else i.lane_at end
+        where i.id = any(v_carriers);
     end if;
 end $$;
 

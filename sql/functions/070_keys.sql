@@ -237,11 +237,11 @@ begin
             end as fate
         from (
             select c.id, c.ord, c.partition_key as key, c.partition_key = any(v_keys) as locked,
-                gendurable._is_chore(c.status, c.crashes) as chore,
+                gendurable._is_chore(c.status, c.crashes, c.partition_key, c.lane_at, p_now) as chore,
                 -- who owns a slot keeps it, whoever waits
                 case when c.partition_key = any(v_keys) then c.slot_no end as slot
             from unnest(p_candidates) with ordinality c (
-                id, eligible_at, status, crashes, plain, partition_key, slot_no, ord)
+                id, eligible_at, status, crashes, plain, partition_key, slot_no, lane_at, ord)
             union all
             select n.id, null, n.partition_key, true, false, n.slot_no
             from gendurable._next_in_keys(v_keys, p_now) n
@@ -277,25 +277,25 @@ end $$;
 comment on function gendurable._admit(gendurable.candidate[], timestamptz) is
     'Which of the locked due rows may start, with their slots; parks the others in their lanes and lifts who is first.';
 
-create or replace function gendurable._keep_baton(p_keys text[], p_now timestamptz) returns void
+create or replace function gendurable._keep_baton(p_keys text[], p_ids bigint[], p_now timestamptz) returns void
 language plpgsql as $$
 declare
-    v_dropped text[];
     v_key text;
 begin
     if p_keys is null or p_keys = '{}' then
         return;
     end if;
-    v_dropped := gendurable._pass_baton(p_keys, p_now);
-    foreach v_key in array v_dropped loop
-        -- Nobody to pass it to: all that wait are locked by somebody's open transaction. A row of the key that
-        -- ended just now carries the baton; a claim that meets it tries again.
+    foreach v_key in array gendurable._pass_baton(p_keys, p_now) loop
+        -- Nobody to pass it to: all that wait are parked, and locked by somebody's open transaction. A row that left
+        -- its place in the key just now carries the baton: it is due without having a place there (lane_at), and the
+        -- claim that meets it tries again.
         update gendurable.instance i
         set eligible_at = p_now + interval '100 ms', woken = 1
         where i.id = (
-            select e.id
-            from gendurable.instance e
-            where e.finished_at = p_now and e.partition_key = v_key
+            select c.id
+            from gendurable.instance c
+            where c.id = any(p_ids) and c.partition_key = v_key and c.status <> 'executing'
+                and not exists (select from gendurable.paused_queue q where q.queue = c.queue)
             limit 1);
         if not found then
             raise exception using errcode = 'lock_not_available',
@@ -305,28 +305,51 @@ begin
     end loop;
 end $$;
 
-comment on function gendurable._keep_baton(text[], timestamptz) is
-    'Passes the keys'' batons on, or leaves each with a row that ended in this call; raises 55P03 where neither can be.
-Under the keys'' locks.';
+comment on function gendurable._keep_baton(text[], bigint[], timestamptz) is
+    'Passes the keys'' batons on, or leaves each with one of the rows p_ids that were written just now; raises 55P03
+where neither can be (the row went to another key, or its queue is paused). Under the keys'' locks.';
 
-create or replace function gendurable._free_key(p_unique_key text) returns text
-language plpgsql volatile as $$
+create or replace function gendurable._take_keys(p_ids bigint[], p_statuses gendurable.status[]) returns void
+language plpgsql as $$
+declare
+    v_row record;
+    v_timeout constant text := current_setting('lock_timeout');
 begin
-    return case when gendurable._holder(p_unique_key) is null then p_unique_key end;
+    -- Only rows with a scope of their own can enter it again. One by one, since each may meet a holder whose
+    -- transaction is still open: it is waited for a moment, and the row goes on without the key.
+    for v_row in
+        select i.id
+        from unnest(p_ids, p_statuses) n (id, status)
+        join gendurable.instance i on i.id = n.id
+        where i.unique_scope is not null and i.unique_held is null and n.status = any(i.unique_scope)
+        order by i.unique_key
+    loop
+        begin
+            perform set_config('lock_timeout', '10ms', true);
+            update gendurable.instance i
+            set unique_held = i.unique_key
+            where i.id = v_row.id and not exists (
+                select from gendurable.instance h where h.unique_held = i.unique_key);
+        exception when lock_not_available or unique_violation then
+            continue;
+        end;
+        perform set_config('lock_timeout', v_timeout, true);
+    end loop;
 end $$;
 
-comment on function gendurable._free_key(text) is 'The unique key, unless an instance holds it.';
+comment on function gendurable._take_keys(bigint[], gendurable.status[]) is
+    'Takes the unique keys of rows that are about to enter their scope again, where nobody holds them.';
 
 create or replace function gendurable._unique_held(
-    p_key text, p_held text, p_scope gendurable.status[], p_status gendurable.status
+    p_held text, p_scope gendurable.status[], p_status gendurable.status
 ) returns text
-language sql volatile as $$
+language sql immutable parallel safe as $$
     select case
-        when p_key is null then null
+        when p_held is null then null
         when p_scope is null then case when p_status not in ('done', 'failed', 'cancelled') then p_held end
-        when p_status = any(p_scope) then coalesce(p_held, gendurable._free_key(p_key))
+        when p_status = any(p_scope) then p_held
     end
 $$;
 
-comment on function gendurable._unique_held(text, text, gendurable.status[], gendurable.status) is
-    'unique_held of a row that enters a status: a key let go is taken again only if nobody holds it meanwhile.';
+comment on function gendurable._unique_held(text, gendurable.status[], gendurable.status) is
+    'unique_held of a row that enters a status: a key is let go outside of its scope.';

@@ -140,7 +140,7 @@ begin
     where i.id = p_id
     returning i.queue into v_queue;
     if v_key is not null then
-        perform gendurable._keep_baton(array[v_key], v_now);
+        perform gendurable._keep_baton(array[v_key], array[p_id], v_now);
     end if;
     if p_eligible_at <= v_now + gendurable._longest_poll() then
         perform gendurable._wake(array[v_queue]);
@@ -187,6 +187,10 @@ begin
         select distinct i.partition_key
         from gendurable.instance i
         where i.lane_at is not null and i.slot_no is null and i.queue = p_queue and i.eligible_at is not null
+        union
+        select i.partition_key
+        from gendurable.instance i
+        where i.partition_key is not null and i.eligible_at is not null and i.lane_at is null and i.queue = p_queue
     ), clock_timestamp());
 end $$;
 

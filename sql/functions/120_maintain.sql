@@ -89,9 +89,10 @@ begin
                 and i.eligible_at <= p_now + interval '100 ms'
                 and not exists (select from gendurable.paused_queue q where q.queue = i.queue))
         and not exists (
-            -- an ended row that carries it
+            -- a row that carries it without a place in the key
             select from gendurable.instance i
-            where i.partition_key = p_key and i.finished_at is not null and i.eligible_at is not null);
+            where i.partition_key = p_key and i.eligible_at is not null and i.lane_at is null
+                and not exists (select from gendurable.paused_queue q where q.queue = i.queue));
 end $$;
 
 comment on function gendurable._lacks_baton(text, timestamptz) is

@@ -48,9 +48,16 @@ create table gendurable.instance (
                 finished_at is null and eligible_at is not null and worker is not null
                 and lease_expires_at is not null
             when 'awaiting_signal' then finished_at is null and awaits is not null
-            when 'awaiting_children' then finished_at is null and eligible_at is null and children_pending > 0
-            -- an ended row is due only to pass on its key's baton
-            else finished_at is not null and lane_at is null and (eligible_at is null or partition_key is not null)
+            when 'awaiting_children' then finished_at is null and children_pending > 0 and lane_at is null
+            else finished_at is not null and lane_at is null
+        end
+    ),
+    constraint instance_baton check (
+        -- what waits for children or has ended is due only to carry the baton of its key
+        case
+            when status in ('awaiting_children', 'done', 'failed', 'cancelled')
+                then eligible_at is null or partition_key is not null
+            else true
         end
     ),
     constraint instance_key check (
@@ -101,6 +108,6 @@ where finished_at is not null;
 create index instance_parked on gendurable.instance (queue)
 where eligible_at is null and finished_at is null;
 
--- gd_maintain: ended rows that carry the baton of their key; almost always empty
+-- gd_maintain, gd_pause_queue: rows that carry the baton of a key without a place in it; almost always empty
 create index instance_carrier on gendurable.instance (partition_key)
-where finished_at is not null and eligible_at is not null;
+where partition_key is not null and eligible_at is not null and lane_at is null;
