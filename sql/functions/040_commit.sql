@@ -228,9 +228,11 @@ begin
     v_outcome.keep := false;
 
     -- the order that every waiting call uses: the parent, the row, then its keys, sorted
-    perform from gendurable.instance p
-    where p.id = (select i.parent_id from gendurable.instance i where i.id = v_outcome.id)
-    for no key update;
+    if v_outcome.ends or v_outcome.kind = 'error' then
+        perform from gendurable.instance p
+        where p.id = (select i.parent_id from gendurable.instance i where i.id = v_outcome.id)
+        for no key update;
+    end if;
     select i.partition_key, i.unique_scope is not null as scoped into v_row
     from gendurable.instance i
     where i.id = v_outcome.id and i.claim_no = v_outcome.claim_no and i.status = 'executing'
