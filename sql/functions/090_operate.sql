@@ -85,9 +85,7 @@ begin
             children_pending = case when i.children_pending is not null then 0 end,
             -- a barrier that its parent has left is not entered again
             barrier_no = case when v_waits then i.barrier_no end,
-            unique_held = case
-                when 'runnable' = any(coalesce(i.unique_scope, '{runnable}')) then i.unique_key else i.unique_held
-            end,
+            unique_held = case when 'runnable' = any(coalesce(i.unique_scope, '{runnable}')) then i.unique_key end,
             updated_at = v_now
         where i.id = p_id and i.status in ('failed', 'cancelled')
         returning i.queue into v_queue;

@@ -69,7 +69,7 @@ create table gendurable.instance (
     constraint instance_unique check (unique_held is null or unique_held = unique_key),
     constraint instance_worker check ((status = 'executing') = (worker is not null))
 )
--- see docs/internals.md, "Fillfactor": measured with a wide row
+-- half of each page stays free for the claims of its rows; measured in docs/performance.md, "Fillfactor"
 with (
     fillfactor = 50,
     autovacuum_vacuum_scale_factor = 0.02,
