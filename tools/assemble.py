@@ -29,7 +29,7 @@ GUARD = """\\echo Use "{command}" to load this file. \\quit
 # The row may also be inserted by the schema itself; the version stands in gendurable.control only.
 RECORD = """
 insert into gendurable.meta (version, api_schema)
-select '{version}', current_schema() where not exists (select from gendurable.meta);
+select '{version}', pg_catalog.current_schema() where not exists (select from gendurable.meta);
 update gendurable.meta set version = '{version}';
 """
 
@@ -38,16 +38,20 @@ DUMP_MARKS = """
 do $marks$
 declare
   v_filter constant jsonb := '{filters}';
+  v_path constant text := pg_catalog.current_setting('search_path');
   v_relation record;
 begin
+  -- Whoever may create in the extension's schema could have put an operator there that fits better than the built-in one.
+  perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
   for v_relation in
     select c.oid, c.relname
     from pg_catalog.pg_class c
     where c.relnamespace = 'gendurable'::pg_catalog.regnamespace and c.relkind in ('r', 'p', 'S')
     order by c.relname
   loop
-    perform pg_catalog.pg_extension_config_dump(v_relation.oid, coalesce(v_filter ->> v_relation.relname, ''));
+    perform pg_catalog.pg_extension_config_dump(v_relation.oid, coalesce(v_filter ->> v_relation.relname::text, ''));
   end loop;
+  perform pg_catalog.set_config('search_path', v_path, true);
 end
 $marks$;
 """
@@ -56,25 +60,31 @@ PLAIN_UPGRADE_GUARD = """do $guard$
 declare
   v_meta record;
 begin
-  if exists (select from pg_catalog.pg_extension where extname = 'gendurable') then
+  perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+  if exists (select from pg_extension e where e.extname = 'gendurable') then
     raise exception 'gendurable is installed as an extension' using errcode = 'GD506',
       hint = 'Run ALTER EXTENSION gendurable UPDATE instead of this script.';
   end if;
   select m.version, m.api_schema into strict v_meta from gendurable.meta m;
   if v_meta.version <> '{source}' then
     raise exception 'this script upgrades gendurable {source}' using errcode = 'GD506',
-      detail = pg_catalog.format('Installed is %s.', v_meta.version),
+      detail = format('Installed is %s.', v_meta.version),
       hint = 'Take the script that is named after the installed version.';
   end if;
-  perform pg_catalog.set_config('search_path', pg_catalog.format('%I, pg_temp', v_meta.api_schema), true);
+  perform set_config('search_path', format('%I, pg_temp', v_meta.api_schema), true);
 end
 $guard$;
 do $guard$
+declare
+  v_schema constant text := pg_catalog.current_schema();
+  v_path constant text := pg_catalog.current_setting('search_path');
 begin
-  if current_schema() is distinct from (select m.api_schema from gendurable.meta m) then
+  perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+  if v_schema is distinct from (select m.api_schema from gendurable.meta m) then
     raise exception 'this script must run in one transaction'
       using hint = 'Run psql -1 -v ON_ERROR_STOP=1 -f with it.';
   end if;
+  perform pg_catalog.set_config('search_path', v_path, true);
 end
 $guard$;
 """

@@ -39,6 +39,9 @@ begin
     if p_role is null then
         perform gendurable._invalid('p_role must not be null', null, 'Pass the name of a role.');
     end if;
+    if not exists (select from pg_roles r where r.oid = p_role) then
+        perform gendurable._invalid('p_role must be a role', 'got ' || p_role::oid, 'Pass the name of a role.');
+    end if;
     v_profile := gendurable._profile(p_profile);
     select m.api_schema into v_schema from gendurable.meta m;
     execute format('grant usage on schema %I to %s', v_schema, p_role);
@@ -69,13 +72,18 @@ revoke all on schema gendurable from public;
 
 do $$
 declare
+    v_schema constant text := pg_catalog.current_schema();
+    v_path constant text := pg_catalog.current_setting('search_path');
     v_function record;
 begin
+    -- Whoever may create in this schema could have put an operator there that fits better than the built-in one.
+    perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
     for v_function in
         select p.oid::regprocedure as signature
-        from pg_catalog.pg_proc p
-        where p.pronamespace = pg_catalog.current_schema()::regnamespace and p.proname like 'gd\_%'
+        from pg_proc p
+        where p.pronamespace = v_schema::regnamespace and p.proname like 'gd\_%'
     loop
-        execute pg_catalog.format('revoke all on function %s from public', v_function.signature);
+        execute format('revoke all on function %s from public', v_function.signature);
     end loop;
+    perform pg_catalog.set_config('search_path', v_path, true);
 end $$;

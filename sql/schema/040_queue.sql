@@ -49,4 +49,4 @@ comment on table gendurable.meta is 'The installed version and the schema of the
 -- one row at most
 create unique index meta_one_row on gendurable.meta ((true));
 
-insert into gendurable.meta (version, api_schema) values ('0.1.0', current_schema());
+insert into gendurable.meta (version, api_schema) values ('0.1.0', pg_catalog.current_schema());

@@ -69,7 +69,7 @@ due rows, nothing executing and an old oldest_due_at is one that nobody serves, 
 Each count is exact up to 100,000 and cut there.';
 
 create view gd_workers as
-select h.worker, count(*) as executing, to_timestamp(min(h.claim_no) / 1000000.0) as oldest_claim_at
+select h.worker, count(*) as executing, to_timestamp(min(h.claim_no)::double precision / 1000000::double precision) as oldest_claim_at
 from (select distinct x.queue, x.priority from gendurable.queue_priority x) y
 cross join (values (0::smallint), (1::smallint)) w (woken)
 cross join lateral (
