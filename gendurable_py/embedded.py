@@ -63,7 +63,9 @@ def start(
     try:
         with psycopg.connect(server.dsn) as conn:
             # `if not exists` is no help against another process that joins and creates it at this moment.
-            conn.execute("select pg_advisory_xact_lock(hashtextextended('gendurable.install', 0))")
+            conn.execute(
+                "select pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('gendurable.install', 0::bigint))"
+            )
             conn.execute("create extension if not exists gendurable")
             conn.execute("alter extension gendurable update")
     except BaseException:

@@ -118,7 +118,7 @@ def _run(text: str, params: Sequence[object] | None = None) -> Statement[Rows]:
 
 def _state() -> Script[tuple[str | None, _Installed | None]]:
     # Two processes that install at their start are one after the other; the second sees what the first did.
-    yield _run("select pg_advisory_xact_lock(hashtextextended('gendurable.install', 0))")
+    yield _run("select pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('gendurable.install', 0::bigint))")
     extension = yield _run("select extversion from pg_extension where extname = 'gendurable'")
     exists = yield _run("select 1 where to_regclass('gendurable.meta') is not null")
     found = (yield _run("select version, api_schema from gendurable.meta")) if exists else []
@@ -168,7 +168,8 @@ def _uninstall() -> Script[None]:
     ):
         names = re.findall(rf"^create (?:or replace )?{kind}\s+(gd_\w+)", text, re.MULTILINE)
         found = yield _run(
-            f"{query} in (select n.oid, %s, name from pg_namespace n, unnest(%s::text[]) name where n.nspname = %s)",
+            f'{query} in (select n.oid, %s::"char", name::name from pg_namespace n, unnest(%s::text[]) name'
+            " where n.nspname = %s::name)",
             (kind[0], names, installed.api_schema),
         )
         if found:

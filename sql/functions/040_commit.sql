@@ -74,7 +74,10 @@ begin
             from unnest(p_outcomes) o
             join gendurable.instance i on i.id = o.id
             where o.ord = any(v_ords)
-                and (i.partition_key <> all(keys) or (o.rekey and o.partition_key <> all(keys)));
+                and (
+                    -- null-safe: with no key locked, null <> all('{}') is true
+                    (i.partition_key is not null and i.partition_key <> all(keys))
+                    or (o.partition_key is not null and o.partition_key <> all(keys)));
         end if;
     end if;
 end $$;

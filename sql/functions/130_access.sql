@@ -48,14 +48,14 @@ begin
     for v_object in
         select p.oid::regprocedure as signature
         from pg_proc p
-        where p.pronamespace = v_schema::regnamespace and p.proname = any(v_profile.functions)
+        where p.pronamespace = quote_ident(v_schema)::regnamespace and p.proname = any(v_profile.functions)
     loop
         execute format('grant execute on function %s to %s', v_object.signature, p_role);
     end loop;
     for v_object in
         select c.oid::regclass as name
         from pg_class c
-        where c.relnamespace = v_schema::regnamespace and c.relkind = 'v' and c.relname = any(v_profile.views)
+        where c.relnamespace = quote_ident(v_schema)::regnamespace and c.relkind = 'v' and c.relname = any(v_profile.views)
     loop
         execute format('grant select on %s to %s', v_object.name, p_role);
     end loop;
@@ -81,7 +81,7 @@ begin
     for v_function in
         select p.oid::regprocedure as signature
         from pg_proc p
-        where p.pronamespace = v_schema::regnamespace and p.proname like 'gd\_%'
+        where p.pronamespace = quote_ident(v_schema)::regnamespace and p.proname like 'gd\_%'
     loop
         execute format('revoke all on function %s from public', v_function.signature);
     end loop;
