@@ -41,7 +41,7 @@ declare
   v_path constant text := pg_catalog.current_setting('search_path');
   v_relation record;
 begin
-  -- Whoever may create in the extension's schema could have put an operator there that fits better than the built-in one.
+  -- Whoever may create in the extension's schema could have put a better fitting operator there.
   perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
   for v_relation in
     select c.oid, c.relname

@@ -163,3 +163,32 @@ $$;
 
 comment on function gendurable._longest_poll() is
     'No dispatcher sleeps longer than this: a row that is due later needs no wake-up.';
+
+create or replace function gendurable._need_lease(p_lease interval) returns void
+language plpgsql as $$
+begin
+    if p_lease is null or not p_lease > interval '0' or p_lease > interval '1000 years' then
+        perform gendurable._invalid('p_lease must be positive', 'got ' || coalesce(p_lease::text, 'null'),
+            'A lease is how long a worker may stay silent, for example ''60 seconds''.');
+    end if;
+end $$;
+
+comment on function gendurable._need_lease(interval) is 'Raises GD501 unless the lease is positive.';
+
+create or replace function gendurable._wake(p_queues text[]) returns void
+language plpgsql as $$
+declare
+    v_queue text;
+begin
+    -- NOTIFY takes a lock of the whole server until the commit: only for a queue on which somebody sleeps.
+    foreach v_queue in array coalesce(p_queues, '{}') loop
+        if pg_try_advisory_lock(7302, hashtext(v_queue)) then
+            perform pg_advisory_unlock(7302, hashtext(v_queue));
+        else
+            -- a payload ends at 7,999 bytes; the empty one wakes everybody
+            perform pg_notify('gendurable', case when octet_length(v_queue) < 8000 then v_queue else '' end);
+        end if;
+    end loop;
+end $$;
+
+comment on function gendurable._wake(text[]) is 'Notifies the dispatchers that sleep on these queues, at commit.';

@@ -138,7 +138,10 @@ begin
     -- A full scan finds what lies below the floor: late commits, past times, expired leases. About once a second, at
     -- most 4 % of the time while it is expensive, and in one session at a time.
     v_full := v_now_us - v_full_at >= greatest(1000000, 25 * v_full_cost)
-        and pg_try_advisory_xact_lock(7303, hashtext(v_lane));
+        and (
+            pg_try_advisory_xact_lock(7303, hashtext(v_lane))
+            -- overdue: whoever has the lock may keep it for the rest of a long transaction
+            or v_now_us - v_full_at >= greatest(3000000, 75 * v_full_cost));
     if v_full then
         v_at_us := '{0,0}';
         v_at_id := '{0,0}';
@@ -277,7 +280,7 @@ create or replace function gd_claim(
 )
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
-set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
 set plan_cache_mode = force_generic_plan as $$
 #variable_conflict use_column
 begin
@@ -305,7 +308,7 @@ create or replace function gd_claim_many(
 )
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
-set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
 set plan_cache_mode = force_generic_plan as $$
 #variable_conflict use_column
 declare

@@ -131,7 +131,7 @@ create or replace function gd_commit(p_worker text, p_outcomes jsonb, p_lease in
 returns table (ord int, id bigint, claim_no bigint, result text, detail jsonb)
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
-set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
 set plan_cache_mode = force_generic_plan
 -- what cannot be skipped (a unique key in somebody's open transaction, a table lock) is waited for this long
 set lock_timeout = '10ms' as $$
@@ -213,7 +213,7 @@ where the call itself is not valid.';
 create or replace function gd_commit_one(p_worker text, p_outcome jsonb) returns void
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
-set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
 set plan_cache_mode = force_generic_plan as $$
 declare
     v_now timestamptz;

@@ -90,14 +90,19 @@ comment on function gendurable._kept(gendurable.outcome[], text[]) is
 create or replace function gendurable._crowded(p_keys text[], p_now timestamptz) returns text[]
 language plpgsql as $$
 begin
+    if not gendurable._settled() then
+        return '{}'::text[];                         -- nothing may park now
+    end if;
     return array(
         select k.key
         from unnest(p_keys) k (key)
-        where exists (
-            select from gendurable.instance i
+        -- a limit and not exists, which would become a join over all lanes
+        where (
+            select true from gendurable.instance i
             where i.partition_key = k.key and i.lane_at <= p_now and i.slot_no is null
                 and (i.eligible_at is null or i.eligible_at <= p_now)
-                and not exists (select from gendurable.paused_queue q where q.queue = i.queue)));
+                and not exists (select from gendurable.paused_queue q where q.queue = i.queue)
+            limit 1));
 end $$;
 
 comment on function gendurable._crowded(text[], timestamptz) is 'Keys in which somebody waits for a slot.';
@@ -220,4 +225,5 @@ begin
 end $$;
 
 comment on function gendurable._apply(text, gendurable.outcome[], text[], boolean, interval, timestamptz) is
-    'Writes the outcomes, all in one update, and what follows from them; answers for the claims that were kept. Under the locks of the rows, their parents and the keys.';
+    'Writes the outcomes, all in one update, and what follows from them; answers for the claims that were kept. Under
+the locks of the rows, their parents and the keys.';

@@ -7,7 +7,7 @@ language sql immutable parallel safe as $$
         when jsonb_typeof(p_outcome -> 'id') is distinct from 'number' then 'id is missing or not a number'
         when jsonb_typeof(p_outcome -> 'claim_no') is distinct from 'number' then 'claim_no is missing or not a number'
         when jsonb_typeof(p_outcome -> 'consume') not in ('array', 'null')
-            or jsonb_path_exists(p_outcome, '$.consume[*] ? (@.type() != "number")')
+            or jsonb_path_exists(p_outcome, 'strict $.consume[*] ? (@.type() != "number")', '{}', true)
             then 'consume must be an array of signal ids'
         else case p_outcome ->> 'kind'
             when 'next' then case
@@ -41,7 +41,8 @@ language sql immutable parallel safe as $$
                     then 'unknown key in an outcome await'
                 when not coalesce(jsonb_typeof(p_outcome -> 'signals') in ('string', 'array'), false)
                     or p_outcome -> 'signals' in ('""', '[]')
-                    or jsonb_path_exists(p_outcome, '$.signals[*] ? (@.type() != "string" || @ == "")')
+                    or jsonb_path_exists(
+                        p_outcome, 'strict $.signals[*] ? (@.type() != "string" || @ == "")', '{}', true)
                     then 'signals must be a name or an array of names'
                 else coalesce(
                     gendurable._text_problem(p_outcome -> 'step', 'step', false),
@@ -108,7 +109,9 @@ language sql stable as $$
         end,
         p_outcome ? 'partition_key', p_outcome ->> 'partition_key', p_outcome ->> 'queue',
         (p_outcome ->> 'priority')::int, p_outcome ->> 'rate_limit', (p_outcome ->> 'weight')::double precision,
-        coalesce(p_outcome -> 'delay_ms', 'null') not in ('null', '0'),
+        -- next: later than now; error: given at all, since 0 too replaces the back-off
+        coalesce(p_outcome -> 'delay_ms', 'null') <> 'null'
+            and (p_outcome ->> 'kind' = 'error' or p_outcome -> 'delay_ms' <> '0'),
         coalesce(p_outcome -> 'keep' = 'true', false)
     )::gendurable.outcome
 $$;

@@ -1,206 +1,4 @@
--- Partition keys: slots, lanes, the baton; and the names of limits.
--- Slots and lanes change only under the key's transaction-level advisory lock.
-
-create or replace function gendurable._key_lock(p_key text) returns bigint
-language sql immutable parallel safe as $$
-    select hashtextextended(p_key, 7301)
-$$;
-
-comment on function gendurable._key_lock(text) is 'The advisory lock of a partition key.';
-
-create or replace function gendurable._try_keys(p_keys text[], p_tries int) returns text[]
-language plpgsql as $$
-declare
-    v_left text[] := p_keys;
-    v_got text[] := '{}'::text[];
-    v_now text[];
-begin
-    for v_try in 1 .. p_tries loop
-        v_now := array(select k from unnest(v_left) k where pg_try_advisory_xact_lock(gendurable._key_lock(k)));
-        v_got := v_got || v_now;
-        if cardinality(v_got) = cardinality(p_keys) then
-            exit;
-        end if;
-        v_left := array(select k from unnest(v_left) k where k <> all(v_now));
-        if v_try < p_tries then
-            -- a claim holds its keys' locks for a few milliseconds: answering busy at once would double the commits
-            perform pg_sleep(0.001 * v_try);
-        end if;
-    end loop;
-    return v_got;
-end $$;
-
-comment on function gendurable._try_keys(text[], int) is
-    'Locks those of the keys that are free within a few tries, a millisecond and more apart; the locked ones.';
-
-create or replace function gendurable._lock_keys(p_keys text[]) returns void
-language plpgsql as $$
-begin
-    -- sorted: two sessions that wait for the same keys wait one way round only
-    perform pg_advisory_xact_lock(gendurable._key_lock(k.key))
-    from (select distinct u.key from unnest(p_keys) u (key) where u.key is not null order by u.key) k;
-end $$;
-
-comment on function gendurable._lock_keys(text[]) is 'Locks the keys, waiting for each.';
-
-create or replace function gendurable._next_in_keys(p_keys text[], p_now timestamptz)
-returns table (partition_key text, id bigint, slot_no int, eligible_at timestamptz)
-language plpgsql as $$
-#variable_conflict use_column
-begin
-    -- For many keys at once: a call a key would cost more than all the rest of a commit.
-    return query
-        select k.key, h.id, case when l.most = 1 then 0 else f.free[h.rank] end, h.eligible_at
-        from unnest(p_keys) k (key)
-        cross join lateral (
-            select coalesce((
-                select l.max_executing
-                from gendurable.key_limit l
-                where k.key = l.prefix or starts_with(k.key, l.prefix || ':')
-                order by length(l.prefix) desc
-                limit 1), 1) as most
-        ) l
-        cross join lateral (
-            select coalesce(array_agg(i.slot_no), '{}') as used
-            from gendurable.instance i
-            where i.partition_key = k.key and i.slot_no is not null
-        ) s
-        cross join lateral (
-            -- a limit that was lowered leaves slots above it in use: they count
-            select case when l.most > 1 then array(
-                select n::int from generate_series(0, l.most + cardinality(s.used) - 1) n where n <> all(s.used) order by n
-            ) end as free
-        ) f
-        cross join lateral (
-            select i.id, i.eligible_at, row_number() over (order by i.priority, i.lane_at, i.id) as rank
-            from gendurable.instance i
-            where i.partition_key = k.key and i.lane_at <= p_now and i.slot_no is null
-                and (i.eligible_at is null or i.eligible_at <= p_now)
-                and not exists (select from gendurable.paused_queue q where q.queue = i.queue)
-            order by i.priority, i.lane_at, i.id
-            limit greatest(l.most - cardinality(s.used), 0)
-        ) h;
-end $$;
-
-comment on function gendurable._next_in_keys(text[], timestamptz) is
-    'For each key the first waiting rows, as many as it has free slots, and the slots that they would get: rows that are
-due or parked, in queues that are not paused. Under the keys'' locks.';
-
-create or replace function gendurable._heads(p_key text, p_count int, p_now timestamptz) returns bigint[]
-language plpgsql stable as $$
-begin
-    return array(
-        select i.id
-        from gendurable.instance i
-        where i.partition_key = p_key and i.lane_at <= p_now and i.slot_no is null
-            and (i.eligible_at is null or i.eligible_at <= p_now)
-            and not exists (select from gendurable.paused_queue q where q.queue = i.queue)
-        order by i.priority, i.lane_at, i.id
-        limit p_count);
-end $$;
-
-comment on function gendurable._heads(text, int, timestamptz) is
-    'The first rows of the key that wait for a slot, due or parked, in queues that are not paused. Under its lock.';
-
-create or replace function gendurable._key_limit(p_key text) returns int
-language plpgsql stable as $$
-begin
-    return coalesce((
-        select l.max_executing
-        from gendurable.key_limit l
-        where p_key = l.prefix or starts_with(p_key, l.prefix || ':')
-        order by length(l.prefix) desc
-        limit 1), 1);
-end $$;
-
-comment on function gendurable._key_limit(text) is
-    'How many instances of the key may execute at once: the longest matching prefix decides.';
-
-create or replace function gendurable._lift(p_ids bigint[], p_now timestamptz) returns bigint[]
-language plpgsql as $$
-declare
-    v_lifted bigint[];
-    v_queues text[];
-begin
-    -- Lifted rows get an index range of their own, at its end: with their old time they would lie below the floor
-    -- of every session that has passed it. A row written in this very transaction is above all floors already.
-    with free as materialized (
-        select i.id from gendurable.instance i where i.id = any(p_ids) order by i.id for no key update skip locked
-    ), lifted as (
-        update gendurable.instance i
-        set woken = 0, eligible_at = p_now, updated_at = p_now
-        from free f
-        where i.id = f.id and i.eligible_at is distinct from p_now
-        returning i.queue
-    )
-    select (select array_agg(f.id) from free f), (select array_agg(distinct l.queue) from lifted l)
-    into v_lifted, v_queues;
-    perform gendurable._wake(v_queues);
-    return coalesce(v_lifted, '{}');
-end $$;
-
-comment on function gendurable._lift(bigint[], timestamptz) is
-    'Makes waiting rows due now, as batons of their keys; the ids of those whose row could be locked.';
-
-create or replace function gendurable._pass_baton(p_keys text[], p_now timestamptz) returns text[]
-language plpgsql as $$
-declare
-    v_next record;
-    v_lifted bigint[];
-    v_key text;
-    v_held boolean;
-    v_dropped text[] := '{}'::text[];
-begin
-    -- a row written in this very call is above all floors and needs no lift; a key without a free slot has a holder
-    select coalesce(array_agg(n.id), '{}') as ids, coalesce(array_agg(n.partition_key), '{}') as keys into v_next
-    from gendurable._next_in_keys(p_keys, p_now) n
-    where n.eligible_at is distinct from p_now;
-    if v_next.ids = '{}' then
-        return v_dropped;
-    end if;
-    v_lifted := gendurable._lift(v_next.ids, p_now);
-    if cardinality(v_lifted) = cardinality(v_next.ids) then
-        return v_dropped;
-    end if;
-
-    for v_key in
-        select distinct n.key from unnest(v_next.ids, v_next.keys) n (id, key) where n.id <> all(v_lifted)
-    loop
-        v_held := false;
-        -- A head is locked by somebody: the first row behind it that can be had becomes the baton. The gate keeps the
-        -- order: it finds the head before that row and lets it wait a little.
-        for v_next in
-            select h.id, i.eligible_at
-            from unnest(gendurable._heads(v_key, 100, p_now)) with ordinality h (id, ord)
-            join gendurable.instance i on i.id = h.id
-            order by h.ord
-        loop
-            -- one that is due is a baton too, whoever has it locked
-            v_held := v_next.eligible_at is not null or v_next.id = any(v_lifted)
-                or gendurable._lift(array[v_next.id], p_now) <> '{}';
-            exit when v_held;
-        end loop;
-        if not v_held then
-            v_dropped := v_dropped || v_key;
-        end if;
-    end loop;
-    return v_dropped;
-end $$;
-
-comment on function gendurable._pass_baton(text[], timestamptz) is
-    'Lifts the first waiting rows of each key with a free slot. Keys whose waiting rows are all parked and locked by
-somebody are returned: the caller must leave a baton. Under the keys'' locks.';
-
-create or replace function gendurable._need_rate_limit(p_name text) returns void
-language plpgsql as $$
-begin
-    perform gendurable._need_text(p_name, 'rate_limit');
-    raise exception using errcode = 'GD502',
-        message = 'no such rate limit', detail = quote_literal(p_name),
-        hint = 'This version defines no rate limits: leave rate_limit out.';
-end $$;
-
-comment on function gendurable._need_rate_limit(text) is 'Raises GD502: no rate limit can be defined yet.';
+-- The gate of the keys: which of the rows that a claim has locked may start; and the limits.
 
 create or replace function gendurable._admit(p_candidates gendurable.candidate[], p_now timestamptz)
 returns table (ord bigint, id bigint, slot_no int)
@@ -211,6 +9,7 @@ declare
     v_sorted record;
     v_lifted bigint[];
     v_waiting text[];
+    v_settled boolean;
 begin
     -- A claim only tries a key's lock: rows of a key that somebody else works on are passed over.
     v_keys := gendurable._try_keys(array(
@@ -244,12 +43,13 @@ begin
                 id, eligible_at, status, crashes, plain, partition_key, slot_no, lane_at, ord)
             union all
             select n.id, null, n.partition_key, true, false, n.slot_no
-            from gendurable._next_in_keys(v_keys, p_now) n
+            from gendurable._next_in_keys(v_keys) n
         ) a
         group by a.id
     ) b;
 
     if v_sorted.wait_ids <> '{}' then
+        v_settled := gendurable._settled();
         v_lifted := case
             when v_sorted.stranger_ids = '{}' then '{}' else gendurable._lift(v_sorted.stranger_ids, p_now) end;
         -- A head that is locked by somebody cannot be lifted: the first candidate of its key stays due, a little later,
@@ -259,7 +59,9 @@ begin
             from unnest(v_sorted.stranger_ids, v_sorted.stranger_keys) s (id, key)
             where s.id <> all(v_lifted));
         update gendurable.instance i
-        set eligible_at = case when w.first and w.key = any(v_waiting) then p_now + interval '100 ms' end,
+        set eligible_at = case
+                when not v_settled or (w.first and w.key = any(v_waiting)) then p_now + interval '100 ms'
+            end,
             woken = 1,
             updated_at = p_now
         from (
@@ -277,79 +79,42 @@ end $$;
 comment on function gendurable._admit(gendurable.candidate[], timestamptz) is
     'Which of the locked due rows may start, with their slots; parks the others in their lanes and lifts who is first.';
 
-create or replace function gendurable._keep_baton(p_keys text[], p_ids bigint[], p_now timestamptz) returns void
-language plpgsql as $$
-declare
-    v_key text;
+create or replace function gd_set_key_limit(p_prefix text, p_limit int) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
-    if p_keys is null or p_keys = '{}' then
-        return;
+    perform gendurable._need_read_committed();
+    perform gendurable._need_text(p_prefix, 'p_prefix');
+    if p_limit < 1 then
+        perform gendurable._invalid('p_limit must be at least 1', 'got ' || p_limit,
+            'Pass how many may execute at once, or null to go back to one.');
     end if;
-    foreach v_key in array gendurable._pass_baton(p_keys, p_now) loop
-        -- Nobody to pass it to: all that wait are parked, and locked by somebody's open transaction. A row that left
-        -- its place in the key just now carries the baton: it is due without having a place there (lane_at), and the
-        -- claim that meets it tries again.
-        update gendurable.instance i
-        set eligible_at = p_now + interval '100 ms', woken = 1
-        where i.id = (
-            select c.id
-            from gendurable.instance c
-            where c.id = any(p_ids) and c.partition_key = v_key and c.status <> 'executing'
-                and not exists (select from gendurable.paused_queue q where q.queue = c.queue)
-            limit 1);
-        if not found then
-            raise exception using errcode = 'lock_not_available',
-                message = 'the next rows of a partition key are locked by another transaction',
-                detail = 'key ' || quote_literal(v_key), hint = 'Try again when it has ended.';
-        end if;
-    end loop;
+    perform pg_advisory_xact_lock(7305, 0);          -- see _settled
+    if p_limit is null then
+        delete from gendurable.key_limit l where l.prefix = p_prefix;
+    else
+        insert into gendurable.key_limit (prefix, max_executing) values (p_prefix, p_limit)
+        on conflict (prefix) do update set max_executing = excluded.max_executing;
+    end if;
+    perform gendurable._lift_keys(array(
+        select distinct i.partition_key
+        from gendurable.instance i
+        where i.lane_at is not null and i.slot_no is null
+            and (i.partition_key = p_prefix or starts_with(i.partition_key, p_prefix || ':'))
+    ), clock_timestamp());
 end $$;
 
-comment on function gendurable._keep_baton(text[], bigint[], timestamptz) is
-    'Passes the keys'' batons on, or leaves each with one of the rows p_ids that were written just now; raises 55P03
-where neither can be (the row went to another key, or its queue is paused). Under the keys'' locks.';
+comment on function gd_set_key_limit(text, int) is
+'Lets p_limit instances execute at once for each partition key "prefix" or "prefix:…"; null: one again. The longest
+matching prefix decides. Works at once for what waits; what executes above a lowered limit finishes.
+Raises GD501, GD504.';
 
-create or replace function gendurable._take_keys(p_ids bigint[], p_statuses gendurable.status[]) returns void
+create or replace function gendurable._need_rate_limit(p_name text) returns void
 language plpgsql as $$
-declare
-    v_row record;
-    v_timeout constant text := current_setting('lock_timeout');
 begin
-    -- Only rows with a scope of their own can enter it again. One by one, since each may meet a holder whose
-    -- transaction is still open: it is waited for a moment, and the row goes on without the key.
-    for v_row in
-        select i.id
-        from unnest(p_ids, p_statuses) n (id, status)
-        join gendurable.instance i on i.id = n.id
-        where i.unique_scope is not null and i.unique_held is null and n.status = any(i.unique_scope)
-        order by i.unique_key
-    loop
-        begin
-            perform set_config('lock_timeout', '10ms', true);
-            update gendurable.instance i
-            set unique_held = i.unique_key
-            where i.id = v_row.id and not exists (
-                select from gendurable.instance h where h.unique_held = i.unique_key);
-        exception when lock_not_available or unique_violation then
-            continue;
-        end;
-        perform set_config('lock_timeout', v_timeout, true);
-    end loop;
+    perform gendurable._need_text(p_name, 'rate_limit');
+    raise exception using errcode = 'GD502',
+        message = 'no such rate limit', detail = quote_literal(p_name),
+        hint = 'This version defines no rate limits: leave rate_limit out.';
 end $$;
 
-comment on function gendurable._take_keys(bigint[], gendurable.status[]) is
-    'Takes the unique keys of rows that are about to enter their scope again, where nobody holds them.';
-
-create or replace function gendurable._unique_held(
-    p_held text, p_scope gendurable.status[], p_status gendurable.status
-) returns text
-language sql immutable parallel safe as $$
-    select case
-        when p_held is null then null
-        when p_scope is null then case when p_status not in ('done', 'failed', 'cancelled') then p_held end
-        when p_status = any(p_scope) then p_held
-    end
-$$;
-
-comment on function gendurable._unique_held(text, gendurable.status[], gendurable.status) is
-    'unique_held of a row that enters a status: a key is let go outside of its scope.';
+comment on function gendurable._need_rate_limit(text) is 'Raises GD502: no rate limit can be defined yet.';

@@ -1,23 +1,6 @@
--- Wake-ups. A sleeping dispatcher holds a session-level shared advisory lock for each of its queues: visible at once,
--- gone with its connection, blind to snapshots. Whoever makes a row due looks for that lock after the row is written.
-
-create or replace function gendurable._wake(p_queues text[]) returns void
-language plpgsql as $$
-declare
-    v_queue text;
-begin
-    -- NOTIFY takes a lock of the whole server until the commit: only for a queue on which somebody sleeps.
-    foreach v_queue in array coalesce(p_queues, '{}') loop
-        if pg_try_advisory_lock(7302, hashtext(v_queue)) then
-            perform pg_advisory_unlock(7302, hashtext(v_queue));
-        else
-            -- a payload ends at 7,999 bytes; the empty one wakes everybody
-            perform pg_notify('gendurable', case when octet_length(v_queue) < 8000 then v_queue else '' end);
-        end if;
-    end loop;
-end $$;
-
-comment on function gendurable._wake(text[]) is 'Notifies the dispatchers that sleep on these queues, at commit.';
+-- Sleeping dispatchers. Each holds a session-level shared advisory lock for each of its queues: visible at once,
+-- gone with its connection, blind to snapshots. Whoever makes a row due looks for that lock after the row is written
+-- (_wake in the base file).
 
 create or replace function gendurable._sleeping() returns int[]
 language plpgsql stable as $$
@@ -36,7 +19,7 @@ create or replace function gd_sleep(p_worker text, p_queues text[])
 returns table (next_due timestamptz, horizon xid8)
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
-set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off as $$
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off as $$
 #variable_conflict use_column
 declare
     v_now timestamptz;
@@ -54,8 +37,9 @@ begin
     from (select distinct u.queue from unnest(p_queues) u (queue)) q
     where hashtext(q.queue) <> all(v_held);
 
-    -- Later statements, later snapshots: a writer that looked before the lock was there is older than this horizon.
-    v_horizon := pg_snapshot_xmax(pg_current_snapshot());
+    -- A writer that looked before the lock was there had its transaction id by then, a smaller one than this. (The
+    -- snapshot's xmax would be too small: it is the last id that has ended, plus one, and may belong to a writer.)
+    v_horizon := pg_current_xact_id();
     v_now := clock_timestamp();
     select min(d.eligible_at) into v_next
     from unnest(p_queues) u (queue)

@@ -134,7 +134,7 @@ begin
     update gendurable.instance i
     set eligible_at = p_eligible_at, woken = 1, updated_at = v_now,
         lane_at = case when i.partition_key is not null then p_eligible_at end,
-        deadline_at = case when i.status = 'awaiting_signal' then p_eligible_at end
+        deadline_at = case when i.status = 'awaiting_signal' then p_eligible_at else i.deadline_at end
     where i.id = p_id
     returning i.queue into v_queue;
     if v_key is not null then
@@ -150,32 +150,12 @@ comment on function gd_reschedule(bigint, timestamptz) is
 'Moves when a runnable instance is due (also one that waits in its key: its place moves too), or the deadline of an
 await. false: it is in no such status now. Raises GD501, GD503, GD504. Waits for locks.';
 
-create or replace function gendurable._lift_keys(p_keys text[], p_now timestamptz) returns int
-language plpgsql as $$
-declare
-    v_ids bigint[];
-begin
-    -- Without the keys' locks: becoming due needs none. A due row is its own baton, and the gate keeps the order.
-    v_ids := array(
-        select h.id
-        from unnest(p_keys) k (key)
-        cross join lateral unnest(gendurable._heads(k.key, gendurable._key_limit(k.key), p_now)) h (id));
-    -- waits for rows that are locked: skipped, they could be the last of their key
-    perform from gendurable.instance i where i.id = any(v_ids) order by i.id for no key update;
-    v_ids := array(
-        select i.id from gendurable.instance i where i.id = any(v_ids) and i.eligible_at is null and i.lane_at is not null);
-    perform gendurable._lift(v_ids, p_now);
-    return cardinality(v_ids);
-end $$;
-
-comment on function gendurable._lift_keys(text[], timestamptz) is
-    'Makes the first rows of each key due that are parked, as many as its limit; how many.';
-
 create or replace function gd_pause_queue(p_queue text) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
     perform gendurable._need_read_committed();
     perform gendurable._need_text(p_queue, 'p_queue');
+    perform pg_advisory_xact_lock(7305, 0);          -- see _settled
     insert into gendurable.paused_queue (queue) values (p_queue) on conflict do nothing;
     if not found then
         return;
@@ -200,6 +180,7 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
     perform gendurable._need_read_committed();
     perform gendurable._need_text(p_queue, 'p_queue');
+    perform pg_advisory_xact_lock(7305, 0);          -- see _settled
     delete from gendurable.paused_queue q where q.queue = p_queue;
     if not found then
         return;
@@ -213,31 +194,3 @@ begin
 end $$;
 
 comment on function gd_resume_queue(text) is 'Ends a pause; workers are woken. Raises GD501, GD504.';
-
-create or replace function gd_set_key_limit(p_prefix text, p_limit int) returns void
-language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
-begin
-    perform gendurable._need_read_committed();
-    perform gendurable._need_text(p_prefix, 'p_prefix');
-    if p_limit < 1 then
-        perform gendurable._invalid('p_limit must be at least 1', 'got ' || p_limit,
-            'Pass how many may execute at once, or null to go back to one.');
-    end if;
-    if p_limit is null then
-        delete from gendurable.key_limit l where l.prefix = p_prefix;
-    else
-        insert into gendurable.key_limit (prefix, max_executing) values (p_prefix, p_limit)
-        on conflict (prefix) do update set max_executing = excluded.max_executing;
-    end if;
-    perform gendurable._lift_keys(array(
-        select distinct i.partition_key
-        from gendurable.instance i
-        where i.lane_at is not null and i.slot_no is null
-            and (i.partition_key = p_prefix or starts_with(i.partition_key, p_prefix || ':'))
-    ), clock_timestamp());
-end $$;
-
-comment on function gd_set_key_limit(text, int) is
-'Lets p_limit instances execute at once for each partition key "prefix" or "prefix:…"; null: one again. The longest
-matching prefix decides. Works at once for what waits; what executes above a lowered limit finishes.
-Raises GD501, GD504.';

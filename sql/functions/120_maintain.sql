@@ -37,7 +37,7 @@ comment on function gendurable._need_retention(interval) is 'Raises GD501 for a 
 create or replace function gd_gc(p_retention interval = '7 days', p_limit int = 10000) returns int
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
-set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off as $$
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off as $$
 begin
     perform gendurable._need_read_committed();
     perform gendurable._need_retention(p_retention);
@@ -67,7 +67,7 @@ begin
             -- looked at again under the lock: a commit may just have been passing it on
             if gendurable._lacks_baton(v_key, p_now) then
                 v_count := v_count + cardinality(gendurable._lift(
-                    gendurable._heads(v_key, gendurable._key_limit(v_key), p_now), p_now));
+                    gendurable._heads(v_key, gendurable._key_limit(v_key)), p_now));
             end if;
         end if;
     end loop;
@@ -82,7 +82,7 @@ language plpgsql volatile as $$
 begin
     return not exists (
             select from gendurable.instance i where i.partition_key = p_key and i.slot_no is not null)
-        and cardinality(gendurable._heads(p_key, 1, p_now)) > 0
+        and cardinality(gendurable._heads(p_key, 1)) > 0
         and not exists (
             select from gendurable.instance i
             where i.partition_key = p_key and i.lane_at is not null and i.slot_no is null
@@ -101,7 +101,7 @@ comment on function gendurable._lacks_baton(text, timestamptz) is
 create or replace function gd_maintain(p_retention interval = '7 days') returns jsonb
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
-set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off as $$
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off as $$
 declare
     v_reaped int := 0;
     v_removed int := 0;

@@ -44,30 +44,39 @@ create table gendurable.instance (
     constraint instance_status check (
         case status
             when 'runnable' then finished_at is null and (eligible_at is not null or lane_at is not null)
-            when 'executing' then
-                finished_at is null and eligible_at is not null and worker is not null
-                and lease_expires_at is not null
-            when 'awaiting_signal' then finished_at is null and awaits is not null
-            when 'awaiting_children' then finished_at is null and children_pending > 0 and lane_at is null
-            else finished_at is not null and lane_at is null
+            when 'executing' then finished_at is null and eligible_at is not null
+            when 'awaiting_signal' then finished_at is null and coalesce(cardinality(awaits), 0) > 0
+            when 'awaiting_children' then finished_at is null and coalesce(children_pending, 0) > 0
+            else finished_at is not null
         end
     ),
+    constraint instance_claim check (
+        (status = 'executing') = (worker is not null) and (status = 'executing') = (lease_expires_at is not null)
+    ),
+    -- what has no turn to come has no place in its key, and is due only to carry the key's baton
     constraint instance_baton check (
-        -- what waits for children or has ended is due only to carry the baton of its key
-        case
-            when status in ('awaiting_children', 'done', 'failed', 'cancelled')
-                then eligible_at is null or partition_key is not null
-            else true
-        end
+        status in ('runnable', 'executing', 'awaiting_signal')
+        or (lane_at is null and (eligible_at is null or partition_key is not null))
     ),
     constraint instance_key check (
         case
             when partition_key is null then slot_no is null and lane_at is null
-            else (status = 'executing') = (slot_no is not null)
+            else
+                (status = 'executing') = (slot_no is not null)
+                and (
+                    lane_at is not null
+                    or not (status = 'runnable' or (status = 'awaiting_signal' and deadline_at is not null))
+                )
         end
     ),
-    constraint instance_unique check (unique_held is null or unique_held = unique_key),
-    constraint instance_worker check ((status = 'executing') = (worker is not null))
+    constraint instance_woken check (woken in (0, 1)),
+    constraint instance_unique check (
+        unique_held is null
+        or (
+            unique_held is not distinct from unique_key
+            and (unique_scope is not null or status not in ('done', 'failed', 'cancelled'))
+        )
+    )
 )
 -- half of each page stays free for the claims of its rows; measured in docs/performance.md, "Fillfactor"
 with (

@@ -1,0 +1,195 @@
+-- Storing new instances, for gd_insert and for fan-outs: their JSON or arguments become gendurable.new_instance values,
+-- and one function checks and stores these.
+
+create or replace function gendurable._new_instance_problem(p_new gendurable.new_instance) returns text
+language sql immutable parallel safe as $$
+    select case
+        when p_new.fsm is null or p_new.fsm = '' then 'fsm must not be empty'
+        when p_new.step = '' then 'step must not be empty'
+        when p_new.queue = '' then 'queue must not be empty'
+        when p_new.partition_key = '' then 'partition_key must not be empty'
+        when p_new.unique_key = '' then 'unique_key must not be empty'
+        when p_new.version < 1 then 'version must be at least 1'
+        when p_new.max_attempts < 1 then 'max_attempts must be at least 1'
+        when jsonb_typeof(p_new.state) <> 'object' then 'state must be a JSON object'
+        when jsonb_typeof(p_new.meta) <> 'object' then 'meta must be a JSON object'
+        when p_new.eligible_at is not null and p_new.delay is not null
+            then 'eligible_at and delay exclude each other'
+        when not isfinite(p_new.eligible_at) then 'eligible_at must be finite'
+        when not isfinite(p_new.delay) then 'delay must be finite'
+        when p_new.delay < interval '0' then 'delay must not be negative'
+        when p_new.weight <= 0 or p_new.weight = 'infinity' or p_new.weight = 'nan'
+            then 'weight must be a positive number'
+        when p_new.unique_scope is not null and p_new.unique_key is null
+            then 'unique_scope needs a unique_key'
+        when array_ndims(p_new.unique_scope) > 1 or array_position(p_new.unique_scope, null) is not null
+            or not p_new.unique_scope
+                <@ '{runnable,executing,awaiting_signal,awaiting_children,done,failed,cancelled}'::text[]
+            then 'unique_scope names an unknown status'
+    end
+$$;
+
+comment on function gendurable._new_instance_problem(gendurable.new_instance) is
+    'What is wrong with an instance that is to be inserted, or null.';
+
+create or replace function gendurable._new_instance_json_problem(p_object jsonb) returns text
+language sql immutable parallel safe as $$
+    select case
+        when jsonb_typeof(p_object) is distinct from 'object' then 'an instance must be a JSON object'
+        when p_object - '{fsm,state,step,version,queue,priority,partition_key,unique_key,unique_scope,eligible_at,delay_ms,rate_limit,weight,max_attempts,meta}'::text[] <> '{}'
+            then 'unknown key in an instance'
+        else coalesce(
+            gendurable._text_problem(p_object -> 'fsm', 'fsm', true),
+            gendurable._text_problem(p_object -> 'step', 'step', false),
+            gendurable._text_problem(p_object -> 'queue', 'queue', false),
+            gendurable._text_problem(p_object -> 'partition_key', 'partition_key', false),
+            gendurable._text_problem(p_object -> 'unique_key', 'unique_key', false),
+            gendurable._text_problem(p_object -> 'rate_limit', 'rate_limit', false),
+            gendurable._text_problem(p_object -> 'eligible_at', 'eligible_at', false),
+            gendurable._object_problem(p_object -> 'state', 'state'),
+            gendurable._object_problem(p_object -> 'meta', 'meta'),
+            gendurable._int_problem(p_object -> 'version', 'version', 1),
+            gendurable._int_problem(p_object -> 'priority', 'priority', null),
+            gendurable._int_problem(p_object -> 'max_attempts', 'max_attempts', 1),
+            gendurable._ms_problem(p_object -> 'delay_ms', 'delay_ms'),
+            case when jsonb_typeof(p_object -> 'weight') not in ('number', 'null') then 'weight must be a number' end,
+            case
+                when jsonb_typeof(p_object -> 'unique_scope') not in ('array', 'null')
+                    or jsonb_path_exists(p_object, 'strict $.unique_scope[*] ? (@.type() != "string")', '{}', true)
+                    then 'unique_scope must be an array of statuses'
+            end
+        )
+    end
+$$;
+
+comment on function gendurable._new_instance_json_problem(jsonb) is
+    'What is wrong with the JSON of an instance before its values can be read, or null.';
+
+create or replace function gendurable._parse_instances(p_instances jsonb) returns gendurable.new_instance[]
+language plpgsql as $$
+declare
+    v_bad record;
+    v_new gendurable.new_instance[];
+begin
+    if jsonb_typeof(p_instances) is distinct from 'array' then
+        perform gendurable._invalid('instances must be a JSON array', 'got ' || coalesce(jsonb_typeof(p_instances), 'null'),
+            'Pass an array of objects, each with at least the key fsm.');
+    end if;
+
+    select e.ord - 1 as ord, e.object, gendurable._new_instance_json_problem(e.object) as problem into v_bad
+    from jsonb_array_elements(p_instances) with ordinality e (object, ord)
+    where gendurable._new_instance_json_problem(e.object) is not null
+    limit 1;
+    if found then
+        perform gendurable._invalid(v_bad.problem, format('instance %s: %s', v_bad.ord, left(v_bad.object::text, 200)),
+            'Keys of an instance: fsm, state, step, version, queue, priority, partition_key, unique_key, unique_scope, '
+            || 'eligible_at, delay_ms, rate_limit, weight, max_attempts, meta.');
+    end if;
+
+    select array_agg(row(
+        e.ord - 1, o ->> 'fsm', (o ->> 'version')::int, o ->> 'step', nullif(o -> 'state', 'null'), o ->> 'queue',
+        (o ->> 'priority')::int, o ->> 'partition_key', o ->> 'unique_key',
+        case
+            when jsonb_typeof(o -> 'unique_scope') = 'array'
+                then gendurable._texts(o -> 'unique_scope')
+        end,
+        (o ->> 'eligible_at')::timestamptz, gendurable._ms(nullif(o -> 'delay_ms', 'null')), o ->> 'rate_limit',
+        (o ->> 'weight')::double precision, (o ->> 'max_attempts')::int, nullif(o -> 'meta', 'null')
+    )::gendurable.new_instance order by e.ord)
+    into v_new
+    from jsonb_array_elements(p_instances) with ordinality e (o, ord);
+    return coalesce(v_new, '{}');
+end $$;
+
+comment on function gendurable._parse_instances(jsonb) is
+    'Reads an array of gd_insert_many objects; raises GD501 for the first that is not one.';
+
+create or replace function gendurable._insert(
+    p_new gendurable.new_instance[], p_parent_id bigint, p_barrier_no bigint, p_trace jsonb
+) returns table (ord int, id bigint, created boolean)
+language plpgsql as $$
+#variable_conflict use_column
+declare
+    v_now constant timestamptz := clock_timestamp();
+    v_bad record;
+    v_keyed boolean;
+    v_ids bigint[];
+    v_created bigint[];
+    v_queues text[];
+begin
+    select n.ord, n.fsm, gendurable._new_instance_problem(n) as problem into v_bad
+    from unnest(p_new) n
+    where gendurable._new_instance_problem(n) is not null
+    limit 1;
+    if found then
+        perform gendurable._invalid(v_bad.problem, format('instance %s of machine %s', v_bad.ord,
+            coalesce(quote_literal(v_bad.fsm), 'null')), 'See COMMENT ON FUNCTION gd_insert for what each argument takes.');
+    end if;
+    perform gendurable._need_rate_limit(n.rate_limit) from unnest(p_new) n where n.rate_limit is not null;
+
+    -- Numbered before they are stored: the answer keeps the order of the input, whatever order the rows go in.
+    select array_agg(nextval('gendurable.instance_id_seq') order by n.ord), bool_or(n.unique_key is not null)
+    into v_ids, v_keyed
+    from unnest(p_new) n;
+
+    with put as (
+        insert into gendurable.instance as i (
+            id, inserted_at, updated_at, parent_id, barrier_no, max_attempts, fsm_version, priority, eligible_at,
+            lane_at, fsm, step, queue, partition_key, unique_key, unique_held, unique_scope, rate_limit, weight, meta,
+            state)
+        select
+            v_ids[n.ord + 1], v_now, v_now, p_parent_id, p_barrier_no, n.max_attempts,
+            coalesce(n.version, m.version, 1), coalesce(n.priority, 0), d.due,
+            case when n.partition_key is not null then d.due end,
+            n.fsm, coalesce(n.step, m.initial_step, 'start'), coalesce(n.queue, m.queue, 'default'), n.partition_key,
+            n.unique_key, case when 'runnable' = any(coalesce(n.unique_scope, '{runnable}')) then n.unique_key end,
+            n.unique_scope::gendurable.status[], n.rate_limit,
+            case when n.rate_limit is not null then coalesce(n.weight, 1) end,
+            p_trace || coalesce(n.meta, '{}'), coalesce(n.state, '{}')
+        from unnest(p_new) n
+        cross join lateral (select coalesce(n.eligible_at, v_now + coalesce(n.delay, '0')) as due) d
+        left join lateral (
+            select m.version, m.initial_step, m.queue
+            from gendurable.machine m
+            where m.fsm = n.fsm and (n.version is null or m.version = n.version)
+            order by m.version desc
+            limit 1
+        ) m on true
+        -- keys in sorted order: two calls with the same new keys wait for each other one way round only
+        order by n.unique_key, n.ord
+        on conflict (unique_held) where unique_held is not null do nothing
+        returning i.id, i.queue, i.priority, i.eligible_at
+    ), pair as (
+        insert into gendurable.queue_priority (queue, priority)
+        select distinct p.queue, p.priority
+        from put p
+        where not exists (
+            select from gendurable.queue_priority q where q.queue = p.queue and q.priority = p.priority)
+    )
+    select case when v_keyed then array_agg(p.id) end, array_agg(distinct p.queue) filter (
+        where p.eligible_at <= v_now + gendurable._longest_poll())
+    into v_created, v_queues
+    from put p;
+
+    perform gendurable._wake(v_queues);
+    if not v_keyed then
+        return query select n.ord::int - 1, n.id, true from unnest(v_ids) with ordinality n (id, ord);
+    else
+        return query
+            select n.ord, coalesce(c.id, gendurable._holder(n.unique_key)), c.id is not null
+            from unnest(p_new) n
+            left join unnest(v_created) c (id) on c.id = v_ids[n.ord + 1]
+            order by n.ord;
+    end if;
+end $$;
+
+comment on function gendurable._insert(gendurable.new_instance[], bigint, bigint, jsonb) is
+    'Checks and stores new instances and wakes their queues; a row a input, in its order.';
+
+create or replace function gendurable._holder(p_unique_key text) returns bigint
+language plpgsql stable as $$
+begin
+    return (select i.id from gendurable.instance i where i.unique_held = p_unique_key);
+end $$;
+
+comment on function gendurable._holder(text) is 'The instance that holds a unique key, or null.';

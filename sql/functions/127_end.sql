@@ -1,0 +1,175 @@
+-- Endings, from a step or from outside of one: inbox, watchers, the parent's barrier, the key.
+-- A barrier has a number, the parent's claim_no at its fan-out. A child counts in it while it has not ended; claim
+-- numbers only grow, so a parent that has left a barrier is never in it again and no child can count twice.
+
+create or replace function gendurable._after_end(
+    p_ids bigint[], p_parents bigint[], p_barriers bigint[], p_now timestamptz
+) returns void
+language plpgsql as $$
+declare
+    v_watched bigint;
+begin
+    delete from gendurable.signal s where s.instance_id = any(p_ids);
+    for v_watched in delete from gendurable.watch w where w.instance_id = any(p_ids) returning w.instance_id loop
+        perform pg_notify('gendurable_done', v_watched::text);    -- the same one twice is sent once
+    end loop;
+    perform gendurable._release_parents(p_parents, p_barriers, p_now);
+end $$;
+
+comment on function gendurable._after_end(bigint[], bigint[], bigint[], timestamptz) is
+    'Drops the inboxes of ended instances, tells who watches them, and counts them out of their parents'' barriers.';
+
+create or replace function gendurable._release_parents(
+    p_parents bigint[], p_barriers bigint[], p_now timestamptz
+) returns void
+language plpgsql as $$
+declare
+    v_queues text[];
+begin
+    if p_parents is null then
+        return;
+    end if;
+    perform gendurable._take_keys(array_agg(p.id), array_agg('runnable'::gendurable.status))
+    from gendurable.instance p
+    where p.id = any(p_parents) and p.unique_scope is not null and p.status = 'awaiting_children'
+        and p.children_pending <= (
+            select count(*) from unnest(p_parents, p_barriers) e (id, barrier_no)
+            where e.id = p.id and e.barrier_no = p.claim_no);
+    with ended as (
+        select e.parent_id, e.barrier_no, count(*)::int as count
+        from unnest(p_parents, p_barriers) e (parent_id, barrier_no)
+        where e.parent_id is not null and e.barrier_no is not null
+        group by e.parent_id, e.barrier_no
+    ), parent as (
+        -- siblings of a batch are one update of their parent
+        update gendurable.instance i
+        set children_pending = i.children_pending - e.count,
+            status = case when i.children_pending > e.count then i.status else 'runnable' end,
+            -- while it waits on, it may be due as the carrier of its key's baton
+            eligible_at = case when i.children_pending > e.count then i.eligible_at else p_now end,
+            lane_at = case when i.children_pending > e.count or i.partition_key is null then null else p_now end,
+            woken = case when i.children_pending > e.count then i.woken else 1 end,
+            updated_at = p_now,
+            unique_held = case
+                when i.children_pending > e.count then i.unique_held
+                else gendurable._unique_held(i.unique_held, i.unique_scope, 'runnable')
+            end
+        from ended e
+        where i.id = e.parent_id and i.claim_no = e.barrier_no and i.status = 'awaiting_children'
+        returning i.queue, i.status
+    )
+    select array_agg(distinct p.queue) into v_queues from parent p where p.status = 'runnable';
+    perform gendurable._wake(v_queues);
+end $$;
+
+comment on function gendurable._release_parents(bigint[], bigint[], timestamptz) is
+    'Counts ended children out of the barriers that their parents wait in. Under the parents'' row locks.';
+
+create or replace function gendurable._end(
+    p_ids bigint[], p_status gendurable.status, p_error text, p_crashed boolean, p_now timestamptz
+) returns int
+language plpgsql as $$
+declare
+    v_ids bigint[];
+    v_parents bigint[];
+    v_barriers bigint[];
+    v_keys text[];
+begin
+    perform gendurable._take_keys(p_ids, array_fill(p_status, array[cardinality(p_ids)]));
+    with ended as (
+        update gendurable.instance i
+        set status = p_status, last_error = coalesce(p_error, i.last_error), finished_at = p_now, updated_at = p_now,
+            eligible_at = null, lane_at = null, slot_no = null, worker = null, lease_expires_at = null,
+            deadline_at = null, awaits = null, shown = null,
+            crashes = i.crashes + p_crashed::int,
+            unique_held = gendurable._unique_held(i.unique_held, i.unique_scope, p_status)
+        where i.id = any(p_ids)
+        returning i.id, i.parent_id, i.barrier_no, i.partition_key
+    )
+    select array_agg(e.id), array_agg(e.parent_id), array_agg(e.barrier_no),
+        array_agg(distinct e.partition_key) filter (where e.partition_key is not null)
+    into v_ids, v_parents, v_barriers, v_keys
+    from ended e;
+    perform gendurable._after_end(v_ids, v_parents, v_barriers, p_now);
+    perform gendurable._keep_baton(v_keys, v_ids, p_now);
+    return coalesce(cardinality(v_ids), 0);
+end $$;
+
+comment on function gendurable._end(bigint[], gendurable.status, text, boolean, timestamptz) is
+    'Ends instances from outside of a step. Under the locks of the rows, their parents and their keys.';
+
+create or replace function gendurable._crash_cap() returns int
+language sql immutable parallel safe as $$
+    select 20
+$$;
+
+comment on function gendurable._crash_cap() is 'How many claims in a row may be lost before an instance has failed.';
+
+create or replace function gendurable._is_chore(
+    p_status gendurable.status, p_crashes int, p_key text, p_lane_at timestamptz, p_now timestamptz
+) returns boolean
+language sql immutable parallel safe as $$
+    select case
+        when p_status = 'executing' then p_crashes + 1 >= gendurable._crash_cap()
+        else p_key is not null and (p_lane_at is null or p_lane_at > p_now)
+    end
+$$;
+
+comment on function gendurable._is_chore(gendurable.status, int, text, timestamptz, timestamptz) is
+    'Whether a due row is no work for a worker: it is to be ended, or it has no place in its key and carries its baton.';
+
+create or replace function gendurable._end_crashed(p_ids bigint[], p_now timestamptz) returns int
+language plpgsql as $$
+declare
+    v_parents bigint[];
+    v_ids bigint[];
+begin
+    v_parents := array(
+        select p.id
+        from gendurable.instance p
+        where p.id in (select i.parent_id from gendurable.instance i where i.id = any(p_ids))
+        for no key update skip locked);
+    v_ids := array(
+        select i.id
+        from gendurable.instance i
+        where i.id = any(p_ids) and (
+            i.parent_id is null or i.parent_id = any(v_parents)
+            or not exists (select from gendurable.instance p where p.id = i.parent_id)));
+    return gendurable._end(v_ids, 'failed', format('the worker was lost %s times in a row in this step (crash cap)',
+        gendurable._crash_cap()), true, p_now);
+end $$;
+
+comment on function gendurable._end_crashed(bigint[], timestamptz) is
+    'Ends instances at the crash cap, but those whose parent is locked: the next claim does these. Under the locks of
+the rows and their keys.';
+
+create or replace function gendurable._end_chores(
+    p_candidates gendurable.candidate[], p_keys text[], p_now timestamptz
+) returns void
+language plpgsql as $$
+declare
+    v_crashed bigint[];
+    v_carriers bigint[];
+    v_keys text[];
+begin
+    select array_agg(c.id) filter (where c.status = 'executing'),
+        array_agg(c.id) filter (where c.status <> 'executing'),
+        array_agg(distinct c.partition_key) filter (where c.status <> 'executing')
+    into v_crashed, v_carriers, v_keys
+    from unnest(p_candidates) c
+    where gendurable._is_chore(c.status, c.crashes, c.partition_key, c.lane_at, p_now)
+        and (c.partition_key is null or c.partition_key = any(p_keys));
+    if v_crashed is not null then
+        perform gendurable._end_crashed(v_crashed, p_now);
+    end if;
+    if v_carriers is not null then
+        -- hand the baton on and be due when the row itself is, or carry it a little longer
+        v_keys := gendurable._pass_baton(v_keys, p_now);
+        update gendurable.instance i
+        set eligible_at = case when i.partition_key = any(v_keys) then p_now + interval '100 ms' else i.lane_at end
+        where i.id = any(v_carriers);
+    end if;
+end $$;
+
+comment on function gendurable._end_chores(gendurable.candidate[], text[], timestamptz) is
+    'Does what due rows ask for that are no work for a worker. Under the locks of the given keys.';

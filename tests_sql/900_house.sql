@@ -1,0 +1,132 @@
+\ir helpers/tap.psql
+select no_plan();
+
+-- The rules of docs/style over the catalog: each query lists the offenders.
+
+create view t.public_function as
+select p.* from pg_proc p
+where p.pronamespace = (select m.api_schema from gendurable.meta m)::regnamespace and p.proname like 'gd\_%';
+create view t.helper as
+select p.* from pg_proc p where p.pronamespace = 'gendurable'::regnamespace;
+create view t.our_function as
+select * from t.public_function
+union all
+select * from t.helper;
+create view t.relation as
+select c.* from pg_class c
+where c.relkind in ('r', 'v', 'S') and (
+    c.relnamespace = 'gendurable'::regnamespace
+    or (c.relnamespace = (select m.api_schema from gendurable.meta m)::regnamespace and c.relname like 'gd\_%'));
+
+select cmp_ok((select count(*) from t.public_function), '>', 20::bigint, 'there is a public API');
+select cmp_ok((select count(*) from t.helper), '>', 30::bigint, 'and there are helpers');
+
+select is_empty(
+    $$select oid::regprocedure from t.public_function where not prosecdef$$, 'public functions are security definer');
+select is_empty(
+    $$select oid::regprocedure, proconfig from t.public_function
+      where 'search_path=pg_catalog, pg_temp' <> all(coalesce(proconfig, '{}'))$$, 'with a pinned search_path');
+select is_empty(
+    $$select oid::regprocedure from t.our_function where has_function_privilege('public', oid, 'execute')$$,
+    'nothing can be executed by PUBLIC');
+select is_empty(
+    $$select oid::regprocedure from t.helper where prosecdef or proconfig is not null$$, 'helpers are invoker and carry no SET');
+select is_empty(
+    $$select oid::regprocedure from t.helper where proname !~ '^_[a-z_]+$'$$, 'and their names begin with _');
+select is_empty(
+    $$select relname from t.relation c where relkind = 'r' and (relname !~ '^[a-z_]+$' or relnamespace <> 'gendurable'::regnamespace)$$,
+    'all tables are private');
+select is_empty(
+    $$select relname from t.relation c cross join lateral aclexplode(c.relacl) a where a.grantee = 0$$,
+    'no table, sequence or view has rights for PUBLIC');
+select is_empty(
+    $$select n.nspname from pg_namespace n cross join lateral aclexplode(n.nspacl) a where n.nspname = 'gendurable' and a.grantee = 0$$,
+    'nor has the private schema');
+
+select is_empty(
+    $$select oid::regprocedure from t.our_function where obj_description(oid, 'pg_proc') is null$$, 'every function has a comment');
+select is_empty(
+    $$select oid::regclass from t.relation where relkind <> 'S' and obj_description(oid, 'pg_class') is null$$, 'every table and view too');
+select is_empty(
+    $$select oid::regprocedure from t.public_function f where f.proname not in ('gd_find', 'gd_version', 'gd_result', 'gd_watch', 'gd_resume_queue')
+        and obj_description(oid, 'pg_proc') !~ 'GD50[1-6]'$$, 'the comment of a public function names what it raises');
+
+select is_empty(
+    $$select f.oid::regprocedure from t.our_function f
+      join pg_type y on y.oid = f.prorettype join pg_class c on c.oid = y.typrelid and c.relkind in ('r', 'v')$$,
+    'no function returns a table''s row type');
+select is_empty(
+    $$select f.oid::regprocedure, a.name
+      from t.our_function f
+      cross join lateral unnest(f.proargnames) with ordinality a (name, n)
+      where coalesce(f.proargmodes[a.n], 'i') in ('i', 'b', 'v') and a.name !~ '^p_[a-z_]+$'$$, 'arguments are named p_…');
+select is_empty(
+    $$select oid::regprocedure from t.our_function where pronargs > 0 and proargnames is null$$, 'all of them have a name');
+select is_empty(
+    $$select oid::regprocedure from t.our_function
+      where prolang not in (select l.oid from pg_language l where l.lanname in ('sql', 'plpgsql'))$$, 'SQL and PL/pgSQL only');
+
+-- The bodies. Comments and strings are taken out before names are looked for.
+
+create view t.body as
+select f.oid, f.proname, f.prosrc,
+    regexp_replace(regexp_replace(f.prosrc, '--[^\n]*', '', 'g'), '''([^'']|'''')*''', '''''', 'g') as code
+from t.our_function f;
+
+select is_empty($$select oid::regprocedure from t.body where code ~* '\mwhen\s+others\M'$$, 'no "when others"');
+select is_empty(
+    $$select oid::regprocedure from t.body where proname <> 'gd_grant' and code ~* '\mexecute\M'$$, 'static SQL only');
+select is_empty(
+    $$select oid::regprocedure, m[2]
+      from t.body cross join lateral regexp_matches(code, '\m(from|join|into|update|using)\s+([a-z_]+)\M(?!\s*[.(])', 'gi') m
+      where lower(m[2]) in (select relname from t.relation)$$, 'tables are qualified');
+select is_empty(
+    $$select oid::regprocedure, m[1]
+      from t.body cross join lateral regexp_matches(code, '(?<![.a-z0-9_$])(_[a-z0-9_]+)\s*\(', 'gi') m$$, 'helpers are qualified');
+select is_empty(
+    $$select oid::regprocedure, m[1]
+      from t.body cross join lateral regexp_matches(code, '(?<![.a-z0-9_$])(gd_[a-z0-9_]+)\s*\(', 'gi') m$$,
+    'no function calls a public one: it cannot know its schema');
+select is_empty(
+    $$select oid::regprocedure from t.body
+      where regexp_count(code, '\mraise\s+exception\M', 1, 'i') > regexp_count(code, '\mhint\s*=', 1, 'i')$$, 'every exception has a hint');
+select is_empty(
+    $$select oid::regprocedure from t.body
+      where regexp_count(code, '\mraise\s+exception\M', 1, 'i') > regexp_count(code, '\merrcode\s*=', 1, 'i')$$, 'and its SQLSTATE');
+select is_empty(
+    $$select oid::regprocedure, m[1] from t.body cross join lateral regexp_matches(prosrc, 'errcode = ''([^'']+)''', 'g') m
+      where m[1] !~ '^GD50[1-6]$' and m[1] <> 'lock_not_available'$$, 'out of the list of the contract');
+select is_empty(
+    $$select f.oid::regprocedure from t.our_function f join pg_language l on l.oid = f.prolang
+      where l.lanname = 'plpgsql' and f.proretset and f.proargmodes is not null and f.prosrc !~ '#variable_conflict use_column'
+        and exists (select from unnest(f.proargnames) with ordinality a (name, n), pg_attribute c
+            where f.proargmodes[a.n] = 't' and c.attname = a.name and not c.attisdropped
+                and c.attrelid in (select r.oid from t.relation r where r.relkind = 'r')
+                and f.prosrc ~ '\mgendurable\.[a-z]')$$,
+    'where a returned column is called as one of a table, a name in a query means the table''s');
+
+-- What pg_dump must carry over
+
+select case
+    when exists (select from pg_extension e where e.extname = 'gendurable') then is_empty(
+        $$select c.oid::regclass from pg_class c
+          where c.relnamespace = 'gendurable'::regnamespace and c.relkind in ('r', 'p', 'S')
+            and c.oid not in (select unnest(e.extconfig) from pg_extension e where e.extname = 'gendurable')$$,
+        'every table and sequence is dumped with its rows')
+    else skip('gendurable is not installed as an extension here: run make test-sql')
+end;
+select is_empty(
+    $$select c.conrelid::regclass from pg_constraint c where c.connamespace = 'gendurable'::regnamespace and not c.convalidated$$,
+    'no constraint is left unvalidated');
+select is_empty(
+    $$select i.indexrelid::regclass from pg_index i join pg_class c on c.oid = i.indexrelid
+      where c.relnamespace = 'gendurable'::regnamespace and exists (
+          select from pg_attribute a where a.attrelid = i.indexrelid and a.attname = 'status')$$,
+    'status stands in no index');
+select is_empty(
+    $$select i.indexrelid::regclass from pg_index i join pg_class c on c.oid = i.indexrelid
+      where i.indrelid = 'gendurable.instance'::regclass
+        and pg_get_indexdef(i.indexrelid) ~ '\m(status|worker|lease_expires_at|claim_no|attempt|crashes|updated_at)\M'$$,
+    'nor does anything else that a claim changes');
+
+select * from finish();
