@@ -10,6 +10,14 @@ end $$;
 
 comment on function gendurable._invalid(text, text, text) is 'Raises GD501: an argument is not valid.';
 
+create or replace function gendurable._longest_name() returns int
+language sql immutable parallel safe as $$
+    select 2000
+$$;
+
+comment on function gendurable._longest_name() is
+    'Bytes of a name or a key: what an index entry holds, however badly it compresses.';
+
 create or replace function gendurable._need_text(p_value text, p_argument text) returns void
 language plpgsql as $$
 begin
@@ -17,9 +25,13 @@ begin
         perform gendurable._invalid(p_argument || ' must not be empty', 'got ' || coalesce(quote_literal(p_value), 'null'),
             'Pass a non-empty text as ' || p_argument || '.');
     end if;
+    if octet_length(p_value) > gendurable._longest_name() then
+        perform gendurable._invalid(p_argument || ' is too long', octet_length(p_value) || ' bytes',
+            'Names and keys have at most ' || gendurable._longest_name() || ' bytes.');
+    end if;
 end $$;
 
-comment on function gendurable._need_text(text, text) is 'Raises GD501 unless the argument is a non-empty text.';
+comment on function gendurable._need_text(text, text) is 'Raises GD501 unless the argument is a non-empty text of bearable length.';
 
 create or replace function gendurable._need_limit(p_limit int) returns void
 language plpgsql as $$
@@ -62,7 +74,7 @@ comment on function gendurable._need_instance(bigint) is 'Raises GD503 unless th
 create or replace function gendurable._ms(p_value jsonb) returns interval
 language sql immutable parallel safe as $$
     -- through numeric: no 32-bit limit, and an absurd number is a class 22 error and not a wrapped one
-    select make_interval(secs => ((p_value #>> '{}')::numeric / 1000)::double precision)
+    select make_interval(secs => ((p_value #>> '{}'::text[])::numeric / 1000)::double precision)
 $$;
 
 comment on function gendurable._ms(jsonb) is 'A JSON number of milliseconds as an interval.';
@@ -100,7 +112,7 @@ language sql immutable parallel safe as $$
     select case
         when p_value is null or p_value = 'null' then null
         when jsonb_typeof(p_value) <> 'number' then p_name || ' must be a number of milliseconds'
-        when (p_value #>> '{}')::numeric < 0 then p_name || ' must not be negative'
+        when (p_value #>> '{}'::text[])::numeric < 0 then p_name || ' must not be negative'
     end
 $$;
 
@@ -112,6 +124,7 @@ language sql immutable parallel safe as $$
         when p_value is null or p_value = 'null' then case when p_needed then p_name || ' is missing' end
         when jsonb_typeof(p_value) <> 'string' then p_name || ' must be a string'
         when p_value = '""' then p_name || ' must not be empty'
+        when octet_length(p_value #>> '{}'::text[]) > gendurable._longest_name() then p_name || ' is too long'
     end
 $$;
 
@@ -128,9 +141,9 @@ create or replace function gendurable._int_problem(p_value jsonb, p_name text, p
 language sql immutable parallel safe as $$
     select case
         when p_value is null or p_value = 'null' then null
-        when jsonb_typeof(p_value) <> 'number' or (p_value #>> '{}')::numeric % 1 <> 0
+        when jsonb_typeof(p_value) <> 'number' or (p_value #>> '{}'::text[])::numeric % 1 <> 0
             then p_name || ' must be a whole number'
-        when (p_value #>> '{}')::numeric not between coalesce(p_least, -2147483648) and 2147483647
+        when (p_value #>> '{}'::text[])::numeric not between coalesce(p_least, -2147483648) and 2147483647
             then p_name || ' is out of range'
     end
 $$;

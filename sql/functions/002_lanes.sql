@@ -103,7 +103,6 @@ begin
             select i.id, i.eligible_at, row_number() over (order by i.priority, i.lane_at, i.id) as rank
             from gendurable.instance i
             where i.partition_key = k.key and i.lane_at <= v_now and i.slot_no is null
-                and (i.eligible_at is null or i.eligible_at <= v_now)
                 and not exists (select from gendurable.paused_queue q where q.queue = i.queue)
             order by i.priority, i.lane_at, i.id
             limit greatest(l.most - cardinality(s.used), 0)
@@ -111,8 +110,8 @@ begin
 end $$;
 
 comment on function gendurable._next_in_keys(text[]) is
-    'For each key the first waiting rows, as many as it has free slots, and the slots that they would get: rows that are
-due or parked, in queues that are not paused. Under the keys'' locks.';
+    'For each key the first waiting rows, as many as it has free slots, and the slots that they would get: rows whose place
+in the key has come (lane_at), whether due or parked, in queues that are not paused. Under the keys'' locks.';
 
 create or replace function gendurable._heads(p_key text, p_count int) returns bigint[]
 language plpgsql stable as $$
@@ -123,7 +122,6 @@ begin
         select i.id
         from gendurable.instance i
         where i.partition_key = p_key and i.lane_at <= v_now and i.slot_no is null
-            and (i.eligible_at is null or i.eligible_at <= v_now)
             and not exists (select from gendurable.paused_queue q where q.queue = i.queue)
         order by i.priority, i.lane_at, i.id
         limit p_count);

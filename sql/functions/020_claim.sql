@@ -132,6 +132,8 @@ declare
     v_ids bigint[];
     v_slots int[];
     v_plain boolean;
+    v_clock timestamptz := p_now;
+    v_parked boolean := false;
     v_last gendurable.candidate;
     v_started timestamptz;
 begin
@@ -148,6 +150,12 @@ begin
     end if;
 
     while v_wanted > 0 and v_looked < greatest(10 * p_limit, 1000) and v_keys < 500 loop
+        if v_done[1] and v_done[2] and v_parked then
+            -- it parked rows and may have lifted others in their place: these stand at the end of their range now
+            v_parked := false;
+            v_done[1] := false;
+            v_clock := clock_timestamp();
+        end if;
         if v_done[1] and v_done[2] then
             -- too little: look below the floor, if the ration allows
             exit when v_full or v_now_us - v_full_at < 25 * v_full_cost
@@ -166,7 +174,7 @@ begin
             p_queue, p_priority, (v_range - 1)::smallint,
             case when v_at_us[v_range] = 0 then '-infinity'
                 else timestamptz 'epoch' + v_at_us[v_range] * interval '1 microsecond' end,
-            v_at_id[v_range], p_now, v_size);
+            v_at_id[v_range], v_clock, v_size);
         v_cost[v_range] := v_cost[v_range] + gendurable._epoch_us(clock_timestamp()) - gendurable._epoch_us(v_started);
         v_looked := v_looked + cardinality(v_picked);
         v_done[v_range] := cardinality(v_picked) < v_size;
@@ -179,6 +187,7 @@ begin
                 v_keys := v_keys + (select count(distinct c.partition_key)::int from unnest(v_picked) c);
                 select array_agg(g.id order by g.ord), array_agg(g.slot_no order by g.ord) into v_ids, v_slots
                 from gendurable._admit(v_picked, p_now) g;
+                v_parked := v_parked or coalesce(cardinality(v_ids), 0) < cardinality(v_picked);
             end if;
             if cardinality(v_ids) > v_need then
                 -- more than wanted, since a round behind a busy key looks at more: the scan ends at the last one taken

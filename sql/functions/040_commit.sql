@@ -153,6 +153,13 @@ begin
     end if;
 
     v_all := gendurable._parse_outcomes(p_outcomes, v_now);
+    begin
+        -- a table lock (vacuum full, DDL) cannot be skipped row by row
+        lock table gendurable.instance in row exclusive mode;
+    exception when lock_not_available then
+        return query select o.ord, o.id, o.claim_no, 'busy', null::jsonb from unnest(v_all) o;
+        return;
+    end;
     v_outcomes := v_all;
     -- what cannot be read, and every outcome but the first of one claim
     select jsonb_object_agg(o.ord, case

@@ -100,7 +100,6 @@ begin
         where (
             select true from gendurable.instance i
             where i.partition_key = k.key and i.lane_at <= p_now and i.slot_no is null
-                and (i.eligible_at is null or i.eligible_at <= p_now)
                 and not exists (select from gendurable.paused_queue q where q.queue = i.queue)
             limit 1));
 end $$;

@@ -87,6 +87,7 @@ begin
     if p_dedup_key = '' then
         perform gendurable._invalid('p_dedup_key must not be empty', null, 'Pass null for no deduplication.');
     end if;
+    perform gendurable._need_text(coalesce(p_dedup_key, '-'), 'p_dedup_key');
 end $$;
 
 comment on function gendurable._need_signal(text, text) is 'Raises GD501 unless a signal can have this name and key.';

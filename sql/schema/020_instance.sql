@@ -45,7 +45,7 @@ create table gendurable.instance (
         case status
             when 'runnable' then finished_at is null and (eligible_at is not null or lane_at is not null)
             when 'executing' then finished_at is null and eligible_at is not null
-            when 'awaiting_signal' then finished_at is null and coalesce(cardinality(awaits), 0) > 0
+            when 'awaiting_signal' then finished_at is null and coalesce(pg_catalog.cardinality(awaits), 0) > 0
             when 'awaiting_children' then finished_at is null and coalesce(children_pending, 0) > 0
             else finished_at is not null
         end
@@ -84,7 +84,9 @@ with (
     autovacuum_vacuum_scale_factor = 0.02,
     autovacuum_vacuum_insert_scale_factor = 0.05,
     autovacuum_analyze_scale_factor = 0.05,
-    autovacuum_vacuum_cost_delay = 0
+    autovacuum_vacuum_cost_delay = 0,
+    -- cutting the end of the file takes a lock that stops claims and commits
+    vacuum_truncate = off
 );
 
 comment on table gendurable.instance is 'One row an instance: a durable state machine.';

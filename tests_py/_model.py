@@ -1,0 +1,313 @@
+"""A reference model of the engine: what each call means, on plain dicts, with no database and no locks.
+
+Times are microseconds on a clock that never stops; a time that the model cannot know exactly is a span (from, to),
+and the comparison with the database narrows it to the real value. Parking and lifting in a key's lane do not exist
+here: a waiting row is a waiting row, and the order of a key is the order of its waiting rows.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+TERMINAL = ("done", "failed", "cancelled")
+CRASH_CAP = 20
+SECOND = 1_000_000
+
+Span = tuple[int, int]
+
+
+@dataclass
+class Row:
+    id: int
+    step: str
+    state: dict[str, Any]
+    queue: str
+    priority: int
+    key: str | None
+    unique_key: str | None
+    scope: list[str] | None
+    max_attempts: int | None
+    at: Span | None  # due, or its place in its key; of an await the deadline
+    parent: int | None = None
+    barrier: int | None = None
+    status: str = "runnable"
+    held: str | None = None
+    attempt: int = 0
+    crashes: int = 0
+    claim_no: int = 0
+    worker: str | None = None
+    lease: Span | None = None
+    awaits: list[str] | None = None
+    deadline: Span | None = None
+    shown: set[int] = field(default_factory=set)
+    inbox: dict[int, tuple[str, Any]] = field(default_factory=dict)
+    seen: set[str] = field(default_factory=set)
+    pending: int | None = None
+    result: Any = None
+    error: str | None = None
+    finished: Span | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.status in TERMINAL
+
+    @property
+    def waits(self) -> bool:
+        """Whether it wants a worker, once its time has come."""
+        return self.status in ("runnable", "awaiting_signal")
+
+    def in_scope(self, status: str) -> bool:
+        if self.unique_key is None:
+            return False
+        return status not in TERMINAL if self.scope is None else status in self.scope
+
+    def unseen(self) -> bool:
+        """Whether a signal has come that answers its await."""
+        return self.awaits is not None and any(
+            name in self.awaits and number not in self.shown for number, (name, _) in self.inbox.items()
+        )
+
+
+class Model:
+    """All instances that are committed, the paused queues and the limits of keys."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, Row] = {}
+        self.paused: set[str] = set()
+        self.limits: dict[str, int] = {}
+
+    def limit(self, key: str) -> int:
+        fitting = [p for p in self.limits if key == p or key.startswith(p + ":")]
+        return self.limits[max(fitting, key=len)] if fitting else 1
+
+    def executing(self, key: str) -> list[Row]:
+        return [r for r in self.rows.values() if r.key == key and r.status == "executing"]
+
+    def waiting(self, key: str, now: int) -> list[Row]:
+        """Who surely waits for a slot of the key at that time, first come first."""
+        rows = [
+            r
+            for r in self.rows.values()
+            if r.key == key and r.waits and r.queue not in self.paused and r.at is not None and r.at[1] <= now
+        ]
+        return sorted(rows, key=lambda r: (r.priority, r.at, r.id))
+
+    def children(self, parent: int) -> list[Row]:
+        return sorted((r for r in self.rows.values() if r.parent == parent), key=lambda r: r.id)
+
+    def tree(self, root: int) -> list[int]:
+        found = [root]
+        for number in found:
+            found.extend(r.id for r in self.children(number))
+        return found
+
+
+class Change:
+    """One transaction: it sees the committed rows and its own, and is applied as a whole, or never."""
+
+    def __init__(self, model: Model, span: Span) -> None:
+        self.model = model
+        self.now = span
+        self.rows: dict[int, Row] = {}
+        self.gone: set[int] = set()
+
+    def after(self, microseconds: int) -> Span:
+        return self.now[0] + microseconds, self.now[1] + microseconds
+
+    def row(self, number: int) -> Row:
+        if number not in self.rows:
+            self.rows[number] = copy.deepcopy(self.model.rows[number])
+        return self.rows[number]
+
+    def look(self, number: int) -> Row | None:
+        return self.rows.get(number) or self.model.rows.get(number)
+
+    def holder(self, key: str) -> int | None:
+        for number in {*self.model.rows, *self.rows}:
+            row = self.look(number)
+            if row is not None and row.held == key:
+                return number
+        return None
+
+    def apply(self) -> None:
+        self.model.rows.update(self.rows)
+        for number in self.gone:
+            self.model.rows.pop(number, None)
+
+    # --- what calls do
+
+    def insert(self, spec: dict[str, Any], number: int, parent: Row | None = None) -> Row:
+        at = spec["at"] if "at" in spec else self.after(int(spec.get("delay_ms", 0)) * 1000)
+        row = Row(
+            id=number,
+            step=spec.get("step", "start"),
+            state=spec["state"],
+            queue=spec.get("queue", "default"),
+            priority=spec.get("priority", 0),
+            key=spec.get("partition_key"),
+            unique_key=spec.get("unique_key"),
+            scope=spec.get("unique_scope"),
+            max_attempts=spec.get("max_attempts"),
+            at=at,
+        )
+        if parent is not None:
+            row.parent, row.barrier = parent.id, parent.claim_no
+        if row.in_scope("runnable"):
+            row.held = row.unique_key
+        self.rows[number] = row
+        return row
+
+    def enter(self, row: Row, status: str) -> None:
+        """Change the status, and with it whether the unique key is held."""
+        row.status = status
+        if not row.in_scope(status):
+            row.held = None
+        elif row.scope is not None and row.held is None and self.holder(str(row.unique_key)) is None:
+            row.held = row.unique_key
+
+    def claim(self, number: int, claim_no: int, worker: str, lease: int) -> Row:
+        row = self.row(number)
+        if row.status == "executing":
+            row.attempt += 1
+            row.crashes += 1
+        if row.unseen():
+            row.deadline = None
+        row.shown = {n for n, (name, _) in row.inbox.items() if name in (row.awaits or [])}
+        row.claim_no, row.worker, row.lease = claim_no, worker, self.after(lease)
+        self.enter(row, "executing")
+        return row
+
+    def give_back(self, number: int, delay: int, crashed: bool) -> None:
+        row = self.row(number)
+        row.worker = row.lease = None
+        if row.key is None or delay or row.at is None:
+            row.at = self.after(delay)
+        row.attempt += crashed
+        row.crashes += crashed
+        self.enter(row, "runnable")
+
+    def end(self, number: int, status: str, error: str | None) -> None:
+        row = self.row(number)
+        row.worker = row.lease = row.at = row.deadline = row.awaits = None
+        row.shown, row.inbox = set(), {}
+        row.error = error if error is not None else row.error
+        row.finished = self.now
+        self.enter(row, status)
+        self.count_out(row)
+
+    def end_crashed(self, number: int) -> None:
+        self.row(number).crashes += 1
+        self.end(number, "failed", None)
+
+    def count_out(self, child: Row) -> None:
+        parent = self.look(child.parent) if child.parent is not None else None
+        if child.barrier is None or parent is None:
+            return
+        if parent.status == "awaiting_children" and parent.claim_no == child.barrier:
+            parent = self.row(parent.id)
+            assert parent.pending is not None
+            parent.pending -= 1
+            if parent.pending == 0:
+                parent.at = self.now
+                self.enter(parent, "runnable")
+
+    def deliver(self, number: int, signal: int, name: str, payload: Any, dedup: str | None) -> None:
+        row = self.row(number)
+        if dedup is not None:
+            row.seen.add(dedup)
+        row.inbox[signal] = (name, payload)
+        if row.status == "awaiting_signal" and name in (row.awaits or []):
+            row.at, row.deadline = self.now, None
+            self.enter(row, "runnable")
+
+    def cancel(self, numbers: Iterable[int], reason: str | None) -> None:
+        live = [n for n in numbers if not self.row(n).ended]
+        for number in live:
+            # all are cancelled before any is counted: none of their parents among them runs again
+            self.row(number).status = "cancelled"
+        for number in live:
+            self.end(number, "cancelled", reason)
+
+    def retry(self, number: int, step: str | None, state: dict[str, Any] | None) -> None:
+        row = self.row(number)
+        parent = self.look(row.parent) if row.parent is not None else None
+        if parent is not None and parent.status == "awaiting_children" and parent.claim_no == row.barrier:
+            parent = self.row(parent.id)
+            assert parent.pending is not None
+            parent.pending += 1
+        else:
+            row.barrier = None
+        row.step = step or row.step
+        row.state = state if state is not None else row.state
+        row.attempt = row.crashes = 0
+        row.finished = row.result = None
+        row.at = self.now
+        row.status = "runnable"
+        row.held = row.unique_key if row.in_scope("runnable") else None
+
+    def reschedule(self, number: int, at: int) -> None:
+        row = self.row(number)
+        row.at = (at, at)
+        if row.status == "awaiting_signal":
+            row.deadline = row.at
+
+    def commit(self, outcome: dict[str, Any], children: list[int | None], kept: int | None, lease: int) -> None:
+        """An outcome that was answered ok, the ids of its children (None: not created), the claim_no if it was kept."""
+        row = self.row(outcome["id"])
+        kind = outcome["kind"]
+        for number in outcome.get("consume", []):
+            row.inbox.pop(number, None)
+        delay: Span = self.after(int(outcome.get("delay_ms", 0)) * 1000)
+        if kind == "error":
+            if row.attempt + 1 >= (row.max_attempts or 20):
+                kind, outcome = "stop", {**outcome, "reason": outcome["error"]}
+            elif not outcome.get("delay_ms"):
+                pause = min(SECOND << min(row.attempt, 20), 300 * SECOND)
+                delay = self.now[0] + pause // 2, self.now[1] + 2 * pause
+        row.crashes = 0
+        if kind in ("done", "stop"):
+            row.result = outcome.get("result")
+            self.end(row.id, "done" if kind == "done" else "failed", outcome.get("reason"))
+            return
+        row.state = outcome.get("state", row.state)
+        if kind in ("replay", "error"):
+            row.attempt += 1
+            row.error = outcome.get("error", row.error)
+            self.leave(row, "runnable", delay)
+            return
+        row.attempt, row.error = 0, None
+        row.step = outcome.get("step", row.step)
+        if kind == "await":
+            names = outcome["signals"]
+            row.awaits = [names] if isinstance(names, str) else names
+            answered = row.unseen()
+            row.deadline = None
+            if not answered and "timeout_ms" in outcome:
+                row.deadline = self.after(int(outcome["timeout_ms"]) * 1000)
+            self.leave(row, "runnable" if answered else "awaiting_signal", self.now if answered else row.deadline)
+            return
+        row.awaits = row.deadline = None
+        row.shown = set()
+        if kind == "schedule_childs":
+            for spec, number in zip(outcome["childs"], children, strict=True):
+                if number is not None:
+                    self.insert(spec, number, row)
+            row.pending = sum(number is not None for number in children)
+            self.leave(row, "awaiting_children" if row.pending else "runnable", None if row.pending else self.now)
+            return
+        row.queue = outcome.get("queue", row.queue)
+        row.priority = outcome.get("priority", row.priority)
+        row.key = outcome.get("partition_key", row.key)
+        if kept is None:
+            self.leave(row, "runnable", delay)
+        else:
+            row.claim_no, row.lease = kept, self.after(lease)
+            self.enter(row, "executing")
+
+    def leave(self, row: Row, status: str, at: Span | None) -> None:
+        row.worker = row.lease = None
+        row.at = at
+        self.enter(row, status)

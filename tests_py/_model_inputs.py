@@ -1,0 +1,89 @@
+"""What the model test feeds in: few names, so that everything meets everything."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any
+
+QUEUES = ["default", "other"]
+KEYS = ["a", "b", "c:1"]
+UNIQUE = ["u", "v"]
+SIGNALS = ["x", "y", "z"]
+WORKERS = ["w0", "w1", "w2"]
+SCOPES = [
+    [],
+    ["runnable"],
+    ["executing"],
+    ["runnable", "executing"],
+    ["executing", "awaiting_signal"],
+    ["awaiting_children", "failed"],
+    ["runnable", "executing", "awaiting_signal", "awaiting_children", "done"],
+]
+KINDS = {"next": 5, "await": 4, "schedule_childs": 3, "replay": 2, "done": 2, "error": 2, "stop": 1, "bad": 1}
+BAD: list[dict[str, Any]] = [
+    {"kind": "nonsense"},
+    {"kind": "next"},
+    {"kind": "next", "step": "s", "delay_ms": -1},
+    {"kind": "replay", "unknown": 1},
+    {"kind": "next", "step": "s", "state": []},
+    {"kind": "await", "signals": []},
+    {"kind": "schedule_childs", "step": "s", "childs": [{"fsm": "m"}, {"fsm": "m", "queue": ""}]},
+    {"kind": "schedule_childs", "step": "s", "childs": [{"fsm": "m", "unknown": 1}]},
+]
+
+
+class Chance(Random):
+    def once_in(self, times: int) -> bool:
+        return self.randrange(times) == 0
+
+    def fields(self, **options: list[Any]) -> dict[str, Any]:
+        """One option of each; None leaves the field out."""
+        drawn = {name: self.choice(values) for name, values in options.items()}
+        return {name: value for name, value in drawn.items() if value is not None}
+
+
+def instance(chance: Chance, token: int) -> dict[str, Any]:
+    new = {"fsm": "m", "state": {"tok": token}} | chance.fields(
+        queue=[None, None, None, *QUEUES],
+        priority=[None, None, None, -1, 1],
+        partition_key=[None, None, *KEYS],
+        unique_key=[None, None, None, *UNIQUE],
+        delay_ms=[None, None, None, None, 30_000, 1_000_000],
+        max_attempts=[None, None, 1, 2],
+    )
+    if "unique_key" in new and chance.once_in(2):
+        new["unique_scope"] = chance.choice(SCOPES)
+    return new
+
+
+def outcome(chance: Chance, token: int) -> dict[str, Any]:
+    """An outcome without its claim. Each transition leaves the mark `token`: one that is lost or undone is seen."""
+    [kind] = chance.choices(list(KINDS), list(KINDS.values()))
+    if kind == "bad":
+        return chance.choice(BAD)
+    fields: dict[str, Any] = {"kind": kind}
+    if kind in ("next", "replay", "await", "schedule_childs"):
+        fields["state"] = {"tok": token}
+    if kind in ("next", "schedule_childs"):
+        fields["step"] = f"s{token}"
+    if kind == "next":
+        fields |= chance.fields(
+            delay_ms=[None, None, None, 30_000, 1_000_000],
+            priority=[None, None, None, -1, 1],
+            queue=[None, None, None, *QUEUES],
+            keep=[None, True],
+        )
+        if chance.once_in(4):
+            fields["partition_key"] = chance.choice([None, *KEYS])
+    elif kind == "await":
+        fields["signals"] = chance.choice(["x", "y", ["x", "y"], ["z"]])
+        fields |= chance.fields(timeout_ms=[None, None, 0, 30_000], step=[None, f"s{token}"])
+    elif kind == "schedule_childs":
+        fields["childs"] = [instance(chance, token + n) for n in range(chance.randrange(4))]
+    elif kind == "done":
+        fields["result"] = {"tok": token}
+    elif kind == "stop":
+        fields["reason"] = "stopped"
+    else:
+        fields |= chance.fields(delay_ms=[None, 30_000], error=[f"e{token}"])
+    return fields
