@@ -42,12 +42,34 @@ class Pause:
     seconds: float
 
 
+class Catch:
+    """Catches the notifications of a connection that match, and lets all others pass to where they would have gone.
+
+    It stands in the way of psycopg's own hook, since a notification may be read in the middle of any statement.
+    """
+
+    def __init__(self, conn: Connection[Any] | AsyncConnection[Any], match: Callable[[pq.PGnotify], bool]) -> None:
+        self.caught = False
+        self._pgconn = conn.pgconn
+        self._passed_on = conn.pgconn.notify_handler
+
+        def handle(notify: pq.PGnotify) -> None:
+            if match(notify):
+                self.caught = True
+            elif self._passed_on is not None:
+                self._passed_on(notify)
+
+        conn.pgconn.notify_handler = handle
+
+    def end(self) -> None:
+        self._pgconn.notify_handler = self._passed_on
+
+
 @dataclass(frozen=True, slots=True)
 class Notified:
-    """Wait until `match` accepts a notification (it is then used up), or so many seconds; all others are handed on to
-    the connection's own handlers or its backlog. Answers whether it came."""
+    """Wait until something is caught, or so many seconds."""
 
-    match: Callable[[pq.PGnotify], bool]
+    catch: Catch
     seconds: float
 
 
@@ -155,11 +177,10 @@ def _perform(conn: Connection[Any], command: Command) -> object:
             deadline = time.monotonic() + command.seconds
             with conn.lock:
                 while True:
-                    if taken(conn.pgconn, command.match):
-                        return True
+                    receive(conn.pgconn)
                     left = deadline - time.monotonic()
-                    if left <= 0:
-                        return False
+                    if command.catch.caught or left <= 0:
+                        return None
                     with selectors.DefaultSelector() as selector:
                         selector.register(conn.pgconn.socket, selectors.EVENT_READ)
                         selector.select(left)
@@ -185,11 +206,10 @@ async def _perform_async(conn: AsyncConnection[Any], command: Command) -> object
             deadline = time.monotonic() + command.seconds
             async with conn.lock:
                 while True:
-                    if taken(conn.pgconn, command.match):
-                        return True
+                    receive(conn.pgconn)
                     left = deadline - time.monotonic()
-                    if left <= 0:
-                        return False
+                    if command.catch.caught or left <= 0:
+                        return None
                     await readable(conn.pgconn.socket, left)
         case Run():
             return await command.coroutine
@@ -217,20 +237,16 @@ def _run_coroutine(coroutine: Coroutine[Any, Any, object]) -> object:
         return pool.submit(asyncio.run, coroutine).result()
 
 
-def taken(pgconn: pq.abc.PGconn, match: Callable[[pq.PGnotify], bool]) -> bool:
-    """Read what has arrived without blocking; use up the first notification that matches, hand on the others.
+def receive(pgconn: pq.abc.PGconn) -> None:
+    """Read what has arrived, without blocking, and hand the notifications to the connection's hook.
 
     Raises:
         psycopg.OperationalError: the connection is gone.
     """
     pgconn.consume_input()
-    found = False
     while (notify := pgconn.notifies()) is not None:
-        if not found and match(notify):
-            found = True
-        elif pgconn.notify_handler is not None:
+        if pgconn.notify_handler is not None:
             pgconn.notify_handler(notify)
-    return found
 
 
 async def readable(socket: int, seconds: float) -> None:

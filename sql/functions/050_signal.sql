@@ -72,6 +72,9 @@ begin
             lane_at = case when i.partition_key is not null then v_now end,
             unique_held = gendurable._unique_held(i.unique_held, i.unique_scope, 'runnable')
         where i.id = p_id;
+    end if;
+    if v_wakes or v_row.eligible_at <= v_now then
+        -- also for a row that was due already: a claim may have passed over it while it was locked here
         perform gendurable._wake(array[v_row.queue]);
     end if;
     return 'delivered';

@@ -14,14 +14,22 @@ create or replace function gd_watch(p_id bigint) returns text
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
     v_status gendurable.status;
+    v_queue text;
+    v_due boolean;
 begin
     -- The share lock waits for an end that is being committed and holds back the next one until this is visible:
     -- either the status below is terminal, or the end finds the watcher.
     perform from gendurable.instance i where i.id = p_id for share;
-    select i.status into v_status from gendurable.instance i where i.id = p_id;
+    select i.status, i.queue, i.eligible_at <= clock_timestamp() into v_status, v_queue, v_due
+    from gendurable.instance i
+    where i.id = p_id;
     if v_status not in ('done', 'failed', 'cancelled') then
         insert into gendurable.watch (instance_id)
         select p_id where not exists (select from gendurable.watch w where w.instance_id = p_id);
+        if v_due then
+            -- a claim may have passed over the row while it was locked here, and sleep since
+            perform gendurable._wake(array[v_queue]);
+        end if;
     end if;
     return v_status::text;
 end $$;

@@ -1,0 +1,130 @@
+"""What the engine and the testing kit ask the server beyond, or in another shape than, the contract in `calls`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
+from typing import Any
+
+from psycopg import sql
+
+from ._call import Rows, Statement, call
+from ._codec import dumps, loads
+from ._rows import Instance
+from .calls import CLAIMED
+from .context import ClaimRow
+
+
+def _value(rows: Rows) -> Any:
+    return rows[0][0] if rows else None
+
+
+def _nothing(rows: Rows) -> None:
+    return None
+
+
+# The engine
+
+
+@call
+def claim_rows(worker: str, queues: Mapping[str, int], lease: timedelta) -> Statement[list[ClaimRow]]:
+    """`claim_many` for the executor: what a step may never look at is not decoded."""
+    return Statement(
+        f"select {CLAIMED} from gd_claim_many(%s, %s::jsonb, %s)",
+        (worker, dumps(queues).decode(), lease),
+        lambda rows: list(map(ClaimRow._make, rows)),
+    )
+
+
+@call
+def commit_text(worker: str, outcomes: str, lease: timedelta) -> Statement[list[tuple[int, str, str | None]]]:
+    """`commit` for outcomes that are encoded already; answers only what is not simply ok."""
+    return Statement(
+        "select ord, result, detail::text from gd_commit(%s, %s::jsonb, %s) where result <> 'ok' or detail is not null",
+        (worker, outcomes, lease),
+        lambda rows: [(row[0], row[1], row[2]) for row in rows],
+    )
+
+
+@call
+def settled(horizon: str) -> Statement[bool]:
+    """Whether every transaction that was in progress at the horizon has ended: none of them can have missed us."""
+    return Statement("select pg_snapshot_xmin(pg_current_snapshot()) >= %s::text::xid8", (horizon,), _value)
+
+
+@call
+def listen() -> Statement[None]:
+    """Receive the wake-ups: the channel is public, the payload is the queue."""
+    return Statement("listen gendurable", (), _nothing)
+
+
+@call
+def prepare_session(durable: bool) -> Statement[None]:
+    """What the engine's own connections need: the isolation the contract asks for, whatever the role's default."""
+    return Statement(
+        "select set_config('default_transaction_isolation', 'read committed', false), "
+        "set_config('synchronous_commit', "
+        "case when %s then current_setting('synchronous_commit') else 'off' end, false)",
+        (durable,),
+        _nothing,
+    )
+
+
+# The testing kit
+
+
+@call
+def instance(id: int) -> Statement[Instance | None]:
+    """One row of `gd_instances`, as far as tests ask for it; None: there is no such instance."""
+    return Statement(
+        "select id, fsm, status, step, attempt, state::text, awaits, result::text, last_error "
+        "from gd_instances where id = %s",
+        (id,),
+        _instance,
+    )
+
+
+def _instance(rows: Rows) -> Instance | None:
+    for row in rows:
+        return Instance._make((*row[:5], loads(row[5]), row[6], loads(row[7]), row[8]))
+    return None
+
+
+@call
+def queues_in_use() -> Statement[list[str]]:
+    """The queues of all instances that have not ended."""
+    return Statement(
+        "select distinct queue from gd_instances where status not in ('done', 'failed', 'cancelled')",
+        (),
+        lambda rows: [row[0] for row in rows],
+    )
+
+
+@call
+def bring_forward(queues: Iterable[str]) -> Statement[int | None]:
+    """Make due what is due next, of the instances whose time or deadline has not come; None: there is none."""
+    return Statement(
+        "select id from (select id from gd_instances where queue = any(%s::text[]) "
+        "and status in ('runnable', 'awaiting_signal') and eligible_at > clock_timestamp() "
+        "order by eligible_at, id limit 1) later where gd_reschedule(id, clock_timestamp())",
+        (list(queues),),
+        _value,
+    )
+
+
+@call
+def forget_floor() -> Statement[None]:
+    """Let the next claim of this session look at everything: it may not see at once what lies below its last one."""
+    return Statement("select set_config('gendurable.floor', '', false)", (), _nothing)
+
+
+@call
+def create_database(name: str) -> Statement[None]:
+    """A database with the extension, from the template that has it."""
+    query = sql.SQL("create database {} template postgres").format(sql.Identifier(name))
+    return Statement(query, (), _nothing)
+
+
+@call
+def drop_database(name: str) -> Statement[None]:
+    return Statement(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)), (), _nothing)

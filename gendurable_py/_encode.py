@@ -1,0 +1,206 @@
+"""Outcomes and insert options as the JSON that `gd_commit` and `gd_insert_many` take.
+
+Every outcome is encoded, and with that validated, alone. The hot kinds are put together from ready bytes: it is one of
+the few things done for each step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from ._codec import dumps, milliseconds
+from .context import Context
+from .errors import InvalidArgument
+from .fsm import Spec, spec_of, step_name
+from .outcome import (
+    UNSET,
+    Await,
+    Child,
+    Done,
+    MachineLike,
+    Next,
+    Outcome,
+    Replay,
+    Retry,
+    ScheduleChilds,
+    Signal,
+    StepLike,
+    Stop,
+    describe,
+)
+
+
+def encode_outcome(ctx: Context[Any], spec: Spec, outcome: object, keep: bool) -> bytes:
+    """The outcome of a step as one JSON object.
+
+    Raises:
+        InvalidArgument: it is no outcome, names an unknown step, or holds what cannot be encoded.
+    """
+    if spec.is_job and not isinstance(outcome, Outcome):
+        outcome = Done(outcome)
+    row = ctx._row
+    kind = type(outcome)
+    if kind is Next:
+        assert isinstance(outcome, Next)
+        text = b'{"id":%d,"claim_no":%d,"kind":"next","step":%b' % (row.id, row.claim_no, _step(spec, outcome.step))
+        text += _state(spec, outcome.state) + _next_options(outcome)
+        if keep:
+            text += b',"keep":true'
+    elif kind is Done:
+        assert isinstance(outcome, Done)
+        text = b'{"id":%d,"claim_no":%d,"kind":"done"' % (row.id, row.claim_no)
+        if outcome.result is not None:
+            text += b',"result":' + dumps(outcome.result)
+    elif isinstance(outcome, Outcome):
+        text = b'{"id":%d,"claim_no":%d,' % (row.id, row.claim_no) + _other(spec, outcome)
+    else:
+        raise InvalidArgument(
+            f"step {row.step!r} of {row.fsm} returned {type(outcome).__name__}, which is no outcome",
+            hint="return Next, Replay, Await, ScheduleChilds, Done or Stop",
+        )
+    used = _consumed(ctx, outcome)
+    if used:
+        text += b',"consume":' + dumps(used)
+    return text + b"}"
+
+
+def encode_stop(ctx: Context[Any], reason: str | BaseException) -> bytes:
+    """The last resort: it cannot fail."""
+    row = ctx._row
+    return b'{"id":%d,"claim_no":%d,"kind":"stop","reason":%b}' % (row.id, row.claim_no, dumps(describe(reason)))
+
+
+def _other(spec: Spec, outcome: Outcome) -> bytes:
+    if isinstance(outcome, Replay):
+        return b'"kind":"replay"' + _state(spec, outcome.state) + _delay(outcome.delay)
+    if isinstance(outcome, Await):
+        names = outcome.names if isinstance(outcome.names, str) else list(outcome.names)
+        text = b'"kind":"await","signals":' + dumps(names) + _state(spec, outcome.state)
+        if outcome.step is not None:
+            text += b',"step":' + _step(spec, outcome.step)
+        if outcome.timeout is not None:
+            text += b',"timeout_ms":%d' % milliseconds(outcome.timeout, "the timeout")
+        return text
+    if isinstance(outcome, ScheduleChilds):
+        childs = b",".join(encode_insert(child) for child in outcome.childs)
+        text = b'"kind":"schedule_childs","step":%b,"childs":[%b]' % (_step(spec, outcome.step), childs)
+        return text + _state(spec, outcome.state)
+    if isinstance(outcome, Stop):
+        return b'"kind":"stop","reason":' + dumps(outcome.text())
+    if isinstance(outcome, Retry):
+        return b'"kind":"error","error":' + dumps(outcome.text()) + _delay(outcome.delay, keep_zero=True)
+    raise InvalidArgument(f"{type(outcome).__name__} is no outcome of a step")
+
+
+def _step(spec: Spec, target: StepLike) -> bytes:
+    name = step_name(target)
+    known = spec.steps.get(name)
+    if known is None:
+        raise InvalidArgument(f"{spec.name} has no step {name!r}", hint=f"its steps are {', '.join(spec.steps)}")
+    return known.json
+
+
+def _state(spec: Spec, state: object) -> bytes:
+    return b"" if state is UNSET else b',"state":' + spec.codec.encode(state)
+
+
+def _delay(delay: Any, keep_zero: bool = False) -> bytes:
+    if delay is None or (delay == 0 and not keep_zero):
+        return b""
+    return b',"delay_ms":%d' % milliseconds(delay, "the delay")
+
+
+_NEXT_OPTIONS = ("partition_key", "priority", "queue", "rate_limit", "weight")
+
+
+def _next_options(outcome: Next) -> bytes:
+    text = _delay(outcome.delay)
+    for name in _NEXT_OPTIONS:
+        value = getattr(outcome, name)
+        if value is not UNSET:
+            text += b',"%b":%b' % (name.encode(), dumps(value))
+    return text
+
+
+def _consumed(ctx: Context[Any], outcome: object) -> list[int] | None:
+    """The rule of consumption; a terminal outcome drops the whole inbox anyway."""
+    assert isinstance(outcome, Outcome)
+    if outcome.consume is not None:
+        return [signal.id if isinstance(signal, Signal) else signal for signal in outcome.consume]
+    if ctx._row.signals == "[]" or isinstance(outcome, (Replay, Retry, Done, Stop)):
+        return None
+    if ctx._taken is not None:
+        return ctx._taken
+    if isinstance(outcome, (Next, ScheduleChilds)):
+        return [signal.id for signal in ctx.awaited]
+    return None
+
+
+_PLAIN_OPTIONS = (
+    "version",
+    "queue",
+    "priority",
+    "partition_key",
+    "unique_key",
+    "rate_limit",
+    "weight",
+    "max_attempts",
+)
+
+
+def encode_insert(what: Child | MachineLike | Mapping[str, object]) -> bytes:
+    """An element of `gd_insert_many`: from a `Child`, a bare machine, or a mapping with the keys of the SQL contract.
+
+    Raises:
+        InvalidArgument: the state does not fit the machine, or a value cannot be encoded.
+    """
+    if isinstance(what, Mapping):
+        return dumps(what)
+    child = what if isinstance(what, Child) else Child(what)
+    made: dict[str, object] = {}
+    if isinstance(child.machine, str):
+        made["fsm"] = child.machine
+        if child.step is not None:
+            made["step"] = step_name(child.step)
+        state = b"{}" if child.state is UNSET else dumps(child.state)
+    else:
+        spec = spec_of(child.machine)
+        made["fsm"] = spec.name
+        made["step"] = spec.initial if child.step is None else checked_step(spec, child.step)
+        made["version"] = spec.version
+        made["queue"] = spec.queue
+        state = spec.codec.encode({} if child.state is UNSET else child.state)
+    for name in _PLAIN_OPTIONS:
+        value = getattr(child, name)
+        if value is not None:
+            made[name] = value
+    if child.unique_scope is not None:
+        made["unique_scope"] = list(child.unique_scope)
+    if child.eligible_at is not None:
+        made["eligible_at"] = aware(child.eligible_at).isoformat()
+    if child.delay is not None:
+        made["delay_ms"] = milliseconds(child.delay, "the delay")
+    if child.meta is not None:
+        made["meta"] = child.meta
+    return dumps(made)[:-1] + b',"state":' + state + b"}"
+
+
+def checked_step(spec: Spec, target: StepLike) -> str:
+    """The name of a step of this machine, without building its instance."""
+    name = step_name(target)
+    if name not in spec.attributes.values():
+        raise InvalidArgument(
+            f"{spec.name} has no step {name!r}", hint=f"its steps are {', '.join(spec.attributes.values())}"
+        )
+    return name
+
+
+def aware(when: datetime) -> datetime:
+    """A time with its zone: a naive one would mean the session's zone here and the server's there."""
+    if when.tzinfo is None:
+        raise InvalidArgument(
+            f"{when} has no time zone", hint="give an aware datetime, such as datetime.now(timezone.utc)"
+        )
+    return when

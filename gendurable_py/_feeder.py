@@ -1,0 +1,166 @@
+"""Claiming: keep the executor fed, one round trip for all queues, on a connection of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable
+
+from . import _calls, calls
+from ._executor import Executor, Work
+from ._held import Held
+from ._link import TROUBLE, Emit, Link
+from ._options import Options
+from ._wakeup import Sleeper
+from .context import ClaimRow
+from .fsm import Spec, Step, autoload, lookup
+
+logger = logging.getLogger("gendurable")
+
+UNKNOWN_DELAY = 10.0
+"""Seconds until a row that this process has no machine for is due again: for a node that does know it."""
+
+RUN_AHEAD_FOR = 1.0
+"""Seconds after its claim that an instance may keep being run ahead: the order across claims is kept to about that."""
+
+
+class Feeder:
+    """Claims for the free slots of each queue, and turns rows into works."""
+
+    def __init__(
+        self,
+        link: Link,
+        sleeper: Sleeper,
+        executor: Executor,
+        held: Held,
+        emit: Emit,
+        options: Options,
+        *,
+        tidy: Callable[[], None],
+    ) -> None:
+        self._link = link
+        self._sleeper = sleeper
+        self._executor = executor
+        self._held = held
+        self._emit = emit
+        self._options = options
+        self._limits = options.limits
+        self._tidy = tidy
+        self._machines: dict[tuple[str, int, str], tuple[Spec, Step]] = {}
+        self._warned: set[tuple[str, int, str]] = set()
+        self._imported: set[str] = set()
+        # What is finished but not committed counts against this, or a slow server would make it grow for ever.
+        self._most_uncommitted = max(100, 2 * sum(options.limits.values()))
+        self.saturated = False
+        self.stopping = False
+
+    def _demand(self) -> dict[str, int]:
+        if self._held.uncommitted > self._most_uncommitted:
+            return {}
+        demand = {}
+        for queue, limit in self._limits.items():
+            free = limit + self._options.prefetch - self._executor.load(queue) - self._held.kept[queue]
+            if free >= min(self._options.min_demand, limit + self._options.prefetch) and free > 0:
+                demand[queue] = free
+        return demand
+
+    async def run(self) -> None:
+        """Until `stopping` is set and the sleeper is poked."""
+        while not self.stopping:
+            demand = self._demand()
+            if not demand:
+                if not self.saturated:
+                    self.saturated = True
+                    self._emit("saturation", {"running": self._executor.running}, {})
+                await self._sleeper.poked()
+                continue
+            self.saturated = False
+            try:
+                self._sleeper.claiming()
+                worker = self._held.worker
+                started = time.perf_counter()
+                rows = await self._link.attempt(_calls.claim_rows, worker, demand, self._options.lease)
+                if rows and self.stopping:
+                    pairs = [(row.id, row.claim_no) for row in rows]
+                    await self._link.attempt(calls.release, worker, pairs)
+                elif rows:
+                    await self.take(rows, worker)
+                    queues = Counter(row.queue for row in rows)
+                    self._emit("claim", {"rows": len(rows), "seconds": time.perf_counter() - started}, dict(queues))
+                    await self._sleeper.busy(worker, queues.keys())
+                else:
+                    await self._sleeper.idle(worker, demand.keys())
+            except TROUBLE as error:
+                if self._link.uncertain:
+                    # The claim may have happened: rows that nobody knows of are held under this name.
+                    self._held.rename()
+                await self._link.trouble(error)
+                self._tidy()
+
+    async def take(self, rows: list[ClaimRow], worker: str) -> None:
+        """Start what can be run here, give back the rest."""
+        now = time.monotonic()
+        unknown: list[ClaimRow] = []
+        for row in rows:
+            machine = self._machines.get((row.fsm, row.version, row.step)) or await self._resolve(row)
+            if machine is None:
+                unknown.append(row)
+                continue
+            self.start(row, machine, worker, now)
+        if unknown:
+            pairs = [(row.id, row.claim_no) for row in unknown]
+            await self._link.attempt(calls.release, worker, pairs, UNKNOWN_DELAY)
+
+    def start(self, row: ClaimRow, machine: tuple[Spec, Step], worker: str, since: float) -> None:
+        spec, step = machine
+        keep = self._options.run_ahead if spec.run_ahead is None else spec.run_ahead
+        if keep:
+            keep = not self.stopping and time.monotonic() - since < RUN_AHEAD_FOR
+        work = Work(row, spec, step, worker, since, keep)
+        older = self._held.add(work)
+        if older is not None:
+            # Its lease ran out here, and it came back to us: what still runs is of no use any more.
+            self._executor.lose(older)
+        self._executor.submit(work)
+
+    def go_on(self, work: Work, row: ClaimRow) -> bool:
+        """Run the next step of an instance whose claim was kept; False: it is not known here."""
+        machine = self._machines.get((row.fsm, row.version, row.step)) or self._known(row)
+        if machine is None or self.stopping or row.queue not in self._limits:
+            return False
+        self.start(row, machine, work.worker, work.since)
+        return True
+
+    def _known(self, row: ClaimRow) -> tuple[Spec, Step] | None:
+        spec = lookup(row.fsm, row.version)
+        step = None if spec is None else spec.steps.get(row.step)
+        if spec is None or step is None:
+            return None
+        self._machines[row.fsm, row.version, row.step] = spec, step
+        return spec, step
+
+    async def _resolve(self, row: ClaimRow) -> tuple[Spec, Step] | None:
+        """Find a machine by name and version; import its module once, if that is allowed."""
+        reason: Exception | None = None
+        try:
+            if lookup(row.fsm, row.version) is None and row.fsm not in self._imported:
+                self._imported.add(row.fsm)
+                # In a thread: an import may be slow, and leases must be renewed meanwhile.
+                await asyncio.to_thread(autoload, row.fsm, self._options.autoload)
+            machine = self._known(row)
+        except Exception as error:  # noqa: BLE001 - a module may raise anything while it is imported
+            machine, reason = None, error
+        key = (row.fsm, row.version, row.step)
+        if machine is None and key not in self._warned:
+            self._warned.add(key)
+            logger.warning(
+                "%s v%d has no step %r in this process: its instances are given back for %g s%s",
+                row.fsm,
+                row.version,
+                row.step,
+                UNKNOWN_DELAY,
+                "" if reason is None else f" ({reason!r})",
+            )
+        return machine

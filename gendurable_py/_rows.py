@@ -1,0 +1,115 @@
+"""The rows that calls answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from pydantic import JsonValue
+
+from ._codec import dumps, loads
+from .context import ClaimRow
+
+Claims = Iterable[tuple[int, int]]
+"""Pairs of id and claim_no."""
+
+
+class Inserted(NamedTuple):
+    """``ord``: the 0-based place in the input. ``created`` false: the unique key is held, and ``id`` holds it."""
+
+    ord: int
+    id: int
+    created: bool
+
+
+class Result(NamedTuple):
+    """How an instance stands: ``status`` is one of the terminal ones, or it has not ended yet."""
+
+    status: str
+    result: JsonValue
+    last_error: str | None
+
+
+class Claim(NamedTuple):
+    """A claimed row, to be worked on by hand: commit an outcome for (``id``, ``claim_no``)."""
+
+    id: int
+    claim_no: int
+    fsm: str
+    fsm_version: int
+    step: str
+    state: JsonValue
+    attempt: int
+    queue: str
+    partition_key: str | None
+    unique_key: str | None
+    parent_id: int | None
+    awaits: list[str] | None
+    timed_out: bool
+    signals: JsonValue
+    childs: JsonValue
+    meta: JsonValue
+
+
+class Committed(NamedTuple):
+    """The answer for one outcome: ``result`` is ok, stale, busy or rejected."""
+
+    ord: int
+    id: int | None
+    claim_no: int | None
+    result: str
+    detail: JsonValue
+
+
+class Instance(NamedTuple):
+    """How an instance stands, with what it waits for."""
+
+    id: int
+    fsm: str
+    status: str
+    step: str
+    attempt: int
+    state: JsonValue
+    awaits: list[str] | None
+    result: JsonValue
+    last_error: str | None
+
+
+class Sleep(NamedTuple):
+    """``due_in``: seconds from now, on the server's clock, until the next row is due; None: none is known."""
+
+    next_due: datetime | None
+    due_in: float | None
+    horizon: str
+
+
+def kept_row(detail: str) -> ClaimRow:
+    """The detail of a kept claim: what a claim would have returned, as one JSON object."""
+    value: Any = loads(detail)
+
+    def get(key: str) -> Any:
+        return value.get(key)
+
+    return ClaimRow(
+        get("id"),
+        get("claim_no"),
+        get("fsm"),
+        get("fsm_version"),
+        get("step"),
+        _json(get("state")),
+        get("attempt") or 0,
+        get("queue"),
+        get("partition_key"),
+        get("unique_key"),
+        get("parent_id"),
+        get("awaits"),
+        bool(get("timed_out")),
+        _json(get("signals") or []),
+        _json(get("childs") or []),
+        _json(get("meta") or {}),
+    )
+
+
+def _json(value: object) -> str:
+    return dumps(value).decode()

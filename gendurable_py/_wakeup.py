@@ -1,0 +1,163 @@
+"""What the engine does when nothing is due: sleep so that no wake-up can be lost.
+
+It announces itself by `sleep` on the connection that listens, claims once more, and then waits for a notification, the
+next due time or the poll interval. A writer that looked before the announcement was there does not notify; so it also
+claims, with growing pauses, until every transaction older than the announcement has ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Set
+from typing import Any
+
+from psycopg import AsyncConnection, Notify
+
+from . import _calls, calls
+from ._call import receive
+from ._link import Emit, Link
+from ._options import Options
+
+_FIRST_PAUSE = 0.005
+_LONGEST_PAUSE = 1.0
+_SECOND_LOOK = 0.01
+
+
+class Sleeper:
+    """The idle side of the connection that claims.
+
+    The feeder calls `idle` whenever a claim found nothing, and claims again when it returns; `busy` when it found
+    something.
+    """
+
+    def __init__(self, link: Link, emit: Emit, options: Options) -> None:
+        self._link = link
+        self._emit = emit
+        self._notify = options.notify
+        self._poll = options.poll
+        self._max_poll = options.max_poll
+        self._event = asyncio.Event()
+        self._poked = False
+        self._told = False
+        self._noted = False
+        self._connects = 0
+        self._asleep: Set[str] = frozenset()
+        self._horizon: str | None = None
+        self._due_at: float | None = None
+        self._poll_at = 0.0
+        self._idle_for = options.poll
+        self._pause = _FIRST_PAUSE
+
+    def poke(self) -> None:
+        """Something changed in this process: a slot is free, or the engine stops."""
+        self._poked = True
+        self._event.set()
+
+    async def poked(self) -> None:
+        """Wait for nothing but that."""
+        while not self._poked:
+            self._event.clear()
+            await self._event.wait()
+        self._poked = False
+
+    def claiming(self) -> None:
+        """A claim begins: what is told from now on, it may miss."""
+        if self._told:
+            self._told, self._noted = False, True
+
+    async def prepare(self) -> None:
+        """Listen, on a connection that is new."""
+        if self._notify and self._connects != self._link.connects:
+            self._asleep = frozenset()
+            conn = await self._link.open()
+            conn.add_notify_handler(self._hear)
+            await self._link.attempt(_calls.listen)
+            if self._link.conn is conn:
+                self._connects = self._link.connects
+
+    async def busy(self, worker: str, queues: Set[str]) -> None:
+        """Work came from these queues: while there is work, nobody needs to notify."""
+        self._idle_for = self._poll
+        self._pause = _FIRST_PAUSE
+        if queues & self._asleep:
+            self._asleep = frozenset()
+            if self._connects == self._link.connects:
+                await self._link.attempt(calls.wake, worker)
+
+    async def idle(self, worker: str, queues: Set[str]) -> None:
+        """Wait until it is worth claiming again, or until something changed in this process."""
+        if not self._notify:
+            if await self._wait(self._idle_for, None):
+                self._idle_for = min(self._idle_for * 2, self._max_poll)
+            return
+        await self.prepare()
+        if not queues <= self._asleep:
+            await self._announce(worker, queues | self._asleep)
+            return
+        now, again = time.monotonic(), False
+        if now >= self._poll_at:
+            self._idle_for = min(self._idle_for * 2, self._max_poll)
+        if self._noted or now >= self._poll_at or (self._due_at is not None and now >= self._due_at):
+            # Told, polled or due, and nothing was there: it may have been about a later time, so ask for the next one.
+            again, self._noted = self._noted, False
+            await self._announce(worker, self._asleep)
+            now = time.monotonic()
+        limit = self._poll_at - now
+        if again:
+            # Or somebody had the row locked for a moment, and will not tell again: look once more.
+            limit = min(limit, _SECOND_LOOK)
+        if self._due_at is not None:
+            # A row that is due but cannot be had (its key is busy) must not make this spin.
+            limit = min(limit, self._due_at - now if self._due_at > now else self._pause)
+        if self._horizon is not None:
+            limit = min(limit, self._pause)
+        self._pause = min(self._pause * 2, self._poll, _LONGEST_PAUSE)
+        await self._wait(limit, self._link.conn)
+        if self._horizon is not None and await self._link.attempt(_calls.settled, self._horizon):
+            # The claim that follows is the last that an older writer could have made necessary.
+            self._horizon = None
+
+    async def _announce(self, worker: str, queues: Set[str]) -> None:
+        new = not queues <= self._asleep
+        slept = await self._link.attempt(calls.sleep, worker, sorted(queues))
+        now = time.monotonic()
+        self._due_at = None if slept.due_in is None else now + slept.due_in
+        self._poll_at = now + self._idle_for
+        if new:
+            self._asleep = queues
+            self._horizon = slept.horizon
+            self._emit("sleep", {"due_in": -1.0 if slept.due_in is None else slept.due_in}, {"queues": sorted(queues)})
+
+    def covers(self, queues: Set[str]) -> bool:
+        """Whether these queues were empty when last looked at, and a notification will tell when they are not."""
+        return queues <= self._asleep
+
+    async def _wait(self, seconds: float, conn: AsyncConnection[Any] | None) -> bool:
+        """Until a notification for one of the queues arrives, something is poked, or the time is over (then true)."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        socket = -1 if conn is None else conn.pgconn.socket
+        if conn is not None:
+            loop.add_reader(socket, self._event.set)
+        try:
+            while True:
+                self._event.clear()
+                if conn is not None:
+                    receive(conn.pgconn)
+                if self._poked or self._told:
+                    break
+                async with asyncio.timeout_at(deadline):
+                    await self._event.wait()
+        except TimeoutError:
+            return True
+        finally:
+            if conn is not None:
+                loop.remove_reader(socket)
+        self._poked = False
+        return False
+
+    def _hear(self, notify: Notify) -> None:
+        """Called whenever a notification is read, which may be in the middle of any statement."""
+        if notify.channel == "gendurable" and (not notify.payload or notify.payload in self._asleep):
+            self._told = True

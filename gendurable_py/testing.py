@@ -1,0 +1,241 @@
+"""For tests of machines: run them inline, through the real SQL, inside a transaction that is rolled back if you like.
+
+::
+
+    def test_checkout(conn):                                 # a psycopg connection
+        with conn.transaction(force_rollback=True):
+            id = gd.insert(conn, Checkout, {"order": 42})
+            drain(conn, [Checkout])
+            assert_awaiting(conn, id, "payment_confirmed")
+            gd.signal(conn, id, "payment_confirmed")
+            drain(conn, [Checkout])
+            assert assert_done(conn, id) == {"shipped": True}
+
+On an ``AsyncConnection`` the same functions are awaited. The fixture `gendurable_dsn` is an empty throw-away database
+on an embedded server; with ``pytest_plugins = ["gendurable_py.testing"]`` in a ``conftest.py`` the tests have it.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any
+
+import psycopg
+from pydantic import JsonValue
+
+from . import _calls, calls, embedded
+from ._call import Pause, Run, Script, script
+from ._codec import dumps, loads
+from ._encode import encode_stop
+from ._executor import HANDLE, RUN, STOP, Work, perform, perform_async
+from ._rows import Instance, kept_row
+from .context import ClaimRow, Context
+from .errors import InvalidArgument, UnknownInstance, from_sqlstate
+from .fsm import Spec, lookup, spec_of
+from .outcome import MachineLike, Signal
+
+__all__ = ["assert_awaiting", "assert_done", "assert_failed", "context", "drain"]
+
+_LEASE = timedelta(hours=1)
+_ROUND = 100
+
+
+@script
+def drain(
+    machines: Iterable[MachineLike] = (),
+    *,
+    queues: Iterable[str] | None = None,
+    advance: bool = False,
+    run_ahead: bool = False,
+    limit: int = 10_000,
+) -> Script[int]:
+    """Run everything that is due, until nothing is; answers how many steps that took.
+
+    Args:
+        machines: registered first; any imported machine can be run.
+        queues: only these; None: all in which something waits.
+        advance: let time pass, too: when nothing is due, what is due next (delayed, in back-off, or awaiting with a
+            deadline) is made due, until nothing is left but instances that wait for a signal for ever.
+        limit: steps after which it gives up.
+
+    Raises:
+        InvalidArgument: a row is due whose machine or step is not known in this process.
+        RuntimeError: ``limit`` steps were not enough.
+    """
+    worker = f"drain:{secrets.token_hex(4)}"
+    for machine in machines:
+        yield calls.register.statement(machine)
+    served = None if queues is None else list(queues)
+    count = 0
+    while True:
+        names = (yield _calls.queues_in_use.statement()) if served is None else served
+        yield _calls.forget_floor.statement()
+        rows: list[ClaimRow] = yield _calls.claim_rows.statement(worker, dict.fromkeys(names, _ROUND), _LEASE)
+        works = [_work(row, worker, run_ahead) for row in rows]
+        while works:
+            count += len(works)
+            if count > limit:
+                raise RuntimeError(f"still not drained after {limit} steps")
+            works = yield from _round(works, worker)
+        if rows:
+            continue
+        if not advance or (yield _calls.bring_forward.statement(names)) is None:
+            return count
+
+
+def _work(row: ClaimRow, worker: str, keep: bool) -> Work:
+    spec = lookup(row.fsm, row.version)
+    step = None if spec is None else spec.steps.get(row.step)
+    if spec is None or step is None:
+        raise InvalidArgument(f"no machine {row.fsm} v{row.version} with a step {row.step!r} is imported here")
+    return Work(row, spec, step, worker, 0.0, keep)
+
+
+def _round(works: list[Work], worker: str) -> Script[list[Work]]:
+    """Run the works and commit them; answers what goes on at once: kept claims."""
+    going_on: list[Work] = []
+    while works:
+        for work in works:
+            if work.stage == STOP:
+                continue
+            if work.step.is_async:
+                yield Run(perform_async(work))
+            else:
+                perform(work)
+        again: list[Work] = []
+        while works:
+            document = b"[" + b",".join(work.outcome or b"null" for work in works) + b"]"
+            answers = yield _calls.commit_text.statement(worker, document.decode(), _LEASE)
+            busy: list[Work] = []
+            for ord, result, detail in answers:
+                work = works[ord]
+                if result == "busy":
+                    busy.append(work)
+                elif result == "rejected":
+                    again.append(_rejected(work, detail))
+                elif result == "ok" and detail is not None:
+                    going_on.append(_work(kept_row(detail), worker, True))
+            works = busy
+            if busy:
+                yield Pause(0.01)
+        works = again
+    return going_on
+
+
+def _rejected(work: Work, detail: str | None) -> Work:
+    reason: Any = loads(detail)
+    error = from_sqlstate(reason.get("sqlstate"), reason.get("message"))
+    if work.stage == RUN:
+        work.rejection = error
+    elif work.stage == HANDLE:
+        work.stage, work.outcome = STOP, encode_stop(work.ctx, error)
+    else:
+        raise error
+    return work
+
+
+def _found(id: int, found: Instance | None) -> Instance:
+    if found is None:
+        raise UnknownInstance(f"there is no instance {id}")
+    return found
+
+
+def _assert(found: Instance, status: str) -> None:
+    if found.status != status:
+        because = f" ({found.last_error})" if found.last_error else ""
+        raise AssertionError(f"{found.fsm} {found.id} is {found.status} in step {found.step!r}{because}, not {status}")
+
+
+@script
+def assert_done(id: int) -> Script[JsonValue]:
+    """It is ``done``; answers its result."""
+    found = _found(id, (yield _calls.instance.statement(id)))
+    _assert(found, "done")
+    return found.result
+
+
+@script
+def assert_failed(id: int, text: str = "") -> Script[str]:
+    """It is ``failed``, and its last error contains the text; answers the error."""
+    found = _found(id, (yield _calls.instance.statement(id)))
+    _assert(found, "failed")
+    error = found.last_error or ""
+    if text not in error:
+        raise AssertionError(f"{found.fsm} {id} failed with {error!r}, which does not contain {text!r}")
+    return error
+
+
+@script
+def assert_awaiting(id: int, *names: str) -> Script[JsonValue]:
+    """It waits for a signal, for exactly these names if any are given; answers its state."""
+    found = _found(id, (yield _calls.instance.statement(id)))
+    _assert(found, "awaiting_signal")
+    if names and set(names) != set(found.awaits or ()):
+        raise AssertionError(f"{found.fsm} {id} awaits {found.awaits}, not {list(names)}")
+    return found.state
+
+
+def context(
+    machine: MachineLike,
+    state: object = None,
+    *,
+    step: str | None = None,
+    attempt: int = 0,
+    signals: Iterable[Signal] = (),
+    awaits: Iterable[str] = (),
+    timed_out: bool = False,
+    meta: dict[str, object] | None = None,
+) -> Context[Any]:
+    """A context to call a step with, without any database: ``Checkout().ship(context(Checkout, {"order": 1}))``."""
+    spec: Spec = spec_of(machine)
+    inbox = [
+        {
+            "id": signal.id,
+            "name": signal.name,
+            "payload": signal.payload,
+            "inserted_at": signal.inserted_at.isoformat(),
+        }
+        for signal in signals
+    ]
+    row = ClaimRow(
+        id=1,
+        claim_no=1,
+        fsm=spec.name,
+        version=spec.version,
+        step=step or spec.initial,
+        state=spec.codec.encode({} if state is None else state).decode(),
+        attempt=attempt,
+        queue=spec.queue,
+        partition_key=None,
+        unique_key=None,
+        parent_id=None,
+        awaits=list(awaits) or None,
+        timed_out=timed_out,
+        signals=dumps(inbox).decode(),
+        childs="[]",
+        meta=dumps(meta or {}).decode(),
+    )
+    return Context(row, spec.codec)
+
+
+with suppress(ImportError):
+    import pytest
+
+    @pytest.fixture(scope="session")
+    def gendurable_server() -> Iterator[embedded.EmbeddedServer]:
+        """One embedded server for the run; its data need not survive."""
+        with embedded.start(settings={"fsync": "off", "full_page_writes": "off"}) as server:
+            yield server
+
+    @pytest.fixture
+    def gendurable_dsn(gendurable_server: embedded.EmbeddedServer) -> Iterator[str]:
+        """The dsn of a new database with gendurable in it, dropped after the test."""
+        name = f"test_{secrets.token_hex(4)}"
+        # Another database than the one that is copied: a template must have no connection.
+        with psycopg.connect(gendurable_server.dsn_of("template1"), autocommit=True) as conn:
+            _calls.create_database(conn, name)
+            yield gendurable_server.dsn_of(name)
+            _calls.drop_database(conn, name)

