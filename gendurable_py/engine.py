@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.metadata
 import logging
 import random
 import signal
@@ -27,6 +26,8 @@ from ._options import Options, seconds
 from ._wakeup import Sleeper
 from .errors import VersionMismatch
 from .fsm import Spec, spec_of
+from .install import require_release
+from .install import version as package_version
 from .outcome import MachineLike
 
 __all__ = ["Engine", "OnEvent"]
@@ -229,12 +230,7 @@ class Engine:
                 "gendurable is not in this database, or not on the search_path of this connection",
                 hint="run CREATE EXTENSION gendurable, or gendurable_py.install(conn)",
             ) from error
-        ours = package_version()
-        if ours is not None and ours.split(".")[:2] != installed.split(".")[:2]:
-            raise VersionMismatch(
-                f"the database has gendurable {installed}, this package is {ours}",
-                hint="run ALTER EXTENSION gendurable UPDATE, or gendurable_py.upgrade(conn)",
-            )
+        require_release(installed, package_version())
         for spec in self._specs:
             await self._commits.attempt(calls.register, spec.cls)
             _ = spec.steps, spec.codec  # a class that cannot be used is told now, not at its first row
@@ -383,11 +379,3 @@ class Engine:
 
     async def _disconnect(self) -> None:
         await asyncio.gather(*(link.drop() for link in self._links))
-
-
-def package_version() -> str | None:
-    """The version of this package; None when it runs from a checkout that is not installed."""
-    try:
-        return importlib.metadata.version("gendurable_py")
-    except importlib.metadata.PackageNotFoundError:
-        return None

@@ -125,6 +125,26 @@ def _state() -> Script[tuple[str | None, _Installed | None]]:
     return (extension[0][0] if extension else None), (_Installed(*found[0]) if found else None)
 
 
+def require_release(installed: str, ours: str) -> None:
+    """Raise VersionMismatch unless both are of one release (major.minor): only the engine's calls fit each other."""
+
+    def release(version: str) -> tuple[int, ...]:
+        return tuple(int(part) for part in version.split(".")[:2])
+
+    if release(installed) != release(ours):
+        raise VersionMismatch(
+            f"the database has gendurable {installed}, this package is {ours}",
+            hint=_newer(installed)
+            if release(installed) > release(ours)
+            else "run ALTER EXTENSION gendurable UPDATE, or gendurable_py.upgrade(conn)",
+        )
+
+
+def _newer(installed: str) -> str:
+    release = ".".join(installed.split(".")[:2])
+    return f"upgrade this package: pip install -U 'gendurable_py=={release}.*'"
+
+
 def _install() -> Script[str]:
     extension, installed = yield from _state()
     have, want = extension or (installed and installed.version), version()
@@ -146,7 +166,10 @@ def _upgrade() -> Script[str]:
     if installed.version != want:
         path = _folder()[1] / f"gendurable.upgrade--{installed.version}--{want}.sql"
         if not path.exists():
-            raise VersionMismatch(f"no upgrade leads from gendurable {installed.version} to this package's {want}")
+            raise VersionMismatch(
+                f"no upgrade leads from gendurable {installed.version} to this package's {want}",
+                hint=_newer(installed.version),
+            )
         saved = yield _run("select current_setting('search_path')")
         yield _run(path.read_text())
         # The script sets its own until the transaction ends, and the transaction may be the caller's.

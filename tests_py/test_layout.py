@@ -24,8 +24,8 @@ ORDER = (
     "_executor",
     "_committer",
     "_wakeup",
-    "engine",
     "install",
+    "engine",
     "testing",
     "cli",
 )

@@ -73,7 +73,7 @@ begin
             unique_held = gendurable._unique_held(i.unique_held, i.unique_scope, 'runnable')
         where i.id = p_id;
     end if;
-    if v_wakes or v_row.eligible_at <= v_now then
+    if v_wakes or (v_row.status <> 'executing' and v_row.eligible_at <= v_now) then
         -- also for a row that was due already: a claim may have passed over it while it was locked here
         perform gendurable._wake(array[v_row.queue]);
     end if;
@@ -87,10 +87,9 @@ create or replace function gendurable._need_signal(p_name text, p_dedup_key text
 language plpgsql as $$
 begin
     perform gendurable._need_text(p_name, 'p_name');
-    if p_dedup_key = '' then
-        perform gendurable._invalid('p_dedup_key must not be empty', null, 'Pass null for no deduplication.');
+    if p_dedup_key is not null then
+        perform gendurable._need_text(p_dedup_key, 'p_dedup_key');
     end if;
-    perform gendurable._need_text(coalesce(p_dedup_key, '-'), 'p_dedup_key');
 end $$;
 
 comment on function gendurable._need_signal(text, text) is 'Raises GD501 unless a signal can have this name and key.';

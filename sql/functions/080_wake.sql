@@ -29,7 +29,12 @@ declare
 begin
     perform gendurable._need_text(p_worker, 'p_worker');
     perform gendurable._need_read_committed();
-    if p_queues is null or array_position(p_queues, null) is not null then
+    if (
+        case
+            when p_queues is null or array_ndims(p_queues) > 1 then true
+            else array_position(p_queues, null) is not null
+        end
+    ) then
         perform gendurable._invalid('p_queues must be an array of names', null, 'Pass the queues to sleep on.');
     end if;
     v_held := gendurable._sleeping();

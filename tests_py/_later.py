@@ -1,0 +1,93 @@
+"""A made-up next release of gendurable: a checkout with changed tables and functions, built."""
+
+from __future__ import annotations
+
+import runpy
+import shutil
+from pathlib import Path
+
+from _server import ROOT
+
+from gendurable_py.install import version
+
+ASSEMBLE = runpy.run_path(str(ROOT / "tools" / "assemble.py"))
+NEXT = "{}.{}.0".format(version().split(".")[0], int(version().split(".")[1]) + 1)
+
+# What the made-up release changes. A new installation and an upgraded one get the tables from two places.
+TABLES = """
+alter table gendurable.instance add note text not null default 'none';
+comment on column gendurable.instance.note is 'Whatever.';
+create index instance_note on gendurable.instance (note) where note <> 'none';
+create table gendurable.extra (
+    id bigint generated always as identity primary key,
+    instance_id bigint not null,
+    made_at timestamptz not null default clock_timestamp()
+);
+alter table gendurable.key_limit add constraint key_limit_most check (max_executing < 1000000);
+"""
+# gd_find gets an argument: the old function goes, and whoever could call it can call the new one. What it does stands
+# in sql/functions, as for every other function.
+STEP = (
+    TABLES
+    + """
+do $$
+declare
+    v_path constant text := pg_catalog.current_setting('search_path');
+    v_schema constant text := pg_catalog.quote_ident(pg_catalog.current_schema());
+    v_acl aclitem[];
+    v_role record;
+begin
+    perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+    select p.proacl into v_acl from pg_proc p where p.oid = (v_schema || '.gd_find(text)')::regprocedure;
+    execute 'drop function ' || v_schema || '.gd_find(text)';
+    execute 'create function ' || v_schema
+        || '.gd_find(p_unique_key text, p_fsm text = null) returns bigint language sql return 0';
+    for v_role in select a.grantee::regrole as name from aclexplode(v_acl) a where a.grantee <> 0 loop
+        execute 'grant execute on function ' || v_schema || '.gd_find(text, text) to ' || v_role.name;
+    end loop;
+    perform pg_catalog.set_config('search_path', v_path, true);
+end $$;
+"""
+)
+FIND = """
+create or replace function gd_find(p_unique_key text, p_fsm text = null) returns bigint
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
+begin
+    return (
+        select i.id from gendurable.instance i
+        where i.unique_held = p_unique_key and i.fsm = coalesce(p_fsm, i.fsm));
+end $$;
+
+comment on function gd_find(text, text) is 'The id of the instance that holds the unique key now, or null.';
+
+create or replace function gd_extra() returns text
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+    return (select 'extra ' || count(*) from gendurable.extra x);
+end $$;
+
+comment on function gd_extra() is 'Is new.';
+"""
+
+
+def changed(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def next_release(root: Path) -> Path:
+    """Lay it out below `root`, an empty directory."""
+    shutil.copytree(ROOT / "sql", root / "sql", ignore=shutil.ignore_patterns("gendurable*"))
+    (root / "sql" / "upgrades").mkdir(exist_ok=True)
+    shutil.copy(ROOT / "gendurable.control", root)
+    changed(root / "gendurable.control", f"'{version()}'", f"'{NEXT}'")
+    (root / "sql" / "schema" / "950_later.sql").write_text(TABLES)
+    (root / "sql" / "upgrades" / f"{version()}--{NEXT}.sql").write_text(STEP)
+    insert_file = root / "sql" / "functions" / "010_insert.sql"
+    text = insert_file.read_text()
+    start = text.index("create or replace function gd_find(")
+    insert_file.write_text(text[:start] + FIND + text[text.index(";", text.index("comment on function gd_find")) + 1 :])
+    changed(root / "sql" / "functions" / "000_base.sql", "interval '60 seconds'", "interval '59 seconds'")
+    ASSEMBLE["write"](root)
+    return root
