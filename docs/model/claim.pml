@@ -43,6 +43,7 @@ byte applied[STEPS];   /* ghost: committed transitions out of each step */
 
 #define due(s, l) (s == RUN || (s == EXE && l == PAST))
 
+inline flush()   { unflushed = 0; o_st = 0; o_no = 0; o_lease = 0; o_serial = 0 }
 inline publish() { c_st = w_st; c_no = w_no; c_lease = w_lease; c_step = w_step; c_serial = w_serial; lock = 0 }
 inline undo()    { w_st = c_st; w_no = c_no; w_lease = c_lease; w_step = c_step; w_serial = c_serial; lock = 0 }
 
@@ -121,7 +122,7 @@ working:                                        /* the step runs: any other proc
             fi
         };
         atomic {
-            if :: lock == me -> publish(); unflushed = 0 :: else -> skip fi;
+            if :: lock == me -> publish(); flush() :: else -> skip fi;
             my_no = 0; held[me] = 0; my_step = 0; renewed = 0; goto idle
         }
     :: skip
@@ -167,7 +168,7 @@ commit:
         assert(c_step == my_step);              /* out of the step that it ran, */
         assert(applied[my_step] == 0);          /* and once */
         applied[my_step] = 1;
-        unflushed = 0;
+        flush();
         if
         :: w_st == EXE -> serial++; w_serial = serial; clock = (w_no > clock -> w_no : clock)
         :: else -> skip
@@ -208,7 +209,7 @@ proctype Reaper()
             atomic { w_st = RUN; w_lease = NONE };
             atomic {
                 assert(c_lease == PAST);        /* a live claim is never taken back */
-                unflushed = 0; publish()
+                flush(); publish()
             }
         :: else -> skip
         fi
@@ -223,7 +224,7 @@ proctype Canceller()
     :: atomic { lock == 0 -> lock = CLIENT };   /* gd_cancel waits for the row */
         atomic { if :: w_st != END -> w_st = END; w_lease = NONE :: else -> skip fi };
         if
-        :: atomic { unflushed = 0; publish() }
+        :: atomic { flush(); publish() }
         :: atomic { undo() }
         fi
     fi
@@ -235,13 +236,11 @@ proctype Server()
     if
     :: skip
     :: atomic {
-        lock == 0 && unflushed -> unflushed = 0;
+        lock == 0 && unflushed ->
         c_st = o_st; c_no = o_no; c_lease = o_lease; c_serial = o_serial;
-        undo();
-        clock = (clock > c_no -> clock : c_no)      /* time does not go back */
+        undo(); flush()                             /* the clock goes on */
        }
-    fi;
-    skip
+    fi
 }
 
 #define abandoned(n) (held[1] != n && held[2] != n)
@@ -256,7 +255,7 @@ proctype Clock()
         c_lease = PAST;
         if :: lock == 0 -> w_lease = PAST :: else -> skip fi
        }
-    :: atomic { unflushed -> unflushed = 0 }                /* the claim reaches the disk */
+    :: atomic { unflushed -> flush() }                /* the claim reaches the disk */
     :: c_st == END -> break
     od
 }

@@ -210,6 +210,7 @@ create or replace function gendurable._keep_baton(p_keys text[], p_ids bigint[],
 language plpgsql as $$
 declare
     v_key text;
+    v_first bigint[];
 begin
     if p_keys is null or p_keys = '{}' then
         return;
@@ -217,7 +218,7 @@ begin
     if not gendurable._settled() then
         -- Which queues are paused and how many may execute is being decided: one row of each queue becomes due, and the
         -- gate sorts them out when it is known.
-        perform gendurable._lift(array(
+        v_first := array(
             select h.id
             from unnest(p_keys) k (key)
             cross join (select distinct p.queue from gendurable.queue_priority p) q
@@ -228,7 +229,13 @@ begin
                     and i.eligible_at is null and i.queue = q.queue
                 order by i.priority, i.lane_at, i.id
                 limit 1
-            ) h), p_now);
+            ) h);
+        if cardinality(gendurable._lift(v_first, p_now)) < cardinality(v_first) then
+            raise exception using errcode = 'lock_not_available',
+                message = 'the next rows of a partition key are locked by another transaction',
+                detail = 'meanwhile a queue is being paused or resumed, or a limit is being set',
+                hint = 'Try again when it has ended.';
+        end if;
     end if;
     foreach v_key in array gendurable._pass_baton(p_keys, p_now) loop
         -- Nobody to pass it to: all that wait are parked, and locked by somebody's open transaction. A row that left

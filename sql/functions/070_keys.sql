@@ -14,7 +14,11 @@ begin
     -- A claim only tries a key's lock: rows of a key that somebody else works on are passed over.
     v_keys := gendurable._try_keys(array(
         select distinct c.partition_key from unnest(p_candidates) c where c.partition_key is not null order by 1), 1);
-    perform gendurable._end_chores(p_candidates, v_keys, p_now);
+    -- Asked before anything is read that it decides on. Chores that pass a baton on wait until it is settled.
+    v_settled := gendurable._settled();
+    if v_settled then
+        perform gendurable._end_chores(p_candidates, v_keys, p_now);
+    end if;
 
     -- Read in a later statement than the locks. Candidates and heads meet in one grouping: with joins of arrays it
     -- would be a nested loop of one over the other.
@@ -49,7 +53,6 @@ begin
     ) b;
 
     if v_sorted.wait_ids <> '{}' then
-        v_settled := gendurable._settled();
         v_lifted := case
             when v_sorted.stranger_ids = '{}' then '{}' else gendurable._lift(v_sorted.stranger_ids, p_now) end;
         -- A head that is locked by somebody cannot be lifted: the first candidate of its key stays due, a little later,
