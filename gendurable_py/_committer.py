@@ -33,6 +33,10 @@ _POISON = ("22", "23", "54", "P0", "GD")
 _GIVE_UP = 5
 
 
+_Answered = tuple[list[Work], list[tuple[int, str, str | None]], str, float]
+"""A batch, the answers to it, the worker that it was sent as, and the seconds that it took."""
+
+
 class Committer:
     """Commits outcomes, and does with each what the answer says.
 
@@ -99,10 +103,22 @@ class Committer:
             await self._event.wait()
             self._event.clear()
             await self._tidy()
-            while self._pending:
-                await self._commit(self._link, self._batch())
-                self._progressed()
-                await self._tidy()
+            settled: list[_Answered] = []
+            while self._pending or settled:
+                # The next batch is on its way while the answers of this one are looked at: with run-ahead that is where
+                # the next steps begin, and the server would wait for them.
+                sending = asyncio.ensure_future(self._send(self._link, self._batch())) if self._pending else None
+                try:
+                    await asyncio.sleep(0)
+                    for answered in settled:
+                        self._settle(*answered)
+                    self._progressed()
+                    settled = [] if sending is None else await sending
+                finally:
+                    if sending is not None:
+                        sending.cancel()
+                if not settled or not self._pending:
+                    await self._tidy()
 
     async def run_busy(self) -> None:
         """The second lane: outcomes that met a lock of somebody else, with a pause that grows for each."""
@@ -118,7 +134,8 @@ class Committer:
             due = [work for at, work in self._busy if at <= now][:_BUSY_ROWS]
             chosen = set(map(id, due))
             self._busy = [item for item in self._busy if id(item[1]) not in chosen]
-            await self._commit(self._aside, due)
+            for answered in await self._send(self._aside, due):
+                self._settle(*answered)
             self._progressed()
 
     def _batch(self) -> list[Work]:
@@ -130,7 +147,7 @@ class Committer:
             batch.append(work)
         return batch
 
-    async def _commit(self, link: Link, batch: list[Work]) -> None:
+    async def _send(self, link: Link, batch: list[Work]) -> list[_Answered]:
         """Send a batch until it is answered; in halves if the server cannot take it as a whole."""
         failures = 0
         while True:
@@ -147,9 +164,8 @@ class Committer:
                 poison = state is not None and state[:2] in _POISON
                 if len(batch) > 1 and (poison or failures >= _GIVE_UP):
                     half = len(batch) // 2
-                    await self._commit(link, batch[:half])
-                    await self._commit(link, batch[half:])
-                elif poison:
+                    return await self._send(link, batch[:half]) + await self._send(link, batch[half:])
+                if poison:
                     self._reject(batch[0], state, str(error))
                 elif failures >= _GIVE_UP:
                     # Nothing says that the outcome is wrong, so it is not given up; but it goes out of the way.
@@ -158,9 +174,8 @@ class Committer:
                 else:
                     await link.trouble(error)
                     continue
-                return
-            break
-        self._settle(batch, answers, worker, time.perf_counter() - started)
+                return []
+            return [(batch, answers, worker, time.perf_counter() - started)]
 
     def _settle(
         self, batch: list[Work], answers: list[tuple[int, str, str | None]], worker: str, seconds: float
@@ -251,8 +266,10 @@ class Committer:
             while self._release:
                 worker, pairs = self._release.popitem()
                 await self._link.attempt(calls.release, worker, pairs)
+                self._emit("release", {"rows": len(pairs), "delay": 0}, {"reason": "unused"})
             for name in self._held.settled():
-                await self._link.attempt(calls.release, name, None)
+                rows = await self._link.attempt(calls.release, name, None)
+                self._emit("release", {"rows": rows, "delay": 0}, {"reason": "abandoned"})
         except TROUBLE as error:
             logger.info("claims are left to their lease: %s", error)
         finally:
