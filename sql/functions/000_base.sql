@@ -192,10 +192,16 @@ create or replace function gendurable._wake(p_queues text[]) returns void
 language plpgsql as $$
 declare
     v_queue text;
+    v_awake boolean;
 begin
-    -- NOTIFY takes a lock of the whole server until the commit: only for a queue on which somebody sleeps.
+    -- NOTIFY takes a lock of the whole server until the commit: only for a queue on which somebody sleeps. A sleeper keeps
+    -- its lock, another writer that looks at the same moment has let it go by the second or third try.
     foreach v_queue in array coalesce(p_queues, '{}') loop
-        if pg_try_advisory_lock(7302, hashtext(v_queue)) then
+        for v_try in 1 .. 3 loop
+            v_awake := pg_try_advisory_lock(7302, hashtext(v_queue));
+            exit when v_awake;
+        end loop;
+        if v_awake then
             perform pg_advisory_unlock(7302, hashtext(v_queue));
         else
             -- a payload ends at 7,999 bytes; the empty one wakes everybody

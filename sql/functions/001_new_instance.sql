@@ -117,24 +117,29 @@ declare
     v_now constant timestamptz := clock_timestamp();
     v_bad record;
     v_keyed boolean;
+    v_limited boolean;
+    v_wrong boolean;
     v_ids bigint[];
     v_created bigint[];
     v_queues text[];
 begin
-    select n.ord, n.fsm, gendurable._new_instance_problem(n) as problem into v_bad
-    from unnest(p_new) n
-    where gendurable._new_instance_problem(n) is not null
-    limit 1;
-    if found then
+    -- Numbered before they are stored: the answer keeps the order of the input, whatever order the rows go in.
+    select array_agg(nextval('gendurable.instance_id_seq') order by n.ord), bool_or(n.unique_key is not null),
+        bool_or(n.rate_limit is not null), bool_or(gendurable._new_instance_problem(n) is not null)
+    into v_ids, v_keyed, v_limited, v_wrong
+    from unnest(p_new) n;
+    if v_wrong then
+        select n.ord, n.fsm, gendurable._new_instance_problem(n) as problem into v_bad
+        from unnest(p_new) n
+        where gendurable._new_instance_problem(n) is not null
+        order by n.ord
+        limit 1;
         perform gendurable._invalid(v_bad.problem, format('instance %s of machine %s', v_bad.ord,
             coalesce(quote_literal(v_bad.fsm), 'null')), 'See COMMENT ON FUNCTION gd_insert for what each argument takes.');
     end if;
-    perform gendurable._need_rate_limit(n.rate_limit) from unnest(p_new) n where n.rate_limit is not null;
-
-    -- Numbered before they are stored: the answer keeps the order of the input, whatever order the rows go in.
-    select array_agg(nextval('gendurable.instance_id_seq') order by n.ord), bool_or(n.unique_key is not null)
-    into v_ids, v_keyed
-    from unnest(p_new) n;
+    if v_limited then
+        perform gendurable._need_rate_limit(n.rate_limit) from unnest(p_new) n where n.rate_limit is not null;
+    end if;
 
     with put as (
         insert into gendurable.instance as i (

@@ -6,7 +6,9 @@ create or replace function gd_insert(
     p_eligible_at timestamptz = null, p_delay interval = null, p_rate_limit text = null,
     p_weight double precision = 1, p_max_attempts int = null, p_meta jsonb = '{}'
 ) returns bigint
-language plpgsql security definer set search_path = pg_catalog, pg_temp set jit = off as $$
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+-- a plan for each call would cost three times the insert
+set plan_cache_mode = force_generic_plan set jit = off as $$
 begin
     return (
         select case when n.created then n.id end
@@ -26,7 +28,8 @@ other; p_unique_scope lists the statuses in which the key is held (default: all 
 Raises GD501 for an invalid argument and GD502 for a rate limit that does not exist.';
 
 create or replace function gd_insert_many(p_instances jsonb) returns table (ord int, id bigint, created boolean)
-language plpgsql security definer set search_path = pg_catalog, pg_temp set jit = off as $$
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set jit = off as $$
 begin
     return query
         select n.ord, n.id, n.created

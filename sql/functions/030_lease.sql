@@ -22,7 +22,8 @@ create or replace function gd_heartbeat(p_worker text, p_claims jsonb, p_lease i
 returns table (id bigint, claim_no bigint)
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
-set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off as $$
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set plan_cache_mode = force_generic_plan as $$
 #variable_conflict use_column
 declare
     v_ids bigint[];
@@ -64,7 +65,8 @@ by another worker. A row that is locked right now is neither renewed nor reporte
 create or replace function gd_release(p_worker text, p_claims jsonb, p_delay interval = '0') returns int
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
-set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off as $$
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set plan_cache_mode = force_generic_plan as $$
 declare
     v_now constant timestamptz := clock_timestamp();
     v_ids bigint[];
@@ -114,7 +116,8 @@ holds (they wait for their lease). Needs READ COMMITTED (GD504).';
 create or replace function gd_reap(p_limit int = 1000) returns int
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
-set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off as $$
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set plan_cache_mode = force_generic_plan as $$
 begin
     perform gendurable._need_read_committed();
     perform gendurable._need_limit(p_limit);

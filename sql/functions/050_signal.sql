@@ -97,7 +97,8 @@ comment on function gendurable._need_signal(text, text) is 'Raises GD501 unless 
 create or replace function gd_signal(
     p_id bigint, p_name text, p_payload jsonb = 'null', p_dedup_key text = null
 ) returns text
-language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan as $$
 begin
     perform gendurable._need_signal(p_name, p_dedup_key);
     if p_id is null then
@@ -114,7 +115,8 @@ Waits for another transaction that is ending or signalling the instance. Raises 
 create or replace function gd_signal(
     p_unique_key text, p_name text, p_payload jsonb = 'null', p_dedup_key text = null
 ) returns text
-language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan as $$
 declare
     v_id bigint;
     v_result text := 'no_target';

@@ -38,7 +38,7 @@ create table gendurable.machine (
 
 comment on table gendurable.machine is 'Registered machines: where a new instance starts, and in which queue.';
 
--- One row: what is installed, and in which schema its API is.
+-- One row: what is installed, and in which schema its API is. Every assembled script writes it at its end.
 create table gendurable.meta (
     version text not null,
     api_schema text not null
@@ -48,5 +48,3 @@ comment on table gendurable.meta is 'The installed version and the schema of the
 
 -- one row at most
 create unique index meta_one_row on gendurable.meta ((true));
-
-insert into gendurable.meta (version, api_schema) values ('0.1.0', pg_catalog.current_schema());
