@@ -227,7 +227,8 @@ class Committer:
     def _wait_for(self, work: Work) -> None:
         pause = _BUSY_PAUSES[min(work.busy, len(_BUSY_PAUSES) - 1)]
         work.busy += 1
-        self._emit("busy", {"count": 1, "tries": work.busy}, {"id": work.row.id, "fsm": work.row.fsm})
+        about: dict[str, object] = {"id": work.row.id, "fsm": work.row.fsm, "step": work.row.step}
+        self._emit("busy", {"count": 1, "tries": work.busy}, about)
         self._busy.append((time.monotonic() + pause, work))
         self._busy_event.set()
 

@@ -6,10 +6,11 @@ the few things done for each step.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
+from . import _telemetry
 from ._codec import dumps, milliseconds
 from .context import Context
 from .errors import InvalidArgument
@@ -72,6 +73,14 @@ def encode_stop(ctx: Context[Any], reason: str | BaseException) -> bytes:
     return b'{"id":%d,"claim_no":%d,"kind":"stop","reason":%b}' % (row.id, row.claim_no, dumps(describe(reason)))
 
 
+def kind_of(outcome: bytes | None) -> str | None:
+    """The kind of an encoded outcome: only numbers stand before it."""
+    if outcome is None:
+        return None
+    start = outcome.index(b'"kind":"') + 8
+    return outcome[start : outcome.index(b'"', start)].decode()
+
+
 def _other(spec: Spec, outcome: Outcome) -> bytes:
     if isinstance(outcome, Replay):
         return b'"kind":"replay"' + _state(spec, outcome.state) + _delay(outcome.delay)
@@ -84,8 +93,8 @@ def _other(spec: Spec, outcome: Outcome) -> bytes:
             text += b',"timeout_ms":%d' % milliseconds(outcome.timeout, "the timeout")
         return text
     if isinstance(outcome, ScheduleChilds):
-        childs = b",".join(encode_insert(child) for child in outcome.childs)
-        text = b'"kind":"schedule_childs","step":%b,"childs":[%b]' % (_step(spec, outcome.step), childs)
+        childs = encode_inserts(outcome.childs)
+        text = b'"kind":"schedule_childs","step":%b,"childs":%b' % (_step(spec, outcome.step), childs)
         return text + _state(spec, outcome.state)
     if isinstance(outcome, Stop):
         return b'"kind":"stop","reason":' + dumps(outcome.text())
@@ -150,13 +159,24 @@ _PLAIN_OPTIONS = (
 )
 
 
-def encode_insert(what: Child | MachineLike | Mapping[str, object]) -> bytes:
-    """An element of `gd_insert_many`: from a `Child`, a bare machine, or a mapping with the keys of the SQL contract.
+Insertable = Child | MachineLike | Mapping[str, object]
+
+
+def encode_inserts(instances: Iterable[Insertable]) -> bytes:
+    """The array that `gd_insert_many` takes: of `Child`s, bare machines, or mappings with the keys of the SQL contract.
 
     Raises:
-        InvalidArgument: the state does not fit the machine, or a value cannot be encoded.
+        InvalidArgument: a state does not fit its machine, or a value cannot be encoded.
     """
+    trace = _telemetry.carrier()
+    return b"[" + b",".join([encode_insert(instance, trace) for instance in instances]) + b"]"
+
+
+def encode_insert(what: Insertable, trace: Mapping[str, str] | None = None) -> bytes:
     if isinstance(what, Mapping):
+        meta = what.get("meta")
+        if trace and (meta is None or isinstance(meta, Mapping)):
+            what = {**what, "meta": _telemetry.traced(meta, trace)}
         return dumps(what)
     child = what if isinstance(what, Child) else Child(what)
     made: dict[str, object] = {}
@@ -182,8 +202,9 @@ def encode_insert(what: Child | MachineLike | Mapping[str, object]) -> bytes:
         made["eligible_at"] = aware(child.eligible_at).isoformat()
     if child.delay is not None:
         made["delay_ms"] = milliseconds(child.delay, "the delay")
-    if child.meta is not None:
-        made["meta"] = child.meta
+    meta = _telemetry.traced(child.meta, trace)
+    if meta is not None:
+        made["meta"] = meta
     return dumps(made)[:-1] + b',"state":' + state + b"}"
 
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from . import _telemetry
 from ._encode import encode_outcome, encode_stop
 from .context import ClaimRow, Context
 from .errors import InvalidArgument
@@ -74,6 +75,15 @@ class Work:
 
 def perform(work: Work, loop: asyncio.AbstractEventLoop | None = None) -> None:
     """Run a sync step (or what follows its rejection) in this thread, and keep its outcome on the work."""
+    instrument = _telemetry.current
+    if instrument is None:
+        _perform(work, loop)
+    else:
+        with instrument.step(work):
+            _perform(work, loop)
+
+
+def _perform(work: Work, loop: asyncio.AbstractEventLoop | None) -> None:
     work.started = time.perf_counter()
     try:
         if work.rejection is not None:
@@ -87,6 +97,15 @@ def perform(work: Work, loop: asyncio.AbstractEventLoop | None = None) -> None:
 
 async def perform_async(work: Work) -> None:
     """The same for an async step; a cancellation that is not the step's own passes through."""
+    instrument = _telemetry.current
+    if instrument is None:
+        await _perform_async(work)
+    else:
+        with instrument.step(work):
+            await _perform_async(work)
+
+
+async def _perform_async(work: Work) -> None:
     work.started = time.perf_counter()
     try:
         if work.rejection is not None:

@@ -85,10 +85,12 @@ class Feeder:
                 if rows and self.stopping:
                     pairs = [(row.id, row.claim_no) for row in rows]
                     await self._link.attempt(calls.release, worker, pairs)
+                    self._emit("release", {"rows": len(rows), "delay": 0}, {"reason": "stopping"})
                 elif rows:
                     await self.take(rows, worker)
                     queues = Counter(row.queue for row in rows)
-                    self._emit("claim", {"rows": len(rows), "seconds": time.perf_counter() - started}, dict(queues))
+                    seconds = time.perf_counter() - started
+                    self._emit("claim", {"rows": len(rows), "seconds": seconds}, {"queues": dict(queues)})
                     await self._sleeper.busy(worker, queues.keys())
                 else:
                     await self._sleeper.idle(worker, demand.keys())
@@ -112,6 +114,7 @@ class Feeder:
         if unknown:
             pairs = [(row.id, row.claim_no) for row in unknown]
             await self._link.attempt(calls.release, worker, pairs, UNKNOWN_DELAY)
+            self._emit("release", {"rows": len(pairs), "delay": UNKNOWN_DELAY}, {"reason": "unknown"})
 
     def start(self, row: ClaimRow, machine: tuple[Spec, Step], worker: str, since: float) -> None:
         spec, step = machine

@@ -9,7 +9,7 @@ import os
 import random
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import ParamSpec, TypeVar
 
 import psycopg
@@ -21,7 +21,7 @@ from ._call import Call
 P = ParamSpec("P")
 R = TypeVar("R")
 
-Emit = Callable[[str, dict[str, float], dict[str, object]], None]
+Emit = Callable[[str, Mapping[str, float], Mapping[str, object]], None]
 
 logger = logging.getLogger("gendurable")
 
@@ -130,6 +130,7 @@ class Link:
             self._calling = False
         if self._failures:
             logger.info("connection for %s works again after %d failures", self._name, self._failures)
+            self._emit("recovered", {"failures": self._failures}, {"link": self._name})
             self._failures = 0
             self._logged = 0.0
         return answer

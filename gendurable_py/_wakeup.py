@@ -84,6 +84,7 @@ class Sleeper:
             self._asleep = frozenset()
             if self._connects == self._link.connects:
                 await self._link.attempt(calls.wake, worker)
+            self._emit("wake", {}, {"queues": sorted(queues)})
 
     async def idle(self, worker: str, queues: Set[str]) -> None:
         """Wait until it is worth claiming again, or until something changed in this process."""
@@ -127,7 +128,8 @@ class Sleeper:
         if new:
             self._asleep = queues
             self._horizon = slept.horizon
-            self._emit("sleep", {"due_in": -1.0 if slept.due_in is None else slept.due_in}, {"queues": sorted(queues)})
+            due = {} if slept.due_in is None else {"due_in": slept.due_in}
+            self._emit("sleep", due, {"queues": sorted(queues)})
 
     def covers(self, queues: Set[str]) -> bool:
         """Whether these queues were empty when last looked at, and a notification will tell when they are not."""

@@ -14,12 +14,13 @@ from typing import Any, LiteralString, cast
 
 from pydantic import JsonValue
 
+from . import _telemetry
 from ._call import Rows, Statement, call
 from ._codec import Seconds, dumps, interval, loads
-from ._encode import aware, checked_step, encode_insert
+from ._encode import Insertable, aware, checked_step, encode_inserts
 from ._rows import Claim, Claims, Committed, Inserted, Result, Sleep
 from .fsm import spec_of, step_name
-from .outcome import UNSET, Child, ChildResult, MachineLike, StepLike
+from .outcome import UNSET, ChildResult, MachineLike, StepLike
 
 LEASE = timedelta(seconds=60)
 RETENTION = timedelta(days=7)
@@ -77,6 +78,7 @@ def insert(
         first = spec.initial if step is None else checked_step(spec, step)
         version = spec.version if version is None else version
         queue = spec.queue if queue is None else queue
+    meta = _telemetry.traced(meta, _telemetry.carrier())
     return Statement(
         "select gd_insert(%s, %s::jsonb, %s, %s, %s, %s, %s, %s, %s::text[], %s, %s, %s, %s, %s, %s::jsonb)",
         (
@@ -101,9 +103,9 @@ def insert(
 
 
 @call
-def insert_many(instances: Iterable[Child | MachineLike | Mapping[str, object]]) -> Statement[list[Inserted]]:
+def insert_many(instances: Iterable[Insertable]) -> Statement[list[Inserted]]:
     """Insert many in one round trip: `Child` objects, bare machines, or mappings with the keys of the SQL contract."""
-    document = b"[" + b",".join(encode_insert(instance) for instance in instances) + b"]"
+    document = encode_inserts(instances)
     return Statement(
         "select ord, id, created from gd_insert_many(%s::jsonb) order by ord",
         (document.decode(),),

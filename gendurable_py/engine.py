@@ -18,11 +18,13 @@ import psycopg
 from . import calls
 from ._codec import Seconds, interval
 from ._committer import Committer
+from ._encode import kind_of
 from ._executor import Executor, Work
 from ._feeder import Feeder
 from ._held import Held, worker_name
 from ._link import TROUBLE, Link, conninfo
 from ._options import Options, seconds
+from ._telemetry import Emitter, OnEvent
 from ._wakeup import Sleeper
 from .errors import VersionMismatch
 from .fsm import Spec, spec_of
@@ -33,9 +35,6 @@ from .outcome import MachineLike
 __all__ = ["Engine", "OnEvent"]
 
 logger = logging.getLogger("gendurable")
-
-OnEvent = Callable[[str, Mapping[str, float], Mapping[str, object]], None]
-"""Telemetry: the name of the event, its numbers, what it is about. Called on the engine's loop: it must be quick."""
 
 
 class Engine:
@@ -100,7 +99,7 @@ class Engine:
             notify=notify,
         )
         self._options.check(self._specs)
-        self._on_event = on_event
+        self._emit = Emitter(on_event)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop_lock = threading.Lock()
         self._stops = 0
@@ -254,21 +253,20 @@ class Engine:
 
     # What happens meanwhile
 
-    def _emit(self, name: str, measurements: dict[str, float], metadata: dict[str, object]) -> None:
-        if self._on_event is not None:
-            try:
-                self._on_event(name, measurements, metadata)
-            except Exception:
-                logger.exception("on_event failed")
-
     def _finished(self, works: list[Work]) -> None:
-        if self._on_event is not None:
+        if self._emit.heard:
             for work in works:
                 row = work.row
                 self._emit(
                     "step",
                     {"seconds": work.ended - work.started, "attempt": row.attempt},
-                    {"id": row.id, "fsm": row.fsm, "step": row.step, "queue": row.queue, "error": work.error},
+                    {
+                        **_about(work),
+                        "version": row.version,
+                        "queue": row.queue,
+                        "outcome": kind_of(work.outcome),
+                        "error": work.error,
+                    },
                 )
         self._committer.add(works)
         # A queue that is asleep was empty: its free slot is no reason to ask again.
@@ -313,9 +311,9 @@ class Engine:
             if work is not None and work.outcome is None:
                 logger.info("the claim of %s %s (step %s) is lost", work.row.fsm, id, work.row.step)
                 self._executor.lose(work)
-        self._emit(
-            "heartbeat", {"claims": len(claims), "lost": len(lost), "seconds": time.perf_counter() - started}, {}
-        )
+                self._emit("lost", {"count": 1}, _about(work))
+        seconds = time.perf_counter() - started
+        self._emit("heartbeat", {"claims": len(claims), "lost": len(lost), "seconds": seconds}, {})
         return True
 
     async def _maintain(self, every: float) -> None:
@@ -328,7 +326,11 @@ class Engine:
             except TROUBLE as error:
                 await self._chores.trouble(error)
             else:
-                self._emit("maintain", {"seconds": time.perf_counter() - started}, dict(done))
+                counts = {
+                    key: value for key, value in done.items() if isinstance(value, int) and not isinstance(value, bool)
+                }
+                about = {key: value for key, value in done.items() if key not in counts}
+                self._emit("maintain", {**counts, "seconds": time.perf_counter() - started}, about)
             await self._chores.drop()
 
     # The end
@@ -379,3 +381,7 @@ class Engine:
 
     async def _disconnect(self) -> None:
         await asyncio.gather(*(link.drop() for link in self._links))
+
+
+def _about(work: Work) -> dict[str, object]:
+    return {"id": work.row.id, "fsm": work.row.fsm, "step": work.row.step}

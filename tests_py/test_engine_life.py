@@ -64,6 +64,8 @@ def test_stop_lets_running_steps_finish_and_gives_back_the_rest(db: Any, conn: C
         # The two that were only prefetched are given back while the others still run.
         wait_until(lambda: sum(field(conn, id, "status") == "executing" for id in ids) == 2)
         gate.opened.set()
+        # Leaving the block tells it to stop again, which would not wait for them.
+        wait_until(lambda: sum(field(conn, id, "status") == "done" for id in ids) == 2)
     found = sorted((field(conn, id, "status"), field(conn, id, "attempt")) for id in ids)
     assert found == [("done", 0)] * 2 + [("runnable", 0)] * 4
 
