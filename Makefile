@@ -13,7 +13,7 @@ PG_CONFIG ?= pg_config
 export PG_CONFIG
 
 .DEFAULT_GOAL := build
-.PHONY: build help lint fmt test test-sql test-py installcheck demo bench clean
+.PHONY: build help lint fmt test test-sql test-py test-matrix chaos installcheck demo bench clean
 
 # PGXS defines targets such as all, clean and check, so it is read only when it is to install.
 ifneq ($(filter install uninstall installdirs,$(MAKECMDGOALS)),)
@@ -68,6 +68,12 @@ test-sql: build $(GD_VENV)/.test ## pgTAP files and isolation specs (GD_ARGS="te
 
 test-py: build $(GD_VENV)/.test ## pytest (GD_ARGS="-k claim" is handed on)
 	@$(GD_RUN) tools/run_tests.py py -- $(GD_ARGS)
+
+test-matrix: build $(GD_VENV)/.test ## The suites on PostgreSQL 15, 16, 17 and 18, as far as they can be had here (GD_ARGS="--all")
+	@$(GD_RUN) tools/matrix.py $(GD_ARGS)
+
+chaos: build $(GD_VENV)/.test ## Break the server, the network and the workers, then check every invariant (GD_ARGS="--minutes 3 --seed 1")
+	@$(GD_RUN) -m tests_py.chaos $(GD_ARGS)
 
 installcheck: build $(GD_VENV)/.test ## The SQL tests against an installed extension: GENDURABLE_TEST_DSN, else PG* variables
 	@GENDURABLE_TEST_EXTENSION=1 GENDURABLE_TEST_DSN="$${GENDURABLE_TEST_DSN:-dbname=postgres}" \

@@ -1,7 +1,8 @@
 #!/bin/sh
 # Installs the Debian packages that the set-up needs and that are missing, or says which ones they are.
 #   need.sh venv PYTHON   a Python that can make virtual environments, or stop
-#   need.sh test          PostgreSQL with pgTAP and plpgsql_check; without them their tests are skipped, not failed
+#   need.sh test          PostgreSQL with pgTAP and plpgsql_check, isolationtester, Spin, PgBouncer; without one of
+#                         them its tests are skipped, not failed
 set -u
 
 apt_install() {
@@ -52,6 +53,15 @@ test)
             libtap-parser-sourcehandler-pgtap-perl
         apt_install "$@" || echo "missing: $missing(Debian: apt-get install $*); their tests are skipped" >&2
     fi
+    # Each by itself: what one machine cannot have must not keep the others away.
+    number=$("${PG_CONFIG:-pg_config}" --version 2>/dev/null | sed -n 's/^PostgreSQL \([0-9]*\).*/\1/p')
+    tester=$("${PG_CONFIG:-pg_config}" --pkglibdir 2>/dev/null)/pgxs/src/test/isolation/isolationtester
+    [ -x "$tester" ] || apt_install "postgresql-server-dev-${number:-15}" \
+        || echo "missing: isolationtester (Debian: apt-get install postgresql-server-dev-${number:-15})" >&2
+    for package in spin gcc pgbouncer; do
+        command -v "$package" >/dev/null || [ -x "/usr/sbin/$package" ] || apt_install "$package" \
+            || echo "missing: $package (Debian: apt-get install $package); its tests are skipped" >&2
+    done
     ;;
 *)
     echo "usage: need.sh venv PYTHON | test" >&2

@@ -1,0 +1,106 @@
+"""One dispatcher process: `python -m chaos.worker DSN JOURNAL`. It serves until SIGTERM, whatever the server does.
+
+Beside the engine a plain SQL client works: it writes its ledger in the transaction that commits the step.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import psycopg
+
+import gendurable_py as gd
+from gendurable_py import Engine
+
+from . import machines
+
+LEASE = 2.0
+FLOW = machines.STEPS["chaos.strict"]
+# A start while the server is away fails, as it should; the next one is tried after this.
+PAUSE = 0.1
+
+
+def on_event(name: str, measurements: Mapping[str, float], metadata: Mapping[str, object]) -> None:
+    if name == "maintain":
+        assert machines.journal is not None
+        machines.journal.write(what="maintain", repaired=metadata["repaired"])
+
+
+class SqlWorker:
+    def __init__(self, dsn: str) -> None:
+        self._dsn = dsn
+        self.stopping = threading.Event()
+        self._name = f"sql:{os.getpid()}:{secrets.token_hex(4)}"
+        self.thread = threading.Thread(target=self.run, daemon=True)
+
+    def run(self) -> None:
+        while not self.stopping.is_set():
+            try:
+                with psycopg.connect(self._dsn, autocommit=True, application_name="gendurable sql") as conn:
+                    # After a lost connection: what it may hold and does not know of.
+                    gd.release(conn, self._name, None)
+                    while not self.stopping.is_set():
+                        if not self._work(conn):
+                            self.stopping.wait(0.05)
+            except psycopg.OperationalError:
+                self.stopping.wait(PAUSE)
+
+    def _work(self, conn: psycopg.Connection[Any]) -> int:
+        claims = gd.claim(conn, self._name, "strict", 4, LEASE)
+        for claim in claims:
+            try:
+                with conn.transaction():
+                    self._step(conn, claim)
+            except gd.ClaimLost:
+                continue
+        return len(claims)
+
+    def _step(self, conn: psycopg.Connection[Any], claim: gd.Claim) -> None:
+        assert machines.journal is not None
+        machines.journal.write(
+            what="run", id=claim.id, fsm=claim.fsm, step=claim.step, claim=claim.claim_no, by=self._name
+        )
+        n = claim.state["n"]
+        conn.execute("insert into chaos.ledger (id, n, claim) values (%s, %s, %s)", (claim.id, n, claim.claim_no))
+        outcome: dict[str, object] = {"id": claim.id, "claim_no": claim.claim_no}
+        if n + 1 < len(FLOW):
+            outcome |= {"kind": "next", "step": FLOW[n + 1], "state": {**claim.state, "n": n + 1}}
+        else:
+            outcome |= {"kind": "done", "result": {"n": n + 1}}
+        gd.commit_one(conn, self._name, outcome)
+
+
+def main() -> None:
+    dsn, path = sys.argv[1:]
+    machines.journal = machines.Journal(path)
+    beside = SqlWorker(dsn)
+    beside.thread.start()
+    while True:
+        engine = Engine(
+            dsn,
+            machines.MACHINES,
+            queues={"default": 8, "keyed": 4},
+            lease_ttl=LEASE,
+            heartbeat_interval=0.5,
+            poll_interval=0.2,
+            max_poll_interval=0.5,
+            reap_interval=1,
+            drain_timeout=2,
+            on_event=on_event,
+        )
+        try:
+            engine.run()
+            break
+        except psycopg.OperationalError:
+            beside.stopping.wait(PAUSE)
+    beside.stopping.set()
+    beside.thread.join(5)
+
+
+if __name__ == "__main__":
+    main()
