@@ -48,7 +48,7 @@ create table gendurable.instance (
         and case status
             when 'runnable' then eligible_at is not null or lane_at is not null
             when 'executing' then eligible_at is not null
-            when 'awaiting_signal' then coalesce(awaits <> '{}', false)
+            when 'awaiting_signal' then coalesce(pg_catalog.cardinality(awaits) > 0, false)
             when 'awaiting_children' then coalesce(children_pending > 0, false)
             else true
         end
