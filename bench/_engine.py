@@ -28,6 +28,12 @@ async def async_job(args: dict[str, object]) -> None:
     """Does nothing, on the loop."""
 
 
+@job(name="bench_start")
+async def start_job(args: dict[str, object]) -> float:
+    """Says when it began."""
+    return time.time()
+
+
 class Five(FSM, name="bench_five"):
     """Five steps that do nothing."""
 
@@ -53,7 +59,9 @@ class Five(FSM, name="bench_five"):
 
 
 async def serve(dsn: str, concurrency: int, ahead: bool) -> None:
-    engine = Engine(dsn, machines=[sync_job, async_job, Five], queues={"default": concurrency}, run_ahead=ahead)
+    engine = Engine(
+        dsn, machines=[sync_job, async_job, start_job, Five], queues={"default": concurrency}, run_ahead=ahead
+    )
     async with engine:
         print("ready", flush=True)
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
@@ -91,25 +99,39 @@ def drained(conn: psycopg.Connection, machine: str, count: int) -> float:
 
 
 def latencies(conn: psycopg.Connection, count: int) -> tuple[list[float], list[float]]:
-    """Seconds of an empty durable commit, and from an insert to the start of its step with an idle engine."""
+    """Seconds of an empty durable commit, and from the call of an insert to the start of its step, the engine idle."""
     commits, starts = [], []
     conn.execute("create table if not exists bench_commit (n int)")
     for _ in range(count):
         started = time.perf_counter()
         conn.execute("insert into bench_commit values (1)")
         commits.append(time.perf_counter() - started)
-        row = conn.execute("select gd_insert('bench_sync')").fetchone()
-        assert row is not None
-        while (found := conn.execute(STARTED, [row[0]]).fetchone()) is None:
-            time.sleep(0.002)
-        starts.append(float(found[0]))
+        called = time.time()
+        id = conn.execute("select gd_insert('bench_start')").fetchone()
+        starts.append(begun(conn, id) - called)
         time.sleep(0.01)  # it falls asleep again
     return commits, starts
 
 
-# claim_no is the time of the claim in epoch microseconds
-STARTED = """select claim_no / 1e6 - extract(epoch from inserted_at)
-    from gendurable.instance where id = %s and finished_at is not null"""
+def lateness(conn: psycopg.Connection, count: int, seconds: float) -> list[float]:
+    """Seconds by which steps start after their time, of rows that were delayed by so many seconds."""
+    due = []
+    for _ in range(count):
+        id = conn.execute("select gd_insert('bench_start', p_delay => make_interval(secs => %s))", [seconds]).fetchone()
+        at = conn.execute(
+            "select extract(epoch from eligible_at) from gendurable.instance where id = %s", id
+        ).fetchone()
+        assert at is not None
+        due.append((id, float(at[0])))
+        time.sleep(0.1)
+    return [begun(conn, id) - at for id, at in due]
+
+
+def begun(conn: psycopg.Connection, id: tuple[int, ...] | None) -> float:
+    """When a bench_start began, by this machine's clock."""
+    while (row := conn.execute("select result from gd_result(%s) where status = 'done'", id).fetchone()) is None:
+        time.sleep(0.002)
+    return float(row[0])
 
 
 if __name__ == "__main__":

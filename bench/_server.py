@@ -30,8 +30,18 @@ def server() -> Iterator[embedded.EmbeddedServer]:
 
 def yardstick(running: embedded.EmbeddedServer, seconds: float) -> float:
     """U: transactions a second of 32 clients that each update one random row of 100,000."""
-    script = Path(running.data_dir).parent / f"yardstick-{Path(running.data_dir).name}.sql"
-    script.write_text(SCRIPT)
+    return pgbench(running, SCRIPT, seconds)
+
+
+def inserts(running: embedded.EmbeddedServer, seconds: float) -> float:
+    """Single inserts a second of 32 clients, into a queue that nobody serves."""
+    return pgbench(running, "select gd_insert('bench', '{}', p_queue => 'elsewhere');\n", seconds)
+
+
+def pgbench(running: embedded.EmbeddedServer, text: str, seconds: float) -> float:
+    """Transactions a second of 32 clients that run the script."""
+    script = Path(running.data_dir).parent / f"bench-{Path(running.data_dir).name}.sql"
+    script.write_text(text)
     try:
         command = [running.bindir / "pgbench", "-n", "-c", "32", "-j", "2", "-T", str(max(1, round(seconds)))]
         done = subprocess.run([*command, "-f", str(script), running.dsn], capture_output=True, text=True, check=True)

@@ -48,15 +48,21 @@ declare
     v_unheld int;
     v_count int := 0;
 begin
-    for v_lane in select distinct p.queue, p.priority from gendurable.queue_priority p order by 1, 2 loop
+    for v_lane in
+        select distinct p.queue, p.priority, w.woken
+        from gendurable.queue_priority p
+        cross join (values (0::smallint), (1::smallint)) w (woken)
+        order by 1, 2, 3
+    loop
         -- Held rows became due before what waits behind them: after many rows that nobody holds there are no more.
         v_unheld := 0;
         for v_row in
+            -- one range of the claims' index, in its order: it is left early
             select i.id, i.status, i.lease_expires_at, i.claim_no
             from gendurable.instance i
-            where i.queue = v_lane.queue and i.priority = v_lane.priority and i.woken in (0, 1)
+            where i.queue = v_lane.queue and i.priority = v_lane.priority and i.woken = v_lane.woken
                 and i.eligible_at <= v_now
-            order by i.woken, i.eligible_at, i.id
+            order by i.eligible_at, i.id
         loop
             exit when v_count >= p_limit;
             if v_row.status <> 'executing' then
