@@ -20,9 +20,10 @@ BACKLOG = 250
 
 
 class Clients:
-    def __init__(self, dsn: str, seed: int) -> None:
+    def __init__(self, dsn: str, seed: int, *, cancel: bool = True) -> None:
         self._dsn = dsn
         self._seed = seed
+        self._cancels = cancel
         self.told: list[dict[str, Any]] = []
         self.finish = threading.Event()
         """Insert nothing more; what was promised is still sent."""
@@ -34,7 +35,8 @@ class Clients:
             thread.start()
 
     def _calls(self) -> list[tuple[int, Callable[[Client], None]]]:
-        return list(enumerate([self._produce, self._produce_in_order, self._signal, self._cancel]))
+        calls = [self._produce, self._produce_in_order, self._signal, *([self._cancel] if self._cancels else [])]
+        return list(enumerate(calls))
 
     def _guard(self, call: Callable[[Client], None], number: int) -> None:
         try:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -80,7 +81,7 @@ def start_server() -> _cluster.Cluster:
 
 
 class Scene:
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, *, cancel: bool = True) -> None:
         self.seed = seed
         self.server = start_server()
         self.dsn = self.server.dsn
@@ -90,10 +91,12 @@ class Scene:
         self.proxy = Proxy(self.dsn)
         self.workers: list[subprocess.Popen[bytes]] = []
         self._started = 0
+        # Workers may be killed by one thread while another looks whether one has ended by itself.
+        self._replacing = threading.Lock()
         self.violations: list[Violation] = []
         for _ in range(WORKERS):
             self.workers.append(self._worker())
-        self.clients = Clients(self.proxy.dsn, seed)
+        self.clients = Clients(self.proxy.dsn, seed, cancel=cancel)
         self.faults = Faults(self, seed)
 
     def __enter__(self) -> Self:
@@ -128,9 +131,10 @@ class Scene:
             )
 
     def kill_worker(self, index: int) -> None:
-        self.workers[index].kill()
-        self.workers[index].wait()
-        self.workers[index] = self._worker()
+        with self._replacing:
+            self.workers[index].kill()
+            self.workers[index].wait()
+            self.workers[index] = self._worker()
 
     def _written(self) -> int:
         return sum(path.stat().st_size for path in self.folder.glob("*.jsonl"))
@@ -142,10 +146,11 @@ class Scene:
             wait_until(lambda: self._written() > before + PROGRESS, 40)
         except TimeoutError:
             self.violations.append(Violation("stuck", f"no progress after {sum(self.faults.injected.values())} faults"))
-        for index, process in enumerate(self.workers):
-            if process.poll() is not None:
-                self.violations.append(Violation("worker", f"a dispatcher ended by itself: {process.returncode}"))
-                self.workers[index] = self._worker()
+        with self._replacing:
+            for index, process in enumerate(self.workers):
+                if process.poll() is not None:
+                    self.violations.append(Violation("worker", f"a dispatcher ended by itself: {process.returncode}"))
+                    self.workers[index] = self._worker()
 
     def calm(self) -> None:
         """Clients finish what they promised, and everything ends."""
