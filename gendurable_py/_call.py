@@ -35,6 +35,16 @@ class Statement(Generic[R]):
     read: Callable[[Rows], R]
 
 
+def one_value(rows: Rows) -> Any:
+    """The only column of the only row; None where there is no row."""
+    return rows[0][0] if rows else None
+
+
+def nothing(rows: Rows) -> None:
+    """For a call whose answer is that it did not raise."""
+    return
+
+
 @dataclass(frozen=True, slots=True)
 class Pause:
     """Let so many seconds pass."""

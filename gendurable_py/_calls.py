@@ -4,24 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
-from typing import Any
 
 from psycopg import sql
 
-from ._call import Rows, Statement, call
+from ._call import Rows, Statement, call, nothing, one_value
 from ._codec import dumps, loads
 from ._rows import Instance
 from .calls import CLAIMED
 from .context import ClaimRow
-
-
-def _value(rows: Rows) -> Any:
-    return rows[0][0] if rows else None
-
-
-def _nothing(rows: Rows) -> None:
-    return None
-
 
 # The engine
 
@@ -49,13 +39,13 @@ def commit_text(worker: str, outcomes: str, lease: timedelta) -> Statement[list[
 @call
 def settled(horizon: str) -> Statement[bool]:
     """Whether every transaction that was in progress at the horizon has ended: none of them can have missed us."""
-    return Statement("select pg_snapshot_xmin(pg_current_snapshot()) >= %s::text::xid8", (horizon,), _value)
+    return Statement("select pg_snapshot_xmin(pg_current_snapshot()) >= %s::text::xid8", (horizon,), one_value)
 
 
 @call
 def listen() -> Statement[None]:
     """Receive the wake-ups: the channel is public, the payload is the queue."""
-    return Statement("listen gendurable", (), _nothing)
+    return Statement("listen gendurable", (), nothing)
 
 
 @call
@@ -66,7 +56,7 @@ def prepare_session(durable: bool) -> Statement[None]:
         "set_config('synchronous_commit', "
         "case when %s then current_setting('synchronous_commit') else 'off' end, false)",
         (durable,),
-        _nothing,
+        nothing,
     )
 
 
@@ -108,23 +98,23 @@ def bring_forward(queues: Iterable[str]) -> Statement[int | None]:
         "and status in ('runnable', 'awaiting_signal') and eligible_at > clock_timestamp() "
         "order by eligible_at, id limit 1) later where gd_reschedule(id, clock_timestamp())",
         (list(queues),),
-        _value,
+        one_value,
     )
 
 
 @call
 def forget_floor() -> Statement[None]:
     """Let the next claim of this session look at everything: it may not see at once what lies below its last one."""
-    return Statement("select set_config('gendurable.floor', '', false)", (), _nothing)
+    return Statement("select set_config('gendurable.floor', '', false)", (), nothing)
 
 
 @call
 def create_database(name: str) -> Statement[None]:
     """A database with the extension, from the template that has it."""
     query = sql.SQL("create database {} template postgres").format(sql.Identifier(name))
-    return Statement(query, (), _nothing)
+    return Statement(query, (), nothing)
 
 
 @call
 def drop_database(name: str) -> Statement[None]:
-    return Statement(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)), (), _nothing)
+    return Statement(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)), (), nothing)

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, LiteralString, cast
+from typing import LiteralString, cast
 
 from pydantic import JsonValue
 
 from . import _telemetry
-from ._call import Rows, Statement, call
+from ._call import Rows, Statement, call, nothing, one_value
 from ._codec import Seconds, dumps, interval, loads
 from ._encode import Insertable, aware, checked_step, encode_inserts
 from ._rows import Claim, Claims, Committed, Inserted, Result, Sleep
@@ -24,14 +24,6 @@ from .outcome import UNSET, ChildResult, MachineLike, StepLike
 
 LEASE = timedelta(seconds=60)
 RETENTION = timedelta(days=7)
-
-
-def _value(rows: Rows) -> Any:
-    return rows[0][0] if rows else None
-
-
-def _nothing(rows: Rows) -> None:
-    return None
 
 
 def _json(value: object) -> str:
@@ -98,7 +90,7 @@ def insert(
             max_attempts,
             None if meta is None else _json(meta),
         ),
-        _value,
+        one_value,
     )
 
 
@@ -131,14 +123,14 @@ def register(
     return Statement(
         "select gd_register(%s, %s, %s, %s, %s::jsonb)",
         (machine, version or 1, initial_step or "start", queue or "default", _json(options or {})),
-        _nothing,
+        nothing,
     )
 
 
 @call
 def find(unique_key: str) -> Statement[int | None]:
     """The instance that holds the key now, or None."""
-    return Statement("select gd_find(%s)", (unique_key,), _value)
+    return Statement("select gd_find(%s)", (unique_key,), one_value)
 
 
 # Working
@@ -192,7 +184,7 @@ def commit_one(worker: str, outcome: Mapping[str, object]) -> Statement[None]:
         ClaimLost: the claim is not this one any more.
         InvalidArgument: the outcome is refused.
     """
-    return Statement("select gd_commit_one(%s, %s::jsonb)", (worker, _json(outcome)), _nothing)
+    return Statement("select gd_commit_one(%s, %s::jsonb)", (worker, _json(outcome)), nothing)
 
 
 @call
@@ -209,13 +201,13 @@ def heartbeat(worker: str, claims: Claims, lease: Seconds = LEASE) -> Statement[
 def release(worker: str, claims: Claims | None, delay: Seconds = 0) -> Statement[int]:
     """Give claims back, due after the delay, no attempt burnt; None: all that this worker holds. Answers how many."""
     pairs = None if claims is None else _pairs(claims)
-    return Statement("select gd_release(%s, %s::jsonb, %s)", (worker, pairs, interval(delay, "the delay")), _value)
+    return Statement("select gd_release(%s, %s::jsonb, %s)", (worker, pairs, interval(delay, "the delay")), one_value)
 
 
 @call
 def reap(limit: int = 1000) -> Statement[int]:
     """Make rows with expired leases runnable now; answers how many."""
-    return Statement("select gd_reap(%s)", (limit,), _value)
+    return Statement("select gd_reap(%s)", (limit,), one_value)
 
 
 @call
@@ -232,7 +224,7 @@ def sleep(worker: str, queues: Iterable[str]) -> Statement[Sleep]:
 @call
 def wake(worker: str) -> Statement[None]:
     """Take the announcement of `sleep` back: nobody needs to notify this worker."""
-    return Statement("select gd_wake(%s)", (worker,), _nothing)
+    return Statement("select gd_wake(%s)", (worker,), nothing)
 
 
 # Talking to an instance
@@ -253,8 +245,8 @@ def signal(target: int | str, name: str, payload: object = None, *, dedup_key: s
     """Send a signal to an instance, by id or by unique key: ``delivered``, ``duplicate`` or ``no_target``."""
     text = _json(payload)
     if isinstance(target, str):
-        return Statement("select gd_signal(%s::text, %s, %s::jsonb, %s)", (target, name, text, dedup_key), _value)
-    return Statement("select gd_signal(%s::bigint, %s, %s::jsonb, %s)", (target, name, text, dedup_key), _value)
+        return Statement("select gd_signal(%s::text, %s, %s::jsonb, %s)", (target, name, text, dedup_key), one_value)
+    return Statement("select gd_signal(%s::bigint, %s, %s::jsonb, %s)", (target, name, text, dedup_key), one_value)
 
 
 @call
@@ -270,7 +262,7 @@ def _result(rows: Rows) -> Result | None:
 @call
 def watch(id: int) -> Statement[str | None]:
     """The status now (None: no such instance); when it ends, its id is sent on the channel ``gendurable_done``."""
-    return Statement("select gd_watch(%s)", (id,), _value)
+    return Statement("select gd_watch(%s)", (id,), one_value)
 
 
 # Operating
@@ -283,7 +275,7 @@ def cancel(id: int, reason: str | None = None, *, cascade: bool = False) -> Stat
     Raises:
         UnknownInstance: there is no such instance. So do `retry` and `reschedule`.
     """
-    return Statement("select gd_cancel(%s, %s, %s)", (id, reason, cascade), _value)
+    return Statement("select gd_cancel(%s, %s, %s)", (id, reason, cascade), one_value)
 
 
 @call
@@ -291,37 +283,37 @@ def retry(id: int, step: StepLike | None = None, state: object = UNSET) -> State
     """Run a failed or cancelled instance again, from its last step or the one given; False: not possible now."""
     first = None if step is None else step_name(step)
     text = None if state is UNSET else _json(state)
-    return Statement("select gd_retry(%s, %s, %s::jsonb)", (id, first, text), _value)
+    return Statement("select gd_retry(%s, %s, %s::jsonb)", (id, first, text), one_value)
 
 
 @call
 def reschedule(id: int, eligible_at: datetime) -> Statement[bool]:
     """Move the time of a runnable instance, or the deadline of an await; False: not possible now."""
-    return Statement("select gd_reschedule(%s, %s)", (id, aware(eligible_at)), _value)
+    return Statement("select gd_reschedule(%s, %s)", (id, aware(eligible_at)), one_value)
 
 
 @call
 def pause_queue(queue: str) -> Statement[None]:
     """Claim nothing more from a queue; what is executing goes on."""
-    return Statement("select gd_pause_queue(%s)", (queue,), _nothing)
+    return Statement("select gd_pause_queue(%s)", (queue,), nothing)
 
 
 @call
 def resume_queue(queue: str) -> Statement[None]:
-    return Statement("select gd_resume_queue(%s)", (queue,), _nothing)
+    return Statement("select gd_resume_queue(%s)", (queue,), nothing)
 
 
 @call
 def set_key_limit(prefix: str, limit: int | None) -> Statement[None]:
     """How many instances of a partition key ``prefix`` or ``prefix:…`` execute at once; None: one again."""
-    return Statement("select gd_set_key_limit(%s, %s)", (prefix, limit), _nothing)
+    return Statement("select gd_set_key_limit(%s, %s)", (prefix, limit), nothing)
 
 
 @call
 def set_rate_limit(name: str, allowed: float, period: Seconds, burst: float | None = None) -> Statement[None]:
     """Let ``allowed`` starts a ``period`` through, for the rate limit ``name`` and each ``name:partition``."""
     return Statement(
-        "select gd_set_rate_limit(%s, %s, %s, %s)", (name, allowed, interval(period, "the period"), burst), _nothing
+        "select gd_set_rate_limit(%s, %s, %s, %s)", (name, allowed, interval(period, "the period"), burst), nothing
     )
 
 
@@ -337,20 +329,20 @@ def schedule(
     """Insert an instance whenever the cron expression says so. ``options``: the keys of `insert_many`."""
     fsm = machine if isinstance(machine, str) else spec_of(machine).name
     return Statement(
-        "select gd_schedule(%s, %s, %s, %s::jsonb, %s)", (name, cron, fsm, _json(options or {}), timezone), _nothing
+        "select gd_schedule(%s, %s, %s, %s::jsonb, %s)", (name, cron, fsm, _json(options or {}), timezone), nothing
     )
 
 
 @call
 def unschedule(name: str) -> Statement[bool]:
     """Remove a schedule; False: there was none."""
-    return Statement("select gd_unschedule(%s)", (name,), _value)
+    return Statement("select gd_unschedule(%s)", (name,), one_value)
 
 
 @call
 def gc(retention: Seconds = RETENTION, limit: int = 10000) -> Statement[int]:
     """Remove instances that ended longer ago than the retention; answers how many."""
-    return Statement("select gd_gc(%s, %s)", (interval(retention, "the retention"), limit), _value)
+    return Statement("select gd_gc(%s, %s)", (interval(retention, "the retention"), limit), one_value)
 
 
 @call
@@ -368,10 +360,10 @@ def _object(text: str) -> dict[str, JsonValue]:
 @call
 def grant(role: str, profile: str) -> Statement[None]:
     """Give a role the rights of a profile: client, worker, operator or reader."""
-    return Statement("select gd_grant(quote_ident(%s)::regrole, %s)", (role, profile), _nothing)
+    return Statement("select gd_grant(quote_ident(%s)::regrole, %s)", (role, profile), nothing)
 
 
 @call
 def version() -> Statement[str]:
     """The version of the extension in this database."""
-    return Statement("select gd_version()", (), _value)
+    return Statement("select gd_version()", (), one_value)

@@ -306,7 +306,7 @@ $$;
 comment on function gendurable._unique_held(text, gendurable.status[], gendurable.status) is
     'unique_held of a row that enters a status: a key is let go outside of its scope.';
 
-create or replace function gendurable._lift_keys(p_keys text[], p_now timestamptz) returns int
+create or replace function gendurable._lift_keys(p_keys text[], p_now timestamptz) returns void
 language plpgsql as $$
 declare
     v_ids bigint[];
@@ -321,8 +321,7 @@ begin
     v_ids := array(
         select i.id from gendurable.instance i where i.id = any(v_ids) and i.eligible_at is null and i.lane_at is not null);
     perform gendurable._lift(v_ids, p_now);
-    return cardinality(v_ids);
 end $$;
 
 comment on function gendurable._lift_keys(text[], timestamptz) is
-    'Makes the first rows of each key due that are parked, as many as its limit; how many.';
+    'Makes the first rows of each key due that are parked, as many as its limit.';

@@ -235,7 +235,6 @@ begin
             'See the table of outcomes in the SQL reference.');
     end if;
     v_outcome := gendurable._parse_outcome(0, p_outcome, clock_timestamp());
-    v_outcome.keep := false;
 
     -- the order that every waiting call uses: the parent, the row, then its keys, sorted
     if v_outcome.ends or v_outcome.kind = 'error' then
