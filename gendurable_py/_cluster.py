@@ -89,7 +89,9 @@ class Installation:
             place(file, extensions / file.name)
         for file in extension_files:
             (extensions / file.name).unlink(missing_ok=True)
-            shutil.copy(file, extensions / file.name)
+            (extensions / file.name).write_bytes(file.read_bytes())
+            # A checkout may be closed to others, and the server runs as another user than its owner.
+            (extensions / file.name).chmod(0o644)
         return type(self)(moved(self.bindir), moved(self.sharedir), moved(self.pkglibdir), into)
 
 

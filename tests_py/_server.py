@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
-import io
 import itertools
 import os
 import runpy
 import shutil
 import subprocess
 import sys
-import tarfile
-import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import _container
 import psycopg
+from _container import Unavailable
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
@@ -28,11 +26,7 @@ from gendurable_py.install import install, version
 ROOT = Path(__file__).resolve().parent.parent
 # A lost machine may lose a test's data; a killed server may not, and does not with these.
 FAST = {"fsync": "off", "full_page_writes": "off", "max_connections": "200"}
-DOCKER_SECONDS = 60
-
-
-class Unavailable(Exception):
-    """This kind of server cannot be had here, and why."""
+IMAGE = os.environ.get("GENDURABLE_TEST_IMAGE", "postgres:18")
 
 
 @dataclass
@@ -109,52 +103,13 @@ def _named() -> Server:
 
 
 def _docker() -> Server:
-    if shutil.which("docker") is None and "DOCKER_HOST" not in os.environ:
-        raise Unavailable("no docker")
-    try:
-        import docker
+    return of_image(IMAGE)
 
-        if importlib.util.find_spec("testcontainers.community"):  # where it moved to
-            from testcontainers.community.postgres import PostgresContainer
-        else:
-            from testcontainers.postgres import PostgresContainer
-    except ImportError as error:
-        raise Unavailable(f"testcontainers: {error}") from None
-    image = os.environ.get("GENDURABLE_TEST_IMAGE", "postgres:18")
-    found: list[Server] = []
-    failed: list[BaseException] = []
-    gave_up = threading.Event()
 
-    def start() -> None:
-        try:
-            docker.from_env(timeout=5).ping()
-            container = PostgresContainer(image, username="postgres", password="postgres", dbname="postgres")
-            container.with_command(["postgres", *itertools.chain(*(("-c", f"{k}={v}") for k, v in FAST.items()))])
-            container.start()
-            if gave_up.is_set():
-                container.stop()
-                return
-            major = image.partition(":")[2].partition(".")[0] or "18"
-            archive = io.BytesIO()
-            with tarfile.open(fileobj=archive, mode="w") as tar:
-                for file in our_files():
-                    tar.add(file, arcname=file.name)
-            container.get_wrapped_container().put_archive(
-                f"/usr/share/postgresql/{major}/extension", archive.getvalue()
-            )
-            dsn = container.get_connection_url(driver=None)
-            found.append(Server(dsn, f"container {image}", close=container.stop))
-        except Exception as error:  # noqa: BLE001 - whatever it is, the next kind of server is tried
-            failed.append(error)
-
-    thread = threading.Thread(target=start, daemon=True)
-    thread.start()
-    thread.join(DOCKER_SECONDS)
-    if found:
-        return found[0]
-    gave_up.set()
-    reason = str(failed[0]).splitlines()[0] if failed else f"not ready within {DOCKER_SECONDS} s"
-    raise Unavailable(f"docker: {reason[:200]}")
+def of_image(image: str, *, extension_files: Iterable[Path] = ()) -> Server:
+    """A temporary server in a container of that image, with the extension's files and others in it."""
+    container = _container.start(image, settings=FAST, files=[*our_files(), *extension_files])
+    return Server(container.dsn, f"container of {image}", close=container.stop)
 
 
 def _embedded() -> Server:

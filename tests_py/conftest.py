@@ -52,7 +52,10 @@ _REASONS = pytest.StashKey[list[str]]()
 def pytest_configure(config: pytest.Config) -> None:
     if config.option.help or config.option.version or getattr(config.option, "collectonly", False):
         return
-    server, reasons = find()
+    try:
+        server, reasons = find()
+    except SystemExit as error:
+        raise pytest.UsageError(str(error)) from None
     config.stash[_SERVER] = server
     config.add_cleanup(server.close)
     config.add_cleanup(server.drop_template)

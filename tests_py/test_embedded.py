@@ -57,6 +57,15 @@ def test_it_has_the_extension_and_is_durable(version: int) -> None:
     assert not data.exists()
 
 
+def test_extension_files_of_a_checkout_that_is_closed_to_others(folder: Path) -> None:
+    control = folder / "gendurable.control"
+    control.write_text("comment = 'closed'\n")
+    control.chmod(0o600)
+    placed = embedded.installation().view(folder / "view", [control], link=True).sharedir / "extension" / control.name
+    assert placed.read_text() == control.read_text()
+    assert placed.stat().st_mode & 0o044 == 0o044, "the server runs as another user"
+
+
 def test_a_named_path_keeps_its_data_over_kill_restart_and_stop(folder: Path) -> None:
     with embedded.start(folder / "db", settings=QUICK) as server:
         first = one(server.dsn, "select gd_insert('m')")

@@ -201,7 +201,7 @@ def test_a_stale_outcome_is_dropped_and_its_step_not_run_again(db: Any, conn: Co
 
 def test_a_server_that_is_killed_again_and_again_loses_nothing(server: Any, db: Any) -> None:
     if server.cluster is None:
-        pytest.skip("needs a server that it may kill: unset GENDURABLE_TEST_DSN and install gendurable_py[embedded]")
+        pytest.skip("needs a server that it may kill: GENDURABLE_TEST_SERVER=embedded, with gendurable_py[embedded]")
     ledger = Ledger("server.killed")
     with running(engine(db.dsn, ledger.machine, queues={"default": 5}, lease_ttl=2, heartbeat_interval=0.5)):
         with psycopg.connect(db.dsn, autocommit=True) as conn:

@@ -46,7 +46,7 @@ def objects(conn: psycopg.Connection[Any]) -> list[str]:
 @pytest.fixture
 def own_server(server: Server) -> Server:
     if server.cluster is None:
-        pytest.skip("needs a server of its own to add extension files to: unset GENDURABLE_TEST_DSN")
+        pytest.skip("needs a server of its own to add extension files to: GENDURABLE_TEST_SERVER=embedded")
     return server
 
 

@@ -47,7 +47,7 @@ def test_a_claim_and_a_commit_touch_pages_by_the_batch(conn: Conn) -> None:
     for analyzed in (False, True):
         if analyzed:
             conn.execute("analyze gendurable.instance")
-        for session in (conn, psycopg.connect(conn.info.dsn, autocommit=True)):
+        for session in (conn, psycopg.connect(conn.info.dsn, password=conn.info.password, autocommit=True)):
             claims = claimed(session)
             assert len(claims) == 100
             assert buffers(session, "select * from gd_claim('w', 'default', 100)") <= MOST_BUFFERS

@@ -3,7 +3,8 @@
     run_tests.py [lint] [sql] [py] [-- arguments]     the arguments go to pytest, or name files of tests_sql
 
 The SQL tests run on every PostgreSQL that can be had: the one of PG_CONFIG (normally Debian's) and the embedded one,
-each started privately; or on the server of GENDURABLE_TEST_DSN alone.
+each started privately; or on the server of GENDURABLE_TEST_DSN alone, or, with GENDURABLE_TEST_SERVER=docker, in a
+container alone.
 """
 
 from __future__ import annotations
@@ -101,8 +102,19 @@ def sql_servers() -> Iterator[SqlServer]:
         server.drop_template()
         return
     local = local_installation()
-    # pgTAP is only SQL: the files of the local PostgreSQL serve the embedded one too.
+    # pgTAP is only SQL: the files of the local PostgreSQL serve the others too.
     pgtap = sorted((local.sharedir / "extension").glob("pgtap*")) if local else []
+    if os.environ.get("GENDURABLE_TEST_SERVER") == "docker":
+        try:
+            server = _server.of_image(_server.IMAGE, extension_files=pgtap)
+        except _server.Unavailable as error:
+            sys.exit(f"no PostgreSQL server for the tests: {error}")
+        try:
+            # Its programs are clients here.
+            yield SqlServer(server, local)
+        finally:
+            server.close()
+        return
     candidates = [(local, f"PostgreSQL {local.major}", [])] if local else []
     try:
         candidates.append((embedded.installation(), "embedded PostgreSQL 18", pgtap))
