@@ -190,3 +190,26 @@ def test_a_crashed_holder_in_a_paused_queue_keeps_its_slot_until_it_is_reaped(db
     [claim] = b.claim_soon("side")
     assert (claim["id"], claim["attempt"]) == (one, 1)
     no_baton_was_lost(c)
+
+
+@pytest.mark.parametrize("decision", ["pause_queue('other')", "resume_queue('other')", "set_key_limit('other', 2)"])
+def test_a_claim_is_not_kept_over_those_who_wait_while_a_decision_is_open(db, decision):
+    a, b, c = three(db)
+    if decision.startswith("resume"):
+        c.call("pause_queue", "other")
+    holder, waiting = lane(c, a)
+    c.begin().one(f"select gd_{decision}")
+    [answer] = a.answers(outcome(holder, "next", step="more", keep=True))
+    assert (answer["result"], answer["detail"]) == ("ok", None)
+    c.end("commit")
+    drains(b, *waiting, holder["id"])
+
+
+def test_a_claim_without_a_key_is_kept_while_a_decision_is_open(db):
+    a, _, c = three(db)
+    c.insert()
+    claim = a.claim_one()
+    c.begin().one("select gd_set_key_limit('other', 2)")
+    [answer] = a.answers(outcome(claim, "next", step="more", keep=True))
+    assert answer["detail"]["step"] == "more"
+    c.end("rollback")

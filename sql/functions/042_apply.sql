@@ -90,9 +90,6 @@ comment on function gendurable._kept(gendurable.outcome[], text[]) is
 create or replace function gendurable._crowded(p_keys text[], p_now timestamptz) returns text[]
 language plpgsql as $$
 begin
-    if not gendurable._settled() then
-        return '{}'::text[];                         -- nothing may park now
-    end if;
     return array(
         select k.key
         from unnest(p_keys) k (key)
@@ -117,6 +114,7 @@ declare
     v_limited boolean;
     v_moved boolean;
     v_keeps boolean;
+    v_settled boolean := true;
     v_crowded text[] := '{}'::text[];
     v_kept bigint[] := '{}'::bigint[];
     v_ended bigint[];
@@ -136,10 +134,14 @@ begin
         v_outcomes := gendurable._resolve(v_outcomes, p_now);
     end if;
     if p_keys <> '{}' then
-        v_crowded := gendurable._crowded(p_keys, p_now);
+        v_settled := gendurable._settled();
+        if v_settled then
+            v_crowded := gendurable._crowded(p_keys, p_now);
+        end if;
     end if;
     if v_keeps then
-        v_kept := gendurable._kept(v_outcomes, v_crowded);
+        -- nothing may park while it is being decided who waits for what: then no claim of a key is kept either
+        v_kept := gendurable._kept(v_outcomes, case when v_settled then v_crowded else p_keys end);
     end if;
     if p_scoped then
         perform gendurable._take_keys(array_agg(o.id), array_agg(

@@ -4,9 +4,11 @@ create or replace function gendurable._gc(p_retention interval, p_limit int) ret
 language plpgsql as $$
 declare
     v_before constant timestamptz := clock_timestamp() - p_retention;
+    v_old bigint[];
+    v_parents bigint[];
     v_count int;
 begin
-    with old as materialized (
+    v_old := array(
         select i.id
         from gendurable.instance i
         where i.finished_at < v_before
@@ -15,9 +17,19 @@ begin
                 select from gendurable.instance p where p.id = i.parent_id and p.finished_at is null)
         order by i.finished_at, i.id
         limit p_limit
-        for update skip locked
-    )
-    delete from gendurable.instance i using old o where i.id = o.id;
+        for update skip locked);
+    -- A parent that gd_retry makes live again at this moment keeps its children: locked, or no longer ended.
+    v_parents := array(
+        select p.id
+        from gendurable.instance p
+        where p.id in (select i.parent_id from gendurable.instance i where i.id = any(v_old))
+            and p.finished_at is not null
+        for share skip locked);
+    delete from gendurable.instance i
+    where i.id = any(v_old) and (
+        -- a subquery, which is hashed; the array would be walked for each row
+        i.parent_id is null or i.parent_id in (select p.id from unnest(v_parents) p (id))
+        or not exists (select from gendurable.instance p where p.id = i.parent_id));
     get diagnostics v_count = row_count;
     return v_count;
 end $$;
