@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
-from chaos.checker import check
-from chaos.records import Event, Record, Row
+from _wait import wait_until
+from chaos.by_hand import LOST, Hand
+from chaos.checker import INVARIANTS, JUDGES, check
+from chaos.records import Event, Record
+from chaos.sabotage import DEFECTS
 from chaos.scene import Unavailable, installation, play
+from chaos.story import SECOND, all_is_well
 
 SEED = 20261124
 
@@ -32,155 +37,136 @@ def test_nothing_is_lost_whatever_is_broken() -> None:
         "worker stopped past its lease",
     } <= set(report.faults)
     assert report.instances.total() > 100
-    for fsm in ("steps", "keyed", "unique", "child", "parent", "waiter", "strict"):
+    assert report.maintained > 0
+    for fsm in ("steps", "keyed", "unique", "child", "parent", "waiter", "strict", "flaky", "late"):
         assert report.instances[f"chaos.{fsm} done"], fsm
 
 
-class Story:
-    """A small record in which all is well, written by hand."""
-
-    def __init__(self) -> None:
-        self.record = Record()
-        self._now: dict[int, Event] = {}
-
-    def event(self, id: int, fsm: str = "", **changes: Any) -> Event:
-        before = self._now.get(id)
-        seq = len(self.record.events) + 1
-        if before is None:
-            places = {"priority": 0, "lane_at": None, "old_priority": None, "old_lane_at": None}
-            first = {"seq": seq, "id": id, "fsm": fsm, "old_status": None, "status": "runnable", "old_step": None}
-            more = {"old_n": None, "n": 0, "old_claim": None, "claim": 0, "lease_live": None, "key": None}
-            made = Event(**first, **more, **places, slot=None, at=seq, held=None, parent=None)  # type: ignore[arg-type]
-            made.__dict__["step"] = "start"
-        else:
-            made = copy.copy(before)
-            for name in ("status", "n", "claim", "priority", "lane_at"):
-                setattr(made, f"old_{name}", getattr(before, name))
-            made.old_step = before.__dict__["step"]
-            made.seq = made.at = seq
-            made.lease_live = None
-        for name, value in changes.items():
-            setattr(made, name, value)
-        self._now[id] = made
-        self.record.events.append(made)
-        return made
-
-    def claim(self, id: int, **run: Any) -> None:
-        key = self._now[id].key
-        event = self.event(id, status="executing", claim=self._now[id].claim + 10, slot=key and 0)
-        self.record.runs.append({"id": id, "claim": event.claim, "step": event.old_step, **run})
-
-    def end(self, id: int, status: str = "done", state: Any = None, parent: int | None = None, **result: Any) -> None:
-        event = self.event(id, status=status, slot=None, lane_at=None, held=None)
-        outcome = {"n": event.n + 1, **result} if status == "done" else None
-        self.record.rows[id] = Row(id, event.fsm, status, parent, {"n": event.n, **(state or {})}, outcome)
-
-
-def all_is_well() -> Record:
-    story = Story()
-    for id in (1, 2):
-        story.event(id, "chaos.keyed", key="k", lane_at=id)
-    for id in (1, 2):
-        story.claim(id)
-        story.end(id)
-    story.event(3, "chaos.parent")
-    story.claim(3)
-    story.event(4, "chaos.child", parent=3)
-    story.event(3, status="awaiting_children", n=1, step="join")
-    story.claim(4)
-    story.end(4, parent=3)
-    story.event(3, status="runnable")
-    story.claim(3, kids=[[4, "done"]])
-    story.end(3, state={"kids": 1})
-    story.event(5, "chaos.waiter")
-    story.claim(5)
-    story.end(5, state={"wants": 1}, got=["5:0"])
-    for id in (6, 7):
-        story.event(id, "chaos.unique", held="u")
-        story.claim(id)
-        story.end(id)
-    story.event(8, "chaos.strict")
-    for n, step in enumerate(("second", "last")):
-        story.claim(8)
-        story.event(8, status="runnable", n=n + 1, step=step)
-    story.claim(8)
-    story.end(8)
-    story.event(9, "chaos.unique")
-    story.end(9, status="cancelled")
-    record = story.record
-    record.ledger = [(8, 0), (8, 1), (8, 2)]
-    record.told = [
-        {"what": "insert", "id": 1, "answer": 1},
-        {"what": "signal", "id": 5, "key": "5:0", "answer": "delivered"},
-        {"what": "cancel", "id": 9, "answer": True},
-    ]
-    return record
-
-
 def of(record: Record, id: int, **wanted: Any) -> Event:
+    """The first change of an instance that looks so."""
     return next(e for e in record.events if e.id == id and all(getattr(e, k) == v for k, v in wanted.items()))
 
 
-def overtake(record: Record) -> None:
-    of(record, 2, old_status=None).lane_at = 0
+def run_of(record: Record, id: int, nth: int = 0) -> dict[str, Any]:
+    return [run for run in record.runs if run["id"] == id][nth]
 
 
-def two_at_once(record: Record) -> None:
-    of(record, 1, status="done").status = "executing"
+def said(record: Record, what: str, id: int = 0) -> dict[str, Any]:
+    return next(line for line in record.told if (line["what"], line["id"]) == (what, id))
 
 
-def skip_a_step(record: Record) -> None:
-    of(record, 8, n=2).n = 3
+def change(event: Event, **values: Any) -> None:
+    for name, value in values.items():
+        setattr(event, name, value)
 
 
 def after_the_end(record: Record) -> None:
-    again = copy.copy(of(record, 9, status="cancelled"))
-    again.old_status, again.status, again.seq = "cancelled", "runnable", 1000
+    again = copy.copy(of(record, 7, status="done"))
+    change(again, old_status="done", status="runnable", seq=1000)
     record.events.append(again)
 
 
 def join_early(record: Record) -> None:
+    """The child's end comes after its parent has gone on."""
     end = of(record, 4, status="done")
     record.events.remove(end)
-    record.events.append(end)
+    record.events.insert(record.events.index(of(record, 3, status="done")), end)
 
 
-def live_lease(record: Record) -> None:
-    event = of(record, 6, status="executing")
-    event.old_status, event.lease_live = "executing", True
+def overtake(record: Record) -> None:
+    """The second was put in before the first, with the same wish to go first."""
+    change(of(record, 2, old_status=None), lane_at=500)
+    change(of(record, 2, status="executing"), old_lane_at=500)
 
 
-def number_twice(record: Record) -> None:
-    record.runs.append(dict(record.runs[0]))
+def keep_with_others_waiting(record: Record) -> None:
+    change(of(record, 1, n=1), status="executing", claim=11)
 
 
-def hold_twice(record: Record) -> None:
-    of(record, 6, status="done").held = "u"
+def beyond_the_limit(record: Record) -> None:
+    said(record, "limit")["limit"] = 1
+    run_of(record, 11)["ended"] += 5000
+
+
+def pause_for_long(record: Record) -> None:
+    said(record, "resume")["sent"] += 5000
+    said(record, "resume")["answered"] += 5000
+
+
+def not_retried(record: Record) -> None:
+    said(record, "retry", 21)["answer"] = False
+    said(record, "retry", 21)["tries"] = 0
+
+
+def nobody_else_to_blame(record: Record) -> None:
+    said(record, "insert", 10)["due"] += 5 * SECOND
 
 
 SEEDED: list[tuple[str, Callable[[Record], object]]] = [
-    ("transition", skip_a_step),
+    # 1: a transition is never undone, repeated or skipped, and commits only under the claim that produced it
+    ("transition", lambda r: change(of(r, 8, n=2), n=3)),
     ("transition", after_the_end),
+    ("transition", not_retried),
+    ("transition", lambda r: said(r, "retry", 21).update(id=9)),
     ("transition", lambda r: r.events.remove(of(r, 8, n=1, status="runnable"))),
-    ("run", lambda r: r.runs.pop(0)),
-    ("run", number_twice),
-    ("claim", live_lease),
-    ("claim", lambda r: setattr(of(r, 7, status="executing"), "old_claim", 99)),
-    ("key", two_at_once),
+    ("transition", lambda r: r.events.append(copy.copy(of(r, 5, old_status=None)))),
+    ("transition", lambda r: r.rows[8].result.update(n=2)),
+    ("run", lambda r: r.runs.remove(run_of(r, 8))),
+    ("run", lambda r: r.runs.append(dict(run_of(r, 8)))),
+    ("run", lambda r: run_of(r, 8).update(step="last")),
+    ("run", lambda r: run_of(r, 8).update(ended=None)),
+    ("run", lambda r: run_of(r, 8).update(ended=of(r, 8, n=1).at + 1)),
+    ("attempt", lambda r: change(of(r, 8, status="executing"), attempt=1)),
+    ("attempt", lambda r: run_of(r, 21, 1).update(attempt=0)),
+    ("attempt", lambda r: run_of(r, 21, 2).update(fails=1)),
+    ("attempt", lambda r: run_of(r, 21, 1).update(fails=1)),
+    ("attempt", lambda r: change(of(r, 21, attempt=1), eligible_at=0)),
+    ("time", lambda r: change(of(r, 10, status="executing"), old_eligible_at=1 << 60)),
+    ("time", lambda r: change(of(r, 1, status="executing"), old_lane_at=1 << 60)),
+    ("time", nobody_else_to_blame),
+    # 2: one live claim an instance, K executing instances a key, order within a key
+    ("claim", lambda r: change(of(r, 6, status="executing"), old_status="executing", lease_live=True)),
+    ("claim", lambda r: change(of(r, 7, status="executing"), old_claim=99)),
+    ("claim", lambda r: change(of(r, 6, status="executing"), old_status="awaiting_children")),
+    ("key", lambda r: change(of(r, 1, status="done"), status="executing", slot=0)),
+    ("key", lambda r: said(r, "limit").update(limit=1)),
+    ("key", lambda r: change(of(r, 12, status="executing"), slot=0)),
+    ("overlap", lambda r: run_of(r, 2).update(at=run_of(r, 1)["at"] + 1)),
+    ("overlap", beyond_the_limit),
     ("order", overtake),
-    ("unique", hold_twice),
+    ("order", keep_with_others_waiting),
+    ("order", lambda r: change(of(r, 13, old_status=None), priority=-1)),
+    ("pause", pause_for_long),
+    # 3: an accepted signal is used once
     ("signal", lambda r: r.rows[5].result["got"].append("5:0")),
     ("signal", lambda r: r.rows[5].result["got"].remove("5:0")),
-    ("signal", lambda r: r.told.pop(1)),
+    ("signal", lambda r: r.told.remove(said(r, "signal", 5))),
+    ("signal", lambda r: run_of(r, 5).update(timed_out=True)),
     ("signal", lambda r: setattr(r, "signals_left", 1)),
+    # 4: a parent goes on exactly when its last child has ended
+    ("barrier", join_early),
+    ("barrier", lambda r: change(of(r, 3, old_status="awaiting_children"), xid="later")),
+    ("barrier", lambda r: r.events.remove(of(r, 3, old_status="awaiting_children"))),
     ("join", join_early),
-    ("join", lambda r: next(run for run in r.runs if "kids" in run)["kids"].clear()),
-    ("told", lambda r: r.rows.pop(1)),
-    ("told", lambda r: setattr(r.rows[9], "status", "failed")),
-    ("ledger", lambda r: r.ledger.append((8, 1))),
-    ("ledger", lambda r: r.ledger.pop()),
+    ("join", lambda r: run_of(r, 3, 1)["kids"].clear()),
+    ("join", lambda r: run_of(r, 3, 1)["kids"][0].__setitem__(2, {"n": 0})),
+    # 5: one holder a unique key
+    ("unique", lambda r: change(of(r, 6, status="done"), held="unique:0", status="executing")),
+    ("unique", lambda r: change(of(r, 6, status="done"), held="unique:0")),
+    # 6: nothing is stuck
     ("stuck", lambda r: setattr(r.rows[1], "status", "executing")),
     ("stuck", lambda r: setattr(r, "repaired", 1)),
+    # 7: crashes lose nothing of what was acknowledged, and retention takes nothing that is needed
+    ("told", lambda r: r.rows.pop(1)),
+    ("told", lambda r: change(of(r, 9, status="cancelled"), status="failed")),
+    ("told", lambda r: said(r, "cancel", 9).update(answer="unknown")),
+    ("told", lambda r: said(r, "signal", 5).update(answer="no_target")),
+    ("ledger", lambda r: r.ledger.append((8, 1))),
+    ("ledger", lambda r: r.ledger.pop()),
+    ("removal", lambda r: setattr(r.removals[0], "finished_at", r.removals[0].at - SECOND)),
+    ("removal", lambda r: setattr(r.removals[0], "parent_alive", True)),
+    ("removal", lambda r: setattr(r.removals[0], "carried", True)),
+    ("removal", lambda r: setattr(r.rows[4], "status", "runnable")),
 ]
 
 
@@ -193,3 +179,65 @@ def test_the_checker_finds_a_seeded_violation(kind: str, doctor: Callable[[Recor
     record = all_is_well()
     doctor(record)
     assert kind in {violation.kind for violation in check(record)}
+
+
+def test_each_judge_has_a_seeded_violation() -> None:
+    assert {kind for kind, _ in SEEDED} == set(JUDGES)
+    # 8, that no open transaction stops others, is watched while it goes on.
+    assert set(INVARIANTS.values()) == set(range(1, 9))
+
+
+def comes_back_late(hand: Hand) -> None:
+    """A worker whose lease is over ends its step while another runs it."""
+    hand.insert("chaos.steps")
+    late = hand.start("late", lease=LOST)
+    assert late is not None
+    taken = wait_until(lambda: hand.start("other"))
+    assert taken is not None
+    hand.finish(late, "late")
+    hand.finish(taken, "other")
+
+
+def three_of_a_key(hand: Hand) -> None:
+    for _ in range(3):
+        hand.insert("chaos.keyed", queue="keyed", partition_key="k")
+
+
+def family(hand: Hand) -> None:
+    hand.insert("chaos.parent", {"kids": 2})
+
+
+def two_signals(hand: Hand) -> None:
+    id = hand.insert("chaos.waiter", {"got": [], "wants": 2})
+    for number in range(2):
+        hand.signal(id, f"{id}:{number}")
+
+
+STORIES: dict[str, Callable[[Hand], None]] = {
+    "unfenced": comes_back_late,
+    "no baton": three_of_a_key,
+    "no order": three_of_a_key,
+    "early release": family,
+    "inbox kept": two_signals,
+}
+
+
+@pytest.mark.parametrize("name", STORIES)
+@pytest.mark.parametrize("planted", [False, True], ids=["sound", "planted"])
+def test_the_suite_finds_a_defect_that_is_planted_into_the_engine(
+    name: str, planted: bool, db: Any, tmp_path: Path
+) -> None:
+    hand = Hand(db.connect(), tmp_path, name if planted else None)
+    STORIES[name](hand)
+    hand.drain()
+    found = {violation.kind for violation in check(hand.record())}
+    if planted:
+        assert found & set(DEFECTS[name].finds)
+    else:
+        assert found == set()
+
+
+@pytest.mark.parametrize("name", DEFECTS)
+def test_a_defect_that_can_be_planted_still_fits_the_sql(name: str) -> None:
+    assert DEFECTS[name].new in DEFECTS[name].sql()
+    assert set(DEFECTS[name].finds) <= set(INVARIANTS)

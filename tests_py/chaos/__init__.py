@@ -2,9 +2,14 @@
 
     python -m tests_py.chaos --minutes 3          (make chaos)
 
-`scene.py` starts it all and lets it drain, `faults.py` breaks things, `worker.py` and `machines.py` are what the
-processes run, `clients.py` inserts, signals and cancels, `records.py` gathers what was written down, and `checker.py`
-compares that with the invariants. The checker reads nothing but records, so a doctored one must make it complain.
+- `scene.py` starts it all, lets it drain and reports; `faults.py` breaks things.
+- `worker.py` and `machines.py` are what the processes run; `clients.py` inserts and signals, `operators.py` does what
+  operators do.
+- `records.py` gathers what was written down: by a trigger in the transactions, by steps and clients outside of them.
+- `checker.py`, `checker_keys.py` and `checker_talk.py` compare that with the invariants. They read nothing but records,
+  so a doctored one (`story.py`) must make them complain.
+- `sabotage.py` has defects to plant into the engine, which the suite has to find; `by_hand.py` plays workers without
+  leaving anything to chance.
 """
 
 import sys

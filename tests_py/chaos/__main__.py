@@ -6,6 +6,7 @@ import argparse
 import random
 import sys
 
+from .sabotage import DEFECTS
 from .scene import Unavailable, play
 
 
@@ -13,11 +14,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="chaos", description=__doc__)
     parser.add_argument("--minutes", type=float, default=3.0, help="for how long things are broken (default: 3)")
     parser.add_argument("--seed", type=int, default=None, help="the order of faults and the clients' choices")
+    parser.add_argument("--sabotage", choices=sorted(DEFECTS), help="plant this defect, which the suite has to find")
     options = parser.parse_args()
     seed = random.randrange(1 << 31) if options.seed is None else options.seed
     print(f"seed: {seed}", flush=True)
     try:
-        report = play(seed, options.minutes)
+        report = play(seed, options.minutes, options.sabotage)
     except Unavailable as error:
         parser.error(str(error))
     print(report)

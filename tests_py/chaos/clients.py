@@ -1,4 +1,7 @@
-"""Clients: they insert, signal and cancel, by way of a proxy that cuts them off, and write down what they were told."""
+"""Clients: they insert and signal, by way of a proxy that cuts them off, and write down what they were told.
+
+What operators do (cancel, retry, reschedule, pause, limits) stands in operators.py.
+"""
 
 from __future__ import annotations
 
@@ -12,31 +15,38 @@ import psycopg
 
 import gendurable_py as gd
 
-from .machines import Parent, Steps, Waiter, keyed, unique
+from .machines import SCOPES, Flaky, Keyed, Parent, Steps, Waiter, backoff, late, micros, unique
+from .operators import Operators
 
 PAUSE = 0.03
 # More than this under way, and producers wait: the faults are the subject, not the load.
 BACKLOG = 250
 
+EVEN = ("steps", "steps", "strict", "parent", "waiter", "unique", "unique")
+ROUGH = ("flaky", "flaky", "backoff", "late", "late")
+
 
 class Clients:
+    """`cancel` False: an even load, without operators and without machines that fail."""
+
     def __init__(self, dsn: str, seed: int, *, cancel: bool = True) -> None:
         self._dsn = dsn
         self._seed = seed
-        self._cancels = cancel
+        self._rough = cancel
         self.told: list[dict[str, Any]] = []
         self.finish = threading.Event()
         """Insert nothing more; what was promised is still sent."""
         self._signals: deque[tuple[int, str]] = deque()
-        self._ids: deque[int] = deque(maxlen=5)
         self.failure: BaseException | None = None
-        self.threads = [threading.Thread(target=self._guard, args=(call, n), daemon=True) for n, call in self._calls()]
+        calls: list[Callable[[Client], None]] = [self._produce, self._produce_in_order, self._signal]
+        if cancel:
+            operators = Operators(self.finish, self._tell)
+            calls += [operators.cancel, operators.repair, operators.steer]
+        self.threads = [
+            threading.Thread(target=self._guard, args=(call, n), daemon=True) for n, call in enumerate(calls)
+        ]
         for thread in self.threads:
             thread.start()
-
-    def _calls(self) -> list[tuple[int, Callable[[Client], None]]]:
-        calls = [self._produce, self._produce_in_order, self._signal, *([self._cancel] if self._cancels else [])]
-        return list(enumerate(calls))
 
     def _guard(self, call: Callable[[Client], None], number: int) -> None:
         try:
@@ -49,8 +59,9 @@ class Clients:
     def busy(self) -> bool:
         return any(thread.is_alive() for thread in self.threads)
 
-    def _tell(self, what: str, id: int, answer: Any, **more: Any) -> None:
-        self.told.append({"what": what, "id": id, "answer": answer, **more})
+    def _tell(self, client: Client, what: str, id: int, answer: Any, **more: Any) -> None:
+        when = {"sent": client.sent, "answered": client.answered, "tries": client.tries}
+        self.told.append({"what": what, "id": id, "answer": answer, **when, **more})
 
     def _produce(self, client: Client) -> None:
         number = 0
@@ -58,24 +69,37 @@ class Clients:
             if client.call(backlog) > BACKLOG:
                 continue
             number += 1
-            kind = client.random.choice(("steps", "steps", "strict", "parent", "waiter", "unique", "unique"))
+            kind = client.random.choice(EVEN + ROUGH if self._rough else EVEN)
             if kind == "waiter":
                 self._waiter(client, number)
                 continue
-            made: int | None
-            if kind == "steps":
-                made = client.call(lambda c: gd.insert(c, Steps, {"n": 0}))
-            elif kind == "strict":
-                made = client.call(lambda c: gd.insert(c, "chaos.strict", {"n": 0}, queue="strict"))
-            elif kind == "parent":
-                kids = client.random.randint(0, 6)
-                made = client.call(lambda c, kids=kids: gd.insert(c, Parent, {"n": 0, "kids": kids}))
-            else:
-                key = f"unique:{client.random.randint(0, 4)}"
-                made = client.call(lambda c, key=key: gd.insert(c, unique, {"n": 0}, unique_key=key))
+            delay = client.random.uniform(0.1, 1.5) if kind == "late" else None
+            made = client.call(self._maker(kind, client.random, delay))
             if made is not None:
-                self._tell("insert", made, made)
-                self._ids.append(made)
+                due = None if delay is None else client.sent + int(delay * 1_000_000)
+                self._tell(client, "insert", made, made, due=due)
+
+    @staticmethod
+    def _maker(kind: str, chance: random.Random, delay: float | None) -> Callable[[Any], int | None]:
+        priority = chance.choice((0, 0, 0, -1, 3))
+        fails = chance.randint(0, 5)
+        match kind:
+            case "steps":
+                return lambda c: gd.insert(c, Steps, {"n": 0}, priority=priority)
+            case "strict":
+                return lambda c: gd.insert(c, "chaos.strict", {"n": 0}, queue="strict")
+            case "parent":
+                return lambda c: gd.insert(c, Parent, {"n": 0, "kids": fails + (fails > 2)})
+            case "flaky":
+                how = chance.choice(("raise", "replay"))
+                return lambda c: gd.insert(c, Flaky, {"n": 0, "fails": fails, "how": how})
+            case "backoff":
+                return lambda c: gd.insert(c, backoff, {"n": 0, "fails": fails % 3})
+            case "late":
+                assert delay is not None
+                return lambda c: gd.insert(c, late, {"n": 0}, delay=delay)
+        key = chance.choice(sorted(SCOPES))
+        return lambda c: gd.insert(c, unique, {"n": 0}, unique_key=key, unique_scope=SCOPES[key])
 
     def _waiter(self, client: Client, number: int) -> None:
         wants = client.random.randint(1, 4)
@@ -88,19 +112,24 @@ class Clients:
         id = client.call(insert)
         if id is None:  # inserted by the lost call, and ended by now: only a cancellation can do that
             return
-        self._tell("insert", id, id)
-        if client.random.random() < 0.1:
-            self._ids.append(id)
+        self._tell(client, "insert", id, id)
         self._signals += [(id, f"{id}:{n}") for n in range(wants)]
 
     def _produce_in_order(self, client: Client) -> None:
         while not self.finish.wait(PAUSE):
             if client.call(backlog) <= BACKLOG:
-                key = f"keyed:{client.random.randint(0, 3)}"
-                made = client.call(lambda c, key=key: gd.insert(c, keyed, {"n": 0}, partition_key=key))
-                self._tell("insert", made or 0, made)
-                if client.random.random() < 0.1:
-                    self._ids.append(made or 0)
+                key = client.random.choice(("keyed:0", "keyed:1", "keyed:2", "keyed:3", "wide:0", "wide:1"))
+                options: dict[str, Any] = {"partition_key": key}
+                if self._rough:
+                    options["priority"] = client.random.choice((0, 0, 0, 1, -1))
+                    options["delay"] = client.random.choice((None, None, None, None, 0.1))
+                    # A key with rows in two queues, of which one may be paused.
+                    options["queue"] = client.random.choice(("keyed", "keyed", "default"))
+                self._insert_keyed(client, options)
+
+    def _insert_keyed(self, client: Client, options: dict[str, Any]) -> None:
+        made = client.call(lambda c: gd.insert(c, Keyed, {"n": 0}, **options))
+        self._tell(client, "insert", made or 0, made)
 
     def _signal(self, client: Client) -> None:
         while not self.finish.wait(PAUSE) or self._signals or self.threads[0].is_alive():
@@ -110,18 +139,11 @@ class Clients:
                 id, key = self._signals.popleft()
                 name = client.random.choice(("even", "odd"))
                 for _ in range(client.random.choice((1, 1, 2))):
-                    answer = client.call(
-                        lambda c, id=id, name=name, key=key: gd.signal(c, id, name, key, dedup_key=key)
-                    )
-                    self._tell("signal", id, answer, key=key)
+                    self._send(client, id, name, key)
 
-    def _cancel(self, client: Client) -> None:
-        while not self.finish.wait(PAUSE * 8):
-            # By turns what a client knows of, and anything that is alive: children, parents that wait.
-            id = client.call(any_alive) if client.random.random() < 0.3 else next(iter(self._ids), None)
-            if id is not None:
-                answer = client.call(lambda c, id=id: gd.cancel(c, id, "chaos", cascade=True))
-                self._tell("cancel", id, answer)
+    def _send(self, client: Client, id: int, name: str, key: str) -> None:
+        answer = client.call(lambda c: gd.signal(c, id, name, key, dedup_key=key))
+        self._tell(client, "signal", id, answer, key=key)
 
 
 class Client:
@@ -131,6 +153,8 @@ class Client:
         self._dsn = dsn
         self._conn: psycopg.Connection[Any] | None = None
         self.random = chance
+        # Of the last call: when it was first sent, when it was answered, and how often it was sent.
+        self.sent = self.answered = self.tries = 0
 
     def __enter__(self) -> Client:
         return self
@@ -140,24 +164,22 @@ class Client:
             self._conn.close()
 
     def call(self, call: Callable[[psycopg.Connection[Any]], Any]) -> Any:
+        self.sent, self.tries = micros(), 0
         while True:
             try:
                 if self._conn is None or self._conn.closed:
                     self._conn = psycopg.connect(self._dsn, autocommit=True)
-                return call(self._conn)
+                self.tries += 1
+                answer = call(self._conn)
             except psycopg.OperationalError:
                 if self._conn is not None:
                     self._conn.close()
                 threading.Event().wait(PAUSE)
+            else:
+                self.answered = micros()
+                return answer
 
 
 def backlog(conn: psycopg.Connection[Any]) -> int:
     row = conn.execute("select count(*) from gendurable.instance where finished_at is null").fetchone()
     return int(row[0]) if row else 0
-
-
-def any_alive(conn: psycopg.Connection[Any]) -> int | None:
-    row = conn.execute(
-        "select id from gendurable.instance where finished_at is null order by random() limit 1"
-    ).fetchone()
-    return row[0] if row else None

@@ -17,61 +17,105 @@ create schema chaos;
 create table chaos.ledger (id bigint not null, n int not null, claim bigint not null);
 create table chaos.log (
     seq bigint generated always as identity, at timestamptz not null default clock_timestamp(),
-    id bigint, fsm text, old_status text, status text, old_step text, old_n int, n int,
-    old_claim bigint, claim bigint, lease_live boolean, key text, slot int, priority int, lane_at timestamptz,
-    old_priority int, old_lane_at timestamptz, held text, parent bigint
+    began timestamptz not null default now(), xid text not null default pg_current_xact_id()::text,
+    id bigint, fsm text, queue text, old_status text, status text, old_step text, step text, old_n int, n int,
+    old_claim bigint, claim bigint, lease_live boolean, key text, slot int, old_attempt int, attempt int, crashes int,
+    priority int, lane_at timestamptz, eligible_at timestamptz,
+    old_priority int, old_lane_at timestamptz, old_eligible_at timestamptz, held text, parent bigint, barrier bigint
+);
+create table chaos.gone (
+    at timestamptz not null default clock_timestamp(), id bigint, fsm text, status text, parent bigint, state jsonb,
+    result jsonb, last_error text, finished_at timestamptz, carried boolean, parent_alive boolean
 );
 create function chaos.note() returns trigger language plpgsql as $$
 begin
     insert into chaos.log (
-        id, fsm, old_status, status, old_step, old_n, n, old_claim, claim, lease_live, key, slot, priority, lane_at,
-        old_priority, old_lane_at, held, parent)
+        id, fsm, queue, old_status, status, old_step, step, old_n, n, old_claim, claim, lease_live, key, slot,
+        old_attempt, attempt, crashes, priority, lane_at, eligible_at, old_priority, old_lane_at, old_eligible_at,
+        held, parent, barrier)
     values (
-        new.id, new.fsm, old.status, new.status, old.step, (old.state ->> 'n')::int, (new.state ->> 'n')::int,
-        old.claim_no, new.claim_no, old.lease_expires_at > clock_timestamp(), new.partition_key, new.slot_no,
-        new.priority, new.lane_at, old.priority, old.lane_at, new.unique_held, new.parent_id);
+        new.id, new.fsm, new.queue, old.status, new.status, old.step, new.step, (old.state ->> 'n')::int,
+        (new.state ->> 'n')::int, old.claim_no, new.claim_no, old.lease_expires_at > clock_timestamp(),
+        new.partition_key, new.slot_no, old.attempt, new.attempt, new.crashes, new.priority, new.lane_at,
+        new.eligible_at, old.priority, old.lane_at, old.eligible_at, new.unique_held, new.parent_id, new.barrier_no);
+    return null;
+end $$;
+create function chaos.note_removal() returns trigger language plpgsql as $$
+begin
+    insert into chaos.log (id, fsm, queue, old_status, status, old_n, n, old_claim, claim, priority, parent)
+    values (
+        old.id, old.fsm, old.queue, old.status, 'gone', (old.state ->> 'n')::int, (old.state ->> 'n')::int,
+        old.claim_no, old.claim_no, old.priority, old.parent_id);
+    insert into chaos.gone (id, fsm, status, parent, state, result, last_error, finished_at, carried, parent_alive)
+    values (
+        old.id, old.fsm, old.status, old.parent_id, old.state, old.result, old.last_error, old.finished_at,
+        old.eligible_at is not null,
+        exists (select from gendurable.instance p where p.id = old.parent_id and p.finished_at is null));
     return null;
 end $$;
 create trigger chaos_insert after insert on gendurable.instance for each row execute function chaos.note();
 create trigger chaos_update after update on gendurable.instance for each row
 when (
-    (old.status, old.claim_no, old.slot_no, old.lane_at, old.priority, old.unique_held, old.state -> 'n')
+    (old.status, old.claim_no, old.slot_no, old.lane_at, old.eligible_at, old.priority, old.unique_held, old.attempt,
+        old.barrier_no, old.queue, old.partition_key, old.state -> 'n')
     is distinct from
-    (new.status, new.claim_no, new.slot_no, new.lane_at, new.priority, new.unique_held, new.state -> 'n'))
+    (new.status, new.claim_no, new.slot_no, new.lane_at, new.eligible_at, new.priority, new.unique_held, new.attempt,
+        new.barrier_no, new.queue, new.partition_key, new.state -> 'n'))
 execute function chaos.note();
+create trigger chaos_delete after delete on gendurable.instance for each row execute function chaos.note_removal();
 """
+
+# Columns that hold a time; in a record they are microseconds since 1970.
+TIMES = ("at", "began", "lane_at", "eligible_at", "old_lane_at", "old_eligible_at", "finished_at")
 
 
 @dataclass
 class Event:
-    """One change of one row; `old_status` None: it was inserted."""
+    """One change of one row; `old_status` None: it was inserted; `status` "gone": it was removed."""
 
     seq: int
     id: int
     fsm: str
     old_status: str | None
     status: str
-    old_step: str | None
-    old_n: int | None
-    n: int
-    old_claim: int | None
-    claim: int
-    lease_live: bool | None
-    key: str | None
-    slot: int | None
-    # The place in the key: priority, time in microseconds.
-    priority: int
-    lane_at: int | None
-    old_priority: int | None
-    old_lane_at: int | None
     at: int
-    held: str | None
-    parent: int | None
+    # When its transaction began: what was committed before then, it saw.
+    began: int
+    xid: str
+    queue: str = "default"
+    old_step: str | None = None
+    step: str | None = None
+    old_n: int | None = None
+    n: int = 0
+    old_claim: int | None = None
+    claim: int = 0
+    lease_live: bool | None = None
+    key: str | None = None
+    slot: int | None = None
+    old_attempt: int | None = None
+    attempt: int | None = 0
+    crashes: int | None = 0
+    # The place in the key: priority and time.
+    priority: int = 0
+    lane_at: int | None = None
+    eligible_at: int | None = None
+    old_priority: int | None = None
+    old_lane_at: int | None = None
+    old_eligible_at: int | None = None
+    held: str | None = None
+    parent: int | None = None
+    # The claim of the parent in whose barrier this child counts.
+    barrier: int | None = None
 
     @property
     def claimed(self) -> bool:
         """A claim, and not a commit that keeps the claim."""
         return self.old_claim is not None and self.claim != self.old_claim and self.n == self.old_n
+
+    @property
+    def kept(self) -> bool:
+        """A commit that went on under a new claim at once."""
+        return self.old_claim is not None and self.claim != self.old_claim and self.n != self.old_n
 
     @property
     def committed(self) -> bool:
@@ -82,7 +126,7 @@ class Event:
 
 @dataclass
 class Row:
-    """How an instance stands at the end."""
+    """How an instance stands at the end, or stood when it was removed."""
 
     id: int
     fsm: str
@@ -90,18 +134,36 @@ class Row:
     parent: int | None
     state: dict[str, Any]
     result: Any
+    last_error: str | None = None
+
+
+@dataclass
+class Removal:
+    """The end of a row: that of its instance came long before."""
+
+    id: int
+    at: int
+    finished_at: int | None
+    carried: bool
+    parent_alive: bool
 
 
 @dataclass
 class Record:
     events: list[Event] = field(default_factory=list)
     rows: dict[int, Row] = field(default_factory=dict)
+    removals: list[Removal] = field(default_factory=list)
+    # A line for each run of a step, with "ended" where it did.
     runs: list[dict[str, Any]] = field(default_factory=list)
-    # What clients were told: {"what": insert | signal | cancel, "id", "key"?, "answer"}
+    # What clients were told: {"what", "id", "answer", "sent", "answered", "tries", ...}
     told: list[dict[str, Any]] = field(default_factory=list)
     # (id, n) of what the SQL workers wrote in the transactions of their commits
     ledger: list[tuple[int, int]] = field(default_factory=list)
+    # What dispatchers' calls of gd_maintain repaired, and how many there were.
     repaired: int = 0
+    maintained: int = 0
+    # Outcomes that came too late, since the claim was somebody else's.
+    stale: int = 0
     signals_left: int = 0
 
 
@@ -109,27 +171,36 @@ def lines(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for path in sorted(folder.glob("*.jsonl")) for line in path.read_text().splitlines()]
 
 
+def _columns(of: type[Any]) -> str:
+    return ", ".join(
+        f"(extract(epoch from {f.name}) * 1000000)::bigint as {f.name}" if f.name in TIMES else f.name
+        for f in fields(of)
+    )
+
+
 def gather(conn: psycopg.Connection[Any], folder: Path, told: list[dict[str, Any]]) -> Record:
     written = lines(folder)
-
-    def micros(column: str) -> str:
-        return f"(extract(epoch from {column}) * 1000000)::bigint as {column}"
-
-    times = ("at", "lane_at", "old_lane_at")
-    columns = [micros(f.name) if f.name in times else f.name for f in fields(Event)]
+    ended = {(line["id"], line["claim"]): line["at"] for line in written if line["what"] == "ended"}
+    runs = [line | {"ended": ended.get((line["id"], line["claim"]))} for line in written if line["what"] == "run"]
     with conn.cursor(row_factory=class_row(Event)) as cursor:
-        events = cursor.execute(f"select {', '.join(columns)} from chaos.log order by seq".encode()).fetchall()
+        events = cursor.execute(f"select {_columns(Event)} from chaos.log order by seq".encode()).fetchall()
+    with conn.cursor(row_factory=class_row(Removal)) as cursor:
+        removals = cursor.execute(f"select {_columns(Removal)} from chaos.gone".encode()).fetchall()
     with conn.cursor(row_factory=class_row(Row)) as cursor:
         rows = cursor.execute(
-            "select id, fsm, status, parent_id as parent, state, result from gd_instances order by id"
+            "select id, fsm, status, parent_id as parent, state, result, last_error from gd_instances "
+            "union all select id, fsm, status, parent, state, result, last_error from chaos.gone order by id"
         ).fetchall()
     left = conn.execute("select count(*) from gendurable.signal").fetchone()
     return Record(
         events=events,
         rows={row.id: row for row in rows},
-        runs=[line for line in written if line["what"] == "run"],
+        removals=removals,
+        runs=runs,
         told=told,
         ledger=[(id, n) for id, n in conn.execute("select id, n from chaos.ledger")],
-        repaired=sum(line["repaired"] or 0 for line in written if line["what"] == "maintain"),
+        repaired=sum(line["repaired"] for line in written if line["what"] == "maintain"),
+        maintained=sum(line["what"] == "maintain" for line in written),
+        stale=sum(line["what"] == "stale" for line in written),
         signals_left=left[0] if left else 0,
     )

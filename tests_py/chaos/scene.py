@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -27,12 +29,16 @@ from .checker import Violation, check
 from .clients import Clients, backlog
 from .faults import Faults
 from .records import LOG, Record, gather
+from .sabotage import DEFECTS
+from .worker import STYLES
 
 WORKERS = 3
 SETTINGS = {"max_connections": "100"}
 # Work that has to go on between two faults, in bytes of the workers' journals.
-PROGRESS = 4_000
+PROGRESS = 6_000
+PATIENCE = 40
 DRAIN_SECONDS = 60
+MOST_SHOWN = 50
 
 
 @dataclass
@@ -40,9 +46,12 @@ class Report:
     seed: int
     faults: Counter[str] = field(default_factory=Counter)
     instances: Counter[str] = field(default_factory=Counter)
+    asked: Counter[str] = field(default_factory=Counter)
     violations: list[Violation] = field(default_factory=list)
     transitions: int = 0
     repeated: int = 0
+    stale: int = 0
+    maintained: int = 0
 
     def __str__(self) -> str:
         parts = [
@@ -50,8 +59,10 @@ class Report:
             *(f"  {count:5} {kind}" for kind, count in sorted(self.faults.items())),
             f"instances run: {self.instances.total()}",
             *(f"  {count:5} {kind}" for kind, count in sorted(self.instances.items())),
-            f"transitions committed: {self.transitions}, steps run again or in vain: {self.repeated}",
-            *(f"  {violation.kind}: {violation.text}" for violation in self.violations[:50]),
+            f"clients asked for: {', '.join(f'{count} {what}' for what, count in sorted(self.asked.items()))}",
+            f"transitions committed: {self.transitions}, steps run again, failed or in vain: {self.repeated}",
+            f"outcomes refused as stale: {self.stale}, looks of gd_maintain for lost batons: {self.maintained}",
+            *(f"  {violation}" for violation in self.violations[:MOST_SHOWN]),
             f"violations: {len(self.violations)}, seed: {self.seed}",
         ]
         return "\n".join(parts)
@@ -72,18 +83,20 @@ def installation() -> _cluster.Installation:
             raise Unavailable(f"needs a server that it may kill: {error}") from None
 
 
-def start_server() -> _cluster.Cluster:
+def start_server(sabotage: str | None) -> _cluster.Cluster:
     """With durable commits, as in earnest."""
     cluster = _cluster.Cluster(installation(), extension_files=extension_files(), settings=SETTINGS)
     with psycopg.connect(cluster.dsn) as conn:
         conn.execute("create extension gendurable")
+        if sabotage is not None:
+            DEFECTS[sabotage].plant(conn)
     return cluster
 
 
 class Scene:
-    def __init__(self, seed: int, *, cancel: bool = True) -> None:
+    def __init__(self, seed: int, *, cancel: bool = True, sabotage: str | None = None) -> None:
         self.seed = seed
-        self.server = start_server()
+        self.server = start_server(sabotage)
         self.dsn = self.server.dsn
         self.folder = Path(tempfile.mkdtemp(prefix="gd-chaos-"))
         with psycopg.connect(self.dsn) as conn:
@@ -94,8 +107,8 @@ class Scene:
         # Workers may be killed by one thread while another looks whether one has ended by itself.
         self._replacing = threading.Lock()
         self.violations: list[Violation] = []
-        for _ in range(WORKERS):
-            self.workers.append(self._worker())
+        for index in range(WORKERS):
+            self.workers.append(self._worker(index))
         self.clients = Clients(self.proxy.dsn, seed, cancel=cancel)
         self.faults = Faults(self, seed)
 
@@ -118,13 +131,14 @@ class Scene:
         else:
             print(f"what was written down is kept in {self.folder}", file=sys.stderr)
 
-    def _worker(self) -> subprocess.Popen[bytes]:
+    def _worker(self, index: int) -> subprocess.Popen[bytes]:
         self._started += 1
         name = f"worker-{self._started}"
+        style = tuple(STYLES)[index % len(STYLES)]
         paths = os.pathsep.join([str(TESTS), str(TESTS.parent)])
         with (self.folder / f"{name}.log").open("wb") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "chaos.worker", self.proxy.dsn, str(self.folder / f"{name}.jsonl")],
+                [sys.executable, "-m", "chaos.worker", self.proxy.dsn, str(self.folder / f"{name}.jsonl"), style],
                 env=os.environ | {"PYTHONPATH": paths},
                 stdout=log,
                 stderr=log,
@@ -134,23 +148,50 @@ class Scene:
         with self._replacing:
             self.workers[index].kill()
             self.workers[index].wait()
-            self.workers[index] = self._worker()
+            self.workers[index] = self._worker(index)
+
+    def restart_worker(self, index: int) -> None:
+        """As a deployment does: it drains and ends, and another one starts."""
+        with self._replacing:
+            self.workers[index].terminate()
+            self._end(self.workers[index])
+            self.workers[index] = self._worker(index)
+
+    def _end(self, process: subprocess.Popen[bytes]) -> None:
+        """After SIGTERM."""
+        try:
+            code = process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            code = process.wait()
+        if code == -signal.SIGTERM and not self._is_up(process):
+            return  # it was still importing
+        if code != 0:
+            self.violations.append(Violation("worker", f"a dispatcher ended with {code}"))
+
+    def _is_up(self, process: subprocess.Popen[bytes]) -> bool:
+        journal = Path(str(process.args[-2]))  # type: ignore[index]
+        return journal.exists() and journal.stat().st_size > 0
 
     def _written(self) -> int:
         return sum(path.stat().st_size for path in self.folder.glob("*.jsonl"))
 
-    def go_on(self) -> None:
-        """Wait until a good deal of work has been done since now: whatever was broken is overcome."""
+    def watch(self, kind: str, when: str) -> None:
+        """Wait until a good deal of work has been done since now."""
         before = self._written()
         try:
-            wait_until(lambda: self._written() > before + PROGRESS, 40)
+            wait_until(lambda: self._written() > before + PROGRESS, PATIENCE)
         except TimeoutError:
-            self.violations.append(Violation("stuck", f"no progress after {sum(self.faults.injected.values())} faults"))
+            self.violations.append(Violation(kind, f"no progress {when}"))
+
+    def go_on(self) -> None:
+        """Whatever was broken is overcome, and no dispatcher gave up."""
+        self.watch("stuck", f"after {sum(self.faults.injected.values())} faults")
         with self._replacing:
             for index, process in enumerate(self.workers):
                 if process.poll() is not None:
                     self.violations.append(Violation("worker", f"a dispatcher ended by itself: {process.returncode}"))
-                    self.workers[index] = self._worker()
+                    self.workers[index] = self._worker(index)
 
     def calm(self) -> None:
         """Clients finish what they promised, and everything ends."""
@@ -159,15 +200,15 @@ class Scene:
             wait_until(lambda: not self.clients.busy, DRAIN_SECONDS)
             with psycopg.connect(self.dsn, autocommit=True) as conn:
                 wait_until(lambda: backlog(conn) == 0, DRAIN_SECONDS)
-        except TimeoutError as error:
-            self.violations.append(Violation("stuck", f"it does not drain: {error}"))
+        except TimeoutError:
+            who = "clients are still busy" if self.clients.busy else "instances have not ended"
+            self.violations.append(Violation("stuck", f"after {DRAIN_SECONDS} s of calm {who}"))
         if self.clients.failure is not None:
-            raise self.clients.failure
+            self.violations.append(Violation("client", f"was refused: {self.clients.failure!r}"))
         for process in self.workers:
             process.terminate()
         for process in self.workers:
-            if process.wait(30) != 0:
-                self.violations.append(Violation("worker", f"a dispatcher ended with {process.returncode}"))
+            self._end(process)
 
     def judge(self) -> Report:
         with psycopg.connect(self.dsn, autocommit=True) as conn:
@@ -176,6 +217,8 @@ class Scene:
         assert isinstance(repaired, int)
         record.repaired += repaired
         self.violations += check(record)
+        if self.violations:
+            (self.folder / "record.json").write_text(json.dumps(asdict(record), indent=1))
         return self._report(record)
 
     def _report(self, record: Record) -> Report:
@@ -184,16 +227,19 @@ class Scene:
             self.seed,
             self.faults.injected,
             Counter(f"{row.fsm} {row.status}" for row in record.rows.values()),
+            Counter(line["what"] for line in record.told),
             self.violations,
             transitions,
             len(record.runs) - transitions,
+            record.stale,
+            record.maintained,
         )
 
 
-def play(seed: int, minutes: float | None = None) -> Report:
+def play(seed: int, minutes: float | None = None, sabotage: str | None = None) -> Report:
     """Each kind of fault once, in the seed's order; with `minutes`, again and again for so long."""
     until = time.monotonic() + (minutes or 0) * 60
-    with Scene(seed) as scene:
+    with Scene(seed, sabotage=sabotage) as scene:
         scene.go_on()
         while True:
             for kind in scene.faults.plan():

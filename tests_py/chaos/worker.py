@@ -1,4 +1,4 @@
-"""One dispatcher process: `python -m chaos.worker DSN JOURNAL`. It serves until SIGTERM, whatever the server does.
+"""One dispatcher process: `python -m chaos.worker DSN JOURNAL STYLE`. It serves until SIGTERM, whatever happens.
 
 Beside the engine a plain SQL client works: it writes its ledger in the transaction that commits the step.
 """
@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 import sys
 import threading
+import traceback
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,15 +22,26 @@ from gendurable_py import Engine
 from . import machines
 
 LEASE = 2.0
+# One as most are, one that keeps claims and takes rows in advance, and one that only polls.
+STYLES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "ahead": {"run_ahead": True, "prefetch": 6},
+    "polls": {"notify": False},
+}
 FLOW = machines.STEPS["chaos.strict"]
 # A start while the server is away fails, as it should; the next one is tried after this.
 PAUSE = 0.1
 
 
 def on_event(name: str, measurements: Mapping[str, float], metadata: Mapping[str, object]) -> None:
-    if name == "maintain":
-        assert machines.journal is not None
-        machines.journal.write(what="maintain", repaired=metadata["repaired"])
+    if name in ("maintain", "stale"):
+        try:
+            assert machines.journal is not None
+            machines.journal.write(what=name, repaired=measurements.get("repaired"))
+        except Exception:  # noqa: BLE001 - told, and the end
+            # The engine goes on without its listener; here that would be a blind spot.
+            traceback.print_exc()
+            os._exit(3)
 
 
 class SqlWorker:
@@ -62,25 +75,30 @@ class SqlWorker:
 
     def _step(self, conn: psycopg.Connection[Any], claim: gd.Claim) -> None:
         assert machines.journal is not None
-        machines.journal.write(
-            what="run", id=claim.id, fsm=claim.fsm, step=claim.step, claim=claim.claim_no, by=self._name
-        )
-        n = claim.state["n"]
+        about = {"id": claim.id, "fsm": claim.fsm, "step": claim.step, "attempt": claim.attempt}
+        machines.journal.write(what="run", claim=claim.claim_no, by=self._name, at=machines.micros(), **about)
+        state: Any = claim.state
+        n = state["n"]
+        machines.journal.write(what="ended", id=claim.id, claim=claim.claim_no, at=machines.micros())
         conn.execute("insert into chaos.ledger (id, n, claim) values (%s, %s, %s)", (claim.id, n, claim.claim_no))
         outcome: dict[str, object] = {"id": claim.id, "claim_no": claim.claim_no}
         if n + 1 < len(FLOW):
-            outcome |= {"kind": "next", "step": FLOW[n + 1], "state": {**claim.state, "n": n + 1}}
+            outcome |= {"kind": "next", "step": FLOW[n + 1], "state": {**state, "n": n + 1}}
         else:
             outcome |= {"kind": "done", "result": {"n": n + 1}}
         gd.commit_one(conn, self._name, outcome)
 
 
 def main() -> None:
-    dsn, path = sys.argv[1:]
+    dsn, path, style = sys.argv[1:]
     machines.journal = machines.Journal(path)
+    stopped = threading.Event()
     beside = SqlWorker(dsn)
     beside.thread.start()
-    while True:
+    while not stopped.is_set():
+        # Also while the server is away and no engine runs, which has a handler of its own.
+        signal.signal(signal.SIGTERM, lambda *_: stopped.set())
+        machines.journal.write(what="up")
         engine = Engine(
             dsn,
             machines.MACHINES,
@@ -90,8 +108,10 @@ def main() -> None:
             poll_interval=0.2,
             max_poll_interval=0.5,
             reap_interval=1,
+            retention=machines.RETENTION,
             drain_timeout=2,
             on_event=on_event,
+            **STYLES[style],
         )
         try:
             engine.run()

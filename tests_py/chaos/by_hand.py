@@ -1,0 +1,111 @@
+"""Workers played by hand, one call after the other: nothing is left to chance. The records are those of the scene."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from _wait import wait_until
+
+import gendurable_py as gd
+
+from .clients import backlog
+from .machines import STEPS, Journal, micros
+from .records import LOG, Record, gather
+from .sabotage import DEFECTS
+
+# A lease that is over before the call returns.
+LOST = 1e-6
+QUEUES = ("default", "keyed")
+
+
+class Hand:
+    def __init__(self, conn: psycopg.Connection[Any], folder: Path, defect: str | None) -> None:
+        self._conn = conn
+        self._folder = folder
+        self._journal = Journal(folder / "by-hand.jsonl")
+        self._told: list[dict[str, Any]] = []
+        self._repaired = 0
+        conn.execute(LOG.encode())
+        if defect is not None:
+            DEFECTS[defect].plant(conn)
+
+    def insert(self, fsm: str, state: dict[str, Any] | None = None, **options: Any) -> int:
+        sent = micros()
+        id = gd.insert(self._conn, fsm, {"n": 0, **(state or {})}, **options)
+        assert id is not None
+        self._tell("insert", id, id, sent)
+        return id
+
+    def signal(self, id: int, key: str) -> None:
+        sent = micros()
+        self._tell("signal", id, gd.signal(self._conn, id, "even", key, dedup_key=key), sent, key=key)
+
+    def _tell(self, what: str, id: int, answer: Any, sent: int, **more: Any) -> None:
+        when = {"sent": sent, "answered": micros(), "tries": 1}
+        self._told.append({"what": what, "id": id, "answer": answer, **when, **more})
+
+    def start(self, worker: str = "w", *, lease: float = 60) -> gd.Claim | None:
+        """The next step begins."""
+        for queue in QUEUES:
+            for claim in gd.claim(self._conn, worker, queue, 1, lease):
+                childs: Any = claim.childs
+                more = {"kids": [[kid[name] for name in ("id", "status", "result", "last_error")] for kid in childs]}
+                about = {"id": claim.id, "fsm": claim.fsm, "step": claim.step, "claim": claim.claim_no}
+                at = {"attempt": claim.attempt, "key": claim.partition_key, "at": micros()}
+                self._journal.write(what="run", by=worker, **about, **at, **more)
+                return claim
+        return None
+
+    def finish(self, claim: gd.Claim, worker: str = "w") -> str:
+        """The step ends, and its outcome is committed."""
+        self._journal.write(what="ended", id=claim.id, claim=claim.claim_no, at=micros())
+        outcome = {"id": claim.id, "claim_no": claim.claim_no, **_outcome_of(claim)}
+        [answer] = gd.commit(self._conn, worker, [outcome])
+        return answer.result
+
+    def drain(self) -> None:
+        while backlog(self._conn):
+            claim = wait_until(lambda: self.start() or self._repair())
+            if isinstance(claim, gd.Claim):
+                self.finish(claim)
+
+    def _repair(self) -> bool:
+        repaired = gd.maintain(self._conn)["repaired"]
+        assert isinstance(repaired, int)
+        self._repaired += repaired
+        return repaired > 0
+
+    def record(self) -> Record:
+        record = gather(self._conn, self._folder, self._told)
+        record.repaired = self._repaired
+        return record
+
+
+def _outcome_of(claim: gd.Claim) -> dict[str, Any]:
+    state: Any = claim.state
+    raised = {**state, "n": state["n"] + 1}
+    if claim.fsm == "chaos.waiter":
+        return _gather(claim, raised)
+    steps = STEPS[claim.fsm]
+    if claim.step == steps[-1]:
+        return {"kind": "done", "result": {"n": raised["n"]}}
+    step = steps[raised["n"]]
+    if claim.fsm == "chaos.parent":
+        kids = [{"fsm": "chaos.child", "state": {"n": 0, "fails": False}}] * state["kids"]
+        return {"kind": "schedule_childs", "step": step, "childs": kids, "state": raised}
+    return {"kind": "next", "step": step, "state": raised}
+
+
+def _gather(claim: gd.Claim, raised: dict[str, Any]) -> dict[str, Any]:
+    """One signal a step, as the machine does it."""
+    if not claim.signals:
+        return {"kind": "await", "signals": "even"}
+    signals: Any = claim.signals
+    first = signals[0]
+    got = [*raised["got"], first["payload"]]
+    more = {"consume": [first["id"]]}
+    if len(got) == raised["wants"]:
+        return {"kind": "done", "result": {"n": raised["n"], "got": got}, **more}
+    return {"kind": "next", "step": "start", "state": {**raised, "got": got}, **more}

@@ -1,0 +1,79 @@
+"""Defects to plant into the engine on purpose, to see the suite find them: python -m tests_py.chaos --sabotage NAME.
+
+Each is a change of one place in one file of sql/functions, made in the database of the scene only.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import psycopg
+
+from . import TESTS
+
+FUNCTIONS = TESTS.parent / "sql" / "functions"
+
+
+class Defect(NamedTuple):
+    """`finds`: the judges of which at least one should complain."""
+
+    file: str
+    old: str
+    new: str
+    finds: tuple[str, ...]
+
+    def sql(self) -> str:
+        text = (FUNCTIONS / self.file).read_text()
+        if text.count(self.old) != 1:
+            raise ValueError(f"{self.file} has {text.count(self.old)} times: {self.old}")
+        return text.replace(self.old, self.new)
+
+    def plant(self, conn: psycopg.Connection[Any]) -> None:
+        conn.execute(self.sql().encode())
+
+
+DEFECTS = {
+    # a commit does not look whether the claim is still its own
+    "unfenced": Defect(
+        "040_commit.sql",
+        "where i.claim_no = o.claim_no and i.status = 'executing'\n        for no key update of i skip locked",
+        "where i.status = 'executing'\n        for no key update of i skip locked",
+        ("run", "transition"),
+    ),
+    # whoever frees a slot does not tell who waits
+    "no baton": Defect(
+        "002_lanes.sql",
+        "    if p_keys is null or p_keys = '{}' then\n        return;\n    end if;\n",
+        "    return;\n",
+        ("stuck",),
+    ),
+    # a waiting row may be passed by any other of its key
+    "no order": Defect(
+        "002_lanes.sql",
+        "            order by i.priority, i.lane_at, i.id\n            limit greatest(l.most",
+        "            order by i.id desc\n            limit greatest(l.most",
+        ("order",),
+    ),
+    # a parent goes on while one of its children has not ended
+    "early release": Defect(
+        "042_apply.sql",
+        "            if v_one.children = 0 then",
+        "            v_one.children := v_one.children - (v_one.children > 1)::int;\n"
+        "            if v_one.children = 0 then",
+        ("barrier", "join"),
+    ),
+    # a claim waits for the rows that a client's transaction holds
+    "waits": Defect(
+        "020_claim.sql",
+        "        limit p_limit\n        for no key update skip locked);",
+        "        limit p_limit\n        for no key update);",
+        ("blocked",),
+    ),
+    # a signal that a step used is there for the next one too
+    "inbox kept": Defect(
+        "045_outcome.sql",
+        "when jsonb_typeof(p_outcome -> 'consume') = 'array'",
+        "when jsonb_typeof(p_outcome -> 'consume') = 'nothing'",
+        ("signal",),
+    ),
+}
