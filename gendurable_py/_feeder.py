@@ -91,7 +91,7 @@ class Feeder:
                     queues = Counter(row.queue for row in rows)
                     seconds = time.perf_counter() - started
                     self._emit("claim", {"rows": len(rows), "seconds": seconds}, {"queues": dict(queues)})
-                    await self._sleeper.busy(worker, queues.keys())
+                    await self._sleeper.busy(worker, queues)
                 else:
                     await self._sleeper.idle(worker, demand.keys())
             except TROUBLE as error:

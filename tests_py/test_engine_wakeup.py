@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,6 +14,8 @@ from _wait import wait_until
 
 import gendurable_py as gd
 from gendurable_py import FSM, Await, Child, Context, Done, Engine, ScheduleChilds, job, step
+from gendurable_py._link import Link, conninfo
+from gendurable_py._wakeup import Sleeper
 
 Conn = psycopg.Connection[Any]
 
@@ -182,3 +185,30 @@ def test_a_notification_for_another_queue_is_no_reason_to_claim(db: Any, conn: C
         id = gd.insert(conn, work)
         ended(conn, id)
     assert events.count("claim") == 1
+
+
+@pytest.mark.parametrize(("rows", "looks"), [(1, 0), (3, 0), (4, 3), (100, 3)])
+def test_after_several_rows_it_looks_a_few_times_more_before_it_sleeps(
+    db: Any, conn: Conn, rows: int, looks: int
+) -> None:
+    """Writers that find it asleep notify, and wait for each other's commits: a steady flow must not meet a sleeper."""
+    options = sleeper(db)._options
+
+    async def main() -> None:
+        link = Link(conninfo(db.dsn, "w"), "claims", lambda *_: None)
+        await link.open()
+        idle = Sleeper(link, lambda *_: None, options)
+        await idle.busy("w", Counter(default=rows))
+        for _ in range(looks):
+            await idle.idle("w", {"default"})
+            assert not asleep(conn)
+        await idle.idle("w", {"default"})
+        assert asleep(conn)
+        # what came before is forgotten: a single row later is followed by sleep
+        await idle.busy("w", Counter(default=1))
+        assert not asleep(conn)
+        await idle.idle("w", {"default"})
+        assert asleep(conn)
+        await link.drop()
+
+    asyncio.run(main())

@@ -93,6 +93,18 @@ def test_nobody_is_told_who_does_not_sleep(db):
     assert silence(b, c)
 
 
+def test_another_writer_that_looks_is_taken_for_no_sleeper(db):
+    """It holds the lock for as long as it is off its processor: NOTIFY would make everybody wait for its commit."""
+    a, b, c = three(db)
+    c.conn.execute("listen gendurable")
+    b.rows("select pg_advisory_lock(7302, hashtext('default'))")
+    a.insert()
+    assert silence(c, b)
+    falls_asleep(c, "other")  # nor is it a sleeper on another queue
+    a.insert()
+    assert silence(c, b)
+
+
 def test_a_sleeper_that_is_gone_is_not_waited_for(db):
     a, b, c = three(db)
     falls_asleep(b)

@@ -108,37 +108,42 @@ end $$;
 comment on function gendurable._parse_instances(jsonb) is
     'Reads an array of gd_insert_many objects; raises GD501 for the first that is not one.';
 
-create or replace function gendurable._insert(
-    p_new gendurable.new_instance[], p_parent_id bigint, p_barrier_no bigint, p_trace jsonb
-) returns table (ord int, id bigint, created boolean)
+create or replace function gendurable._refuse(p_new gendurable.new_instance[]) returns void
 language plpgsql as $$
-#variable_conflict use_column
 declare
-    v_now constant timestamptz := clock_timestamp();
     v_bad record;
-    v_keyed boolean;
-    v_limited boolean;
-    v_wrong boolean;
-    v_ids bigint[];
-    v_created bigint[];
-    v_queues text[];
 begin
-    -- Numbered before they are stored: the answer keeps the order of the input, whatever order the rows go in.
-    select array_agg(nextval('gendurable.instance_id_seq') order by n.ord), bool_or(n.unique_key is not null),
-        bool_or(n.rate_limit is not null), bool_or(gendurable._new_instance_problem(n) is not null)
-    into v_ids, v_keyed, v_limited, v_wrong
-    from unnest(p_new) n;
-    if v_wrong then
-        select n.ord, n.fsm, gendurable._new_instance_problem(n) as problem into v_bad
-        from unnest(p_new) n
-        where gendurable._new_instance_problem(n) is not null
-        order by n.ord
-        limit 1;
+    select n.ord, n.fsm, gendurable._new_instance_problem(n) as problem into v_bad
+    from unnest(p_new) n
+    where gendurable._new_instance_problem(n) is not null
+    order by n.ord
+    limit 1;
+    if found then
         perform gendurable._invalid(v_bad.problem, format('instance %s of machine %s', v_bad.ord,
             coalesce(quote_literal(v_bad.fsm), 'null')), 'See COMMENT ON FUNCTION gd_insert for what each argument takes.');
     end if;
-    if v_limited then
-        perform gendurable._need_rate_limit(n.rate_limit) from unnest(p_new) n where n.rate_limit is not null;
+    perform gendurable._need_rate_limit(n.rate_limit) from unnest(p_new) n where n.rate_limit is not null;
+end $$;
+
+comment on function gendurable._refuse(gendurable.new_instance[]) is
+    'Raises GD501 or GD502 for the first new instance that cannot be stored, if there is one.';
+
+create or replace function gendurable._insert(
+    p_new gendurable.new_instance[], p_parent_id bigint, p_barrier_no bigint, p_trace jsonb
+) returns bigint[]
+language plpgsql as $$
+declare
+    v_now constant timestamptz := clock_timestamp();
+    v_ids bigint[];
+    v_created bigint[];
+    v_due text[];
+    v_unknown boolean;
+begin
+    -- Numbered before they are stored: the answer keeps the order of the input, whatever order the rows go in.
+    if cardinality(p_new) = 1 then
+        v_ids := array[nextval('gendurable.instance_id_seq')];
+    else
+        v_ids := array(select nextval('gendurable.instance_id_seq') from generate_series(1, cardinality(p_new)));
     end if;
 
     with put as (
@@ -164,36 +169,43 @@ begin
             order by m.version desc
             limit 1
         ) m on true
+        where gendurable._new_instance_problem(n) is null and n.rate_limit is null
         -- keys in sorted order: two calls with the same new keys wait for each other one way round only
         order by n.unique_key, n.ord
         on conflict (unique_held) where unique_held is not null do nothing
         returning i.id, i.queue, i.priority, i.eligible_at
-    ), pair as (
-        insert into gendurable.queue_priority (queue, priority)
-        select distinct p.queue, p.priority
-        from put p
-        where not exists (
-            select from gendurable.queue_priority q where q.queue = p.queue and q.priority = p.priority)
     )
-    select case when v_keyed then array_agg(p.id) end, array_agg(distinct p.queue) filter (
-        where p.eligible_at <= v_now + gendurable._longest_poll())
-    into v_created, v_queues
+    select
+        array_agg(p.id),
+        array_agg(distinct p.queue) filter (where p.eligible_at <= v_now + gendurable._longest_poll()),
+        bool_or(not exists (
+            select from gendurable.queue_priority q where q.queue = p.queue and q.priority = p.priority))
+    into v_created, v_due, v_unknown
     from put p;
 
-    perform gendurable._wake(v_queues);
-    if not v_keyed then
-        return query select n.ord::int - 1, n.id, true from unnest(v_ids) with ordinality n (id, ord);
-    else
-        return query
-            select n.ord, coalesce(c.id, gendurable._holder(n.unique_key)), c.id is not null
-            from unnest(p_new) n
-            left join unnest(v_created) c (id) on c.id = v_ids[n.ord + 1]
-            order by n.ord;
+    if v_unknown then
+        insert into gendurable.queue_priority (queue, priority)
+        select distinct i.queue, i.priority
+        from unnest(v_created) c (id)
+        join gendurable.instance i using (id)
+        where not exists (
+            select from gendurable.queue_priority q where q.queue = i.queue and q.priority = i.priority);
     end if;
+    if v_due is not null then
+        perform gendurable._wake(v_due);
+    end if;
+    if cardinality(p_new) > coalesce(cardinality(v_created), 0) then
+        perform gendurable._refuse(p_new);
+        return array(
+            select (select i.id from gendurable.instance i where i.id = n.id)
+            from unnest(v_ids) with ordinality n (id, at)
+            order by n.at);
+    end if;
+    return v_ids;
 end $$;
 
 comment on function gendurable._insert(gendurable.new_instance[], bigint, bigint, jsonb) is
-    'Checks and stores new instances and wakes their queues; a row a input, in its order.';
+    'Checks and stores new instances and wakes their queues. The ids in the order of the input, null where the unique key is taken.';
 
 create or replace function gendurable._holder(p_unique_key text) returns bigint
 language plpgsql stable as $$

@@ -10,12 +10,10 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp
 -- a plan for each call would cost three times the insert
 set plan_cache_mode = force_generic_plan set jit = off as $$
 begin
-    return (
-        select case when n.created then n.id end
-        from gendurable._insert(array[row(
-            0, p_fsm, p_version, p_step, nullif(p_state, 'null'), p_queue, p_priority, p_partition_key, p_unique_key,
-            p_unique_scope, p_eligible_at, p_delay, p_rate_limit, p_weight, p_max_attempts, nullif(p_meta, 'null')
-        )::gendurable.new_instance], null, null, '{}') n);
+    return (gendurable._insert(array[row(
+        0, p_fsm, p_version, p_step, nullif(p_state, 'null'), p_queue, p_priority, p_partition_key, p_unique_key,
+        p_unique_scope, p_eligible_at, p_delay, p_rate_limit, p_weight, p_max_attempts, nullif(p_meta, 'null')
+    )::gendurable.new_instance], null, null, '{}'))[1];
 end $$;
 
 comment on function gd_insert(
@@ -30,10 +28,20 @@ Raises GD501 for an invalid argument and GD502 for a rate limit that does not ex
 create or replace function gd_insert_many(p_instances jsonb) returns table (ord int, id bigint, created boolean)
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set jit = off as $$
+#variable_conflict use_column
+declare
+    v_new constant gendurable.new_instance[] := gendurable._parse_instances(p_instances);
+    v_ids constant bigint[] := gendurable._insert(v_new, null, null, '{}');
 begin
+    -- a statement of its own: it sees the holders that this very call inserted
     return query
-        select n.ord, n.id, n.created
-        from gendurable._insert(gendurable._parse_instances(p_instances), null, null, '{}') n;
+        select
+            n.at::int - 1,
+            case when n.id is null then gendurable._holder(n.unique_key) else n.id end,
+            n.id is not null
+        from unnest(v_ids, array(select f.unique_key from unnest(v_new) f order by f.ord))
+            with ordinality n (id, unique_key, at)
+        order by n.at;
 end $$;
 
 comment on function gd_insert_many(jsonb) is

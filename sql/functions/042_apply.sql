@@ -51,10 +51,9 @@ begin
                 v_one.deadline_at := null;
             end if;
         else
-            select count(*)::int into v_one.children
-            from gendurable._insert(gendurable._parse_instances(v_one.childs), v_one.id, v_one.claim_no,
-                gendurable._trace_of(v_row.meta)) n
-            where n.created;
+            v_one.children := cardinality(array_remove(
+                gendurable._insert(gendurable._parse_instances(v_one.childs), v_one.id, v_one.claim_no,
+                    gendurable._trace_of(v_row.meta)), null));
             if v_one.children = 0 then
                 v_one.status := 'runnable';
                 v_one.eligible_at := p_now;
