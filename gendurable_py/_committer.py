@@ -32,6 +32,9 @@ _BUSY_ROWS = 60
 _POISON = ("22", "23", "54", "P0", "GD")
 _GIVE_UP = 5
 
+CANCELLED_DELAY = 10.0
+"""Seconds until a row is due again whose step was cancelled by others than the engine."""
+
 
 _Answered = tuple[list[Work], list[tuple[int, str, str | None]], str, float]
 """A batch, the answers to it, the worker that it was sent as, and the seconds that it took."""
@@ -74,7 +77,7 @@ class Committer:
         self._tidying = False
         self._event = asyncio.Event()
         self._busy_event = asyncio.Event()
-        self._release: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
+        self._release: defaultdict[tuple[str, float], list[tuple[int, int]]] = defaultdict(list)
 
     def add(self, works: list[Work]) -> None:
         """Works whose step has ended. One without an outcome was cancelled: there is nothing to say about it."""
@@ -83,7 +86,7 @@ class Committer:
             if work.outcome is None or work.ctx._cancelled:
                 self._held.drop(work)
                 if not work.ctx._cancelled:
-                    self._release[work.worker].append((work.row.id, work.row.claim_no))
+                    self._cancelled(work)
                 continue
             self._held.uncommitted += 1
             if work.keep:
@@ -95,8 +98,22 @@ class Committer:
         """Works that will not be started here."""
         for work in works:
             self._held.drop(work)
-            self._release[work.worker].append((work.row.id, work.row.claim_no))
+            self._release[work.worker, 0.0].append((work.row.id, work.row.claim_no))
         self._event.set()
+
+    def _cancelled(self, work: Work) -> None:
+        """Its task was cancelled: at the end by the engine, else by somebody else or by the step itself."""
+        delay = 0.0
+        if not self._executor.draining:
+            delay = CANCELLED_DELAY  # one that cancels itself each time must not make this spin
+            logger.warning(
+                "step %s of %s %s was cancelled, and not by the engine: it is given back for %g s",
+                work.row.step,
+                work.row.fsm,
+                work.row.id,
+                delay,
+            )
+        self._release[work.worker, delay].append((work.row.id, work.row.claim_no))
 
     async def run(self) -> None:
         while True:
@@ -104,14 +121,13 @@ class Committer:
             self._event.clear()
             await self._tidy()
             settled: list[_Answered] = []
-            while self._pending or settled:
+            while (batch := self._batch()) or settled:
                 # The next batch is on its way while the answers of this one are looked at: with run-ahead that is where
                 # the next steps begin, and the server would wait for them.
-                sending = asyncio.ensure_future(self._send(self._link, self._batch())) if self._pending else None
+                sending = asyncio.ensure_future(self._send(self._link, batch)) if batch else None
                 try:
                     await asyncio.sleep(0)
-                    for answered in settled:
-                        self._settle(*answered)
+                    self._settle_all(settled)
                     self._progressed()
                     settled = [] if sending is None else await sending
                 finally:
@@ -119,6 +135,7 @@ class Committer:
                         sending.cancel()
                 if not settled or not self._pending:
                     await self._tidy()
+            del batch  # nothing is kept while it waits
 
     async def run_busy(self) -> None:
         """The second lane: outcomes that met a lock of somebody else, with a pause that grows for each."""
@@ -134,8 +151,8 @@ class Committer:
             due = [work for at, work in self._busy if at <= now][:_BUSY_ROWS]
             chosen = set(map(id, due))
             self._busy = [item for item in self._busy if id(item[1]) not in chosen]
-            for answered in await self._send(self._aside, due):
-                self._settle(*answered)
+            self._settle_all(await self._send(self._aside, due))
+            del due  # nothing is kept while it waits
             self._progressed()
 
     def _batch(self) -> list[Work]:
@@ -176,6 +193,10 @@ class Committer:
                     continue
                 return []
             return [(batch, answers, worker, time.perf_counter() - started)]
+
+    def _settle_all(self, settled: list[_Answered]) -> None:
+        for answered in settled:
+            self._settle(*answered)
 
     def _settle(
         self, batch: list[Work], answers: list[tuple[int, str, str | None]], worker: str, seconds: float
@@ -221,7 +242,7 @@ class Committer:
     def _kept(self, work: Work, detail: str) -> None:
         row = kept_row(detail)
         if not self._go_on(work, row):
-            self._release[work.worker].append((row.id, row.claim_no))
+            self._release[work.worker, 0.0].append((row.id, row.claim_no))
             self._event.set()
 
     def _wait_for(self, work: Work) -> None:
@@ -265,9 +286,9 @@ class Committer:
         self._tidying = True
         try:
             while self._release:
-                worker, pairs = self._release.popitem()
-                await self._link.attempt(calls.release, worker, pairs)
-                self._emit("release", {"rows": len(pairs), "delay": 0}, {"reason": "unused"})
+                (worker, delay), pairs = self._release.popitem()
+                await self._link.attempt(calls.release, worker, pairs, delay)
+                self._emit("release", {"rows": len(pairs), "delay": delay}, {"reason": "unused"})
             for name in self._held.settled():
                 rows = await self._link.attempt(calls.release, name, None)
                 self._emit("release", {"rows": rows, "delay": 0}, {"reason": "abandoned"})

@@ -32,12 +32,16 @@ from .outcome import (
     describe,
 )
 
+LONGEST_OUTCOME = 32 << 20
+"""Bytes. A commit that takes longer than the engine waits for its answer would be sent again for ever, and all others
+would wait for it: 50 MB took 12 s, 200 MB more than 30 s."""
+
 
 def encode_outcome(ctx: Context[Any], spec: Spec, outcome: object, keep: bool) -> bytes:
     """The outcome of a step as one JSON object.
 
     Raises:
-        InvalidArgument: it is no outcome, names an unknown step, or holds what cannot be encoded.
+        InvalidArgument: it is no outcome, names an unknown step, holds what cannot be encoded, or is too large.
     """
     if spec.is_job and not isinstance(outcome, Outcome):
         outcome = Done(outcome)
@@ -64,6 +68,11 @@ def encode_outcome(ctx: Context[Any], spec: Spec, outcome: object, keep: bool) -
     used = _consumed(ctx, outcome)
     if used:
         text += b',"consume":' + dumps(used)
+    if len(text) > LONGEST_OUTCOME:
+        raise InvalidArgument(
+            f"the outcome of step {row.step!r} of {row.fsm} has {len(text):,} bytes",
+            hint=f"{LONGEST_OUTCOME:,} are the most: keep large data elsewhere, and its address in the state",
+        )
     return text + b"}"
 
 

@@ -7,6 +7,7 @@ once for all that gather until it looks (a future for each step cost 99 us of CP
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import inspect
 import logging
@@ -22,7 +23,7 @@ from ._encode import encode_outcome, encode_stop
 from .context import ClaimRow, Context
 from .errors import InvalidArgument
 from .fsm import Spec, Step
-from .outcome import Cancel, Outcome, Stop
+from .outcome import Cancel, Outcome, Stop, describe
 
 logger = logging.getLogger("gendurable")
 
@@ -113,12 +114,17 @@ async def _perform_async(work: Work) -> None:
         made: Any = work.step.run(work.ctx)
         work.outcome = encode_outcome(work.ctx, work.spec, await made, work.keep)
     except BaseException as error:
-        task = asyncio.current_task()
-        if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+        if _is_cancelled(error):
             raise
         recovered = recover(work, error)
         work.outcome = recovered if isinstance(recovered, bytes) else await recovered
     work.ended = time.perf_counter()
+
+
+def _is_cancelled(error: BaseException) -> bool:
+    """Whether it is the cancellation of the task that runs, and not one that the step raised itself."""
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
 
 
 def _here(recovered: bytes | Coroutine[Any, Any, bytes], loop: asyncio.AbstractEventLoop | None) -> bytes:
@@ -139,24 +145,26 @@ def recover(work: Work, error: BaseException) -> bytes | Coroutine[Any, Any, byt
         return encode_stop(work.ctx, error)
     work.stage = HANDLE
     work.ctx._taken = None  # an error uses up nothing
-    if work.spec.is_job and isinstance(error, Cancel):
-        return encode_outcome(work.ctx, work.spec, Stop(str(error) or "cancelled"), False)
-    logger.warning("step %s of %s %s failed", work.row.step, work.row.fsm, work.row.id, exc_info=error)
-    if not isinstance(error, Exception):
-        error = RuntimeError(f"the step raised {error!r}")
     try:
+        if work.spec.is_job and isinstance(error, Cancel):
+            return encode_outcome(work.ctx, work.spec, Stop(str(error) or "cancelled"), False)
+        logger.warning("step %s of %s %s failed", work.row.step, work.row.fsm, work.row.id, exc_info=error)
+        if not isinstance(error, Exception):
+            error = RuntimeError(f"the step raised {describe(error)}")
         outcome: object = work.spec.instance.handle(error, work.ctx)
         if inspect.iscoroutine(outcome):
             return _awaited(work, outcome)
         return _handled(work, outcome)
-    except Exception as failure:  # noqa: BLE001 - a handler may raise anything
+    except BaseException as failure:  # noqa: BLE001 - a handler may raise anything; SystemExit would end the thread
         return _failed(work, failure)
 
 
 async def _awaited(work: Work, outcome: Coroutine[Any, Any, object]) -> bytes:
     try:
         return _handled(work, await outcome)
-    except Exception as failure:  # noqa: BLE001
+    except BaseException as failure:
+        if _is_cancelled(failure):
+            raise
         return _failed(work, failure)
 
 
@@ -166,10 +174,16 @@ def _handled(work: Work, outcome: object) -> bytes:
     return encode_outcome(work.ctx, work.spec, outcome, False)
 
 
-def _failed(work: Work, failure: Exception) -> bytes:
+def _failed(work: Work, failure: BaseException) -> bytes:
     work.stage = STOP
     logger.error("handle of %s %s failed", work.row.fsm, work.row.id, exc_info=failure)
     return encode_stop(work.ctx, failure)
+
+
+def _broken(work: Work, error: BaseException) -> None:
+    """Neither the step nor `handle` gave an outcome, and what they raised came this far."""
+    logger.critical("the executor failed on %s %s", work.row.fsm, work.row.id, exc_info=error)
+    work.outcome = encode_stop(work.ctx, error)
 
 
 _TICK = 0.002
@@ -190,7 +204,7 @@ class Threads:
         self._queue: SimpleQueue[Work | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._current: list[Work | None] = []
-        self._seen: list[Work | None] = []
+        self._seen: list[int] = []
         self._ticking = False
         self._clocks = (0.0, 0.0)
 
@@ -211,8 +225,10 @@ class Threads:
         count = len(self._threads)
         cpu, clock = time.process_time(), time.perf_counter()
         idle = cpu - self._clocks[0] < 0.7 * (clock - self._clocks[1])
-        stuck = all(a is b for a, b in zip(self._current, self._seen, strict=False))
-        self._clocks, self._seen = (cpu, clock), list(self._current)
+        # Told apart by their addresses: the works themselves would be kept until the next look.
+        current = list(map(id, self._current))
+        stuck = all(a == b for a, b in zip(current, self._seen, strict=False))
+        self._clocks, self._seen = (cpu, clock), current
         # A thread that is between two steps will take what waits: only if all are in one is another needed.
         if all(self._current) and (idle or stuck):
             for _ in range(min(count, waiting, self._limit - count)):
@@ -231,7 +247,10 @@ class Threads:
         while (work := get()) is not None:
             current[slot] = work
             if not work.ctx._cancelled:
-                perform(work, loop)
+                try:
+                    perform(work, loop)
+                except BaseException as error:  # noqa: BLE001 - without its thread the slot would be lost for ever
+                    _broken(work, error)
             current[slot] = None
             finished(work)
             del work
@@ -289,6 +308,10 @@ class Executor:
     def running(self) -> int:
         return sum(self._running.values())
 
+    @property
+    def draining(self) -> bool:
+        return self._draining
+
     def submit(self, work: Work) -> None:
         if self._running[work.queue] < self._limits[work.queue] or self._draining:
             self._start(work)
@@ -311,8 +334,7 @@ class Executor:
         if task.cancelled():
             work.outcome = None
         elif (error := task.exception()) is not None:
-            logger.critical("the executor failed on %s %s", work.row.fsm, work.row.id, exc_info=error)
-            work.outcome = encode_stop(work.ctx, error)
+            _broken(work, error)
         self._finished.append(work)
         if not self._woken:
             self._woken = True
@@ -323,7 +345,8 @@ class Executor:
         self._finished.append(work)
         if not self._woken:
             self._woken = True
-            self._loop.call_soon_threadsafe(self._collect)
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the engine did not wait for this step
+                self._loop.call_soon_threadsafe(self._collect)
 
     def _collect(self) -> None:
         self._woken = False
@@ -355,8 +378,8 @@ class Executor:
             taken.append(work)
         return taken
 
-    async def cancel_tasks(self) -> None:
-        """End the async steps that still run; one that will not be cancelled is left behind after a second."""
+    async def cancel_tasks(self) -> list[asyncio.Task[None]]:
+        """End the async steps that still run; those that will not be cancelled within a second are answered."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -364,6 +387,10 @@ class Executor:
             await asyncio.wait(tasks, timeout=1)
             await asyncio.sleep(0)
         self._collect()
+        left = [task for task in tasks if not task.done()]
+        if left:
+            logger.warning("%d steps do not end when cancelled; what they hold is left to its lease", len(left))
+        return left
 
     async def close(self, deadline: float) -> int:
         """End the threads; answers how many sit in a step beyond the deadline."""

@@ -22,6 +22,10 @@ logger = logging.getLogger("gendurable")
 UNKNOWN_DELAY = 10.0
 """Seconds until a row that this process has no machine for is due again: for a node that does know it."""
 
+# Names come from the database: what is remembered of unknown ones, and what is told, has an end.
+_MOST_NAMES = 10_000
+_MOST_TOLD = 100
+
 RUN_AHEAD_FOR = 1.0
 """Seconds after its claim that an instance may keep being run ahead: the order across claims is kept to about that."""
 
@@ -149,6 +153,8 @@ class Feeder:
         reason: Exception | None = None
         try:
             if lookup(row.fsm, row.version) is None and row.fsm not in self._imported:
+                if len(self._imported) >= _MOST_NAMES:
+                    self._imported.clear()  # trying one again does no harm
                 self._imported.add(row.fsm)
                 # In a thread: an import may be slow, and leases must be renewed meanwhile.
                 await asyncio.to_thread(autoload, row.fsm, self._options.autoload)
@@ -156,14 +162,15 @@ class Feeder:
         except Exception as error:  # noqa: BLE001 - a module may raise anything while it is imported
             machine, reason = None, error
         key = (row.fsm, row.version, row.step)
-        if machine is None and key not in self._warned:
+        if machine is None and key not in self._warned and len(self._warned) < _MOST_TOLD:
             self._warned.add(key)
             logger.warning(
-                "%s v%d has no step %r in this process: its instances are given back for %g s%s",
+                "%s v%d has no step %r in this process: its instances are given back for %g s%s%s",
                 row.fsm,
                 row.version,
                 row.step,
                 UNKNOWN_DELAY,
                 "" if reason is None else f" ({reason!r})",
+                "; no more of this kind are told" if len(self._warned) == _MOST_TOLD else "",
             )
         return machine

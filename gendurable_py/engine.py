@@ -104,6 +104,7 @@ class Engine:
         self._stop_lock = threading.Lock()
         self._stops = 0
         self._failure: BaseException | None = None
+        self._stubborn: list[asyncio.Task[None]] = []
         self._feeder: Feeder
 
     # Starting and stopping
@@ -120,6 +121,8 @@ class Engine:
             finally:
                 for number in (signal.SIGTERM, signal.SIGINT):
                     loop.remove_signal_handler(number)
+                for task in self._stubborn:
+                    asyncio._unregister_task(task)  # the loop would wait for it for ever
 
         asyncio.run(main())
 
@@ -268,6 +271,9 @@ class Engine:
                         "error": work.error,
                     },
                 )
+        for work in works:
+            # What was raised holds the frames of the step, and they hold the work: a cycle that would wait for gc.
+            work.error = work.rejection = None
         self._committer.add(works)
         # A queue that is asleep was empty: its free slot is no reason to ask again.
         if not self._sleeper.covers({work.queue for work in works}):
@@ -311,6 +317,7 @@ class Engine:
             if work is not None and work.outcome is None:
                 logger.info("the claim of %s %s (step %s) is lost", work.row.fsm, id, work.row.step)
                 self._executor.lose(work)
+                self._held.drop(work)  # told once, however long the step goes on
                 self._emit("lost", {"count": 1}, _about(work))
         seconds = time.perf_counter() - started
         self._emit("heartbeat", {"claims": len(claims), "lost": len(lost), "seconds": seconds}, {})
@@ -348,7 +355,7 @@ class Engine:
             self._held.rename()  # its claim may have happened
         self._committer.give_back(self._executor.withdraw())
         await self._until(lambda: self._executor.running == 0, deadline)
-        await self._executor.cancel_tasks()
+        self._stubborn = await self._executor.cancel_tasks()
         # What has its outcome by now deserves its commit, also when the time is over.
         deadline = max(deadline, time.monotonic() + 1.0)
         await self._within(self._committer.flush(), deadline)

@@ -193,6 +193,9 @@ _LONGEST_ERROR = 8000
 def describe(error: str | BaseException) -> str:
     """The text kept as ``last_error``: short enough to list, and always storable."""
     if isinstance(error, BaseException):
-        message = str(error)
+        try:
+            message = str(error)
+        except Exception:  # noqa: BLE001 - an exception may fail to describe itself, with itself for example
+            message = "(no text: its __str__ failed)"
         error = f"{type(error).__name__}: {message}" if message else type(error).__name__
     return clean(error[:_LONGEST_ERROR])

@@ -85,7 +85,7 @@ def test_every_event_says_what_is_promised(db: Any, conn: Conn) -> None:
         gd.cancel(conn, lost or 0)
         wait_until(lambda: events.count("lost"))
         late = gd.insert(conn, locked)
-        wait_until(lambda: events.count("busy"))
+        wait_until(lambda: any(about["fsm"] == "events.locked" for _, about in events.named("busy")))
         locker.rollback()
         ended(conn, late)
         wait_until(lambda: events.count("sleep") and events.count("maintain"))

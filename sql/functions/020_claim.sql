@@ -22,7 +22,8 @@ begin
     return array(
         select row(
             i.id, i.eligible_at, i.status, i.crashes,
-            i.partition_key is null and i.unique_scope is null and (i.status = 'runnable' or i.status = 'awaiting_signal'),
+            i.partition_key is null and i.unique_scope is null and i.crashes < 3
+                and (i.status = 'runnable' or i.status = 'awaiting_signal'),
             i.partition_key, i.slot_no, i.lane_at)::gendurable.candidate
         from gendurable.instance i
         where i.queue = p_queue and i.priority = p_priority and i.woken = p_woken
@@ -72,8 +73,13 @@ begin
                 shown = case
                     when i.awaits is not null then array(
                         select s.id
-                        from gendurable.signal s
-                        where s.instance_id = i.id and s.name = any(i.awaits)
+                        from unnest(i.awaits) a (name)
+                        cross join lateral (
+                            -- name by name: one range for all of them would be sorted as a whole before the limit
+                            select s.id from gendurable.signal s
+                            where s.instance_id = i.id and s.name = a.name
+                            order by s.id limit 1000
+                        ) s
                         order by s.id
                         limit 1000)
                 end
@@ -184,6 +190,7 @@ begin
             select array_agg(c.id), array_agg(null::int), bool_and(c.plain) into v_ids, v_slots, v_plain
             from unnest(v_picked) c;
             if not v_plain then
+                v_picked := gendurable._part_suspects(v_picked, p_lease, p_now);
                 v_keys := v_keys + (select count(distinct c.partition_key)::int from unnest(v_picked) c);
                 select array_agg(g.id order by g.ord), array_agg(g.slot_no order by g.ord) into v_ids, v_slots
                 from gendurable._admit(v_picked, p_now) g;
@@ -235,7 +242,9 @@ begin
         v_full_at, v_full_cost)))::text, false);
 
     if v_wanted > 0 and not (v_done[1] and v_done[2]) then
-        perform gendurable._wake(array[p_queue]);   -- it looked at enough for one claim, and there is more
+        -- It looked at enough for one claim, and there is more. Not _wake: that does not see the caller's own lock, and
+        -- who claims here is often the only one who sleeps.
+        perform pg_notify('gendurable', case when octet_length(p_queue) < 8000 then p_queue else '' end);
     end if;
 end $$;
 

@@ -8,9 +8,15 @@ declare
     v_one gendurable.outcome;
     v_row record;
 begin
+    -- signal by signal (hence the offset): with "any" of the array the planner may walk the whole inbox
     delete from gendurable.signal s
-    using unnest(p_outcomes) o
-    where o.consume is not null and s.instance_id = o.id and s.id = any(o.consume);
+    using (
+        select o.id as instance_id, c.id
+        from unnest(p_outcomes) o
+        cross join lateral unnest(o.consume) c (id)
+        offset 0
+    ) u
+    where s.instance_id = u.instance_id and s.id = u.id;
 
     for v_at in 1 .. cardinality(v_outcomes) loop
         v_one := v_outcomes[v_at];

@@ -83,7 +83,9 @@ comment on function gendurable._admit(gendurable.candidate[], timestamptz) is
     'Which of the locked due rows may start, with their slots; parks the others in their lanes and lifts who is first.';
 
 create or replace function gd_set_key_limit(p_prefix text, p_limit int) returns void
-language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off as $$
 begin
     perform gendurable._need_read_committed();
     perform gendurable._need_text(p_prefix, 'p_prefix');

@@ -30,7 +30,9 @@ comment on function gendurable._lock_tree(bigint, boolean) is
     'Locks an instance, its parent and, if asked, all its descendants; the ids without the parent''s.';
 
 create or replace function gd_cancel(p_id bigint, p_reason text = null, p_cascade boolean = false) returns boolean
-language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off as $$
 declare
     v_tree bigint[];
     v_live bigint[];
@@ -56,7 +58,9 @@ step''s commit is answered stale; its parent''s barrier and its key are released
 Raises GD503, GD504. Waits for locks.';
 
 create or replace function gd_retry(p_id bigint, p_step text = null, p_state jsonb = null) returns boolean
-language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off as $$
 declare
     v_now timestamptz;
     v_queue text;
@@ -110,7 +114,9 @@ own), attempt 0. Its parent waits for it again only if it still waits in that ba
 its unique key is taken. Raises GD501, GD503, GD504. Waits for locks.';
 
 create or replace function gd_reschedule(p_id bigint, p_eligible_at timestamptz) returns boolean
-language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off as $$
 declare
     v_now timestamptz;
     v_key text;
@@ -151,7 +157,9 @@ comment on function gd_reschedule(bigint, timestamptz) is
 await. false: it is in no such status now. Raises GD501, GD503, GD504. Waits for locks.';
 
 create or replace function gd_pause_queue(p_queue text) returns void
-language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off as $$
 begin
     perform gendurable._need_read_committed();
     perform gendurable._need_text(p_queue, 'p_queue');
@@ -176,7 +184,9 @@ comment on function gd_pause_queue(text) is
 'Stops handing out instances of the queue; running steps go on and commit. Raises GD501, GD504.';
 
 create or replace function gd_resume_queue(p_queue text) returns void
-language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off as $$
 begin
     perform gendurable._need_read_committed();
     perform gendurable._need_text(p_queue, 'p_queue');

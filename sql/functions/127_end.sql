@@ -105,6 +105,36 @@ $$;
 
 comment on function gendurable._crash_cap() is 'How many claims in a row may be lost before an instance has failed.';
 
+create or replace function gendurable._part_suspects(
+    p_candidates gendurable.candidate[], p_lease interval, p_now timestamptz
+) returns gendurable.candidate[]
+language plpgsql as $$
+declare
+    v_suspects bigint[];
+    v_later bigint[];
+begin
+    -- A row that kills its worker takes all with it that run beside it, and as their leases end together, the same ones
+    -- would run beside it 20 times and fail with it. After three losses in a row chance parts them: each is put off
+    -- every second time, and runs while the lease of the guilty one has not ended.
+    v_suspects := array(
+        select c.id
+        from unnest(p_candidates) c
+        where c.crashes + (c.status = 'executing')::int between 3 and gendurable._crash_cap() - 1
+            -- one without a slot may be the baton of its key
+            and (c.partition_key is null or c.slot_no is not null));
+    if cardinality(v_suspects) < 2 then
+        return p_candidates;                         -- one alone has nobody to be parted from
+    end if;
+    v_later := array(select s from unnest(v_suspects) s where random() < 0.5);
+    update gendurable.instance i
+    set eligible_at = p_now + random() * least(p_lease, interval '1 minute'), updated_at = p_now
+    where i.id = any(v_later);
+    return array(select c from unnest(p_candidates) c where c.id <> all(v_later));
+end $$;
+
+comment on function gendurable._part_suspects(gendurable.candidate[], interval, timestamptz) is
+    'Puts off some of the rows that lost their workers several times in a row, at random; the others.';
+
 create or replace function gendurable._is_chore(
     p_status gendurable.status, p_crashes int, p_key text, p_lane_at timestamptz, p_now timestamptz
 ) returns boolean
