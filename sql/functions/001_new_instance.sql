@@ -187,7 +187,7 @@ begin
         insert into gendurable.queue_priority (queue, priority)
         select distinct i.queue, i.priority
         from unnest(v_created) c (id)
-        join gendurable.instance i using (id)
+        join gendurable.instance i on i.id = any(array[c.id])
         where not exists (
             select from gendurable.queue_priority q where q.queue = i.queue and q.priority = i.priority);
     end if;

@@ -145,7 +145,7 @@ begin
         update gendurable.instance i
         set woken = 0, eligible_at = v_now, updated_at = v_now
         from free f
-        where i.id = f.id and i.eligible_at is distinct from p_now
+        where i.id = any(array[f.id]) and i.eligible_at is distinct from p_now
         returning i.queue
     )
     select (select array_agg(f.id) from free f), (select array_agg(distinct l.queue) from lifted l)
@@ -187,7 +187,7 @@ begin
         for v_next in
             select h.id, i.eligible_at
             from unnest(gendurable._heads(v_key, 100)) with ordinality h (id, ord)
-            join gendurable.instance i on i.id = h.id
+            join gendurable.instance i on i.id = any(array[h.id])
             order by h.ord
         loop
             -- one that is due is a baton too, whoever has it locked

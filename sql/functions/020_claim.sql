@@ -84,7 +84,8 @@ begin
                         limit 1000)
                 end
             from unnest(p_ids, p_slots) with ordinality w (id, slot_no, ord)
-            where i.id = w.id
+            -- not "=": see docs/performance.md, "Plans"; the same in all that joins rows to an array of what is asked for
+            where i.id = any(array[w.id])
             returning i.*, w.ord
         )
         select

@@ -40,14 +40,14 @@ begin
     with held as materialized (
         select i.id
         from unnest(v_ids, v_nos) c (id, claim_no)
-        join gendurable.instance i on i.id = c.id
+        join gendurable.instance i on i.id = any(array[c.id])
         where i.claim_no = c.claim_no and i.status = 'executing'
         for no key update of i skip locked
     )
     update gendurable.instance i
     set lease_expires_at = v_until
     from held h
-    where i.id = h.id;
+    where i.id = any(array[h.id]);
 
     -- a locked row is neither renewed nor lost: its commit may be on the way
     return query
@@ -55,7 +55,7 @@ begin
         from unnest(v_ids, v_nos) c (id, claim_no)
         where not exists (
             select from gendurable.instance i
-            where i.id = c.id and i.claim_no = c.claim_no and i.status = 'executing');
+            where i.id = any(array[c.id]) and i.claim_no = c.claim_no and i.status = 'executing');
 end $$;
 
 comment on function gd_heartbeat(text, jsonb, interval) is
@@ -92,7 +92,7 @@ begin
         v_ids := array(
             select i.id
             from unnest(v_ids, v_nos) c (id, claim_no)
-            join gendurable.instance i on i.id = c.id
+            join gendurable.instance i on i.id = any(array[c.id])
             where i.claim_no = c.claim_no and i.status = 'executing'
             for no key update of i skip locked);
     end if;

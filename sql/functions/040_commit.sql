@@ -23,9 +23,12 @@ begin
     with held as materialized (
         select o.ord, i.partition_key, i.unique_scope, case when i.barrier_no is not null and (o.ends or o.kind = 'error') then i.parent_id end as parent_id
         from unnest(p_outcomes) o
-        join gendurable.instance i on i.id = o.id
-        where i.claim_no = o.claim_no and i.status = 'executing'
-        for no key update of i skip locked
+        cross join lateral (
+            select x.partition_key, x.unique_scope, x.barrier_no, x.parent_id
+            from gendurable.instance x
+            where x.id = o.id and x.claim_no = o.claim_no and x.status = 'executing'
+            for no key update skip locked
+        ) i
     )
     select coalesce(array_agg(h.ord), '{}'),
         coalesce(array_agg(distinct h.parent_id) filter (where h.parent_id is not null), '{}'),
@@ -39,7 +42,7 @@ begin
         select jsonb_object_agg(o.ord, gendurable._answer(case when i.id is null then 'stale' else 'busy' end, null, null))
         into answers
         from unnest(p_outcomes) o
-        left join gendurable.instance i on i.id = o.id and i.claim_no = o.claim_no and i.status = 'executing'
+        left join gendurable.instance i on i.id = any(array[o.id]) and i.claim_no = o.claim_no and i.status = 'executing'
         where o.ord <> all(v_ords);
     end if;
 
@@ -59,7 +62,7 @@ begin
     if v_parents <> '{}' then
         select answers || coalesce(jsonb_object_agg(o.ord, gendurable._answer('busy', null, null)), '{}') into answers
         from unnest(p_outcomes) o
-        join gendurable.instance i on i.id = o.id
+        join gendurable.instance i on i.id = any(array[o.id])
         where i.parent_id = any(v_parents) and o.ord = any(v_ords) and (o.ends or o.kind = 'error');
     end if;
 
@@ -72,7 +75,7 @@ begin
         if cardinality(keys) < cardinality(v_new_keys) then
             select answers || coalesce(jsonb_object_agg(o.ord, gendurable._answer('busy', null, null)), '{}') into answers
             from unnest(p_outcomes) o
-            join gendurable.instance i on i.id = o.id
+            join gendurable.instance i on i.id = any(array[o.id])
             where o.ord = any(v_ords)
                 and (
                     -- null-safe: with no key locked, null <> all('{}') is true
@@ -205,7 +208,7 @@ begin
                 'meta', i.meta)
         end
         from (select u.ord, u.id, u.claim_no, v_answers -> u.ord::text as answer from unnest(v_all) u) o
-        left join gendurable.instance i on o.answer ? 'kept' and i.id = o.id
+        left join gendurable.instance i on o.answer ? 'kept' and i.id = any(array[o.id])
         order by o.ord;
 end $$;
 

@@ -82,7 +82,7 @@ begin
     return array(
         select o.id
         from unnest(p_outcomes) o
-        join gendurable.instance i on i.id = o.id
+        join gendurable.instance i on i.id = any(array[o.id])
         where o.keep and not o.delayed and not o.rekey and o.rate_limit is null
             and coalesce(o.queue, i.queue) = i.queue and coalesce(o.priority, i.priority) = i.priority
             and (i.partition_key is null or i.partition_key <> all(p_crowded))
@@ -157,7 +157,7 @@ begin
         insert into gendurable.queue_priority (queue, priority)
         select distinct coalesce(o.queue, i.queue), coalesce(o.priority, i.priority)
         from unnest(v_outcomes) o
-        join gendurable.instance i on i.id = o.id
+        join gendurable.instance i on i.id = any(array[o.id])
         where (o.queue is not null or o.priority is not null) and not exists (
             select from gendurable.queue_priority q
             where q.queue = coalesce(o.queue, i.queue) and q.priority = coalesce(o.priority, i.priority));
@@ -206,7 +206,7 @@ begin
         from (
             select u.*, u.keep and u.id = any(v_kept) as kept from unnest(v_outcomes) u
         ) o
-        where i.id = o.id
+        where i.id = any(array[o.id])
         returning i.id, i.status, i.queue, i.eligible_at, i.finished_at, i.parent_id, i.barrier_no
     )
     select array_agg(w.id) filter (where w.finished_at is not null),

@@ -71,7 +71,7 @@ begin
             select u.id, u.key, row_number() over (partition by u.key order by u.ord) = 1 as first
             from unnest(v_sorted.wait_ids, v_sorted.wait_keys) with ordinality u (id, key, ord)
         ) w
-        where i.id = w.id;
+        where i.id = any(array[w.id]);
     end if;
 
     return query

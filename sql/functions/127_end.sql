@@ -55,7 +55,7 @@ begin
                 else gendurable._unique_held(i.unique_held, i.unique_scope, 'runnable')
             end
         from ended e
-        where i.id = e.parent_id and i.claim_no = e.barrier_no and i.status = 'awaiting_children'
+        where i.id = any(array[e.parent_id]) and i.claim_no = e.barrier_no and i.status = 'awaiting_children'
         returning i.queue, i.status
     )
     select array_agg(distinct p.queue) into v_queues from parent p where p.status = 'runnable';
