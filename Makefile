@@ -13,7 +13,7 @@ PG_CONFIG ?= pg_config
 export PG_CONFIG
 
 .DEFAULT_GOAL := build
-.PHONY: build help lint fmt test test-sql test-py test-matrix chaos installcheck demo bench clean
+.PHONY: build help lint fmt test test-sql test-py test-matrix chaos installcheck demo bench bench-long clean
 
 # PGXS defines targets such as all, clean and check, so it is read only when it is to install.
 ifneq ($(filter install uninstall installdirs,$(MAKECMDGOALS)),)
@@ -82,8 +82,15 @@ installcheck: build $(GD_VENV)/.test ## The SQL tests against an installed exten
 demo: build $(GD_VENV)/.run ## Run orders through a checkout machine on an embedded server, kill a worker in the middle
 	@$(GD_RUN) -m examples.demo $(GD_ARGS)
 
-bench: build $(GD_VENV)/.run ## Measure, next to pgbench on the same server
+$(GD_VENV)/.bench: $(GD_VENV)/.run
+	$(GD_RUN) -m pip install --quiet --disable-pip-version-check -e '.[embedded,cli,bench]'
+	@touch $@
+
+bench: build $(GD_VENV)/.run ## Measure, next to pgbench on the same server (GD_ARGS="--only WORD")
 	@$(GD_RUN) -m bench $(GD_ARGS)
+
+bench-long: build $(GD_VENV)/.bench ## What takes minutes: held snapshots, ten million rows; draws docs/plots
+	@$(GD_RUN) -m bench --long $(GD_ARGS)
 
 clean: ## Remove what make built, the virtual environment too
 	rm -rf sql/*.sql sql/*.part dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis $(GD_VENV)

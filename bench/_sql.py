@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import json
-import statistics
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import psycopg
 
 BATCH = 200
 Row = dict[str, Any]
+
+
+class Claim(NamedTuple):
+    id: int
+    claim_no: int
+    fsm: str
+    step: str
+
+
+Answer = Callable[[Claim], Row]
 
 
 def insert(conn: psycopg.Connection, rows: list[Row]) -> float:
@@ -31,32 +40,42 @@ def instances(count: int, size: int = 80, **options: Any) -> list[Row]:
     ]
 
 
-def outcomes(claims: list[tuple[Any, ...]], steps: int, state: Row) -> str:
-    """The next outcome of each claim (id, claim_no, step): steps s1, s2, … and then done."""
-    made = []
-    for id, claim_no, step in claims:
-        at = 1 if step == "start" else int(step[1:])
-        if at < steps:
-            made.append({"id": id, "claim_no": claim_no, "kind": "next", "step": f"s{at + 1}", "state": state})
-        else:
-            made.append({"id": id, "claim_no": claim_no, "kind": "done"})
-    return json.dumps(made)
-
-
-def rounds(conn: psycopg.Connection, steps: int, size: int = 80, queue: str = "default") -> Iterator[int]:
-    """Claim 200, commit 200, until nothing is due; yields how many steps each round made."""
+def through(steps: int, size: int = 80) -> Answer:
+    """So many steps: start, s2, s3, … and then done."""
     state = {"p": "x" * size}
-    while claims := conn.execute("select id, claim_no, step from gd_claim('bench', %s, %s)", [queue, BATCH]).fetchall():
-        answers = conn.execute("select result from gd_commit('bench', %s)", [outcomes(claims, steps, state)]).fetchall()
-        if any(result != "ok" for (result,) in answers):
-            raise RuntimeError(f"commit: {set(answers)}")
+
+    def answer(claim: Claim) -> Row:
+        at = 1 if claim.step == "start" else int(claim.step[1:])
+        if at < steps:
+            return {"kind": "next", "step": f"s{at + 1}", "state": state}
+        return {"kind": "done"}
+
+    return answer
+
+
+def claim(conn: psycopg.Connection, limit: int = BATCH, queue: str = "default") -> list[Claim]:
+    query = "select id, claim_no, fsm, step from gd_claim('bench', %s, %s)"
+    return [Claim(*row) for row in conn.execute(query, [queue, limit]).fetchall()]
+
+
+def commit(conn: psycopg.Connection, claims: list[Claim], answer: Answer) -> None:
+    sent = json.dumps([{"id": one.id, "claim_no": one.claim_no} | answer(one) for one in claims])
+    results = {result for (result,) in conn.execute("select result from gd_commit('bench', %s)", [sent]).fetchall()}
+    if results != {"ok"}:
+        raise RuntimeError(f"commit: {results}")
+
+
+def rounds(conn: psycopg.Connection, answer: Answer) -> Iterator[int]:
+    """Claim 200, commit 200, until nothing is due; yields how many steps each round made."""
+    while claims := claim(conn):
+        commit(conn, claims, answer)
         yield len(claims)
 
 
-def loop(conn: psycopg.Connection, steps: int, size: int = 80) -> float:
+def loop(conn: psycopg.Connection, answer: Answer) -> float:
     """Steps a second until nothing is due."""
     started = time.perf_counter()
-    return sum(rounds(conn, steps, size)) / (time.perf_counter() - started)
+    return sum(rounds(conn, answer)) / (time.perf_counter() - started)
 
 
 def run_ahead(conn: psycopg.Connection, steps: int) -> float:
@@ -78,37 +97,19 @@ def run_ahead(conn: psycopg.Connection, steps: int) -> float:
     return count / (time.perf_counter() - started)
 
 
-def claim_time(conn: psycopg.Connection, limit: int, tries: int = 21) -> float:
-    """Median seconds of a claim of `limit` rows, each rolled back; the first, which plans, is left out."""
+def claim_times(conn: psycopg.Connection, limit: int, tries: int = 41) -> list[float]:
+    """Seconds of each of many claims of `limit` rows that are there for them; the first, which plans, is left out.
+
+    As on the connection on which a dispatcher claims, they do not wait for the disk.
+    """
+    insert(conn, instances(limit * (tries + 1)))
+    conn.execute("set synchronous_commit = off")
     times = []
     for _ in range(tries + 1):
-        with conn.transaction(force_rollback=True):
-            started = time.perf_counter()
-            got = conn.execute("select id from gd_claim('bench', 'default', %s)", [limit]).fetchall()
-            times.append(time.perf_counter() - started)
-        if len(got) != limit:
-            raise RuntimeError(f"claimed {len(got)} of {limit}")
-    return statistics.median(times[1:])
-
-
-def hot_key(conn: psycopg.Connection, parked: int, free: int) -> tuple[float, float, float]:
-    """Unrelated jobs a second without and with rows parked behind one key, and seconds a row to park them."""
-
-    def drain() -> float:
-        count, started = 0, time.perf_counter()
-        while claims := conn.execute(
-            "select id, claim_no, step from gd_claim('bench', 'default', %s)", [BATCH]
-        ).fetchall():
-            conn.execute("select count(*) from gd_commit('bench', %s)", [outcomes(claims, 1, {})])
-            count += len(claims)
-        return count / (time.perf_counter() - started)
-
-    insert(conn, instances(free))
-    before = drain()
-    insert(conn, instances(parked, partition_key="hot"))
-    started = time.perf_counter()
-    while conn.execute("select due from gd_queues where queue = 'default'").fetchone() != (0,):
-        conn.execute("select count(*) from gd_claim('bench', 'default', %s)", [BATCH])
-    park = (time.perf_counter() - started) / parked
-    insert(conn, instances(free))
-    return before, drain(), park
+        started = time.perf_counter()
+        claims = claim(conn, limit)
+        times.append(time.perf_counter() - started)
+        if len(claims) != limit:
+            raise RuntimeError(f"claimed {len(claims)} of {limit}")
+    conn.execute("reset synchronous_commit")
+    return times[1:]

@@ -19,6 +19,7 @@ from chaos.checker import check
 from chaos.machines import STEPS, Steps
 from chaos.records import Record, Row, gather
 from chaos.scene import WORKERS, Scene, Unavailable, installation
+from chaos.worker import LEASE
 
 import gendurable_py as gd
 from gendurable_py import Child
@@ -101,6 +102,17 @@ def taken_back(record: Record) -> int:
     )
 
 
+def longest_wait(record: Record) -> float:
+    """Seconds from a claim that was lost to the next one of its instance, the server's downtime with it."""
+    longest, claimed_at = 0, dict[int, int]()
+    for event in record.events:
+        if event.old_status == "executing" and event.claimed:
+            longest = max(longest, event.at - claimed_at[event.id])
+        if event.claimed or event.kept:
+            claimed_at[event.id] = event.at
+    return longest / 1e6
+
+
 @pytest.mark.timeout(240)
 def test_server_and_engines_are_killed_and_every_transition_is_committed_once() -> None:
     try:
@@ -125,7 +137,8 @@ def test_server_and_engines_are_killed_and_every_transition_is_committed_once() 
             repaired = gd.maintain(conn)["repaired"]
             record = gather(conn, scene.folder, scene.clients.told)
         print(f"{SERVER_KILLS} kills of the server, {engines.killed} of an engine, {len(record.rows)} instances,")
-        print(f"{len(record.runs)} runs of a step, {taken_back(record)} claims taken back")
+        print(f"{len(record.runs)} runs of a step, {taken_back(record)} claims taken back,")
+        print(f"{longest_wait(record):.1f} s at most from a lost claim to the next, with leases of {LEASE:g} s")
 
         assert scene.violations == []
         # Nothing is stuck: every instance has completed, and no dispatcher ever found a key that waited for nobody.

@@ -1,0 +1,125 @@
+"""Work while a snapshot is held, as by a dump or a report: no dead row or index entry can be removed."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import time
+from collections.abc import Callable, Iterator
+
+import psycopg
+
+from . import _sql
+from ._measure import Bench
+
+PARTS = 30
+
+
+@contextlib.contextmanager
+def snapshot(bench: Bench) -> Iterator[None]:
+    """Another session holds a REPEATABLE READ snapshot while the block runs."""
+    with psycopg.connect(bench.server.dsn) as other:
+        other.execute("set transaction isolation level repeatable read")
+        other.execute("select count(*) from gendurable.instance")
+        yield
+        other.rollback()
+
+
+def series(
+    conn: psycopg.Connection, total: int, refill: Callable[[], object], answer: _sql.Answer
+) -> list[tuple[float, float]]:
+    """(steps so far, steps a second) in 30 slices; the time in which `refill` puts in new work does not count."""
+    points, done, seconds, since = [], 0, 0.0, 0
+    while done < total:
+        refill()
+        started = time.perf_counter()
+        for count in _sql.rounds(conn, answer):
+            done += count
+            if done - since >= total / PARTS:
+                rate = (done - since) / (seconds + time.perf_counter() - started)
+                points.append((float(done), rate))
+                since, seconds, started = done, 0.0, time.perf_counter()
+            if done >= total:
+                break
+        seconds += time.perf_counter() - started
+    return points
+
+
+def end_by_start(points: list[tuple[float, float]]) -> float:
+    """The rate of the last tenth by the rate of the first."""
+    tenth = max(1, len(points) // 10)
+    return statistics.mean(y for _, y in points[-tenth:]) / statistics.mean(y for _, y in points[:tenth])
+
+
+def plain(bench: Bench) -> float:
+    return held(bench, 50 * bench.scale, lambda: _sql.insert(bench.conn, _sql.instances(4000)), _sql.through(5))
+
+
+def keyed(bench: Bench) -> float:
+    def refill() -> None:
+        _sql.insert(bench.conn, _sql.instances(10_000, partition_key=lambda n: f"k{n}"))
+
+    return held(bench, 30 * bench.scale, refill, _sql.through(5))
+
+
+def hot_parent(bench: Bench) -> float:
+    """One parent with 10,000 children of one step, which fans out again whenever all have ended."""
+    children = [{"fsm": "child"}] * 10_000
+
+    def answer(claim: _sql.Claim) -> _sql.Row:
+        if claim.fsm == "child":
+            return {"kind": "done"}
+        if claim.step == "start":
+            return {"kind": "schedule_childs", "step": "again", "childs": children}
+        return {"kind": "next", "step": "start"}
+
+    once = iter([[{"fsm": "parent"}]])
+
+    def refill() -> None:
+        for rows in once:
+            _sql.insert(bench.conn, rows)
+
+    return held(bench, 30 * bench.scale, refill, answer)
+
+
+def held(bench: Bench, total: int, refill: Callable[[], object], answer: _sql.Answer) -> float:
+    """The rate at the end by the rate at the start, once without a snapshot, for the curve, and once beside it."""
+    bench.curves["without"] = series(bench.conn, total // 5, refill, answer)
+    with snapshot(bench):
+        bench.curves["beside a snapshot"] = series(bench.conn, total, refill, answer)
+    return end_by_start(bench.curves["beside a snapshot"])
+
+
+def caught_up(bench: Bench, seconds: int = 60) -> float:
+    """A claim that finds 5 rows, beside 300,000 dead entries, by its time on a clean table; means over a minute."""
+    conn = bench.conn
+    # as on the connection on which a dispatcher claims
+    conn.execute("set synchronous_commit = off")
+
+    def mean(duration: float) -> tuple[float, list[tuple[float, float]]]:
+        times: list[tuple[float, float]] = []
+        started = time.perf_counter()
+        while (now := time.perf_counter()) < started + duration:
+            _sql.insert(conn, _sql.instances(5))
+            began = time.perf_counter()
+            claims = _sql.claim(conn, 100)
+            times.append((now - started, time.perf_counter() - began))
+            if claims:
+                _sql.commit(conn, claims, _sql.through(1))
+        return statistics.mean(t for _, t in times), times
+
+    clean, _ = mean(seconds / 6)
+    with snapshot(bench):
+        series(conn, 30 * bench.scale, lambda: _sql.insert(conn, _sql.instances(4000)), _sql.through(5))
+        dirty, times = mean(seconds)
+    # one point a second: the scans that are rationed show as peaks in it
+    for second in range(seconds):
+        within = [t for at, t in times if second <= at < second + 1]
+        if within:
+            bench.curves.setdefault("mean of a second", []).append((second, 1000 * statistics.mean(within)))
+    bench.notes.append(
+        f"caught-up queue: claim {1e6 * clean:,.0f} us clean, {1e6 * dirty:,.0f} us beside dead entries, "
+        f"the longest {1e3 * max(t for _, t in times):,.1f} ms"
+    )
+    conn.execute("reset synchronous_commit")
+    return dirty / clean

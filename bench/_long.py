@@ -1,0 +1,94 @@
+"""What `make bench-long` runs: what takes minutes, or shows a shape over time."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+
+from . import _beside, _engine, _held, _sql
+from ._measure import Bench, Plot, Workload, lock_waits
+from ._workloads import fan_out
+
+
+def growth(bench: Bench) -> float:
+    """Five steps while finished rows gather: the rate beside 10,000,000 of them, by the rate without."""
+    points = []
+    for millions in range(11):
+        if millions:
+            _beside.fill(bench.conn, "done", 100 * bench.scale)
+        rates = []
+        for _ in range(3):
+            _sql.insert(bench.conn, _sql.instances(bench.scale // 2))
+            rates.append(_sql.loop(bench.conn, _sql.through(5)))
+        points.append((millions * 100.0 * bench.scale, statistics.median(rates)))
+    bench.curves["five steps"] = points
+    return points[-1][1] / points[0][1]
+
+
+def dispatchers(bench: Bench) -> float:
+    """Four dispatchers on one queue, by one: medians of three turns."""
+    rates: dict[int, list[float]] = {1: [], 4: []}
+    for _ in range(3):
+        for count, measured in rates.items():
+            bench.conn.execute("truncate gendurable.instance cascade")
+            with contextlib.ExitStack() as stack:
+                for _ in range(count):
+                    stack.enter_context(_engine.dispatcher(bench.server.dsn, 100))
+                stack.enter_context(lock_waits(bench, f"{count} dispatchers"))
+                measured.append(5 * _engine.drained(bench.conn, "bench_five", 2 * bench.scale))
+    return statistics.median(rates[4]) / statistics.median(rates[1])
+
+
+STEPS = ("steps so far", "steps/s")
+
+LONG = [
+    Workload(
+        "500,000 steps beside a held snapshot, last tenth by first",
+        "x",
+        ">= 0.85",
+        _held.plain,
+        False,
+        Plot("held-plain", "Five steps, no keys", *STEPS),
+    ),
+    Workload(
+        "300,000 steps of 10,000 keys beside a held snapshot, last tenth by first",
+        "x",
+        ">= 0.5",
+        _held.keyed,
+        False,
+        Plot("held-keyed", "Five steps, 10,000 keys", *STEPS),
+    ),
+    Workload(
+        "300,000 steps of a parent's children beside a held snapshot, last tenth by first",
+        "x",
+        ">= 0.5",
+        _held.hot_parent,
+        False,
+        Plot("held-parent", "One parent, 10,000 children at a time", *STEPS),
+    ),
+    Workload(
+        "claim in a caught-up queue beside 300,000 dead entries, by clean",
+        "x",
+        "<= 3",
+        _held.caught_up,
+        False,
+        Plot("held-caught-up", "Claims that find 5 rows, beside 300,000 dead entries", "seconds", "ms a claim"),
+    ),
+    Workload("four dispatchers on one queue, by one", "x", ">= 0.9", dispatchers, False),
+    Workload("fan-out and join of 100,000, by 100,000 independent jobs", "x", "<= 1.5", fan_out(100_000), False),
+    Workload(
+        "claim of 100 beside 10,000,000 finished and 1,000,000 delayed rows",
+        "x",
+        "<= 1.2",
+        _beside.ended_and_delayed(1000, 100),
+        False,
+    ),
+    Workload(
+        "five steps beside 10,000,000 finished rows, by none",
+        "x",
+        "",
+        growth,
+        False,
+        Plot("growth", "Five steps while finished rows gather", "finished rows", "steps/s"),
+    ),
+]
