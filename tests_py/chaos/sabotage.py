@@ -36,8 +36,8 @@ DEFECTS = {
     # a commit does not look whether the claim is still its own
     "unfenced": Defect(
         "040_commit.sql",
-        "where i.claim_no = o.claim_no and i.status = 'executing'\n        for no key update of i skip locked",
-        "where i.status = 'executing'\n        for no key update of i skip locked",
+        "where x.id = o.id and x.claim_no = o.claim_no and x.status = 'executing'",
+        "where x.id = o.id and x.status = 'executing'",
         ("run", "transition"),
     ),
     # whoever frees a slot does not tell who waits
