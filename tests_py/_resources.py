@@ -176,15 +176,6 @@ ERRORS = {
 """How each instance of `Poison` ends, and a part of what its last_error says."""
 
 
-def shared_buffers(conn: Conn, query: str, *params: object) -> int:
-    """Pages that a statement touches, with all that its functions touch. It is rolled back."""
-    with conn.transaction(force_rollback=True):
-        row = conn.execute(f"explain (analyze, buffers, format json) {query}", params).fetchone()
-    assert row is not None
-    plan = row[0][0]["Plan"]
-    return int(plan["Shared Hit Blocks"]) + int(plan["Shared Read Blocks"])
-
-
 def count(conn: Conn, condition: str, *params: object) -> int:
     row = conn.execute(f"select count(*) from gd_instances where {condition}", params).fetchone()
     assert row is not None

@@ -6,20 +6,12 @@ import json
 from typing import Any
 
 import psycopg
+from _plans import shared_buffers
 
 Conn = psycopg.Connection[Any]
 
 # Measured: 1,030 for the claim and 1,850 for the commit; a look at the whole table would be tens of thousands.
 MOST_BUFFERS = 4000
-
-
-def buffers(conn: Conn, query: str, *params: object) -> int:
-    """Shared buffers that a statement touches, with all that its functions touch. It is rolled back."""
-    with conn.transaction(force_rollback=True):
-        row = conn.execute(f"explain (analyze, buffers, format json) {query}", params).fetchone()
-    assert row is not None
-    plan = row[0][0]["Plan"]
-    return int(plan["Shared Hit Blocks"]) + int(plan["Shared Read Blocks"])
 
 
 def claimed(conn: Conn) -> list[tuple[int, int]]:
@@ -50,7 +42,7 @@ def test_a_claim_and_a_commit_touch_pages_by_the_batch(conn: Conn) -> None:
         for session in (conn, psycopg.connect(conn.info.dsn, password=conn.info.password, autocommit=True)):
             claims = claimed(session)
             assert len(claims) == 100
-            assert buffers(session, "select * from gd_claim('w', 'default', 100)") <= MOST_BUFFERS
-            assert buffers(session, "select * from gd_commit('w', %s)", commit_text(claims)) <= MOST_BUFFERS
+            assert shared_buffers(session, "select * from gd_claim('w', 'default', 100)") <= MOST_BUFFERS
+            assert shared_buffers(session, "select * from gd_commit('w', %s)", commit_text(claims)) <= MOST_BUFFERS
             if session is not conn:
                 session.close()

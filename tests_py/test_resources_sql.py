@@ -15,7 +15,8 @@ from typing import Any
 import psycopg
 import pytest
 from _engine import Events, ended, field, running
-from _resources import Hears, count, counted, insert_many, shared_buffers
+from _plans import shared_buffers
+from _resources import Hears, count, counted, insert_many
 from _wait import wait_until
 
 import gendurable_py as gd

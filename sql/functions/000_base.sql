@@ -188,6 +188,15 @@ end $$;
 
 comment on function gendurable._need_lease(interval) is 'Raises GD501 unless the lease is positive.';
 
+create or replace function gendurable._notify(p_queue text) returns void
+language plpgsql as $$
+begin
+    -- a payload ends at 7,999 bytes; the empty one wakes everybody
+    perform pg_notify('gendurable', case when octet_length(p_queue) < 8000 then p_queue else '' end);
+end $$;
+
+comment on function gendurable._notify(text) is 'Notifies whoever listens that something is due in a queue, at commit.';
+
 create or replace function gendurable._wake(p_queues text[]) returns void
 language plpgsql as $$
 declare
@@ -211,8 +220,7 @@ begin
             where l.locktype = 'advisory' and l.classid = 7302 and l.objsubid = 2
                 and l.objid::bigint::bit(32)::int = hashtext(v_queue) and l.mode = 'ShareLock' and l.granted
         ) then
-            -- a payload ends at 7,999 bytes; the empty one wakes everybody
-            perform pg_notify('gendurable', case when octet_length(v_queue) < 8000 then v_queue else '' end);
+            perform gendurable._notify(v_queue);
         end if;
     end loop;
 end $$;

@@ -245,7 +245,7 @@ begin
     if v_wanted > 0 and not (v_done[1] and v_done[2]) then
         -- It looked at enough for one claim, and there is more. Not _wake: that does not see the caller's own lock, and
         -- who claims here is often the only one who sleeps.
-        perform pg_notify('gendurable', case when octet_length(p_queue) < 8000 then p_queue else '' end);
+        perform gendurable._notify(p_queue);
     end if;
 end $$;
 
