@@ -24,6 +24,7 @@ from .errors import from_sqlstate
 logger = logging.getLogger("gendurable")
 
 _MOST_ROWS = 1000
+_FEW_ROWS = 100
 _MOST_BYTES = 8_000_000
 _BUSY_PAUSES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 _BUSY_ROWS = 60
@@ -156,9 +157,14 @@ class Committer:
             self._progressed()
 
     def _batch(self) -> list[Work]:
+        most = _MOST_ROWS
+        if any(self._held.kept.values()):
+            # Half of the instances that are run ahead make their step while the other half commits. If one commit took
+            # most of them, the server would wait for this process, and then this process for the server.
+            most = min(most, max(_FEW_ROWS, len(self._held) // 2))
         batch: list[Work] = []
         size = 0
-        while self._pending and len(batch) < _MOST_ROWS and size < _MOST_BYTES:
+        while self._pending and len(batch) < most and size < _MOST_BYTES:
             work = self._pending.popleft()
             size += len(work.outcome or b"")
             batch.append(work)

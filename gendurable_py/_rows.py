@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from pydantic import JsonValue
@@ -84,32 +85,13 @@ class Sleep(NamedTuple):
     horizon: str
 
 
+_KEPT = itemgetter(*("fsm_version" if name == "version" else name for name in ClaimRow._fields))
+_EMPTY = {"state": "{}", "signals": "[]", "childs": "[]", "meta": "{}"}
+
+
 def kept_row(detail: str) -> ClaimRow:
     """The detail of a kept claim: what a claim would have returned, as one JSON object."""
     value: Any = loads(detail)
-
-    def get(key: str) -> Any:
-        return value.get(key)
-
-    return ClaimRow(
-        get("id"),
-        get("claim_no"),
-        get("fsm"),
-        get("fsm_version"),
-        get("step"),
-        _json(get("state")),
-        get("attempt") or 0,
-        get("queue"),
-        get("partition_key"),
-        get("unique_key"),
-        get("parent_id"),
-        get("awaits"),
-        bool(get("timed_out")),
-        _json(get("signals") or []),
-        _json(get("childs") or []),
-        _json(get("meta") or {}),
-    )
-
-
-def _json(value: object) -> str:
-    return dumps(value).decode()
+    for name, empty in _EMPTY.items():
+        value[name] = dumps(value[name]).decode() if value[name] else empty
+    return ClaimRow._make(_KEPT(value))

@@ -261,3 +261,29 @@ def test_run_ahead_keeps_the_claim_from_step_to_step(db: Any, conn: Conn, kind: 
         assert {r.result for r in ended(conn, *ids)} == {2}
     assert sum(numbers["rows"] for numbers, _ in events.named("claim")) == 10
     assert events.count("step") == 30
+
+
+def test_run_ahead_commits_one_half_while_the_other_runs(db: Any, conn: Conn) -> None:
+    started: list[int] = []
+    all_are = asyncio.Event()
+
+    class Machine(FSM, name="steps.halves", run_ahead=True):
+        @step
+        async def start(self, ctx: Context[Any]) -> Next:
+            started.append(ctx.id)
+            if len(started) == 300:
+                all_are.set()
+            await all_are.wait()  # they end together, and would all go into one commit
+            return Next("end")
+
+        @step
+        async def end(self, ctx: Context[Any]) -> Done:
+            return Done()
+
+    events = Events()
+    ids = [row.id for row in gd.insert_many(conn, [Child(Machine)] * 300)]
+    with running(Engine(db.dsn, [Machine], {"default": 300}, on_event=events)):
+        ended(conn, *ids)
+    sizes = [measured["rows"] for measured, _ in events.named("commit")]
+    assert sizes[0] == 150
+    assert max(sizes) == 150

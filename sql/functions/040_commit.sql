@@ -165,17 +165,16 @@ begin
     end;
     v_outcomes := v_all;
     -- what cannot be read, and every outcome but the first of one claim
-    select jsonb_object_agg(o.ord, case
-        when o.kind = 'rejected' then gendurable._answer('rejected', o.step, o.error)
-        else gendurable._answer('stale', null, null)
-    end)
-    into v_answers
-    from (
-        select u.*, row_number() over (partition by u.id, u.claim_no order by u.ord) as copy from unnest(v_all) u
-    ) o
-    where o.kind = 'rejected' or o.copy > 1;
-    v_answers := coalesce(v_answers, '{}');
-    if v_answers <> '{}' then
+    if (select count(distinct u.id) < count(*) or bool_or(u.kind = 'rejected') from unnest(v_all) u) then
+        select coalesce(jsonb_object_agg(o.ord, case
+            when o.kind = 'rejected' then gendurable._answer('rejected', o.step, o.error)
+            else gendurable._answer('stale', null, null)
+        end), '{}')
+        into v_answers
+        from (
+            select u.*, row_number() over (partition by u.id, u.claim_no order by u.ord) as copy from unnest(v_all) u
+        ) o
+        where o.kind = 'rejected' or o.copy > 1;
         v_outcomes := array(select u from unnest(v_all) u where not v_answers ? u.ord::text);
     end if;
 
@@ -195,17 +194,15 @@ begin
         select o.ord, o.id, o.claim_no, coalesce(o.answer ->> 'result', 'ok'), case
             when i.id is null then nullif(o.answer -> 'detail', 'null')
             -- what gd_claim would hand out for the kept claim
-            else jsonb_build_object(
-                'id', i.id, 'claim_no', i.claim_no, 'fsm', i.fsm, 'fsm_version', i.fsm_version, 'step', i.step,
-                'state', i.state, 'attempt', i.attempt, 'queue', i.queue, 'partition_key', i.partition_key,
-                'unique_key', i.unique_key, 'parent_id', i.parent_id, 'awaits', null, 'timed_out', false,
-                'signals', case
+            else to_jsonb(row(
+                i.id, i.claim_no, i.fsm, i.fsm_version, i.step, i.state, i.attempt, i.queue, i.partition_key,
+                i.unique_key, i.parent_id, null, false, case
                     when (select true from gendurable.signal s where s.instance_id = i.id limit 1)
                         then gendurable._inbox(i.id, null)
                     else '[]'
                 end,
-                'childs', case when i.children_pending is null then '[]' else gendurable._children(i.id) end,
-                'meta', i.meta)
+                case when i.children_pending is null then '[]' else gendurable._children(i.id) end,
+                i.meta)::gendurable.claimed)
         end
         from (select u.ord, u.id, u.claim_no, v_answers -> u.ord::text as answer from unnest(v_all) u) o
         left join gendurable.instance i on o.answer ? 'kept' and i.id = any(array[o.id])

@@ -78,15 +78,23 @@ create or replace function gendurable._kept(
     p_outcomes gendurable.outcome[], p_crowded text[]
 ) returns bigint[]
 language plpgsql as $$
+declare
+    -- mostly there is nothing that only the row tells
+    v_look constant boolean := p_crowded <> '{}' or exists (select from gendurable.paused_queue);
 begin
     return array(
         select o.id
         from unnest(p_outcomes) o
-        join gendurable.instance i on i.id = any(array[o.id])
         where o.keep and not o.delayed and not o.rekey and o.rate_limit is null
-            and coalesce(o.queue, i.queue) = i.queue and coalesce(o.priority, i.priority) = i.priority
-            and (i.partition_key is null or i.partition_key <> all(p_crowded))
-            and not exists (select from gendurable.paused_queue q where q.queue = i.queue));
+            and case
+                when v_look or o.queue is not null or o.priority is not null then (
+                    select coalesce(o.queue, i.queue) = i.queue and coalesce(o.priority, i.priority) = i.priority
+                        and (i.partition_key is null or i.partition_key <> all(p_crowded))
+                        and not exists (select from gendurable.paused_queue q where q.queue = i.queue)
+                    from gendurable.instance i
+                    where i.id = o.id)
+                else true
+            end);
 end $$;
 
 comment on function gendurable._kept(gendurable.outcome[], text[]) is
@@ -126,6 +134,7 @@ declare
     v_parents bigint[];
     v_barriers bigint[];
     v_queues text[];
+    v_answers jsonb;
     v_claim_no constant bigint := gendurable._epoch_us(p_now);
 begin
     select bool_or(o.kind in ('error', 'await', 'schedule_childs') or o.consume is not null),
@@ -204,17 +213,19 @@ begin
             unique_held = gendurable._unique_held(i.unique_held, i.unique_scope,
                 case when o.kept then 'executing' else o.status end)
         from (
-            select u.*, u.keep and u.id = any(v_kept) as kept from unnest(v_outcomes) u
+            -- offset: looked for once, and not in each column that asks
+            select u.*, u.keep and u.id = any(v_kept) as kept from unnest(v_outcomes) u offset 0
         ) o
         where i.id = any(array[o.id])
-        returning i.id, i.status, i.queue, i.eligible_at, i.finished_at, i.parent_id, i.barrier_no
+        returning i.id, i.status, i.queue, i.eligible_at, i.finished_at, i.parent_id, i.barrier_no, o.ord
     )
     select array_agg(w.id) filter (where w.finished_at is not null),
         array_agg(w.parent_id) filter (where w.finished_at is not null and w.barrier_no is not null),
         array_agg(w.barrier_no) filter (where w.finished_at is not null and w.barrier_no is not null),
         array_agg(distinct w.queue) filter (
-            where w.status <> 'executing' and w.eligible_at <= p_now + gendurable._longest_poll())
-    into v_ended, v_parents, v_barriers, v_queues
+            where w.status <> 'executing' and w.eligible_at <= p_now + gendurable._longest_poll()),
+        jsonb_object_agg(w.ord, jsonb '{"kept": true}') filter (where w.status = 'executing')
+    into v_ended, v_parents, v_barriers, v_queues, v_answers
     from written w;
 
     if v_ended is not null then
@@ -224,10 +235,7 @@ begin
         perform gendurable._keep_baton(p_keys, array(select o.id from unnest(v_outcomes) o), p_now);
     end if;
     perform gendurable._wake(v_queues);
-    return (
-        select coalesce(jsonb_object_agg(o.ord, jsonb '{"kept": true}'), '{}')
-        from unnest(v_outcomes) o
-        where o.keep and o.id = any(v_kept));
+    return coalesce(v_answers, '{}');
 end $$;
 
 comment on function gendurable._apply(text, gendurable.outcome[], text[], boolean, interval, timestamptz) is
