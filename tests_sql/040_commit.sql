@@ -329,6 +329,32 @@ select lives_ok(
     format($$select gd_commit_one('w', '{"id": %s, "claim_no": %s, "kind": "done", "result": 5}')$$, :id, :no), 'commit_one: done');
 select is((select r.result from gd_result(:id) r), '5', '(with its result)');
 
+-- the short way of reading an outcome, against the long one
+
+create temp table tried as
+select o, gendurable._is_plain(o) as plain
+from unnest(array['"next"', '"done"', '"stop"', '"replay"', '7', null]::jsonb[]) kind,
+    unnest(array['5', '"5"', 'null', null]::jsonb[]) id,
+    unnest(array['6', '[6]', null]::jsonb[]) no,
+    unnest(array['"b"', '""', '5', 'null', to_jsonb(repeat('ä', 1000)), to_jsonb(repeat('ä', 1001)), null]::jsonb[]) step,
+    unnest(array['{"a": 1}', '[]', '"{}"', 'null', null]::jsonb[]) state,
+    unnest(array['true', 'false', '"true"', 'null', null]::jsonb[]) keep,
+    unnest(array['"result"', '"delay_ms"', '"consume"', '"setp"', null]::jsonb[]) other,
+    lateral (
+        select coalesce(jsonb_object_agg(k, v) filter (where v is not null), '{}') as o
+        from unnest(array['kind', 'id', 'claim_no', 'step', 'state', 'keep', other #>> '{}'],
+            array[kind, id, no, step, state, keep, case when other is not null then '7'::jsonb end]) u (k, v)
+        where k is not null) object;
+select is_empty(
+    $$select o from tried where plain and gendurable._outcome_problem(o) is not null$$, 'what is read the short way is valid');
+select is_empty(
+    $$select o from tried
+    where plain and gendurable._plain_outcome(3, o, now()) is distinct from gendurable._parse_outcome(3, o, now())$$,
+    'and it is read the same');
+select results_eq(
+    $$select count(*) filter (where o ->> 'kind' = 'next') > 5, count(*) filter (where o ->> 'kind' = 'done') > 1 from tried where plain$$,
+    'values (true, true)', 'both kinds are');
+
 set default_transaction_isolation = 'repeatable read';
 select t.raises($$select gd_commit('w', '[]')$$, 'GD504', 'commit: under REPEATABLE READ');
 select t.raises($$select gd_commit_one('w', '{}')$$, 'GD504', 'commit_one: under REPEATABLE READ');
