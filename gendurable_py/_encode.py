@@ -182,7 +182,7 @@ def encode_inserts(instances: Iterable[Insertable]) -> bytes:
 
 
 def encode_insert(what: Insertable, trace: Mapping[str, str] | None = None) -> bytes:
-    if isinstance(what, Mapping):
+    if not isinstance(what, Child) and isinstance(what, Mapping):
         meta = what.get("meta")
         if trace and (meta is None or isinstance(meta, Mapping)):
             what = {**what, "meta": _telemetry.traced(meta, trace)}
@@ -190,16 +190,15 @@ def encode_insert(what: Insertable, trace: Mapping[str, str] | None = None) -> b
     child = what if isinstance(what, Child) else Child(what)
     made: dict[str, object] = {}
     if isinstance(child.machine, str):
-        made["fsm"] = child.machine
+        text = b'{"fsm":' + dumps(child.machine)
         if child.step is not None:
             made["step"] = step_name(child.step)
         state = b"{}" if child.state is UNSET else dumps(child.state)
     else:
         spec = spec_of(child.machine)
-        made["fsm"] = spec.name
-        made["step"] = spec.initial if child.step is None else checked_step(spec, child.step)
-        made["version"] = spec.version
-        made["queue"] = spec.queue
+        text = spec.head
+        if child.step is not None:
+            made["step"] = checked_step(spec, child.step)
         state = spec.codec.encode({} if child.state is UNSET else child.state)
     for name in _PLAIN_OPTIONS:
         value = getattr(child, name)
@@ -214,7 +213,9 @@ def encode_insert(what: Insertable, trace: Mapping[str, str] | None = None) -> b
     meta = _telemetry.traced(child.meta, trace)
     if meta is not None:
         made["meta"] = meta
-    return dumps(made)[:-1] + b',"state":' + state + b"}"
+    if made:
+        text += b"," + dumps(made)[1:-1]  # a key that stands in the head, too: jsonb takes the last one
+    return text + b',"state":' + state + b"}"
 
 
 def checked_step(spec: Spec, target: StepLike) -> str:

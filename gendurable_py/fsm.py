@@ -74,7 +74,7 @@ class Step:
 
 
 class Spec:
-    """What a machine declared. Everything but `bind` is fixed when the class is defined."""
+    """What a machine declared, and ``head``: how the JSON of each insert begins."""
 
     __slots__ = (
         "_codec",
@@ -84,6 +84,7 @@ class Spec:
         "attributes",
         "backoff",
         "cls",
+        "head",
         "initial",
         "is_job",
         "max_attempts",
@@ -105,6 +106,7 @@ class Spec:
         self.max_attempts: int | None = options.get("max_attempts")
         self.backoff: Backoff | None = options.get("backoff")
         self.run_ahead: bool | None = options.get("run_ahead")
+        self.head = dumps({"fsm": name, "version": version, "queue": self.queue, "step": self.initial})[:-1]
         self._codec: StateCodec[Any] | None = None
         self._instance: FSM | None = None
         self._steps: dict[str, Step] | None = None
@@ -358,18 +360,14 @@ _registry: dict[tuple[str, int], Spec] = {}
 
 
 def _register(spec: Spec) -> None:
-    key = (spec.name, spec.version)
-    known = _registry.get(key)
-    if known is not None and (known.cls.__module__, known.cls.__qualname__) != (
-        spec.cls.__module__,
-        spec.cls.__qualname__,
-    ):
+    known = _registry.get((spec.name, spec.version), spec)
+    there, here = (f"{each.cls.__module__}.{each.cls.__qualname__}" for each in (known, spec))
+    if there != here:
         raise InvalidArgument(
-            f"two machines are named {spec.name!r} in version {spec.version}: "
-            f"{known.cls.__module__}.{known.cls.__qualname__} and {spec.cls.__module__}.{spec.cls.__qualname__}",
+            f"two machines are named {spec.name!r} in version {spec.version}: {there} and {here}",
             hint="give one of them another name= or version=",
         )
-    _registry[key] = spec
+    _registry[spec.name, spec.version] = spec
 
 
 def spec_of(machine: MachineLike) -> Spec:

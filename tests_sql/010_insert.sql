@@ -258,4 +258,28 @@ select is(
         from gendurable.instance v where v.queue = 'u_batch')) c),
     '{ok,ok}', 'two that enter the scope in one batch of outcomes: both commit');
 
+-- the short examination of an instance, against the long one
+
+create temp table tried as
+select o, gendurable._is_plain_instance(o) as plain
+from unnest(array['"m"', '""', '5', 'null', to_jsonb(repeat('ä', 1000)), to_jsonb(repeat('ä', 1001)), null]::jsonb[]) fsm,
+    unnest(array['1', '0', '-1', '1.5', '1.0', '1e3', '2147483647', '2147483648', '"1"', 'null', null]::jsonb[]) version,
+    unnest(array['"s"', '""', '5', to_jsonb(repeat('s', 2001)), 'null', null]::jsonb[]) step,
+    unnest(array['"q"', '""', '[]', to_jsonb(repeat('q', 2001)), 'null', null]::jsonb[]) queue,
+    unnest(array['{"a": 1}', '[]', '7', 'null', null]::jsonb[]) state,
+    unnest(array['priority', 'fms', null]) other,
+    lateral (
+        select coalesce(jsonb_object_agg(k, v) filter (where v is not null), '{}') as o
+        from unnest(array['fsm', 'version', 'step', 'queue', 'state', other],
+            array[fsm, version, step, queue, state, case when other is not null then '7'::jsonb end]) u (k, v)
+        where k is not null) object
+union all
+select o, gendurable._is_plain_instance(o) from unnest(array['5', '"fsm"', '["fsm"]', '[]', 'null', '{}']::jsonb[]) o;
+select is_empty(
+    $$select o from tried where plain and gendurable._new_instance_json_problem(o) is not null$$,
+    'what passes the short examination passes the long one');
+select lives_ok(
+    $$select gendurable._refuse(gendurable._parse_instances(jsonb_agg(o))) from tried where plain$$, 'and can be read and stored');
+select is(count(*), 48::bigint, 'all combinations of plain values do') from tried where plain;
+
 select * from finish();

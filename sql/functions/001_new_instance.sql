@@ -36,6 +36,29 @@ $$;
 comment on function gendurable._new_instance_problem(gendurable.new_instance) is
     'What is wrong with an instance that is to be inserted, or null.';
 
+-- What most new instances are: not worth the full examination, which takes half as long as storing a row.
+create or replace function gendurable._is_plain_instance(p_object jsonb) returns boolean
+language sql immutable parallel safe as $$
+    select case
+        when jsonb_typeof(p_object -> 'fsm') = 'string' then p_object - '{fsm,state,step,version,queue}'::text[] = '{}'
+            and octet_length(p_object ->> 'fsm') between 1 and gendurable._longest_name()
+            and coalesce(jsonb_typeof(p_object -> 'state') = 'object', true)
+            and coalesce(
+                jsonb_typeof(p_object -> 'step') = 'string'
+                and octet_length(p_object ->> 'step') between 1 and gendurable._longest_name(), true)
+            and coalesce(
+                jsonb_typeof(p_object -> 'queue') = 'string'
+                and octet_length(p_object ->> 'queue') between 1 and gendurable._longest_name(), true)
+            and coalesce(
+                jsonb_typeof(p_object -> 'version') = 'number' and p_object -> 'version' > '0'
+                and octet_length(p_object ->> 'version') < 10 and p_object ->> 'version' not like '%.%', true)
+        else false
+    end
+$$;
+
+comment on function gendurable._is_plain_instance(jsonb) is
+    'Whether the JSON of an instance is in order and has the common keys only.';
+
 create or replace function gendurable._new_instance_json_problem(p_object jsonb) returns text
 language sql immutable parallel safe as $$
     select case
@@ -82,7 +105,10 @@ begin
 
     select e.ord - 1 as ord, e.object, gendurable._new_instance_json_problem(e.object) as problem into v_bad
     from jsonb_array_elements(p_instances) with ordinality e (object, ord)
-    where gendurable._new_instance_json_problem(e.object) is not null
+    where case
+            when gendurable._is_plain_instance(e.object) then false
+            else gendurable._new_instance_json_problem(e.object) is not null
+        end
     limit 1;
     if found then
         perform gendurable._invalid(v_bad.problem, format('instance %s: %s', v_bad.ord, left(v_bad.object::text, 200)),
@@ -165,7 +191,9 @@ begin
         left join lateral (
             select m.version, m.initial_step, m.queue
             from gendurable.machine m
-            where m.fsm = n.fsm and (n.version is null or m.version = n.version)
+            -- not looked for where there is nothing to fill in
+            where (n.version is null or n.step is null or n.queue is null)
+                and m.fsm = n.fsm and (n.version is null or m.version = n.version)
             order by m.version desc
             limit 1
         ) m on true

@@ -4,9 +4,7 @@ create or replace function gendurable._children(p_id bigint) returns jsonb
 language plpgsql stable as $$
 begin
     return coalesce((
-        select jsonb_agg(jsonb_build_object(
-            'id', c.id, 'fsm', c.fsm, 'status', c.status, 'state', c.state, 'result', c.result,
-            'last_error', c.last_error) order by c.id)
+        select jsonb_agg(c order by c.id)
         from (
             select i.id, i.fsm, i.status, i.state, i.result, i.last_error
             from gendurable.instance i
