@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import random
-import signal
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
@@ -24,6 +23,7 @@ from ._feeder import Feeder
 from ._held import Held, worker_name
 from ._link import TROUBLE, Link, conninfo
 from ._options import Options, seconds
+from ._process import frozen, stopped_by_signals
 from ._telemetry import Emitter, OnEvent
 from ._wakeup import Sleeper
 from .errors import VersionMismatch
@@ -110,17 +110,18 @@ class Engine:
     # Starting and stopping
 
     def run(self) -> None:
-        """Serve until SIGTERM or SIGINT, or `stop`: then drain. A second signal stops at once. Main thread only."""
+        """Serve until SIGTERM or SIGINT, or `stop`: then drain. A second signal stops at once. Main thread only.
+
+        Meanwhile everything that the process held at the start is out of the garbage collector's way (`gc.freeze`).
+        """
 
         async def main() -> None:
-            loop = asyncio.get_running_loop()
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(number, self.stop)
             try:
-                await self.serve()
+                with stopped_by_signals(self.stop):
+                    async with self:
+                        with frozen():
+                            await self._stopping.wait()
             finally:
-                for number in (signal.SIGTERM, signal.SIGINT):
-                    loop.remove_signal_handler(number)
                 for task in self._stubborn:
                     asyncio._unregister_task(task)  # the loop would wait for it for ever
 

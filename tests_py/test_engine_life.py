@@ -296,9 +296,9 @@ gd.Engine(sys.argv[1], [process], lease_ttl=0.5, heartbeat_interval=0.1, drain_t
 """
 
 
-def process(db: Any, drain: float = 5) -> subprocess.Popen[str]:
+def process(db: Any, drain: float = 5, script: str = PROCESS) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", PROCESS, db.dsn, str(drain)],
+        [sys.executable, "-c", script, db.dsn, str(drain)],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -348,3 +348,26 @@ def test_a_killed_worker_leaves_its_step_to_another(db: Any, conn: Conn) -> None
         assert field(conn, id, "crashes") == 0
         worker.terminate()
         assert worker.wait(20) == 0
+
+
+FROZEN = """
+import gc, sys
+import gendurable_py as gd
+
+@gd.job(name="life.frozen")
+def frozen(args):
+    return gc.get_freeze_count()
+
+gd.Engine(sys.argv[1], [frozen]).run()
+print(gc.get_freeze_count())
+"""
+
+
+def test_what_a_service_began_with_is_not_walked_by_the_garbage_collector(db: Any, conn: Conn) -> None:
+    id = gd.insert(conn, "life.frozen")
+    with process(db, script=FROZEN) as worker:
+        [(_, frozen, _)] = ended(conn, id)
+        assert isinstance(frozen, int)
+        assert frozen > 10_000
+        worker.terminate()
+        assert line(worker) == "0"
