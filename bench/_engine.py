@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
+import logging
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import psycopg
 
@@ -92,13 +94,29 @@ class Setup:
     options: dict[str, object] = field(default_factory=dict)
 
 
-async def serve(setup: Setup) -> None:
+class Ready(logging.Handler):
+    """Says so when the engine does."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if " serves " in record.getMessage():
+            print("ready", flush=True)
+
+
+def serve(setup: Setup) -> None:
+    """As a service runs it, until stdin is closed."""
     machines = [sync_job, async_job, start_job, Five, Fan, Resume]
     engine = Engine(setup.dsn, machines=machines, queues={"default": setup.concurrency}, **setup.options)  # type: ignore[arg-type]
-    async with engine:
-        print("ready", flush=True)
-        await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
-        print(json.dumps({"cpu": time.process_time()}), flush=True)
+    logger = logging.getLogger("gendurable")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    logger.addHandler(Ready())
+
+    def wait() -> None:
+        sys.stdin.readline()
+        engine.stop()
+
+    threading.Thread(target=wait, daemon=True).start()
+    engine.run()
 
 
 @contextlib.contextmanager
@@ -118,16 +136,32 @@ def dispatcher(dsn: str, concurrency: int = 400, **options: object) -> Iterator[
         process.wait(30)
 
 
-def drained(conn: psycopg.Connection, machine: str, count: int) -> float:
-    """Instances a second: one insert of `count`, until the last one is done. By the server's clock."""
+class Drained(NamedTuple):
+    """Seconds, by the server's clock: to insert so many instances at once, and then until the last one is done."""
+
+    count: int
+    insert: float
+    work: float
+
+    @property
+    def rate(self) -> float:
+        """Instances a second of a backlog, once it is there."""
+        return self.count / self.work
+
+
+def drain(conn: psycopg.Connection, machine: str, count: int) -> Drained:
     text = json.dumps([{"fsm": machine, "state": {"p": "x" * 80}} for _ in range(count)])
-    conn.execute("select count(*) from gd_insert_many(%s)", [text])
+    with conn.transaction():
+        (before, committed) = conn.execute(
+            "select statement_timestamp(), clock_timestamp() from (select count(*) from gd_insert_many(%s)) done",
+            [text],
+        ).fetchone() or (None, None)
     finish(conn)
-    query = """select count(*) / extract(epoch from max(finished_at) - min(inserted_at))
+    query = """select extract(epoch from %s::timestamptz - %s), extract(epoch from max(finished_at) - %s)
         from gendurable.instance where fsm = %s and status = 'done'"""
-    row = conn.execute(query, [machine]).fetchone()
+    row = conn.execute(query, [committed, before, committed, machine]).fetchone()
     assert row is not None
-    return float(row[0])
+    return Drained(count, float(row[0]), float(row[1]))
 
 
 def finish(conn: psycopg.Connection) -> None:
@@ -138,4 +172,4 @@ def finish(conn: psycopg.Connection) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(Setup(**json.loads(sys.argv[1]))))
+    serve(Setup(**json.loads(sys.argv[1])))

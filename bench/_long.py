@@ -35,7 +35,7 @@ def dispatchers(bench: Bench) -> float:
                 for _ in range(count):
                     stack.enter_context(_engine.dispatcher(bench.server.dsn, 100))
                 stack.enter_context(lock_waits(bench, f"{count} dispatchers"))
-                measured.append(5 * _engine.drained(bench.conn, "bench_five", 2 * bench.scale))
+                measured.append(5 * _engine.drain(bench.conn, "bench_five", 2 * bench.scale).rate)
     return statistics.median(rates[4]) / statistics.median(rates[1])
 
 

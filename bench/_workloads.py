@@ -64,7 +64,7 @@ def processor(bench: Bench) -> float:
 def end_to_end(machine: str, steps: int, count: int = 10_000, **options: object) -> Callable[[Bench], float]:
     def run(bench: Bench) -> float:
         with _engine.dispatcher(bench.server.dsn, **options):  # type: ignore[arg-type]
-            return steps * _engine.drained(bench.conn, machine, count)
+            return steps * _engine.drain(bench.conn, machine, count).rate
 
     return run
 
@@ -72,9 +72,9 @@ def end_to_end(machine: str, steps: int, count: int = 10_000, **options: object)
 def client_time(bench: Bench) -> float:
     """Microseconds of client CPU a step, threads and loop together."""
     with _engine.dispatcher(bench.server.dsn) as process:
-        _engine.drained(bench.conn, "bench_five", bench.scale // 5)
+        _engine.drain(bench.conn, "bench_five", bench.scale // 5)
         before = processor_time(process.pid)
-        _engine.drained(bench.conn, "bench_five", bench.scale)
+        _engine.drain(bench.conn, "bench_five", bench.scale)
         return 1e6 * (processor_time(process.pid) - before) / (5 * bench.scale)
 
 
@@ -83,11 +83,12 @@ def fan_out(children: int) -> Callable[[Bench], float]:
 
     def run(bench: Bench) -> float:
         with _engine.dispatcher(bench.server.dsn):
-            _engine.drained(bench.conn, "bench_sync", children)  # the first jobs pay for plans and threads
+            _engine.drain(bench.conn, "bench_sync", children)  # the first jobs pay for plans and threads
             alone, fanned = [], []
             for _ in range(3):
                 bench.conn.execute("truncate gendurable.instance cascade")
-                alone.append(children / _engine.drained(bench.conn, "bench_sync", children))
+                jobs = _engine.drain(bench.conn, "bench_sync", children)
+                alone.append(jobs.insert + jobs.work)
                 bench.conn.execute("select gd_insert('bench_fan', jsonb_build_object('childs', %s::int))", [children])
                 _engine.finish(bench.conn)
                 fanned.append(
