@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable
 
 import psycopg
@@ -60,10 +59,10 @@ def park(bench: Bench) -> float:
     """Seconds a row to park 20 x scale rows behind one key, by the seconds a row of an ordinary claim."""
     conn = bench.conn
     _sql.insert(conn, _sql.instances(bench.scale))
-    started = time.perf_counter()
-    while _sql.claim(conn):
+    call = _sql.Calls(conn)
+    while call.claim():
         pass
-    ordinary = (time.perf_counter() - started) / bench.scale
+    ordinary = call.seconds / bench.scale
     count = 20 * bench.scale
     return parked(conn, count) / count / ordinary
 
@@ -71,14 +70,12 @@ def park(bench: Bench) -> float:
 def parked(conn: psycopg.Connection, count: int) -> float:
     """Seconds of the claims that park so many rows behind one key."""
     _sql.insert(conn, _sql.instances(count, partition_key="hot"))
-    seconds = 0.0
+    call = _sql.Calls(conn)
     left = "select exists (select from gendurable.instance where eligible_at is not null and status = 'runnable')"
     while conn.execute(left).fetchone() == (True,):
-        started = time.perf_counter()
         for _ in range(10):
-            _sql.claim(conn)
-        seconds += time.perf_counter() - started
-    return seconds
+            call.claim()
+    return call.seconds
 
 
 def behind_hot_key(bench: Bench) -> float:

@@ -29,19 +29,17 @@ def series(
     conn: psycopg.Connection, total: int, refill: Callable[[], object], answer: _sql.Answer
 ) -> list[tuple[float, float]]:
     """(steps so far, steps a second) in 30 slices; the time in which `refill` puts in new work does not count."""
-    points, done, seconds, since = [], 0, 0.0, 0
+    points, done, since = [], 0, 0
+    call = _sql.Calls(conn)
     while done < total:
         refill()
-        started = time.perf_counter()
-        for count in _sql.rounds(conn, answer):
+        for count in call.rounds(answer):
             done += count
             if done - since >= total / PARTS:
-                rate = (done - since) / (seconds + time.perf_counter() - started)
-                points.append((float(done), rate))
-                since, seconds, started = done, 0.0, time.perf_counter()
+                points.append((float(done), (done - since) / call.seconds))
+                since, call.seconds = done, 0.0
             if done >= total:
                 break
-        seconds += time.perf_counter() - started
     return points
 
 
@@ -101,11 +99,11 @@ def caught_up(bench: Bench, seconds: int = 60) -> float:
         started = time.perf_counter()
         while (now := time.perf_counter()) < started + duration:
             _sql.insert(conn, _sql.instances(5))
-            began = time.perf_counter()
-            claims = _sql.claim(conn, 100)
-            times.append((now - started, time.perf_counter() - began))
+            call = _sql.Calls(conn)
+            claims = call.claim(100)
+            times.append((now - started, call.seconds))
             if claims:
-                _sql.commit(conn, claims, _sql.through(1))
+                call.commit(claims, _sql.through(1))
         return statistics.mean(t for _, t in times), times
 
     clean, _ = mean(seconds / 6)

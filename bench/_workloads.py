@@ -41,7 +41,7 @@ def cost(measure: Callable[[Bench], float], **options: Any) -> Callable[[Bench],
         for _ in range(2):
             _sql.insert(bench.conn, _sql.instances(bench.scale, **options))
             before = measure(bench)
-            steps = sum(_sql.rounds(bench.conn, _sql.through(5)))
+            steps = sum(_sql.Calls(bench.conn).rounds(_sql.through(5)))
             spent = measure(bench) - before
         return spent / steps
 
