@@ -332,7 +332,7 @@ select is((select r.result from gd_result(:id) r), '5', '(with its result)');
 -- the short way of reading an outcome, against the long one
 
 create temp table tried as
-select o, gendurable._is_plain(o) as plain
+select o, gendurable._is_plain_outcome(o) as plain
 from unnest(array['"next"', '"done"', '"stop"', '"replay"', '7', null]::jsonb[]) kind,
     unnest(array['5', '"5"', 'null', null]::jsonb[]) id,
     unnest(array['6', '[6]', null]::jsonb[]) no,

@@ -151,7 +151,7 @@ comment on function gendurable._read_outcome(int, jsonb, timestamptz) is
 
 -- Nearly all outcomes are a next or a done with nothing special. The two functions above would read these too, but every
 -- statement with their expressions sets all of them up anew: 50 us a commit, and half of the time a row.
-create or replace function gendurable._is_plain(p_outcome jsonb) returns boolean
+create or replace function gendurable._is_plain_outcome(p_outcome jsonb) returns boolean
 language sql immutable parallel safe as $$
     select case p_outcome ->> 'kind'
         when 'next' then p_outcome - '{id,claim_no,kind,step,state,keep}'::text[] = '{}'
@@ -165,7 +165,7 @@ language sql immutable parallel safe as $$
     and jsonb_typeof(p_outcome -> 'id') = 'number' and jsonb_typeof(p_outcome -> 'claim_no') = 'number'
 $$;
 
-comment on function gendurable._is_plain(jsonb) is
+comment on function gendurable._is_plain_outcome(jsonb) is
     'Whether an outcome is valid and has nothing but what _plain_outcome reads.';
 
 create or replace function gendurable._plain_outcome(p_ord int, p_outcome jsonb, p_now timestamptz)
@@ -193,7 +193,7 @@ declare
 begin
     begin
         select array_agg(case
-            when gendurable._is_plain(e.o) then gendurable._plain_outcome(e.ord::int - 1, e.o, p_now)
+            when gendurable._is_plain_outcome(e.o) then gendurable._plain_outcome(e.ord::int - 1, e.o, p_now)
             else gendurable._read_outcome(e.ord::int - 1, e.o, p_now)
         end)
         into v_all
