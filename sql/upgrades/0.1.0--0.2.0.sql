@@ -1,0 +1,1 @@
+-- From 0.1.0 to 0.2.0: what changed in the tables. The functions are made anew after this.
