@@ -139,7 +139,11 @@ select t.expire(:a);
 select is(gd_reap(), 1, 'reap frees it');
 select is((select array_agg(c.id) from t.take('slot', 5) c), array[:a]::bigint[], 'and it keeps its place in the key');
 select is(gd_release('w', t.claims('slot'), '1 hour'), 1, 'a release with a delay frees it too');
-select is((select array_agg(c.id) from t.take('slot', 5) c), array[:b]::bigint[], 'for the next of the key');
+select is((select array_agg(c.id) from t.take('slot', 5) c), null, 'but the row keeps its turn: those behind it wait');
+update gendurable.instance set eligible_at = now() where id = :a;
+select is((select array_agg(c.id) from t.take('slot', 5) c), array[:a]::bigint[], 'until it is due again');
+select t.put(:a, '{"kind": "done"}');
+select is((select array_agg(c.id) from t.take('slot', 5) c), array[:b]::bigint[], 'and then the next of the key has its turn');
 select is(t.repaired(), 0, 'no baton was dropped');
 
 set default_transaction_isolation = 'repeatable read';

@@ -57,28 +57,19 @@ end $$;
 comment on function gendurable._key_limit(text) is
     'How many instances of the key may execute at once: the longest matching prefix decides.';
 
-create or replace function gendurable._settled() returns boolean
-language plpgsql as $$
-begin
-    -- Pause, resume and a new limit hold this lock exclusively until they commit: what they decide is not visible yet,
-    -- and what would be parked now would not be visible to them. Held shared, it keeps them from deciding meanwhile.
-    return pg_try_advisory_xact_lock_shared(7305, 0);
-end $$;
-
-comment on function gendurable._settled() is
-    'Whether rows may be parked: no queue is being paused or resumed and no limit is being set.';
-
 create or replace function gendurable._next_in_keys(p_keys text[])
-returns table (partition_key text, id bigint, slot_no int, eligible_at timestamptz)
+returns table (partition_key text, id bigint, slot_no int, eligible_at timestamptz, place bigint)
 language plpgsql as $$
 #variable_conflict use_column
 declare
     -- not the caller's: a row may have parked between its clock and the lock of its key
     v_now constant timestamptz := clock_timestamp();
+    -- a limit may be any number, what is done at once may not; whoever starts or ends next goes on
+    v_most constant int := greatest(1000 / greatest(cardinality(p_keys), 1), 10);
 begin
     -- For many keys at once: a call a key would cost more than all the rest of a commit.
     return query
-        select k.key, h.id, case when l.most = 1 then 0 else f.free[h.rank] end, h.eligible_at
+        select k.key, h.id, case when l.most = 1 then 0 else f.free[h.rank] end, h.eligible_at, h.rank
         from unnest(p_keys) k (key)
         cross join lateral (
             select coalesce((
@@ -96,7 +87,9 @@ begin
         cross join lateral (
             -- a limit that was lowered leaves slots above it in use: they count
             select case when l.most > 1 then array(
-                select n::int from generate_series(0, l.most + cardinality(s.used) - 1) n where n <> all(s.used) order by n
+                select n::int
+                from generate_series(0, least(l.most, v_most + cardinality(s.used)) + cardinality(s.used) - 1) n
+                where n <> all(s.used) order by n
             ) end as free
         ) f
         cross join lateral (
@@ -105,7 +98,7 @@ begin
             where i.partition_key = k.key and i.lane_at <= v_now and i.slot_no is null
                 and not exists (select from gendurable.paused_queue q where q.queue = i.queue)
             order by i.priority, i.lane_at, i.id
-            limit greatest(l.most - cardinality(s.used), 0)
+            limit least(greatest(l.most - cardinality(s.used), 0), v_most)
         ) h;
 end $$;
 
@@ -146,6 +139,8 @@ begin
         set woken = 0, eligible_at = v_now, updated_at = v_now
         from free f
         where i.id = any(array[f.id]) and i.eligible_at is distinct from p_now
+            -- one that was given back for a while waits at its place, as the baton
+            and not coalesce(i.lane_at <= v_now and i.eligible_at > v_now + interval '150 ms', false)
         returning i.queue
     )
     select (select array_agg(f.id) from free f), (select array_agg(distinct l.queue) from lifted l)
@@ -169,7 +164,8 @@ begin
     -- a row written in this very call is above all floors and needs no lift; a key without a free slot has a holder
     select coalesce(array_agg(n.id), '{}') as ids, coalesce(array_agg(n.partition_key), '{}') as keys into v_next
     from gendurable._next_in_keys(p_keys) n
-    where n.eligible_at is distinct from p_now;
+    -- with many free slots all but the first are found where they are, if they are due
+    where n.eligible_at is distinct from p_now and (n.place <= 10 or n.eligible_at is null);
     if v_next.ids = '{}' then
         return v_dropped;
     end if;
@@ -217,25 +213,24 @@ begin
     end if;
     if not gendurable._settled() then
         -- Which queues are paused and how many may execute is being decided: one row of each queue becomes due, and the
-        -- gate sorts them out when it is known.
+        -- gate sorts them out when it is known. What is locked, or far behind, is looked at again then.
         v_first := array(
             select h.id
             from unnest(p_keys) k (key)
-            cross join (select distinct p.queue from gendurable.queue_priority p) q
             cross join lateral (
-                select i.id
-                from gendurable.instance i
-                where i.partition_key = k.key and i.lane_at is not null and i.slot_no is null
-                    and i.eligible_at is null and i.queue = q.queue
-                order by i.priority, i.lane_at, i.id
-                limit 1
+                select distinct on (w.queue) w.id
+                from (
+                    select i.id, i.queue, row_number() over (order by i.priority, i.lane_at, i.id) as place
+                    from gendurable.instance i
+                    where i.partition_key = k.key and i.lane_at is not null and i.slot_no is null
+                        and i.eligible_at is null
+                    order by i.priority, i.lane_at, i.id
+                    limit 100
+                ) w
+                order by w.queue, w.place
             ) h);
-        if cardinality(gendurable._lift(v_first, p_now)) < cardinality(v_first) then
-            raise exception using errcode = 'lock_not_available',
-                message = 'the next rows of a partition key are locked by another transaction',
-                detail = 'meanwhile a queue is being paused or resumed, or a limit is being set',
-                hint = 'Try again when it has ended.';
-        end if;
+        perform gendurable._lift(v_first, p_now);
+        perform gendurable._doubt(p_keys);
     end if;
     foreach v_key in array gendurable._pass_baton(p_keys, p_now) loop
         -- Nobody to pass it to: all that wait are parked, and locked by somebody's open transaction. A row that left
@@ -250,16 +245,14 @@ begin
                 and not exists (select from gendurable.paused_queue q where q.queue = c.queue)
             limit 1);
         if not found then
-            raise exception using errcode = 'lock_not_available',
-                message = 'the next rows of a partition key are locked by another transaction',
-                detail = 'key ' || quote_literal(v_key), hint = 'Try again when it has ended.';
+            perform gendurable._doubt(array[v_key]);
         end if;
     end loop;
 end $$;
 
 comment on function gendurable._keep_baton(text[], bigint[], timestamptz) is
-    'Passes the keys'' batons on, or leaves each with one of the rows p_ids that were written just now; raises 55P03
-where neither can be (the row went to another key, or its queue is paused). Under the keys'' locks.';
+    'Passes the keys'' batons on, or leaves each with one of the rows p_ids that were written just now; where neither can be (the
+row went to another key, or its queue is paused), the key is put down as doubtful. Under the keys'' locks.';
 
 create or replace function gendurable._take_keys(p_ids bigint[], p_statuses gendurable.status[]) returns void
 language plpgsql as $$
@@ -305,23 +298,3 @@ $$;
 
 comment on function gendurable._unique_held(text, gendurable.status[], gendurable.status) is
     'unique_held of a row that enters a status: a key is let go outside of its scope.';
-
-create or replace function gendurable._lift_keys(p_keys text[], p_now timestamptz) returns void
-language plpgsql as $$
-declare
-    v_ids bigint[];
-begin
-    -- Without the keys' locks: becoming due needs none. A due row is its own baton, and the gate keeps the order.
-    v_ids := array(
-        select h.id
-        from unnest(p_keys) k (key)
-        cross join lateral unnest(gendurable._heads(k.key, gendurable._key_limit(k.key))) h (id));
-    -- waits for rows that are locked: skipped, they could be the last of their key
-    perform from gendurable.instance i where i.id = any(v_ids) order by i.id for no key update;
-    v_ids := array(
-        select i.id from gendurable.instance i where i.id = any(v_ids) and i.eligible_at is null and i.lane_at is not null);
-    perform gendurable._lift(v_ids, p_now);
-end $$;
-
-comment on function gendurable._lift_keys(text[], timestamptz) is
-    'Makes the first rows of each key due that are parked, as many as its limit.';

@@ -153,7 +153,8 @@ begin
             v_crowded := gendurable._crowded(p_keys, p_now);
         end if;
     end if;
-    if v_keeps then
+    -- what a session cannot carry for certain is not put into the answer
+    if v_keeps and gendurable._carries() then
         -- nothing may park while it is being decided who waits for what: then no claim of a key is kept either
         v_kept := gendurable._kept(v_outcomes, case when v_settled then v_crowded else p_keys end);
     end if;

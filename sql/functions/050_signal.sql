@@ -1,37 +1,4 @@
--- Signals: delivery into the inbox, and what of it a claim presents.
-
-create or replace function gendurable._inbox(p_id bigint, p_awaits text[]) returns jsonb
-language plpgsql stable as $$
-declare
-    v_most constant int := 1000;
-    v_some bigint[];
-begin
-    v_some := array(
-        select s.id from gendurable.signal s where s.instance_id = p_id order by s.id limit v_most + 1);
-    if cardinality(v_some) > v_most then
-        -- too many to hand out: what the row awaits first, name by name, then the oldest of the others
-        v_some := array(
-            select s.id
-            from (select distinct a.name from unnest(p_awaits) a (name)) a
-            cross join lateral (
-                select s.id from gendurable.signal s
-                where s.instance_id = p_id and s.name = a.name
-                order by s.id limit v_most
-            ) s
-            order by s.id limit v_most);
-        v_some := v_some || array(
-            select s.id from gendurable.signal s
-            where s.instance_id = p_id and s.name <> all(coalesce(p_awaits, '{}'))
-            order by s.id limit v_most - cardinality(v_some));
-    end if;
-    return coalesce((
-        select jsonb_agg(jsonb_build_object(
-            'id', s.id, 'name', s.name, 'payload', s.payload, 'inserted_at', s.inserted_at) order by s.id)
-        from gendurable.signal s
-        where s.instance_id = p_id and s.id = any(v_some)), '[]');
-end $$;
-
-comment on function gendurable._inbox(bigint, text[]) is 'The inbox as a claim presents it: 1,000 signals at most.';
+-- Signals: delivery into the inbox.
 
 create or replace function gendurable._deliver(p_id bigint, p_name text, p_payload jsonb, p_dedup_key text, p_key text)
 returns text

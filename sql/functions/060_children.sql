@@ -1,20 +1,4 @@
--- Children as their parent and its clients see them.
-
-create or replace function gendurable._children(p_id bigint) returns jsonb
-language plpgsql stable as $$
-begin
-    return coalesce((
-        select jsonb_agg(c order by c.id)
-        from (
-            select i.id, i.fsm, i.status, i.state, i.result, i.last_error
-            from gendurable.instance i
-            where i.parent_id = p_id
-            order by i.id
-            limit 10000
-        ) c), '[]');
-end $$;
-
-comment on function gendurable._children(bigint) is 'The children as a claim presents them: the first 10,000.';
+-- Children as clients see them. What a claim presents of them stands in the next file.
 
 create or replace function gd_childs(p_id bigint, p_after bigint = 0, p_limit int = 1000)
 returns table (id bigint, fsm text, status text, state jsonb, result jsonb, last_error text)

@@ -44,7 +44,7 @@ begin
                 -- who owns a slot keeps it, whoever waits
                 case when c.partition_key = any(v_keys) then c.slot_no end as slot
             from unnest(p_candidates) with ordinality c (
-                id, eligible_at, status, crashes, plain, partition_key, slot_no, lane_at, ord)
+                id, eligible_at, status, crashes, plain, partition_key, slot_no, lane_at, heavy, ord)
             union all
             select n.id, null, n.partition_key, true, false, n.slot_no
             from gendurable._next_in_keys(v_keys) n
@@ -63,7 +63,9 @@ begin
             where s.id <> all(v_lifted));
         update gendurable.instance i
         set eligible_at = case
-                when not v_settled or (w.first and w.key = any(v_waiting)) then p_now + interval '100 ms'
+                when w.first and (not v_settled or w.key = any(v_waiting)) then p_now + interval '100 ms'
+                -- nothing may be parked while it is being decided who waits for what, which may take long
+                when not v_settled then p_now + interval '2 seconds'
             end,
             woken = 1,
             updated_at = p_now
@@ -82,10 +84,39 @@ end $$;
 comment on function gendurable._admit(gendurable.candidate[], timestamptz) is
     'Which of the locked due rows may start, with their slots; parks the others in their lanes and lifts who is first.';
 
+create or replace function gendurable._sort_out(
+    p_picked gendurable.candidate[], p_lease interval, p_now timestamptz,
+    out ids bigint[], out slots int[], out heavy boolean[], out plain boolean, out keys int, out left_out boolean
+)
+language plpgsql as $$
+declare
+    v_candidates gendurable.candidate[];
+begin
+    keys := 0;
+    left_out := false;
+    select array_agg(c.id), array_agg(null::int), array_agg(c.heavy), bool_and(c.plain) into ids, slots, heavy, plain
+    from unnest(p_picked) c;
+    if plain then
+        return;
+    end if;
+    v_candidates := gendurable._part_suspects(p_picked, p_lease, p_now);
+    keys := (select count(distinct c.partition_key)::int from unnest(v_candidates) c);
+    select coalesce(array_agg(g.id order by g.ord), '{}'), array_agg(g.slot_no order by g.ord),
+        array_agg(v_candidates[g.ord].heavy order by g.ord)
+    into ids, slots, heavy
+    from gendurable._admit(v_candidates, p_now) g;
+    left_out := cardinality(ids) < cardinality(v_candidates);
+end $$;
+
+comment on function gendurable._sort_out(gendurable.candidate[], interval, timestamptz) is
+    'Which of the picked rows may start, with their slots. plain: no key, scope or crash is in play. keys: how many keys are.
+left_out: some may not start.';
+
 create or replace function gd_set_key_limit(p_prefix text, p_limit int) returns void
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
-set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off as $$
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set lock_timeout = '1s' as $$
 begin
     perform gendurable._need_read_committed();
     perform gendurable._need_text(p_prefix, 'p_prefix');
@@ -93,14 +124,14 @@ begin
         perform gendurable._invalid('p_limit must be at least 1', 'got ' || p_limit,
             'Pass how many may execute at once, or null to go back to one.');
     end if;
-    perform pg_advisory_xact_lock(7305, 0);          -- see _settled
+    perform gendurable._announce();
     if p_limit is null then
         delete from gendurable.key_limit l where l.prefix = p_prefix;
     else
         insert into gendurable.key_limit (prefix, max_executing) values (p_prefix, p_limit)
         on conflict (prefix) do update set max_executing = excluded.max_executing;
     end if;
-    perform gendurable._lift_keys(array(
+    perform gendurable._decide(array(
         select distinct i.partition_key
         from gendurable.instance i
         where i.lane_at is not null and i.slot_no is null
@@ -110,7 +141,8 @@ end $$;
 
 comment on function gd_set_key_limit(text, int) is
 'Lets p_limit instances execute at once for each partition key "prefix" or "prefix:…"; null: one again. The longest
-matching prefix decides. Works at once for what waits; what executes above a lowered limit finishes.
+matching prefix decides; 2147483647 is no limit. Works at once for what waits; what executes above a lowered limit
+finishes. Waits for nobody''s open transaction, but for one that is setting this very limit (55P03 after a second).
 Raises GD501, GD504.';
 
 create or replace function gendurable._need_rate_limit(p_name text) returns void

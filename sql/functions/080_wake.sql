@@ -25,6 +25,9 @@ declare
     v_now timestamptz;
     v_held int[];
     v_next timestamptz;
+    v_queue text;
+    v_priority bigint;
+    v_looks int := 0;
     v_horizon xid8;
 begin
     perform gendurable._need_text(p_worker, 'p_worker');
@@ -38,26 +41,46 @@ begin
         perform gendurable._invalid('p_queues must be an array of names', null, 'Pass the queues to sleep on.');
     end if;
     v_held := gendurable._sleeping();
-    perform pg_advisory_lock_shared(7302, hashtext(q.queue))
-    from (select distinct u.queue from unnest(p_queues) u (queue)) q
-    where hashtext(q.queue) <> all(v_held);
+    -- two names may have one hash, and gd_wake unlocks each hash once
+    perform pg_advisory_lock_shared(7302, q.hash)
+    from (select distinct hashtext(u.queue) as hash from unnest(p_queues) u (queue)) q
+    where q.hash <> all(v_held);
 
     -- A writer that looked before the lock was there had its transaction id by then, a smaller one than this. (The
     -- snapshot's xmax would be too small: it is the last id that has ended, plus one, and may belong to a writer.)
     v_horizon := pg_current_xact_id();
     v_now := clock_timestamp();
-    select min(d.eligible_at) into v_next
-    from unnest(p_queues) u (queue)
-    cross join lateral (select distinct p.priority from gendurable.queue_priority p where p.queue = u.queue) p
-    cross join (values (0::smallint), (1::smallint)) w (woken)
-    cross join lateral (
-        select i.eligible_at
-        from gendurable.instance i
-        where i.queue = u.queue and i.priority = p.priority and i.woken = w.woken and i.eligible_at > v_now
-        order by i.eligible_at
-        limit 1
-    ) d
-    where not exists (select from gendurable.paused_queue q where q.queue = u.queue);
+    foreach v_queue in array p_queues loop
+        continue when exists (select from gendurable.paused_queue q where q.queue = v_queue);
+        v_priority := -2147483649;
+        loop
+            v_priority := (select n.priority from gendurable._next_priority(v_queue, v_priority, '{}', true) n);
+            exit when v_priority is null;
+            v_looks := v_looks + 1;
+            if v_looks > 1000 then
+                -- a client may use any number of priorities: what is not looked at is asked for by the next call
+                v_next := least(v_next, v_now + interval '1 second');
+                exit;
+            end if;
+            v_next := least(v_next, (
+                select min(d.eligible_at)
+                from (values (0::smallint), (1::smallint)) w (woken)
+                cross join lateral (
+                    select i.eligible_at
+                    from gendurable.instance i
+                    where i.queue = v_queue and i.priority = v_priority and i.woken = w.woken and i.eligible_at > v_now
+                    order by i.eligible_at
+                    limit 1
+                ) d));
+        end loop;
+    end loop;
+    if exists (select from gendurable.doubtful_key) then
+        v_next := least(v_next, v_now + interval '250 ms');
+    end if;
+    if gendurable._time_before(gendurable._recall() -> '', v_now) is not null then
+        -- the clock was set back: the next claim moves what was due by the old one
+        v_next := least(v_next, v_now + interval '1 second');
+    end if;
     return query select v_next, v_horizon;
 end $$;
 

@@ -159,17 +159,18 @@ await. false: it is in no such status now. Raises GD501, GD503, GD504. Waits for
 create or replace function gd_pause_queue(p_queue text) returns void
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
-set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off as $$
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set lock_timeout = '1s' as $$
 begin
     perform gendurable._need_read_committed();
     perform gendurable._need_text(p_queue, 'p_queue');
-    perform pg_advisory_xact_lock(7305, 0);          -- see _settled
+    perform gendurable._announce();
     insert into gendurable.paused_queue (queue) values (p_queue) on conflict do nothing;
     if not found then
         return;
     end if;
     -- rows of this queue may hold the batons of keys with rows in other queues
-    perform gendurable._lift_keys(array(
+    perform gendurable._decide(array(
         select distinct i.partition_key
         from gendurable.instance i
         where i.lane_at is not null and i.slot_no is null and i.queue = p_queue and i.eligible_at is not null
@@ -181,21 +182,23 @@ begin
 end $$;
 
 comment on function gd_pause_queue(text) is
-'Stops handing out instances of the queue; running steps go on and commit. Raises GD501, GD504.';
+'Stops handing out instances of the queue; running steps go on and commit. Waits for nobody''s open transaction, but for
+one that pauses or resumes this very queue (55P03 after a second). Raises GD501, GD504.';
 
 create or replace function gd_resume_queue(p_queue text) returns void
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
-set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off as $$
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set lock_timeout = '1s' as $$
 begin
     perform gendurable._need_read_committed();
     perform gendurable._need_text(p_queue, 'p_queue');
-    perform pg_advisory_xact_lock(7305, 0);          -- see _settled
+    perform gendurable._announce();
     delete from gendurable.paused_queue q where q.queue = p_queue;
     if not found then
         return;
     end if;
-    perform gendurable._lift_keys(array(
+    perform gendurable._decide(array(
         select distinct i.partition_key
         from gendurable.instance i
         where i.queue = p_queue and i.eligible_at is null and i.finished_at is null and i.lane_at is not null
@@ -203,4 +206,4 @@ begin
     perform gendurable._wake(array[p_queue]);
 end $$;
 
-comment on function gd_resume_queue(text) is 'Ends a pause; workers are woken. Raises GD501, GD504.';
+comment on function gd_resume_queue(text) is 'Ends a pause; workers are woken. Waits as gd_pause_queue does. Raises GD501, GD504.';

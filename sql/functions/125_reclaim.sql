@@ -18,9 +18,8 @@ begin
         update gendurable.instance i
         set status = 'runnable', worker = null, lease_expires_at = null, slot_no = null, woken = 1,
             eligible_at = p_due,
-            -- due at once, it keeps its turn
-            lane_at = case when i.partition_key is not null then
-                case when p_due > p_now then p_due else coalesce(i.lane_at, p_due) end end,
+            -- it keeps its turn, also where it is not due at once: those behind it wait
+            lane_at = case when i.partition_key is not null then coalesce(i.lane_at, p_due) end,
             attempt = i.attempt + p_crashed::int,
             crashes = i.crashes + p_crashed::int,
             unique_held = gendurable._unique_held(i.unique_held, i.unique_scope, 'runnable'),

@@ -1,4 +1,4 @@
--- The (queue, priority) pairs that ever had rows: the claim scans one index range for each. Pairs are never removed.
+-- The (queue, priority) pairs that had rows, for the views: claims find their priorities in the index.
 -- Deliberately without a unique key: with one, the first user of a new pair in an open transaction would block
 -- every other; a duplicate pair is harmless.
 create table gendurable.queue_priority (
@@ -8,7 +8,7 @@ create table gendurable.queue_priority (
 
 comment on table gendurable.queue_priority is 'Which priorities each queue has ever used.';
 
--- the claim's list of priorities, and "does this pair exist" on every insert
+-- "does this pair exist" on every insert
 create index queue_priority_pair on gendurable.queue_priority (queue, priority);
 
 create table gendurable.paused_queue (
@@ -25,6 +25,15 @@ create table gendurable.key_limit (
 
 comment on table gendurable.key_limit is
     'How many instances may execute at once for each partition key "prefix" or "prefix:…"; without a row: one.';
+
+-- Almost always empty, see _decide. No unique key: who puts a key down waits for nobody.
+create table gendurable.doubtful_key (
+    partition_key text not null
+);
+
+comment on table gendurable.doubtful_key is 'Partition keys whose first rows must be lifted when nobody holds their locks.';
+
+alter table gendurable.doubtful_key replica identity full;
 
 -- What a dispatcher said of its machines: the defaults of gd_insert.
 create table gendurable.machine (

@@ -1,0 +1,155 @@
+-- What a session remembers of its claims, from one to the next.
+
+-- The memory of a session, {"": [epoch us of its latest claim], queue: {priority: lane, "": [epoch us, cost in us, where
+-- to go on]}}; what a lane is says _open_lane. A hint, as all of this: lost with the session, and unreadable means none.
+create or replace function gendurable._recall() returns jsonb
+language plpgsql as $$
+declare
+    v_memory jsonb;
+begin
+    v_memory := nullif(current_setting('gendurable.floor', true), '')::jsonb;
+    return case when jsonb_typeof(v_memory) = 'object' then v_memory else '{}' end;
+exception when data_exception or program_limit_exceeded then
+    return '{}'::jsonb;
+end $$;
+
+comment on function gendurable._recall() is 'What this session remembers of its scans.';
+
+create or replace function gendurable._remember(p_memory jsonb, p_queues text[]) returns void
+language plpgsql as $$
+declare
+    v_most constant int := 100000;
+    v_text text := p_memory::text;
+begin
+    -- It is read and written as a whole in each claim: what was asked long ago, and then all, is not worth what that costs.
+    if octet_length(v_text) > v_most then
+        v_text := (select jsonb_object_agg(m.key, m.value) from jsonb_each(p_memory) m where m.key = any(p_queues || ''::text))::text;
+    end if;
+    perform set_config('gendurable.floor', case when octet_length(v_text) > v_most then '' else v_text end, false);
+end $$;
+
+comment on function gendurable._remember(jsonb, text[]) is 'Keeps the memory for the next claim of this session.';
+
+create or replace function gendurable._time_before(p_seen jsonb, p_now timestamptz) returns timestamptz
+language plpgsql stable as $$
+declare
+    v_seen timestamptz;
+begin
+    v_seen := timestamptz 'epoch' + (p_seen ->> 0)::bigint * interval '1 microsecond';
+    return case when v_seen > p_now + interval '1 second' then v_seen end;
+exception when data_exception then
+    return null;
+end $$;
+
+comment on function gendurable._time_before(jsonb, timestamptz) is
+    'The latest time that this session has claimed at, where that lies in the future: the clock was set back. Else null.';
+
+create or replace function gendurable._open_place(p_place jsonb, p_now_us bigint, out at bigint, out cost bigint, out behind bigint)
+language plpgsql stable as $$
+begin
+    at := coalesce((p_place ->> 0)::bigint, 0);
+    cost := coalesce((p_place ->> 1)::bigint, 0);
+    behind := (p_place ->> 2)::bigint;
+    if at > p_now_us or at < 0 or cost < 0 then
+        at := 0;
+        cost := 0;
+    end if;
+    behind := coalesce(behind, -2147483649);
+exception when data_exception then
+    at := 0;
+    cost := 0;
+    behind := -2147483649;
+end $$;
+
+comment on function gendurable._open_place(jsonb, bigint) is
+    'When a queue''s priorities were last looked for, what that cost, and behind which of them the next claim goes on.';
+
+create or replace function gendurable._open_lane(
+    p_lane jsonb, p_now_us bigint, out floor_us bigint[], out floor_id bigint[], out full_at bigint, out full_cost bigint,
+    out turn int
+)
+language plpgsql stable as $$
+begin
+    -- [[epoch us, id] of range 0, of range 1: up to where it was examined, epoch us of the last full scan, its cost in us,
+    -- which range is first]
+    floor_us := array[coalesce((p_lane #>> '{0,0}')::bigint, 0), coalesce((p_lane #>> '{1,0}')::bigint, 0)];
+    floor_id := array[coalesce((p_lane #>> '{0,1}')::bigint, 0), coalesce((p_lane #>> '{1,1}')::bigint, 0)];
+    full_at := coalesce((p_lane ->> 2)::bigint, 0);
+    full_cost := coalesce((p_lane ->> 3)::bigint, 0);
+    turn := coalesce((p_lane ->> 4)::int, (random() < 0.5)::int);
+    -- a floor in the future (the clock was set back) is no floor
+    for v_range in 1 .. 2 loop
+        if floor_us[v_range] not between 0 and p_now_us then
+            floor_us[v_range] := 0;
+            floor_id[v_range] := 0;
+        end if;
+    end loop;
+    if full_at not between 0 and p_now_us or full_cost < 0 then
+        full_at := 0;
+        full_cost := 0;
+    end if;
+exception when data_exception then
+    floor_us := '{0,0}';
+    floor_id := '{0,0}';
+    full_at := 0;
+    full_cost := 0;
+    turn := 0;
+end $$;
+
+comment on function gendurable._open_lane(jsonb, bigint) is 'What is remembered of a lane, as far as it can be believed.';
+
+create or replace function gendurable._known_lanes(p_known jsonb, p_cost bigint) returns int[]
+language plpgsql stable as $$
+begin
+    return array(
+        select k.key::int
+        from jsonb_each(case when jsonb_typeof(p_known) = 'object' then p_known else '{}' end) k
+        where k.key <> '' and (k.value ->> 3)::bigint > p_cost
+        order by 1);
+exception when data_exception then
+    return '{}';
+end $$;
+
+comment on function gendurable._known_lanes(jsonb, bigint) is
+    'The remembered priorities of a queue whose full scan took longer than so many microseconds.';
+
+create or replace function gendurable._dear() returns bigint
+language sql immutable parallel safe as $$
+    select 500::bigint
+$$;
+
+comment on function gendurable._dear() is 'Microseconds from which on a scan is expensive: worth to remember where it stood.';
+
+create or replace function gendurable._ration(p_cost bigint) returns bigint
+language sql immutable parallel safe as $$
+    select least(25 * p_cost, 2000000)
+$$;
+
+comment on function gendurable._ration(bigint) is
+    'Microseconds until something may be done again that took so many: 4 % of the time, but never later than two seconds. (One
+scan that stalls for a second would else keep due rows waiting for 25.)';
+
+create or replace function gendurable._next_priority(
+    p_queue text, p_behind bigint, p_sure int[], p_looks boolean, out priority int, out cost bigint
+)
+language plpgsql as $$
+declare
+    v_sure constant bigint := (select min(s.priority) from unnest(p_sure) s (priority) where s.priority > p_behind);
+    v_started timestamptz;
+begin
+    cost := 0;
+    if p_looks then
+        v_started := clock_timestamp();
+        select i.priority into priority
+        from gendurable.instance i
+        where i.queue = p_queue and i.eligible_at is not null
+            and i.priority > p_behind and i.priority < coalesce(v_sure, 2147483648)
+        order by i.queue, i.priority
+        limit 1;
+        cost := gendurable._epoch_us(clock_timestamp()) - gendurable._epoch_us(v_started);
+    end if;
+    priority := coalesce(priority, v_sure);
+end $$;
+
+comment on function gendurable._next_priority(text, bigint, int[], boolean) is
+    'The first priority of a queue behind another that has rows for a claim, or is to be looked at anyway; what the look cost, in us.';

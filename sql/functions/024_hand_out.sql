@@ -1,0 +1,207 @@
+-- What a worker gets: the claim is written, and the rows are put together with their inboxes and children. A claim
+-- carries a bounded number of bytes, and a row that cannot be handed out costs nobody else anything.
+
+create or replace function gendurable._weigh(
+    p_id bigint, p_carries boolean, out bytes bigint, out problem text, out inbox jsonb, out childs jsonb
+)
+language plpgsql stable as $$
+declare
+    v_row record;
+begin
+    select i.state, i.meta, i.awaits, i.children_pending, i.fsm, i.step, i.queue, i.partition_key, i.unique_key into v_row
+    from gendurable.instance i
+    where i.id = p_id;
+    bytes := gendurable._text_bytes(v_row.state) + gendurable._text_bytes(v_row.meta);
+    if bytes is null or bytes > 256000000 then
+        problem := 'state and meta are too large to be handed out' || coalesce(format(': %s bytes', bytes), '');
+        return;
+    end if;
+    inbox := gendurable._inbox(p_id, v_row.awaits);
+    childs := case when v_row.children_pending is not null then gendurable._children(p_id) else '[]' end;
+    bytes := bytes + gendurable._text_bytes(inbox) + gendurable._text_bytes(childs);
+    if bytes is null then
+        problem := 'inbox and children are too large to be handed out';
+        return;
+    end if;
+    if not p_carries and not (
+        gendurable._can_carry(v_row.state::text) and gendurable._can_carry(v_row.meta::text)
+        and gendurable._can_carry(inbox::text) and gendurable._can_carry(childs::text)
+        and gendurable._can_carry(concat(v_row.fsm, v_row.step, v_row.queue, v_row.partition_key, v_row.unique_key,
+            v_row.awaits::text))
+    ) then
+        problem := case
+            when pg_client_encoding() = 'UTF8' then 'it holds text that is not valid in UTF8, and cannot be handed out'
+            else ''
+        end;
+    end if;
+end $$;
+
+comment on function gendurable._weigh(bigint, boolean) is
+    'The inbox and the children of a row that is to be handed out, the bytes of all, and why it cannot be handed out: empty where
+only this session cannot take it.';
+
+create or replace function gendurable._portion(
+    p_ids bigint[], p_slots int[], p_heavy boolean[], p_mail boolean[], p_bytes bigint, p_now timestamptz,
+    out ids bigint[], out slots int[], out mail boolean[], out inboxes jsonb[], out childs jsonb[], out bytes bigint,
+    out last_id bigint
+)
+language plpgsql as $$
+declare
+    v_carries constant boolean := gendurable._carries();
+    v_weight record;
+begin
+    ids := '{}';
+    slots := '{}';
+    mail := '{}';
+    inboxes := '{}';
+    childs := '{}';
+    bytes := p_bytes;
+    for v_at in 1 .. cardinality(p_ids) loop
+        v_weight := null;
+        if p_heavy[v_at] or not v_carries then
+            v_weight := gendurable._weigh(p_ids[v_at], v_carries);
+            if v_weight.problem <> '' then
+                perform gendurable._fail(array[p_ids[v_at]], v_weight.problem, p_now);
+            end if;
+            continue when v_weight.problem is not null;
+            if v_weight.bytes > bytes and ids <> '{}' then
+                bytes := 0;                        -- it is the first one of another claim
+            else
+                bytes := bytes - v_weight.bytes;
+                v_weight.problem := 'fits';
+            end if;
+        end if;
+        if v_weight is null or v_weight.problem = 'fits' then
+            ids := ids || p_ids[v_at];
+            slots := slots || p_slots[v_at];
+            mail := mail || p_mail[v_at];
+            inboxes := inboxes || v_weight.inbox;
+            childs := childs || v_weight.childs;
+        end if;
+        if bytes <= 0 then
+            last_id := ids[cardinality(ids)];
+            return;
+        end if;
+    end loop;
+end $$;
+
+comment on function gendurable._portion(bigint[], int[], boolean[], boolean[], bigint, timestamptz) is
+    'The first of the rows that fit into one claim; ends those that cannot be handed out to anybody. last_id: where it had
+enough, null at the end.';
+
+create or replace function gendurable._fail(p_ids bigint[], p_error text, p_now timestamptz) returns int
+language plpgsql as $$
+declare
+    v_parents bigint[];
+    v_ids bigint[];
+begin
+    v_parents := array(
+        select p.id
+        from gendurable.instance p
+        where p.id in (select i.parent_id from gendurable.instance i where i.id = any(p_ids))
+        for no key update skip locked);
+    v_ids := array(
+        select i.id
+        from gendurable.instance i
+        where i.id = any(p_ids) and (
+            i.parent_id is null or i.parent_id = any(v_parents)
+            or not exists (select from gendurable.instance p where p.id = i.parent_id)));
+    if current_setting('synchronous_commit') = 'off' then
+        -- a claim may be lost in a crash of the server, but not an end of which others are told
+        perform set_config('synchronous_commit', 'on', true);
+    end if;
+    return gendurable._end(v_ids, 'failed', p_error, false, p_now);
+end $$;
+
+comment on function gendurable._fail(bigint[], text, timestamptz) is
+    'Ends instances that no worker can have, but those whose parent is locked: the next claim does these. Under the locks of
+the rows and their keys.';
+
+create or replace function gendurable._hand_out(
+    p_worker text, p_ids bigint[], p_slots int[], p_heavy boolean[], p_unique boolean, p_bytes bigint, p_now timestamptz,
+    p_lease interval, out claims gendurable.claimed[], out bytes bigint, out last_id bigint
+)
+language plpgsql as $$
+declare
+    v_claim_no constant bigint := gendurable._epoch_us(p_now);
+    v_heavy boolean[] := p_heavy;
+    v_mail boolean[];
+    v_part record;
+begin
+    -- Asked after the rows were locked: a signal that came before is here, and none comes now. A limit and not exists, which
+    -- could become one hash of the whole table.
+    v_mail := array(
+        select (select true from gendurable.signal s where s.instance_id = m.id limit 1)
+        from unnest(p_ids) with ordinality m (id, ord)
+        order by m.ord);
+    if true = any(v_mail) then
+        v_heavy := array(
+            select u.heavy or (u.mail and gendurable._has_large_inbox(u.id))
+            from unnest(p_ids, p_heavy, v_mail) with ordinality u (id, heavy, mail, ord)
+            order by u.ord);
+    end if;
+    bytes := p_bytes;
+    if true = any(v_heavy) or not gendurable._carries() then
+        v_part := gendurable._portion(p_ids, p_slots, v_heavy, v_mail, p_bytes, p_now);
+        bytes := v_part.bytes;
+        last_id := v_part.last_id;
+        if v_part.ids = '{}' then
+            claims := '{}';
+            return;
+        end if;
+    else
+        select p_ids as ids, p_slots as slots, v_mail as mail, null::jsonb[] as inboxes, null::jsonb[] as childs into v_part;
+    end if;
+    if p_unique then
+        perform gendurable._take_keys(v_part.ids, array_fill('executing'::gendurable.status, array[cardinality(v_part.ids)]));
+    end if;
+    with mine as (
+        update gendurable.instance i
+        set status = 'executing',
+            worker = p_worker,
+            lease_expires_at = p_now + p_lease,
+            -- a claim committed asynchronously can be lost in a crash of the server: its number is not used again
+            claim_no = greatest(i.claim_no + 1, v_claim_no),
+            attempt = i.attempt + (i.status = 'executing')::int,
+            crashes = i.crashes + (i.status = 'executing')::int,
+            slot_no = w.slot_no,
+            updated_at = p_now,
+            unique_held = gendurable._unique_held(i.unique_held, i.unique_scope, 'executing'),
+            deadline_at = case
+                when i.deadline_at is not null and (
+                    select true from gendurable.signal s
+                    where s.instance_id = i.id and s.name = any(i.awaits) and s.id <> all(coalesce(i.shown, '{}'))
+                    limit 1
+                ) is null then i.deadline_at
+            end,
+            -- what an await may ignore later: signals presented while the row awaited their name
+            shown = case
+                when i.awaits is not null then array(
+                    select s.id
+                    from unnest(i.awaits) a (name)
+                    cross join lateral (
+                        -- name by name: one range for all of them would be sorted as a whole before the limit
+                        select s.id from gendurable.signal s
+                        where s.instance_id = i.id and s.name = a.name
+                        order by s.id limit 1000
+                    ) s
+                    order by s.id
+                    limit 1000)
+            end
+        from unnest(v_part.ids, v_part.slots, v_part.mail, v_part.inboxes, v_part.childs)
+            with ordinality w (id, slot_no, mail, inbox, childs, ord)
+        -- not "=": see docs/performance.md, "Plans"; the same in all that joins rows to an array of what is asked for
+        where i.id = any(array[w.id])
+        returning i.*, w.ord, w.mail, w.inbox, w.childs
+    )
+    select array_agg(row(
+        m.id, m.claim_no, m.fsm, m.fsm_version, m.step, m.state, m.attempt, m.queue, m.partition_key,
+        m.unique_key, m.parent_id, m.awaits, m.deadline_at is not null and m.deadline_at <= p_now,
+        case when m.inbox is not null then m.inbox when m.mail then gendurable._inbox(m.id, m.awaits) else '[]'::jsonb end,
+        coalesce(m.childs, '[]'), m.meta)::gendurable.claimed order by m.ord)
+    into claims
+    from mine m;
+end $$;
+
+comment on function gendurable._hand_out(text, bigint[], int[], boolean[], boolean, bigint, timestamptz, interval) is
+    'Starts claims on locked rows, with the slot that each got of its key, its inbox and its children, as many of them as fit.';
