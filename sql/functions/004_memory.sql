@@ -1,7 +1,7 @@
 -- What a session remembers of its claims, from one to the next.
 
--- The memory of a session, {"": [epoch us of its latest claim], queue: {priority: lane, "": [epoch us, cost in us, where
--- to go on]}}; what a lane is says _open_lane. A hint, as all of this: lost with the session, and unreadable means none.
+-- The memory of a session, {"": [epoch us of its latest claim], queue: {priority: lane, "": [epoch us, cost, where to go
+-- on]}}; what a lane is says _open_lane. A hint, as all of this: lost with the session, and unreadable means none.
 create or replace function gendurable._recall() returns jsonb
 language plpgsql as $$
 declare
@@ -44,25 +44,37 @@ end $$;
 comment on function gendurable._time_before(jsonb, timestamptz) is
     'The latest time that this session has claimed at, where that lies in the future: the clock was set back. Else null.';
 
-create or replace function gendurable._open_place(p_place jsonb, p_now_us bigint, out at bigint, out cost bigint, out behind bigint)
+create or replace function gendurable._open_queue(
+    p_known jsonb, p_now_us bigint, out at bigint, out cost bigint, out behind bigint, out looks boolean, out sure int[]
+)
 language plpgsql stable as $$
+declare
+    v_place constant jsonb := p_known -> '';
 begin
-    at := coalesce((p_place ->> 0)::bigint, 0);
-    cost := coalesce((p_place ->> 1)::bigint, 0);
-    behind := (p_place ->> 2)::bigint;
+    at := coalesce((v_place ->> 0)::bigint, 0);
+    cost := coalesce((v_place ->> 1)::bigint, 0);
+    behind := coalesce((v_place ->> 2)::bigint, -2147483649);
     if at > p_now_us or at < 0 or cost < 0 then
         at := 0;
         cost := 0;
     end if;
-    behind := coalesce(behind, -2147483649);
+    -- Where dead entries are held in the index, the look for priorities may be rationed, as a full scan is.
+    looks := cost <= gendurable._dear() or p_now_us - at >= gendurable._ration(cost);
+    sure := case
+        when p_known is null then '{}'
+        else array(select k::int from jsonb_object_keys(p_known) k where k <> '' order by 1)
+    end;
 exception when data_exception then
     at := 0;
     cost := 0;
     behind := -2147483649;
+    looks := true;
+    sure := '{}';
 end $$;
 
-comment on function gendurable._open_place(jsonb, bigint) is
-    'When a queue''s priorities were last looked for, what that cost, and behind which of them the next claim goes on.';
+comment on function gendurable._open_queue(jsonb, bigint) is
+    'When a queue''s priorities were last looked for and what that cost, behind which of them this claim begins, whether they may
+be looked for now, and which are known.';
 
 create or replace function gendurable._open_lane(
     p_lane jsonb, p_now_us bigint, out floor_us bigint[], out floor_id bigint[], out full_at bigint, out full_cost bigint,
@@ -70,7 +82,7 @@ create or replace function gendurable._open_lane(
 )
 language plpgsql stable as $$
 begin
-    -- [[epoch us, id] of range 0, of range 1: up to where it was examined, epoch us of the last full scan, its cost in us,
+    -- [[epoch us, id] of range 0, of range 1: up to where it was examined, epoch us of the last full scan, what it walked,
     -- which range is first]
     floor_us := array[coalesce((p_lane #>> '{0,0}')::bigint, 0), coalesce((p_lane #>> '{1,0}')::bigint, 0)];
     floor_id := array[coalesce((p_lane #>> '{0,1}')::bigint, 0), coalesce((p_lane #>> '{1,1}')::bigint, 0)];
@@ -98,58 +110,52 @@ end $$;
 
 comment on function gendurable._open_lane(jsonb, bigint) is 'What is remembered of a lane, as far as it can be believed.';
 
-create or replace function gendurable._known_lanes(p_known jsonb, p_cost bigint) returns int[]
-language plpgsql stable as $$
-begin
-    return array(
-        select k.key::int
-        from jsonb_each(case when jsonb_typeof(p_known) = 'object' then p_known else '{}' end) k
-        where k.key <> '' and (k.value ->> 3)::bigint > p_cost
-        order by 1);
-exception when data_exception then
-    return '{}';
-end $$;
+create or replace function gendurable._walked() returns bigint
+language sql stable parallel safe as $$
+    select pg_stat_get_xact_tuples_returned('gendurable.instance_due'::regclass)
+$$;
 
-comment on function gendurable._known_lanes(jsonb, bigint) is
-    'The remembered priorities of a queue whose full scan took longer than so many microseconds.';
+comment on function gendurable._walked() is
+    'Entries of the claims'' index that this session has walked over, dead ones too: what a scan cost, however busy the machine is.';
 
 create or replace function gendurable._dear() returns bigint
 language sql immutable parallel safe as $$
-    select 500::bigint
+    select 1000::bigint
 $$;
 
-comment on function gendurable._dear() is 'Microseconds from which on a scan is expensive: worth to remember where it stood.';
+comment on function gendurable._dear() is 'Index entries from which on a scan is expensive: worth to remember where it stood.';
 
-create or replace function gendurable._ration(p_cost bigint) returns bigint
+create or replace function gendurable._ration(p_walked bigint) returns bigint
 language sql immutable parallel safe as $$
-    select least(25 * p_cost, 2000000)
+    -- half a microsecond an entry
+    select least(p_walked * 25 / 2, 2000000)
 $$;
 
 comment on function gendurable._ration(bigint) is
-    'Microseconds until something may be done again that took so many: 4 % of the time, but never later than two seconds. (One
-scan that stalls for a second would else keep due rows waiting for 25.)';
+    'Microseconds until something may be done again that walks so many index entries: 4 % of the time, and never later than two
+seconds.';
 
 create or replace function gendurable._next_priority(
-    p_queue text, p_behind bigint, p_sure int[], p_looks boolean, out priority int, out cost bigint
+    p_queue text, p_behind bigint, p_known int, p_looks boolean, out priority int, out cost bigint
 )
 language plpgsql as $$
 declare
-    v_sure constant bigint := (select min(s.priority) from unnest(p_sure) s (priority) where s.priority > p_behind);
-    v_started timestamptz;
+    v_before bigint;
 begin
     cost := 0;
     if p_looks then
-        v_started := clock_timestamp();
+        v_before := gendurable._walked();
         select i.priority into priority
         from gendurable.instance i
         where i.queue = p_queue and i.eligible_at is not null
-            and i.priority > p_behind and i.priority < coalesce(v_sure, 2147483648)
+            and i.priority > p_behind and i.priority < coalesce(p_known::bigint, 2147483648)
         order by i.queue, i.priority
         limit 1;
-        cost := gendurable._epoch_us(clock_timestamp()) - gendurable._epoch_us(v_started);
+        cost := gendurable._walked() - v_before;
     end if;
-    priority := coalesce(priority, v_sure);
+    priority := coalesce(priority, p_known);
 end $$;
 
-comment on function gendurable._next_priority(text, bigint, int[], boolean) is
-    'The first priority of a queue behind another that has rows for a claim, or is to be looked at anyway; what the look cost, in us.';
+comment on function gendurable._next_priority(text, bigint, int, boolean) is
+    'The first priority of a queue behind another that has rows for a claim, or p_known, the next one that is known and has its
+own place to begin at; what the look walked over.';

@@ -9,13 +9,9 @@ language plpgsql as $$
 declare
     v_now_us constant bigint := gendurable._epoch_us(p_now);
     v_limit constant int := least(p_limit, 100000);
-    v_place constant record := gendurable._open_place(p_known -> '', v_now_us);
-    -- Where dead entries are held in the index, the look for priorities may be rationed, as a full scan is.
-    v_looks constant boolean := v_place.cost <= gendurable._dear()
-        or v_now_us - v_place.at >= gendurable._ration(v_place.cost);
-    -- looked at without being found: what is expensive to look through, or all that is known
-    v_sure constant int[] := gendurable._known_lanes(p_known, case when v_looks then gendurable._dear() else -1 end);
+    v_place constant record := gendurable._open_queue(p_known, v_now_us);
     v_behind bigint := v_place.behind;
+    v_at int := 1;
     v_cost bigint := 0;
     v_lanes int := 0;
     v_more boolean := false;
@@ -24,14 +20,17 @@ declare
 begin
     claims := '{}';
     bytes := p_bytes;
-    known := coalesce((select jsonb_object_agg(k.priority, p_known -> k.priority::text) from unnest(v_sure) k (priority)), '{}');
+    known := case when jsonb_typeof(p_known) = 'object' then p_known else '{}' end;
     while cardinality(claims) < v_limit and bytes > 0 loop
         if v_lanes >= (case when claims = '{}' then 1000 else 64 end) then
             v_more := true;                        -- enough for one claim: the next one goes on from here
             exit;
         end if;
-        v_next := gendurable._next_priority(p_queue, v_behind, v_sure, v_looks);
-        v_cost := v_cost + v_next.cost;
+        while v_place.sure[v_at] <= v_behind loop
+            v_at := v_at + 1;
+        end loop;
+        v_next := gendurable._next_priority(p_queue, v_behind, v_place.sure[v_at], v_place.looks);
+        v_cost := greatest(v_cost, v_next.cost);
         if v_next.priority is null then
             v_behind := null;
             exit;
@@ -44,18 +43,14 @@ begin
         bytes := v_got.bytes;
         v_more := v_more or v_got.more;
         known := case
-            when v_got.lane is null and v_looks then known - v_next.priority::text
+            when v_got.lane is null and v_place.looks then known - v_next.priority::text
             when v_got.lane is null then known
             else known || jsonb_build_object(v_next.priority, v_got.lane)
         end;
     end loop;
-    if not v_looks then
-        v_cost := v_place.cost;
-    elsif v_place.cost < gendurable._dear() then
-        v_cost := least(v_cost, gendurable._dear());   -- once may be chance
-    end if;
+    v_cost := case when v_place.looks then v_cost else v_place.cost end;
     known := known || jsonb_build_object('', jsonb_build_array(
-        case when v_looks then v_now_us else v_place.at end, v_cost, case when v_lanes >= 64 then v_behind end));
+        case when v_place.looks then v_now_us else v_place.at end, v_cost, case when v_lanes >= 64 then v_behind end));
     if v_more and cardinality(claims) < v_limit then
         -- It looked at enough for one claim, and there is more. Not _wake: that does not see the caller's own lock, and
         -- who claims here is often the only one who sleeps.

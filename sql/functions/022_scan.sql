@@ -13,7 +13,11 @@ begin
             i.partition_key is null and i.unique_scope is null and i.crashes < 3
                 and (i.status = 'runnable' or i.status = 'awaiting_signal'),
             i.partition_key, i.slot_no, i.lane_at,
-            i.children_pending is not null or gendurable._is_large(i.state) or gendurable._is_large(i.meta)
+            i.children_pending is not null or case
+                when pg_column_size(i.state) + pg_column_size(i.meta) > 200
+                    then gendurable._is_large(i.state) or gendurable._is_large(i.meta)
+                else false
+            end
         )::gendurable.candidate
         from gendurable.instance i
         where i.queue = p_queue and i.priority = p_priority and i.woken = p_woken
@@ -73,7 +77,7 @@ declare
     v_at_us bigint[];
     v_at_id bigint[];
     v_done boolean[] := '{false,false}'::boolean[];
-    v_cost bigint[] := '{0,0}'::bigint[];
+    v_cost bigint := 0;
     v_full boolean := false;
     v_range int := 1;                              -- 1: woken = 0, 2: woken = 1
     v_wanted int := p_limit;
@@ -88,7 +92,7 @@ declare
     v_clock timestamptz := p_now;
     v_parked boolean := false;
     v_last gendurable.candidate;
-    v_started timestamptz;
+    v_before bigint;
 begin
     claims := '{}';
     bytes := p_bytes;
@@ -142,13 +146,13 @@ begin
             v_range := 3 - v_range;
         end if;
 
-        v_started := clock_timestamp();
+        v_before := gendurable._walked();
         v_picked := gendurable._pick(
             p_queue, p_priority, (v_range - 1)::smallint,
             case when v_at_us[v_range] = 0 then '-infinity'
                 else timestamptz 'epoch' + v_at_us[v_range] * interval '1 microsecond' end,
             v_at_id[v_range], v_clock, v_size);
-        v_cost[v_range] := v_cost[v_range] + gendurable._epoch_us(clock_timestamp()) - gendurable._epoch_us(v_started);
+        v_cost := v_cost + gendurable._walked() - v_before;
         v_looked := v_looked + cardinality(v_picked);
         v_done[v_range] := cardinality(v_picked) < v_size;
         v_last := v_picked[cardinality(v_picked)];
@@ -194,7 +198,7 @@ begin
     end loop;
 
     if v_full then
-        v_lane.full_cost := v_cost[1] + v_cost[2];
+        v_lane.full_cost := v_cost;
         -- ended below the floor with more to find there: the next one as soon as the ration allows
         v_lane.full_at := v_now_us - case
             when v_at_us[1] < v_lane.floor_us[1] or v_at_us[2] < v_lane.floor_us[2]

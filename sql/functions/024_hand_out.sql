@@ -48,7 +48,10 @@ create or replace function gendurable._portion(
 language plpgsql as $$
 declare
     v_carries constant boolean := gendurable._carries();
-    v_weight record;
+    v_bytes bigint;
+    v_problem text;
+    v_inbox jsonb;
+    v_childs jsonb;
 begin
     ids := '{}';
     slots := '{}';
@@ -57,26 +60,27 @@ begin
     childs := '{}';
     bytes := p_bytes;
     for v_at in 1 .. cardinality(p_ids) loop
-        v_weight := null;
+        v_bytes := 0;
+        v_problem := null;
+        v_inbox := null;
+        v_childs := null;
         if p_heavy[v_at] or not v_carries then
-            v_weight := gendurable._weigh(p_ids[v_at], v_carries);
-            if v_weight.problem <> '' then
-                perform gendurable._fail(array[p_ids[v_at]], v_weight.problem, p_now);
-            end if;
-            continue when v_weight.problem is not null;
-            if v_weight.bytes > bytes and ids <> '{}' then
-                bytes := 0;                        -- it is the first one of another claim
-            else
-                bytes := bytes - v_weight.bytes;
-                v_weight.problem := 'fits';
-            end if;
+            select w.bytes, w.problem, w.inbox, w.childs into v_bytes, v_problem, v_inbox, v_childs
+            from gendurable._weigh(p_ids[v_at], v_carries) w;
         end if;
-        if v_weight is null or v_weight.problem = 'fits' then
+        if v_problem <> '' then
+            perform gendurable._fail(array[p_ids[v_at]], v_problem, p_now);
+        end if;
+        continue when v_problem is not null;
+        if v_bytes > bytes and ids <> '{}' then
+            bytes := 0;                            -- it is the first one of another claim
+        else
+            bytes := bytes - v_bytes;
             ids := ids || p_ids[v_at];
             slots := slots || p_slots[v_at];
             mail := mail || p_mail[v_at];
-            inboxes := inboxes || v_weight.inbox;
-            childs := childs || v_weight.childs;
+            inboxes := inboxes || v_inbox;
+            childs := childs || v_childs;
         end if;
         if bytes <= 0 then
             last_id := ids[cardinality(ids)];

@@ -27,6 +27,8 @@ declare
     v_next timestamptz;
     v_queue text;
     v_priority bigint;
+    v_place record;
+    v_memory constant jsonb := gendurable._recall();
     v_looks int := 0;
     v_horizon xid8;
 begin
@@ -52,9 +54,15 @@ begin
     v_now := clock_timestamp();
     foreach v_queue in array p_queues loop
         continue when exists (select from gendurable.paused_queue q where q.queue = v_queue);
+        v_place := gendurable._open_queue(v_memory -> v_queue, gendurable._epoch_us(v_now));
+        if not v_place.looks then
+            -- the next claim may not look for priorities that this session does not know
+            v_next := least(v_next, timestamptz 'epoch'
+                + (v_place.at + gendurable._ration(v_place.cost)) * interval '1 microsecond');
+        end if;
         v_priority := -2147483649;
         loop
-            v_priority := (select n.priority from gendurable._next_priority(v_queue, v_priority, '{}', true) n);
+            v_priority := (select n.priority from gendurable._next_priority(v_queue, v_priority, null, true) n);
             exit when v_priority is null;
             v_looks := v_looks + 1;
             if v_looks > 1000 then
@@ -77,7 +85,7 @@ begin
     if exists (select from gendurable.doubtful_key) then
         v_next := least(v_next, v_now + interval '250 ms');
     end if;
-    if gendurable._time_before(gendurable._recall() -> '', v_now) is not null then
+    if gendurable._time_before(v_memory -> '', v_now) is not null then
         -- the clock was set back: the next claim moves what was due by the old one
         v_next := least(v_next, v_now + interval '1 second');
     end if;
