@@ -40,7 +40,7 @@ def _folder() -> tuple[Path, Path]:
 
 def version() -> str:
     """The version of the scripts in this package."""
-    match = re.search(r"default_version = '([^']+)'", _folder()[0].read_text())
+    match = re.search(r"default_version = '([^']+)'", _folder()[0].read_text(encoding="utf-8"))
     assert match is not None
     return match.group(1)
 
@@ -53,7 +53,7 @@ def extension_files() -> list[Path]:
 
 def plain_script() -> str:
     """The plain script, to be run in one transaction with the wanted schema first in the search_path."""
-    return (_folder()[1] / "gendurable.sql").read_text()
+    return (_folder()[1] / "gendurable.sql").read_text(encoding="utf-8")
 
 
 # -- the calls
@@ -171,7 +171,7 @@ def _upgrade() -> Script[str]:
                 hint=_newer(installed.version),
             )
         saved = yield _run("select current_setting('search_path')")
-        yield _run(path.read_text())
+        yield _run(path.read_text(encoding="utf-8"))
         # The script sets its own until the transaction ends, and the transaction may be the caller's.
         yield _run("select set_config('search_path', %s, true)", saved[0])
     return want

@@ -91,7 +91,7 @@ $guard$;
 
 
 def version(root: Path = ROOT) -> str:
-    match = re.search(r"^default_version\s*=\s*'([^']+)'", (root / "gendurable.control").read_text(), re.MULTILINE)
+    match = re.search(r"^default_version\s*=\s*'([^']+)'", (root / "gendurable.control").read_text(encoding="utf-8"), re.MULTILINE)
     if match is None:
         raise SystemExit("gendurable.control: no default_version")
     return match.group(1)
@@ -99,7 +99,7 @@ def version(root: Path = ROOT) -> str:
 
 def _sources(root: Path, folder: str) -> str:
     # Path order is byte order, whatever the locale of the machine.
-    return "\n".join(path.read_text() for path in sorted((root / "sql" / folder).glob("*.sql")))
+    return "\n".join(path.read_text(encoding="utf-8") for path in sorted((root / "sql" / folder).glob("*.sql")))
 
 
 def dump_filters(root: Path = ROOT) -> dict[str, str]:
@@ -153,7 +153,7 @@ def assemble(root: Path = ROOT) -> dict[str, str]:
         f"gendurable--{current}.sql": header + GUARD.format(command="CREATE EXTENSION gendurable") + body + marks,
     }
     for old, way in _upgrade_paths(root).items():
-        change = "\n".join(path.read_text() for path in way) + "\n" + functions + record
+        change = "\n".join(path.read_text(encoding="utf-8") for path in way) + "\n" + functions + record
         guard = GUARD.format(command=f"ALTER EXTENSION gendurable UPDATE TO '{current}'")
         scripts[f"gendurable--{old}--{current}.sql"] = header + guard + change + marks
         scripts[f"gendurable.upgrade--{old}--{current}.sql"] = (
@@ -171,10 +171,10 @@ def write(root: Path = ROOT) -> list[Path]:
     written = []
     for name, text in scripts.items():
         path = root / "sql" / name
-        if not path.exists() or path.read_text() != text:
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
             # Renamed into place: another process may be reading it.
             part = path.with_suffix(".part")
-            part.write_text(text)
+            part.write_text(text, encoding="utf-8")
             part.replace(path)
         written.append(path)
     return written

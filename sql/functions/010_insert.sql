@@ -62,7 +62,7 @@ begin
     perform gendurable._need_text(coalesce(p_queue, 'default'), 'p_queue');
     if p_version is null or p_version < 1 then
         perform gendurable._invalid('p_version must be at least 1', 'got ' || coalesce(p_version::text, 'null'),
-            'Number the versions of a machine 1, 2, 3, …');
+            'Number the versions of a machine 1, 2, 3, ...');
     end if;
     perform gendurable._need_options(p_options, '{max_attempts}');
     if gendurable._int_problem(p_options -> 'max_attempts', 'max_attempts', 1) is not null then

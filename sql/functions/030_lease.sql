@@ -10,13 +10,13 @@ begin
             or jsonb_typeof(c -> 0) <> 'number' or jsonb_typeof(c -> 1) <> 'number'
     ) then
         perform gendurable._invalid('p_claims must be an array of [id, claim_no]', left(p_claims::text, 200),
-            'Pass [[id, claim_no], …] as handed out by gd_claim.');
+            'Pass [[id, claim_no], ...] as handed out by gd_claim.');
     end if;
     return query
         select (c ->> 0)::bigint, (c ->> 1)::bigint from jsonb_array_elements(p_claims) c;
 end $$;
 
-comment on function gendurable._parse_claims(jsonb) is 'Reads [[id, claim_no], …]; raises GD501.';
+comment on function gendurable._parse_claims(jsonb) is 'Reads [[id, claim_no], ...]; raises GD501.';
 
 create or replace function gd_heartbeat(p_worker text, p_claims jsonb, p_lease interval = '60 seconds')
 returns table (id bigint, claim_no bigint)
@@ -59,7 +59,7 @@ begin
 end $$;
 
 comment on function gd_heartbeat(text, jsonb, interval) is
-'Renews the leases of the claims [[id, claim_no], …] and returns those that are lost: committed, cancelled, or claimed
+'Renews the leases of the claims [[id, claim_no], ...] and returns those that are lost: committed, cancelled, or claimed
 by another worker. A row that is locked right now is neither renewed nor reported. Needs READ COMMITTED (GD504).';
 
 create or replace function gd_release(p_worker text, p_claims jsonb, p_delay interval = '0') returns int
@@ -109,7 +109,7 @@ begin
 end $$;
 
 comment on function gd_release(text, jsonb, interval) is
-'Gives claims [[id, claim_no], …] back, due after p_delay, without burning an attempt; null: all that p_worker holds
+'Gives claims [[id, claim_no], ...] back, due after p_delay, without burning an attempt; null: all that p_worker holds
 (which reads every due row). Returns how many were given back: not those that are lost, nor those that somebody''s open transaction
 holds (they wait for their lease). Needs READ COMMITTED (GD504).';
 

@@ -152,7 +152,7 @@ begin
     perform gendurable._need_lease(v_lease);
     if jsonb_typeof(p_outcomes) is distinct from 'array' then
         perform gendurable._invalid('p_outcomes must be a JSON array', 'got ' || coalesce(jsonb_typeof(p_outcomes), 'null'),
-            'Pass an array of outcomes: [{"id": …, "claim_no": …, "kind": "done"}].');
+            'Pass an array of outcomes: [{"id": ..., "claim_no": ..., "kind": "done"}].');
     end if;
 
     v_all := gendurable._parse_outcomes(p_outcomes, v_now);

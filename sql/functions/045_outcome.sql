@@ -124,9 +124,9 @@ returns gendurable.outcome
 language sql immutable parallel safe as $$
     select row(
         p_ord,
-        case when jsonb_typeof(p_outcome -> 'id') = 'number' and p_outcome ->> 'id' ~ '^\d{1,18}$'
+        case when jsonb_typeof(p_outcome -> 'id') = 'number' and p_outcome ->> 'id' ~ '^[0-9]{1,18}$'
             then (p_outcome ->> 'id')::bigint end,
-        case when jsonb_typeof(p_outcome -> 'claim_no') = 'number' and p_outcome ->> 'claim_no' ~ '^\d{1,18}$'
+        case when jsonb_typeof(p_outcome -> 'claim_no') = 'number' and p_outcome ->> 'claim_no' ~ '^[0-9]{1,18}$'
             then (p_outcome ->> 'claim_no')::bigint end,
         'rejected', null, null, p_sqlstate, null, null, null, null, null, null, null, null, p_message, null, null, null,
         null, null, null, null, null, null

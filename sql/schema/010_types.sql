@@ -1,5 +1,5 @@
 -- The private schema. The public API (gd_* functions and views) is created unqualified, in the schema
--- that is current when this script runs; all that is written "gendurable.…" is private.
+-- that is current when this script runs; all that is written "gendurable...." is private.
 create schema gendurable;
 
 comment on schema gendurable is

@@ -24,7 +24,7 @@ create table gendurable.key_limit (
 );
 
 comment on table gendurable.key_limit is
-    'How many instances may execute at once for each partition key "prefix" or "prefix:…"; without a row: one.';
+    'How many instances may execute at once for each partition key "prefix" or "prefix:..."; without a row: one.';
 
 -- Almost always empty, see _decide. No unique key: who puts a key down waits for nobody.
 create table gendurable.doubtful_key (
