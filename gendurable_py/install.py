@@ -7,21 +7,15 @@ in one transaction: the caller's, if one is open. A plain installation can be pa
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from psycopg.pq import TransactionStatus
 
-from ._call import About, Rows, Script, Statement, script
+from ._call import About, Rows, Script, Statement, one_value, script
 from .errors import VersionMismatch
 
 R = TypeVar("R")
-
-
-class _Installed(NamedTuple):
-    version: str
-    api_schema: str
 
 
 # -- the files
@@ -94,13 +88,60 @@ def uninstall() -> Script[None]:
 
 # -- below: how
 
+# A name goes through the server only: what it is written in may have no words for it here.
+_KEEP_PATH = "select pg_catalog.set_config('gendurable.path', pg_catalog.current_setting('search_path'), true)"
+_RESTORE_PATH = "select pg_catalog.set_config('search_path', pg_catalog.current_setting('gendurable.path'), true)"
+
+# The schema of the functions is the user's: it may have been renamed since its name was written down, and may hold
+# functions named gd_... that are not ours, also overloads of ours.
+_DROP = """
+do $drop$
+declare
+    v_schema constant text := coalesce((
+        select n.nspname
+        from pg_proc p
+        join pg_namespace n on n.oid = p.pronamespace
+        where p.proname = 'gd_version' and p.pronargs = 0 and p.prosecdef
+            and p.proowner = (select g.nspowner from pg_namespace g where g.nspname = 'gendurable')
+        order by exists (select from gendurable.meta m where m.api_schema = n.nspname) desc, n.oid
+        limit 1), (select m.api_schema from gendurable.meta m));
+    v_object text;
+begin
+    for v_object in {ours} loop
+        execute 'drop {kind} ' || v_object;
+    end loop;
+end $drop$
+"""
+_OURS = """
+        select case a.kind
+            when 'view' then to_regclass(format('%I.%I', v_schema, a.signature))::text
+            else to_regprocedure(format('%I.%s', v_schema, a.signature))::text
+        end
+        from gendurable.api_object a
+        where a.kind = '{kind}' and case a.kind
+            when 'view' then to_regclass(format('%I.%I', v_schema, a.signature)) is not null
+            else to_regprocedure(format('%I.%s', v_schema, a.signature)) is not null
+        end
+"""
+# 0.1.0 did not write down what is its own.
+_OURS_BY_NAME = """
+        select p.oid::regprocedure::text from pg_proc p
+        where '{kind}' = 'function' and p.pronamespace = quote_ident(v_schema)::regnamespace
+            and p.proname = any('{{names}}') and p.prosecdef
+            and p.proowner = (select g.nspowner from pg_namespace g where g.nspname = 'gendurable')
+        union all
+        select c.oid::regclass::text from pg_class c
+        where '{kind}' = 'view' and c.relnamespace = quote_ident(v_schema)::regnamespace
+            and c.relkind = 'v' and c.relname = any('{{names}}')
+"""
+
 
 def _in_transaction(steps: Script[R]) -> Script[R]:
     """The steps in the caller's transaction, or, where an autocommit connection has none, in one of their own."""
     own = yield About(lambda conn: conn.autocommit and conn.info.transaction_status == TransactionStatus.IDLE)
     if not own:
         return (yield from steps)
-    yield _run("begin")
+    yield _run("begin isolation level read committed")
     try:
         answer = yield from steps
     except BaseException:
@@ -110,19 +151,25 @@ def _in_transaction(steps: Script[R]) -> Script[R]:
     return answer
 
 
-def _run(text: str, params: Sequence[object] | None = None) -> Statement[Rows]:
+def _run(text: str) -> Statement[Rows]:
     # Without parameters a script of many statements may be sent, and its percent signs are its own.
-    text = text if params else text.replace("%", "%%")
-    return Statement(text, params or (), lambda rows: rows)
+    return Statement(text.replace("%", "%%"), (), lambda rows: rows)
 
 
-def _state() -> Script[tuple[str | None, _Installed | None]]:
+def _state() -> Script[tuple[str | None, str | None]]:
+    """The version of the extension, and what is written down, which a plain installation has as well."""
     # Two processes that install at their start are one after the other; the second sees what the first did.
     yield _run("select pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('gendurable.install', 0::bigint))")
-    extension = yield _run("select extversion from pg_extension where extname = 'gendurable'")
-    exists = yield _run("select 1 where to_regclass('gendurable.meta') is not null")
-    found = (yield _run("select version, api_schema from gendurable.meta")) if exists else []
-    return (extension[0][0] if extension else None), (_Installed(*found[0]) if found else None)
+    extension = yield _run("select extversion from pg_catalog.pg_extension where extname = 'gendurable'")
+    exists = yield _run("select 1 where pg_catalog.to_regclass('gendurable.meta') is not null")
+    found = (yield _run("select version from gendurable.meta")) if exists else []
+    return _text(extension), _text(found)
+
+
+def _text(rows: Rows) -> str | None:
+    # Where the client's encoding is SQL_ASCII, as in a database of that encoding, texts arrive as bytes.
+    value = one_value(rows)
+    return value.decode() if isinstance(value, bytes) else value
 
 
 def require_release(installed: str, ours: str) -> None:
@@ -147,7 +194,7 @@ def _newer(installed: str) -> str:
 
 def _install() -> Script[str]:
     extension, installed = yield from _state()
-    have, want = extension or (installed and installed.version), version()
+    have, want = extension or installed, version()
     if have is None:
         yield _run(plain_script())
     elif have != want:
@@ -163,17 +210,17 @@ def _upgrade() -> Script[str]:
     if installed is None:
         raise VersionMismatch("gendurable is not installed in this database", hint="call install")
     want = version()
-    if installed.version != want:
-        path = _folder()[1] / f"gendurable.upgrade--{installed.version}--{want}.sql"
+    if installed != want:
+        path = _folder()[1] / f"gendurable.upgrade--{installed}--{want}.sql"
         if not path.exists():
             raise VersionMismatch(
-                f"no upgrade leads from gendurable {installed.version} to this package's {want}",
-                hint=_newer(installed.version),
+                f"no upgrade leads from gendurable {installed} to this package's {want}",
+                hint=_newer(installed),
             )
-        saved = yield _run("select current_setting('search_path')")
+        yield _run(_KEEP_PATH)
         yield _run(path.read_text(encoding="utf-8"))
         # The script sets its own until the transaction ends, and the transaction may be the caller's.
-        yield _run("select set_config('search_path', %s, true)", saved[0])
+        yield _run(_RESTORE_PATH)
     return want
 
 
@@ -183,18 +230,13 @@ def _uninstall() -> Script[None]:
         raise VersionMismatch("gendurable is installed as an extension", hint="run DROP EXTENSION gendurable")
     if installed is None:
         return
-    # The schema of the API is the user's, and may hold gd_ things that are not ours.
     text = plain_script()
-    for kind, query in (
-        ("view", "select c.oid::regclass::text from pg_class c where (c.relnamespace, c.relkind, c.relname)"),
-        ("function", "select p.oid::regprocedure::text from pg_proc p where (p.pronamespace, p.prokind, p.proname)"),
-    ):
+    yield _run(_KEEP_PATH)
+    yield _run("select pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true)")
+    named = yield _run("select 1 where to_regclass('gendurable.api_object') is not null")
+    for kind in ("view", "function"):
         names = re.findall(rf"^create (?:or replace )?{kind}\s+(gd_\w+)", text, re.MULTILINE)
-        found = yield _run(
-            f'{query} in (select n.oid, %s::"char", name::name from pg_namespace n, unnest(%s::text[]) name'
-            " where n.nspname = %s::name)",
-            (kind[0], names, installed.api_schema),
-        )
-        if found:
-            yield _run(f"drop {kind} {', '.join(row[0] for row in found)}")
+        ours = _OURS if named else _OURS_BY_NAME.replace("{names}", ",".join(names))
+        yield _run(_DROP.replace("{ours}", ours).replace("{kind}", kind))
     yield _run("drop schema gendurable cascade")
+    yield _run(_RESTORE_PATH)

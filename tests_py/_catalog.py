@@ -17,17 +17,23 @@ with ours as (
 )
 """
 
+
+def acl(column: str) -> str:
+    """The order of its entries is the order in which they were given, and says nothing."""
+    return f"case when {column} is not null then array(select x::text from unnest({column}) x order by 1) end"
+
+
 PARTS = {
-    "schema": "select nspname, nspacl::text, obj_description(oid, 'pg_namespace') from pg_namespace, ours"
+    "schema": f"select nspname, {acl('nspacl')}, obj_description(oid, 'pg_namespace') from pg_namespace, ours"
     " where oid = schema",
-    "relation": """
-        select oid::regclass, relkind, relpersistence, reloptions::text, relacl::text, relrowsecurity, relhastriggers,
-            relreplident, obj_description(oid, 'pg_class')
+    "relation": f"""
+        select oid::regclass, relkind, relpersistence, reloptions::text, {acl("relacl")}, relrowsecurity,
+            relhastriggers, relreplident, obj_description(oid, 'pg_class')
         from relation""",
-    "column": """
+    "column": f"""
         select r.oid::regclass, row_number() over (partition by r.oid order by a.attnum), a.attname,
             format_type(a.atttypid, a.atttypmod), a.attnotnull, pg_get_expr(d.adbin, d.adrelid), a.attidentity,
-            a.attgenerated, a.attstorage, a.attcompression, a.attacl::text, a.attcollation,
+            a.attgenerated, a.attstorage, a.attcompression, {acl("a.attacl")}, a.attcollation,
             col_description(r.oid, a.attnum)
         from relation r
         join pg_attribute a on a.attrelid = r.oid and a.attnum > 0 and not a.attisdropped
@@ -46,21 +52,21 @@ PARTS = {
         from pg_sequence s join relation r on r.oid = s.seqrelid""",
     "trigger": "select t.tgname, pg_get_triggerdef(t.oid) from pg_trigger t join relation r on r.oid = t.tgrelid"
     " where not t.tgisinternal",
-    "function": """
+    "function": f"""
         select p.oid::regprocedure, pg_get_function_arguments(p.oid), pg_get_function_result(p.oid), md5(p.prosrc),
             p.prolang, p.prokind, p.prosecdef, p.proleakproof, p.proisstrict, p.provolatile, p.proparallel, p.procost,
-            p.prorows, p.proconfig::text, p.proacl::text, obj_description(p.oid, 'pg_proc')
+            p.prorows, p.proconfig::text, {acl("p.proacl")}, obj_description(p.oid, 'pg_proc')
         from function p""",
-    "type": """
-        select t.oid::regtype, t.typtype, t.typacl::text, obj_description(t.oid, 'pg_type'),
+    "type": f"""
+        select t.oid::regtype, t.typtype, {acl("t.typacl")}, obj_description(t.oid, 'pg_type'),
             array(select e.enumlabel::text from pg_enum e where e.enumtypid = t.oid order by e.enumsortorder)::text
         from pg_type t, ours o where t.typnamespace = o.schema""",
     "marked for dumps": """
         select m.oid::regclass, m.condition
         from pg_extension e, unnest(e.extconfig, e.extcondition) m (oid, condition)
         where e.extname = 'gendurable'""",
-    "member": """
-        select pg_describe_object(d.classid, d.objid, 0), i.initprivs::text
+    "member": f"""
+        select pg_describe_object(d.classid, d.objid, 0), {acl("i.initprivs")}
         from pg_extension e
         join pg_depend d on d.refclassid = 'pg_extension'::regclass and d.refobjid = e.oid and d.deptype = 'e'
         left join pg_init_privs i on i.classoid = d.classid and i.objoid = d.objid and i.objsubid = 0

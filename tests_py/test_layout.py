@@ -73,7 +73,7 @@ def test_a_helper_is_defined_in_one_file() -> None:
 
 
 def test_every_helper_is_called() -> None:
-    called = set().union(*(calls(path) for path in FUNCTIONS))
+    called = set().union(*(calls(path) for path in [*FUNCTIONS, ROOT / "tools" / "assemble.py"]))
     views = "".join(path.read_text() for path in (ROOT / "sql" / "schema").glob("*.sql"))
     unused = {name for name in definitions() if name.startswith("_") and name not in called and name not in views}
     assert not unused
@@ -83,6 +83,20 @@ def test_every_helper_is_called() -> None:
 def test_function_files_only_create_or_replace(path: Path) -> None:
     # They run again in every upgrade.
     assert not re.findall(r"^create (?!or replace function)", path.read_text(), re.MULTILINE)
+
+
+SOURCES = [path for folder in ("schema", "functions", "upgrades") for path in sorted((ROOT / "sql" / folder).glob("*"))]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_sql_means_the_same_whatever_the_encoding_and_the_settings(path: Path) -> None:
+    # A server of another encoding refuses, or stores as something else, what is not ASCII. Bodies are read under the
+    # caller's standard_conforming_strings, so a backslash stands in E'...' or not at all.
+    text = path.read_bytes()
+    assert [line for line in text.splitlines() if not line.isascii()] == []
+    assert [
+        line for line in without_comments(text.decode()).splitlines() if "\\" in re.sub(r"E'[^']*'", "", line)
+    ] == []
 
 
 def modules() -> list[Path]:

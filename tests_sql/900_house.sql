@@ -30,18 +30,24 @@ select is_empty(
     $$select oid::regprocedure from t.our_function where has_function_privilege('public', oid, 'execute')$$,
     'nothing can be executed by PUBLIC');
 select is_empty(
-    $$select oid::regprocedure from t.helper where prosecdef or proconfig is not null$$, 'helpers are invoker and carry no SET');
+    $$select oid::regprocedure from t.helper where prosecdef or (proconfig is not null and prorettype <> 'trigger'::regtype)$$,
+    'helpers are invoker and carry no SET');
+select is_empty(
+    $$select oid::regprocedure, proconfig from t.helper
+      where prorettype = 'trigger'::regtype and 'search_path=pg_catalog, pg_temp' <> all(coalesce(proconfig, '{}'))$$,
+    'but a trigger, which runs when the caller is back in his own search_path');
 select is_empty(
     $$select oid::regprocedure from t.helper where proname !~ '^_[a-z_]+$'$$, 'and their names begin with _');
 select is_empty(
     $$select relname from t.relation c where relkind = 'r' and (relname !~ '^[a-z_]+$' or relnamespace <> 'gendurable'::regnamespace)$$,
     'all tables are private');
 select is_empty(
-    $$select relname from t.relation c cross join lateral aclexplode(c.relacl) a where a.grantee = 0$$,
-    'no table, sequence or view has rights for PUBLIC');
-select is_empty(
-    $$select n.nspname from pg_namespace n cross join lateral aclexplode(n.nspacl) a where n.nspname = 'gendurable' and a.grantee = 0$$,
-    'nor has the private schema');
+    $$select * from gendurable._rights((select m.api_schema from gendurable.meta m))$$,
+    'nor has PUBLIC or anybody but the owner any right on a function, table, sequence, view, type or the private schema');
+select bag_eq(
+    $$select oid from t.public_function union all select oid from t.relation where relkind = 'v'$$,
+    $$select case a.kind when 'function' then a.signature::regprocedure::oid else a.signature::regclass::oid end from gendurable.api_object a$$,
+    'what is ours in the schema of the API is written down');
 
 select is_empty(
     $$select oid::regprocedure from t.our_function where obj_description(oid, 'pg_proc') is null$$, 'every function has a comment');
@@ -59,7 +65,7 @@ select is_empty(
     $$select f.oid::regprocedure, a.name
       from t.our_function f
       cross join lateral unnest(f.proargnames) with ordinality a (name, n)
-      where coalesce(f.proargmodes[a.n], 'i') in ('i', 'b', 'v') and a.name !~ '^p_[a-z_]+$'$$, 'arguments are named p_…');
+      where coalesce(f.proargmodes[a.n], 'i') in ('i', 'b', 'v') and a.name !~ '^p_[a-z_]+$'$$, 'arguments are named p_...');
 select is_empty(
     $$select oid::regprocedure from t.our_function where pronargs > 0 and proargnames is null$$, 'all of them have a name');
 select is_empty(
@@ -75,7 +81,7 @@ from t.our_function f;
 
 select is_empty($$select oid::regprocedure from t.body where code ~* '\mwhen\s+others\M'$$, 'no "when others"');
 select is_empty(
-    $$select oid::regprocedure from t.body where proname <> 'gd_grant' and code ~* '\mexecute\M'$$, 'static SQL only');
+    $$select oid::regprocedure from t.body where proname <> '_grant' and code ~* '\mexecute\M'$$, 'static SQL only');
 select is_empty(
     $$select oid::regprocedure, m[2]
       from t.body cross join lateral regexp_matches(code, '\m(from|join|into|update|using)\s+([a-z_]+)\M(?!\s*[.(])', 'gi') m
@@ -118,6 +124,13 @@ end;
 select is_empty(
     $$select c.conrelid::regclass from pg_constraint c where c.connamespace = 'gendurable'::regnamespace and not c.convalidated$$,
     'no constraint is left unvalidated');
+select is_empty(
+    $$select c.oid::regclass from pg_class c
+      where c.relnamespace = 'gendurable'::regnamespace and c.relkind in ('r', 'p') and c.relreplident <> 'f'
+          and not exists (
+              select from pg_index i
+              where i.indrelid = c.oid and case c.relreplident when 'd' then i.indisprimary else i.indisreplident end)$$,
+    'every table has a primary key or a replica identity: a publication refuses its deletes otherwise');
 select is_empty(
     $$select i.indexrelid::regclass from pg_index i join pg_class c on c.oid = i.indexrelid
       where c.relnamespace = 'gendurable'::regnamespace and exists (

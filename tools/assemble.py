@@ -30,7 +30,29 @@ GUARD = """\\echo Use "{command}" to load this file. \\quit
 RECORD = """
 insert into gendurable.meta (version, api_schema)
 select '{version}', pg_catalog.current_schema() where not exists (select from gendurable.meta);
-update gendurable.meta set version = '{version}';
+update gendurable.meta set version = '{version}', api_schema = pg_catalog.current_schema();
+"""
+
+# What is ours in a schema that others use too. It stands before the functions, which use it at their end.
+API = """
+delete from gendurable.api_object;
+insert into gendurable.api_object (signature, kind) values
+{rows};
+
+"""
+
+# Before a step drops anything, with what the installed release knows of its grants.
+SETTLE = """do $grants$
+declare
+  v_path constant text := pg_catalog.current_setting('search_path');
+begin
+  perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+  if to_regprocedure('gendurable._settle_grants()') is not null then
+    perform gendurable._settle_grants();
+  end if;
+  perform pg_catalog.set_config('search_path', v_path, true);
+end
+$grants$;
 """
 
 # Read from the catalog and not from a list: a table that nobody marked would be empty after a restore.
@@ -59,6 +81,7 @@ $marks$;
 PLAIN_UPGRADE_GUARD = """do $guard$
 declare
   v_meta record;
+  v_schema text;
 begin
   perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
   if exists (select from pg_extension e where e.extname = 'gendurable') then
@@ -66,12 +89,22 @@ begin
       hint = 'Run ALTER EXTENSION gendurable UPDATE instead of this script.';
   end if;
   select m.version, m.api_schema into strict v_meta from gendurable.meta m;
+  -- The schema of the functions may have another name by now: as in gendurable._api_schema, which not each release has.
+  select n.nspname into v_schema
+  from pg_proc p
+  join pg_namespace n on n.oid = p.pronamespace
+  where p.proname = 'gd_version' and p.pronargs = 0 and p.prosecdef
+    and p.proowner = (select g.nspowner from pg_namespace g where g.nspname = 'gendurable')
+  order by n.nspname = v_meta.api_schema desc, n.oid
+  limit 1;
   if v_meta.version <> '{source}' then
     raise exception 'this script upgrades gendurable {source}' using errcode = 'GD506',
       detail = format('Installed is %s.', v_meta.version),
       hint = 'Take the script that is named after the installed version.';
   end if;
-  perform set_config('search_path', format('%I, pg_temp', v_meta.api_schema), true);
+  v_schema := coalesce(v_schema, v_meta.api_schema);
+  perform set_config('search_path', format('%I, pg_temp', v_schema), true);
+  perform set_config('gendurable.upgrade', v_schema, true);
 end
 $guard$;
 do $guard$
@@ -80,7 +113,7 @@ declare
   v_path constant text := pg_catalog.current_setting('search_path');
 begin
   perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
-  if v_schema is distinct from (select m.api_schema from gendurable.meta m) then
+  if v_schema is distinct from nullif(current_setting('gendurable.upgrade', true), '') then
     raise exception 'this script must run in one transaction'
       using hint = 'Run psql -1 -v ON_ERROR_STOP=1 -f with it.';
   end if;
@@ -91,7 +124,9 @@ $guard$;
 
 
 def version(root: Path = ROOT) -> str:
-    match = re.search(r"^default_version\s*=\s*'([^']+)'", (root / "gendurable.control").read_text(encoding="utf-8"), re.MULTILINE)
+    match = re.search(
+        r"^default_version\s*=\s*'([^']+)'", (root / "gendurable.control").read_text(encoding="utf-8"), re.MULTILINE
+    )
     if match is None:
         raise SystemExit("gendurable.control: no default_version")
     return match.group(1)
@@ -110,6 +145,18 @@ def dump_filters(root: Path = ROOT) -> dict[str, str]:
     """
     found = re.findall(r"^-- dump: gendurable\.(\w+) (where .+)$", _sources(root, "schema"), re.MULTILINE)
     return {"meta": "where false"} | {table: condition.strip() for table, condition in found}
+
+
+def _api(root: Path) -> str:
+    """The rows of gendurable.api_object: a function's comment is where its types stand without names and defaults."""
+    functions, views = _sources(root, "functions"), _sources(root, "schema")
+    made = re.findall(r"^create or replace function (gd_\w+)\s*\(", functions, re.MULTILINE)
+    commented = re.findall(r"^comment on function (gd_\w+)\s*\(([^)]*)\)", functions, re.MULTILINE)
+    if sorted(made) != sorted(name for name, _ in commented):
+        raise SystemExit(f"sql/functions: without a comment: {sorted({*made} - {name for name, _ in commented})}")
+    rows = [(f"{name}({' '.join(types.split())})", "function") for name, types in commented]
+    rows += [(name, "view") for name in re.findall(r"^create view (gd_\w+)", views, re.MULTILINE)]
+    return API.format(rows=",\n".join(f"    ('{signature}', '{kind}')" for signature, kind in sorted(rows)))
 
 
 def _upgrade_paths(root: Path) -> dict[str, list[Path]]:
@@ -142,7 +189,7 @@ def names(root: Path = ROOT) -> list[str]:
 def assemble(root: Path = ROOT) -> dict[str, str]:
     """Every script by its file name."""
     current = version(root)
-    functions = _sources(root, "functions")
+    functions = _api(root) + _sources(root, "functions")
     record = RECORD.format(version=current)
     filters = json.dumps(dump_filters(root), sort_keys=True).replace("'", "''")
     marks = DUMP_MARKS.replace("{filters}", filters)
@@ -153,7 +200,7 @@ def assemble(root: Path = ROOT) -> dict[str, str]:
         f"gendurable--{current}.sql": header + GUARD.format(command="CREATE EXTENSION gendurable") + body + marks,
     }
     for old, way in _upgrade_paths(root).items():
-        change = "\n".join(path.read_text(encoding="utf-8") for path in way) + "\n" + functions + record
+        change = SETTLE + "\n".join(path.read_text(encoding="utf-8") for path in way) + "\n" + functions + record
         guard = GUARD.format(command=f"ALTER EXTENSION gendurable UPDATE TO '{current}'")
         scripts[f"gendurable--{old}--{current}.sql"] = header + guard + change + marks
         scripts[f"gendurable.upgrade--{old}--{current}.sql"] = (

@@ -188,11 +188,21 @@ end $$;
 
 comment on function gendurable._need_lease(interval) is 'Raises GD501 unless the lease is positive.';
 
+create or replace function gendurable._may_notify() returns boolean
+language sql stable parallel safe as $$
+    -- A transaction that has notified cannot be prepared. Whoever says off costs others a poll, and nothing else.
+    select lower(coalesce(current_setting('gendurable.notify', true), '')) not in ('off', 'false', 'no', '0')
+$$;
+
+comment on function gendurable._may_notify() is 'Whether this session notifies: not with gendurable.notify = off.';
+
 create or replace function gendurable._notify(p_queue text) returns void
 language plpgsql as $$
 begin
-    -- a payload ends at 7,999 bytes; the empty one wakes everybody
-    perform pg_notify('gendurable', case when octet_length(p_queue) < 8000 then p_queue else '' end);
+    if gendurable._may_notify() then
+        -- a payload ends at 7,999 bytes; the empty one wakes everybody
+        perform pg_notify('gendurable', case when octet_length(p_queue) < 8000 then p_queue else '' end);
+    end if;
 end $$;
 
 comment on function gendurable._notify(text) is 'Notifies whoever listens that something is due in a queue, at commit.';

@@ -11,7 +11,9 @@ declare
 begin
     delete from gendurable.signal s where s.instance_id = any(p_ids);
     for v_watched in delete from gendurable.watch w where w.instance_id = any(p_ids) returning w.instance_id loop
-        perform pg_notify('gendurable_done', v_watched::text);    -- the same one twice is sent once
+        if gendurable._may_notify() then
+            perform pg_notify('gendurable_done', v_watched::text);    -- the same one twice is sent once
+        end if;
     end loop;
     perform gendurable._release_parents(p_parents, p_barriers, p_now);
 end $$;

@@ -27,6 +27,9 @@ create table gendurable.watch (
     instance_id bigint not null references gendurable.instance (id) on delete cascade
 );
 
+-- without a key, a publication would refuse deletes
+alter table gendurable.watch replica identity full;
+
 comment on table gendurable.watch is 'Instances whose end is announced by a notification.';
 
 -- looked up for every batch of ended instances

@@ -6,6 +6,9 @@ create table gendurable.queue_priority (
     priority int not null
 );
 
+-- without a key, a publication would refuse deletes and updates
+alter table gendurable.queue_priority replica identity full;
+
 comment on table gendurable.queue_priority is 'Which priorities each queue has ever used.';
 
 -- "does this pair exist" on every insert
@@ -52,6 +55,8 @@ create table gendurable.meta (
     version text not null,
     api_schema text not null
 );
+
+alter table gendurable.meta replica identity full;
 
 comment on table gendurable.meta is 'The installed version and the schema of the gd_* functions.';
 

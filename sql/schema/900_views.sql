@@ -1,11 +1,16 @@
 -- What people and dashboards look at. Views run with their owner's rights: the tables stay out of reach.
+-- With a query of its own in front it cannot be written, whatever was granted; not materialized, it is planned as before.
 create view gd_instances as
-select
-    i.id, i.fsm, i.fsm_version, i.step, i.status::text as status, i.queue, i.priority, i.eligible_at, i.attempt,
-    i.crashes, i.worker, i.lease_expires_at, i.awaits, i.partition_key, i.unique_key, i.parent_id,
-    coalesce(i.children_pending, 0) as children_pending, i.state, i.result, i.last_error, i.meta, i.inserted_at,
-    i.updated_at, i.finished_at
-from gendurable.instance i;
+with i as not materialized (
+    select
+        x.id, x.fsm, x.fsm_version, x.step, x.status::text as status, x.queue, x.priority, x.eligible_at, x.attempt,
+        x.crashes, x.worker, x.lease_expires_at, x.awaits, x.partition_key, x.unique_key, x.parent_id,
+        coalesce(x.children_pending, 0) as children_pending, x.state, x.result, x.last_error, x.meta, x.inserted_at,
+        x.updated_at, x.finished_at
+    from gendurable.instance x
+)
+
+select i.* from i;
 
 comment on view gd_instances is
 'Every instance. eligible_at: when a worker looks at it next; null while it is parked, waits in its key, or has ended.';
