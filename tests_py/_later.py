@@ -25,30 +25,9 @@ create table gendurable.extra (
 );
 alter table gendurable.key_limit add constraint key_limit_most check (max_executing < 1000000);
 """
-# gd_find gets an argument: the old function goes, and whoever could call it can call the new one. What it does stands
-# in sql/functions, as for every other function.
-STEP = (
-    TABLES
-    + """
-do $$
-declare
-    v_path constant text := pg_catalog.current_setting('search_path');
-    v_schema constant text := pg_catalog.quote_ident(pg_catalog.current_schema());
-    v_acl aclitem[];
-    v_role record;
-begin
-    perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
-    select p.proacl into v_acl from pg_proc p where p.oid = (v_schema || '.gd_find(text)')::regprocedure;
-    execute 'drop function ' || v_schema || '.gd_find(text)';
-    execute 'create function ' || v_schema
-        || '.gd_find(p_unique_key text, p_fsm text = null) returns bigint language sql return 0';
-    for v_role in select a.grantee::regrole as name from aclexplode(v_acl) a where a.grantee <> 0 loop
-        execute 'grant execute on function ' || v_schema || '.gd_find(text, text) to ' || v_role.name;
-    end loop;
-    perform pg_catalog.set_config('search_path', v_path, true);
-end $$;
-"""
-)
+# gd_find gets an argument: the old function goes, and whoever could call it can call the new one, since grants are
+# remembered. What it does stands in sql/functions, as for every other function.
+STEP = TABLES + "drop function gd_find(text);\n"
 FIND = """
 create or replace function gd_find(p_unique_key text, p_fsm text = null) returns bigint
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
@@ -89,5 +68,11 @@ def next_release(root: Path) -> Path:
     start = text.index("create or replace function gd_find(")
     insert_file.write_text(text[:start] + FIND + text[text.index(";", text.index("comment on function gd_find")) + 1 :])
     changed(root / "sql" / "functions" / "000_base.sql", "interval '60 seconds'", "interval '59 seconds'")
+    # What is new reaches the roles of old.
+    changed(
+        root / "sql" / "functions" / "130_access.sql",
+        "{gd_reap,gd_gc,gd_maintain}",
+        "{gd_extra,gd_reap,gd_gc,gd_maintain}",
+    )
     ASSEMBLE["write"](root)
     return root

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,6 +18,7 @@ from _later import NEXT, next_release
 from _people import INEXACT, People
 from _people import fill as fill_schema
 from _server import Server, of_installation
+from _strangers import rights, strangers
 from _wait import run_in_thread, wait_until
 
 import gendurable_py as gd
@@ -159,19 +161,71 @@ def test_work_in_every_status_goes_on_after_the_upgrade(site: Site) -> None:
 
 def test_rights_outlive_the_upgrade_also_where_a_signature_changed(site: Site, people: People) -> None:
     conn = site.connect()
-    conn.execute("select gd_grant(%s::text::regrole, 'client')", (people.role("client"),))
+    for profile in ("client", "worker"):
+        conn.execute("select gd_grant(%s::text::regrole, %s)", (people.role(profile), profile))
     made = insert(conn, "q", unique_key="u")
-    with people.connect(site.dsn, "client") as client:
+    with people.connect(site.dsn, "client") as client, people.connect(site.dsn, "worker") as worker:
         assert one(client, "select gd_find('u')") == made
         site.upgrade()
-        assert one(client, "select gd_find('u')") == one(client, "select gd_find('u', 'm')") == made
-        assert one(client, "select gd_find('u', 'other')") is None
-        assert isinstance(one(client, "select gd_insert('m')"), int)
+        for role in (client, worker):
+            assert one(role, "select gd_find('u')") == one(role, "select gd_find('u', 'm')") == made
+            assert one(role, "select gd_find('u', 'other')") is None
+            assert isinstance(one(role, "select gd_insert('m')"), int)
+        # What is new goes to those whose profile has it.
+        assert one(worker, "select gd_extra()") == "extra 0"
         for call in ("gd_extra()", "gd_maintain()"):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 client.execute(f"select {call}".encode())
     with people.connect(site.dsn, "nobody") as nobody, pytest.raises(psycopg.errors.InsufficientPrivilege):
         nobody.execute("select api.gd_find('u')")
+
+
+def test_an_upgrade_renews_what_is_held_and_no_more(site: Site, people: People, both: Server) -> None:
+    conn = site.connect()
+    names = ("kept", "revoked", "renamed", "gone", "anon", "by hand", "both")
+    role = {name: people.role(name.replace(" ", "_")) for name in names}
+    for name in names[:4]:
+        conn.execute("select gd_grant(%s::text::regrole, 'worker')", (role[name],))
+    for profile in ("client", "worker"):
+        conn.execute("select gd_grant(%s::text::regrole, %s)", (role["both"], profile))
+    conn.execute(f"revoke all on all functions in schema api from {role['revoked']}".encode())
+    conn.execute(f"revoke execute on function gd_claim, gd_claim_many, gd_commit from {role['both']}".encode())
+    conn.execute(f"alter role {role['renamed']} rename to {role['renamed']}_2".encode())
+    conn.execute(f"drop owned by {role['gone']}; drop role {role['gone']}".encode())
+    conn.execute(f"grant all on all functions in schema api to {role['anon']}".encode())
+    conn.execute(f"grant execute on function gd_version() to {role['by hand']}".encode())
+    conn.execute(f"alter default privileges in schema api grant all on functions to {role['anon']}".encode())
+    # A name that another role has by now, which was never given anything.
+    conn.execute(f"create role {role['renamed']}".encode())
+    try:
+        site.upgrade()
+        worker = {object for object, _, _ in rights_of(conn, role["kept"])}
+        assert len(worker) > 15 and {"gd_extra()", "gd_find(text,text)"} <= worker
+        assert {object for object, _, _ in rights_of(conn, role["renamed"] + "_2")} == worker
+        client = {object for object, _, _ in rights_of(conn, role["both"])}
+        assert "gd_insert_many(jsonb)" in client and not {"gd_extra()", "gd_reap(integer)"} & client
+        assert strangers(conn, role["kept"], role["renamed"] + "_2", role["both"]) == set()
+        wanted = {(role["kept"], "worker"), (role["renamed"] + "_2", "worker"), (role["both"], "client")}
+        granted = {tuple(row) for row in conn.execute("select role, profile from gendurable.granted")}
+        # The name that is gone waits for nothing, and harms nothing.
+        assert granted - {(role["gone"], "worker")} == wanted
+        # A dump has all of it: nothing of it counts as the extension's own.
+        assert both.cluster is not None
+        before = rights(conn)
+        dump = [both.cluster.bindir / "pg_dump", "-d", site.dsn]
+        restored = people.database(empty=True)
+        psql = [both.cluster.bindir / "psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", restored]
+        text = subprocess.run(dump, check=True, capture_output=True).stdout
+        subprocess.run(psql, input=text, check=True, stdout=subprocess.DEVNULL)
+        with psycopg.connect(restored, autocommit=True) as there:
+            assert rights(there) == before
+    finally:
+        conn.execute(f"drop role {role['renamed']}".encode())
+        conn.execute(f"alter role {role['renamed']}_2 rename to {role['renamed']}".encode())
+
+
+def rights_of(conn: Conn, role: str) -> set[tuple[str, str, str]]:
+    return {right for right in rights(conn) if right[1] == role}
 
 
 class Ledger:
