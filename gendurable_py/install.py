@@ -103,7 +103,7 @@ declare
         join pg_namespace n on n.oid = p.pronamespace
         where p.proname = 'gd_version' and p.pronargs = 0 and p.prosecdef
             and p.proowner = (select g.nspowner from pg_namespace g where g.nspname = 'gendurable')
-        order by exists (select from gendurable.meta m where m.api_schema = n.nspname) desc, n.oid
+        order by exists (select from gendurable.meta m where m.api_schema = n.nspname) desc, p.oid desc
         limit 1), (select m.api_schema from gendurable.meta m));
     v_object text;
 begin

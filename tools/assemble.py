@@ -95,7 +95,7 @@ begin
   join pg_namespace n on n.oid = p.pronamespace
   where p.proname = 'gd_version' and p.pronargs = 0 and p.prosecdef
     and p.proowner = (select g.nspowner from pg_namespace g where g.nspname = 'gendurable')
-  order by n.nspname = v_meta.api_schema desc, n.oid
+  order by n.nspname = v_meta.api_schema desc, p.oid desc
   limit 1;
   if v_meta.version <> '{source}' then
     raise exception 'this script upgrades gendurable {source}' using errcode = 'GD506',

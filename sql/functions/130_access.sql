@@ -46,7 +46,7 @@ begin
             join pg_extension e on e.oid = d.refobjid and e.extname = 'gendurable'
             where d.classid = 'pg_proc'::regclass and d.objid = p.oid and d.deptype = 'e'
                 and d.refclassid = 'pg_extension'::regclass
-        ) desc, exists (select from gendurable.meta m where m.api_schema = n.nspname) desc, n.oid
+        ) desc, exists (select from gendurable.meta m where m.api_schema = n.nspname) desc, p.oid desc
         limit 1), (select m.api_schema from gendurable.meta m));
 end $$;
 
