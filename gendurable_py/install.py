@@ -117,7 +117,7 @@ _OURS = """
             when 'view' then to_regclass(format('%I.%I', v_schema, a.signature))::text
             else to_regprocedure(format('%I.%s', v_schema, a.signature))::text
         end
-        from gendurable.api_object a
+        from gendurable._api() a
         where a.kind = '{kind}' and case a.kind
             when 'view' then to_regclass(format('%I.%I', v_schema, a.signature)) is not null
             else to_regprocedure(format('%I.%s', v_schema, a.signature)) is not null
@@ -163,6 +163,9 @@ def _state() -> Script[tuple[str | None, str | None]]:
     extension = yield _run("select extversion from pg_catalog.pg_extension where extname = 'gendurable'")
     exists = yield _run("select 1 where pg_catalog.to_regclass('gendurable.meta') is not null")
     found = (yield _run("select version from gendurable.meta")) if exists else []
+    if exists and not found:
+        # Restored from a dump without data.
+        found = yield _run("select gendurable._version()")
     return _text(extension), _text(found)
 
 
@@ -233,7 +236,7 @@ def _uninstall() -> Script[None]:
     text = plain_script()
     yield _run(_KEEP_PATH)
     yield _run("select pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true)")
-    named = yield _run("select 1 where to_regclass('gendurable.api_object') is not null")
+    named = yield _run("select 1 where to_regprocedure('gendurable._api()') is not null")
     for kind in ("view", "function"):
         names = re.findall(rf"^create (?:or replace )?{kind}\s+(gd_\w+)", text, re.MULTILINE)
         ours = _OURS if named else _OURS_BY_NAME.replace("{names}", ",".join(names))

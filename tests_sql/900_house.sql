@@ -46,7 +46,7 @@ select is_empty(
     'nor has PUBLIC or anybody but the owner any right on a function, table, sequence, view, type or the private schema');
 select bag_eq(
     $$select oid from t.public_function union all select oid from t.relation where relkind = 'v'$$,
-    $$select case a.kind when 'function' then a.signature::regprocedure::oid else a.signature::regclass::oid end from gendurable.api_object a$$,
+    $$select case a.kind when 'function' then a.signature::regprocedure::oid else a.signature::regclass::oid end from gendurable._api() a$$,
     'what is ours in the schema of the API is written down');
 
 select is_empty(

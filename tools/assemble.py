@@ -33,11 +33,24 @@ select '{version}', pg_catalog.current_schema() where not exists (select from ge
 update gendurable.meta set version = '{version}', api_schema = pg_catalog.current_schema();
 """
 
-# What is ours in a schema that others use too. It stands before the functions, which use it at their end.
+# What a release knows of itself, before the functions, which use it at their end. Functions and no rows: a dump without
+# data, or of an extension, has them too.
 API = """
-delete from gendurable.api_object;
-insert into gendurable.api_object (signature, kind) values
-{rows};
+create or replace function gendurable._version() returns text
+language sql immutable parallel safe as $$
+    select '{version}'
+$$;
+
+comment on function gendurable._version() is 'The release that these functions are of.';
+
+create or replace function gendurable._api() returns table (signature text, kind text)
+language sql immutable parallel safe as $$
+    values
+{rows}
+$$;
+
+comment on function gendurable._api() is
+    'The functions and views of the API: in their schema there may be others that are called like them.';
 
 """
 
@@ -87,6 +100,10 @@ begin
   if exists (select from pg_extension e where e.extname = 'gendurable') then
     raise exception 'gendurable is installed as an extension' using errcode = 'GD506',
       hint = 'Run ALTER EXTENSION gendurable UPDATE instead of this script.';
+  end if;
+  if to_regprocedure('gendurable._version()') is not null and not exists (select from gendurable.meta) then
+    -- Restored from a dump without data.
+    insert into gendurable.meta (version, api_schema) values (gendurable._version(), '');
   end if;
   select m.version, m.api_schema into strict v_meta from gendurable.meta m;
   -- The schema of the functions may have another name by now: as in gendurable._api_schema, which not each release has.
@@ -148,7 +165,7 @@ def dump_filters(root: Path = ROOT) -> dict[str, str]:
 
 
 def _api(root: Path) -> str:
-    """The rows of gendurable.api_object: a function's comment is where its types stand without names and defaults."""
+    """What gendurable._api answers. A function's comment is where its types stand without names and defaults."""
     functions, views = _sources(root, "functions"), _sources(root, "schema")
     made = re.findall(r"^create or replace function (gd_\w+)\s*\(", functions, re.MULTILINE)
     commented = re.findall(r"^comment on function (gd_\w+)\s*\(([^)]*)\)", functions, re.MULTILINE)
@@ -156,7 +173,8 @@ def _api(root: Path) -> str:
         raise SystemExit(f"sql/functions: without a comment: {sorted({*made} - {name for name, _ in commented})}")
     rows = [(f"{name}({' '.join(types.split())})", "function") for name, types in commented]
     rows += [(name, "view") for name in re.findall(r"^create view (gd_\w+)", views, re.MULTILINE)]
-    return API.format(rows=",\n".join(f"    ('{signature}', '{kind}')" for signature, kind in sorted(rows)))
+    lines = ",\n".join(f"    ('{signature}', '{kind}')" for signature, kind in sorted(rows))
+    return API.format(rows=lines, version=version(root))
 
 
 def _upgrade_paths(root: Path) -> dict[str, list[Path]]:

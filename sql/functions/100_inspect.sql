@@ -41,7 +41,8 @@ when the instance ends: LISTEN gendurable_done first, call this in a transaction
 create or replace function gd_version() returns text
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
 begin
-    return (select m.version from gendurable.meta m);
+    -- a dump without data has no row
+    return coalesce((select m.version from gendurable.meta m), gendurable._version());
 end $$;
 
 comment on function gd_version() is 'The installed version.';

@@ -57,7 +57,7 @@ returns table (kind text, object text, name text, grantee oid, bare boolean)
 language plpgsql stable as $$
 #variable_conflict use_column
 begin
-    -- Others may have functions named gd_... in the same schema, also overloads of ours: what is ours stands in api_object.
+    -- Others may have functions named gd_... in the same schema, also overloads of ours: what is ours is written down.
     return query
     with acl as (
         select 'function' as kind, p.oid::regprocedure::text as object, p.proname as name, p.proowner as owner,
@@ -66,7 +66,7 @@ begin
         where p.pronamespace = 'gendurable'::regnamespace
             or p.oid in (
                 select to_regprocedure(format('%I.%s', p_schema, a.signature))
-                from gendurable.api_object a where a.kind = 'function')
+                from gendurable._api() a where a.kind = 'function')
         union all
         select case c.relkind when 'S' then 'sequence' else 'table' end, c.oid::regclass::text, c.relname, c.relowner, x.acl
         from pg_class c
@@ -79,7 +79,7 @@ begin
             c.relnamespace = 'gendurable'::regnamespace
             or c.oid in (
                 select to_regclass(format('%I.%I', p_schema, a.signature))
-                from gendurable.api_object a where a.kind = 'view'))
+                from gendurable._api() a where a.kind = 'view'))
         union all
         select 'type', y.oid::regtype::text, y.typname, y.typowner, coalesce(y.typacl, acldefault('T', y.typowner))
         from pg_type y
@@ -131,7 +131,7 @@ begin
     ), profile as (
         select y.profile, array(
             select a.name
-            from (select split_part(o.signature, '(', 1) as name from gendurable.api_object o) a
+            from (select split_part(o.signature, '(', 1) as name from gendurable._api() o) a
             where a.name = any(x.functions || x.views)) as names
         from unnest('{client,worker,operator,reader}'::text[]) y (profile)
         cross join lateral gendurable._profile(y.profile) x
@@ -156,7 +156,7 @@ begin
     execute format('grant usage on schema %I to %s', p_schema, p_role::regrole);
     for v_object in
         select p.oid::regprocedure
-        from gendurable.api_object a
+        from gendurable._api() a
         join pg_proc p on p.oid = to_regprocedure(format('%I.%s', p_schema, a.signature))
         where a.kind = 'function' and split_part(a.signature, '(', 1) = any(v_profile.functions)
     loop
@@ -164,7 +164,7 @@ begin
     end loop;
     for v_object in
         select c.oid::regclass
-        from gendurable.api_object a
+        from gendurable._api() a
         join pg_class c on c.oid = to_regclass(format('%I.%I', p_schema, a.signature))
         where a.kind = 'view' and a.signature = any(v_profile.views)
     loop

@@ -10,13 +10,6 @@ create table gendurable.granted (
 
 comment on table gendurable.granted is 'The profiles that gd_grant gave to roles; an upgrade renews them.';
 
-create table gendurable.api_object (
-    signature text primary key,
-    kind text not null
-);
-
-comment on table gendurable.api_object is 'The functions and views of the API.';
-
 do $$
 declare
     v_schema constant text := pg_catalog.current_schema();
