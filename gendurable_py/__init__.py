@@ -1,5 +1,6 @@
 """Durable state machines in Postgres: machines, calls and the engine. ``import gendurable_py as gd``."""
 
+from ._job import Job, job
 from ._rows import Claim, Committed, Inserted, Result, Sleep
 from ._waiting import wait
 from .calls import (
@@ -45,7 +46,7 @@ from .errors import (
     VersionMismatch,
     WrongIsolation,
 )
-from .fsm import FSM, Job, job, step
+from .fsm import FSM, step
 from .install import install, uninstall, upgrade
 from .outcome import (
     UNSET,

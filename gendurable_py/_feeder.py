@@ -13,9 +13,10 @@ from ._executor import Executor, Work
 from ._held import Held
 from ._link import TROUBLE, Emit, Link
 from ._options import Options
+from ._registry import autoload, lookup
 from ._wakeup import Sleeper
 from .context import ClaimRow
-from .fsm import Spec, Step, autoload, lookup
+from .fsm import Spec, Step
 
 logger = logging.getLogger("gendurable")
 

@@ -31,10 +31,11 @@ from ._call import Pause, Run, Script, script
 from ._codec import dumps, loads
 from ._encode import encode_stop
 from ._executor import HANDLE, RUN, STOP, Work, perform, perform_async
+from ._registry import lookup
 from ._rows import Instance, kept_row
 from .context import ClaimRow, Context
 from .errors import InvalidArgument, UnknownInstance, from_sqlstate
-from .fsm import Spec, lookup, spec_of
+from .fsm import Spec, spec_of
 from .outcome import MachineLike, Signal
 
 __all__ = ["assert_awaiting", "assert_done", "assert_failed", "context", "drain"]

@@ -27,7 +27,7 @@ from psycopg.pq import ExecStatus, Format, TransactionStatus
 
 import gendurable_py as gd
 from gendurable_py import Engine
-from gendurable_py.fsm import autoload
+from gendurable_py._registry import autoload
 
 Conn = psycopg.Connection[Any]
 MORE = int(os.environ.get("GENDURABLE_FUZZ", "0"))
