@@ -102,7 +102,7 @@ select t.raises($$select gd_insert_many('[{"fsm": "m", "weight": 0}]')$$, 'GD501
 select t.raises($$select gd_insert_many('[{"fsm": "m", "weight": "1"}]')$$, 'GD501', 'many: a weight that is text');
 select t.raises($$select gd_insert_many('[{"fsm": "m", "eligible_at": "infinity"}]')$$, 'GD501', 'many: an infinite time');
 select t.raises(
-    $$select gd_insert_many('[{"fsm": "m", "eligible_at": "2030-01-01", "delay_ms": 1}]')$$, 'GD501',
+    $$select gd_insert_many('[{"fsm": "m", "eligible_at": "2030-01-01T00:00:00Z", "delay_ms": 1}]')$$, 'GD501',
     'many: a time and a delay');
 select t.raises(
     $$select gd_insert_many('[{"fsm": "m", "unique_key": "k", "unique_scope": "done"}]')$$, 'GD501',

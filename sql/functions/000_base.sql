@@ -113,6 +113,7 @@ language sql immutable parallel safe as $$
         when p_value is null or p_value = 'null' then null
         when jsonb_typeof(p_value) <> 'number' then p_name || ' must be a number of milliseconds'
         when (p_value #>> '{}'::text[])::numeric < 0 then p_name || ' must not be negative'
+        when (p_value #>> '{}'::text[])::numeric > 9e15 then p_name || ' is longer than 285,000 years'
     end
 $$;
 

@@ -10,6 +10,8 @@ language sql immutable parallel safe as $$
         when p_new.partition_key = '' then 'partition_key must not be empty'
         when p_new.unique_key = '' then 'unique_key must not be empty'
         when octet_length(p_new.fsm) > gendurable._longest_name() then 'fsm is too long'
+        when octet_length(p_new.step) > gendurable._longest_name() then 'step is too long'
+        when octet_length(p_new.rate_limit) > gendurable._longest_name() then 'rate_limit is too long'
         when octet_length(p_new.queue) > gendurable._longest_name() then 'queue is too long'
         when octet_length(p_new.partition_key) > gendurable._longest_name() then 'partition_key is too long'
         when octet_length(p_new.unique_key) > gendurable._longest_name() then 'unique_key is too long'
@@ -22,6 +24,7 @@ language sql immutable parallel safe as $$
         when not isfinite(p_new.eligible_at) then 'eligible_at must be finite'
         when not isfinite(p_new.delay) then 'delay must be finite'
         when p_new.delay < interval '0' then 'delay must not be negative'
+        when p_new.delay > interval '285000 years' then 'delay is too long'
         when p_new.weight <= 0 or p_new.weight = 'infinity' or p_new.weight = 'nan'
             then 'weight must be a positive number'
         when p_new.unique_scope is not null and p_new.unique_key is null
@@ -59,6 +62,30 @@ $$;
 comment on function gendurable._is_plain_instance(jsonb) is
     'Whether the JSON of an instance is in order and has the common keys only.';
 
+create or replace function gendurable._time_problem(p_value jsonb, p_name text) returns text
+language sql immutable parallel safe as $$
+    -- What any other text means depends on the DateStyle and the TimeZone of whoever calls.
+    select case
+        when p_value is null or p_value = 'null' then null
+        when jsonb_typeof(p_value) <> 'string' then p_name || ' must be a string'
+        when (p_value #>> '{}'::text[]) !~ '^[0-9]{4,6}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}(:[0-9]{2}([.][0-9]+)?)?(Z|[+-][0-9]{2}(:?[0-9]{2})?)$'
+            then p_name || ' must be an ISO 8601 time with its zone'
+    end
+$$;
+
+comment on function gendurable._time_problem(jsonb, text) is 'What is wrong with a time in JSON, or null.';
+
+create or replace function gendurable._weight_problem(p_value jsonb) returns text
+language sql immutable parallel safe as $$
+    select case
+        when jsonb_typeof(p_value) not in ('number', 'null') then 'weight must be a number'
+        when jsonb_typeof(p_value) = 'number' and (p_value <= '0' or p_value > '1e300')
+            then 'weight must be a positive number'
+    end
+$$;
+
+comment on function gendurable._weight_problem(jsonb) is 'What is wrong with a weight in JSON, or null.';
+
 create or replace function gendurable._new_instance_json_problem(p_object jsonb) returns text
 language sql immutable parallel safe as $$
     select case
@@ -72,14 +99,14 @@ language sql immutable parallel safe as $$
             gendurable._text_problem(p_object -> 'partition_key', 'partition_key', false),
             gendurable._text_problem(p_object -> 'unique_key', 'unique_key', false),
             gendurable._text_problem(p_object -> 'rate_limit', 'rate_limit', false),
-            gendurable._text_problem(p_object -> 'eligible_at', 'eligible_at', false),
+            gendurable._time_problem(p_object -> 'eligible_at', 'eligible_at'),
             gendurable._object_problem(p_object -> 'state', 'state'),
             gendurable._object_problem(p_object -> 'meta', 'meta'),
             gendurable._int_problem(p_object -> 'version', 'version', 1),
             gendurable._int_problem(p_object -> 'priority', 'priority', null),
             gendurable._int_problem(p_object -> 'max_attempts', 'max_attempts', 1),
             gendurable._ms_problem(p_object -> 'delay_ms', 'delay_ms'),
-            case when jsonb_typeof(p_object -> 'weight') not in ('number', 'null') then 'weight must be a number' end,
+            gendurable._weight_problem(p_object -> 'weight'),
             case
                 when jsonb_typeof(p_object -> 'unique_scope') not in ('array', 'null')
                     or jsonb_path_exists(p_object, 'strict $.unique_scope[*] ? (@.type() != "string")', '{}', true)
@@ -113,7 +140,7 @@ begin
     if found then
         perform gendurable._invalid(v_bad.problem, format('instance %s: %s', v_bad.ord, left(v_bad.object::text, 200)),
             'Keys of an instance: fsm, state, step, version, queue, priority, partition_key, unique_key, unique_scope, '
-            || 'eligible_at, delay_ms, rate_limit, weight, max_attempts, meta.');
+            || 'eligible_at (such as 2026-01-31T12:00:00Z), delay_ms, rate_limit, weight, max_attempts, meta.');
     end if;
 
     select array_agg(row(
@@ -187,7 +214,13 @@ begin
             case when n.rate_limit is not null then coalesce(n.weight, 1) end,
             p_trace || coalesce(n.meta, '{}'), coalesce(n.state, '{}')
         from unnest(p_new) n
-        cross join lateral (select coalesce(n.eligible_at, v_now + coalesce(n.delay, '0')) as due) d
+        cross join lateral (
+            -- in UTC, where a day has 24 hours: the zone of the session must not change what a delay is
+            select coalesce(n.eligible_at, case
+                when n.delay is null then v_now
+                else (v_now at time zone 'UTC' + n.delay) at time zone 'UTC'
+            end) as due
+        ) d
         left join lateral (
             select m.version, m.initial_step, m.queue
             from gendurable.machine m

@@ -1,5 +1,32 @@
 -- Reading outcomes: what is wrong with the JSON of one, and its values.
 
+create or replace function gendurable._is_bigint(p_value jsonb) returns boolean
+language sql immutable parallel safe as $$
+    select case when jsonb_typeof(p_value) = 'number'
+        then (p_value #>> '{}'::text[])::numeric % 1 = 0
+            and (p_value #>> '{}'::text[])::numeric between -9223372036854775808 and 9223372036854775807
+        else false end
+$$;
+
+comment on function gendurable._is_bigint(jsonb) is 'Whether a JSON value is a number that an id can be.';
+
+create or replace function gendurable._names_problem(p_names jsonb) returns text
+language plpgsql immutable parallel safe as $$
+begin
+    -- as gd_signal takes them: a name that cannot be sent would be awaited for ever
+    return case
+        when jsonb_typeof(p_names) = 'string' then gendurable._text_problem(p_names, 'signals', true)
+        when jsonb_typeof(p_names) is distinct from 'array' or p_names = '[]' then 'signals must be a name or an array of names'
+        when jsonb_array_length(p_names) > 1000 then 'signals has more than 1,000 names'
+        when exists (
+            select from jsonb_array_elements(p_names) n (name)
+            where n.name = 'null' or gendurable._text_problem(n.name, 'signals', true) is not null
+        ) then 'signals must be a name or an array of names, of 2,000 bytes each at most'
+    end;
+end $$;
+
+comment on function gendurable._names_problem(jsonb) is 'What is wrong with the names of an await, or null.';
+
 create or replace function gendurable._outcome_problem(p_outcome jsonb) returns text
 language sql immutable parallel safe as $$
     select case
@@ -8,8 +35,12 @@ language sql immutable parallel safe as $$
         when jsonb_typeof(p_outcome -> 'claim_no') is distinct from 'number' then 'claim_no is missing or not a number'
         when p_outcome ? 'consume' and (
             jsonb_typeof(p_outcome -> 'consume') not in ('array', 'null')
-            or jsonb_path_exists(p_outcome, 'strict $.consume[*] ? (@.type() != "number")', '{}', true))
-            then 'consume must be an array of signal ids'
+            or jsonb_path_exists(
+                p_outcome, 'strict $.consume[*] ? (@.type() != "number" || @ != @.floor() || @ < 0 || @ > 9223372036854775807)',
+                '{}', true)
+            or case when jsonb_typeof(p_outcome -> 'consume') = 'array'
+                then jsonb_array_length(p_outcome -> 'consume') > 10000 end)
+            then 'consume must be an array of signal ids, 10,000 at most'
         else case p_outcome ->> 'kind'
             when 'next' then case
                 when p_outcome - '{id,claim_no,kind,consume,step,state,delay_ms,partition_key,rate_limit,weight,priority,queue,keep}'::text[] <> '{}'
@@ -22,9 +53,7 @@ language sql immutable parallel safe as $$
                     gendurable._text_problem(p_outcome -> 'rate_limit', 'rate_limit', false),
                     gendurable._text_problem(p_outcome -> 'queue', 'queue', false),
                     gendurable._int_problem(p_outcome -> 'priority', 'priority', null),
-                    case when jsonb_typeof(p_outcome -> 'weight') not in ('number', 'null')
-                        or (jsonb_typeof(p_outcome -> 'weight') = 'number' and p_outcome -> 'weight' <= '0')
-                        then 'weight must be a positive number' end,
+                    gendurable._weight_problem(p_outcome -> 'weight'),
                     case when jsonb_typeof(p_outcome -> 'keep') not in ('boolean', 'null')
                         then 'keep must be true or false' end)
             end
@@ -40,12 +69,8 @@ language sql immutable parallel safe as $$
             when 'await' then case
                 when p_outcome - '{id,claim_no,kind,consume,signals,step,state,timeout_ms}'::text[] <> '{}'
                     then 'unknown key in an outcome await'
-                when not coalesce(jsonb_typeof(p_outcome -> 'signals') in ('string', 'array'), false)
-                    or p_outcome -> 'signals' in ('""', '[]')
-                    or jsonb_path_exists(
-                        p_outcome, 'strict $.signals[*] ? (@.type() != "string" || @ == "")', '{}', true)
-                    then 'signals must be a name or an array of names'
                 else coalesce(
+                    gendurable._names_problem(p_outcome -> 'signals'),
                     gendurable._text_problem(p_outcome -> 'step', 'step', false),
                     gendurable._object_problem(p_outcome -> 'state', 'state'),
                     gendurable._ms_problem(p_outcome -> 'timeout_ms', 'timeout_ms'))
@@ -103,7 +128,8 @@ language sql stable as $$
             when 'string' then array[p_outcome ->> 'signals']
             when 'array' then gendurable._texts(p_outcome -> 'signals')
         end,
-        p_outcome -> 'childs', null::int, p_outcome -> 'result', coalesce(p_outcome ->> 'reason', p_outcome ->> 'error'),
+        p_outcome -> 'childs', null::int, p_outcome -> 'result', 
+        left(coalesce(p_outcome ->> 'reason', p_outcome ->> 'error'), 100000),
         case
             when jsonb_typeof(p_outcome -> 'consume') = 'array'
                 then gendurable._texts(p_outcome -> 'consume')::bigint[]
@@ -124,10 +150,8 @@ returns gendurable.outcome
 language sql immutable parallel safe as $$
     select row(
         p_ord,
-        case when jsonb_typeof(p_outcome -> 'id') = 'number' and p_outcome ->> 'id' ~ '^[0-9]{1,18}$'
-            then (p_outcome ->> 'id')::bigint end,
-        case when jsonb_typeof(p_outcome -> 'claim_no') = 'number' and p_outcome ->> 'claim_no' ~ '^[0-9]{1,18}$'
-            then (p_outcome ->> 'claim_no')::bigint end,
+        case when gendurable._is_bigint(p_outcome -> 'id') then (p_outcome ->> 'id')::bigint end,
+        case when gendurable._is_bigint(p_outcome -> 'claim_no') then (p_outcome ->> 'claim_no')::bigint end,
         'rejected', null, null, p_sqlstate, null, null, null, null, null, null, null, null, p_message, null, null, null,
         null, null, null, null, null, null
     )::gendurable.outcome

@@ -79,6 +79,20 @@ comment on function gd_signal(bigint, text, jsonb, text) is
 duplicate: the instance has had p_dedup_key before. no_target: there is no such instance, or it has ended.
 Waits for another transaction that is ending or signalling the instance. Raises GD501.';
 
+create or replace function gendurable._is_live_id(p_text text) returns boolean
+language plpgsql stable as $$
+begin
+    if p_text !~ '^[1-9][0-9]{0,18}$' or p_text::numeric > 9223372036854775807 then
+        return false;
+    end if;
+    return exists (
+        select from gendurable.instance i
+        where i.id = p_text::bigint and i.status not in ('done', 'failed', 'cancelled'));
+end $$;
+
+comment on function gendurable._is_live_id(text) is
+    'Whether a text is, digit by digit, the id of an instance that has not ended.';
+
 create or replace function gd_signal(
     p_unique_key text, p_name text, p_payload jsonb = 'null', p_dedup_key text = null
 ) returns text
@@ -97,8 +111,15 @@ begin
         v_result := gendurable._deliver(v_id, p_name, p_payload, p_dedup_key, p_unique_key);
         exit when v_result <> 'no_target';
     end loop;
+    -- An id in quotes, or sent by a driver without its type, comes here: no_target would say that the instance has ended.
+    if v_id is null and gendurable._is_live_id(p_unique_key) then
+        perform gendurable._invalid('nobody holds this unique key, but it is the id of an instance',
+            'got ' || quote_literal(p_unique_key), 'An id is a number: cast it, as in gd_signal(' || p_unique_key
+            || '::bigint, ...). Keys that are digits only are better given a prefix.');
+    end if;
     return v_result;
 end $$;
 
 comment on function gd_signal(text, text, jsonb, text) is
-'gd_signal to the instance that holds the unique key; no_target where nobody does. Raises GD501.';
+'gd_signal to the instance that holds the unique key; no_target where nobody does. An untyped id ends up here, too: a
+key that nobody holds and that is the id of an instance which has not ended raises GD501. So do invalid arguments.';
