@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import selectors
 import time
 from collections.abc import Callable, Coroutine, Generator, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,8 @@ import psycopg
 from psycopg import AsyncConnection, Connection, pq, sql
 from psycopg.rows import tuple_row
 
-from .errors import translate
+from ._listen import Catch, arrival, arrival_async, receive
+from .errors import InvalidArgument, translate
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -50,29 +50,6 @@ class Pause:
     """Let so many seconds pass."""
 
     seconds: float
-
-
-class Catch:
-    """Catches the notifications of a connection that match, and lets all others pass to where they would have gone.
-
-    It stands in the way of psycopg's own hook, since a notification may be read in the middle of any statement.
-    """
-
-    def __init__(self, conn: Connection[Any] | AsyncConnection[Any], match: Callable[[pq.PGnotify], bool]) -> None:
-        self.caught = False
-        self._pgconn = conn.pgconn
-        self._passed_on = conn.pgconn.notify_handler
-
-        def handle(notify: pq.PGnotify) -> None:
-            if match(notify):
-                self.caught = True
-            elif self._passed_on is not None:
-                self._passed_on(notify)
-
-        conn.pgconn.notify_handler = handle
-
-    def end(self) -> None:
-        self._pgconn.notify_handler = self._passed_on
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +98,25 @@ class Call(Generic[P, R]):
     def __call__(
         self, conn: Connection[Any] | AsyncConnection[Any], /, *args: P.args, **kwargs: P.kwargs
     ) -> R | Coroutine[Any, Any, R]:
-        built = self._build(*args, **kwargs)
         if isinstance(conn, AsyncConnection):
-            return _run_async(conn, built)
-        return _run(conn, built)
+            return _run_async(conn, self._build(*args, **kwargs))
+        if isinstance(conn, Connection):
+            return _run(conn, self._build(*args, **kwargs))
+        raise _no_connection(conn)
+
+
+_HINTS = {
+    "Pool": "take a connection out of it: with pool.connection() as conn",
+    "Cursor": "give the cursor's connection",
+    "Engine": "an engine works by itself; calls go over a connection of yours",
+    "str": "connect first: psycopg.connect(dsn)",
+}
+
+
+def _no_connection(conn: object) -> InvalidArgument:
+    kind = type(conn).__name__
+    hint = next((hint for part, hint in _HINTS.items() if part in kind), "the connection comes first in every call")
+    return InvalidArgument(f"a {kind} is no psycopg connection", hint=hint)
 
 
 def call(build: Callable[P, Statement[R]]) -> Call[P, R]:
@@ -140,13 +132,14 @@ def script(build: Callable[P, Script[R]]) -> Call[P, R]:
 def _run(conn: Connection[Any], built: Statement[R] | Script[R]) -> R:
     if isinstance(built, Statement):
         return cast(R, _perform(conn, built))
+    _need_no_pipeline(conn)
     answer: object = None
     try:
         command = next(built)
         while True:
             try:
                 answer = _perform(conn, command)
-            except Exception as error:  # noqa: BLE001 - the script decides
+            except BaseException as error:  # noqa: BLE001 - the script decides, and leaves the connection as it was
                 command = built.throw(error)
             else:
                 command = built.send(answer)
@@ -157,18 +150,71 @@ def _run(conn: Connection[Any], built: Statement[R] | Script[R]) -> R:
 async def _run_async(conn: AsyncConnection[Any], built: Statement[R] | Script[R]) -> R:
     if isinstance(built, Statement):
         return cast(R, await _perform_async(conn, built))
+    _need_no_pipeline(conn)
+    idle = conn.pgconn.transaction_status == pq.TransactionStatus.IDLE
     answer: object = None
     try:
         command = next(built)
         while True:
             try:
                 answer = await _perform_async(conn, command)
+            except GeneratorExit:
+                _abandon(conn, built, idle)
+                raise
             except Exception as error:  # noqa: BLE001 - the script decides
                 command = built.throw(error)
+            except BaseException as error:  # noqa: BLE001 - a cancellation
+                return await _shielded(_clean_up(conn, built, error))
             else:
                 command = built.send(answer)
     except StopIteration as end:
         return cast(R, end.value)
+
+
+async def _clean_up(conn: AsyncConnection[Any], built: Script[R], error: BaseException) -> R:
+    """What a script does about a cancellation, to its end: with that, the cancellation is raised again."""
+    try:
+        while True:
+            command = built.throw(error)
+            while True:
+                try:
+                    answer = await _perform_async(conn, command)
+                except BaseException as another:  # noqa: BLE001 - as above
+                    error = another
+                    break
+                command = built.send(answer)
+    except StopIteration as end:
+        return cast(R, end.value)
+
+
+async def _shielded(work: Coroutine[Any, Any, R]) -> R:
+    """Wait for the work also if cancelled meanwhile, again and again."""
+    task = asyncio.ensure_future(work)
+    while True:
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.done():
+                raise
+
+
+def _abandon(conn: AsyncConnection[Any], built: Script[R], idle: bool) -> None:
+    """The coroutine was closed, or its loop is gone: nothing can be sent any more."""
+    try:
+        while True:
+            built.throw(GeneratorExit())
+    except (GeneratorExit, StopIteration):
+        pass
+    if idle and conn.autocommit and conn.pgconn.transaction_status != pq.TransactionStatus.IDLE:
+        conn.pgconn.finish()  # a transaction of ours stands open: the server rolls back what has no session
+
+
+def _need_no_pipeline(conn: Connection[Any] | AsyncConnection[Any]) -> None:
+    if conn.pgconn.pipeline_status != pq.PipelineStatus.OFF:
+        raise InvalidArgument(
+            "this call takes several round trips, and the connection is in pipeline mode",
+            hint="make it outside of the pipeline; calls of one statement work inside",
+        )
 
 
 def _perform(conn: Connection[Any], command: Command) -> object:
@@ -178,6 +224,8 @@ def _perform(conn: Connection[Any], command: Command) -> object:
             with psycopg.Cursor(conn, row_factory=tuple_row) as cursor:
                 try:
                     cursor.execute(command.sql, command.params)
+                    if cursor.pgresult is None:
+                        return command.read(_piped(cursor))
                     return command.read(cursor.fetchall() if _has_rows(cursor) else [])
                 except psycopg.Error as error:
                     _raise(error)
@@ -185,15 +233,13 @@ def _perform(conn: Connection[Any], command: Command) -> object:
             time.sleep(command.seconds)
         case Notified():
             deadline = time.monotonic() + command.seconds
-            with conn.lock:
-                while True:
+            while True:
+                with conn.lock:
                     receive(conn.pgconn)
-                    left = deadline - time.monotonic()
-                    if command.catch.caught or left <= 0:
-                        return None
-                    with selectors.DefaultSelector() as selector:
-                        selector.register(conn.pgconn.socket, selectors.EVENT_READ)
-                        selector.select(left)
+                left = deadline - time.monotonic()
+                if command.catch.caught or left <= 0:
+                    return None
+                arrival(command.catch, conn.pgconn.socket, left)
         case Run():
             return _run_coroutine(command.coroutine)
         case About():
@@ -207,6 +253,8 @@ async def _perform_async(conn: AsyncConnection[Any], command: Command) -> object
             async with psycopg.AsyncCursor(conn, row_factory=tuple_row) as cursor:
                 try:
                     await cursor.execute(command.sql, command.params)
+                    if cursor.pgresult is None:
+                        return command.read(await _piped_async(cursor))
                     return command.read(await cursor.fetchall() if _has_rows(cursor) else [])
                 except psycopg.Error as error:
                     _raise(error)
@@ -214,13 +262,13 @@ async def _perform_async(conn: AsyncConnection[Any], command: Command) -> object
             await asyncio.sleep(command.seconds)
         case Notified():
             deadline = time.monotonic() + command.seconds
-            async with conn.lock:
-                while True:
+            while True:
+                async with conn.lock:
                     receive(conn.pgconn)
-                    left = deadline - time.monotonic()
-                    if command.catch.caught or left <= 0:
-                        return None
-                    await readable(conn.pgconn.socket, left)
+                left = deadline - time.monotonic()
+                if command.catch.caught or left <= 0:
+                    return None
+                await arrival_async(command.catch, conn.pgconn.socket, left)
         case Run():
             return await command.coroutine
         case About():
@@ -231,6 +279,25 @@ async def _perform_async(conn: AsyncConnection[Any], command: Command) -> object
 def _has_rows(cursor: psycopg.Cursor[Any] | psycopg.AsyncCursor[Any]) -> bool:
     # Not "cursor.description": that makes an object for each column, 20 us a claim.
     return cursor.pgresult is not None and cursor.pgresult.nfields > 0
+
+
+def _piped(cursor: psycopg.Cursor[Any]) -> Rows:
+    # In a pipeline there is no answer yet; asking for its rows waits for it.
+    try:
+        return cursor.fetchall()
+    except psycopg.ProgrammingError:
+        if cursor.pgresult is None or _has_rows(cursor):
+            raise
+        return []
+
+
+async def _piped_async(cursor: psycopg.AsyncCursor[Any]) -> Rows:
+    try:
+        return await cursor.fetchall()
+    except psycopg.ProgrammingError:
+        if cursor.pgresult is None or _has_rows(cursor):
+            raise
+        return []
 
 
 def _raise(error: psycopg.Error) -> None:
@@ -250,31 +317,3 @@ def _run_coroutine(coroutine: Coroutine[Any, Any, object]) -> object:
 
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(asyncio.run, coroutine).result()
-
-
-def receive(pgconn: pq.abc.PGconn) -> None:
-    """Read what has arrived, without blocking, and hand the notifications to the connection's hook.
-
-    Raises:
-        psycopg.OperationalError: the connection is gone.
-    """
-    pgconn.consume_input()
-    while (notify := pgconn.notifies()) is not None:
-        if pgconn.notify_handler is not None:
-            pgconn.notify_handler(notify)
-
-
-async def readable(socket: int, seconds: float) -> None:
-    """Wait until the socket has something to read, at most so long."""
-    loop = asyncio.get_running_loop()
-    arrived: asyncio.Future[None] = loop.create_future()
-
-    def arrive() -> None:
-        if not arrived.done():
-            arrived.set_result(None)
-
-    loop.add_reader(socket, arrive)
-    try:
-        await asyncio.wait([arrived], timeout=seconds)
-    finally:
-        loop.remove_reader(socket)

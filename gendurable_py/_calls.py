@@ -20,8 +20,8 @@ from .context import ClaimRow
 def claim_rows(worker: str, queues: Mapping[str, int], lease: timedelta) -> Statement[list[ClaimRow]]:
     """`claim_many` for the executor: what a step may never look at is not decoded."""
     return Statement(
-        f"select {CLAIMED} from gd_claim_many(%s, %s::jsonb, %s)",
-        (worker, dumps(queues).decode(), lease),
+        f"select {CLAIMED} from gd_claim_many(%s, %s::jsonb, make_interval(secs => %s))",
+        (worker, dumps(queues).decode(), lease.total_seconds()),
         lambda rows: list(map(ClaimRow._make, rows)),
     )
 
@@ -30,8 +30,9 @@ def claim_rows(worker: str, queues: Mapping[str, int], lease: timedelta) -> Stat
 def commit_text(worker: str, outcomes: str, lease: timedelta) -> Statement[list[tuple[int, str, str | None]]]:
     """`commit` for outcomes that are encoded already; answers only what is not simply ok."""
     return Statement(
-        "select ord, result, detail::text from gd_commit(%s, %s::jsonb, %s) where result <> 'ok' or detail is not null",
-        (worker, outcomes, lease),
+        "select ord, result, detail::text from gd_commit(%s, %s::jsonb, make_interval(secs => %s)) "
+        "where result <> 'ok' or detail is not null",
+        (worker, outcomes, lease.total_seconds()),
         lambda rows: [(row[0], row[1], row[2]) for row in rows],
     )
 

@@ -139,35 +139,39 @@ def clean(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8").replace("\x00", "\N{REPLACEMENT CHARACTER}")
 
 
-def milliseconds(value: Seconds, what: str) -> int:
-    """A duration for a ``…_ms`` key.
+_LONGEST = 9e12
+
+
+def seconds(value: Seconds, what: str) -> float:
+    """A duration in seconds, as it travels: a timedelta would become days of the session's calendar.
 
     Raises:
-        InvalidArgument: it is negative, not finite or not a number.
+        InvalidArgument: it is negative, not finite, not a number, or beyond all times.
     """
     if isinstance(value, timedelta):
-        seconds = value.total_seconds()
+        found = value.total_seconds()
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
         try:
-            seconds = float(value)
+            found = float(value)
         except OverflowError:
-            seconds = math.inf
+            found = math.inf
     else:
         raise InvalidArgument(f"{what} is a {type(value).__name__}", hint="give seconds or a timedelta")
-    if not math.isfinite(seconds) or seconds < 0:
-        raise InvalidArgument(f"{what} is {value}", hint="give a finite duration that is not negative")
-    return round(seconds * 1000)
+    if not 0 <= found <= _LONGEST:
+        raise InvalidArgument(
+            f"{what} is {found:g} s", hint="give a duration that is not negative, and below 285,000 years"
+        )
+    return found
+
+
+def milliseconds(value: Seconds, what: str) -> int:
+    """A duration for a ``..._ms`` key, checked like `seconds`."""
+    return round(seconds(value, what) * 1000)
 
 
 def interval(value: Seconds, what: str) -> timedelta:
-    """A duration for an ``interval`` argument, checked like `milliseconds`."""
-    milliseconds(value, what)
-    if isinstance(value, timedelta):
-        return value
-    try:
-        return timedelta(seconds=value)
-    except OverflowError as error:
-        raise InvalidArgument(f"{what} is {value}", hint="give a duration below 2.7 million years") from error
+    """A duration as Python has it, checked like `seconds`."""
+    return timedelta(seconds=seconds(value, what))
 
 
 _LONG_NUMBER = re.compile(rb"[0-9]{4000}")

@@ -16,8 +16,8 @@ from typing import Any
 from psycopg import AsyncConnection, Notify
 
 from . import _calls, calls
-from ._call import receive
 from ._link import Emit, Link
+from ._listen import receive
 from ._options import Options
 
 _FIRST_PAUSE = 0.005

@@ -9,18 +9,28 @@ found through the connection's ``search_path``, in the schema where the extensio
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import LiteralString, cast
 
 from pydantic import JsonValue
 
 from . import _telemetry
 from ._call import Rows, Statement, call, nothing, one_value
-from ._codec import Seconds, dumps, interval, loads
+from ._codec import Seconds, dumps, loads, seconds
 from ._encode import Insertable, aware, checked_step, encode_inserts
 from ._rows import Claim, Claims, Committed, Inserted, Result, Sleep
+from .errors import InvalidArgument
 from .fsm import spec_of, step_name
-from .outcome import UNSET, ChildResult, MachineLike, StepLike
+from .outcome import UNSET, ChildResult, MachineLike, Signal, StepLike
+
+
+def when(epoch: float) -> datetime:
+    """A time of the server; those that Python has no year for are its first and its last."""
+    try:
+        return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=epoch)
+    except OverflowError:
+        return (datetime.max if epoch > 0 else datetime.min).replace(tzinfo=UTC)
+
 
 LEASE = timedelta(seconds=60)
 RETENTION = timedelta(days=7)
@@ -72,7 +82,8 @@ def insert(
         queue = spec.queue if queue is None else queue
     meta = _telemetry.traced(meta, _telemetry.carrier())
     return Statement(
-        "select gd_insert(%s, %s::jsonb, %s, %s, %s, %s, %s, %s, %s::text[], %s, %s, %s, %s, %s, %s::jsonb)",
+        "select gd_insert(%s, %s::jsonb, %s, %s, %s, %s, %s, %s, %s::text[], %s, "
+        "make_interval(secs => %s), %s, %s, %s, %s::jsonb)",
         (
             fsm,
             text.decode(),
@@ -84,7 +95,7 @@ def insert(
             unique_key,
             None if unique_scope is None else list(unique_scope),
             None if eligible_at is None else aware(eligible_at),
-            None if delay is None else interval(delay, "the delay"),
+            None if delay is None else seconds(delay, "the delay"),
             rate_limit,
             weight,
             max_attempts,
@@ -150,8 +161,8 @@ def _claims(rows: Rows) -> list[Claim]:
 def claim(worker: str, queue: str = "default", limit: int = 1, lease: Seconds = LEASE) -> Statement[list[Claim]]:
     """Claim due rows of one queue. Empty: nothing is due, or the queue is paused."""
     return Statement(
-        f"select {CLAIMED} from gd_claim(%s, %s, %s, %s)",
-        (worker, queue, limit, interval(lease, "the lease")),
+        f"select {CLAIMED} from gd_claim(%s, %s, %s, make_interval(secs => %s))",
+        (worker, queue, limit, seconds(lease, "the lease")),
         _claims,
     )
 
@@ -160,8 +171,8 @@ def claim(worker: str, queue: str = "default", limit: int = 1, lease: Seconds = 
 def claim_many(worker: str, queues: Mapping[str, int], lease: Seconds = LEASE) -> Statement[list[Claim]]:
     """Claim from several queues in one round trip, from each at most so many."""
     return Statement(
-        f"select {CLAIMED} from gd_claim_many(%s, %s::jsonb, %s)",
-        (worker, _json(queues), interval(lease, "the lease")),
+        f"select {CLAIMED} from gd_claim_many(%s, %s::jsonb, make_interval(secs => %s))",
+        (worker, _json(queues), seconds(lease, "the lease")),
         _claims,
     )
 
@@ -170,8 +181,8 @@ def claim_many(worker: str, queues: Mapping[str, int], lease: Seconds = LEASE) -
 def commit(worker: str, outcomes: Sequence[Mapping[str, object]], lease: Seconds = LEASE) -> Statement[list[Committed]]:
     """Commit outcomes (objects of the SQL contract) in one transaction, each answered for itself."""
     return Statement(
-        "select ord, id, claim_no, result, detail::text from gd_commit(%s, %s::jsonb, %s)",
-        (worker, _json(outcomes), interval(lease, "the lease")),
+        "select ord, id, claim_no, result, detail::text from gd_commit(%s, %s::jsonb, make_interval(secs => %s))",
+        (worker, _json(outcomes), seconds(lease, "the lease")),
         lambda rows: [Committed(row[0], row[1], row[2], row[3], loads(row[4])) for row in rows],
     )
 
@@ -191,8 +202,8 @@ def commit_one(worker: str, outcome: Mapping[str, object]) -> Statement[None]:
 def heartbeat(worker: str, claims: Claims, lease: Seconds = LEASE) -> Statement[list[tuple[int, int]]]:
     """Renew the leases of these claims (pairs of id and claim_no); answers those that are lost."""
     return Statement(
-        "select id, claim_no from gd_heartbeat(%s, %s::jsonb, %s)",
-        (worker, _pairs(claims), interval(lease, "the lease")),
+        "select id, claim_no from gd_heartbeat(%s, %s::jsonb, make_interval(secs => %s))",
+        (worker, _pairs(claims), seconds(lease, "the lease")),
         lambda rows: [(row[0], row[1]) for row in rows],
     )
 
@@ -201,7 +212,11 @@ def heartbeat(worker: str, claims: Claims, lease: Seconds = LEASE) -> Statement[
 def release(worker: str, claims: Claims | None, delay: Seconds = 0) -> Statement[int]:
     """Give claims back, due after the delay, no attempt burnt; None: all that this worker holds. Answers how many."""
     pairs = None if claims is None else _pairs(claims)
-    return Statement("select gd_release(%s, %s::jsonb, %s)", (worker, pairs, interval(delay, "the delay")), one_value)
+    return Statement(
+        "select gd_release(%s, %s::jsonb, make_interval(secs => %s))",
+        (worker, pairs, seconds(delay, "the delay")),
+        one_value,
+    )
 
 
 @call
@@ -214,10 +229,12 @@ def reap(limit: int = 1000) -> Statement[int]:
 def sleep(worker: str, queues: Iterable[str]) -> Statement[Sleep]:
     """Announce, on the connection that listens, that this worker sleeps on these queues."""
     return Statement(
-        "select next_due, extract(epoch from next_due - clock_timestamp())::float8, horizon::text "
+        # Times as numbers: how a session writes them is its own setting, and not all are years that Python has.
+        "select extract(epoch from next_due)::float8, extract(epoch from next_due - clock_timestamp())::float8, "
+        "horizon::text "
         "from gd_sleep(%s, %s::text[])",
         (worker, list(queues)),
-        lambda rows: Sleep(*rows[0]),
+        lambda rows: Sleep(None if rows[0][0] is None else when(rows[0][0]), *rows[0][1:]),
     )
 
 
@@ -241,8 +258,23 @@ def childs(id: int, after: int = 0, limit: int = 1000) -> Statement[list[ChildRe
 
 
 @call
+def signals(id: int, after: int = 0, limit: int = 1000) -> Statement[list[Signal]]:
+    """The inbox of an instance by id, a page at a time: pass the last id as ``after``. Looking uses nothing up."""
+    return Statement(
+        "select id, name, payload::text, extract(epoch from inserted_at)::float8 "
+        "from gd_signals(%s, %s, %s) order by id",
+        (id, after, limit),
+        lambda rows: [Signal(row[0], row[1], loads(row[2]), when(row[3])) for row in rows],
+    )
+
+
+@call
 def signal(target: int | str, name: str, payload: object = None, *, dedup_key: str | None = None) -> Statement[str]:
     """Send a signal to an instance, by id or by unique key: ``delivered``, ``duplicate`` or ``no_target``."""
+    if isinstance(target, bool) or not isinstance(target, (int, str)):
+        raise InvalidArgument(
+            f"a {type(target).__name__} is no instance", hint="give its id, a number, or its unique key, a text"
+        )
     text = _json(payload)
     if isinstance(target, str):
         return Statement("select gd_signal(%s::text, %s, %s::jsonb, %s)", (target, name, text, dedup_key), one_value)
@@ -310,46 +342,20 @@ def set_key_limit(prefix: str, limit: int | None) -> Statement[None]:
 
 
 @call
-def set_rate_limit(name: str, allowed: float, period: Seconds, burst: float | None = None) -> Statement[None]:
-    """Let ``allowed`` starts a ``period`` through, for the rate limit ``name`` and each ``name:partition``."""
-    return Statement(
-        "select gd_set_rate_limit(%s, %s, %s, %s)", (name, allowed, interval(period, "the period"), burst), nothing
-    )
-
-
-@call
-def schedule(
-    name: str,
-    cron: str,
-    machine: MachineLike | str,
-    options: Mapping[str, object] | None = None,
-    *,
-    timezone: str = "UTC",
-) -> Statement[None]:
-    """Insert an instance whenever the cron expression says so. ``options``: the keys of `insert_many`."""
-    fsm = machine if isinstance(machine, str) else spec_of(machine).name
-    return Statement(
-        "select gd_schedule(%s, %s, %s, %s::jsonb, %s)", (name, cron, fsm, _json(options or {}), timezone), nothing
-    )
-
-
-@call
-def unschedule(name: str) -> Statement[bool]:
-    """Remove a schedule; False: there was none."""
-    return Statement("select gd_unschedule(%s)", (name,), one_value)
-
-
-@call
 def gc(retention: Seconds = RETENTION, limit: int = 10000) -> Statement[int]:
     """Remove instances that ended longer ago than the retention; answers how many."""
-    return Statement("select gd_gc(%s, %s)", (interval(retention, "the retention"), limit), one_value)
+    return Statement(
+        "select gd_gc(make_interval(secs => %s), %s)", (seconds(retention, "the retention"), limit), one_value
+    )
 
 
 @call
 def maintain(retention: Seconds = RETENTION) -> Statement[dict[str, JsonValue]]:
     """Everything that must happen now and then, in one call; answers what was done."""
     return Statement(
-        "select gd_maintain(%s)::text", (interval(retention, "the retention"),), lambda rows: _object(rows[0][0])
+        "select gd_maintain(make_interval(secs => %s))::text",
+        (seconds(retention, "the retention"),),
+        lambda rows: _object(rows[0][0]),
     )
 
 
