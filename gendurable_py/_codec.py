@@ -139,6 +139,21 @@ def clean(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8").replace("\x00", "\N{REPLACEMENT CHARACTER}")
 
 
+def checked_name(value: object, what: str) -> str:
+    """A name as the server takes it.
+
+    Raises:
+        InvalidArgument: it is none.
+    """
+    if not isinstance(value, str):
+        raise InvalidArgument(f"{what} is a {type(value).__name__}", hint="give a text")
+    if not value or "\x00" in value or clean(value) != value:
+        raise InvalidArgument(f"{what} is {value!r}", hint="give a text that is not empty, and that Postgres can store")
+    if len(value.encode()) > 2000:
+        raise InvalidArgument(f"{what} has {len(value.encode())} bytes", hint="names have at most 2,000")
+    return value
+
+
 _LONGEST = 9e12
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
+from inspect import isawaitable, iscoroutine
 from typing import Any
 
 from . import _telemetry
@@ -43,9 +44,11 @@ def encode_outcome(ctx: Context[Any], spec: Spec, outcome: object, keep: bool) -
     Raises:
         InvalidArgument: it is no outcome, names an unknown step, holds what cannot be encoded, or is too large.
     """
-    if spec.is_job and not isinstance(outcome, Outcome):
-        outcome = Done(outcome)
     row = ctx._row
+    if spec.is_job and not isinstance(outcome, Outcome):
+        if isawaitable(outcome) or (isinstance(outcome, type) and issubclass(outcome, Outcome)):
+            raise _no_outcome(ctx, outcome)
+        outcome = Done(outcome)
     kind = type(outcome)
     if kind is Next:
         assert isinstance(outcome, Next)
@@ -61,10 +64,7 @@ def encode_outcome(ctx: Context[Any], spec: Spec, outcome: object, keep: bool) -
     elif isinstance(outcome, Outcome):
         text = b'{"id":%d,"claim_no":%d,' % (row.id, row.claim_no) + _other(spec, outcome)
     else:
-        raise InvalidArgument(
-            f"step {row.step!r} of {row.fsm} returned {type(outcome).__name__}, which is no outcome",
-            hint="return Next, Replay, Await, ScheduleChilds, Done or Stop",
-        )
+        raise _no_outcome(ctx, outcome)
     used = _consumed(ctx, outcome)
     if used:
         text += b',"consume":' + dumps(used)
@@ -74,6 +74,17 @@ def encode_outcome(ctx: Context[Any], spec: Spec, outcome: object, keep: bool) -
             hint=f"{LONGEST_OUTCOME:,} are the most: keep large data elsewhere, and its address in the state",
         )
     return text + b"}"
+
+
+def _no_outcome(ctx: Context[Any], returned: object) -> InvalidArgument:
+    what, hint = type(returned).__name__, "return Next, Replay, Await, ScheduleChilds, Done, Stop or Retry"
+    if iscoroutine(returned):
+        returned.close()  # or it would be warned about, where nobody looks
+    if isawaitable(returned):
+        hint = "the step is async and what decorates it is not: make the decorator's function async def, too"
+    elif isinstance(returned, type):
+        what, hint = f"the class {returned.__name__}", f"return an instance: {returned.__name__}(...)"
+    return InvalidArgument(f"step {ctx.step!r} of {ctx.fsm} returned {what}, which is no outcome", hint=hint)
 
 
 def encode_stop(ctx: Context[Any], reason: str | BaseException) -> bytes:
@@ -113,7 +124,7 @@ def _other(spec: Spec, outcome: Outcome) -> bytes:
 
 
 def _step(spec: Spec, target: StepLike) -> bytes:
-    name = step_name(target)
+    name = target if isinstance(target, str) else spec.step_name(target)
     known = spec.steps.get(name)
     if known is None:
         raise InvalidArgument(f"{spec.name} has no step {name!r}", hint=f"its steps are {', '.join(spec.steps)}")
@@ -186,6 +197,9 @@ def encode_insert(what: Insertable, trace: Mapping[str, str] | None = None) -> b
         meta = what.get("meta")
         if trace and (meta is None or isinstance(meta, Mapping)):
             what = {**what, "meta": _telemetry.traced(meta, trace)}
+        eligible_at = what.get("eligible_at")
+        if isinstance(eligible_at, datetime):
+            what = {**what, "eligible_at": aware(eligible_at).isoformat()}
         return dumps(what)
     child = what if isinstance(what, Child) else Child(what)
     made: dict[str, object] = {}
@@ -220,7 +234,7 @@ def encode_insert(what: Insertable, trace: Mapping[str, str] | None = None) -> b
 
 def checked_step(spec: Spec, target: StepLike) -> str:
     """The name of a step of this machine, without building its instance."""
-    name = step_name(target)
+    name = target if isinstance(target, str) else spec.step_name(target)
     if name not in spec.attributes.values():
         raise InvalidArgument(
             f"{spec.name} has no step {name!r}", hint=f"its steps are {', '.join(spec.attributes.values())}"
@@ -230,7 +244,9 @@ def checked_step(spec: Spec, target: StepLike) -> str:
 
 def aware(when: datetime) -> datetime:
     """A time with its zone: a naive one would mean the session's zone here and the server's there."""
-    if when.tzinfo is None:
+    if not isinstance(when, datetime):
+        raise InvalidArgument(f"a {type(when).__name__} is no time", hint="give an aware datetime")
+    if when.utcoffset() is None:
         raise InvalidArgument(
             f"{when} has no time zone", hint="give an aware datetime, such as datetime.now(timezone.utc)"
         )

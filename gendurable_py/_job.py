@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import inspect
+import sys
+import types
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Concatenate, Generic, ParamSpec, TypeVar, cast, overload
 
 from .context import Context
+from .errors import InvalidArgument
 from .fsm import FSM, START, Backoff, Spec, both, steps_of
+
+if sys.version_info >= (3, 14):
+    import annotationlib
 
 __all__ = ["Job", "JobFunction", "job"]
 
@@ -33,10 +39,9 @@ class JobSpec(Spec):
         cls = self.cls
         if hasattr(cls, "State"):
             return cast("type[Any]", cls.State)
-        function = getattr(cls, "_function", None) or cls.perform  # type: ignore[attr-defined]
-        parameters = [name for name in inspect.signature(function).parameters if name != "self"]
-        hints = typing.get_type_hints(function, include_extras=True)
-        kind = hints.get(parameters[0]) if parameters else None
+        function = inspect.unwrap(getattr(cls, "_function", None) or cls.perform)  # type: ignore[attr-defined]
+        first = next((name for name in _parameters(function) if name != "self"), None)
+        kind = None if first is None else _annotation(function, first)
         if kind is None or kind in (dict, object, Any, Mapping) or kind == dict[str, Any]:
             return None
         return cast("type[Any]", kind)
@@ -110,6 +115,10 @@ def job(
     """
 
     def make(function: Callable[..., object]) -> JobFunction[..., object]:
+        if not inspect.isroutine(function):
+            raise InvalidArgument(
+                f"a {type(function).__name__} cannot be a job", hint="decorate a function, or derive a class from Job"
+            )
         made = type(
             function.__qualname__,
             (Job,),
@@ -131,11 +140,27 @@ def job(
     return make if function is None else make(function)
 
 
+def _parameters(function: Callable[..., object]) -> Mapping[str, inspect.Parameter]:
+    if sys.version_info >= (3, 14):
+        return inspect.signature(function, annotation_format=annotationlib.Format.FORWARDREF).parameters
+    return inspect.signature(function).parameters
+
+
+def _annotation(function: Callable[..., object], name: str) -> Any:
+    """What annotates one parameter. The others may have names that only type checkers know."""
+    if sys.version_info >= (3, 14):
+        found = annotationlib.get_annotations(function, format=annotationlib.Format.FORWARDREF).get(name)
+    else:
+        found = getattr(function, "__annotations__", {}).get(name)
+    alone = types.SimpleNamespace(__annotations__={} if found is None else {name: found})
+    return typing.get_type_hints(alone, getattr(function, "__globals__", {}), include_extras=True).get(name)
+
+
 def _takes_context(function: Callable[..., object]) -> bool:
     """Whether a bound ``perform`` or a job's function takes (args, ctx) or args alone."""
     positional = [
         parameter
-        for parameter in inspect.signature(function).parameters.values()
+        for parameter in _parameters(function).values()
         if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD, parameter.VAR_POSITIONAL)
     ]
     return len(positional) > 1 or any(parameter.kind is parameter.VAR_POSITIONAL for parameter in positional)

@@ -166,7 +166,13 @@ def _signals(text: str) -> tuple[Signal, ...]:
     if text == "[]":
         return ()
     return tuple(
-        Signal(item["id"], item["name"], item["payload"], datetime.fromisoformat(item["inserted_at"]))
+        Signal(
+            item["id"],
+            item["name"],
+            item["payload"],
+            datetime.fromisoformat(item["inserted_at"]),
+            item.get("cut", False),
+        )
         for item in cast("list[dict[str, Any]]", loads(text))
     )
 
@@ -175,6 +181,14 @@ def _childs(text: str) -> tuple[ChildResult, ...]:
     if text == "[]":
         return ()
     return tuple(
-        ChildResult(item["id"], item["fsm"], item["status"], item["state"], item.get("result"), item.get("last_error"))
+        ChildResult(
+            item["id"],
+            item["fsm"],
+            item["status"],
+            item["state"],
+            item.get("result"),
+            item.get("last_error"),
+            item.get("cut", False),
+        )
         for item in cast("list[dict[str, Any]]", loads(text))
     )

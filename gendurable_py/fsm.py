@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, ClassVar, TypeVar, overload
 
 from . import _registry
-from ._codec import Seconds, StateCodec, dumps
+from ._codec import Seconds, StateCodec, checked_name, dumps
 from .context import Context
 from .errors import InvalidArgument
 from .outcome import Cancel, MachineLike, Outcome, Retry, StepLike, Stop
@@ -38,12 +38,15 @@ def step(target: F | str, /) -> F | Callable[[F], F]:
             return _mark(function, name)
 
         return mark
-    return _mark(target, target.__name__)
+    return _mark(target, getattr(target, "__name__", ""))
 
 
 def _mark(function: F, name: str) -> F:
-    if not name:
-        raise InvalidArgument("a step has an empty name", hint="give it one, or write @step without arguments")
+    checked_name(name, "the name of a step")
+    if not callable(function) and not isinstance(function, (staticmethod, classmethod)):
+        raise InvalidArgument(f"a {type(function).__name__} cannot be a step", hint="mark a method with @step")
+    if hasattr(function, "gendurable_spec"):
+        raise InvalidArgument(f"{function!r} is a machine, not a step", hint="insert it, or make it a child")
     function.__gendurable_step__ = name  # type: ignore[attr-defined]
     return function
 
@@ -80,6 +83,7 @@ class Spec:
         "_codec",
         "_instance",
         "_lock",
+        "_references",
         "_steps",
         "attributes",
         "backoff",
@@ -108,6 +112,7 @@ class Spec:
         self._codec: StateCodec[Any] | None = None
         self._instance: FSM | None = None
         self._steps: dict[str, Step] | None = None
+        self._references: dict[object, str] | None = None
         self._lock = threading.RLock()
 
     def __repr__(self) -> str:
@@ -117,8 +122,44 @@ class Spec:
     def codec(self) -> StateCodec[Any]:
         """Built at first use, when the names in the annotations are known."""
         if self._codec is None:
-            self._codec = StateCodec(self.state_type())
+            try:
+                self._codec = StateCodec(self.state_type())
+            except InvalidArgument as error:
+                raise InvalidArgument(f"{self.name}: {error}") from error.__cause__
+            except Exception as error:
+                raise InvalidArgument(
+                    f"{self.name}: the type of its state cannot be used: {error}",
+                    hint="State and a job's annotation are a pydantic model, a dataclass or a TypedDict whose names "
+                    "are known at run time, and not only under TYPE_CHECKING",
+                ) from error
         return self._codec
+
+    def step_name(self, target: Callable[..., object]) -> str:
+        """The name of a step given by method, of this class or of one that it derives from: an override is meant."""
+        if self._references is None:
+            self._references = {
+                getattr(vars(base)[attribute], "__func__", vars(base)[attribute]): name
+                for base in reversed(self.cls.__mro__)
+                for attribute, name in self.attributes.items()
+                if attribute in vars(base)
+            }
+        try:
+            name = self._references.get(getattr(target, "__func__", target))
+        except TypeError:  # it is not even hashable
+            name = None
+        if name is None:
+            step_name(target)
+            raise InvalidArgument(f"{target!r} is a step of another machine than {self.name}")
+        return name
+
+    def check(self) -> None:
+        """Refuse a state that would lose something, if its type can be looked at yet: its names may come later."""
+        try:
+            _ = self.codec
+        except InvalidArgument as error:
+            cause = error.__cause__
+            if not isinstance(cause, NameError) and getattr(cause, "code", None) != "class-not-fully-defined":
+                raise
 
     @property
     def retries(self) -> bool:
@@ -183,8 +224,7 @@ class FSM:
         **kwargs: object,
     ) -> None:
         super().__init_subclass__(**kwargs)
-        if max_attempts is not None and max_attempts < 1:
-            raise InvalidArgument(f"{cls.__qualname__}: max_attempts is {max_attempts}", hint="give 1 or more")
+        _check_options(cls.__qualname__, name, version, queue, initial, max_attempts, backoff)
         given = {
             "queue": queue,
             "initial": initial,
@@ -200,7 +240,10 @@ class FSM:
             raise InvalidArgument(
                 f"{cls.__qualname__} has no step {spec.initial!r}", hint="name the first step with initial="
             )
+        for attribute in spec.attributes:
+            _check_step(cls, attribute)
         cls.gendurable_spec = spec
+        spec.check()
         _registry.register(spec)
 
     @classmethod
@@ -227,6 +270,35 @@ class FSM:
         if spec.retries:
             return Retry(error, delay=None if spec.backoff is None else spec.backoff(ctx.attempt))
         return Stop(error)
+
+
+def _check_options(
+    cls: str,
+    name: object,
+    version: object,
+    queue: object,
+    initial: object,
+    max_attempts: object,
+    backoff: object,
+) -> None:
+    for what, value in (("name", name), ("queue", queue), ("initial", initial)):
+        if value is not None:
+            checked_name(value, f"{cls}: {what}")
+    for what, number in (("version", version), ("max_attempts", max_attempts)):
+        if number is None and what == "max_attempts":
+            continue
+        if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= 2**31 - 1:
+            raise InvalidArgument(f"{cls}: {what} is {number!r}", hint="give a whole number, 1 or more")
+    if backoff is not None and not callable(backoff):
+        raise InvalidArgument(f"{cls}: backoff is a {type(backoff).__name__}", hint="give a function of the attempt")
+
+
+def _check_step(cls: type[FSM], attribute: str) -> None:
+    function = inspect.unwrap(getattr(cls, attribute))
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise InvalidArgument(
+            f"{cls.__qualname__}.{attribute} is a generator", hint="a step returns its outcome, and yields nothing"
+        )
 
 
 def steps_of(cls: type[FSM]) -> dict[str, str]:
@@ -262,6 +334,6 @@ def _default_name(cls: type[FSM]) -> str:
 def spec_of(machine: MachineLike) -> Spec:
     """The declaration behind a machine class or a job."""
     spec = getattr(machine, "gendurable_spec", None)
-    if not isinstance(spec, Spec):
+    if not isinstance(spec, Spec) or (isinstance(machine, type) and spec.cls is not machine):
         raise InvalidArgument(f"{machine!r} is not a machine", hint="give an FSM class (not an abstract one) or a job")
     return spec

@@ -14,7 +14,8 @@ from typing import Final, Protocol
 
 from pydantic import JsonValue
 
-from ._codec import Seconds, clean
+from ._codec import Seconds
+from ._describe import describe as describe
 
 __all__ = [
     "UNSET",
@@ -58,17 +59,26 @@ class MachineLike(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """One signal of the inbox."""
+    """One signal of the inbox.
+
+    ``cut``: the payload was too large to be handed out with the claim, and is None here; `gendurable_py.signals` has
+    it.
+    """
 
     id: int
     name: str
     payload: JsonValue
     inserted_at: datetime
+    cut: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ChildResult:
-    """A child that has ended: ``result`` if it is ``done``, ``last_error`` if it ``failed`` or was ``cancelled``."""
+    """A child that has ended: ``result`` if it is ``done``, ``last_error`` if it ``failed`` or was ``cancelled``.
+
+    ``cut``: state and result were too large to be handed out with the claim, and are None here;
+    `gendurable_py.childs` has them.
+    """
 
     id: int
     fsm: str
@@ -76,6 +86,7 @@ class ChildResult:
     state: JsonValue
     result: JsonValue
     last_error: str | None
+    cut: bool = False
 
 
 class Cancel(Exception):
@@ -84,7 +95,7 @@ class Cancel(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The base of the six outcomes.
+    """The base of the outcomes.
 
     ``consume`` names the signals that are used up when the outcome commits (signals or their ids). Left out: those
     that `Context.signal` gave out; if it gave none, what was awaited, for an outcome that progresses.
@@ -153,14 +164,18 @@ class Stop(Outcome):
 
 @dataclass(frozen=True, slots=True)
 class Retry(Outcome):
-    """What the default `FSM.handle` gives for a machine with a retry rule: again after back-off, until the attempts
-    are used up. ``delay`` None leaves the back-off to the server."""
+    """An error, try again: the same step after a back-off until the attempts are used up, then ``failed``.
 
-    error: str | BaseException
+    What raising does in a job, and in a machine with a retry rule, as an outcome: any step or job may return it. The
+    reason becomes ``last_error``. The attempts are the instance's ``max_attempts``, else the machine's, else 20.
+    ``delay`` stands in place of the back-off (1 s, doubled with each attempt up to 5 minutes). It uses up no signal.
+    """
+
+    reason: str | BaseException
     delay: Seconds | None = None
 
     def text(self) -> str:
-        return describe(self.error)
+        return describe(self.reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,17 +200,3 @@ class Child:
     weight: float | None = field(default=None, kw_only=True)
     max_attempts: int | None = field(default=None, kw_only=True)
     meta: Mapping[str, object] | None = field(default=None, kw_only=True)
-
-
-_LONGEST_ERROR = 8000
-
-
-def describe(error: str | BaseException) -> str:
-    """The text kept as ``last_error``: short enough to list, and always storable."""
-    if isinstance(error, BaseException):
-        try:
-            message = str(error)
-        except Exception:  # noqa: BLE001 - an exception may fail to describe itself, with itself for example
-            message = "(no text: its __str__ failed)"
-        error = f"{type(error).__name__}: {message}" if message else type(error).__name__
-    return clean(error[:_LONGEST_ERROR])
