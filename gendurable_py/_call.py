@@ -225,8 +225,8 @@ def _perform(conn: Connection[Any], command: Command) -> object:
                 try:
                     cursor.execute(command.sql, command.params)
                     if cursor.pgresult is None:
-                        return command.read(_piped(cursor))
-                    return command.read(cursor.fetchall() if _has_rows(cursor) else [])
+                        return command.read(_texts(conn, _piped(cursor)))
+                    return command.read(_texts(conn, cursor.fetchall()) if _has_rows(cursor) else [])
                 except psycopg.Error as error:
                     _raise(error)
         case Pause():
@@ -254,8 +254,8 @@ async def _perform_async(conn: AsyncConnection[Any], command: Command) -> object
                 try:
                     await cursor.execute(command.sql, command.params)
                     if cursor.pgresult is None:
-                        return command.read(await _piped_async(cursor))
-                    return command.read(await cursor.fetchall() if _has_rows(cursor) else [])
+                        return command.read(_texts(conn, await _piped_async(cursor)))
+                    return command.read(_texts(conn, await cursor.fetchall()) if _has_rows(cursor) else [])
                 except psycopg.Error as error:
                     _raise(error)
         case Pause():
@@ -279,6 +279,19 @@ async def _perform_async(conn: AsyncConnection[Any], command: Command) -> object
 def _has_rows(cursor: psycopg.Cursor[Any] | psycopg.AsyncCursor[Any]) -> bool:
     # Not "cursor.description": that makes an object for each column, 20 us a claim.
     return cursor.pgresult is not None and cursor.pgresult.nfields > 0
+
+
+def _texts(conn: Connection[Any] | AsyncConnection[Any], rows: Rows) -> Rows:
+    # Where the client says that it has no encoding psycopg gives text as bytes. No call answers real ones.
+    if conn.pgconn.parameter_status(b"client_encoding") != b"SQL_ASCII":
+        return rows
+    return [tuple(map(_text, row)) for row in rows]
+
+
+def _text(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "surrogateescape")
+    return list(map(_text, value)) if isinstance(value, list) else value
 
 
 def _piped(cursor: psycopg.Cursor[Any]) -> Rows:

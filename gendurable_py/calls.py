@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import LiteralString, cast
 
 from pydantic import JsonValue
@@ -24,10 +25,10 @@ from .fsm import spec_of, step_name
 from .outcome import UNSET, ChildResult, MachineLike, Signal, StepLike
 
 
-def when(epoch: float) -> datetime:
+def when(epoch: Decimal) -> datetime:
     """A time of the server; those that Python has no year for are its first and its last."""
     try:
-        return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=epoch)
+        return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=int(epoch * 1_000_000))
     except OverflowError:
         return (datetime.max if epoch > 0 else datetime.min).replace(tzinfo=UTC)
 
@@ -225,16 +226,21 @@ def reap(limit: int = 1000) -> Statement[int]:
     return Statement("select gd_reap(%s)", (limit,), one_value)
 
 
+def _sleep(rows: Rows) -> Sleep:
+    due, due_in, horizon = rows[0]
+    return Sleep(None, None, horizon) if due is None else Sleep(when(due), float(due_in), horizon)
+
+
 @call
 def sleep(worker: str, queues: Iterable[str]) -> Statement[Sleep]:
     """Announce, on the connection that listens, that this worker sleeps on these queues."""
     return Statement(
         # Times as numbers: how a session writes them is its own setting, and not all are years that Python has.
-        "select extract(epoch from next_due)::float8, extract(epoch from next_due - clock_timestamp())::float8, "
+        "select extract(epoch from next_due), extract(epoch from next_due - clock_timestamp()), "
         "horizon::text "
         "from gd_sleep(%s, %s::text[])",
         (worker, list(queues)),
-        lambda rows: Sleep(None if rows[0][0] is None else when(rows[0][0]), *rows[0][1:]),
+        _sleep,
     )
 
 
@@ -261,8 +267,7 @@ def childs(id: int, after: int = 0, limit: int = 1000) -> Statement[list[ChildRe
 def signals(id: int, after: int = 0, limit: int = 1000) -> Statement[list[Signal]]:
     """The inbox of an instance by id, a page at a time: pass the last id as ``after``. Looking uses nothing up."""
     return Statement(
-        "select id, name, payload::text, extract(epoch from inserted_at)::float8 "
-        "from gd_signals(%s, %s, %s) order by id",
+        "select id, name, payload::text, extract(epoch from inserted_at) from gd_signals(%s, %s, %s) order by id",
         (id, after, limit),
         lambda rows: [Signal(row[0], row[1], loads(row[2]), when(row[3])) for row in rows],
     )
