@@ -243,7 +243,8 @@ def _perform(conn: Connection[Any], command: Command) -> object:
         case Run():
             return _run_coroutine(command.coroutine)
         case About():
-            return command.question(conn)
+            with conn.lock:  # not in the middle of what another thread does with it
+                return command.question(conn)
     return None
 
 
@@ -272,7 +273,8 @@ async def _perform_async(conn: AsyncConnection[Any], command: Command) -> object
         case Run():
             return await command.coroutine
         case About():
-            return command.question(conn)
+            async with conn.lock:
+                return command.question(conn)
     return None
 
 

@@ -43,7 +43,7 @@ def wait(id: int, timeout: Seconds | None = None, *, listen: bool = False) -> Sc
     if listen:
         return (yield from _listening(conn, id, timeout, deadline))
     found = yield from _look(id)
-    if found.status not in _ENDED and not (conn.autocommit and _is_idle(conn)):
+    if found.status not in _ENDED and not (yield About(_is_free)):
         fixed, written = yield Statement(
             "select current_setting('transaction_isolation') in ('repeatable read', 'serializable'), "
             "pg_current_xact_id_if_assigned() is not null",
@@ -60,7 +60,7 @@ def wait(id: int, timeout: Seconds | None = None, *, listen: bool = False) -> Sc
 
 
 def _listening(conn: AnyConnection, id: int, timeout: Seconds | None, deadline: float | None) -> Script[Result]:
-    if not (conn.autocommit and _is_idle(conn)):
+    if not (yield About(_is_free)):
         raise InvalidArgument(
             "wait(listen=True) needs a connection in autocommit mode, outside a transaction",
             hint="notifications arrive only between transactions; without listen=True it polls",
@@ -136,8 +136,9 @@ def _leave(conn: AnyConnection, share: _Share) -> bool:
         return share.waits == 0 and share.kept is False
 
 
-def _is_idle(conn: AnyConnection) -> bool:
-    return conn.pgconn.transaction_status == pq.TransactionStatus.IDLE
+def _is_free(conn: AnyConnection) -> bool:
+    """Whether each statement is a transaction of its own."""
+    return conn.autocommit and conn.pgconn.transaction_status == pq.TransactionStatus.IDLE
 
 
 def _is_done(notify: pq.PGnotify, id: int) -> bool:
