@@ -7,7 +7,7 @@ import secrets
 import socket
 from collections import Counter
 
-from ._executor import Work
+from ._work import Work
 
 
 def worker_name() -> str:

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from ._executor import Work
+    from ._work import Work
 
 logger = logging.getLogger("gendurable")
 

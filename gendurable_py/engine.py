@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import random
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
@@ -18,14 +17,16 @@ from . import calls
 from ._codec import Seconds, interval
 from ._committer import Committer
 from ._encode import kind_of
-from ._executor import Executor, Work
+from ._executor import Executor
 from ._feeder import Feeder
 from ._held import Held, worker_name
-from ._link import TROUBLE, Link, conninfo
+from ._link import Link, conninfo
 from ._options import Options, seconds
 from ._process import frozen, stopped_by_signals
+from ._services import Pulse, Services, Upkeep
 from ._telemetry import Emitter, OnEvent
 from ._wakeup import Sleeper
+from ._work import Work, about
 from .errors import VersionMismatch
 from .fsm import Spec, spec_of
 from .install import require_release
@@ -172,7 +173,7 @@ class Engine:
         self._loop = loop = asyncio.get_running_loop()
         self._stopping, self._hurry = asyncio.Event(), asyncio.Event()
         self._failure = None
-        self._tasks: list[asyncio.Task[None]] = []
+        self._services = Services(self._failed)
         self._held = Held(worker_name())
         timeout = min(30.0, self._options.lease.total_seconds())
         self._claims = self._link("claims", durable=False, timeout=timeout)
@@ -208,12 +209,13 @@ class Engine:
             await self._disconnect()
             self._loop = None
             raise
-        self._feeding = self._spawn(self._feeder.run(), "feeder")
-        self._spawn(self._committer.run(), "committer")
-        self._spawn(self._committer.run_busy(), "busy")
-        self._spawn(self._pulse(), "pulse")
+        self._feeding = self._services.start(self._feeder.run(), "feeder")
+        self._services.start(self._committer.run(), "committer")
+        self._services.start(self._committer.run_busy(), "busy")
+        self._services.start(Pulse(self._beats, self._executor, self._held, self._emit, self._options).run(), "pulse")
         if self._options.reap_every is not None:
-            self._spawn(self._maintain(self._options.reap_every), "maintenance")
+            upkeep = Upkeep(self._chores, self._emit, self._options.reap_every, self._options.retention)
+            self._services.start(upkeep.run(), "maintenance")
         with self._stop_lock:
             stopped = self._stops
         if stopped:
@@ -241,19 +243,12 @@ class Engine:
         await self._claims.open()
         await self._sleeper.prepare()
 
-    def _spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(coroutine, name=f"gendurable {name}")
-        task.add_done_callback(self._ended)
-        self._tasks.append(task)
-        return task
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _failed(self, task: asyncio.Task[None], error: BaseException) -> None:
         """A task of ours that ends by an error is a defect: the engine stops and tells, it does not limp on."""
-        if not task.cancelled() and task.exception() is not None:
-            self._failure = task.exception()
-            logger.critical("%s failed", task.get_name(), exc_info=self._failure)
-            self._stopping.set()
-            self._hurry.set()
+        self._failure = error
+        logger.critical("%s failed", task.get_name(), exc_info=error)
+        self._stopping.set()
+        self._hurry.set()
 
     # What happens meanwhile
 
@@ -265,7 +260,7 @@ class Engine:
                     "step",
                     {"seconds": work.ended - work.started, "attempt": row.attempt},
                     {
-                        **_about(work),
+                        **about(work),
                         "version": row.version,
                         "queue": row.queue,
                         "outcome": kind_of(work.outcome),
@@ -283,63 +278,6 @@ class Engine:
     def _progressed(self) -> None:
         if self._feeder.saturated or not self._options.notify:
             self._sleeper.poke()
-
-    async def _pulse(self) -> None:
-        """Heartbeats, and the watch over the loop that they depend on."""
-        tick = min(1.0, self._options.beat_every / 4)
-        beat_at = time.monotonic() + self._options.beat_every
-        while True:
-            before = time.monotonic()
-            await asyncio.sleep(tick)
-            now = time.monotonic()
-            late = now - before - tick
-            if late > min(1.0, self._options.beat_every / 2):
-                logger.warning(
-                    "the event loop was blocked for %.1f s: a blocking call in an async step delays heartbeats", late
-                )
-                self._emit("blocked", {"seconds": late}, {})
-            # After a failure at once again: the leases run out meanwhile.
-            if now >= beat_at and await self._beat():
-                beat_at = time.monotonic() + self._options.beat_every
-
-    async def _beat(self) -> bool:
-        claims = self._held.claims()
-        if not claims:
-            return True
-        started = time.perf_counter()
-        try:
-            lost = await self._beats.attempt(calls.heartbeat, self._held.worker, claims, self._options.lease)
-        except TROUBLE as error:
-            await self._beats.trouble(error)
-            return False
-        for id, claim_no in lost:
-            work = self._held.get(id, claim_no)
-            # One that has its outcome may be committed by now; the answer to its commit tells.
-            if work is not None and work.outcome is None:
-                logger.info("the claim of %s %s (step %s) is lost", work.row.fsm, id, work.row.step)
-                self._executor.lose(work)
-                self._held.drop(work)  # told once, however long the step goes on
-                self._emit("lost", {"count": 1}, _about(work))
-        seconds = time.perf_counter() - started
-        self._emit("heartbeat", {"claims": len(claims), "lost": len(lost), "seconds": seconds}, {})
-        return True
-
-    async def _maintain(self, every: float) -> None:
-        while True:
-            # With jitter: nodes that were started together must not call together for ever.
-            await asyncio.sleep(every * random.uniform(0.8, 1.2))
-            started = time.perf_counter()
-            try:
-                done = await self._chores.attempt(calls.maintain, self._options.retention)
-            except TROUBLE as error:
-                await self._chores.trouble(error)
-            else:
-                counts = {
-                    key: value for key, value in done.items() if isinstance(value, int) and not isinstance(value, bool)
-                }
-                about = {key: value for key, value in done.items() if key not in counts}
-                self._emit("maintain", {**counts, "seconds": time.perf_counter() - started}, about)
-            await self._chores.drop()
 
     # The end
 
@@ -364,9 +302,7 @@ class Engine:
             work.ctx._cancelled = True
         for link in self._links:
             link.hang_up()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._services.stop()
         left = await self._executor.close(time.monotonic() + 0.2)
         if left:
             logger.warning("%d steps go on in their threads; what they hold is left to its lease", left)
@@ -389,7 +325,3 @@ class Engine:
 
     async def _disconnect(self) -> None:
         await asyncio.gather(*(link.drop() for link in self._links))
-
-
-def _about(work: Work) -> dict[str, object]:
-    return {"id": work.row.id, "fsm": work.row.fsm, "step": work.row.step}

@@ -19,7 +19,7 @@ from pydantic import JsonValue
 from . import _telemetry
 from ._codec import loads
 from ._encode import kind_of
-from ._executor import Work
+from ._work import Work
 
 try:
     from opentelemetry import context, trace
