@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable
@@ -17,11 +16,10 @@ from ._encode import encode_stop
 from ._executor import HANDLE, RUN, STOP, Executor, Work
 from ._held import Held
 from ._link import TROUBLE, Emit, Link
+from ._log import logger
 from ._rows import kept_row
 from .context import ClaimRow
 from .errors import from_sqlstate
-
-logger = logging.getLogger("gendurable")
 
 _MOST_ROWS = 1000
 _FEW_ROWS = 100

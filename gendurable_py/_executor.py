@@ -9,17 +9,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import logging
 from collections import deque
 from collections.abc import Callable, Mapping
 
+from ._log import logger
 from ._perform import broken, perform, perform_async
 from ._threads import Threads
 from ._work import HANDLE, RUN, STOP, Work
 
 __all__ = ["HANDLE", "RUN", "STOP", "Executor", "Work", "perform", "perform_async"]
-
-logger = logging.getLogger("gendurable")
 
 
 class Executor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -12,13 +11,12 @@ from . import _calls, calls
 from ._executor import Executor, Work
 from ._held import Held
 from ._link import TROUBLE, Emit, Link
+from ._log import logger
 from ._options import Options
 from ._registry import autoload, lookup
 from ._wakeup import Sleeper
 from .context import ClaimRow
 from .fsm import Spec, Step
-
-logger = logging.getLogger("gendurable")
 
 UNKNOWN_DELAY = 10.0
 """Seconds until a row that this process has no machine for is due again: for a node that does know it."""

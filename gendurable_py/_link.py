@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import random
 import socket
@@ -17,13 +16,13 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from . import _calls
 from ._call import Call
+from ._log import logger
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 Emit = Callable[[str, Mapping[str, float], Mapping[str, object]], None]
 
-logger = logging.getLogger("gendurable")
 
 _LONGEST_PAUSE = 5.0
 _LOG_EVERY = 30.0

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
 from ._codec import Seconds, interval
+from ._log import logger
 from .errors import InvalidArgument
 from .fsm import Spec
-
-logger = logging.getLogger("gendurable")
 
 
 @dataclass(frozen=True, slots=True)

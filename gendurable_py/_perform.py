@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import logging
 import time
 from collections.abc import Coroutine
 from typing import Any
 
 from . import _telemetry
 from ._encode import encode_outcome, encode_stop
+from ._log import logger
 from ._work import HANDLE, RUN, STOP, Work
 from .errors import InvalidArgument
 from .outcome import Cancel, Outcome, Stop, describe
-
-logger = logging.getLogger("gendurable")
 
 
 def perform(work: Work, loop: asyncio.AbstractEventLoop | None = None) -> None:

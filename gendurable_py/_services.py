@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import time
 from collections.abc import Callable, Coroutine
@@ -14,10 +13,9 @@ from . import calls
 from ._executor import Executor
 from ._held import Held
 from ._link import TROUBLE, Emit, Link
+from ._log import logger
 from ._options import Options
 from ._work import about
-
-logger = logging.getLogger("gendurable")
 
 
 class Services:

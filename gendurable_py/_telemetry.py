@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
 
+from ._log import logger
+
 if TYPE_CHECKING:
     from ._work import Work
 
-logger = logging.getLogger("gendurable")
 
 OnEvent = Callable[[str, Mapping[str, float], Mapping[str, object]], None]
 """Telemetry: the name of the event, its numbers, what it is about. Called on the engine's loop: it must be quick."""
@@ -68,5 +68,5 @@ class Emitter:
             if listener is not None:
                 try:
                     listener(name, measurements, metadata)
-                except Exception:
+                except BaseException:  # noqa: BLE001 - not even SystemExit: no step has asked for it
                     logger.exception("on_event failed")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
@@ -21,6 +20,7 @@ from ._executor import Executor
 from ._feeder import Feeder
 from ._held import Held, worker_name
 from ._link import Link, conninfo
+from ._log import logger
 from ._options import Options, seconds
 from ._process import frozen, stopped_by_signals
 from ._services import Pulse, Services, Upkeep
@@ -34,8 +34,6 @@ from .install import version as package_version
 from .outcome import MachineLike
 
 __all__ = ["Engine", "OnEvent"]
-
-logger = logging.getLogger("gendurable")
 
 
 class Engine:

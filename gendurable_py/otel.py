@@ -9,7 +9,6 @@ Needs the extra `otel`: pip install 'gendurable_py[otel]'. Nothing is exported u
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from contextvars import Token
 from types import TracebackType
@@ -19,6 +18,7 @@ from pydantic import JsonValue
 from . import _telemetry
 from ._codec import loads
 from ._encode import kind_of
+from ._log import logger
 from ._work import Work
 
 try:
@@ -36,7 +36,6 @@ except ImportError as error:
 
 __all__ = ["instrument", "uninstrument"]
 
-logger = logging.getLogger("gendurable")
 
 # Not the program's own choice of propagators: these are the keys that the server hands from parents to children.
 _PROPAGATOR = CompositePropagator([TraceContextTextMapPropagator(), W3CBaggagePropagator()])
@@ -111,7 +110,7 @@ class _Run:
             )
             self._token = context.attach(trace.set_span_in_context(span, parent))
             self._span = span
-        except Exception:
+        except Exception:  # noqa: BLE001 - telemetry that fails stops nothing
             logger.exception("no span for step %s of %s %s", row.step, row.fsm, row.id)
 
     def __exit__(
@@ -128,7 +127,7 @@ class _Run:
                 span.record_exception(work.error)
                 span.set_status(Status(StatusCode.ERROR, f"{type(work.error).__name__}: {work.error}"))
             span.end()
-        except Exception:
+        except Exception:  # noqa: BLE001 - telemetry that fails stops nothing
             logger.exception("the span of step %s of %s %s is lost", work.row.step, work.row.fsm, work.row.id)
 
 
