@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import functools
 from collections import deque
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from typing import Any
 
 from ._log import logger
+from ._offload import handed_over
 from ._perform import broken, perform, perform_async
 from ._threads import Threads
 from ._work import HANDLE, RUN, STOP, Work
+from .context import Draining
 
 __all__ = ["HANDLE", "RUN", "STOP", "Executor", "Work", "perform", "perform_async"]
 
@@ -28,17 +33,24 @@ class Executor:
         loop: asyncio.AbstractEventLoop,
         limits: Mapping[str, int],
         finished: Callable[[list[Work]], None],
+        draining: Draining,
     ) -> None:
         self._loop = loop
+        self._told = draining
+        # Each run of a step has a context of its own, which begins as this one is now.
+        self._context = contextvars.copy_context()
+        self._callbacks = self._context.copy()
         self._limits = limits
         self._on_finished = finished
-        self._threads = Threads(loop, max(1, sum(limits.values())), self._finish)
+        self._threads = Threads(loop, max(1, sum(limits.values())), self._finish, self._context)
         self._finished: deque[Work] = deque()
         self._woken = False
         self._running = dict.fromkeys(limits, 0)
         self._backlog: dict[str, deque[Work]] = {queue: deque() for queue in limits}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[Any], Work] = {}
+        self._outliving: set[Work] = set()
         self._draining = False
+        self._closed = False
 
     def load(self, queue: str) -> int:
         """Works of a queue that have not ended: running, or waiting here for a slot."""
@@ -60,25 +72,50 @@ class Executor:
 
     def _start(self, work: Work) -> None:
         self._running[work.queue] += 1
+        work.ctx._draining = self._told
         if not work.step.is_async:
             self._threads.put(work)
             return
-        work.task = task = self._loop.create_task(perform_async(work))
-        self._tasks.add(task)
+        work.task = task = self._context.copy().run(self._begin, work)
+        self._tasks[task] = work
         # Not a "finally" in the coroutine: one that is cancelled before its first step never runs.
         task.add_done_callback(functools.partial(self._task_done, work))
 
+    def _begin(self, work: Work) -> asyncio.Task[None]:
+        calls: set[Future[Any]] = set()
+        work.handed_over = calls
+        handed_over.set(calls)
+        return self._loop.create_task(perform_async(work))
+
+    def working(self, task: asyncio.Task[Any]) -> Work | None:
+        """What a task works on."""
+        return self._tasks.get(task)
+
     def _task_done(self, work: Work, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
+        self._tasks.pop(task, None)
         work.task = None
         if task.cancelled():
             work.outcome = None
+            if work.handed_over:
+                # The task has ended, the step has not: it works on in a thread, with its claim and its slot.
+                self._outliving.add(work)
+                for call in list(work.handed_over):
+                    call.add_done_callback(functools.partial(self._call_done, work))
+                self._call_done(work)  # they may have ended meanwhile
+                return
         elif (error := task.exception()) is not None:
             broken(work, error)
         self._finished.append(work)
         if not self._woken:
             self._woken = True
-            self._loop.call_soon(self._collect)
+            self._loop.call_soon(self._collect, context=self._callbacks)
+
+    def _call_done(self, work: Work, _: Future[Any] | None = None) -> None:
+        """Called in any thread. The last of the calls is the end of the step, and one of those that come last tells."""
+        if not work.handed_over:
+            with contextlib.suppress(KeyError):
+                self._outliving.remove(work)
+                self._finish(work)
 
     def _finish(self, work: Work) -> None:
         """Called in a thread. The flag is read after the append: whoever clears it looks at the list afterwards."""
@@ -86,10 +123,12 @@ class Executor:
         if not self._woken:
             self._woken = True
             with contextlib.suppress(RuntimeError):  # the loop is closed: the engine did not wait for this step
-                self._loop.call_soon_threadsafe(self._collect)
+                self._loop.call_soon_threadsafe(self._collect, context=self._callbacks)
 
     def _collect(self) -> None:
         self._woken = False
+        if self._closed:
+            return
         finished, done = self._finished, []
         while finished:
             work = finished.popleft()
@@ -126,6 +165,11 @@ class Executor:
         if tasks:
             await asyncio.wait(tasks, timeout=1)
             await asyncio.sleep(0)
+        # A thread that looks at `ctx.draining` may be about to end.
+        for _ in range(20):
+            if not self._outliving:
+                break
+            await asyncio.sleep(0.01)
         self._collect()
         left = [task for task in tasks if not task.done()]
         if left:
@@ -135,4 +179,6 @@ class Executor:
     async def close(self, deadline: float) -> int:
         """End the threads; answers how many sit in a step beyond the deadline."""
         self._threads.close()
-        return await self._threads.join(deadline)
+        left = await self._threads.join(deadline)
+        self._closed = True  # what comes now comes too late, and belongs to no other run of the engine
+        return left + len(self._outliving)

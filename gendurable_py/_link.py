@@ -8,6 +8,7 @@ import os
 import random
 import socket
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from typing import ParamSpec, TypeVar
 
@@ -89,9 +90,15 @@ class Link:
         if self._conn is not None and not self._conn.closed:
             return self._conn
         self._conn = None
-        conn = await psycopg.AsyncConnection.connect(
-            self._dsn, autocommit=True, prepare_threshold=2 if self._notify else None
-        )
+        try:
+            conn = await psycopg.AsyncConnection.connect(
+                self._dsn, autocommit=True, prepare_threshold=2 if self._notify else None
+            )
+        except BaseException as error:
+            # A connection that was broken off while it was made stands in the frames that the error remembers, and its
+            # socket would stay open until the collector comes by.
+            traceback.clear_frames(error.__traceback__)
+            raise
         self._conn = conn
         try:
             # Behind a proxy that pools transactions a session has no settings to keep.

@@ -8,7 +8,7 @@ import time
 from collections.abc import Coroutine
 from typing import Any
 
-from . import _telemetry
+from . import _fork, _telemetry
 from ._encode import encode_outcome, encode_stop
 from ._log import logger
 from ._work import HANDLE, RUN, STOP, Work
@@ -28,13 +28,18 @@ def perform(work: Work, loop: asyncio.AbstractEventLoop | None = None) -> None:
 
 def _perform(work: Work, loop: asyncio.AbstractEventLoop | None) -> None:
     work.started = time.perf_counter()
+    born = _fork.generation
     try:
         if work.rejection is not None:
             work.outcome = _here(recover(work, work.rejection), loop)
         else:
             work.outcome = encode_outcome(work.ctx, work.spec, work.step.run(work.ctx), work.keep)
     except BaseException as error:  # noqa: BLE001 - whatever a step raises is the step's outcome
+        if _fork.generation != born:
+            _fork.leave(error)
         work.outcome = _here(recover(work, error), loop)
+    if _fork.generation != born:
+        _fork.leave(None)
     work.ended = time.perf_counter()
 
 
@@ -50,16 +55,21 @@ async def perform_async(work: Work) -> None:
 
 async def _perform_async(work: Work) -> None:
     work.started = time.perf_counter()
+    born = _fork.generation
     try:
         if work.rejection is not None:
             raise work.rejection
         made: Any = work.step.run(work.ctx)
         work.outcome = encode_outcome(work.ctx, work.spec, await made, work.keep)
     except BaseException as error:
+        if _fork.generation != born:
+            _fork.leave(error)
         if _is_cancelled(error):
             raise
         recovered = recover(work, error)
         work.outcome = recovered if isinstance(recovered, bytes) else await recovered
+    if _fork.generation != born:
+        _fork.leave(None)
     work.ended = time.perf_counter()
 
 

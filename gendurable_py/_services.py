@@ -15,27 +15,43 @@ from ._held import Held
 from ._link import TROUBLE, Emit, Link
 from ._log import logger
 from ._options import Options
+from ._watch import Watch
 from ._work import about
+
+_SHORTEST_PAUSE = 0.05
+
+
+def late_limit(beat_every: float) -> float:
+    """Seconds that a loop may be late."""
+    return min(1.0, beat_every / 2)
 
 
 class Services:
-    """The tasks of an engine, which go on until they are stopped. `failed` is told of one that ends by an error."""
+    """The tasks of an engine, which go on until they are stopped. `failed` is told of one that ends before."""
 
-    def __init__(self, failed: Callable[[asyncio.Task[None], BaseException], None]) -> None:
+    def __init__(self, failed: Callable[[asyncio.Task[Any], BaseException], None]) -> None:
         self._failed = failed
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: list[asyncio.Task[Any]] = []
+        self._stopped = False
 
-    def start(self, coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+    def start(self, coroutine: Coroutine[Any, Any, object], name: str, *, ends: bool = False) -> asyncio.Task[Any]:
+        """One that ``ends`` may do so, and whoever started it looks at how."""
         task = asyncio.get_running_loop().create_task(coroutine, name=f"gendurable {name}")
-        task.add_done_callback(self._ended)
+        if not ends:
+            task.add_done_callback(self._ended)
         self._tasks.append(task)
         return task
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        if self._stopped:
+            return
+        if task.cancelled():
+            self._failed(task, RuntimeError("it was cancelled, and not by the engine"))
+        elif (error := task.exception()) is not None:
             self._failed(task, error)
 
     async def stop(self) -> None:
+        self._stopped = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -44,8 +60,9 @@ class Services:
 class Pulse:
     """Heartbeats, and the watch over the loop that they depend on."""
 
-    def __init__(self, link: Link, executor: Executor, held: Held, emit: Emit, options: Options) -> None:
+    def __init__(self, link: Link, watch: Watch, executor: Executor, held: Held, emit: Emit, options: Options) -> None:
         self._link = link
+        self._watch = watch
         self._executor = executor
         self._held = held
         self._emit = emit
@@ -53,20 +70,18 @@ class Pulse:
         self._lease = options.lease
 
     async def run(self) -> None:
-        tick = min(1.0, self._every / 4)
+        tick, limit = min(1.0, self._every / 4), late_limit(self._every)
         beat_at = time.monotonic() + self._every
         while True:
-            before = time.monotonic()
+            self._watch.expect(tick)
             await asyncio.sleep(tick)
-            now = time.monotonic()
-            late = now - before - tick
-            if late > min(1.0, self._every / 2):
-                logger.warning(
-                    "the event loop was blocked for %.1f s: a blocking call in an async step delays heartbeats", late
-                )
-                self._emit("blocked", {"seconds": late}, {})
+            late = self._watch.rest()
+            if late > limit:
+                why, what = self._watch.verdict(late)
+                logger.warning("the event loop was blocked for %.1f s, which delays heartbeats: %s", late, why)
+                self._emit("blocked", {"seconds": late}, what)
             # After a failure at once again: the leases run out meanwhile.
-            if now >= beat_at and await self._beat():
+            if time.monotonic() >= beat_at and await self._beat():
                 beat_at = time.monotonic() + self._every
 
     async def _beat(self) -> bool:
@@ -100,20 +115,36 @@ class Upkeep:
         self._emit = emit
         self._every = every
         self._retention = retention
+        self._took = 0.0
 
     async def run(self) -> None:
         while True:
             # With jitter: nodes that were started together must not call together for ever.
             await asyncio.sleep(self._every * random.uniform(0.8, 1.2))
-            started = time.perf_counter()
+            until = time.monotonic() + self._every
             try:
-                done = await self._link.attempt(calls.maintain, self._retention)
+                while await self._call() and time.monotonic() < until:  # noqa: ASYNC110 - it polls the server
+                    # As much is left to others as this took: it is work that nobody waits for.
+                    await asyncio.sleep(max(_SHORTEST_PAUSE, self._took))
             except TROUBLE as error:
                 await self._link.trouble(error)
-            else:
-                counts = {
-                    key: value for key, value in done.items() if isinstance(value, int) and not isinstance(value, bool)
-                }
-                rest = {key: value for key, value in done.items() if key not in counts}
-                self._emit("maintain", {**counts, "seconds": time.perf_counter() - started}, rest)
             await self._link.drop()
+
+    async def _call(self) -> bool:
+        """Answers whether there is more to do."""
+        started = time.perf_counter()
+        done = await self._link.attempt(calls.maintain, self._retention)
+        self._took = time.perf_counter() - started
+        counts = {key: value for key, value in done.items() if isinstance(value, int) and not isinstance(value, bool)}
+        rest = {"ran": True, "more": False, "errors": {}} | {k: value for k, value in done.items() if k not in counts}
+        for said in _each(done.get("errors")):
+            logger.warning("gd_maintain could not do all: %s", said)
+        self._emit("maintain", {**counts, "seconds": self._took}, rest)
+        return done.get("more") is True
+
+
+def _each(errors: object) -> list[object]:
+    """What went wrong, part by part, however the server arranged it."""
+    if isinstance(errors, dict):
+        return [f"{part}: {said}" for part, said in errors.items()]
+    return errors if isinstance(errors, list) else [errors] if errors else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 import time
 from collections.abc import Callable
@@ -22,8 +23,15 @@ class Threads:
     or all of them sit on the same step as before.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, limit: int, finished: Callable[[Work], None]) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        limit: int,
+        finished: Callable[[Work], None],
+        context: contextvars.Context,
+    ) -> None:
         self._loop = loop
+        self._context = context
         self._limit = limit
         self._finished = finished
         self._queue: SimpleQueue[Work | None] = SimpleQueue()
@@ -69,11 +77,12 @@ class Threads:
 
     def _main(self, slot: int) -> None:
         current, get, loop, finished = self._current, self._queue.get, self._loop, self._finished
+        fresh = self._context.copy
         while (work := get()) is not None:
             current[slot] = work
             if not work.ctx._cancelled:
                 try:
-                    perform(work, loop)
+                    fresh().run(perform, work, loop)
                 except BaseException as error:  # noqa: BLE001 - without its thread the slot would be lost for ever
                     broken(work, error)
             current[slot] = None

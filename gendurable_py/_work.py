@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import Future
 from typing import Any
 
 from .context import ClaimRow, Context
@@ -20,6 +21,7 @@ class Work:
         "ctx",
         "ended",
         "error",
+        "handed_over",
         "keep",
         "outcome",
         "queue",
@@ -49,6 +51,7 @@ class Work:
         self.error: BaseException | None = None
         self.rejection: Exception | None = None
         self.task: asyncio.Task[None] | None = None
+        self.handed_over: set[Future[Any]] | None = None
         self.busy = 0
         self.uncertain = False
         self.started = 0.0

@@ -37,14 +37,24 @@ class ClaimRow(NamedTuple):
     meta: str
 
 
+class Draining:
+    """Whether an engine was told to stop: one for all that it runs, read in any thread."""
+
+    __slots__ = ("told",)
+
+    def __init__(self) -> None:
+        self.told = False
+
+
 class Context(Generic[S]):
     """One run of one step: the claimed instance, its inbox, the children it waited for.
 
-    Everything is as it was when the row was claimed. Only ``cancelled`` changes while the step runs.
+    Everything is as it was when the row was claimed. Only ``cancelled`` and ``draining`` change while the step runs.
     """
 
-    __slots__ = ("_cancelled", "_childs", "_codec", "_row", "_signals", "_state", "_taken")
+    __slots__ = ("_cancelled", "_childs", "_codec", "_draining", "_row", "_signals", "_state", "_taken")
 
+    _draining: Draining
     _state: S
     _signals: tuple[Signal, ...]
     _childs: tuple[ChildResult, ...]
@@ -122,6 +132,14 @@ class Context(Generic[S]):
     def cancelled(self) -> bool:
         """The claim is lost or the instance was cancelled: what this step returns will not be committed."""
         return self._cancelled
+
+    @property
+    def draining(self) -> bool:
+        """The engine was told to stop: what this step returns within its ``drain_timeout`` is still committed."""
+        try:
+            return self._draining.told
+        except AttributeError:  # no engine runs it
+            return False
 
     @property
     def signals(self) -> tuple[Signal, ...]:

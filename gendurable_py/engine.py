@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -18,14 +17,18 @@ from ._committer import Committer
 from ._encode import kind_of
 from ._executor import Executor
 from ._feeder import Feeder
+from ._fork import parted
 from ._held import Held, worker_name
+from ._life import Life
 from ._link import Link, conninfo
 from ._log import logger
+from ._offload import counted
 from ._options import Options, seconds
-from ._process import frozen, stopped_by_signals
-from ._services import Pulse, Services, Upkeep
+from ._process import drive, frozen, need_thread_of_its_own
+from ._services import Pulse, Services, Upkeep, late_limit
 from ._telemetry import Emitter, OnEvent
 from ._wakeup import Sleeper
+from ._watch import Watch
 from ._work import Work, about
 from .errors import VersionMismatch
 from .fsm import Spec, spec_of
@@ -99,11 +102,8 @@ class Engine:
         )
         self._options.check(self._specs)
         self._emit = Emitter(on_event)
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._stop_lock = threading.Lock()
-        self._stops = 0
+        self._life = Life()
         self._failure: BaseException | None = None
-        self._stubborn: list[asyncio.Task[None]] = []
         self._feeder: Feeder
 
     # Starting and stopping
@@ -112,50 +112,52 @@ class Engine:
         """Serve until SIGTERM or SIGINT, or `stop`: then drain. A second signal stops at once. Main thread only.
 
         Meanwhile everything that the process held at the start is out of the garbage collector's way (`gc.freeze`).
+        Nothing waits for threads and tasks of steps that do not end: they are daemons, and end with the process.
         """
+        need_thread_of_its_own()
+        self._life.expect()
 
         async def main() -> None:
-            try:
-                with stopped_by_signals(self.stop):
-                    async with self:
-                        with frozen():
-                            await self._stopping.wait()
-            finally:
-                for task in self._stubborn:
-                    asyncio._unregister_task(task)  # the loop would wait for it for ever
+            async with self:
+                with frozen():
+                    await self._life.stopping.wait()
 
-        asyncio.run(main())
+        drive(main, self.stop)
 
     async def serve(self) -> None:
-        """Start, and return after `stop`, once everything has been drained and closed."""
+        """Start, and return after `stop`, once everything has been drained and closed.
+
+        Cancelled, it drains, too, and then raises the cancellation; cancelled again, it hurries.
+        """
         async with self:
-            await self._stopping.wait()
+            await self._life.stopping.wait()
 
     def stop(self) -> None:
-        """Tell it to drain and stop; called again, to stop at once. From any thread."""
-        with self._stop_lock:
-            self._stops += 1
-            hurry = self._stops > 1
-            loop = self._loop
-        if loop is None:
-            return
+        """Tell it to drain and stop; called again, to stop at once. From any thread, and from signal handlers.
 
-        def tell() -> None:
-            self._stopping.set()
-            if hurry:
-                self._hurry.set()
-
-        with contextlib.suppress(RuntimeError):  # the loop is closed: it has stopped
-            loop.call_soon_threadsafe(tell)
+        While it starts, the start is broken off. Before its first start, that start ends at once. After it has stopped
+        there is nothing to stop: the next start is not concerned.
+        """
+        self._life.stop()
 
     async def __aenter__(self) -> Self:
-        await self._start()
+        self._life.begin()
+        try:
+            self._prepare()
+        except BaseException:
+            self._life.end()
+            raise
+        try:
+            await self._start()
+        except BaseException:
+            await self._end()
+            raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._close()
+        await self._end()
         failure, self._failure = self._failure, None
         if failure is not None and error is None:
             raise failure
@@ -165,13 +167,11 @@ class Engine:
         """The name that claims are made under now."""
         return self._held.worker
 
-    async def _start(self) -> None:
-        if self._loop is not None:
-            raise RuntimeError("this engine is running already")
-        self._loop = loop = asyncio.get_running_loop()
-        self._stopping, self._hurry = asyncio.Event(), asyncio.Event()
+    def _prepare(self) -> None:
         self._failure = None
+        self._serving = False
         self._services = Services(self._failed)
+        self._stack = contextlib.ExitStack()
         self._held = Held(worker_name())
         timeout = min(30.0, self._options.lease.total_seconds())
         self._claims = self._link("claims", durable=False, timeout=timeout)
@@ -180,7 +180,8 @@ class Engine:
         self._beats = self._link("heartbeats", timeout=min(timeout, self._options.lease.total_seconds() / 3))
         self._chores = self._link("maintenance", timeout=600)
         self._links = [self._claims, self._commits, self._aside, self._beats, self._chores]
-        self._executor = Executor(loop, self._options.limits, self._finished)
+        loop = asyncio.get_running_loop()
+        self._executor = Executor(loop, self._options.limits, self._finished, self._life.draining)
         self._sleeper = Sleeper(self._claims, self._emit, self._options)
         self._committer = Committer(
             self._commits,
@@ -201,23 +202,32 @@ class Engine:
             self._options,
             tidy=self._committer.tidy,
         )
-        try:
-            await self._introduce()
-        except BaseException:
-            await self._disconnect()
-            self._loop = None
-            raise
+
+    async def _start(self) -> None:
+        if self._life.stopping.is_set():
+            return
+        loop = asyncio.get_running_loop()
+        self._stack.enter_context(parted(loop, self._links))
+        self._stack.enter_context(counted(loop))
+        introducing = self._services.start(self._introduce(), "start", ends=True)
+        told = self._services.start(self._life.stopping.wait(), "stop", ends=True)
+        await asyncio.wait({introducing, told}, return_when=asyncio.FIRST_COMPLETED)
+        if not introducing.done():
+            return
+        introducing.result()
+        told.cancel()
+        self._serving = True
+        watch = Watch(late_limit(self._options.beat_every), self._executor.working)
+        watch.start()
+        self._stack.callback(watch.stop)
+        pulse = Pulse(self._beats, watch, self._executor, self._held, self._emit, self._options)
         self._feeding = self._services.start(self._feeder.run(), "feeder")
         self._services.start(self._committer.run(), "committer")
         self._services.start(self._committer.run_busy(), "busy")
-        self._services.start(Pulse(self._beats, self._executor, self._held, self._emit, self._options).run(), "pulse")
+        self._services.start(pulse.run(), "pulse")
         if self._options.reap_every is not None:
             upkeep = Upkeep(self._chores, self._emit, self._options.reap_every, self._options.retention)
             self._services.start(upkeep.run(), "maintenance")
-        with self._stop_lock:
-            stopped = self._stops
-        if stopped:
-            self._stopping.set()
         logger.info("engine %s serves %s", self.worker, self._options.limits)
 
     def _link(self, name: str, *, durable: bool = True, timeout: float) -> Link:
@@ -241,12 +251,11 @@ class Engine:
         await self._claims.open()
         await self._sleeper.prepare()
 
-    def _failed(self, task: asyncio.Task[None], error: BaseException) -> None:
+    def _failed(self, task: asyncio.Task[Any], error: BaseException) -> None:
         """A task of ours that ends by an error is a defect: the engine stops and tells, it does not limp on."""
         self._failure = error
         logger.critical("%s failed", task.get_name(), exc_info=error)
-        self._stopping.set()
-        self._hurry.set()
+        self._life.fail()
 
     # What happens meanwhile
 
@@ -279,8 +288,44 @@ class Engine:
 
     # The end
 
+    async def _end(self) -> None:
+        """Close, whatever happens meanwhile to the task that wants it: each cancellation hurries, and one is raised."""
+        cancelled: asyncio.CancelledError | None = None
+        while True:
+            closing = asyncio.get_running_loop().create_task(self._close(), name="gendurable end")
+            while not closing.done():
+                try:
+                    await asyncio.wait([closing])
+                except asyncio.CancelledError as error:
+                    cancelled = error
+                    self._life.fail()
+            if not closing.cancelled():
+                break
+            self._life.fail()  # somebody cancelled every task that there is
+        closing.result()
+        if cancelled is not None:
+            raise cancelled
+
     async def _close(self) -> None:
-        """Drain: claim nothing more, give back what was not started, let the rest finish and commit."""
+        try:
+            if self._serving:
+                await self._drain()
+        finally:
+            self._serving = False
+            for link in self._links:
+                link.hang_up()
+            await self._services.stop()
+            left = await self._executor.close(time.monotonic() + 0.2)
+            if left:
+                logger.warning("%d steps go on in their threads; what they hold is left to its lease", left)
+            await asyncio.gather(*(link.drop() for link in self._links))
+            self._stack.close()
+            self._life.end()
+        logger.info("engine %s has stopped", self._held.worker)
+
+    async def _drain(self) -> None:
+        """Claim nothing more, give back what was not started, let the rest finish and commit."""
+        self._life.draining.told = True
         logger.info("engine %s drains: %d steps are running", self.worker, self._executor.running)
         deadline = time.monotonic() + self._options.drain_for
         self._feeder.stopping = True
@@ -292,34 +337,18 @@ class Engine:
             self._held.rename()  # its claim may have happened
         self._committer.give_back(self._executor.withdraw())
         await self._until(lambda: self._executor.running == 0, deadline)
-        self._stubborn = await self._executor.cancel_tasks()
+        await self._executor.cancel_tasks()
         # What has its outcome by now deserves its commit, also when the time is over.
-        deadline = max(deadline, time.monotonic() + 1.0)
-        await self._within(self._committer.flush(), deadline)
+        flushing = self._services.start(self._committer.flush(), "flush", ends=True)
+        if await self._until(flushing.done, deadline):
+            await asyncio.wait([flushing], timeout=1)
         for work in self._held.works():
             work.ctx._cancelled = True
-        for link in self._links:
-            link.hang_up()
-        await self._services.stop()
-        left = await self._executor.close(time.monotonic() + 0.2)
-        if left:
-            logger.warning("%d steps go on in their threads; what they hold is left to its lease", left)
-        await self._disconnect()
-        with self._stop_lock:
-            self._loop = None
-            self._stops = 0
-        logger.info("engine %s has stopped", self._held.worker)
 
-    async def _until(self, condition: Callable[[], bool], deadline: float) -> None:
-        while (  # noqa: ASYNC110 - threads are among what it waits for
-            not condition() and time.monotonic() < deadline and not self._hurry.is_set()
-        ):
+    async def _until(self, condition: Callable[[], bool], deadline: float) -> bool:
+        """Answers whether the time was over before, or it had to hurry."""
+        while not condition():
+            if time.monotonic() >= deadline or self._life.hurry.is_set():
+                return True
             await asyncio.sleep(0.002)
-
-    async def _within(self, coroutine: Coroutine[Any, Any, None], deadline: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-                await coroutine
-
-    async def _disconnect(self) -> None:
-        await asyncio.gather(*(link.drop() for link in self._links))
+        return False

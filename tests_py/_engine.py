@@ -44,7 +44,7 @@ def running(*engines: Engine) -> Iterator[None]:
                 started.append(engine)
                 if len(started) == len(engines):
                     ready.set()
-                await engine._stopping.wait()
+                await engine._life.stopping.wait()
 
         started: list[Engine] = []
         await asyncio.gather(*(one(engine) for engine in engines))
