@@ -23,7 +23,19 @@ from ._life import Life
 from ._link import Link, conninfo
 from ._log import logger
 from ._offload import counted
-from ._options import Options, seconds
+from ._options import (
+    Options,
+    autoload_of,
+    dsn_of,
+    flag,
+    lease_of,
+    listener_of,
+    machines_of,
+    queues_of,
+    retention_of,
+    seconds,
+    whole,
+)
 from ._process import drive, frozen, need_thread_of_its_own
 from ._services import Pulse, Services, Upkeep, late_limit
 from ._telemetry import Emitter, OnEvent
@@ -31,7 +43,6 @@ from ._wakeup import Sleeper
 from ._watch import Watch
 from ._work import Work, about
 from .errors import VersionMismatch
-from .fsm import Spec, spec_of
 from .install import require_release
 from .install import version as package_version
 from .outcome import MachineLike
@@ -82,26 +93,25 @@ class Engine:
         notify: bool = True,
         on_event: OnEvent | None = None,
     ) -> None:
-        self._dsn = dsn
-        self._specs: list[Spec] = [spec_of(machine) for machine in machines]
-        packages = {spec.cls.__module__.partition(".")[0] for spec in self._specs} - {"__main__"}
+        self._dsn = dsn_of(dsn)
+        self._specs = machines_of(machines)
         self._options = Options(
-            limits={"default": 10} if queues is None else dict(queues),
-            autoload=frozenset(packages if autoload is None else autoload),
-            lease=interval(lease_ttl, "lease_ttl"),
+            limits=queues_of(queues),
+            autoload=autoload_of(autoload, self._specs),
+            lease=lease_of(lease_ttl),
             beat_every=seconds(heartbeat_interval, "heartbeat_interval"),
             poll=seconds(poll_interval, "poll_interval"),
             max_poll=seconds(max_poll_interval, "max_poll_interval"),
             reap_every=None if reap_interval is None else seconds(reap_interval, "reap_interval"),
-            retention=interval(retention, "retention"),
-            prefetch=prefetch,
-            min_demand=min_demand,
-            drain_for=seconds(drain_timeout, "drain_timeout"),
-            run_ahead=run_ahead,
-            notify=notify,
+            retention=retention_of(retention),
+            prefetch=whole(prefetch, "prefetch", 0),
+            min_demand=whole(min_demand, "min_demand", 1),
+            drain_for=interval(drain_timeout, "drain_timeout").total_seconds(),
+            run_ahead=flag(run_ahead, "run_ahead"),
+            notify=flag(notify, "notify"),
         )
         self._options.check(self._specs)
-        self._emit = Emitter(on_event)
+        self._emit = Emitter(listener_of(on_event))
         self._life = Life()
         self._failure: BaseException | None = None
         self._feeder: Feeder

@@ -240,37 +240,6 @@ def test_a_server_that_is_not_there_fails_the_start(tmp_path: Path) -> None:
         pass
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"queues": {"default": 0}},
-        {"queues": {"": 1}},
-        {"heartbeat_interval": 60},
-        {"heartbeat_interval": 0},
-        {"lease_ttl": -1},
-        {"poll_interval": 10},
-        {"reap_interval": 0},
-        {"prefetch": -1},
-        {"min_demand": 0},
-        {"min_demand": 11},
-    ],
-)
-def test_options_that_cannot_work_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(gd.InvalidArgument):
-        Engine("", **options)
-
-
-def test_options_that_are_probably_wrong_are_warned_about(caplog: pytest.LogCaptureFixture) -> None:
-    @job(name="life.elsewhere", queue="elsewhere")
-    def elsewhere(args: dict[str, Any]) -> None: ...
-
-    with caplog.at_level(logging.WARNING, "gendurable"):
-        Engine("", [elsewhere], heartbeat_interval=30)
-        Engine("", [elsewhere], queues={})
-    assert [record.getMessage() for record in caplog.records if "third" in record.getMessage()]
-    assert len([record for record in caplog.records if "elsewhere" in record.getMessage()]) == 1
-
-
 def test_a_node_may_do_nothing_but_maintenance(db: Any, conn: Conn) -> None:
     events = Events()
     gd.insert(conn, "nobody")
