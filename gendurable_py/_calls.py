@@ -9,7 +9,7 @@ from psycopg import sql
 
 from ._call import Rows, Statement, call, nothing, one_value
 from ._codec import dumps, loads
-from ._rows import Instance
+from ._rows import Answer, Instance
 from .calls import CLAIMED
 from .context import ClaimRow
 
@@ -27,13 +27,39 @@ def claim_rows(worker: str, queues: Mapping[str, int], lease: timedelta) -> Stat
 
 
 @call
-def commit_text(worker: str, outcomes: str, lease: timedelta) -> Statement[list[tuple[int, str, str | None]]]:
-    """`commit` for outcomes that are encoded already; answers only what is not simply ok."""
+def commit_text(worker: str, outcomes: str, lease: timedelta) -> Statement[list[Answer]]:
+    """`commit` for outcomes that are encoded already; answers only what is not simply ok.
+
+    The server takes the next claim of a kept one apart: its JSON is text for us, which holds what we could not parse.
+    """
     return Statement(
-        "select ord, result, detail::text from gd_commit(%s, %s::jsonb, make_interval(secs => %s)) "
-        "where result <> 'ok' or detail is not null",
+        "select c.ord, c.result, c.detail ->> 'sqlstate', c.detail ->> 'message', k.* "
+        "from gd_commit(%s, %s::jsonb, make_interval(secs => %s)) c left join lateral jsonb_to_record(c.detail) as k (id int8, claim_no int8, "
+        "fsm text, fsm_version int4, step text, state text, attempt int4, queue text, partition_key text, "
+        "unique_key text, parent_id int8, awaits text[], timed_out bool, signals text, childs text, meta text) "
+        "on c.result = 'ok' where c.result <> 'ok' or c.detail is not null",
         (worker, outcomes, lease.total_seconds()),
-        lambda rows: [(row[0], row[1], row[2]) for row in rows],
+        lambda rows: [Answer(*row[:4], None if row[4] is None else ClaimRow._make(row[4:])) for row in rows],
+    )
+
+
+@call
+def unreadable(outcomes: str) -> Statement[None]:
+    """Raises what the server raises on reading this document, and does nothing else."""
+    return Statement("select %s::jsonb is null", (outcomes,), nothing)
+
+
+@call
+def sleep(worker: str, queues: Iterable[str]) -> Statement[tuple[float | None, str, int]]:
+    """`calls.sleep` for the dispatcher: due in how many seconds, the horizon, and the process that answered.
+
+    The time itself is not asked for: it may lie beyond what Python can hold.
+    """
+    return Statement(
+        "select least(extract(epoch from next_due) - extract(epoch from clock_timestamp()), 1e9)::float8, "
+        "horizon::text, pg_backend_pid() from gd_sleep(%s, %s::text[])",
+        (worker, list(queues)),
+        lambda rows: (rows[0][0], rows[0][1], rows[0][2]),
     )
 
 
@@ -47,18 +73,6 @@ def settled(horizon: str) -> Statement[bool]:
 def listen() -> Statement[None]:
     """Receive the wake-ups: the channel is public, the payload is the queue."""
     return Statement("listen gendurable", (), nothing)
-
-
-@call
-def prepare_session(durable: bool) -> Statement[None]:
-    """What the engine's own connections need: the isolation the contract asks for, whatever the role's default."""
-    return Statement(
-        "select set_config('default_transaction_isolation', 'read committed', false), "
-        "set_config('synchronous_commit', "
-        "case when %s then current_setting('synchronous_commit') else 'off' end, false)",
-        (durable,),
-        nothing,
-    )
 
 
 # The testing kit

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import random
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable
@@ -11,31 +13,33 @@ from datetime import timedelta
 import psycopg
 
 from . import _calls, calls
-from ._codec import loads
-from ._encode import encode_stop
-from ._executor import HANDLE, RUN, STOP, Executor, Work
+from ._blocked import Blocked
+from ._executor import Executor
 from ._held import Held
 from ._link import TROUBLE, Emit, Link
 from ._log import logger
-from ._rows import kept_row
+from ._refused import refuse
+from ._rows import Answer
+from ._work import Work, about
 from .context import ClaimRow
-from .errors import from_sqlstate
 
 _MOST_ROWS = 1000
 _FEW_ROWS = 100
 _MOST_BYTES = 8_000_000
-_BUSY_PAUSES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
-_BUSY_ROWS = 60
 
-# The classes in which an error is the fault of one outcome, as in the server's own isolation of a batch.
-_POISON = ("22", "23", "54", "P0", "GD")
-_GIVE_UP = 5
+# The classes in which an error may be the fault of one outcome, as in the server's own isolation of a batch.
+_POISON = ("22", "23", "54")
+# What another session does, and what passes by itself.
+_CONFLICTS = ("40001", "40P01", "55P03")
+# The connection, or the server as a whole: nothing is wrong with what was sent.
+_AWAY = ("08", "25", "57P")
+_TRIES = 3
 
 CANCELLED_DELAY = 10.0
 """Seconds until a row is due again whose step was cancelled by others than the engine."""
 
 
-_Answered = tuple[list[Work], list[tuple[int, str, str | None]], str, float]
+_Answered = tuple[list[Work], list[Answer], str, float]
 """A batch, the answers to it, the worker that it was sent as, and the seconds that it took."""
 
 
@@ -44,7 +48,8 @@ class Committer:
 
     ok: forget the claim, or run on if it was kept. stale: forget it; the step is never run again from here. busy: send
     it again, apart from the others. rejected: ask `handle` for another outcome, and stop the instance if that is
-    refused too.
+    refused too. A commit that fails as a whole is no reason to give an outcome up, unless the server cannot even read
+    it: that is the server's fault, and the outcome waits until it is over.
 
     A commit whose answer was lost is sent again as it was. If it did happen, its claim_no is no longer the row's, and
     the answer is stale: that settles it, and no step runs twice because of it.
@@ -71,7 +76,7 @@ class Committer:
         self._go_on = go_on
         self._progressed = progressed
         self._pending: deque[Work] = deque()
-        self._busy: list[tuple[float, Work]] = []
+        self._blocked = Blocked(held, emit)
         self._handling: set[Work] = set()
         self._tidying = False
         self._event = asyncio.Event()
@@ -137,22 +142,18 @@ class Committer:
             del batch  # nothing is kept while it waits
 
     async def run_busy(self) -> None:
-        """The second lane: outcomes that met a lock of somebody else, with a pause that grows for each."""
+        """The second lane: outcomes that met a lock or a fault, so many at a time, with a pause that grows for each."""
         while True:
-            if not self._busy:
-                self._busy_event.clear()
-                await self._busy_event.wait()
-            self._busy.sort(key=lambda item: item[0])
-            now = time.monotonic()
-            if self._busy[0][0] > now:
-                await asyncio.sleep(self._busy[0][0] - now)
-                continue
-            due = [work for at, work in self._busy if at <= now][:_BUSY_ROWS]
-            chosen = set(map(id, due))
-            self._busy = [item for item in self._busy if id(item[1]) not in chosen]
-            self._settle_all(await self._send(self._aside, due))
+            self._busy_event.clear()
+            if due := self._blocked.due():
+                self._settle_all(await self._send(self._aside, due))
+                self._progressed()
+            else:
+                at = self._blocked.next_at()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(None if at is None else max(0.0, at - time.monotonic())):
+                        await self._busy_event.wait()
             del due  # nothing is kept while it waits
-            self._progressed()
 
     def _batch(self) -> list[Work]:
         most = _MOST_ROWS
@@ -170,68 +171,96 @@ class Committer:
 
     async def _send(self, link: Link, batch: list[Work]) -> list[_Answered]:
         """Send a batch until it is answered; in halves if the server cannot take it as a whole."""
-        failures = 0
+        faults = 0
         while True:
             started = time.perf_counter()
             worker = self._held.worker
-            document = b"[" + b",".join([work.outcome or b"null" for work in batch]) + b"]"
+            document = (b"[" + b",".join([work.outcome or b"null" for work in batch]) + b"]").decode("utf-8", "replace")
             try:
-                answers = await link.attempt(_calls.commit_text, worker, document.decode(), self._lease)
-            except TROUBLE as error:
+                answers = await link.attempt(_calls.commit_text, worker, document, self._lease)
+            except (*TROUBLE, UnicodeError) as error:
                 for work in batch:
                     work.uncertain = work.uncertain or link.uncertain
                 state = error.sqlstate if isinstance(error, psycopg.Error) else None
-                failures += state is not None
-                poison = state is not None and state[:2] in _POISON
-                if len(batch) > 1 and (poison or failures >= _GIVE_UP):
-                    half = len(batch) // 2
-                    return await self._send(link, batch[:half]) + await self._send(link, batch[half:])
-                if poison:
+                if not _unsendable(error):
+                    if not link.sent or state is None or state.startswith(_AWAY):
+                        await link.trouble(error)
+                        continue
+                    faults += 1
+                    if not (state.startswith(_POISON) and await self._is_unreadable(link, document, state)):
+                        if faults < _TRIES and link is not self._aside:
+                            await asyncio.sleep(0.05 * 2**faults * random.uniform(0.5, 1.5))
+                            continue
+                        if len(batch) == 1 or link is not self._aside:
+                            for work in batch:
+                                self._block(work, state, str(error))
+                            return []
+                if len(batch) == 1:
                     self._reject(batch[0], state, str(error))
-                elif failures >= _GIVE_UP:
-                    # Nothing says that the outcome is wrong, so it is not given up; but it goes out of the way.
-                    logger.error("committing %s %s failed: %s", batch[0].row.fsm, batch[0].row.id, error)
-                    self._wait_for(batch[0])
-                else:
-                    await link.trouble(error)
-                    continue
-                return []
+                    return []
+                half = len(batch) // 2
+                return await self._send(link, batch[:half]) + await self._send(link, batch[half:])
             return [(batch, answers, worker, time.perf_counter() - started)]
 
+    async def _is_unreadable(self, link: Link, document: str, state: str) -> bool:
+        """Whether the server says the same of the document alone, without doing anything with it."""
+        try:
+            await link.attempt(_calls.unreadable, document)
+        except TROUBLE as error:
+            return isinstance(error, psycopg.Error) and (error.sqlstate or "")[:2] == state[:2]
+        return False
+
+    def _block(self, work: Work, sqlstate: str | None, message: str) -> None:
+        if sqlstate in _CONFLICTS:
+            self._blocked.lock(work)
+        else:
+            self._blocked.fault(work, sqlstate, message)
+        self._busy_event.set()
+
     def _settle_all(self, settled: list[_Answered]) -> None:
-        for answered in settled:
-            self._settle(*answered)
+        for batch, answers, worker, seconds in settled:
+            special = {answer.ord: answer for answer in answers}
+            counts = {"ok": 0, "stale": 0, "busy": 0, "rejected": 0}
+            for ord, work in enumerate(batch):
+                answer = special.get(ord) if special else None
+                if answer is None and not work.busy:
+                    self._uncount(work)
+                    self._held.drop(work)
+                    continue
+                result = "ok" if answer is None else answer.result
+                try:
+                    self._settle(work, result, answer, worker)
+                    counts[result] += 1
+                except Exception as error:  # noqa: BLE001 - it is about this row, and the others have their answers
+                    logger.error("what became of %s %s is lost", work.row.fsm, work.row.id, exc_info=error)
+            counts["ok"] = len(batch) - counts["stale"] - counts["busy"] - counts["rejected"]
+            if counts["ok"]:
+                self._held.failing = False
+            self._emit("commit", {"rows": len(batch), "seconds": seconds, **counts}, {})
 
-    def _settle(
-        self, batch: list[Work], answers: list[tuple[int, str, str | None]], worker: str, seconds: float
-    ) -> None:
-        special = {ord: (result, detail) for ord, result, detail in answers}
-        counts = {"ok": 0, "stale": 0, "busy": 0, "rejected": 0}
-        for ord, work in enumerate(batch):
-            result, detail = special.get(ord, ("ok", None)) if special else ("ok", None)
-            counts[result] += 1
-            if result == "busy":
-                self._wait_for(work)
-                continue
-            if result == "rejected":
-                said = loads(detail)
-                reason = said if isinstance(said, dict) else {}
-                self._reject(work, _text(reason.get("sqlstate")), _text(reason.get("message")) or "rejected")
-                continue
-            self._forget(work)
-            if result == "stale":
-                self._stale(work)
-            elif detail is not None:
-                work.worker = worker
-                self._kept(work, detail)
-        size = len(batch)
-        self._emit("commit", {"rows": size, "seconds": seconds, **counts}, {})
+    def _settle(self, work: Work, result: str, answer: Answer | None, worker: str) -> None:
+        if answer is not None and result == "busy":
+            # Words come with what is no lock: a fault that the server found in this one alone.
+            self._block(work, answer.sqlstate or _CONFLICTS[-1], answer.message or "busy")
+            return
+        self._blocked.through(work)
+        if answer is not None and result == "rejected":
+            self._reject(work, answer.sqlstate, answer.message or "rejected")
+            return
+        self._uncount(work)
+        self._held.drop(work)
+        if result == "stale":
+            self._stale(work)
+        elif answer is not None and answer.kept is not None:
+            work.worker = worker
+            self._kept(work, answer.kept)
 
-    def _forget(self, work: Work) -> None:
+    def _uncount(self, work: Work) -> None:
+        if work.busy and self._blocked.leave(work):
+            return
         self._held.uncommitted -= 1
         if work.keep:
             self._held.kept[work.queue] -= 1
-        self._held.drop(work)
 
     def _stale(self, work: Work) -> None:
         work.ctx._cancelled = True
@@ -240,50 +269,34 @@ class Committer:
             if work.keep:
                 self._held.rename()
             return
-        self._emit("stale", {"count": 1}, {"id": work.row.id, "fsm": work.row.fsm, "step": work.row.step})
+        self._emit("stale", {"count": 1}, about(work))
         logger.info("the claim of %s %s (step %s) was lost", work.row.fsm, work.row.id, work.row.step)
 
-    def _kept(self, work: Work, detail: str) -> None:
-        row = kept_row(detail)
-        if not self._go_on(work, row):
-            self._release[work.worker, 0.0].append((row.id, row.claim_no))
-            self._event.set()
-
-    def _wait_for(self, work: Work) -> None:
-        pause = _BUSY_PAUSES[min(work.busy, len(_BUSY_PAUSES) - 1)]
-        work.busy += 1
-        about: dict[str, object] = {"id": work.row.id, "fsm": work.row.fsm, "step": work.row.step}
-        self._emit("busy", {"count": 1, "tries": work.busy}, about)
-        self._busy.append((time.monotonic() + pause, work))
-        self._busy_event.set()
+    def _kept(self, work: Work, row: ClaimRow) -> None:
+        delay = 0.0
+        try:
+            if self._go_on(work, row):
+                return
+        except Exception as error:  # noqa: BLE001 - a row that cannot be run here is given back, as a claimed one is
+            delay = CANCELLED_DELAY
+            logger.error("%s %s cannot go on here", row.fsm, row.id, exc_info=error)
+        self._release[work.worker, delay].append((row.id, row.claim_no))
+        self._event.set()
 
     def _reject(self, work: Work, sqlstate: str | None, message: str) -> None:
         """The server refuses this outcome: it goes where an error of the step goes."""
-        self._emit(
-            "rejected",
-            {"count": 1},
-            {"id": work.row.id, "fsm": work.row.fsm, "step": work.row.step, "sqlstate": sqlstate, "message": message},
-        )
-        if work.keep:
-            self._held.kept[work.queue] -= 1
-            work.keep = False
-        reason = from_sqlstate(sqlstate, message)
-        if work.stage == RUN:
-            work.rejection = reason
-            work.outcome = None
-            self._held.uncommitted -= 1
+        self._emit("rejected", {"count": 1}, {**about(work), "sqlstate": sqlstate, "message": message})
+        self._uncount(work)
+        work.keep = False
+        if not refuse(work, sqlstate, message):
+            self._held.drop(work)
+        elif work.outcome is None:
             self._handling.add(work)
             self._executor.submit(work)
-        elif work.stage == HANDLE:
-            logger.error("%s %s: the outcome of handle was rejected: %s", work.row.fsm, work.row.id, message)
-            work.stage = STOP
-            work.outcome = encode_stop(work.ctx, reason)
+        else:
+            self._held.uncommitted += 1
             self._pending.append(work)
             self._event.set()
-        else:
-            logger.error("%s %s cannot be stopped: %s; its lease will end", work.row.fsm, work.row.id, message)
-            self._held.uncommitted -= 1
-            self._held.drop(work)
 
     async def _tidy(self) -> None:
         """Give back what nobody works on: kept claims that cannot go on here, cancelled steps, unknown claims."""
@@ -307,15 +320,20 @@ class Committer:
 
     @property
     def idle(self) -> bool:
-        waiting = self._pending or self._busy or self._release or self._handling
+        waiting = self._pending or len(self._blocked) or self._release or self._handling
         return not waiting and not self._tidying and self._held.uncommitted == 0
 
     async def flush(self) -> None:
         """Wait until everything that has an outcome is settled."""
+        self._blocked.hurry()
+        self._busy_event.set()
         while not self.idle:
             self._event.set()
             await asyncio.sleep(0.001)
 
 
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None
+def _unsendable(error: BaseException) -> bool:
+    """Whether it never left this process: an error of the driver about the text itself."""
+    if isinstance(error, psycopg.Error):
+        return error.sqlstate is None and isinstance(error, (psycopg.DataError, psycopg.NotSupportedError))
+    return isinstance(error, UnicodeEncodeError)

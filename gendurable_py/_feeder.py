@@ -8,18 +8,23 @@ from collections import Counter
 from collections.abc import Callable
 
 from . import _calls, calls
-from ._executor import Executor, Work
+from ._executor import Executor
 from ._held import Held
 from ._link import TROUBLE, Emit, Link
 from ._log import logger
 from ._options import Options
 from ._registry import autoload, lookup
 from ._wakeup import Sleeper
+from ._work import Work
 from .context import ClaimRow
 from .fsm import Spec, Step
 
 UNKNOWN_DELAY = 10.0
 """Seconds until a row that this process has no machine for is due again: for a node that does know it."""
+
+# What waits for a lock or for the server does not count against claiming, up to this much of memory.
+_MOST_BLOCKED = 10_000
+_MOST_BLOCKED_BYTES = 256_000_000
 
 # Names come from the database: what is remembered of unknown ones, and what is told, has an end.
 _MOST_NAMES = 10_000
@@ -60,7 +65,11 @@ class Feeder:
         self.stopping = False
 
     def _demand(self) -> dict[str, int]:
-        if self._held.uncommitted > self._most_uncommitted:
+        held = self._held
+        # What others have locked is no reason to stop; a server that commits nothing is.
+        if held.uncommitted + (held.blocked if held.failing else 0) > self._most_uncommitted:
+            return {}
+        if held.blocked > _MOST_BLOCKED or held.blocked_bytes > _MOST_BLOCKED_BYTES:
             return {}
         demand = {}
         for queue, limit in self._limits.items():

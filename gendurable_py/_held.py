@@ -30,6 +30,12 @@ class Held:
         self._works: dict[int, Work] = {}
         self._abandoned: set[str] = set()
         self.uncommitted = 0
+        """Outcomes that wait for their first commit, or are on their way."""
+        self.blocked = 0
+        """Outcomes that met a lock or a fault of the server, and their bytes: they wait apart from the others."""
+        self.blocked_bytes = 0
+        self.failing = False
+        """Whether the last such outcome that was tried met a fault of the server."""
         self.kept: Counter[str] = Counter()
 
     def __len__(self) -> int:

@@ -10,20 +10,21 @@ import socket
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from . import _calls
+from . import _session
 from ._call import Call
 from ._log import logger
+from ._pooled import Shared, is_shared, transaction
+from ._text import Lenient
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 Emit = Callable[[str, Mapping[str, float], Mapping[str, object]], None]
-
 
 _LONGEST_PAUSE = 5.0
 _LOG_EVERY = 30.0
@@ -61,25 +62,43 @@ class Link:
     """
 
     def __init__(
-        self, dsn: str, name: str, emit: Emit, *, durable: bool = True, notify: bool = True, timeout: float = 30
+        self,
+        dsn: str,
+        name: str,
+        emit: Emit,
+        *,
+        durable: bool = True,
+        timeout: float = 30,
+        shared: Shared | None = None,
     ) -> None:
         self._dsn = dsn
         self._name = name
         self._emit = emit
         self._durable = durable
-        self._notify = notify
+        self._shared = Shared() if shared is None else shared
         self._timeout = timeout
         self._conn: psycopg.AsyncConnection[tuple[object, ...]] | None = None
+        self._options: str | None = None
+        self._local: _session.Settings | None = None
         self._failures = 0
         self._logged = 0.0
         self._calling = False
         self.uncertain = False
+        self.sent = False
+        """Whether the last attempt came so far as to use the connection."""
+        self.backend = 0
+        """The server process behind the connection, where it has one of its own."""
         self.connects = 0
         """How often it connected: a change means that what the session held is gone."""
 
     @property
     def conn(self) -> psycopg.AsyncConnection[tuple[object, ...]] | None:
         return self._conn
+
+    @property
+    def pooled(self) -> bool:
+        """Whether a proxy pools transactions: there is no session, so no `LISTEN` and no lock that stays."""
+        return self._shared.pooled
 
     async def open(self) -> psycopg.AsyncConnection[tuple[object, ...]]:
         """The live connection, made now if there is none.
@@ -91,24 +110,73 @@ class Link:
             return self._conn
         self._conn = None
         try:
+            conn = await self._connected()
+        except psycopg.OperationalError:
+            if self._options is not None:
+                self._options = None  # a proxy may refuse them
+                raise
+            parameters = conninfo_to_dict(self._dsn)
+            given = str(parameters.get("options") or os.environ.get("PGOPTIONS") or "")
+            self._options = " ".join([given, *(f"-c {name}=0" for name in _session.TIMEOUTS)]).strip()
+            # A timeout of the role may have ended the session before it could be switched off: only what is said while
+            # connecting comes before it. Not at first, since proxies refuse such options.
+            try:
+                conn = await self._connected()
+            except psycopg.OperationalError:
+                self._options = None
+                raise
+        self._conn = conn
+        self.connects += 1
+        return conn
+
+    async def _connected(self) -> psycopg.AsyncConnection[tuple[object, ...]]:
+        more: dict[str, Any] = {} if self._options is None else {"options": self._options}
+        try:
             conn = await psycopg.AsyncConnection.connect(
-                self._dsn, autocommit=True, prepare_threshold=2 if self._notify else None
+                self._dsn, autocommit=True, prepare_threshold=None, client_encoding="UTF8", **more
             )
         except BaseException as error:
             # A connection that was broken off while it was made stands in the frames that the error remembers, and its
             # socket would stay open until the collector comes by.
             traceback.clear_frames(error.__traceback__)
             raise
-        self._conn = conn
         try:
-            # Behind a proxy that pools transactions a session has no settings to keep.
-            if self._notify:
-                await _calls.prepare_session(conn, self._durable)
+            await self._settle(conn)
         except BaseException:
-            await self.drop()
+            await self._close(conn)
             raise
-        self.connects += 1
         return conn
+
+    async def _settle(self, conn: psycopg.AsyncConnection[tuple[object, ...]]) -> None:
+        """Set what the engine depends on: for the session, or, where there is none, find out what to set each time."""
+        if conn.info.parameter_status("server_encoding") == "SQL_ASCII":
+            conn.adapters.register_loader("text", Lenient)
+        pid = 0 if self.pooled else await _session.backend(conn)
+        if pid not in (0, conn.info.backend_pid) and await is_shared(conn, pid, self._dsn):
+            self._shared.pooled = True
+            logger.warning(
+                "a proxy that pools transactions stands before the database: this engine polls, as with notify=False. "
+                "Give it that option, or a connection of its own"
+            )
+        if self.pooled:
+            first = _session.without_timeouts_locally(conn.info.server_version)
+            self._local = await transaction(conn, first, _session.wanted_settings.statement(self._durable))
+            return
+        self._local = None
+        self.backend = pid
+        await _session.without_timeouts(conn, conn.info.server_version)
+        if not await _session.settings(conn, self._durable):
+            await _session.own_search_path(conn)
+        conn.prepare_threshold = 2
+
+    async def is_not_alone(self) -> None:
+        """Another server process answered than before: so there is a proxy that pools, after all."""
+        self._shared.pooled = True
+        if self._conn is not None:
+            with contextlib.suppress(*TROUBLE):
+                await _session.forget(self._conn)
+        await self.drop()
+        logger.warning("a proxy that pools transactions stands before the database: this engine polls from now on")
 
     async def attempt(self, call: Call[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Make the call once.
@@ -116,20 +184,27 @@ class Link:
         After a failure ``uncertain`` says whether it may have happened all the same. Unless the error is about the data
         or a conflict, the connection is given up: a fresh session finds the new primary, and has no stale plans.
         """
-        self.uncertain = False
-        sent = False
+        self.uncertain = self.sent = False
         self._calling = True
         limit = asyncio.get_running_loop().call_later(self._timeout, self.hang_up)
         try:
+            if self.pooled and self._local is None:
+                await self.drop()  # made when that was not known
             conn = await self.open()
-            sent = True
-            answer = await call(conn, *args, **kwargs)
+            self.sent = True
+            if self._local is None:
+                answer = await call(conn, *args, **kwargs)
+            else:
+                answer = await transaction(conn, self._local, call.statement(*args, **kwargs))
         except TROUBLE as error:
             state = error.sqlstate if isinstance(error, psycopg.Error) else None
             # A server that shuts down may have committed before it said so.
-            self.uncertain = sent and (state is None or state[:2] in ("57", "58", "XX"))
+            self.uncertain = self.sent and (state is None or state[:2] in ("57", "58", "XX"))
             if not about_data(state):
                 await self.drop()
+            raise
+        except UnicodeError:
+            self.uncertain = self.sent  # what came back cannot be read: it has happened, but nobody knows what
             raise
         finally:
             limit.cancel()

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
-from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pydantic import JsonValue
 
-from ._codec import dumps, loads
 from .context import ClaimRow
 
 Claims = Iterable[tuple[int, int]]
@@ -85,13 +83,11 @@ class Sleep(NamedTuple):
     horizon: str
 
 
-_KEPT = itemgetter(*("fsm_version" if name == "version" else name for name in ClaimRow._fields))
-_EMPTY = {"state": "{}", "signals": "[]", "childs": "[]", "meta": "{}"}
+class Answer(NamedTuple):
+    """The answer for one outcome, as the dispatcher needs it. ``kept``: the next claim of the same instance."""
 
-
-def kept_row(detail: str) -> ClaimRow:
-    """The detail of a kept claim: what a claim would have returned, as one JSON object."""
-    value: Any = loads(detail)
-    for name, empty in _EMPTY.items():
-        value[name] = dumps(value[name]).decode() if value[name] else empty
-    return ClaimRow._make(_KEPT(value))
+    ord: int
+    result: str
+    sqlstate: str | None
+    message: str | None
+    kept: ClaimRow | None

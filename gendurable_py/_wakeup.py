@@ -40,7 +40,6 @@ class Sleeper:
     def __init__(self, link: Link, emit: Emit, options: Options) -> None:
         self._link = link
         self._emit = emit
-        self._notify = options.notify
         self._poll = options.poll
         self._max_poll = options.max_poll
         self._event = asyncio.Event()
@@ -56,6 +55,11 @@ class Sleeper:
         self._pause = _FIRST_PAUSE
         self._found = 0
         self._looks = 0
+
+    @property
+    def polls(self) -> bool:
+        """Whether nobody can tell this process of new work: behind a proxy that pools transactions, or told so."""
+        return self._link.pooled
 
     def poke(self) -> None:
         """Something changed in this process: a slot is free, or the engine stops."""
@@ -76,9 +80,11 @@ class Sleeper:
 
     async def prepare(self) -> None:
         """Listen, on a connection that is new."""
-        if self._notify and self._connects != self._link.connects:
+        if self._connects != self._link.connects or self._link.conn is None:
             self._asleep = frozenset()
             conn = await self._link.open()
+            if self.polls:
+                return
             conn.add_notify_handler(self._hear)
             await self._link.attempt(_calls.listen)
             if self._link.conn is conn:
@@ -99,11 +105,13 @@ class Sleeper:
 
     async def idle(self, worker: str, queues: Set[str]) -> None:
         """Wait until it is worth claiming again, or until something changed in this process."""
-        if not self._notify:
+        if not self.polls:
+            await self.prepare()
+        if self.polls:
+            self._asleep = frozenset()
             if await self._wait(self._idle_for, None):
                 self._idle_for = min(self._idle_for * 2, self._max_poll)
             return
-        await self.prepare()
         if self._found >= _SEVERAL and self._looks < len(_LINGER):
             self._looks += 1
             await self._wait(_LINGER[self._looks - 1], None)
@@ -136,15 +144,17 @@ class Sleeper:
 
     async def _announce(self, worker: str, queues: Set[str]) -> None:
         new = not queues <= self._asleep
-        slept = await self._link.attempt(calls.sleep, worker, sorted(queues))
+        due_in, horizon, backend = await self._link.attempt(_calls.sleep, worker, sorted(queues))
+        if backend != self._link.backend and not self.polls:
+            await self._link.is_not_alone()
         now = time.monotonic()
-        self._due_at = None if slept.due_in is None else now + slept.due_in
+        self._due_at = None if due_in is None else now + due_in
         self._poll_at = now + self._idle_for
         if new:
             self._found = 0
             self._asleep = queues
-            self._horizon = slept.horizon
-            due = {} if slept.due_in is None else {"due_in": slept.due_in}
+            self._horizon = horizon
+            due = {} if due_in is None else {"due_in": due_in}
             self._emit("sleep", due, {"queues": sorted(queues)})
 
     def covers(self, queues: Set[str]) -> bool:

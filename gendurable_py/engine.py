@@ -36,6 +36,7 @@ from ._options import (
     seconds,
     whole,
 )
+from ._pooled import Shared
 from ._process import drive, frozen, need_thread_of_its_own
 from ._services import Pulse, Services, Upkeep, late_limit
 from ._telemetry import Emitter, OnEvent
@@ -183,6 +184,7 @@ class Engine:
         self._services = Services(self._failed)
         self._stack = contextlib.ExitStack()
         self._held = Held(worker_name())
+        self._shared = Shared(pooled=not self._options.notify)
         timeout = min(30.0, self._options.lease.total_seconds())
         self._claims = self._link("claims", durable=False, timeout=timeout)
         self._commits = self._link("commits", timeout=timeout)
@@ -242,7 +244,7 @@ class Engine:
 
     def _link(self, name: str, *, durable: bool = True, timeout: float) -> Link:
         dsn = conninfo(self._dsn, f"gendurable {self._held.worker}")
-        return Link(dsn, name, self._emit, durable=durable, notify=self._options.notify, timeout=timeout)
+        return Link(dsn, name, self._emit, durable=durable, timeout=timeout, shared=self._shared)
 
     async def _introduce(self) -> None:
         """Check the versions, register the machines, listen: what fails here fails the start."""
@@ -293,7 +295,7 @@ class Engine:
             self._sleeper.poke()
 
     def _progressed(self) -> None:
-        if self._feeder.saturated or not self._options.notify:
+        if self._feeder.saturated or self._sleeper.polls:
             self._sleeper.poke()
 
     # The end
