@@ -74,7 +74,9 @@ class Blocked:
         pause = min(_FIRST_FAULT * 2 ** min(tries - 1, 16), _LONGEST_FAULT)
         self._wait(self._stuck, work, pause)
         self._emit("stuck", {"tries": tries, "pause": pause}, {**about(work), "sqlstate": sqlstate, "message": message})
-        self._tell("the outcome of %s %s cannot be committed now: %s; tried again in about %.1f s", work, message, pause)
+        self._tell(
+            "the outcome of %s %s cannot be committed now: %s; tried again in about %.1f s", work, message, pause
+        )
 
     def _tell(self, text: str, work: Work, *more: object) -> None:
         now = time.monotonic()
@@ -117,10 +119,10 @@ class Blocked:
         if work in self._faults:
             self.hurry(self._stuck)
 
-    def hurry(self, lane: list[_Waiting] | None = None) -> None:
+    def hurry(self, *lanes: list[_Waiting]) -> None:
         """Let all of them, or of one kind, be due now."""
         now = time.monotonic()
-        for lane in (self._locked, self._stuck) if lane is None else (lane,):
+        for lane in lanes or (self._locked, self._stuck):
             for waiting in lane:
                 waiting.at = min(waiting.at, now)
             heapq.heapify(lane)

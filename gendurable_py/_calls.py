@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
+from typing import Any
 
 from psycopg import sql
 
@@ -39,8 +40,12 @@ def commit_text(worker: str, outcomes: str, lease: timedelta) -> Statement[list[
         "unique_key text, parent_id int8, awaits text[], timed_out bool, signals text, childs text, meta text) "
         "on c.result = 'ok' where c.result <> 'ok' or c.detail is not null",
         (worker, outcomes, lease.total_seconds()),
-        lambda rows: [Answer(*row[:4], None if row[4] is None else ClaimRow._make(row[4:])) for row in rows],
+        lambda rows: list(map(_answer, rows)),
     )
+
+
+def _answer(row: tuple[Any, ...]) -> Answer:
+    return Answer(row[0], row[1], row[2], row[3], None if row[4] is None else ClaimRow._make(row[4:]))
 
 
 @call

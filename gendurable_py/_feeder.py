@@ -13,7 +13,7 @@ from ._held import Held
 from ._link import TROUBLE, Emit, Link
 from ._log import logger
 from ._options import Options
-from ._registry import autoload, lookup
+from ._registry import autoload_async, generation, lookup
 from ._wakeup import Sleeper
 from ._work import Work
 from .context import ClaimRow
@@ -29,6 +29,10 @@ _MOST_BLOCKED_BYTES = 256_000_000
 # Names come from the database: what is remembered of unknown ones, and what is told, has an end.
 _MOST_NAMES = 10_000
 _MOST_TOLD = 100
+
+_IMPORT_GRACE = 0.05
+_IMPORT_DELAY = 0.5
+"""An import is waited for so long; what takes longer goes on aside, and its rows are given back for a moment."""
 
 RUN_AHEAD_FOR = 1.0
 """Seconds after its claim that an instance may keep being run ahead: the order across claims is kept to about that."""
@@ -59,6 +63,8 @@ class Feeder:
         self._machines: dict[tuple[str, int, str], tuple[Spec, Step]] = {}
         self._warned: set[tuple[str, int, str]] = set()
         self._imported: set[str] = set()
+        self._imports: dict[str, asyncio.Task[bool]] = {}
+        self._generation = generation()
         # What is finished but not committed counts against this, or a slow server would make it grow for ever.
         self._most_uncommitted = max(100, 2 * sum(options.limits.values()))
         self.saturated = False
@@ -106,7 +112,7 @@ class Feeder:
                     await self._sleeper.busy(worker, queues)
                 else:
                     await self._sleeper.idle(worker, demand.keys())
-            except TROUBLE as error:
+            except (*TROUBLE, UnicodeError) as error:
                 if self._link.uncertain:
                     # The claim may have happened: rows that nobody knows of are held under this name.
                     self._held.rename()
@@ -116,17 +122,36 @@ class Feeder:
     async def take(self, rows: list[ClaimRow], worker: str) -> None:
         """Start what can be run here, give back the rest."""
         now = time.monotonic()
-        unknown: list[ClaimRow] = []
+        self._refresh()
+        missing: list[ClaimRow] = []
         for row in rows:
-            machine = self._machines.get((row.fsm, row.version, row.step)) or await self._resolve(row)
-            if machine is None:
-                unknown.append(row)
-                continue
+            machine = self._machines.get((row.fsm, row.version, row.step))
+            if machine is None or not self._started(row, machine, worker, now):
+                missing.append(row)
+        if missing:
+            await self._find(missing, worker, now)
+
+    async def _find(self, rows: list[ClaimRow], worker: str, now: float) -> None:
+        """Rows of machines that were not met before: import what may be imported, give back what is not known here."""
+        await self._import({row.fsm for row in rows if lookup(row.fsm, row.version) is None})
+        self._refresh()
+        away: dict[float, list[tuple[int, int]]] = {}
+        for row in rows:
+            machine = self._resolve(row)
+            if machine is None or not self._started(row, machine, worker, now):
+                delay = _IMPORT_DELAY if row.fsm in self._imports else UNKNOWN_DELAY
+                away.setdefault(delay, []).append((row.id, row.claim_no))
+        for delay, pairs in away.items():
+            await self._link.attempt(calls.release, worker, pairs, delay)
+            self._emit("release", {"rows": len(pairs), "delay": delay}, {"reason": "unknown"})
+
+    def _started(self, row: ClaimRow, machine: tuple[Spec, Step], worker: str, now: float) -> bool:
+        try:
             self.start(row, machine, worker, now)
-        if unknown:
-            pairs = [(row.id, row.claim_no) for row in unknown]
-            await self._link.attempt(calls.release, worker, pairs, UNKNOWN_DELAY)
-            self._emit("release", {"rows": len(pairs), "delay": UNKNOWN_DELAY}, {"reason": "unknown"})
+        except Exception as error:  # noqa: BLE001 - it costs this row its turn, and no other
+            logger.error("%s %s cannot be started here", row.fsm, row.id, exc_info=error)
+            return False
+        return True
 
     def start(self, row: ClaimRow, machine: tuple[Spec, Step], worker: str, since: float) -> None:
         spec, step = machine
@@ -142,33 +167,52 @@ class Feeder:
 
     def go_on(self, work: Work, row: ClaimRow) -> bool:
         """Run the next step of an instance whose claim was kept; False: it is not known here."""
+        self._refresh()
         machine = self._machines.get((row.fsm, row.version, row.step)) or self._known(row)
         if machine is None or self.stopping or row.queue not in self._limits:
             return False
         self.start(row, machine, work.worker, work.since)
         return True
 
+    def _refresh(self) -> None:
+        """A class that was defined again takes the place of the one before it."""
+        if self._generation != generation():
+            self._generation = generation()
+            self._machines.clear()
+
     def _known(self, row: ClaimRow) -> tuple[Spec, Step] | None:
         spec = lookup(row.fsm, row.version)
         step = None if spec is None else spec.steps.get(row.step)
         if spec is None or step is None:
             return None
+        _ = spec.codec  # built here: what is wrong with it is the machine's fault
         self._machines[row.fsm, row.version, row.step] = spec, step
         return spec, step
 
-    async def _resolve(self, row: ClaimRow) -> tuple[Spec, Step] | None:
-        """Find a machine by name and version; import its module once, if that is allowed."""
-        reason: Exception | None = None
+    async def _import(self, names: set[str]) -> None:
+        """Try each name once; an import that takes its time goes on aside."""
+        for name in names - self._imported:
+            package = name.partition(":")[0]
+            if package == name or not any(f"{package}.".startswith(f"{each}.") for each in self._options.autoload):
+                continue  # most names of other nodes: nothing to wait for
+            if len(self._imported) >= _MOST_NAMES:
+                self._imported.clear()  # trying one again does no harm
+            self._imported.add(name)
+            self._imports[name] = asyncio.create_task(autoload_async(name, self._options.autoload))
+        if under_way := [self._imports[name] for name in names if name in self._imports]:
+            await asyncio.wait(under_way, timeout=_IMPORT_GRACE)
+        for name in [name for name, task in self._imports.items() if task.done()]:
+            del self._imports[name]
+
+    def _resolve(self, row: ClaimRow) -> tuple[Spec, Step] | None:
+        """Find a machine by name and version."""
+        reason: BaseException | None = None
         try:
-            if lookup(row.fsm, row.version) is None and row.fsm not in self._imported:
-                if len(self._imported) >= _MOST_NAMES:
-                    self._imported.clear()  # trying one again does no harm
-                self._imported.add(row.fsm)
-                # In a thread: an import may be slow, and leases must be renewed meanwhile.
-                await asyncio.to_thread(autoload, row.fsm, self._options.autoload)
             machine = self._known(row)
-        except Exception as error:  # noqa: BLE001 - a module may raise anything while it is imported
+        except BaseException as error:  # noqa: BLE001 - a class may raise anything when it is made, SystemExit too
             machine, reason = None, error
+        if machine is None and row.fsm in self._imports:
+            return None
         key = (row.fsm, row.version, row.step)
         if machine is None and key not in self._warned and len(self._warned) < _MOST_TOLD:
             self._warned.add(key)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import psycopg
 from psycopg import pq
@@ -64,7 +64,7 @@ async def transaction(conn: psycopg.AsyncConnection[Any], made: _session.Setting
             cursor = psycopg.AsyncCursor(conn, row_factory=tuple_row)
             await cursor.execute(statement.sql, statement.params)
             end = await conn.execute("commit")
-            rows = cast("list[tuple[Any, ...]]", await cursor.fetchall())
+            rows = await cursor.fetchall()
         if end.statusmessage != "COMMIT":
             raise psycopg.InternalError(f"the transaction ended with {end.statusmessage}")
         return statement.read(rows)

@@ -7,7 +7,7 @@ transaction that sets it locally, and leaves nothing behind.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, LiteralString, NamedTuple
+from typing import LiteralString
 
 from ._call import Rows, Statement, call, nothing, one_value
 
@@ -78,7 +78,7 @@ _FOUND: LiteralString = (
     "union all select s.name, case when %s then 'on' else 'off' end from pg_catalog.pg_settings s "
     "where s.name = 'synchronous_commit' and (not %s or s.setting = 'off' and s.source not in ("
     "'configuration file', 'command line', 'default')) "
-    "union all select 'search_path', quote_ident(nspname) || ', pg_temp' from api"
+    "union all select 'search_path', quote_ident(nspname) || ', pg_temp' from api)"
 )
 
 Settings = Sequence[tuple[str, str]]
@@ -118,10 +118,14 @@ def own_search_path() -> Statement[None]:
     return Statement("reset search_path", (), nothing)
 
 
+def _pairs(rows: Rows) -> Settings:
+    return [(row[0], row[1]) for row in rows]
+
+
 @call
 def wanted_settings(durable: bool) -> Statement[Settings]:
     """What `settings` would set, without setting it."""
-    return Statement(f"{_FOUND} select name, value from made", _parameters(durable), lambda rows: [(r[0], r[1]) for r in rows])
+    return Statement(f"{_FOUND} select name, value from made", _parameters(durable), _pairs)
 
 
 @call
@@ -129,7 +133,8 @@ def set_locally(made: Settings) -> Statement[None]:
     """Set it until the end of the transaction."""
     return Statement(
         "select pg_catalog.set_config(name, value, true) "
-        "from pg_catalog.unnest(%s::pg_catalog.text[], %s::pg_catalog.text[]) w (name, value)",
+        "from rows from (pg_catalog.unnest(%s::pg_catalog.text[]), pg_catalog.unnest(%s::pg_catalog.text[])) "
+        "w (name, value)",
         ([name for name, _ in made], [value for _, value in made]),
         nothing,
     )

@@ -24,15 +24,17 @@ from datetime import timedelta
 from typing import Any
 
 import psycopg
+from psycopg import pq
 from pydantic import JsonValue
 
 from . import _calls, calls, embedded
-from ._call import Pause, Run, Script, script
-from ._codec import dumps, loads
-from ._encode import encode_stop
-from ._executor import HANDLE, RUN, STOP, Work, perform, perform_async
+from ._call import About, Pause, Run, Script, Statement, nothing, script
+from ._codec import dumps
+from ._perform import perform, perform_async
+from ._refused import refuse
 from ._registry import lookup
-from ._rows import Instance, kept_row
+from ._rows import Answer, Instance
+from ._work import Work
 from .context import ClaimRow, Context
 from .errors import InvalidArgument, UnknownInstance, from_sqlstate
 from .fsm import Spec, spec_of
@@ -75,67 +77,94 @@ def drain(
         names = (yield _calls.queues_in_use.statement()) if served is None else served
         yield _calls.forget_floor.statement()
         rows: list[ClaimRow] = yield _calls.claim_rows.statement(worker, dict.fromkeys(names, _ROUND), _LEASE)
-        works = [_work(row, worker, run_ahead) for row in rows]
+        problems: list[InvalidArgument] = []
+        works = [work for row in rows if (work := _work(row, worker, run_ahead, problems))]
         while works:
             count += len(works)
             if count > limit:
                 raise RuntimeError(f"still not drained after {limit} steps")
-            works = yield from _round(works, worker)
+            works = yield from _round(works, worker, problems)
+        if problems:
+            yield calls.release.statement(worker, None)  # they are not held by a worker that is gone
+            raise problems[0]
         if rows:
             continue
         if not advance or (yield _calls.bring_forward.statement(names)) is None:
             return count
 
 
-def _work(row: ClaimRow, worker: str, keep: bool) -> Work:
-    spec = lookup(row.fsm, row.version)
-    step = None if spec is None else spec.steps.get(row.step)
-    if spec is None or step is None:
-        raise InvalidArgument(f"no machine {row.fsm} v{row.version} with a step {row.step!r} is imported here")
-    return Work(row, spec, step, worker, 0.0, keep)
+def _work(row: ClaimRow, worker: str, keep: bool, problems: list[InvalidArgument]) -> Work | None:
+    """The work of a row, or a problem more: its neighbours are run all the same."""
+    where = f"instance {row.id} of {row.fsm} v{row.version}, in step {row.step!r}"
+    try:
+        spec = lookup(row.fsm, row.version)
+        step = None if spec is None else spec.steps.get(row.step)
+        if spec is not None and step is not None:
+            return Work(row, spec, step, worker, 0.0, keep)
+        problems.append(InvalidArgument(f"no such machine or step is imported here: {where}"))
+    except Exception as error:  # noqa: BLE001 - what is wrong with a class shows when it is used
+        problem = InvalidArgument(f"{where}, cannot be run: {error}")
+        problem.__cause__ = error
+        problems.append(problem)
+    return None
 
 
-def _round(works: list[Work], worker: str) -> Script[list[Work]]:
+def _round(works: list[Work], worker: str, problems: list[InvalidArgument]) -> Script[list[Work]]:
     """Run the works and commit them; answers what goes on at once: kept claims."""
     going_on: list[Work] = []
     while works:
         for work in works:
-            if work.stage == STOP:
+            if work.outcome is not None:
                 continue
             if work.step.is_async:
                 yield Run(perform_async(work))
             else:
                 perform(work)
         again: list[Work] = []
-        while works:
+        batches = [works]
+        while batches:
+            works = batches.pop()
             document = b"[" + b",".join(work.outcome or b"null" for work in works) + b"]"
-            answers = yield _calls.commit_text.statement(worker, document.decode(), _LEASE)
+            answers = yield from _guarded(_calls.commit_text.statement(worker, document.decode(), _LEASE))
+            if isinstance(answers, psycopg.Error):
+                if len(works) > 1:  # one of them cannot be read by the server: which?
+                    batches += [works[: len(works) // 2], works[len(works) // 2 :]]
+                    continue
+                answers = [Answer(0, "rejected", answers.sqlstate, str(answers), None)]
             busy: list[Work] = []
-            for ord, result, detail in answers:
-                work = works[ord]
-                if result == "busy":
+            for answer in answers:
+                work = works[answer.ord]
+                if answer.result == "busy":
                     busy.append(work)
-                elif result == "rejected":
-                    again.append(_rejected(work, detail))
-                elif result == "ok" and detail is not None:
-                    going_on.append(_work(kept_row(detail), worker, True))
-            works = busy
+                elif answer.result == "rejected":
+                    if not refuse(work, answer.sqlstate, answer.message or "rejected"):
+                        raise from_sqlstate(answer.sqlstate, f"{work.row.fsm} {work.row.id}: {answer.message}")
+                    again.append(work)
+                elif answer.kept is not None and (kept := _work(answer.kept, worker, True, problems)):
+                    going_on.append(kept)
             if busy:
+                batches.append(busy)
                 yield Pause(0.01)
         works = again
     return going_on
 
 
-def _rejected(work: Work, detail: str | None) -> Work:
-    reason: Any = loads(detail)
-    error = from_sqlstate(reason.get("sqlstate"), reason.get("message"))
-    if work.stage == RUN:
-        work.rejection = error
-    elif work.stage == HANDLE:
-        work.stage, work.outcome = STOP, encode_stop(work.ctx, error)
-    else:
-        raise error
-    return work
+def _guarded(statement: Statement[list[Answer]]) -> Script[list[Answer] | psycopg.Error]:
+    """Its answer, or what is wrong with the data; the transaction that it stands in goes on."""
+    inside = yield About(
+        lambda conn: conn.info.transaction_status == pq.TransactionStatus.INTRANS or not conn.autocommit
+    )
+    if inside:
+        yield Statement("savepoint gendurable_drain", (), nothing)
+    try:
+        answers: list[Answer] = yield statement
+    except psycopg.DataError as error:
+        if inside:
+            yield Statement("rollback to savepoint gendurable_drain", (), nothing)
+        return error
+    if inside:
+        yield Statement("release savepoint gendurable_drain", (), nothing)
+    return answers
 
 
 def _found(id: int, found: Instance | None) -> Instance:
