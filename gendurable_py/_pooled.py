@@ -19,6 +19,7 @@ R = TypeVar("R")
 
 _ROUNDS = 4
 _PATIENCE = 5.0
+_TRIES = 4
 
 
 @dataclass(slots=True)
@@ -53,6 +54,14 @@ async def is_shared(conn: psycopg.AsyncConnection[Any], pid: int, dsn: str) -> b
 
 async def transaction(conn: psycopg.AsyncConnection[Any], made: _session.Settings, statement: Statement[R]) -> R:
     """One statement in a transaction of its own, under settings that end with it, in one round trip."""
+    for _ in range(_TRIES):
+        with contextlib.suppress(psycopg.errors.QueryCanceled):
+            return await _transaction(conn, made, statement)
+    # A timeout of the role, before it was switched off; or somebody who cancels and means it.
+    return await _transaction(conn, made, statement)
+
+
+async def _transaction(conn: psycopg.AsyncConnection[Any], made: _session.Settings, statement: Statement[R]) -> R:
     local = _session.set_locally.statement(made)
     rows: list[tuple[Any, ...]] = []
     try:
@@ -60,6 +69,7 @@ async def transaction(conn: psycopg.AsyncConnection[Any], made: _session.Setting
             if psycopg.Pipeline.is_supported():
                 await stack.enter_async_context(conn.pipeline())
             await conn.execute("begin isolation level read committed, read write, not deferrable")
+            await conn.execute("set local statement_timeout to 0")
             await conn.execute(local.sql, local.params)
             cursor = psycopg.AsyncCursor(conn, row_factory=tuple_row)
             await cursor.execute(statement.sql, statement.params)
