@@ -79,6 +79,7 @@ class Link:
         self._timeout = timeout
         self._conn: psycopg.AsyncConnection[tuple[object, ...]] | None = None
         self._options: str | None = None
+        self._version = 0
         self._local: _session.Settings | None = None
         self._failures = 0
         self._logged = 0.0
@@ -117,9 +118,10 @@ class Link:
                 raise
             parameters = conninfo_to_dict(self._dsn)
             given = str(parameters.get("options") or os.environ.get("PGOPTIONS") or "")
-            self._options = " ".join([given, *(f"-c {name}=0" for name in _session.TIMEOUTS)]).strip()
+            first = _session.without_timeouts_locally(self._version)
+            self._options = " ".join([given, *(f"-c {name}=0" for name, value in first if value == "0")]).strip()
             # A timeout of the role may have ended the session before it could be switched off: only what is said while
-            # connecting comes before it. Not at first, since proxies refuse such options.
+            # connecting comes before that. Not at first, since proxies refuse such options.
             try:
                 conn = await self._connected()
             except psycopg.OperationalError:
@@ -140,6 +142,7 @@ class Link:
             # socket would stay open until the collector comes by.
             traceback.clear_frames(error.__traceback__)
             raise
+        self._version = conn.info.server_version
         try:
             await self._settle(conn)
         except BaseException:

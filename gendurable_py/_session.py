@@ -97,7 +97,7 @@ def without_timeouts(server_version: int) -> Statement[None]:
 
 
 def without_timeouts_locally(server_version: int) -> Settings:
-    """The same as settings for `set_locally`."""
+    """The same, as settings by name."""
     more = ["transaction_timeout"] if server_version >= 170000 else []
     return [*((name, "0") for name in [*more, *TIMEOUTS]), ("search_path", "pg_catalog, pg_temp")]
 

@@ -50,8 +50,9 @@ def test_an_outcome_outlives_a_fault_of_the_server(
     events = Events()
     Stuck.handled.clear()
     told = "busy" if sqlstate == "55P03" else "stuck"
-    with caplog.at_level(logging.WARNING, "gendurable"), running(
-        Engine(db.dsn, [Stuck, free], on_event=events, run_ahead=run_ahead)
+    with (
+        caplog.at_level(logging.WARNING, "gendurable"),
+        running(Engine(db.dsn, [Stuck, free], on_event=events, run_ahead=run_ahead)),
     ):
         with broken_commits(conn, sqlstate, "the cupboard is full"):
             ids = [made.id for made in gd.insert_many(conn, [Stuck] * 5)]

@@ -118,7 +118,6 @@ HURTS: dict[str, dict[str, str]] = {
         "temp_buffers": "100",
         "maintenance_work_mem": "64kB",
         "logical_decoding_work_mem": "64kB",
-        "max_stack_depth": "100kB",
         "commit_delay": "1000",
         "commit_siblings": "0",
         "wal_compression": "on",
@@ -227,7 +226,7 @@ def test_every_setting_that_a_role_can_have_is_in_the_table_or_known_to_be_harml
     # What is logged, measured, cached or kept alive, and what only utilities and data types of others look at.
     harmless = (
         "log_", "debug_", "trace_", "tcp_", "ssl", "vacuum_", "enable_", "track_", "jit_", "geqo", "cpu_", "parallel_",
-        "max_parallel_", "min_parallel_", "default_t", "temp_", "io_", "effective_", "maintenance_io", "seq_page_cost",
+        "max_parallel_", "min_parallel_", "max_stack_depth", "default_t", "temp_", "io_", "effective_", "maintenance_io", "seq_page_cost",
         "gin_pending", "password_encryption", "createrole_self_grant", "allow_system_table_mods", "allow_in_place",
         "allow_alter_system", "wal_", "update_process_title", "dynamic_library_path", "extension_control_path",
         "client_connection_check_interval", "compute_query_id", "ignore_", "zero_damaged", "event_triggers",

@@ -10,6 +10,7 @@ from typing import Any
 
 import psycopg
 from _engine import Events, ended, field, running
+from _faults import broken_commits
 from _wait import wait_until
 
 import gendurable_py as gd
@@ -65,7 +66,11 @@ def test_every_event_says_what_is_promised(db: Any, conn: Conn) -> None:
     async def forever(args: dict[str, Any]) -> None:
         await asyncio.Event().wait()
 
-    machines = [Refused, stale, locked, blocks, forever]
+    @job(name="events.quick")
+    def quick(args: dict[str, Any]) -> None:
+        return None
+
+    machines = [Refused, stale, locked, blocks, forever, quick]
     engine = Engine(
         db.dsn,
         machines,
@@ -88,6 +93,10 @@ def test_every_event_says_what_is_promised(db: Any, conn: Conn) -> None:
         wait_until(lambda: any(about["fsm"] == "events.locked" for _, about in events.named("busy")))
         locker.rollback()
         ended(conn, late)
+        with broken_commits(conn, "53100", "no space left on device"):
+            stuck = gd.insert(conn, quick)
+            wait_until(lambda: events.count("stuck"))
+        ended(conn, stuck)
         wait_until(lambda: events.count("sleep") and events.count("maintain"))
         conn.execute(
             "select pg_terminate_backend(pid) from pg_stat_activity "
