@@ -103,7 +103,12 @@ def test_every_event_says_what_is_promised(db: Any, conn: Conn) -> None:
             "where datname = current_database() and application_name like 'gendurable %'"
         )
         wait_until(lambda: events.count("recovered"))
-        wait_until(lambda: not set(documented()) - {name for name, _, _ in list(events.seen)})
+        def all_told() -> bool:
+            missing = set(documented()) - {name for name, _, _ in list(events.seen)}
+            assert not missing, missing
+            return True
+
+        wait_until(all_told)
 
     for name, measurements, metadata in events.seen:
         wanted_measurements, wanted_metadata = documented()[name]
