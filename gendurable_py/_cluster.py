@@ -13,16 +13,41 @@ import contextlib
 import fcntl
 import os
 import pwd
+import re
+import shlex
 import shutil
+import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
+from urllib.parse import quote, urlencode
+
+from ._places import as_user, closed_to, server_user, temporary_folder
 
 SUPERUSER = "postgres"
+PORT = 5432
+# For a start or a stop, in seconds.
+PATIENCE = 120
+# The variables by which libpq would go elsewhere, or not in, although user, host, port and database are given; and
+# what undoes each of them.
+_DIVERTING = {
+    "PGHOSTADDR": ("hostaddr", ""),
+    "PGSSLMODE": ("sslmode", "disable"),
+    "PGGSSENCMODE": ("gssencmode", "disable"),
+    "PGCHANNELBINDING": ("channel_binding", "disable"),
+    "PGREQUIREPEER": ("requirepeer", ""),
+    "PGTARGETSESSIONATTRS": ("target_session_attrs", "any"),
+}
+# The same; but not each libpq knows these.
+_DIVERTING_NEW = {
+    "PGREQUIREAUTH": ("require_auth", ""),
+    "PGSSLNEGOTIATION": ("sslnegotiation", "postgres"),
+}
 
 # Ends the server when the process that started it is gone, however it went: the pipe on stdin then reads end of file.
 _WATCHDOG = """
@@ -90,19 +115,14 @@ class Installation:
         for file in extension_files:
             (extensions / file.name).unlink(missing_ok=True)
             (extensions / file.name).write_bytes(file.read_bytes())
-            # A checkout may be closed to others, and the server runs as another user than its owner.
-            (extensions / file.name).chmod(0o644)
+        # A checkout, a virtual environment and the umask may be closed to others, and the server runs as another user
+        # than their owner.
+        for folder, _, names in os.walk(into):
+            for path in (Path(folder), *(Path(folder, name) for name in names)):
+                if not path.is_symlink():
+                    mode = path.stat().st_mode
+                    path.chmod(mode | (0o555 if mode & 0o100 else 0o444))
         return type(self)(moved(self.bindir), moved(self.sharedir), moved(self.pkglibdir), into)
-
-
-def _server_user() -> str | None:
-    """PostgreSQL refuses to run as root: then it runs as this system user."""
-    if os.geteuid() != 0:
-        return None
-    for name in ("postgres", "nobody"):
-        with contextlib.suppress(KeyError):
-            return pwd.getpwnam(name).pw_name
-    raise RuntimeError("PostgreSQL does not run as root, and there is neither a user postgres nor a user nobody")
 
 
 class Cluster:
@@ -124,20 +144,23 @@ class Cluster:
         self._installation = installation
         self._extension_files = list(extension_files)
         self._settings = dict(settings or {})
-        self._user = _server_user()
+        self._user = server_user()
         self._watchdog: subprocess.Popen[bytes] | None = None
         self._run_dir: Path | None = None
         self._pid = os.getpid()
         self._temporary = path is None
-        self._path = Path(tempfile.mkdtemp(prefix="gendurable-", dir=scratch)) if path is None else Path(path).resolve()
-        self._path.mkdir(parents=True, exist_ok=True)
+        if path is None:
+            self._path = temporary_folder(self._user, "gendurable-", scratch)
+        else:
+            self._path = Path(path).resolve()
+            self._make_path()
         self.bindir = installation.bindir
         self.data_dir = self._path / "data"
         self.log_path = self._path / "server.log"
-        self._socket_dir = Path()
+        self._socket_dir, self._port = Path(), PORT
         try:
             with self._locked():
-                if self._running():
+                if self._postmaster() is not None:
                     self._join()
                 else:
                     self._create()
@@ -147,7 +170,12 @@ class Cluster:
             raise
 
     def dsn_of(self, database: str) -> str:
-        return f"postgresql://{SUPERUSER}@/{database}?host={self._socket_dir}"
+        """A superuser's connection string, which leads to this server whatever PGHOSTADDR and its like say."""
+        # With a service nobody knows what else is set.
+        given = _DIVERTING if "PGSERVICE" in os.environ else {}
+        undone = {**given, **{name: how for name, how in (_DIVERTING | _DIVERTING_NEW).items() if os.environ.get(name)}}
+        options = urlencode([("host", os.fsencode(self._socket_dir)), *undone.values()], safe="/", quote_via=quote)
+        return f"postgresql://{SUPERUSER}@:{self._port}/{quote(database, safe='')}?{options}"
 
     @property
     def dsn(self) -> str:
@@ -160,18 +188,17 @@ class Cluster:
             return
         atexit.unregister(self.stop)
         if self._watchdog is not None:
-            self._halt("fast")
+            self._halt(signal.SIGINT)
         self._forget()
 
     def kill(self) -> None:
         """Stop it as a power cut would: nothing is flushed, and the next start recovers from the log."""
-        self._halt("immediate")
+        self._halt(signal.SIGQUIT)
 
     def restart(self) -> None:
         """Stop it, unless it was killed, and start it again. Clients are disconnected; the dsn stays the same."""
         with self._locked():
-            if self._running():
-                self._halt("fast")
+            self._halt(signal.SIGINT)
             self._launch()
 
     def __enter__(self) -> Self:
@@ -190,11 +217,25 @@ class Cluster:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
+    def _make_path(self) -> None:
+        """The directory that the caller named, and those above it, in which the server's user has a data directory."""
+        if "\n" in str(self._path):
+            raise ValueError(f"a data directory's path has no line breaks: {str(self._path)!r}")
+        for folder in reversed((self._path, *self._path.parents)):
+            with contextlib.suppress(FileExistsError):
+                folder.mkdir()
+                if self._user is not None:
+                    folder.chmod(0o755)
+        closed = closed_to(self._user, reversed((self._path, *self._path.parents)))
+        if closed is not None:
+            raise PermissionError(
+                f"the server runs as the user {self._user}, who cannot enter {closed}: "
+                f"name another path than {self._path}, or chmod o+x {closed}"
+            )
+
     def _command(self, program: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        as_user: dict[str, Any] = {}
-        if self._user is not None:
-            entry = pwd.getpwnam(self._user)
-            as_user = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+        # The server itself reads some of the variables that are meant for clients, such as PGPORT and PGDATESTYLE.
+        environment = {name: value for name, value in os.environ.items() if not re.fullmatch("PG[A-Z]+", name)}
         # Never a pipe: the server would inherit it, and reading would wait for the server's end.
         with tempfile.TemporaryFile("w+") as output:
             done = subprocess.run(
@@ -203,8 +244,9 @@ class Cluster:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd="/",
+                env=environment | {"PGDATA": str(self.data_dir)},
                 check=False,
-                **as_user,
+                **as_user(self._user),
             )
             output.seek(0)
             return subprocess.CompletedProcess(done.args, done.returncode, output.read())
@@ -220,62 +262,67 @@ class Cluster:
         if self._user is not None:
             shutil.chown(path, self._user, pwd.getpwnam(self._user).pw_gid)
 
-    def _running(self) -> bool:
-        # Its exit codes: 0 runs, 3 does not, 4 no data directory.
-        return self.data_dir.exists() and self._command("pg_ctl", "status", "-D", self.data_dir).returncode == 0
+    def _postmaster(self) -> int | None:
+        """The process of the running server."""
+        try:
+            pid = int((self.data_dir / "postmaster.pid").read_text(errors="replace").partition("\n")[0])
+            os.kill(pid, 0)
+        except (OSError, ValueError):
+            return None
+        # After a crash of the machine the number may be another's, and in a container a dead process may stay listed.
+        try:
+            return pid if os.readlink(f"/proc/{pid}/cwd") == os.path.realpath(self.data_dir) else None
+        except PermissionError:
+            return pid
+        except FileNotFoundError:
+            return None if os.path.exists("/proc/self/cwd") else pid
 
     def _join(self) -> None:
-        self._socket_dir = Path((self.data_dir / "postmaster.pid").read_text().splitlines()[4])
+        lines = (self.data_dir / "postmaster.pid").read_text(errors="surrogateescape").split("\n")
+        self._port, self._socket_dir = int(lines[3]), Path(lines[4])
 
     def _create(self) -> None:
-        if self._temporary:
-            self._own(self._path)
         # A directory that the caller named is not given away, only what the server writes.
         self.data_dir.mkdir(mode=0o700, exist_ok=True)
         self.log_path.touch()
         for mine in (self.data_dir, self.log_path):
             self._own(mine)
         if self._run_dir is None:
-            self._run_dir = Path(tempfile.mkdtemp(prefix="gd-"))
-            self._own(self._run_dir)
-            self._socket_dir = self._run_dir
+            self._run_dir = temporary_folder(self._user, "gd-", plain=True)
+            # pg_ctl hands the log's name to a shell, and this one is plain.
+            (self._run_dir / "server.log").symlink_to(self.log_path)
             self.bindir = self._view(self._run_dir / "pgsql")
         if not (self.data_dir / "PG_VERSION").exists():
             quick = ["--no-sync"] if self._settings.get("fsync") == "off" else []
             options = ["--username", SUPERUSER, "--auth", "trust", "--encoding", "UTF8", "--locale", "C", *quick]
-            self._must("initdb", "-D", self.data_dir, *options)
+            self._must("initdb", *options)
         kept = (self.data_dir / "PG_VERSION").read_text().strip()
         if kept != str(self._installation.major):
             raise RuntimeError(f"{self.data_dir} is of PostgreSQL {kept}, the server is {self._installation.major}")
 
     def _view(self, into: Path) -> Path:
         source = self._installation
-        entry = pwd.getpwnam(self._user) if self._user else None
         # A virtual environment below /root cannot be entered by the server's user: then the files are copied.
-        seen = entry is None or (
-            subprocess.run(
-                ["test", "-x", source.bindir / "postgres"], check=False, user=entry.pw_uid, group=entry.pw_gid, cwd="/"
-            ).returncode
-            == 0
-        )
+        needed = (source.bindir / "postgres", source.pkglibdir, source.sharedir, *source.libraries)
+        seen = closed_to(self._user, needed) is None
         return source.view(into, self._extension_files, link=seen).bindir
 
     def _launch(self) -> None:
         if self._run_dir is None:
             self._create()
-        settings = {"listen_addresses": "", "unix_socket_directories": str(self._socket_dir), **self._settings}
-        options = " ".join(f"-c {name}='{value}'" for name, value in settings.items())
-        start: list[str | Path] = [
-            "-D",
-            self.data_dir,
-            "-l",
-            self.log_path,
-            "-o",
-            options,
-            "-p",
-            self.bindir / "postgres",
-        ]
-        self._must("pg_ctl", "start", "-w", "-t", "120", "-s", *start)
+        assert self._run_dir is not None
+        settings = {
+            "listen_addresses": "",
+            "unix_socket_directories": str(self._run_dir),
+            "port": str(PORT),
+            **self._settings,
+        }
+        # A shell reads them, and a data directory's name may have quotes as well.
+        options = ["-D", str(self.data_dir), *(f"-c{name}={value}" for name, value in settings.items())]
+        program, log = self.bindir / "postgres", self._run_dir / "server.log"
+        waits = ("-w", "-t", str(PATIENCE))
+        self._must("pg_ctl", "start", "-s", *waits, "-o", shlex.join(options), "-p", program, "-l", log)
+        self._join()
         if self._watchdog is None:
             doomed = [self._run_dir, *([self._path] if self._temporary else [])]
             self._watchdog = subprocess.Popen(
@@ -288,9 +335,17 @@ class Cluster:
             )
             atexit.register(self.stop)
 
-    def _halt(self, mode: str) -> None:
-        if self._running():
-            self._must("pg_ctl", "stop", "-w", "-t", "120", "-s", "-D", self.data_dir, "-m", mode)
+    def _halt(self, how: signal.Signals) -> None:
+        pid = self._postmaster()
+        if pid is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, how)
+        late = time.monotonic() + PATIENCE
+        while self._postmaster() == pid:
+            if time.monotonic() > late:
+                raise RuntimeError(f"the server in {self._path} did not stop within {PATIENCE} s")
+            time.sleep(0.01)
 
     def _forget(self) -> None:
         if self._watchdog is not None:

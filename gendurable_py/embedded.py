@@ -61,7 +61,8 @@ def start(
     """
     server = EmbeddedServer(installation(version), path, extension_files=extension_files(), settings=settings)
     try:
-        with psycopg.connect(server.dsn) as conn:
+        # Not with what PGOPTIONS and PGCLIENTENCODING say.
+        with psycopg.connect(server.dsn, options="", client_encoding="UTF8") as conn:
             # `if not exists` is no help against another process that joins and creates it at this moment.
             conn.execute(
                 "select pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('gendurable.install', 0::bigint))"
