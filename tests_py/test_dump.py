@@ -18,7 +18,7 @@ from _busy import fill, goes_on, snapshot
 from _people import People
 from _server import FAST, Server
 
-from gendurable_py import _cluster, embedded
+from gendurable_py import _cluster, _places, embedded
 from gendurable_py.install import extension_files, install, upgrade, version
 
 Connect = Callable[[str], psycopg.Connection[Any]]
@@ -162,7 +162,7 @@ class Workshop:
     def __init__(self) -> None:
         self.path = Path(tempfile.mkdtemp(prefix="gd-upgrade-"))
         self.path.chmod(0o755)
-        user = _cluster._server_user()
+        user = _places.server_user()
         self.as_user: dict[str, Any] = {"cwd": self.path}
         if user is not None:
             shutil.chown(self.path, user)
