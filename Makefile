@@ -56,8 +56,8 @@ lint: build $(GD_VENV)/.test ## ruff, mypy --strict, sqlfluff, plpgsql_check
 	@$(GD_RUN) tools/run_tests.py lint
 
 fmt: $(GD_VENV)/.test ## Let ruff reformat the Python files
-	$(GD_VENV)/bin/ruff check --fix .
-	$(GD_VENV)/bin/ruff format .
+	$(GD_RUN) -m ruff check --fix .
+	$(GD_RUN) -m ruff format .
 
 test: build $(GD_VENV)/.test ## Set up what is missing, then run everything: linters, pgTAP, isolation specs, pytest
 	@tools/need.sh test

@@ -32,7 +32,6 @@ import _server  # noqa: E402 - found by the line above
 
 from gendurable_py import _cluster, embedded  # noqa: E402
 
-BIN = Path(sys.executable).parent
 DEBIAN = "Debian: apt-get install postgresql-NN-{}, or make test as root"
 SPEC_SECONDS = 120
 
@@ -141,7 +140,13 @@ def run_linters(count: Count) -> None:
     ):
         what = f"{name} {arguments[0]}" if name != "mypy" else "mypy --strict"
         done = subprocess.run(
-            [BIN / name, *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+            # Not the script, which begins with its interpreter's path: spaces and long names break that.
+            [sys.executable, "-m", name, *arguments],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
         )
         if done.returncode != 0:
             print(done.stdout)
