@@ -60,11 +60,24 @@ class Proxy:
             with suppress(OSError):
                 side.shutdown(socket.SHUT_RDWR)
 
+    def _close(self, pair: tuple[socket.socket, socket.socket], pumps: list[threading.Thread]) -> None:
+        """Once nobody reads any more: the number of a descriptor is given away again at once."""
+        for pump in pumps:
+            pump.join()
+        with suppress(ValueError):
+            self._pairs.remove(pair)
+        for side in pair:
+            side.close()
+
     def _connect(self) -> socket.socket:
         host, port = self._target.get("host") or "localhost", int(self._target.get("port") or 5432)
         if host.startswith("/"):
             server = socket.socket(socket.AF_UNIX)
-            server.connect(f"{host}/.s.PGSQL.{port}")
+            try:
+                server.connect(f"{host}/.s.PGSQL.{port}")
+            except OSError:
+                server.close()
+                raise
             return server
         return socket.create_connection((host, port))
 
@@ -84,8 +97,13 @@ class Proxy:
                 continue
             self._pairs.append(pair)
             doomed = threading.Event()
-            for source, sink in (pair, pair[::-1]):
-                threading.Thread(target=self._pump, args=(source, sink, pair, doomed), daemon=True).start()
+            pumps = [
+                threading.Thread(target=self._pump, args=(source, sink, pair, doomed), daemon=True)
+                for source, sink in (pair, pair[::-1])
+            ]
+            for pump in pumps:
+                pump.start()
+            threading.Thread(target=self._close, args=(pair, pumps), daemon=True).start()
 
     def _pump(
         self,

@@ -1,8 +1,11 @@
 """Chaos: dispatchers in processes of their own, clients, and a server that is killed under them; then a judge.
 
-    python -m tests_py.chaos --minutes 3          (make chaos)
+    python -m tests_py.chaos --minutes 3                  (make chaos)
+    python -m tests_py.chaos --minutes 10 --around        (make chaos GD_ARGS="--minutes 10 --around")
 
 - `scene.py` starts it all, lets it drain and reports; `faults.py` breaks things.
+- `around.py` is the other scene: little is broken, but others share the database. `intruders.py` is what they do
+  there, `payloads.py` what they put in; `aside.py` measures for how long work that they leave alone stands still.
 - `worker.py` and `machines.py` are what the processes run; `clients.py` inserts and signals, `operators.py` does what
   operators do.
 - `records.py` gathers what was written down: by a trigger in the transactions, by steps and clients outside of them.

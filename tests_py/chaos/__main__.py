@@ -1,4 +1,4 @@
-"""python -m tests_py.chaos [--minutes 3] [--seed N]: the exit code is 0 if no invariant was violated."""
+"""python -m tests_py.chaos [--minutes 3] [--seed N] [--around]: the exit code is 0 if no invariant was violated."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import random
 import sys
 
+from .around import play_around
 from .sabotage import DEFECTS
 from .scene import Unavailable, play
 
@@ -15,11 +16,18 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=3.0, help="for how long things are broken (default: 3)")
     parser.add_argument("--seed", type=int, default=None, help="the order of faults and the clients' choices")
     parser.add_argument("--sabotage", choices=sorted(DEFECTS), help="plant this defect, which the suite has to find")
+    parser.add_argument(
+        "--around",
+        action="store_true",
+        help="others in the database instead of faults: hostile payloads, settings, open and prepared transactions, "
+        "publications, locks and clock steps, all at once",
+    )
     options = parser.parse_args()
     seed = random.randrange(1 << 31) if options.seed is None else options.seed
     print(f"seed: {seed}", flush=True)
     try:
-        report = play(seed, options.minutes, options.sabotage)
+        around = options.around
+        report = play_around(seed, options.minutes) if around else play(seed, options.minutes, options.sabotage)
     except Unavailable as error:
         parser.error(str(error))
     print(report)

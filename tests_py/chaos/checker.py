@@ -2,9 +2,10 @@
 
 Each judge reads the record and yields what contradicts it. They are named after what they look at and numbered after
 the invariants: 1 transitions, 2 claims and keys, 3 signals, 4 barriers, 5 unique keys, 6 nothing is stuck, 7 crashes
-lose nothing, 8 no open transaction stops others. Every judge looks across crashes of server and workers; what clients
-were told before one ("told") and what a step wrote in its transaction ("ledger") are all that 7 adds. For 8 the scene
-itself watches the work that goes on beside a client's open transaction.
+lose nothing, 8 no open transaction stops others. Where the server's clock stepped, times do not count. Every judge
+looks across crashes of server and workers; what clients were told before one ("told") and what a step wrote in its
+transaction ("ledger") are all that 7 adds. For 8 the scene itself watches the work that goes on beside a client's open
+transaction.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ def runs(record: Record) -> Iterator[str]:
             run = steps.get((event.id, event.old_claim or 0), {})
             if run.get("step") != event.old_step:
                 yield f"{event.id}: {event.old_step} committed under claim {event.old_claim}, which did not run it"
-            elif run["ended"] is None or run["ended"] > event.at:
+            elif run["ended"] is None or (run["ended"] > event.at and not record.stepped):
                 yield f"{event.id}: {event.old_step} committed under claim {event.old_claim}, which still ran it"
     for row in record.rows.values():
         if row.status == "done" and (missing := set((STEPS | ROUGH).get(row.fsm, ())) - committed[row.id]):
@@ -119,7 +120,7 @@ def claims(record: Record) -> Iterator[str]:
             continue
         if event.claim < event.old_claim:
             yield f"{event.id}: claim {event.claim} after {event.old_claim}"
-        if event.claimed and event.old_status == "executing" and event.lease_live:
+        if event.claimed and event.old_status == "executing" and event.lease_live and not record.stepped:
             yield f"{event.id}: claimed under a live lease (seq {event.seq})"
         if event.claimed and event.old_status not in ("runnable", "executing", "awaiting_signal"):
             yield f"{event.id}: claimed though it was {event.old_status} (seq {event.seq})"
@@ -137,7 +138,7 @@ def attempts(record: Record) -> Iterator[str]:
         if run is not None and run["attempt"] != event.attempt:
             yield f"{event.id}: ran as attempt {run['attempt']} instead of {event.attempt} (seq {event.seq})"
         if event.fsm in ATTEMPTS and event.old_status == "executing" and not event.claimed:
-            yield from _failures(event, said.get((event.id, event.old_claim)))
+            yield from _failures(event, said.get((event.id, event.old_claim)), record.stepped)
 
 
 def _possible_attempts(event: Event) -> set[int]:
@@ -158,7 +159,7 @@ def _possible_attempts(event: Event) -> set[int]:
     return {was, was + 1, *([0] if event.fsm == "chaos.waiter" else [])}
 
 
-def _failures(event: Event, run: dict[str, Any] | None) -> Iterator[str]:
+def _failures(event: Event, run: dict[str, Any] | None, stepped: bool) -> Iterator[str]:
     """What follows from an attempt of the machines that fail so many times as they were told."""
     if run is None:
         return
@@ -175,7 +176,7 @@ def _failures(event: Event, run: dict[str, Any] | None) -> Iterator[str]:
         if run["how"] == "raise" and attempt + 1 >= ATTEMPTS[event.fsm]:
             yield f"{event.id}: goes on after attempt {attempt} of {ATTEMPTS[event.fsm]} (seq {event.seq})"
         due = event.eligible_at or 0
-        if not event.began + least * 1_000_000 - 1000 <= due <= event.at + most * 1_000_000 + 1000:
+        if not stepped and not event.began + least * 1_000_000 - 1000 <= due <= event.at + most * 1_000_000 + 1000:
             yield f"{event.id}: due {due - event.at} us after attempt {attempt} failed (seq {event.seq})"
 
 
@@ -195,6 +196,8 @@ def told(record: Record) -> Iterator[str]:
             yield f"{id}: {what} did not find it, and it was never removed"
         elif what == "cancel" and answer is True and (id, "cancelled") not in first:
             yield f"{id}: cancelled, and {record.rows[id].status}"
+        elif record.stepped:
+            continue
         elif answer == "no_target" and not any(first.get((id, end), NEVER) <= line["answered"] for end in TERMINAL):
             yield f"{id}: refused a signal before it had ended"
 
@@ -216,7 +219,7 @@ def removals(record: Record) -> Iterator[str]:
             yield f"{removal.id}: removed, and nothing of it in the log"
         if removal.finished_at is None or record.rows[removal.id].status not in TERMINAL:
             yield f"{removal.id}: removed before it had ended"
-        elif removal.at - removal.finished_at < RETENTION * 1_000_000:
+        elif removal.at - removal.finished_at < RETENTION * 1_000_000 and not record.stepped:
             yield f"{removal.id}: removed {removal.at - removal.finished_at} us after its end"
         if removal.parent_alive:
             yield f"{removal.id}: removed before its parent had ended"

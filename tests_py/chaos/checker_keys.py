@@ -16,6 +16,7 @@ class Periods:
     """What operators decided, and when. A call is in force at some time between its first try and its answer."""
 
     def __init__(self, record: Record) -> None:
+        self._stepped = record.stepped
         self._limits: list[tuple[int, int, int]] = []
         self._pauses: dict[str, list[tuple[int, int, int, int]]] = defaultdict(list)
         limit, since = 1, 0
@@ -36,10 +37,12 @@ class Periods:
         """The most that may have been allowed at some time between the two."""
         if key.partition(":")[0] != WIDE:
             return 1
-        return max(limit for limit, since, until in self._limits if since <= at and until >= began)
+        return max(limit for limit, since, until in self._limits if self._stepped or (since <= at and until >= began))
 
     def paused(self, queue: str, began: int, at: int) -> bool:
         """Whether it was paused all the time between the two, without a doubt."""
+        if self._stepped:
+            return False
         return any(answered < began and at < resumed for _, answered, resumed, _ in self._pauses[queue])
 
     def ever_paused(self, queue: str, began: int, at: int) -> bool:
@@ -69,6 +72,8 @@ def keys(record: Record) -> Iterator[str]:
 
 def overlap(record: Record) -> Iterator[str]:
     """The same from what the steps wrote: never more than K of a key's at once whose claim still stood."""
+    if record.stepped:
+        return
     periods = Periods(record)
     # When it got its slot: a claim that is kept, or comes after one that was lost, has it from the one before.
     slot_since: dict[tuple[int, int], int] = {}
@@ -151,6 +156,8 @@ class Lanes:
 
 def order(record: Record) -> Iterator[str]:
     """Within a key nobody overtakes: whoever starts is among the first for whom there are free slots."""
+    if record.stepped:
+        return
     lanes = Lanes(record)
     together = _started_together(record)
     holders: dict[str, set[int]] = defaultdict(set)

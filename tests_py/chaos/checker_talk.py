@@ -144,6 +144,8 @@ def _scope(key: str) -> tuple[str, ...]:
 
 def times(record: Record) -> Iterator[str]:
     """Nothing starts before it is due, by the row's own time and by what clients asked for."""
+    if record.stepped:
+        return
     asked: dict[int, list[tuple[int, int, int]]] = defaultdict(list)
     moved: dict[int, list[int]] = defaultdict(list)
     for line in record.told:

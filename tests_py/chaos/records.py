@@ -53,16 +53,19 @@ begin
         exists (select from gendurable.instance p where p.id = old.parent_id and p.finished_at is null));
     return null;
 end $$;
-create trigger chaos_insert after insert on gendurable.instance for each row execute function chaos.note();
+create trigger chaos_insert after insert on gendurable.instance for each row
+when (new.fsm like 'chaos.%') execute function chaos.note();
 create trigger chaos_update after update on gendurable.instance for each row
 when (
-    (old.status, old.claim_no, old.slot_no, old.lane_at, old.eligible_at, old.priority, old.unique_held, old.attempt,
+    new.fsm like 'chaos.%' and (
+        old.status, old.claim_no, old.slot_no, old.lane_at, old.eligible_at, old.priority, old.unique_held, old.attempt,
         old.barrier_no, old.queue, old.partition_key, old.state -> 'n')
     is distinct from
     (new.status, new.claim_no, new.slot_no, new.lane_at, new.eligible_at, new.priority, new.unique_held, new.attempt,
         new.barrier_no, new.queue, new.partition_key, new.state -> 'n'))
 execute function chaos.note();
-create trigger chaos_delete after delete on gendurable.instance for each row execute function chaos.note_removal();
+create trigger chaos_delete after delete on gendurable.instance for each row
+when (old.fsm like 'chaos.%') execute function chaos.note_removal();
 """
 
 # Columns that hold a time; in a record they are microseconds since 1970.
@@ -165,6 +168,8 @@ class Record:
     # Outcomes that came too late, since the claim was somebody else's.
     stale: int = 0
     signals_left: int = 0
+    # The server's clock stepped: its times compare neither with each other nor with the clients'.
+    stepped: bool = False
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
@@ -189,6 +194,7 @@ def gather(conn: psycopg.Connection[Any], folder: Path, told: list[dict[str, Any
     with conn.cursor(row_factory=class_row(Row)) as cursor:
         rows = cursor.execute(
             "select id, fsm, status, parent_id as parent, state, result, last_error from gd_instances "
+            "where fsm like 'chaos.%' "
             "union all select id, fsm, status, parent, state, result, last_error from chaos.gone order by id"
         ).fetchall()
     left = conn.execute("select count(*) from gendurable.signal").fetchone()

@@ -19,6 +19,7 @@ from typing import Self
 import psycopg
 from _proxy import Proxy
 from _wait import wait_until
+from psycopg.conninfo import make_conninfo
 
 import gendurable_py as gd
 from gendurable_py import _cluster, embedded
@@ -52,6 +53,8 @@ class Report:
     repeated: int = 0
     stale: int = 0
     maintained: int = 0
+    # What else there is to say.
+    remarks: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         parts = [
@@ -62,6 +65,7 @@ class Report:
             f"clients asked for: {', '.join(f'{count} {what}' for what, count in sorted(self.asked.items()))}",
             f"transitions committed: {self.transitions}, steps run again, failed or in vain: {self.repeated}",
             f"outcomes refused as stale: {self.stale}, looks of gd_maintain for lost batons: {self.maintained}",
+            *self.remarks,
             *(f"  {violation}" for violation in self.violations[:MOST_SHOWN]),
             f"violations: {len(self.violations)}, seed: {self.seed}",
         ]
@@ -94,19 +98,33 @@ def start_server(sabotage: str | None) -> _cluster.Cluster:
 
 
 class Scene:
-    def __init__(self, seed: int, *, cancel: bool = True, sabotage: str | None = None) -> None:
+    """`server`: another one than it would start for itself; `more`: what is added to the styles of the workers."""
+
+    def __init__(
+        self,
+        seed: int,
+        *,
+        cancel: bool = True,
+        sabotage: str | None = None,
+        server: _cluster.Cluster | None = None,
+        user: str = _cluster.SUPERUSER,
+        more: str = "",
+    ) -> None:
         self.seed = seed
-        self.server = start_server(sabotage)
+        self.server = server or start_server(sabotage)
         self.dsn = self.server.dsn
+        self._more = more
         self.folder = Path(tempfile.mkdtemp(prefix="gd-chaos-"))
         with psycopg.connect(self.dsn) as conn:
             conn.execute(LOG.encode())
         self.proxy = Proxy(self.dsn)
+        self._workers_dsn = make_conninfo(self.proxy.dsn, user=user)
         self.workers: list[subprocess.Popen[bytes]] = []
         self._started = 0
         # Workers may be killed by one thread while another looks whether one has ended by itself.
         self._replacing = threading.Lock()
         self.violations: list[Violation] = []
+        self.stepped = False
         for index in range(WORKERS):
             self.workers.append(self._worker(index))
         self.clients = Clients(self.proxy.dsn, seed, cancel=cancel)
@@ -134,11 +152,11 @@ class Scene:
     def _worker(self, index: int) -> subprocess.Popen[bytes]:
         self._started += 1
         name = f"worker-{self._started}"
-        style = tuple(STYLES)[index % len(STYLES)]
+        style = tuple(STYLES)[index % len(STYLES)] + self._more
         paths = os.pathsep.join([str(TESTS), str(TESTS.parent)])
         with (self.folder / f"{name}.log").open("wb") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "chaos.worker", self.proxy.dsn, str(self.folder / f"{name}.jsonl"), style],
+                [sys.executable, "-m", "chaos.worker", self._workers_dsn, str(self.folder / f"{name}.jsonl"), style],
                 env=os.environ | {"PYTHONPATH": paths},
                 stdout=log,
                 stderr=log,
@@ -214,6 +232,7 @@ class Scene:
         with psycopg.connect(self.dsn, autocommit=True) as conn:
             repaired = gd.maintain(conn)["repaired"]
             record = gather(conn, self.folder, self.clients.told)
+        record.stepped = self.stepped
         assert isinstance(repaired, int)
         record.repaired += repaired
         self.violations += check(record)

@@ -1,5 +1,7 @@
 """One dispatcher process: `python -m chaos.worker DSN JOURNAL STYLE`. It serves until SIGTERM, whatever happens.
 
+A style with "+around" serves what is hostile, too.
+
 Beside the engine a plain SQL client works: it writes its ledger in the transaction that commits the step.
 """
 
@@ -15,11 +17,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import psycopg
+from psycopg.conninfo import make_conninfo
 
 import gendurable_py as gd
 from gendurable_py import Engine
 
-from . import machines
+from . import machines, payloads
+from .aside import OPTIONS
 
 LEASE = 2.0
 # One as most are, one that keeps claims and takes rows in advance, and one that only polls.
@@ -90,10 +94,17 @@ class SqlWorker:
 
 
 def main() -> None:
-    dsn, path, style = sys.argv[1:]
+    dsn, path, given = sys.argv[1:]
+    style, _, around = given.partition("+")
+    queues = {"default": 8, "keyed": 4}
+    served = machines.MACHINES
+    if around:
+        queues[payloads.QUEUE] = 3
+        served = [*served, payloads.Hostile]
     machines.journal = machines.Journal(path)
     stopped = threading.Event()
-    beside = SqlWorker(dsn)
+    # A client like others, which owes its settings to nobody else.
+    beside = SqlWorker(make_conninfo(dsn, user="postgres", options=OPTIONS) if around else dsn)
     beside.thread.start()
     while not stopped.is_set():
         # Also while the server is away and no engine runs, which has a handler of its own.
@@ -101,8 +112,8 @@ def main() -> None:
         machines.journal.write(what="up")
         engine = Engine(
             dsn,
-            machines.MACHINES,
-            queues={"default": 8, "keyed": 4},
+            served,
+            queues=queues,
             lease_ttl=LEASE,
             heartbeat_interval=0.5,
             poll_interval=0.2,
