@@ -237,3 +237,27 @@ begin
 end $$;
 
 comment on function gendurable._wake(text[]) is 'Notifies the dispatchers that sleep on these queues, at commit.';
+
+create or replace function gendurable._next_lane(p_queue text, p_priority int, out queue text, out priority int)
+language plpgsql stable as $$
+begin
+    -- A skip scan: one probe of the claims' index a lane, whatever is in it and whatever priorities were ever used.
+    select i.queue, i.priority into queue, priority
+    from gendurable.instance i
+    where i.eligible_at is not null and (i.queue, i.priority) > (p_queue, p_priority)
+    order by i.queue, i.priority
+    limit 1;
+end $$;
+
+comment on function gendurable._next_lane(text, int) is
+    'The next queue and priority that have rows which somebody is to look at, now or later; null behind the last.';
+
+create or replace function gendurable._is_renewed(p_id bigint, p_claim_no bigint, p_now timestamptz) returns boolean
+language plpgsql stable as $$
+begin
+    return exists (
+        select from gendurable.renewal r where r.instance_id = p_id and r.claim_no = p_claim_no and r.until > p_now);
+end $$;
+
+comment on function gendurable._is_renewed(bigint, bigint, timestamptz) is
+    'Whether a claim whose lease has ended was renewed beside its row, which somebody had locked.';

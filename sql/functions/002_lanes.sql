@@ -258,6 +258,7 @@ create or replace function gendurable._take_keys(p_ids bigint[], p_statuses gend
 language plpgsql as $$
 declare
     v_row record;
+    v_waits int := 0;
     v_timeout constant text := current_setting('lock_timeout');
 begin
     -- Only rows with a scope of their own can enter it again. One by one, since each may meet a holder whose
@@ -270,20 +271,27 @@ begin
         order by i.unique_key
     loop
         begin
-            perform set_config('lock_timeout', '10ms', true);
+            -- 30 ms in all, however many rows meet open transactions: two long waits, ten short ones, then none
+            perform set_config('lock_timeout', case when v_waits < 2 then '10ms' else '1ms' end, true);
             update gendurable.instance i
             set unique_held = i.unique_key
             where i.id = v_row.id and not exists (
                 select from gendurable.instance h where h.unique_held = i.unique_key);
-        exception when lock_not_available or unique_violation then
-            continue;
+        exception
+            when lock_not_available or deadlock_detected then
+                v_waits := v_waits + 1;
+                exit when v_waits = 12;
+                continue;
+            when unique_violation then
+                continue;
         end;
         perform set_config('lock_timeout', v_timeout, true);
     end loop;
 end $$;
 
 comment on function gendurable._take_keys(bigint[], gendurable.status[]) is
-    'Takes the unique keys of rows that are about to enter their scope again, where nobody holds them.';
+    'Takes the unique keys of rows that are about to enter their scope again, where nobody holds them; it waits for some
+30 ms at most in all, and those behind go on without their key.';
 
 create or replace function gendurable._unique_held(
     p_held text, p_scope gendurable.status[], p_status gendurable.status

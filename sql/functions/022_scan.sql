@@ -23,7 +23,8 @@ begin
         where i.queue = p_queue and i.priority = p_priority and i.woken = p_woken
             and i.eligible_at <= p_now and (i.eligible_at, i.id) > (p_after, p_after_id)
             -- a live lease is passed over here and not in the index, so that a claim writes no index entry
-            and (i.lease_expires_at is null or i.lease_expires_at <= p_now)
+            and (i.lease_expires_at is null or (
+                i.lease_expires_at <= p_now and not gendurable._is_renewed(i.id, i.claim_no, p_now)))
         order by i.eligible_at, i.id
         limit p_limit
         for no key update skip locked);

@@ -111,8 +111,9 @@ begin
             get stacked diagnostics v_state = returned_sqlstate, v_message = message_text;
             -- two sessions took one unique key at the same moment: the second try sees the first one's
             v_result := case when v_state = '23505' then 'busy' else 'rejected' end;
-        -- what another transaction is to blame for
-        when transaction_rollback or object_not_in_prerequisite_state then
+        -- What another transaction is to blame for: of class 55 only the lock. The others (a publication without replica
+        -- identity) would be answered busy for ever: they are raised as they are.
+        when transaction_rollback or lock_not_available then
             get stacked diagnostics v_state = returned_sqlstate, v_message = message_text;
             v_result := 'busy';
     end;

@@ -131,6 +131,7 @@ declare
     v_crowded text[] := '{}'::text[];
     v_kept bigint[] := '{}'::bigint[];
     v_ended bigint[];
+    v_done bigint[];
     v_parents bigint[];
     v_barriers bigint[];
     v_queues text[];
@@ -192,7 +193,8 @@ begin
                 when o.kept then i.lane_at
                 when case when o.rekey then o.partition_key else i.partition_key end is not null then o.eligible_at
             end,
-            deadline_at = case o.kind when 'await' then o.deadline_at when 'replay' then i.deadline_at end,
+            -- a step that stops is shown the same once more if gd_retry makes it run again
+            deadline_at = case when o.kind = 'await' then o.deadline_at when o.kind in ('replay', 'stop') then i.deadline_at end,
             slot_no = case when o.kept then i.slot_no end,
             woken = case when o.kept then i.woken else 1 end,
             claim_no = case when o.kept then greatest(i.claim_no + 1, v_claim_no) else i.claim_no end,
@@ -200,8 +202,8 @@ begin
             lease_expires_at = case when o.kept then p_now + p_lease end,
             attempt = case when o.kind = 'replay' then i.attempt + 1 when o.ends then i.attempt else 0 end,
             crashes = 0,
-            awaits = case o.kind when 'await' then o.awaits when 'replay' then i.awaits end,
-            shown = case when o.kind in ('await', 'replay') then i.shown end,
+            awaits = case when o.kind = 'await' then o.awaits when o.kind in ('replay', 'stop') then i.awaits end,
+            shown = case when o.kind in ('await', 'replay', 'stop') then i.shown end,
             children_pending = coalesce(o.children, i.children_pending),
             rate_limit = case when o.kind = 'replay' then i.rate_limit else o.rate_limit end,
             weight = case
@@ -221,16 +223,17 @@ begin
         returning i.id, i.status, i.queue, i.eligible_at, i.finished_at, i.parent_id, i.barrier_no, o.ord
     )
     select array_agg(w.id) filter (where w.finished_at is not null),
+        array_agg(w.id) filter (where w.status = 'done'),
         array_agg(w.parent_id) filter (where w.finished_at is not null and w.barrier_no is not null),
         array_agg(w.barrier_no) filter (where w.finished_at is not null and w.barrier_no is not null),
         array_agg(distinct w.queue) filter (
             where w.status <> 'executing' and w.eligible_at <= p_now + gendurable._longest_poll()),
         jsonb_object_agg(w.ord, jsonb '{"kept": true}') filter (where w.status = 'executing')
-    into v_ended, v_parents, v_barriers, v_queues, v_answers
+    into v_ended, v_done, v_parents, v_barriers, v_queues, v_answers
     from written w;
 
     if v_ended is not null then
-        perform gendurable._after_end(v_ended, v_parents, v_barriers, p_now);
+        perform gendurable._after_end(v_ended, v_done, v_parents, v_barriers, p_now);
     end if;
     if p_keys <> '{}' then
         perform gendurable._keep_baton(p_keys, array(select o.id from unnest(v_outcomes) o), p_now);

@@ -34,28 +34,69 @@ language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off as $$
 declare
-    v_tree bigint[];
+    v_batch constant int := 1000;
+    -- handed to the parent, and to whoever reads the views
+    v_reason constant text := case
+        when length(p_reason) > 8000 then left(p_reason, 8000) || ' [cut]' else p_reason end;
+    v_now timestamptz;
     v_live bigint[];
+    v_keys text[];
 begin
     perform gendurable._need_read_committed();
     perform gendurable._need_instance(p_id);
-    v_tree := gendurable._lock_tree(p_id, coalesce(p_cascade, false));
+    v_live := gendurable._lock_tree(p_id, coalesce(p_cascade, false));
     v_live := array(
         select i.id from gendurable.instance i
-        where i.id = any(v_tree) and i.status not in ('done', 'failed', 'cancelled'));
+        where i.id = any(v_live) and i.status not in ('done', 'failed', 'cancelled')
+        order by i.id);
     if p_id <> all(v_live) then
         return false;
     end if;
-    perform gendurable._lock_keys(array(
-        select i.partition_key from gendurable.instance i where i.id = any(v_live) and i.partition_key is not null));
-    perform gendurable._end(v_live, 'cancelled', p_reason, false, clock_timestamp());
+    -- The server's lock table is small and shared: rows of more keys end without the locks.
+    v_keys := array(
+        select distinct i.partition_key
+        from gendurable.instance i
+        where i.id = any(v_live) and i.partition_key is not null
+        order by 1
+        limit gendurable._most_keys());
+    perform gendurable._lock_keys(v_keys);
+    v_now := clock_timestamp();
+    -- by id, so that parents end before their children count in their barriers
+    for v_at in 0 .. (cardinality(v_live) - 1) / v_batch loop
+        perform gendurable._cancel(v_live[v_at * v_batch + 1:(v_at + 1) * v_batch], v_keys, v_reason, v_now);
+    end loop;
     return true;
 end $$;
 
 comment on function gd_cancel(bigint, text, boolean) is
-'Ends an instance as cancelled (p_reason becomes its last_error), with p_cascade also all its descendants. A running
-step''s commit is answered stale; its parent''s barrier and its key are released. false: it has ended already.
-Raises GD503, GD504. Waits for locks.';
+'Ends an instance as cancelled (p_reason, cut at 8,000 characters, becomes its last_error), with p_cascade also all its
+descendants, however many. A running step''s commit is answered stale; its parent''s barrier and its key are released.
+Its inbox stays for gd_retry. false: it has ended already. Raises GD503, GD504. Waits for locks.';
+
+create or replace function gendurable._cancel(p_ids bigint[], p_keys text[], p_reason text, p_now timestamptz) returns void
+language plpgsql as $$
+declare
+    v_locked bigint[];
+    v_others bigint[];
+begin
+    select coalesce(array_agg(i.id) filter (where i.partition_key is null or i.partition_key = any(p_keys)), '{}'),
+        coalesce(array_agg(i.id) filter (where i.partition_key <> all(p_keys)), '{}')
+    into v_locked, v_others
+    from gendurable.instance i
+    where i.id = any(p_ids);
+    if v_others <> '{}' then
+        perform gendurable._end_and_carry(v_others, 'cancelled', p_reason, p_now);
+    end if;
+    begin
+        perform gendurable._end(v_locked, 'cancelled', p_reason, false, p_now);
+    exception when lock_not_available then
+        -- all that wait in one of the keys are locked by somebody, and the queues of those that end are paused
+        perform gendurable._end_and_carry(v_locked, 'cancelled', p_reason, p_now);
+    end;
+end $$;
+
+comment on function gendurable._cancel(bigint[], text[], text, timestamptz) is
+    'Cancels instances; those of other keys than the locked ones leave carriers of their batons.';
 
 create or replace function gd_retry(p_id bigint, p_step text = null, p_state jsonb = null) returns boolean
 language plpgsql security definer
@@ -68,8 +109,8 @@ declare
 begin
     perform gendurable._need_read_committed();
     perform gendurable._need_instance(p_id);
-    if p_step = '' then
-        perform gendurable._invalid('p_step must not be empty', null, 'Leave it out to run the step that failed again.');
+    if p_step is not null then
+        perform gendurable._need_text(p_step, 'p_step');
     end if;
     if jsonb_typeof(p_state) not in ('object', 'null') then
         perform gendurable._invalid('p_state must be a JSON object', 'got ' || jsonb_typeof(p_state),
@@ -87,6 +128,10 @@ begin
             attempt = 0, crashes = 0, finished_at = null, result = null, eligible_at = v_now, woken = 1,
             lane_at = case when i.partition_key is not null then v_now end,
             children_pending = case when i.children_pending is not null then 0 end,
+            -- the step that ended is shown again what it was shown then, another one awaits nothing
+            awaits = case when p_step is null then i.awaits end,
+            shown = case when p_step is null then i.shown end,
+            deadline_at = case when p_step is null then i.deadline_at end,
             -- a barrier that its parent has left is not entered again
             barrier_no = case when v_waits then i.barrier_no end,
             unique_held = case when 'runnable' = any(coalesce(i.unique_scope, '{runnable}')) then i.unique_key end,
@@ -110,7 +155,7 @@ end $$;
 
 comment on function gd_retry(bigint, text, jsonb) is
 'Makes a failed or cancelled instance runnable again, at p_step (default: where it ended) with p_state (default: its
-own), attempt 0. Its parent waits for it again only if it still waits in that barrier. false: it has not failed, or
+own), attempt 0. It has the signals that no step had used up; where it ended, the step is shown them as it was then. Its parent waits for it again only if it still waits in that barrier. false: it has not failed, or
 its unique key is taken. Raises GD501, GD503, GD504. Waits for locks.';
 
 create or replace function gd_reschedule(p_id bigint, p_eligible_at timestamptz) returns boolean

@@ -1,40 +1,4 @@
--- Housekeeping: retention, and the repair of what should never be broken.
-
-create or replace function gendurable._gc(p_retention interval, p_limit int) returns int
-language plpgsql as $$
-declare
-    v_before constant timestamptz := clock_timestamp() - p_retention;
-    v_old bigint[];
-    v_parents bigint[];
-    v_count int;
-begin
-    v_old := array(
-        select i.id
-        from gendurable.instance i
-        where i.finished_at < v_before
-            and i.eligible_at is null                -- else it carries the baton of its key
-            and not exists (
-                select from gendurable.instance p where p.id = i.parent_id and p.finished_at is null)
-        order by i.finished_at, i.id
-        limit p_limit
-        for update skip locked);
-    -- A parent that gd_retry makes live again at this moment keeps its children: locked, or no longer ended.
-    v_parents := array(
-        select p.id
-        from gendurable.instance p
-        where p.id in (select i.parent_id from gendurable.instance i where i.id = any(v_old))
-            and p.finished_at is not null
-        for share skip locked);
-    delete from gendurable.instance i
-    where i.id = any(v_old) and (
-        -- a subquery, which is hashed; the array would be walked for each row
-        i.parent_id is null or i.parent_id in (select p.id from unnest(v_parents) p (id))
-        or not exists (select from gendurable.instance p where p.id = i.parent_id));
-    get diagnostics v_count = row_count;
-    return v_count;
-end $$;
-
-comment on function gendurable._gc(interval, int) is 'Removes old finished instances; how many.';
+-- Housekeeping: every part of it by itself, bounded, and in nobody's way.
 
 create or replace function gendurable._need_retention(p_retention interval) returns void
 language plpgsql as $$
@@ -46,48 +10,195 @@ end $$;
 
 comment on function gendurable._need_retention(interval) is 'Raises GD501 for a negative retention.';
 
-create or replace function gd_gc(p_retention interval = '7 days', p_limit int = 10000) returns int
+create or replace function gd_gc(p_retention interval = '7 days', p_limit int = 2000) returns int
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
-set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off as $$
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set plan_cache_mode = force_generic_plan
+-- what cannot be skipped (a table lock, rows of other tables that refer to instances) is waited for this long
+set lock_timeout = '10ms' as $$
 begin
     perform gendurable._need_read_committed();
     perform gendurable._need_retention(p_retention);
     perform gendurable._need_limit(p_limit);
-    return gendurable._gc(coalesce(p_retention, '7 days'), coalesce(p_limit, 10000));
+    if not gendurable._is_alone(-1) or not gendurable._opens() then
+        return 0;
+    end if;
+    return (
+        select g.count
+        from gendurable._gc(coalesce(p_retention, '7 days'), coalesce(p_limit, 2000), gendurable._upkeep_end()) g);
 end $$;
 
 comment on function gd_gc(interval, int) is
-'Removes up to p_limit instances that ended longer than p_retention ago, with their remembered signal keys; never a
-child whose parent has not ended. Returns how many. Needs READ COMMITTED (GD504); raises GD501.';
+'Removes up to p_limit instances that ended longer than p_retention ago, with their inboxes and remembered signal keys;
+never a child whose parent has not ended. A retention beyond all timestamps keeps everything. Returns how many: 0 where
+another session is at it. A call looks at 20,000 rows or p_limit, and the next one goes on there: what cannot be removed
+(locked, or a foreign key of yours refers to it) is passed over. Needs READ COMMITTED (GD504); raises GD501.';
 
-create or replace function gendurable._repair_batons(p_now timestamptz) returns int
+create or replace function gd_maintain(p_retention interval = '7 days') returns jsonb
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set plan_cache_mode = force_generic_plan
+set lock_timeout = '10ms' as $$
+declare
+    v_until constant timestamptz := gendurable._upkeep_end();
+    v_retention constant interval := coalesce(p_retention, '7 days');
+    v_answer jsonb := jsonb '{"ran": false, "reaped": 0, "repaired": 0, "removed": 0, "shifted": 0, "more": false}';
+    v_errors jsonb := '{}'::jsonb;
+    v_part text;
+    v_state text;
+    v_message text;
+begin
+    perform gendurable._need_read_committed();
+    perform gendurable._need_retention(p_retention);
+    -- one caller at a time: the others have nothing to do
+    if not gendurable._is_alone(1) then
+        return v_answer || jsonb_build_object('errors', v_errors);
+    end if;
+    if not gendurable._opens() then
+        return v_answer || '{"errors": {"all": {"sqlstate": "55P03", "message": "the table of the instances is locked"}}}';
+    end if;
+    v_answer := v_answer || '{"ran": true}';
+    foreach v_part in array '{reaped,shifted,repaired,removed,renewals}'::text[] loop
+        begin
+            v_answer := v_answer || gendurable._maintain(v_part, v_retention, v_until);
+        exception
+            when transaction_rollback or object_not_in_prerequisite_state or data_exception
+                or integrity_constraint_violation or program_limit_exceeded or insufficient_resources or plpgsql_error
+                or triggered_data_change_violation or triggered_action_exception or external_routine_exception
+                or external_routine_invocation_exception or syntax_error_or_access_rule_violation
+                or feature_not_supported or system_error or internal_error or sqlstate 'GD000' then
+                get stacked diagnostics v_state = returned_sqlstate, v_message = message_text;
+                v_errors := v_errors || jsonb_build_object(
+                    v_part, jsonb_build_object('sqlstate', v_state, 'message', left(v_message, 500)));
+        end;
+    end loop;
+    -- what a part tells of single rows
+    return (v_answer - 'errors')
+        || jsonb_build_object('errors', coalesce(v_answer -> 'errors', '{}') || v_errors);
+end $$;
+
+comment on function gd_maintain(interval) is
+'All housekeeping in one bounded call: takes expired claims back, removes instances that ended longer than p_retention
+ago, repairs keys, and what a clock wrote that was set back since. Each part by itself: one that fails is told in "errors"
+({part: {sqlstate, message}}, for rows that could not be removed with "rows"), and the others are done. "more": there is
+more to do now, call again. {"ran": false} where another session is at it, or has locked the table; "repaired" counts keys
+that waited for nobody, and anything but 0 is a defect worth a report; "shifted": rows with times in the future. For every
+dispatcher and for pg_cron, as often as wanted. Waits for nobody. Needs READ COMMITTED (GD504); raises GD501.';
+
+create or replace function gendurable._maintain(p_part text, p_retention interval, p_until timestamptz) returns jsonb
 language plpgsql as $$
 declare
-    v_key text := '';
-    v_count int := 0;
+    v_now constant timestamptz := clock_timestamp();
+    v_done record;
 begin
-    loop
+    case p_part
+        when 'reaped' then
+            select r.count, r.more into v_done from gendurable._reap(2000, p_until) r;
+            return jsonb_build_object('reaped', v_done.count) || case when v_done.more then '{"more": true}' else '{}' end::jsonb;
+        when 'shifted' then
+            return jsonb_build_object('shifted', gendurable._turn_back_ahead(v_now, p_until));
+        when 'repaired' then
+            perform gendurable._relieve_carriers(v_now);
+            return jsonb_build_object('repaired', gendurable._repair_batons(v_now, p_until));
+        when 'removed' then
+            if not gendurable._is_alone(-1) then
+                return '{}'::jsonb;
+            end if;
+            select g.* into v_done from gendurable._gc(p_retention, 2000, p_until) g;
+            return jsonb_build_object('removed', v_done.count)
+                || case when v_done.more then '{"more": true}' else '{}' end::jsonb
+                || case
+                    when v_done.state is null then '{}'
+                    else jsonb_build_object('errors', jsonb_build_object('removed', jsonb_build_object(
+                        'sqlstate', v_done.state, 'message', v_done.message, 'rows', v_done.kept)))
+                end;
+        else
+            delete from gendurable.renewal r
+            where (r.instance_id, r.claim_no) in (
+                select x.instance_id, x.claim_no
+                from gendurable.renewal x
+                where x.until < v_now
+                limit 10000
+                for update skip locked);
+            return '{}'::jsonb;
+    end case;
+end $$;
+
+comment on function gendurable._maintain(text, interval, timestamptz) is 'One part of gd_maintain: what it adds to the answer.';
+
+create or replace function gendurable._repair_batons(p_now timestamptz, p_until timestamptz) returns int
+language plpgsql as $$
+declare
+    v_most constant int := 2000;
+    v_key text := gendurable._place('repair') #>> '{}'::text[];
+    v_behind boolean := v_key is not null;           -- keys before the place were not looked at in this call
+    v_looked int := 0;
+    v_count int := 0;
+    v_next text;
+begin
+    v_key := coalesce(v_key, '');
+    while v_looked < v_most and v_count < gendurable._most_keys() and clock_timestamp() < p_until loop
         -- from key to key through the index, whatever the number of rows in each
-        select i.partition_key into v_key
+        select i.partition_key into v_next
         from gendurable.instance i
         where i.partition_key > v_key and i.lane_at is not null
         order by i.partition_key
         limit 1;
-        exit when not found;
-        if gendurable._lacks_baton(v_key, p_now) and pg_try_advisory_xact_lock(gendurable._key_lock(v_key)) then
-            -- looked at again under the lock: a commit may just have been passing it on
-            if gendurable._lacks_baton(v_key, p_now) then
-                v_count := v_count + cardinality(gendurable._lift(
-                    gendurable._heads(v_key, gendurable._key_limit(v_key)), p_now));
-            end if;
+        if not found then
+            v_key := '';
+            exit when not v_behind;
+            v_behind := false;
+            continue;
         end if;
+        v_key := v_next;
+        v_looked := v_looked + 1;
+        v_count := v_count + gendurable._repair_key(v_key, p_now);
     end loop;
+    perform gendurable._keep_place('repair', to_jsonb(nullif(v_key, '')));
     return v_count;
 end $$;
 
-comment on function gendurable._repair_batons(timestamptz) is
-    'Lifts the first row of every key that waits without a slot holder or a due row; how many rows.';
+comment on function gendurable._repair_batons(timestamptz, timestamptz) is
+    'Lifts the first row of every key that waits without a slot holder or a due row, for 2,000 keys a call; how many rows.';
+
+create or replace function gendurable._repair_key(p_key text, p_now timestamptz) returns int
+language plpgsql as $$
+declare
+    v_ahead bigint[];
+begin
+    -- parked by a clock that was ahead: nobody would lift it before that time comes
+    v_ahead := array(
+        select h.id
+        from (
+            select i.id, i.lane_at
+            from gendurable.instance i
+            where i.partition_key = p_key and i.lane_at is not null
+            order by i.priority, i.lane_at, i.id
+            limit 10
+        ) h
+        where gendurable._is_ahead(h.lane_at, p_now));
+    if v_ahead <> '{}' then
+        perform gendurable._turn_back(
+            array(select i.id from gendurable.instance i where i.id = any(v_ahead) and i.eligible_at is null), p_now);
+    end if;
+    if not gendurable._lacks_baton(p_key, p_now) or not pg_try_advisory_xact_lock(gendurable._key_lock(p_key)) then
+        return 0;
+    end if;
+    -- looked at again under the lock: a commit may just have been passing it on
+    if not gendurable._lacks_baton(p_key, p_now) then
+        return 0;
+    end if;
+    return cardinality(gendurable._lift(gendurable._heads(p_key, least(gendurable._key_limit(p_key), 100)), p_now));
+exception
+    when transaction_rollback or object_not_in_prerequisite_state or data_exception or integrity_constraint_violation
+        or program_limit_exceeded or plpgsql_error then
+        return 0;                                    -- a later call tries again
+end $$;
+
+comment on function gendurable._repair_key(text, timestamptz) is
+    'Repairs one key: how many of its rows waited for nobody and were lifted.';
 
 create or replace function gendurable._lacks_baton(p_key text, p_now timestamptz) returns boolean
 language plpgsql volatile as $$
@@ -101,39 +212,10 @@ begin
                 and i.eligible_at <= p_now + interval '100 ms'
                 and not exists (select from gendurable.paused_queue q where q.queue = i.queue))
         and not exists (
-            -- a row that carries it without a place in the key
+            -- a row that carries it without a place in the key: in whatever queue, upkeep itself looks at these
             select from gendurable.instance i
-            where i.partition_key = p_key and i.eligible_at is not null and i.lane_at is null
-                and not exists (select from gendurable.paused_queue q where q.queue = i.queue));
+            where i.partition_key = p_key and i.eligible_at is not null and i.lane_at is null);
 end $$;
 
 comment on function gendurable._lacks_baton(text, timestamptz) is
     'Whether rows of the key wait while nothing will ever look at them. It should never be so.';
-
-create or replace function gd_maintain(p_retention interval = '7 days') returns jsonb
-language plpgsql security definer
-set search_path = pg_catalog, pg_temp
-set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off as $$
-declare
-    v_reaped int := 0;
-    v_removed int := 0;
-    v_repaired int := 0;
-    v_runs boolean;
-begin
-    perform gendurable._need_read_committed();
-    perform gendurable._need_retention(p_retention);
-    -- one caller at a time: the others have nothing to do
-    v_runs := pg_try_advisory_xact_lock(7304, 0);
-    if v_runs then
-        v_reaped := gendurable._reap(10000);
-        v_repaired := gendurable._repair_batons(clock_timestamp());
-        v_removed := gendurable._gc(coalesce(p_retention, '7 days'), 10000);
-    end if;
-    return jsonb_build_object('ran', v_runs, 'reaped', v_reaped, 'repaired', v_repaired, 'removed', v_removed);
-end $$;
-
-comment on function gd_maintain(interval) is
-'All housekeeping in one bounded call: takes expired claims back, removes instances that ended longer than p_retention
-ago, repairs keys. {"ran": false} where another session is at it; "repaired" counts keys that waited for nobody, and
-anything but 0 is a defect worth a report. For every dispatcher and for pg_cron, as often as wanted.
-Needs READ COMMITTED (GD504); raises GD501.';

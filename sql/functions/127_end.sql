@@ -3,13 +3,16 @@
 -- numbers only grow, so a parent that has left a barrier is never in it again and no child can count twice.
 
 create or replace function gendurable._after_end(
-    p_ids bigint[], p_parents bigint[], p_barriers bigint[], p_now timestamptz
+    p_ids bigint[], p_done bigint[], p_parents bigint[], p_barriers bigint[], p_now timestamptz
 ) returns void
 language plpgsql as $$
 declare
     v_watched bigint;
 begin
-    delete from gendurable.signal s where s.instance_id = any(p_ids);
+    -- what failed or was cancelled keeps its inbox: gd_retry shows it to the step once more
+    if p_done is not null then
+        delete from gendurable.signal s where s.instance_id = any(p_done);
+    end if;
     for v_watched in delete from gendurable.watch w where w.instance_id = any(p_ids) returning w.instance_id loop
         if gendurable._may_notify() then
             perform pg_notify('gendurable_done', v_watched::text);    -- the same one twice is sent once
@@ -18,8 +21,9 @@ begin
     perform gendurable._release_parents(p_parents, p_barriers, p_now);
 end $$;
 
-comment on function gendurable._after_end(bigint[], bigint[], bigint[], timestamptz) is
-    'Drops the inboxes of ended instances, tells who watches them, and counts them out of their parents'' barriers.';
+comment on function gendurable._after_end(bigint[], bigint[], bigint[], bigint[], timestamptz) is
+    'Drops the inboxes of instances that are done, tells who watches those that ended, and counts them out of their parents''
+barriers.';
 
 create or replace function gendurable._release_parents(
     p_parents bigint[], p_barriers bigint[], p_now timestamptz
@@ -72,17 +76,30 @@ create or replace function gendurable._end(
 ) returns int
 language plpgsql as $$
 declare
-    v_ids bigint[];
+    v_ended record;
+begin
+    select * into v_ended from gendurable._write_end(p_ids, p_status, p_error, p_crashed, p_now);
+    perform gendurable._keep_baton(v_ended.keys, v_ended.ids, p_now);
+    return coalesce(cardinality(v_ended.ids), 0);
+end $$;
+
+comment on function gendurable._end(bigint[], gendurable.status, text, boolean, timestamptz) is
+    'Ends instances from outside of a step. Under the locks of the rows, their parents and their keys.';
+
+create or replace function gendurable._write_end(
+    p_ids bigint[], p_status gendurable.status, p_error text, p_crashed boolean, p_now timestamptz,
+    out ids bigint[], out keys text[]
+)
+language plpgsql as $$
+declare
     v_parents bigint[];
     v_barriers bigint[];
-    v_keys text[];
 begin
     perform gendurable._take_keys(p_ids, array_fill(p_status, array[cardinality(p_ids)]));
     with ended as (
         update gendurable.instance i
         set status = p_status, last_error = coalesce(p_error, i.last_error), finished_at = p_now, updated_at = p_now,
             eligible_at = null, lane_at = null, slot_no = null, worker = null, lease_expires_at = null,
-            deadline_at = null, awaits = null, shown = null,
             crashes = i.crashes + p_crashed::int,
             unique_held = gendurable._unique_held(i.unique_held, i.unique_scope, p_status)
         where i.id = any(p_ids)
@@ -90,15 +107,45 @@ begin
     )
     select array_agg(e.id), array_agg(e.parent_id), array_agg(e.barrier_no),
         array_agg(distinct e.partition_key) filter (where e.partition_key is not null)
-    into v_ids, v_parents, v_barriers, v_keys
+    into ids, v_parents, v_barriers, keys
     from ended e;
-    perform gendurable._after_end(v_ids, v_parents, v_barriers, p_now);
-    perform gendurable._keep_baton(v_keys, v_ids, p_now);
-    return coalesce(cardinality(v_ids), 0);
+    perform gendurable._after_end(ids, null, v_parents, v_barriers, p_now);
 end $$;
 
-comment on function gendurable._end(bigint[], gendurable.status, text, boolean, timestamptz) is
-    'Ends instances from outside of a step. Under the locks of the rows, their parents and their keys.';
+comment on function gendurable._write_end(bigint[], gendurable.status, text, boolean, timestamptz) is
+    'Writes the end of instances that fail or are cancelled; the ids, and the keys whose batons are to be kept. Awaits,
+deadline and inbox stay, for gd_retry.';
+
+create or replace function gendurable._end_and_carry(
+    p_ids bigint[], p_status gendurable.status, p_error text, p_now timestamptz
+) returns void
+language plpgsql as $$
+declare
+    v_queues text[];
+begin
+    -- Without the locks of the keys, of which there are too many. A gate that works meanwhile sees the slots still in
+    -- use, and may park rows behind them; so one ended row of each key stays due and carries its baton: whoever meets it
+    -- takes the key's lock and lifts who is next. One in each queue: which of them is paused may change any time.
+    perform from gendurable._write_end(p_ids, p_status, p_error, false, p_now);
+    with carrier as (
+        update gendurable.instance i
+        set eligible_at = p_now, woken = 1
+        from (
+            select min(x.id) as id
+            from gendurable.instance x
+            where x.id = any(p_ids) and x.partition_key is not null
+            group by x.partition_key, x.queue
+        ) c
+        where i.id = any(array[c.id])
+        returning i.queue
+    )
+    select array_agg(distinct c.queue) into v_queues from carrier c;
+    perform gendurable._wake(v_queues);
+end $$;
+
+comment on function gendurable._end_and_carry(bigint[], gendurable.status, text, timestamptz) is
+    'Ends instances without the locks of their keys, and leaves each key a carrier of its baton. Under the locks of the
+rows and their parents.';
 
 create or replace function gendurable._crash_cap() returns int
 language sql immutable parallel safe as $$
@@ -195,13 +242,51 @@ begin
         perform gendurable._end_crashed(v_crashed, p_now);
     end if;
     if v_carriers is not null then
-        -- hand the baton on and be due when the row itself is, or carry it a little longer
-        v_keys := gendurable._pass_baton(v_keys, p_now);
-        update gendurable.instance i
-        set eligible_at = case when i.partition_key = any(v_keys) then p_now + interval '100 ms' else i.lane_at end
-        where i.id = any(v_carriers);
+        perform gendurable._relieve(v_carriers, v_keys, p_now);
     end if;
 end $$;
 
 comment on function gendurable._end_chores(gendurable.candidate[], text[], timestamptz) is
     'Does what due rows ask for that are no work for a worker. Under the locks of the given keys.';
+
+create or replace function gendurable._relieve(p_carriers bigint[], p_keys text[], p_now timestamptz) returns void
+language plpgsql as $$
+declare
+    v_dropped text[];
+begin
+    -- hand the baton on and be due when the row itself is, or carry it a little longer
+    v_dropped := gendurable._pass_baton(p_keys, p_now);
+    update gendurable.instance i
+    set eligible_at = case when i.partition_key = any(v_dropped) then p_now + interval '100 ms' else i.lane_at end
+    where i.id = any(p_carriers);
+end $$;
+
+comment on function gendurable._relieve(bigint[], text[], timestamptz) is
+    'Passes on the batons that rows carry which have no place in their keys. Under the locks of the rows and the keys.';
+
+create or replace function gendurable._relieve_carriers(p_now timestamptz) returns void
+language plpgsql as $$
+declare
+    v_ids bigint[];
+    v_keys text[];
+begin
+    -- Claims do this by the way. What stands in a queue that is paused, or that nobody serves, would hold up the rows of
+    -- its key in other queues.
+    v_ids := array(
+        select i.id
+        from gendurable.instance i
+        where i.partition_key is not null and i.eligible_at is not null and i.lane_at is null
+            and i.eligible_at <= p_now and i.status <> 'executing'
+        limit gendurable._most_keys()
+        for no key update skip locked);
+    if v_ids = '{}' or not gendurable._settled() then
+        return;
+    end if;
+    v_keys := gendurable._try_keys(array(
+        select distinct i.partition_key from gendurable.instance i where i.id = any(v_ids) order by 1), 1);
+    perform gendurable._relieve(
+        array(select i.id from gendurable.instance i where i.id = any(v_ids) and i.partition_key = any(v_keys)), v_keys, p_now);
+end $$;
+
+comment on function gendurable._relieve_carriers(timestamptz) is
+    'Passes on the batons that stand with rows without a place in their keys, wherever these are: 500 a call.';
