@@ -191,8 +191,10 @@ class Change:
 
     def end(self, number: int, status: str, error: str | None) -> None:
         row = self.row(number)
-        row.worker = row.lease = row.at = row.deadline = row.awaits = None
-        row.shown, row.inbox = set(), {}
+        row.worker = row.lease = row.at = None
+        if status == "done":
+            row.deadline = row.awaits = None
+            row.shown, row.inbox = set(), {}
         row.error = error if error is not None else row.error
         row.finished = self.now
         self.enter(row, status)
@@ -240,7 +242,10 @@ class Change:
             parent.pending += 1
         else:
             row.barrier = None
-        row.step = step or row.step
+        if step is not None:
+            row.step = step
+            row.awaits = row.deadline = None
+            row.shown = set()
         row.state = state if state is not None else row.state
         row.attempt = row.crashes = 0
         row.finished = row.result = None

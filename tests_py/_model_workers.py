@@ -293,7 +293,7 @@ class Workers(Base):
             if row is not None and live:
                 old, lease = row.lease, change.after(120 * SECOND)
                 assert old is not None
-                # a row that is locked is neither renewed nor lost
+                # a row that is locked is not lost, and is renewed beside it or not
                 change.row(number).lease = (min(old[0], lease[0]), lease[1]) if self.touched(row) else lease
         change.apply()
 

@@ -16,10 +16,11 @@ select i.id, i.status::text, i.step, i.state, i.attempt, i.crashes, i.queue, i.p
     i.unique_held as held, i.awaits, i.claim_no, i.worker, i.parent_id as parent, i.barrier_no as barrier, i.result,
     case when i.status = 'awaiting_children' then i.children_pending end as pending,
     {US.format("case when i.partition_key is null then i.eligible_at else i.lane_at end")} as at,
-    {US.format("i.deadline_at")} as deadline, {US.format("i.lease_expires_at")} as lease,
+    {US.format("i.deadline_at")} as deadline, {US.format("greatest(i.lease_expires_at, r.until)")} as lease,
     {US.format("i.finished_at")} as finished,
     array(select s.id from gendurable.signal s where s.instance_id = i.id order by s.id) as inbox
 from gendurable.instance i
+left join gendurable.renewal r on r.instance_id = i.id and r.claim_no = i.claim_no
 order by i.id
 """
 
@@ -70,10 +71,11 @@ SHIFTED = {
         "updated_at",
     ],
     "signal": ["inserted_at"],
+    "renewal": ["until"],
 }
 EMPTY = (
     "truncate gendurable.instance, gendurable.signal, gendurable.signal_seen, gendurable.watch, "
-    "gendurable.queue_priority, gendurable.paused_queue, gendurable.key_limit"
+    "gendurable.queue_priority, gendurable.paused_queue, gendurable.key_limit, gendurable.renewal, gendurable.upkeep"
 )
 
 

@@ -40,6 +40,19 @@ select t.raises($$select gd_heartbeat('w', '[[1]]')$$, 'GD501', 'heartbeat: a cl
 select t.raises($$select gd_heartbeat('w', '[["1", "2"]]')$$, 'GD501', 'heartbeat: a claim of texts');
 select t.raises($$select gd_heartbeat('w', '[]', '0')$$, 'GD501', 'heartbeat: a lease of nothing');
 
+select gd_insert('m', p_queue => 'hb2') as hb \gset
+select count(*) from t.take('hb2', 1, 'w', '1 second');
+insert into gendurable.renewal (instance_id, claim_no, until)
+select i.id, i.claim_no, now() + interval '1 hour' from gendurable.instance i where i.id = :hb;
+select t.expire(:hb);
+select is_empty($$select * from t.take('hb2')$$, 'renewed beside its row: nobody gets it');
+select is(gd_reap(), 0, 'nor is it taken back');
+select is(gd_maintain() ->> 'reaped', '0', 'by nobody');
+update gendurable.renewal set until = now();
+select is(gd_maintain() ->> 'reaped', '1', 'when that is over, it is');
+select is((select count(*) from gendurable.renewal), 0::bigint, 'and goes');
+select gd_cancel(:hb) as _ \gset
+
 -- release
 
 select gd_insert('m', p_queue => 'rel'), gd_insert('m', p_queue => 'rel'), gd_insert('m', p_queue => 'rel');

@@ -360,4 +360,23 @@ select t.raises($$select gd_commit('w', '[]')$$, 'GD504', 'commit: under REPEATA
 select t.raises($$select gd_commit_one('w', '{}')$$, 'GD504', 'commit_one: under REPEATABLE READ');
 set default_transaction_isolation = 'read committed';
 
+-- an answer names its outcome, whatever its id
+
+select is(
+    (select row(c.id, c.claim_no, c.result)::text from gd_commit('w', jsonb_build_array(jsonb_build_object(
+        'id', x.id, 'claim_no', 7, 'kind', 'none'))) c),
+    format('(%s,7,rejected)', x.id), 'rejected, with its id: ' || x.id)
+from (values (1::bigint), (1000000000000000000), (9223372036854775807), (-5), (-9223372036854775808)) x (id);
+select is(
+    (select c.id from gd_commit('w', format('[{"id": %s, "claim_no": 7, "kind": "none"}]', x.id)::jsonb) c), null,
+    'no id: ' || x.id)
+from (values ('9223372036854775808'), ('1e40'), ('1.5'), ('-9223372036854775809')) x (id);
+set standard_conforming_strings = off;
+set escape_string_warning = off;
+select is(
+    (select c.id from gd_commit('w', '[{"id": 12, "claim_no": 7, "kind": "none"}]') c), 12::bigint,
+    'whatever a backslash means in this session');
+reset standard_conforming_strings;
+reset escape_string_warning;
+
 select * from finish();

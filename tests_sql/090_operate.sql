@@ -26,6 +26,11 @@ select is(gd_signal(:id, 'x'), 'no_target', 'and takes no signal');
 select gd_insert('m', p_queue => 'can', p_delay => '1 hour') as id \gset
 select is(gd_cancel(:id), true, 'a delayed one');
 
+select gd_insert('m', p_queue => 'can') as id \gset
+select is(gd_cancel(:id, repeat('x', 20000)), true, 'a reason of any length');
+select is((select length(r.last_error) from gd_result(:id) r), 8006, 'is cut');
+select matches(r.last_error, '^x+ \[cut\]$', 'and says so') from gd_result(:id) r;
+
 -- cancel with cascade
 
 select gd_insert('m', p_queue => 'cas') as p \gset
@@ -66,6 +71,7 @@ select is((select v.finished_at from gd_instances v where v.id = :id), null, 'it
 select t.put(:id, '{"kind": "done", "result": 1}');
 select is(gd_retry(:id), false, 'done is done');
 select t.raises(format('select gd_retry(%s, %L)', :id, ''), 'GD501', 'an empty step');
+select t.raises(format('select gd_retry(%s, %L)', :id, repeat('x', 2001)), 'GD501', 'a step of more than 2,000 bytes');
 select t.raises(format($$select gd_retry(%s, 's', '[]')$$, :id), 'GD501', 'a state that is no object');
 
 select gd_insert('m', p_queue => 'retu', p_unique_key => 'retu') as a \gset

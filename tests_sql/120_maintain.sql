@@ -42,6 +42,12 @@ select is((select c.childs #>> '{0,result}' from t.take('par') c), '1', 'which r
 select t.put(:p, '{"kind": "done"}');
 select is(gd_gc('0'), 2, 'and goes with it');
 
+-- a retention beyond all timestamps
+
+select is(gd_gc(x.retention), 0, 'keeps everything: ' || x.retention)
+from (values (interval '1000000 years'), ('170000000 years'), ('999999999 days 999999 hours')) x (retention);
+select is(gd_maintain('1000000 years') -> 'errors', '{}', 'and is no error');
+
 -- one call for all
 
 select gd_insert('m', p_queue => 'mt'), gd_insert('m', p_queue => 'mt');
