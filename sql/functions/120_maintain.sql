@@ -101,6 +101,7 @@ begin
             return jsonb_build_object('shifted', gendurable._turn_back_ahead(v_now, p_until));
         when 'repaired' then
             perform gendurable._relieve_carriers(v_now);
+            perform gendurable._settle_doubts(v_now);
             return jsonb_build_object('repaired', gendurable._repair_batons(v_now, p_until));
         when 'removed' then
             if not gendurable._is_alone(-1) then
@@ -186,8 +187,11 @@ begin
     if not gendurable._lacks_baton(p_key, p_now) or not pg_try_advisory_xact_lock(gendurable._key_lock(p_key)) then
         return 0;
     end if;
-    -- looked at again under the lock: a commit may just have been passing it on
-    if not gendurable._lacks_baton(p_key, p_now) then
+    -- Looked at again under the lock: a commit may just have been passing it on. What is in doubt is known: claims see
+    -- to it.
+    if not gendurable._lacks_baton(p_key, p_now)
+        or exists (select from gendurable.doubtful_key d where d.partition_key = p_key)
+    then
         return 0;
     end if;
     return cardinality(gendurable._lift(gendurable._heads(p_key, least(gendurable._key_limit(p_key), 100)), p_now));
@@ -205,7 +209,9 @@ language plpgsql volatile as $$
 begin
     return not exists (
             select from gendurable.instance i where i.partition_key = p_key and i.slot_no is not null)
-        and cardinality(gendurable._heads(p_key, 1)) > 0
+        -- one that is due later although its turn has come was given back for a while: those behind it wait
+        and exists (
+            select from gendurable.instance i where i.id = any(gendurable._heads(p_key, 1)) and i.eligible_at is null)
         and not exists (
             select from gendurable.instance i
             where i.partition_key = p_key and i.lane_at is not null and i.slot_no is null

@@ -279,11 +279,14 @@ begin
             and i.eligible_at <= p_now and i.status <> 'executing'
         limit gendurable._most_keys()
         for no key update skip locked);
-    if v_ids = '{}' or not gendurable._settled() then
+    if v_ids = '{}' then
         return;
     end if;
     v_keys := gendurable._try_keys(array(
         select distinct i.partition_key from gendurable.instance i where i.id = any(v_ids) order by 1), 1);
+    if not gendurable._settled() then
+        return;
+    end if;
     perform gendurable._relieve(
         array(select i.id from gendurable.instance i where i.id = any(v_ids) and i.partition_key = any(v_keys)), v_keys, p_now);
 end $$;
