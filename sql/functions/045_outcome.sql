@@ -145,18 +145,6 @@ $$;
 
 comment on function gendurable._parse_outcome(int, jsonb, timestamptz) is 'Reads a valid outcome.';
 
-create or replace function gendurable._bigint_or_null(p_value jsonb) returns bigint
-language sql immutable parallel safe as $$
-    select case
-        when jsonb_typeof(p_value) = 'number' and p_value #>> '{}'::text[] ~ '^-?[0-9]{1,19}$' then case
-            when (p_value #>> '{}'::text[])::numeric between -9223372036854775808 and 9223372036854775807
-                then (p_value #>> '{}'::text[])::bigint
-        end
-    end
-$$;
-
-comment on function gendurable._bigint_or_null(jsonb) is 'A JSON number as a bigint, null where it is none.';
-
 create or replace function gendurable._rejected(p_ord int, p_outcome jsonb, p_sqlstate text, p_message text)
 returns gendurable.outcome
 language sql immutable parallel safe as $$
