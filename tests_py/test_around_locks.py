@@ -1,5 +1,5 @@
-"""Open, forgotten and prepared transactions of others: they stop the rows that they touched, and those behind them in their
-key, and nothing else. Here: claims, pauses, resumes and limits."""
+"""Open and forgotten transactions of others stop the rows that they touched, and those behind them in their key, and
+nothing else. Here: claims, pauses, resumes and limits."""
 
 from __future__ import annotations
 
@@ -88,7 +88,9 @@ def test_a_sleeper_looks_soon_at_keys_in_doubt(sessions: tuple[Session, Session,
     assert w.one("select count(*) from gendurable.doubtful_key") == 0
 
 
-def test_keys_whose_locks_are_held_for_ever_do_not_keep_others_in_doubt(sessions: tuple[Session, Session, Session]) -> None:
+def test_keys_whose_locks_are_held_for_ever_do_not_keep_others_in_doubt(
+    sessions: tuple[Session, Session, Session],
+) -> None:
     w, forgetful, _ = sessions
     forgetful.begin().rows(
         "select count(pg_advisory_xact_lock(gendurable._key_lock('held ' || n))) from generate_series(1, 300) n"
@@ -181,8 +183,9 @@ def test_what_was_due_by_a_clock_that_was_set_back_is_due_by_the_new_one(db: Any
     w.rows("select from gd_claim('w', 'nothing')")
     # As if all this, and this session's last claim, had been an hour later.
     w.conn.execute(
-        "update gendurable.instance set eligible_at = eligible_at + interval '1 hour', lane_at = lane_at + interval '1 hour',"
-        " updated_at = updated_at + interval '1 hour', inserted_at = inserted_at + interval '1 hour'"
+        "update gendurable.instance set eligible_at = eligible_at + interval '1 hour',"
+        " lane_at = lane_at + interval '1 hour', updated_at = updated_at + interval '1 hour',"
+        " inserted_at = inserted_at + interval '1 hour'"
     )
     hour = w.one("select (extract(epoch from clock_timestamp() + interval '1 hour') * 1000000)::bigint")
     lane = f"[[{hour}, 0], [{hour}, 0], {hour}, 0, 0]"

@@ -68,7 +68,7 @@ language plpgsql as $$
 declare
     v_held text[] := gendurable._key_holders();
     v_locks bigint[];
-    v_keys text[] := '{}';
+    v_keys text[] := '{}'::text[];
     v_key text := '';
 begin
     -- those that are at work end in a few milliseconds
@@ -103,7 +103,6 @@ comment on function gendurable._held_keys() is
 create or replace function gendurable._decide(p_keys text[], p_now timestamptz) returns void
 language plpgsql as $$
 declare
-    v_now constant timestamptz := clock_timestamp();
     v_some constant text[] := p_keys[:1000];
     v_heads record;
     v_lifted bigint[];

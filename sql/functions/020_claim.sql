@@ -67,10 +67,9 @@ returns gendurable.claimed[]
 language plpgsql as $$
 declare
     v_now constant timestamptz := clock_timestamp();
-    v_now_us constant bigint := gendurable._epoch_us(v_now);
     v_memory jsonb := gendurable._recall();
     v_before timestamptz;
-    v_claims gendurable.claimed[] := '{}';
+    v_claims gendurable.claimed[] := '{}'::gendurable.claimed[];
     v_bytes bigint := 4 * gendurable._most_bytes();
     v_count constant int := coalesce(cardinality(p_queues), 0);
     -- where large rows of some queues may use up what one claim hands out, the queues take turns

@@ -93,7 +93,7 @@ language plpgsql stable as $$
 declare
     v_some constant bigint[] := gendurable._presented(p_id, p_awaits);
     v_left bigint := gendurable._most_bytes();
-    v_whole bigint[] := '{}';
+    v_whole bigint[] := '{}'::bigint[];
     v_inbox jsonb;
     v_one record;
 begin
