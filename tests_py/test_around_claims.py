@@ -330,3 +330,39 @@ def test_a_scan_that_stalled_once_delays_nothing_for_longer_than_two_seconds(w: 
         memory = {"": [now], "default": {"0": lane, "": [now - ago, 0, None, [0]]}}
         w.rows("select set_config('gendurable.floor', %s, false)", json.dumps(memory))
         assert [claim["id"] for claim in w.claim()] == found
+
+
+# -- claims that are kept
+
+
+def test_a_kept_claim_carries_no_large_inbox_and_no_children(w: Session) -> None:
+    plain, large, parent = w.insert(), w.insert(), w.insert()
+    claims = {claim["id"]: claim for claim in w.claim(3)}
+    w.commit(outcome(claims[parent], "schedule_childs", step="join", childs=[{"fsm": "c", "queue": "kids"}]))
+    w.finish(*w.claim(1, "kids"))
+    [joined] = w.claim_soon()
+    send(w, plain, "'1'")
+    send(w, large, f"to_jsonb(repeat('x', {BIG}))")
+    answers = w.answers(*(outcome(c, "next", step="go", keep=True) for c in (claims[plain], claims[large], joined)))
+    assert [answer["result"] for answer in answers] == ["ok"] * 3
+    # Kept, or given back: then a claim hands it out, which is bounded in bytes.
+    assert [answer["detail"] is not None for answer in answers] == [True, False, False]
+    assert sorted(ids(all_due(w))) == [large, parent]
+
+
+def test_a_claim_that_ends_an_instance_is_durable(w: Session) -> None:
+    """What watchers are told of must not be taken back by a crash of the server."""
+    id = w.insert()
+    w.claim_one(lease="1 microsecond")
+    w.conn.execute("update gendurable.instance set crashes = 19 where id = %s", (id,))
+    w.conn.execute("set synchronous_commit = off")
+    w.conn.execute("set gendurable.floor = ''")
+    w.begin()
+    assert w.claim() == [] and w.status(id) == "failed"
+    assert w.one("show synchronous_commit") == "on"
+    w.commit_open()
+    assert w.one("show synchronous_commit") == "off"
+    w.insert()
+    w.begin().claim_one()
+    assert w.one("show synchronous_commit") == "off"
+    w.commit_open()

@@ -69,7 +69,7 @@ begin
             from gendurable._weigh(p_ids[v_at], v_carries) w;
         end if;
         if v_problem <> '' then
-            perform gendurable._fail(array[p_ids[v_at]], v_problem, p_now);
+            perform gendurable._fail(array[p_ids[v_at]], v_problem, false, p_now);
         end if;
         continue when v_problem is not null;
         if v_bytes > bytes and ids <> '{}' then
@@ -92,34 +92,6 @@ end $$;
 comment on function gendurable._portion(bigint[], int[], boolean[], boolean[], bigint, timestamptz) is
     'The first of the rows that fit into one claim; ends those that cannot be handed out to anybody. last_id: where it had
 enough, null at the end.';
-
-create or replace function gendurable._fail(p_ids bigint[], p_error text, p_now timestamptz) returns int
-language plpgsql as $$
-declare
-    v_parents bigint[];
-    v_ids bigint[];
-begin
-    v_parents := array(
-        select p.id
-        from gendurable.instance p
-        where p.id in (select i.parent_id from gendurable.instance i where i.id = any(p_ids))
-        for no key update skip locked);
-    v_ids := array(
-        select i.id
-        from gendurable.instance i
-        where i.id = any(p_ids) and (
-            i.parent_id is null or i.parent_id = any(v_parents)
-            or not exists (select from gendurable.instance p where p.id = i.parent_id)));
-    if current_setting('synchronous_commit') = 'off' then
-        -- a claim may be lost in a crash of the server, but not an end of which others are told
-        perform set_config('synchronous_commit', 'on', true);
-    end if;
-    return gendurable._end(v_ids, 'failed', p_error, false, p_now);
-end $$;
-
-comment on function gendurable._fail(bigint[], text, timestamptz) is
-    'Ends instances that no worker can have, but those whose parent is locked: the next claim does these. Under the locks of
-the rows and their keys.';
 
 create or replace function gendurable._hand_out(
     p_worker text, p_ids bigint[], p_slots int[], p_heavy boolean[], p_unique boolean, p_bytes bigint, p_now timestamptz,

@@ -10,7 +10,8 @@ $$;
 comment on function gendurable._answer(text, text, text) is 'One answer of gd_commit, as it is collected.';
 
 create or replace function gendurable._lock_outcomes(
-    p_outcomes gendurable.outcome[], out answers jsonb, out keys text[], out scoped boolean
+    p_outcomes gendurable.outcome[], out answers jsonb, out keys text[], out scoped boolean,
+    out family boolean
 )
 language plpgsql as $$
 declare
@@ -21,10 +22,11 @@ declare
 begin
     -- A commit waits for nobody: what is locked is skipped and answered busy. Nothing waits, so no order can deadlock.
     with held as materialized (
-        select o.ord, i.partition_key, i.unique_scope, case when i.barrier_no is not null and (o.ends or o.kind = 'error') then i.parent_id end as parent_id
+        select o.ord, i.partition_key, i.unique_scope, i.children_pending,
+            case when i.barrier_no is not null and (o.ends or o.kind = 'error') then i.parent_id end as parent_id
         from unnest(p_outcomes) o
         cross join lateral (
-            select x.partition_key, x.unique_scope, x.barrier_no, x.parent_id
+            select x.partition_key, x.unique_scope, x.barrier_no, x.parent_id, x.children_pending
             from gendurable.instance x
             where x.id = o.id and x.claim_no = o.claim_no and x.status = 'executing'
             for no key update skip locked
@@ -33,8 +35,8 @@ begin
     select coalesce(array_agg(h.ord), '{}'),
         coalesce(array_agg(distinct h.parent_id) filter (where h.parent_id is not null), '{}'),
         coalesce(array_agg(distinct h.partition_key) filter (where h.partition_key is not null), '{}'),
-        bool_or(h.unique_scope is not null)
-    into v_ords, v_parents, keys, scoped
+        bool_or(h.unique_scope is not null), bool_or(h.children_pending is not null)
+    into v_ords, v_parents, keys, scoped, family
     from held h;
 
     answers := '{}';
@@ -89,7 +91,7 @@ comment on function gendurable._lock_outcomes(gendurable.outcome[]) is
     'Takes every lock that the outcomes need and that is free; answers for those that miss one or have lost their claim.';
 
 create or replace function gendurable._apply_isolated(
-    p_worker text, p_outcomes gendurable.outcome[], p_keys text[], p_scoped boolean, p_lease interval,
+    p_worker text, p_outcomes gendurable.outcome[], p_keys text[], p_scoped boolean, p_family boolean, p_lease interval,
     p_now timestamptz
 ) returns jsonb
 language plpgsql as $$
@@ -103,7 +105,7 @@ begin
         return '{}'::jsonb;
     end if;
     begin
-        return gendurable._apply(p_worker, p_outcomes, p_keys, p_scoped, p_lease, p_now);
+        return gendurable._apply(p_worker, p_outcomes, p_keys, p_scoped, p_family, p_lease, p_now);
     exception
         -- what the outcome itself is to blame for
         when data_exception or integrity_constraint_violation or program_limit_exceeded or plpgsql_error
@@ -124,11 +126,11 @@ begin
         end);
     end if;
     -- halves, and halves of halves: one bad outcome in 400 costs 17 sub-transactions and not 400
-    return gendurable._apply_isolated(p_worker, p_outcomes[:v_half], p_keys, p_scoped, p_lease, p_now)
-        || gendurable._apply_isolated(p_worker, p_outcomes[v_half + 1:], p_keys, p_scoped, p_lease, p_now);
+    return gendurable._apply_isolated(p_worker, p_outcomes[:v_half], p_keys, p_scoped, p_family, p_lease, p_now)
+        || gendurable._apply_isolated(p_worker, p_outcomes[v_half + 1:], p_keys, p_scoped, p_family, p_lease, p_now);
 end $$;
 
-comment on function gendurable._apply_isolated(text, gendurable.outcome[], text[], boolean, interval, timestamptz) is
+comment on function gendurable._apply_isolated(text, gendurable.outcome[], text[], boolean, boolean, interval, timestamptz) is
     '_apply, in halves where it fails, so that one bad outcome takes nobody with it; answers for those that failed.';
 
 create or replace function gd_commit(p_worker text, p_outcomes jsonb, p_lease interval = '60 seconds')
@@ -179,13 +181,13 @@ begin
         v_outcomes := array(select u from unnest(v_all) u where not v_answers ? u.ord::text);
     end if;
 
-    select l.answers, l.keys, l.scoped into v_locked from gendurable._lock_outcomes(v_outcomes) l;
+    select l.answers, l.keys, l.scoped, l.family into v_locked from gendurable._lock_outcomes(v_outcomes) l;
     if v_locked.answers <> '{}' then
         v_answers := v_answers || v_locked.answers;
         v_outcomes := array(select u from unnest(v_outcomes) u where not v_answers ? u.ord::text);
     end if;
     v_answers := v_answers || gendurable._apply_isolated(
-        p_worker, v_outcomes, v_locked.keys, v_locked.scoped, v_lease, v_now);
+        p_worker, v_outcomes, v_locked.keys, v_locked.scoped, v_locked.family, v_lease, v_now);
 
     if v_answers = '{}' then
         return query select o.ord, o.id, o.claim_no, 'ok', null::jsonb from unnest(v_all) o;
@@ -202,8 +204,7 @@ begin
                         then gendurable._inbox(i.id, null)
                     else '[]'
                 end,
-                case when i.children_pending is null then '[]' else gendurable._children(i.id) end,
-                i.meta)::gendurable.claimed)
+                '[]', i.meta)::gendurable.claimed)
         end
         from (select u.ord, u.id, u.claim_no, v_answers -> u.ord::text as answer from unnest(v_all) u) o
         left join gendurable.instance i on o.answer ? 'kept' and i.id = any(array[o.id])
@@ -258,7 +259,7 @@ begin
     perform gendurable._lock_keys(v_keys);
     v_now := clock_timestamp();
     perform gendurable._apply(p_worker, array[gendurable._parse_outcome(0, p_outcome - 'keep', v_now)], v_keys,
-        v_row.scoped, interval '60 seconds', v_now);
+        v_row.scoped, false, interval '60 seconds', v_now);
 end $$;
 
 comment on function gd_commit_one(text, jsonb) is

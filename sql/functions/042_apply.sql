@@ -75,12 +75,12 @@ comment on function gendurable._resolve(gendurable.outcome[], timestamptz) is
 inserted. Under the rows'' locks.';
 
 create or replace function gendurable._kept(
-    p_outcomes gendurable.outcome[], p_crowded text[]
+    p_outcomes gendurable.outcome[], p_crowded text[], p_family boolean
 ) returns bigint[]
 language plpgsql as $$
 declare
     -- mostly there is nothing that only the row tells
-    v_look constant boolean := p_crowded <> '{}' or exists (select from gendurable.paused_queue);
+    v_look constant boolean := p_crowded <> '{}' or p_family or exists (select from gendurable.paused_queue);
 begin
     return array(
         select o.id
@@ -91,13 +91,20 @@ begin
                     select coalesce(o.queue, i.queue) = i.queue and coalesce(o.priority, i.priority) = i.priority
                         and (i.partition_key is null or i.partition_key <> all(p_crowded))
                         and not exists (select from gendurable.paused_queue q where q.queue = i.queue)
+                        -- children and large inboxes are handed out by claims, which carry a bounded number of bytes
+                        and i.children_pending is null
                     from gendurable.instance i
                     where i.id = o.id)
+                else true
+            end
+            and case
+                when (select true from gendurable.signal s where s.instance_id = o.id limit 1)
+                    then not gendurable._has_large_inbox(o.id)
                 else true
             end);
 end $$;
 
-comment on function gendurable._kept(gendurable.outcome[], text[]) is
+comment on function gendurable._kept(gendurable.outcome[], text[], boolean) is
     'Which outcomes with keep may keep their claim: nobody waits for it, and nothing else changes.';
 
 create or replace function gendurable._crowded(p_keys text[], p_now timestamptz) returns text[]
@@ -117,7 +124,7 @@ end $$;
 comment on function gendurable._crowded(text[], timestamptz) is 'Keys in which somebody waits for a slot.';
 
 create or replace function gendurable._apply(
-    p_worker text, p_outcomes gendurable.outcome[], p_keys text[], p_scoped boolean, p_lease interval,
+    p_worker text, p_outcomes gendurable.outcome[], p_keys text[], p_scoped boolean, p_family boolean, p_lease interval,
     p_now timestamptz
 ) returns jsonb
 language plpgsql as $$
@@ -157,7 +164,7 @@ begin
     -- what a session cannot carry for certain is not put into the answer
     if v_keeps and gendurable._carries() then
         -- nothing may park while it is being decided who waits for what: then no claim of a key is kept either
-        v_kept := gendurable._kept(v_outcomes, case when v_settled then v_crowded else p_keys end);
+        v_kept := gendurable._kept(v_outcomes, case when v_settled then v_crowded else p_keys end, p_family);
     end if;
     if p_scoped then
         perform gendurable._take_keys(array_agg(o.id), array_agg(
@@ -242,6 +249,6 @@ begin
     return coalesce(v_answers, '{}');
 end $$;
 
-comment on function gendurable._apply(text, gendurable.outcome[], text[], boolean, interval, timestamptz) is
+comment on function gendurable._apply(text, gendurable.outcome[], text[], boolean, boolean, interval, timestamptz) is
     'Writes the outcomes, all in one update, and what follows from them; answers for the claims that were kept. Under
 the locks of the rows, their parents and the keys.';

@@ -197,7 +197,7 @@ $$;
 comment on function gendurable._is_chore(gendurable.status, int, text, timestamptz, timestamptz) is
     'Whether a due row is no work for a worker: it is to be ended, or it has no place in its key and carries its baton.';
 
-create or replace function gendurable._end_crashed(p_ids bigint[], p_now timestamptz) returns int
+create or replace function gendurable._fail(p_ids bigint[], p_error text, p_crashed boolean, p_now timestamptz) returns int
 language plpgsql as $$
 declare
     v_parents bigint[];
@@ -214,13 +214,25 @@ begin
         where i.id = any(p_ids) and (
             i.parent_id is null or i.parent_id = any(v_parents)
             or not exists (select from gendurable.instance p where p.id = i.parent_id)));
-    return gendurable._end(v_ids, 'failed', format('the worker was lost %s times in a row in this step (crash cap)',
+    if current_setting('synchronous_commit') = 'off' then
+        -- a claim may be lost in a crash of the server, but not an end of which others are told
+        perform set_config('synchronous_commit', 'on', true);
+    end if;
+    return gendurable._end(v_ids, 'failed', p_error, p_crashed, p_now);
+end $$;
+
+comment on function gendurable._fail(bigint[], text, boolean, timestamptz) is
+    'Ends instances that no worker can have, but those whose parent is locked: the next claim does these. Under the locks of
+the rows and their keys.';
+
+create or replace function gendurable._end_crashed(p_ids bigint[], p_now timestamptz) returns int
+language plpgsql as $$
+begin
+    return gendurable._fail(p_ids, format('the worker was lost %s times in a row in this step (crash cap)',
         gendurable._crash_cap()), true, p_now);
 end $$;
 
-comment on function gendurable._end_crashed(bigint[], timestamptz) is
-    'Ends instances at the crash cap, but those whose parent is locked: the next claim does these. Under the locks of
-the rows and their keys.';
+comment on function gendurable._end_crashed(bigint[], timestamptz) is 'Ends instances at the crash cap, as _fail.';
 
 create or replace function gendurable._end_chores(
     p_candidates gendurable.candidate[], p_keys text[], p_now timestamptz
