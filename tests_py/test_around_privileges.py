@@ -164,7 +164,9 @@ def test_nothing_is_written_through_a_view_whatever_was_granted(people: People) 
                     *(f'update {view} set "{name}" = null' for name in names),
                 ]
                 for statement in tried:
-                    assert state_of(other, statement) == "55000", statement
+                    # A merge into any view is a feature of PostgreSQL 17.
+                    refused = ("55000", "0A000") if statement.startswith("merge") else ("55000",)
+                    assert state_of(other, statement) in refused, statement
                 for statement in (
                     f"create rule r as on update to {view} do instead nothing",
                     f"alter view {view} rename to mine",
