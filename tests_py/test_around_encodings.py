@@ -202,6 +202,29 @@ def test_a_session_with_such_settings_can_do_everything(people: People, name: st
         life(conn)
 
 
+def test_tables_and_indexes_go_to_the_place_that_the_session_names(
+    server: Server, people: People, usual: dict[str, list[str]]
+) -> None:
+    if server.cluster is None:
+        pytest.skip("makes a tablespace: GENDURABLE_TEST_SERVER=embedded")
+    dsn, name = people.database(empty=True), f"place_{people.role('place')}"
+    with psycopg.connect(server.dsn, autocommit=True) as admin:
+        admin.execute("set allow_in_place_tablespaces to on")
+        admin.execute(f"create tablespace {name} location ''".encode())
+        try:
+            with with_settings(dsn, {"default_tablespace": name}) as conn:
+                install(conn)
+                life(conn)
+                conn.execute("reset default_tablespace")
+                assert fingerprint(conn, plain=True) == usual
+                there = one(conn, "select count(*) from pg_class where reltablespace <> 0 and relkind in ('r', 'i')")
+                assert there > 15
+                # Removed by a session that knows nothing of it.
+                uninstall(conn)
+        finally:
+            admin.execute(f"drop tablespace {name}".encode())
+
+
 def test_an_upgrade_and_an_uninstall_by_such_a_session(people: People, usual: dict[str, list[str]]) -> None:
     together = {
         name: value
