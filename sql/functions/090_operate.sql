@@ -80,7 +80,8 @@ declare
     v_others bigint[];
 begin
     select coalesce(array_agg(i.id) filter (where i.partition_key is null or i.partition_key = any(p_keys)), '{}'),
-        coalesce(array_agg(i.id) filter (where i.partition_key <> all(p_keys)), '{}')
+        -- null-safe: where no key is locked, null <> all('{}') is true
+        coalesce(array_agg(i.id) filter (where i.partition_key is not null and i.partition_key <> all(p_keys)), '{}')
     into v_locked, v_others
     from gendurable.instance i
     where i.id = any(p_ids);

@@ -102,7 +102,7 @@ begin
             eligible_at = null, lane_at = null, slot_no = null, worker = null, lease_expires_at = null,
             crashes = i.crashes + p_crashed::int,
             unique_held = gendurable._unique_held(i.unique_held, i.unique_scope, p_status)
-        where i.id = any(p_ids)
+        where i.id = any(p_ids) and i.finished_at is null
         returning i.id, i.parent_id, i.barrier_no, i.partition_key
     )
     select array_agg(e.id), array_agg(e.parent_id), array_agg(e.barrier_no),
