@@ -347,7 +347,7 @@ def set_key_limit(prefix: str, limit: int | None) -> Statement[None]:
 
 
 @call
-def gc(retention: Seconds = RETENTION, limit: int = 10000) -> Statement[int]:
+def gc(retention: Seconds = RETENTION, limit: int = 2000) -> Statement[int]:
     """Remove instances that ended longer ago than the retention; answers how many."""
     return Statement(
         "select gd_gc(make_interval(secs => %s), %s)", (seconds(retention, "the retention"), limit), one_value
