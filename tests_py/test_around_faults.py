@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
-from typing import Any
+from typing import Any, ClassVar
 
 import psycopg
 import pytest
@@ -20,7 +20,7 @@ Conn = psycopg.Connection[Any]
 
 
 class Stuck(FSM, name="faults.stuck"):
-    handled: list[Exception] = []
+    handled: ClassVar[list[Exception]] = []
 
     @step
     def start(self, ctx: Context[Any]) -> Next:
@@ -102,6 +102,11 @@ def test_while_nothing_commits_no_more_is_claimed_than_can_wait(db: Any, conn: C
     assert next(runs) == 1001, "no step ran twice"
 
 
+def fill(conn: Conn) -> None:
+    for n in range(1000):
+        conn.execute("select pg_notify('noise', rpad(%s::text, 7900, 'x'))", (n,))
+
+
 def test_the_notify_queue_is_full(caplog: pytest.LogCaptureFixture) -> None:
     try:
         embedded.installation(18)
@@ -118,8 +123,7 @@ def test_the_notify_queue_is_full(caplog: pytest.LogCaptureFixture) -> None:
             slow.execute("listen noise")
             slow.execute("begin")
             with pytest.raises(psycopg.OperationalError, match="NOTIFY queue"):
-                for n in range(1000):
-                    conn.execute("select pg_notify('noise', rpad(%s::text, 7900, 'x'))", (n,))
+                fill(conn)
             wait_until(lambda: events.count("stuck"))
             assert {field(conn, id, "status") for id in gate} == {"executing"}
             slow.rollback()

@@ -103,6 +103,7 @@ def test_every_event_says_what_is_promised(db: Any, conn: Conn) -> None:
             "where datname = current_database() and application_name like 'gendurable %'"
         )
         wait_until(lambda: events.count("recovered"))
+
         def all_told() -> bool:
             missing = set(documented()) - {name for name, _, _ in list(events.seen)}
             assert not missing, missing
