@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import runpy
 import shutil
 import subprocess
@@ -79,6 +80,12 @@ class Server:
         if self._template is not None and self.cluster is None:
             with suppress(psycopg.Error):
                 self.drop_database(self.dsn_of(self._template))
+
+
+def forget_libpq() -> None:
+    """For a server of our own: PGOPTIONS, PGSERVICE and the others are about another one."""
+    for name in [name for name in os.environ if re.fullmatch("PG[A-Z]+", name)]:
+        del os.environ[name]
 
 
 def build_scripts() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from _server import Server, find
+from _server import Server, find, forget_libpq
 
 
 class Database:
@@ -57,6 +57,8 @@ def pytest_configure(config: pytest.Config) -> None:
     except SystemExit as error:
         raise pytest.UsageError(str(error)) from None
     config.stash[_SERVER] = server
+    if server.cluster is not None:
+        forget_libpq()
     config.add_cleanup(server.close)
     config.add_cleanup(server.drop_template)
     config.stash[_REASONS] = reasons

@@ -201,6 +201,7 @@ def main() -> int:
     options = parser.parse_args(sys.argv[1:at])
     files = sorted(str(path) for pattern in QUICK for path in (ROOT / "tests_py").glob(pattern))
     arguments = sys.argv[at + 1 :] or ([] if options.all else files)
+    _server.forget_libpq()
     _server.build_scripts()
     total = Count()
     rows = [("PostgreSQL", "from", "SQL (passed / failed / skipped)", "pytest")]

@@ -320,6 +320,8 @@ def main() -> int:
     if unknown := set(suites) - {"lint", "sql", "py"}:
         parser.error(f"unknown suite: {', '.join(sorted(unknown))}")
     arguments = sys.argv[at + 1 :]
+    if not os.environ.get("GENDURABLE_TEST_DSN"):
+        _server.forget_libpq()
     _server.build_scripts()
     count = Count()
     if "lint" in suites:

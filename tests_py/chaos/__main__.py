@@ -22,12 +22,15 @@ def main() -> int:
         help="others in the database instead of faults: hostile payloads, settings, open and prepared transactions, "
         "publications, locks and clock steps, all at once",
     )
+    parser.add_argument("--steady", action="store_true", help="with --around: no clock steps, and times are judged")
     options = parser.parse_args()
     seed = random.randrange(1 << 31) if options.seed is None else options.seed
     print(f"seed: {seed}", flush=True)
     try:
-        around = options.around
-        report = play_around(seed, options.minutes) if around else play(seed, options.minutes, options.sabotage)
+        if options.around:
+            report = play_around(seed, options.minutes, steady=options.steady)
+        else:
+            report = play(seed, options.minutes, options.sabotage)
     except Unavailable as error:
         parser.error(str(error))
     print(report)

@@ -36,9 +36,10 @@ where fsm = 'around.hostile' and status = 'failed' and coalesce(last_error, '') 
 """
 
 
-def play_around(seed: int, minutes: float) -> Report:
+def play_around(seed: int, minutes: float, *, steady: bool = False) -> Report:
+    """`steady`: the clock does not step, so that times are judged as well."""
     with ExitStack() as stack:
-        server, clock, remarks = _start(stack)
+        server, clock, remarks = _start(stack, steady)
         with psycopg.connect(server.dsn, autocommit=True) as conn:
             conn.execute("create extension gendurable")
             role = sql.Identifier(ROLE)
@@ -80,12 +81,14 @@ def play_around(seed: int, minutes: float) -> Report:
         return report
 
 
-def _start(stack: ExitStack) -> tuple[_cluster.Cluster, Clock | None, list[str]]:
+def _start(stack: ExitStack, steady: bool) -> tuple[_cluster.Cluster, Clock | None, list[str]]:
     more = {"extension_files": extension_files(), "settings": AROUND}
     try:
-        clock = Clock()
+        clock = None if steady else Clock()
     except NoClock as error:
         return _cluster.Cluster(installation(), **more), None, [f"the clock did not step: {error}"]
+    if clock is None:
+        return _cluster.Cluster(installation(), **more), None, []
     stack.callback(clock.close)
     return SteppingCluster(clock, installation(), **more), clock, []
 
