@@ -105,6 +105,19 @@ def test_a_step_back_hides_no_next_step_signal_or_last_child(conn: Conn, clock: 
             assert commit(conn, row, "next" if row.step != "more" else "done", step="more") == "ok"
 
 
+@pytest.mark.parametrize("key", [None, "k"])
+def test_what_was_due_before_a_step_back_stays_due(conn: Conn, clock: Clock, key: str | None) -> None:
+    gd.insert(conn, "m", partition_key=key)
+    for row in claim(conn):
+        assert commit(conn, row) == "ok"
+    left = {gd.insert(conn, "m", partition_key=key) for _ in range(3)}
+    clock.step(-HOUR)
+    while left:
+        for row in claim(conn):
+            assert commit(conn, row) == "ok"
+            left.discard(row.id)
+
+
 def test_a_claim_number_never_comes_again(conn: Conn, clock: Clock) -> None:
     gd.insert(conn, "m")
     [row] = claim(conn)

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 from _wait import wait_until
+from chaos.around import play_around
+from chaos.aside import Gaps, without_excuse
 from chaos.by_hand import LOST, Hand
 from chaos.checker import INVARIANTS, JUDGES, check
 from chaos.records import Event, Record
@@ -40,6 +42,36 @@ def test_nothing_is_lost_whatever_is_broken() -> None:
     assert report.maintained > 0
     for fsm in ("steps", "keyed", "unique", "child", "parent", "waiter", "strict", "flaky", "late"):
         assert report.instances[f"chaos.{fsm} done"], fsm
+
+
+@pytest.mark.timeout(240)
+def test_nothing_is_lost_and_nothing_stands_still_whatever_goes_on_around() -> None:
+    try:
+        installation()
+    except Unavailable as error:
+        pytest.skip(str(error))
+    report = play_around(SEED, 1 / 3, steady=True)
+    print(report)
+    assert report.violations == []
+    assert {"settings changed", "payload: state", "payload: inbox", "analyze"} & set(report.faults)
+    assert any(kind.startswith("transaction") for kind in report.faults)
+    assert report.instances.total() > 100
+
+
+@pytest.mark.parametrize(
+    ("control", "excused", "found"),
+    [
+        ([], [], [(0.0, 3.0)]),
+        ([(0.5, 1.0), (4.0, 9.0)], [], [(0.0, 3.0)]),
+        ([(0.5, 2.9)], [], []),
+        ([], [(2.0, 8.0)], []),
+        ([], [(3.5, 8.0)], [(0.0, 3.0)]),
+    ],
+)
+def test_standing_still_is_seen(control: list[Any], excused: list[Any], found: list[Any]) -> None:
+    gaps, other = Gaps(), Gaps()
+    gaps.seen, other.seen = [(0.0, 3.0), (5.0, 5.9)], control
+    assert without_excuse(gaps, other, excused) == found
 
 
 def of(record: Record, id: int, **wanted: Any) -> Event:

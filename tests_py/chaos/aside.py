@@ -66,7 +66,7 @@ class Gaps:
 
     def longest(self, since: float = 0, until: float = float("inf")) -> float:
         """The longest one, as far as it lies between the two."""
-        return max((min(end, until) - max(start, since) for start, end in self.seen), default=0.0)
+        return max([0.0, *(min(end, until) - max(start, since) for start, end in self.seen)])
 
 
 class Aside:
@@ -139,15 +139,22 @@ class Aside:
         self.control.move()
 
     def stood_still(self) -> list[str]:
-        """Each time for which the control has no excuse."""
         return [
             f"{what} for {end - start:.1f} s, from {start - self._since:.1f} s on; the control at most"
             f" {self.control.longest(start, end):.1f} s"
             for what, gaps in (("no work of its own queue ended", self.ends), ("no operator's call ended", self.calls))
-            for start, end in gaps.seen
-            if end - start - self.control.longest(start, end) > LONGEST
-            and not any(since < end and start < until for since, until in self._excused)
+            for start, end in without_excuse(gaps, self.control, self._excused)
         ]
+
+
+def without_excuse(gaps: Gaps, control: Gaps, excused: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """When it stood still for longer than the machine did, and the server was there."""
+    return [
+        (start, end)
+        for start, end in gaps.seen
+        if end - start - control.longest(start, end) > LONGEST
+        and not any(since < end and start < until for since, until in excused)
+    ]
 
 
 def main() -> None:
