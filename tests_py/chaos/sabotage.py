@@ -50,8 +50,8 @@ DEFECTS = {
     # a waiting row may be passed by any other of its key
     "no order": Defect(
         "002_lanes.sql",
-        "            order by i.priority, i.lane_at, i.id\n            limit greatest(l.most",
-        "            order by i.id desc\n            limit greatest(l.most",
+        "            order by i.priority, i.lane_at, i.id\n            limit least(greatest(l.most",
+        "            order by i.id desc\n            limit least(greatest(l.most",
         ("order",),
     ),
     # a parent goes on while one of its children has not ended
@@ -64,7 +64,7 @@ DEFECTS = {
     ),
     # a claim waits for the rows that a client's transaction holds
     "waits": Defect(
-        "020_claim.sql",
+        "022_scan.sql",
         "        limit p_limit\n        for no key update skip locked);",
         "        limit p_limit\n        for no key update);",
         ("blocked",),
