@@ -30,6 +30,14 @@ LONGEST_OPEN = 60.0
 ROUND = 8.0
 AROUND = SETTINGS | {"max_prepared_transactions": "20", "wal_level": "logical"}
 ENDS = "select status, count(*) from gendurable.instance where fsm = 'around.hostile' group by status"
+LEFT = """
+select format('%s: %s is still %s, step %s, attempt %s: %s', id, left(fsm, 30), status, left(step, 20), attempt,
+    left(last_error, 80))
+from gendurable.instance
+where finished_at is null and fsm not like 'chaos.%'
+order by id
+limit 20
+"""
 UNSAID = """
 select count(*) from gendurable.instance
 where fsm = 'around.hostile' and status = 'failed' and coalesce(last_error, '') = ''
@@ -71,6 +79,7 @@ def play_around(seed: int, minutes: float, *, steady: bool = False) -> Report:
             if (row := conn.execute(UNSAID.encode()).fetchone()) and row[0]:
                 report.violations.append(Violation("payload", f"{row[0]} have failed without a word"))
             ended = Counter(dict(conn.execute(ENDS.encode()).fetchall()))
+            report.violations += [Violation("stuck", text) for (text,) in conn.execute(LEFT.encode()).fetchall()]
         report.faults += intruders.done
         report.remarks = [
             *remarks,

@@ -121,7 +121,9 @@ class Aside:
 
     def _operate(self, conn: psycopg.Connection[Any]) -> None:
         gd.set_key_limit(conn, "aside too", 2)
+        self.calls.move()
         gd.pause_queue(conn, "aside too")
+        self.calls.move()
         gd.resume_queue(conn, "aside too")
         self.calls.move()
 

@@ -31,7 +31,8 @@ class Operators:
         self._tell = tell
 
     def _pick(self, client: Client, condition: str) -> tuple[int, str, dict[str, Any]] | None:
-        query = f"select id, fsm, state from gd_instances where {condition} order by random() limit 1".encode()
+        where = f"{condition} and fsm like 'chaos.%'"
+        query = f"select id, fsm, state from gd_instances where {where} order by random() limit 1".encode()
         row: tuple[int, str, dict[str, Any]] | None = client.call(lambda c: c.execute(query).fetchone())
         return row
 
