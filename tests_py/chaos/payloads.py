@@ -107,12 +107,9 @@ class Payloads:
         kind = self._chance.choice(self.kinds)
         try:
             kind(conn)
-        except (
-            psycopg.DataError,
-            psycopg.ProgrammingError,
-            psycopg.InternalError,
-            psycopg.errors.ProgramLimitExceeded,
-        ):
+        except psycopg.OperationalError:
+            raise
+        except psycopg.DatabaseError:
             return "payload refused"
         return f"payload: {kind.__name__[1:]}"
 
