@@ -11,12 +11,13 @@ from _model import SECOND, Change, Model, Row, Span
 from psycopg.rows import dict_row, tuple_row
 
 US = "(extract(epoch from {}) * 1000000)::bigint"
+LEASE = "case when i.status = 'executing' then greatest(i.lease_expires_at, r.until) end"
 ROWS = f"""
 select i.id, i.status::text, i.step, i.state, i.attempt, i.crashes, i.queue, i.priority, i.partition_key as key,
     i.unique_held as held, i.awaits, i.claim_no, i.worker, i.parent_id as parent, i.barrier_no as barrier, i.result,
     case when i.status = 'awaiting_children' then i.children_pending end as pending,
     {US.format("case when i.partition_key is null then i.eligible_at else i.lane_at end")} as at,
-    {US.format("i.deadline_at")} as deadline, {US.format("case when i.status = 'executing' then greatest(i.lease_expires_at, r.until) end")} as lease,
+    {US.format("i.deadline_at")} as deadline, {US.format(LEASE)} as lease,
     {US.format("i.finished_at")} as finished,
     array(select s.id from gendurable.signal s where s.instance_id = i.id order by s.id) as inbox
 from gendurable.instance i

@@ -47,7 +47,8 @@ select results_eq(
     $$values ('c', 'cancelled', 'all of it'), ('d', 'done', null), ('g', 'cancelled', 'all of it')$$, 'all that had not ended end');
 
 select gd_insert('m', p_queue => 'two') as p \gset
-select t.run('two', '{"kind": "schedule_childs", "step": "j", "childs": [{"fsm": "c", "queue": "two1"}, {"fsm": "c", "queue": "two1", "partition_key": "two"}]}');
+select t.run('two', '{"kind": "schedule_childs", "step": "j", "childs": [
+    {"fsm": "c", "queue": "two1"}, {"fsm": "c", "queue": "two1", "partition_key": "two"}]}');
 select gd_cancel(min(v.id)) from gd_instances v where v.queue = 'two1';
 select is((select v.children_pending from gd_instances v where v.id = :p), 1, 'a cancelled child is counted once');
 select gd_cancel(max(v.id)) from gd_instances v where v.queue = 'two1';
