@@ -181,13 +181,14 @@ def test_what_was_due_by_a_clock_that_was_set_back_is_due_by_the_new_one(db: Any
     keyed = [w.insert(partition_key="k") for _ in range(2)]
     delayed = w.insert(delay="50 minutes")
     w.rows("select from gd_claim('w', 'nothing')")
+    late = w.insert(queue="late")
     # As if all this, and this session's last claim, had been an hour later.
     w.conn.execute(
         "update gendurable.instance set eligible_at = eligible_at + interval '1 hour',"
         " lane_at = lane_at + interval '1 hour', updated_at = updated_at + interval '1 hour',"
         " inserted_at = inserted_at + interval '1 hour'"
     )
-    hour = w.one("select (extract(epoch from clock_timestamp() + interval '1 hour') * 1000000)::bigint")
+    hour = w.one("select (extract(epoch from clock_timestamp() + interval '59 minutes 30 seconds') * 1000000)::bigint")
     lane = f"[[{hour}, 0], [{hour}, 0], {hour}, 0, 0]"
     w.rows(
         "select set_config('gendurable.floor', %s, false)",
@@ -197,4 +198,6 @@ def test_what_was_due_by_a_clock_that_was_set_back_is_due_by_the_new_one(db: Any
     got = [claim["id"] for _ in range(3) for claim in w.claim(10)]
     assert got[:4] == [*free, keyed[0]]
     assert delayed not in got
+    # Also what came after the last claim that the session made by the old clock.
+    assert ids(w.claim(10, "late")) == [late]
     w.rows("select gd_wake('w')")

@@ -39,9 +39,13 @@ create or replace function gendurable._shift_back(
 language plpgsql as $$
 begin
     -- The clock was set back: what was due by the old clock when it was written keeps its order and is due by the new one.
+    -- Nobody sleeps for longer than a minute, so what was written since this session's last claim is within that.
     update gendurable.instance i
-    set eligible_at = i.eligible_at - (p_before - p_now),
-        lane_at = case when i.lane_at > p_now then i.lane_at - (p_before - p_now) else i.lane_at end,
+    set eligible_at = least(i.eligible_at - (p_before - p_now), p_now),
+        lane_at = case
+            when i.lane_at > p_now then least(i.lane_at - (p_before - p_now), p_now)
+            else i.lane_at
+        end,
         updated_at = p_now
     from (
         select x.id
@@ -50,7 +54,7 @@ begin
             select i.id
             from gendurable.instance i
             where i.queue = p_queue and i.priority = p_priority and i.woken = w.woken
-                and i.eligible_at > p_now and i.eligible_at <= p_before
+                and i.eligible_at > p_now and i.eligible_at <= p_before + gendurable._longest_poll()
                 and i.eligible_at <= i.updated_at and i.status in ('runnable', 'awaiting_signal')
             order by i.eligible_at, i.id
             limit 1000
