@@ -100,16 +100,18 @@ def test_a_gate_that_parks_behind_a_slot_that_is_being_freed_is_not_stuck(db: An
 @pytest.mark.parametrize("setting", ["0", "1ms", "1h"])
 def test_many_unique_keys_in_open_inserts_cost_a_claim_one_short_wait(db: Any, setting: str) -> None:
     a, b, _ = three(db)
-    objects = [{"unique_key": f"u{n}", "unique_scope": ["executing"]} for n in range(200)]
+    objects = [{"unique_key": f"u{n}", "unique_scope": ["executing"]} for n in range(1500)]
     a.insert_many(*objects)
     b.begin().insert_many(*({**one, "unique_scope": ["runnable", "executing"]} for one in objects))
     a.conn.execute(f"set lock_timeout = '{setting}'".encode())
-    got = a.claim(200)
-    assert len(got) == 200
-    assert a.one("select count(*) from gd_instances i where i.status = 'executing'") == 200
+    # a detector of hangs: ten milliseconds for each of the rows would be twice as long
+    a.conn.execute("set statement_timeout = '8s'")
+    got = a.claim(1500)
+    assert len(got) == 1500
+    assert a.one("select count(*) from gd_instances i where i.status = 'executing'") == 1500
     assert a.one("show lock_timeout") == setting
     b.roll_back()
-    assert a.finish(*got) == ["ok"] * 200
+    assert a.finish(*got) == ["ok"] * 1500
 
 
 # -- what is nobody's lock
