@@ -21,6 +21,8 @@ from typing import Any, NoReturn
 
 from ._link import Link
 
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
 generation = 0
 """Raised in each child: what began under another number began in a parent."""
 
@@ -77,11 +79,29 @@ def leave(error: BaseException | None) -> NoReturn:
     os._exit(0 if code is None else code & 0xFF if isinstance(code, int) else 1)
 
 
+_masks = threading.local()
+
+
+def _before() -> None:
+    """A signal that reaches the child before it has got back its own handlers would be lost: it has to wait."""
+    _masks.old = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS) if _running or _handlers else None
+
+
+def _after() -> None:
+    old, _masks.old = getattr(_masks, "old", None), None
+    if old is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, old)
+
+
 def _in_child() -> None:
     global generation
     generation += 1
-    if not _running and not _handlers:
-        return
+    if _running or _handlers:
+        _part()
+    _after()
+
+
+def _part() -> None:
     # Whatever wakes this loop writes to a socket that the parent reads: it would take the child's signals for its own.
     with contextlib.suppress(ValueError):
         signal.set_wakeup_fd(-1)
@@ -89,7 +109,7 @@ def _in_child() -> None:
         restore(number)
     # So does `loop.add_signal_handler` of a program that serves on a loop of its own; what it calls stays in the loop.
     quiet = getattr(sys.modules.get("asyncio.unix_events"), "_sighandler_noop", None)
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in _SIGNALS:
         if quiet is not None and signal.getsignal(number) is quiet:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     for engine in _running:
@@ -129,4 +149,4 @@ def _halt(loop: Any) -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_in_child)
+    os.register_at_fork(before=_before, after_in_parent=_after, after_in_child=_in_child)
