@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import contextvars
 import functools
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Any
 
+from ._contexts import Contexts
 from ._log import logger
 from ._offload import handed_over
 from ._perform import broken, perform, perform_async
@@ -38,11 +38,11 @@ class Executor:
         self._loop = loop
         self._told = draining
         # Each run of a step has a context of its own, which begins as this one is now.
-        self._context = contextvars.copy_context()
-        self._callbacks = self._context.copy()
+        self._contexts = Contexts()
+        self._callbacks = self._contexts.fresh()
         self._limits = limits
         self._on_finished = finished
-        self._threads = Threads(loop, max(1, sum(limits.values())), self._finish, self._context)
+        self._threads = Threads(loop, max(1, sum(limits.values())), self._finish, self._contexts)
         self._finished: deque[Work] = deque()
         self._woken = False
         self._running = dict.fromkeys(limits, 0)
@@ -76,7 +76,7 @@ class Executor:
         if not work.step.is_async:
             self._threads.put(work)
             return
-        work.task = task = self._context.copy().run(self._begin, work)
+        work.task = task = self._contexts.fresh().run(self._begin, work)
         self._tasks[task] = work
         # Not a "finally" in the coroutine: one that is cancelled before its first step never runs.
         task.add_done_callback(functools.partial(self._task_done, work))

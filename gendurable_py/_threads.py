@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import threading
 import time
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 
+from ._contexts import Contexts
 from ._perform import broken, perform
 from ._work import Work
 
@@ -28,10 +28,10 @@ class Threads:
         loop: asyncio.AbstractEventLoop,
         limit: int,
         finished: Callable[[Work], None],
-        context: contextvars.Context,
+        contexts: Contexts,
     ) -> None:
         self._loop = loop
-        self._context = context
+        self._contexts = contexts
         self._limit = limit
         self._finished = finished
         self._queue: SimpleQueue[Work | None] = SimpleQueue()
@@ -77,7 +77,7 @@ class Threads:
 
     def _main(self, slot: int) -> None:
         current, get, loop, finished = self._current, self._queue.get, self._loop, self._finished
-        fresh = self._context.copy
+        fresh = self._contexts.fresh
         while (work := get()) is not None:
             current[slot] = work
             if not work.ctx._cancelled:

@@ -1,4 +1,4 @@
-"""An engine that is cancelled, in all the ways that a loop has for it: it closes whole, or hurries, and can be used again."""
+"""An engine that is cancelled, in all the ways that a loop has for it: it closes whole, or hurries, and begins anew."""
 
 from __future__ import annotations
 
@@ -71,12 +71,12 @@ class Steps:
     def __init__(self, kind: str) -> None:
         self.entered, self.gate = threading.Event(), threading.Event()
 
-        @job(name=f"cancel.{kind}")
+        @job(name=f"cancel.{kind}.waits")
         async def waits(args: dict[str, Any]) -> None:
             self.entered.set()
             await asyncio.Event().wait()
 
-        @job(name=f"cancel.{kind}")
+        @job(name=f"cancel.{kind}.blocks")
         def blocks(args: dict[str, Any]) -> None:
             self.entered.set()
             assert self.gate.wait(60)
@@ -111,6 +111,9 @@ async def test_nothing_is_left_however_it_is_cancelled(db: Any, conn: Conn, way:
     if kind == "async" and way in (once, twice, at_every_turn):
         assert field(conn, id, "status") == "runnable"  # its end was seen, so it could be given back
 
+    assert id is not None
+    gd.cancel(conn, id)  # or it would run again, and be waited for
+
     @job(name="cancel.after")
     def after(args: dict[str, Any]) -> None: ...
 
@@ -130,10 +133,13 @@ async def test_a_timeout_a_group_and_wait_for_get_what_they_expect(db: Any, conn
         await asyncio.to_thread(wait_until, lambda: sessions(conn))
         raise LookupError
 
-    with pytest.raises(ExceptionGroup) as caught:
+    async def together() -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(engine.serve())
             group.create_task(fails())
+
+    with pytest.raises(ExceptionGroup) as caught:
+        await together()
     assert caught.group_contains(LookupError)
     await asyncio.to_thread(wait_until, lambda: sessions(conn) == 0)
 
