@@ -1,7 +1,7 @@
 -- What a session remembers of its claims, from one to the next.
 
 -- The memory of a session, {"": [epoch us of its latest claim], queue: {priority: lane, "": [epoch us, cost, where to go
--- on]}}; what a lane is says _open_lane. A hint, as all of this: lost with the session, and unreadable means none.
+-- on, "{known priorities}"]}}; what a lane is says _open_lane. A hint, as all of this: lost with the session, and unreadable means none.
 create or replace function gendurable._recall() returns jsonb
 language plpgsql as $$
 declare
@@ -45,7 +45,7 @@ comment on function gendurable._time_before(jsonb, timestamptz) is
     'The latest time that this session has claimed at, where that lies in the future: the clock was set back. Else null.';
 
 create or replace function gendurable._open_queue(
-    p_known jsonb, p_now_us bigint, out at bigint, out cost bigint, out behind bigint, out looks boolean, out sure int[]
+    p_known jsonb, p_now_us bigint, out at bigint, out cost bigint, out behind bigint, out looks boolean, out known int[]
 )
 language plpgsql stable as $$
 declare
@@ -60,16 +60,13 @@ begin
     end if;
     -- Where dead entries are held in the index, the look for priorities may be rationed, as a full scan is.
     looks := cost <= gendurable._dear() or p_now_us - at >= gendurable._ration(cost);
-    sure := case
-        when p_known is null then '{}'
-        else array(select k::int from jsonb_object_keys(p_known) k where k <> '' order by 1)
-    end;
+    known := coalesce((v_place ->> 3)::int[], '{}');
 exception when data_exception then
     at := 0;
     cost := 0;
     behind := -2147483649;
     looks := true;
-    sure := '{}';
+    known := '{}';
 end $$;
 
 comment on function gendurable._open_queue(jsonb, bigint) is

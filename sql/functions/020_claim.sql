@@ -11,6 +11,8 @@ declare
     v_limit constant int := least(p_limit, 100000);
     v_place constant record := gendurable._open_queue(p_known, v_now_us);
     v_behind bigint := v_place.behind;
+    v_known constant int[] := v_place.known;
+    v_new int[] := v_known;
     v_at int := 1;
     v_cost bigint := 0;
     v_lanes int := 0;
@@ -26,10 +28,10 @@ begin
             v_more := true;                        -- enough for one claim: the next one goes on from here
             exit;
         end if;
-        while v_place.sure[v_at] <= v_behind loop
+        while v_known[v_at] <= v_behind loop
             v_at := v_at + 1;
         end loop;
-        v_next := gendurable._next_priority(p_queue, v_behind, v_place.sure[v_at], v_place.looks);
+        v_next := gendurable._next_priority(p_queue, v_behind, v_known[v_at], v_place.looks);
         v_cost := greatest(v_cost, v_next.cost);
         if v_next.priority is null then
             v_behind := null;
@@ -42,15 +44,23 @@ begin
         claims := case when claims = '{}' then v_got.claims else claims || v_got.claims end;
         bytes := v_got.bytes;
         v_more := v_more or v_got.more;
-        known := case
-            when v_got.lane is null and v_place.looks then known - v_next.priority::text
-            when v_got.lane is null then known
-            else known || jsonb_build_object(v_next.priority, v_got.lane)
-        end;
+        if v_got.lane is not null then
+            known := known || jsonb_build_object(v_next.priority, v_got.lane);
+            if v_known[v_at] is distinct from v_next.priority then
+                v_new := v_new || v_next.priority;
+            end if;
+        elsif v_place.looks and v_known[v_at] = v_next.priority then
+            known := known - v_next.priority::text;
+            v_new := array_remove(v_new, v_next.priority);
+        end if;
     end loop;
     v_cost := case when v_place.looks then v_cost else v_place.cost end;
+    if v_new <> v_known then
+        v_new := array(select n from unnest(v_new) n order by n);
+    end if;
     known := known || jsonb_build_object('', jsonb_build_array(
-        case when v_place.looks then v_now_us else v_place.at end, v_cost, case when v_lanes >= 64 then v_behind end));
+        case when v_place.looks then v_now_us else v_place.at end, v_cost, case when v_lanes >= 64 then v_behind end,
+        v_new::text));
     if v_more and cardinality(claims) < v_limit then
         -- It looked at enough for one claim, and there is more. Not _wake: that does not see the caller's own lock, and
         -- who claims here is often the only one who sleeps.
@@ -75,22 +85,25 @@ declare
     -- where large rows of some queues may use up what one claim hands out, the queues take turns
     v_from constant int := case when v_count > 4 then floor(random() * v_count) else 0 end;
     v_at int;
+    v_doubts boolean;
+    v_paused text[];
     v_got record;
 begin
     -- after a clock was set back: the time that this session has seen already
     v_before := gendurable._time_before(v_memory -> '', v_now);
-    if exists (select from gendurable.doubtful_key) then
+    select exists (select from gendurable.doubtful_key),
+        array(select q.queue from gendurable.paused_queue q where q.queue = any(p_queues))
+    into v_doubts, v_paused;
+    if v_doubts then
         perform gendurable._settle_doubts(v_now);
     end if;
     for v_turn in 1 .. v_count loop
         exit when v_bytes <= 0;
         v_at := 1 + (v_from + v_turn - 1) % v_count;
-        continue when p_limits[v_at] = 0
-            or exists (select from gendurable.paused_queue q where q.queue = p_queues[v_at]);
-        select c.claims, c.bytes, c.known into v_got
-        from gendurable._claim_queue(
+        continue when p_limits[v_at] = 0 or p_queues[v_at] = any(v_paused);
+        v_got := gendurable._claim_queue(
             p_worker, p_queues[v_at], p_limits[v_at], gendurable._most_bytes(), p_lease, v_now, v_before,
-            v_memory -> p_queues[v_at]) c;
+            v_memory -> p_queues[v_at]);
         v_claims := case when v_claims = '{}' then v_got.claims else v_claims || v_got.claims end;
         v_bytes := v_bytes - gendurable._most_bytes() + v_got.bytes;
         v_memory := v_memory || jsonb_build_object(p_queues[v_at], v_got.known);

@@ -100,9 +100,12 @@ create or replace function gendurable._hand_out(
 language plpgsql as $$
 declare
     v_claim_no constant bigint := gendurable._epoch_us(p_now);
+    v_ids bigint[] := p_ids;
+    v_slots int[] := p_slots;
     v_heavy boolean[] := p_heavy;
     v_mail boolean[];
-    v_part record;
+    v_inboxes jsonb[];
+    v_childs jsonb[];
 begin
     -- Asked after the rows were locked: a signal that came before is here, and none comes now. A limit and not exists, which
     -- could become one hash of the whole table.
@@ -118,18 +121,16 @@ begin
     end if;
     bytes := p_bytes;
     if true = any(v_heavy) or not gendurable._carries() then
-        v_part := gendurable._portion(p_ids, p_slots, v_heavy, v_mail, p_bytes, p_now);
-        bytes := v_part.bytes;
-        last_id := v_part.last_id;
-        if v_part.ids = '{}' then
+        select p.ids, p.slots, p.mail, p.inboxes, p.childs, p.bytes, p.last_id
+        into v_ids, v_slots, v_mail, v_inboxes, v_childs, bytes, last_id
+        from gendurable._portion(p_ids, p_slots, v_heavy, v_mail, p_bytes, p_now) p;
+        if v_ids = '{}' then
             claims := '{}';
             return;
         end if;
-    else
-        select p_ids as ids, p_slots as slots, v_mail as mail, null::jsonb[] as inboxes, null::jsonb[] as childs into v_part;
     end if;
     if p_unique then
-        perform gendurable._take_keys(v_part.ids, array_fill('executing'::gendurable.status, array[cardinality(v_part.ids)]));
+        perform gendurable._take_keys(v_ids, array_fill('executing'::gendurable.status, array[cardinality(v_ids)]));
     end if;
     with mine as (
         update gendurable.instance i
@@ -164,8 +165,7 @@ begin
                     order by s.id
                     limit 1000)
             end
-        from unnest(v_part.ids, v_part.slots, v_part.mail, v_part.inboxes, v_part.childs)
-            with ordinality w (id, slot_no, mail, inbox, childs, ord)
+        from unnest(v_ids, v_slots, v_mail, v_inboxes, v_childs) with ordinality w (id, slot_no, mail, inbox, childs, ord)
         -- not "=": see docs/performance.md, "Plans"; the same in all that joins rows to an array of what is asked for
         where i.id = any(array[w.id])
         returning i.*, w.ord, w.mail, w.inbox, w.childs
