@@ -276,19 +276,27 @@ class _Walk:
         """The checks of the fields; None: the whole is to be compared."""
         checks: list[tuple[str, Callable[[Any], bool]]] = []
         odd = False
+        writers: dict[str, str] = {}
+        readers: set[str] = set()
         for name, field in fields:
             at = f"{path}.{name}" if path else name
             if field.get("serialization_exclude"):
                 raise Lost(at, "it is excluded from what is written (a private attribute is not part of the state)")
-            read = self._is_read_as_written(name, field, config, at)
-            odd = odd or not read or "serialization_exclude_if" in field
+            written, read = self._names(name, field, config, at)
+            if written in writers:
+                raise Lost(at, f"it is written as {written!r}, as the field {writers[written]} is")
+            writers[written] = name
+            readers.update(each for each in read if each != written)
+            paths = isinstance(field.get("validation_alias"), list)
+            odd = odd or read[0] != written or paths or "serialization_exclude_if" in field
             check = self.node(field["schema"], at)
             if check is not None:
                 checks.append((name, check))
-        return None if odd else checks
+        # A name that another field is read under, too, may be taken for it.
+        return None if odd or not readers.isdisjoint(writers) else checks
 
-    def _is_read_as_written(self, name: str, field: Any, config: Mapping[str, Any], path: str) -> bool:
-        """True: surely; False: it depends on the other fields."""
+    def _names(self, name: str, field: Any, config: Mapping[str, Any], path: str) -> tuple[str, list[str]]:
+        """What a field is written as, and what it is read as, the first that is found."""
         written = field.get("serialization_alias", name) if self.by_alias else name
         alias = field.get("validation_alias")
         read = _read_under(alias) if alias is not None and config.get("validate_by_alias", True) else []
@@ -296,7 +304,7 @@ class _Walk:
             read.append(name)
         if written not in read:
             raise Lost(path, f"it is written as {written!r} and read as {' or '.join(map(repr, read)) or 'nothing'}")
-        return read[0] == written and not isinstance(alias, list)
+        return written, read
 
 
 def _read_under(alias: Any) -> list[str]:

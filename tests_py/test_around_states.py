@@ -67,6 +67,11 @@ class Typed(TypedDict):
     paid: t.Annotated[int, Field(validation_alias="PAID")]
 
 
+class Twice(BaseModel):
+    one: int = Field(0, alias="A")
+    paid: int = Field(0, alias="A")
+
+
 class Behind(BaseModel):
     inner: t.Annotated[Reads, pydantic.AfterValidator(lambda value: value)] = Reads()
 
@@ -76,6 +81,7 @@ class Behind(BaseModel):
     [
         (Reads, "paid"), (Choices, "paid"), (Path, "paid"), (Secret, "token"), (Excluded, "paid"),
         (Deep, r"lines\[\]{}.paid"), (Data, "paid"), (Typed, "paid"), (Behind, "inner.paid"),
+        (Twice, "paid"),
     ],
 )  # fmt: skip
 def test_a_type_that_never_comes_back_is_refused_with_the_name_of_its_field(kind: t.Any, name: str) -> None:
