@@ -66,7 +66,7 @@ class Watch:
         """Why it was, in words and for an event."""
         if self._seen is not None and self._seen[0] == self._last:
             return self._seen[1]
-        if time.process_time() - self._cpu < late / 4:
+        if time.process_time() - self._cpu < late / 20:
             return _reason("suspended", "the process was suspended, or the machine had no time for it")
         return _BUSY
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import signal
 import subprocess
@@ -193,23 +192,6 @@ def test_a_step_learns_that_its_instance_was_cancelled(db: Any, conn: Conn, kind
         gd.cancel(conn, other)
     assert gd.result(conn, id) == gd.Result("cancelled", None, "enough")
     assert events.count("rejected") == 0
-
-
-def test_a_loop_that_was_blocked_is_told(db: Any, conn: Conn, caplog: pytest.LogCaptureFixture) -> None:
-    blocker = threading.Event()
-
-    @job(name="life.blocks")
-    async def blocks(args: dict[str, Any]) -> None:
-        blocker.wait(0.5)  # what nobody should do in an async step
-
-    events = Events()
-    with (
-        caplog.at_level(logging.WARNING, "gendurable"),
-        running(Engine(db.dsn, [blocks], heartbeat_interval=0.2, lease_ttl=10, on_event=events)),
-    ):
-        ended(conn, gd.insert(conn, blocks))
-        wait_until(lambda: events.count("blocked"))
-    assert "event loop was blocked" in caplog.text
 
 
 def test_telemetry_that_fails_stops_nothing(db: Any, conn: Conn) -> None:
