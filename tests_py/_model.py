@@ -32,6 +32,7 @@ class Row:
     max_attempts: int | None
     at: Span | None  # due, or its place in its key; of an await the deadline
     parent: int | None = None
+    rests: Span | None = None  # given back for a while: it keeps its place in its key, and is due then
     barrier: int | None = None
     status: str = "runnable"
     held: str | None = None
@@ -163,6 +164,7 @@ class Change:
     def enter(self, row: Row, status: str) -> None:
         """Change the status, and with it whether the unique key is held."""
         row.status = status
+        row.rests = None
         if not row.in_scope(status):
             row.held = None
         elif row.scope is not None and row.held is None and self.holder(str(row.unique_key)) is None:
@@ -183,11 +185,13 @@ class Change:
     def give_back(self, number: int, delay: int, crashed: bool) -> None:
         row = self.row(number)
         row.worker = row.lease = None
-        if row.key is None or delay or row.at is None:
+        if row.key is None or row.at is None:
             row.at = self.after(delay)
         row.attempt += crashed
         row.crashes += crashed
         self.enter(row, "runnable")
+        if row.key is not None and delay:
+            row.rests = self.after(delay)
 
     def end(self, number: int, status: str, error: str | None) -> None:
         row = self.row(number)
@@ -249,13 +253,13 @@ class Change:
         row.state = state if state is not None else row.state
         row.attempt = row.crashes = 0
         row.finished = row.result = None
-        row.at = self.now
+        row.at, row.rests = self.now, None
         row.status = "runnable"
         row.held = row.unique_key if row.in_scope("runnable") else None
 
     def reschedule(self, number: int, at: int) -> None:
         row = self.row(number)
-        row.at = (at, at)
+        row.at, row.rests = (at, at), None
         if row.status == "awaiting_signal":
             row.deadline = row.at
 

@@ -78,6 +78,7 @@ class Workers(Base):
                 assert row.crashes + 1 < CRASH_CAP
             else:
                 assert row.waits and row.at is not None and row.at[0] <= after, "it was not due"
+                assert row.rests is None or row.rests[0] <= after, "it was given back for longer"
                 if row.key is not None:
                     ahead = (
                         line[row.key].index(row.id)

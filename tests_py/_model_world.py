@@ -36,7 +36,9 @@ INVARIANTS = {
             and not exists (
                 select from gendurable.instance b
                 where b.partition_key = i.partition_key and b.slot_no is null
-                    and b.eligible_at <= now() + interval '1 second'
+                    and (b.eligible_at <= now() + interval '1 second'
+                        -- given back for a while, at its place: those behind it wait for it
+                        or (b.lane_at <= now() and b.eligible_at is not null))
                     and not exists (select from gendurable.paused_queue q where q.queue = b.queue))""",
     "a row is in no index of a claim": """
         select i.id from gendurable.instance i

@@ -103,10 +103,13 @@ class Machine(Clients, Workers):
         for row in self.model.rows.values():
             if self.touched(row) or row.queue in self.model.paused or not row.waits:
                 continue
-            if row.at is None or row.at[1] > before:
+            if row.at is None or row.at[1] > before or (row.rests is not None and row.rests[1] > before):
                 continue
             assert row.key is not None, ("overlooked", row)
-            busy = len(self.model.executing(row.key))
+            # a row that was given back for a while keeps its turn: it counts as one that has begun
+            ahead = self.model.waiting(row.key, before)
+            resting = [r for r in ahead[: ahead.index(row)] if r.rests is not None and r.rests[1] > before]
+            busy = len(self.model.executing(row.key)) + len(resting)
             assert busy >= self.model.limit(row.key), ("a free slot was not given", row)
 
     def teardown(self) -> None:
