@@ -63,7 +63,7 @@ class Feeder:
         self._machines: dict[tuple[str, int, str], tuple[Spec, Step]] = {}
         self._warned: set[tuple[str, int, str]] = set()
         self._imported: set[str] = set()
-        self._imports: dict[str, asyncio.Task[bool]] = {}
+        self._imports: dict[str, asyncio.Task[None]] = {}
         self._generation = generation()
         # What is finished but not committed counts against this, or a slow server would make it grow for ever.
         self._most_uncommitted = max(100, 2 * sum(options.limits.values()))
@@ -139,7 +139,7 @@ class Feeder:
         for row in rows:
             machine = self._resolve(row)
             if machine is None or not self._started(row, machine, worker, now):
-                delay = _IMPORT_DELAY if row.fsm in self._imports else UNKNOWN_DELAY
+                delay = _IMPORT_DELAY if self._is_importing(row.fsm) else UNKNOWN_DELAY
                 away.setdefault(delay, []).append((row.id, row.claim_no))
         for delay, pairs in away.items():
             await self._link.attempt(calls.release, worker, pairs, delay)
@@ -191,18 +191,29 @@ class Feeder:
 
     async def _import(self, names: set[str]) -> None:
         """Try each name once; an import that takes its time goes on aside."""
+        asked: dict[str, list[str]] = {}
         for name in names - self._imported:
-            package = name.partition(":")[0]
-            if package == name or not any(f"{package}.".startswith(f"{each}.") for each in self._options.autoload):
-                continue  # most names of other nodes: nothing to wait for
+            module = name.partition(":")[0]
+            # Most are names of other nodes: nothing to wait for.
+            if module != name and any(f"{module}.".startswith(f"{each}.") for each in self._options.autoload):
+                asked.setdefault(module, []).append(name)
+        for module in asked.keys() - self._imports.keys():
             if len(self._imported) >= _MOST_NAMES:
                 self._imported.clear()  # trying one again does no harm
-            self._imported.add(name)
-            self._imports[name] = asyncio.create_task(autoload_async(name, self._options.autoload))
-        if under_way := [self._imports[name] for name in names if name in self._imports]:
+            self._imported.update(asked[module])
+            self._imports[module] = asyncio.create_task(self._import_all(asked[module]))
+        if under_way := [self._imports[module] for module in asked]:
             await asyncio.wait(under_way, timeout=_IMPORT_GRACE)
-        for name in [name for name, task in self._imports.items() if task.done()]:
-            del self._imports[name]
+        for module in [module for module, task in self._imports.items() if task.done()]:
+            del self._imports[module]
+
+    async def _import_all(self, names: list[str]) -> None:
+        """Names of one module, one after the other: one that it does not define says nothing of the next."""
+        for name in names:
+            await autoload_async(name, self._options.autoload)
+
+    def _is_importing(self, name: str) -> bool:
+        return name.partition(":")[0] in self._imports
 
     def _resolve(self, row: ClaimRow) -> tuple[Spec, Step] | None:
         """Find a machine by name and version."""
@@ -211,7 +222,7 @@ class Feeder:
             machine = self._known(row)
         except BaseException as error:  # noqa: BLE001 - a class may raise anything when it is made, SystemExit too
             machine, reason = None, error
-        if machine is None and row.fsm in self._imports:
+        if machine is None and self._is_importing(row.fsm):
             return None
         key = (row.fsm, row.version, row.step)
         if machine is None and key not in self._warned and len(self._warned) < _MOST_TOLD:
