@@ -46,7 +46,7 @@ INVARIANTS = {
             or (i.status = 'awaiting_signal' and i.partition_key is null
                 and i.eligible_at is distinct from i.deadline_at)
             or (i.finished_at is null and not exists (
-                select from gendurable.queue_priority p where p.queue = i.queue and p.priority = i.priority))""",
+                select from gendurable.queue_name p where p.queue = i.queue))""",
     "a barrier counts wrongly": """
         select i.id from gendurable.instance i
         where i.status = 'awaiting_children' and i.children_pending <> (
@@ -78,7 +78,7 @@ SHIFTED = {
 }
 EMPTY = (
     "truncate gendurable.instance, gendurable.signal, gendurable.signal_seen, gendurable.watch, "
-    "gendurable.queue_priority, gendurable.paused_queue, gendurable.key_limit, gendurable.renewal, gendurable.upkeep"
+    "gendurable.queue_name, gendurable.paused_queue, gendurable.key_limit, gendurable.renewal, gendurable.upkeep"
 )
 
 

@@ -181,7 +181,7 @@ def test_a_lost_claim_is_found_without_the_table_of_priorities(db: Any) -> None:
     lost = lose(a, priority=7)
     held = a.insert(queue="held", priority=-3)
     assert ids(a.claim(1, "held")) == [held]
-    a.rows("delete from gendurable.queue_priority returning queue")
+    a.rows("delete from gendurable.queue_name returning queue")
     assert a.one("select gd_reap()") == 1
     assert a.status(lost) == "runnable"
     assert a.one("select gd_release('w', null)") == 1

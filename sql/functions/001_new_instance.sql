@@ -239,18 +239,16 @@ begin
     select
         array_agg(p.id),
         array_agg(distinct p.queue) filter (where p.eligible_at <= v_now + gendurable._longest_poll()),
-        bool_or(not exists (
-            select from gendurable.queue_priority q where q.queue = p.queue and q.priority = p.priority))
+        bool_or(not exists (select from gendurable.queue_name q where q.queue = p.queue))
     into v_created, v_due, v_unknown
     from put p;
 
     if v_unknown then
-        insert into gendurable.queue_priority (queue, priority)
-        select distinct i.queue, i.priority
+        insert into gendurable.queue_name (queue)
+        select distinct i.queue
         from unnest(v_created) c (id)
         join gendurable.instance i on i.id = any(array[c.id])
-        where not exists (
-            select from gendurable.queue_priority q where q.queue = i.queue and q.priority = i.priority);
+        where not exists (select from gendurable.queue_name q where q.queue = i.queue);
     end if;
     if v_due is not null then
         perform gendurable._wake(v_due);

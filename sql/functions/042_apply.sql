@@ -146,7 +146,7 @@ declare
     v_claim_no constant bigint := gendurable._epoch_us(p_now);
 begin
     select bool_or(o.kind in ('error', 'await', 'schedule_childs') or o.consume is not null),
-        bool_or(o.rate_limit is not null), bool_or(o.queue is not null or o.priority is not null), bool_or(o.keep)
+        bool_or(o.rate_limit is not null), bool_or(o.queue is not null), bool_or(o.keep)
     into v_special, v_limited, v_moved, v_keeps
     from unnest(p_outcomes) o;
     if v_limited then
@@ -172,13 +172,10 @@ begin
         from unnest(v_outcomes) o;
     end if;
     if v_moved then
-        insert into gendurable.queue_priority (queue, priority)
-        select distinct coalesce(o.queue, i.queue), coalesce(o.priority, i.priority)
+        insert into gendurable.queue_name (queue)
+        select distinct o.queue
         from unnest(v_outcomes) o
-        join gendurable.instance i on i.id = any(array[o.id])
-        where (o.queue is not null or o.priority is not null) and not exists (
-            select from gendurable.queue_priority q
-            where q.queue = coalesce(o.queue, i.queue) and q.priority = coalesce(o.priority, i.priority));
+        where o.queue is not null and not exists (select from gendurable.queue_name q where q.queue = o.queue);
     end if;
 
     with written as (

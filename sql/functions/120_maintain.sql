@@ -60,7 +60,7 @@ begin
         return v_answer || '{"errors": {"all": {"sqlstate": "55P03", "message": "the table of the instances is locked"}}}';
     end if;
     v_answer := v_answer || '{"ran": true}';
-    foreach v_part in array '{reaped,shifted,repaired,removed,renewals}'::text[] loop
+    foreach v_part in array '{reaped,shifted,repaired,removed,renewals,names}'::text[] loop
         begin
             v_answer := v_answer || gendurable._maintain(v_part, v_retention, v_until);
         exception
@@ -115,6 +115,9 @@ begin
                     else jsonb_build_object('errors', jsonb_build_object('removed', jsonb_build_object(
                         'sqlstate', v_done.state, 'message', v_done.message, 'rows', v_done.kept)))
                 end;
+        when 'names' then
+            perform gendurable._forget_names();
+            return '{}'::jsonb;
         else
             delete from gendurable.renewal r
             where (r.instance_id, r.claim_no) in (
@@ -128,6 +131,28 @@ begin
 end $$;
 
 comment on function gendurable._maintain(text, interval, timestamptz) is 'One part of gd_maintain: what it adds to the answer.';
+
+create or replace function gendurable._forget_names() returns void
+language plpgsql as $$
+declare
+    v_most constant int := 10000;
+begin
+    -- A queue with rows is seen by the views all the same, so whoever inserts at this moment loses nothing.
+    if (select count(*) from (select from gendurable.queue_name q limit v_most + 1) n) <= v_most then
+        return;
+    end if;
+    delete from gendurable.queue_name d
+    where d.ctid = any(array(
+        select q.ctid
+        from (select x.ctid, x.queue from gendurable.queue_name x limit v_most) q
+        where not exists (select from gendurable.instance i where i.queue = q.queue and i.eligible_at is not null)
+            and not exists (
+                select from gendurable.instance i
+                where i.queue = q.queue and i.eligible_at is null and i.finished_at is null)
+        limit 2000));
+end $$;
+
+comment on function gendurable._forget_names() is 'Forgets names of queues that have no live rows, where very many are known.';
 
 create or replace function gendurable._repair_batons(p_now timestamptz, p_until timestamptz) returns int
 language plpgsql as $$

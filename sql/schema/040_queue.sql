@@ -1,18 +1,16 @@
--- The (queue, priority) pairs that had rows, for the views: claims find their priorities in the index.
--- Deliberately without a unique key: with one, the first user of a new pair in an open transaction would block
--- every other; a duplicate pair is harmless.
-create table gendurable.queue_priority (
-    queue text not null,
-    priority int not null
+-- The names of queues that have or had rows, for the views: claims find theirs in the index. Deliberately without a unique
+-- key: with one, the first user of a new queue in an open transaction would block every other; a duplicate is harmless.
+create table gendurable.queue_name (
+    queue text not null
 );
 
 -- without a key, a publication would refuse deletes and updates
-alter table gendurable.queue_priority replica identity full;
+alter table gendurable.queue_name replica identity full;
 
-comment on table gendurable.queue_priority is 'Which priorities each queue has ever used.';
+comment on table gendurable.queue_name is 'Queues that have or had instances; those that are long empty are forgotten beyond 10,000.';
 
--- "does this pair exist" on every insert
-create index queue_priority_pair on gendurable.queue_priority (queue, priority);
+-- "is it known" on every insert
+create index queue_name_queue on gendurable.queue_name (queue);
 
 create table gendurable.paused_queue (
     queue text primary key,

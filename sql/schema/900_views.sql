@@ -21,7 +21,7 @@ select q.queue, d.due, d.delayed, d.executing, p.parked, d.oldest_due_at, q.paus
 from (
     select n.queue, bool_or(n.paused) as paused
     from (
-        select x.queue, false as paused from gendurable.queue_priority x
+        select x.queue, false as paused from gendurable.queue_name x
         union all
         select x.queue, true as paused from gendurable.paused_queue x
     ) n
@@ -33,7 +33,22 @@ cross join lateral (
         least(coalesce(sum(c.delayed), 0), 100000)::bigint as delayed,
         least(coalesce(sum(c.executing), 0), 100000)::bigint as executing,
         min(c.oldest_due_at) as oldest_due_at
-    from (select distinct x.priority from gendurable.queue_priority x where x.queue = q.queue) y
+    from (
+        -- from priority to priority through the index, whatever a queue once had
+        with recursive p as (
+            (select i.priority from gendurable.instance i
+                where i.queue = q.queue and i.eligible_at is not null
+                order by i.queue, i.priority limit 1)
+            union all
+            select (select i.priority from gendurable.instance i
+                where i.queue = q.queue and i.eligible_at is not null and i.priority > p.priority
+                order by i.queue, i.priority limit 1)
+            from p
+            where p.priority is not null
+        )
+
+        select p.priority from p where p.priority is not null limit 1000
+    ) y
     cross join (values (0::smallint), (1::smallint)) w (woken)
     cross join lateral (
         select
@@ -75,7 +90,23 @@ Each count is exact up to 100,000 and cut there.';
 
 create view gd_workers as
 select h.worker, count(*) as executing, to_timestamp(min(h.claim_no)::double precision / 1000000::double precision) as oldest_claim_at
-from (select distinct x.queue, x.priority from gendurable.queue_priority x) y
+from (
+    with recursive l as (
+        (select i.queue, i.priority from gendurable.instance i
+            where i.eligible_at is not null
+            order by i.queue, i.priority limit 1)
+        union all
+        select n.queue, n.priority
+        from l
+        cross join lateral (
+            select i.queue, i.priority from gendurable.instance i
+            where i.eligible_at is not null and (i.queue, i.priority) > (l.queue, l.priority)
+            order by i.queue, i.priority limit 1
+        ) n
+    )
+
+    select l.queue, l.priority from l limit 10000
+) y
 cross join (values (0::smallint), (1::smallint)) w (woken)
 cross join lateral (
     select i.worker, i.claim_no, i.status

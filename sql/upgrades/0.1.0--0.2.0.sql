@@ -79,10 +79,24 @@ alter table gendurable.doubtful_key replica identity full;
 -- Logical replication: a table without a key needs an identity
 
 alter table gendurable.watch replica identity full;
-alter table gendurable.queue_priority replica identity full;
 alter table gendurable.meta replica identity full;
 
--- A view that cannot be written
+-- Names of queues in place of pairs of queue and priority, which claims find in the index now
+
+create table gendurable.queue_name (
+    queue text not null
+);
+
+alter table gendurable.queue_name replica identity full;
+
+comment on table gendurable.queue_name is 'Queues that have or had instances; those that are long empty are forgotten beyond 10,000.';
+
+create index queue_name_queue on gendurable.queue_name (queue);
+
+insert into gendurable.queue_name (queue)
+select distinct q.queue from gendurable.queue_priority q;
+
+-- Views: one cannot be written any more, the others walk the index
 
 create or replace view gd_instances as
 with i as not materialized (
@@ -95,6 +109,117 @@ with i as not materialized (
 )
 
 select i.* from i;
+
+create or replace view gd_queues as
+select q.queue, d.due, d.delayed, d.executing, p.parked, d.oldest_due_at, q.paused
+from (
+    select n.queue, bool_or(n.paused) as paused
+    from (
+        select x.queue, false as paused from gendurable.queue_name x
+        union all
+        select x.queue, true as paused from gendurable.paused_queue x
+    ) n
+    group by n.queue
+) q
+cross join lateral (
+    select
+        least(coalesce(sum(c.due), 0), 100000)::bigint as due,
+        least(coalesce(sum(c.delayed), 0), 100000)::bigint as delayed,
+        least(coalesce(sum(c.executing), 0), 100000)::bigint as executing,
+        min(c.oldest_due_at) as oldest_due_at
+    from (
+        -- from priority to priority through the index, whatever a queue once had
+        with recursive p as (
+            (select i.priority from gendurable.instance i
+                where i.queue = q.queue and i.eligible_at is not null
+                order by i.queue, i.priority limit 1)
+            union all
+            select (select i.priority from gendurable.instance i
+                where i.queue = q.queue and i.eligible_at is not null and i.priority > p.priority
+                order by i.queue, i.priority limit 1)
+            from p
+            where p.priority is not null
+        )
+
+        select p.priority from p where p.priority is not null limit 1000
+    ) y
+    cross join (values (0::smallint), (1::smallint)) w (woken)
+    cross join lateral (
+        select
+            (select count(*) from (
+                select i.id from gendurable.instance i
+                where i.queue = q.queue and i.priority = y.priority and i.woken = w.woken
+                    and i.eligible_at <= statement_timestamp() and i.status in ('runnable', 'awaiting_signal')
+                limit 100000) x) as due,
+            (select count(*) from (
+                select i.id from gendurable.instance i
+                where i.queue = q.queue and i.priority = y.priority and i.woken = w.woken
+                    and i.eligible_at > statement_timestamp()
+                limit 100000) x) as delayed,
+            (select count(*) from (
+                select i.id from gendurable.instance i
+                where i.queue = q.queue and i.priority = y.priority and i.woken = w.woken
+                    and i.eligible_at <= statement_timestamp() and i.status = 'executing'
+                limit 100000) x) as executing,
+            (select i.eligible_at from gendurable.instance i
+                where i.queue = q.queue and i.priority = y.priority and i.woken = w.woken
+                    and i.eligible_at <= statement_timestamp() and i.status in ('runnable', 'awaiting_signal')
+                order by i.eligible_at limit 1) as oldest_due_at
+    ) c
+) d
+cross join lateral (
+    select count(*) as parked
+    from (
+        select i.id from gendurable.instance i
+        where i.queue = q.queue and i.eligible_at is null and i.finished_at is null
+        limit 100000
+    ) x
+) p;
+
+create or replace view gd_workers as
+select h.worker, count(*) as executing, to_timestamp(min(h.claim_no)::double precision / 1000000::double precision) as oldest_claim_at
+from (
+    with recursive l as (
+        (select i.queue, i.priority from gendurable.instance i
+            where i.eligible_at is not null
+            order by i.queue, i.priority limit 1)
+        union all
+        select n.queue, n.priority
+        from l
+        cross join lateral (
+            select i.queue, i.priority from gendurable.instance i
+            where i.eligible_at is not null and (i.queue, i.priority) > (l.queue, l.priority)
+            order by i.queue, i.priority limit 1
+        ) n
+    )
+
+    select l.queue, l.priority from l limit 10000
+) y
+cross join (values (0::smallint), (1::smallint)) w (woken)
+cross join lateral (
+    select i.worker, i.claim_no, i.status
+    from gendurable.instance i
+    where i.queue = y.queue and i.priority = y.priority and i.woken = w.woken
+        and i.eligible_at <= statement_timestamp()
+    order by i.eligible_at
+    limit 100000
+) h
+where h.status = 'executing'
+group by h.worker;
+
+do $$
+declare
+    v_path constant text := pg_catalog.current_setting('search_path');
+begin
+    perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+    if exists (select from pg_extension e where e.extname = 'gendurable') then
+        -- else its mark for dumps would stay behind
+        alter extension gendurable drop table gendurable.queue_priority;
+    end if;
+    perform pg_catalog.set_config('search_path', v_path, true);
+end $$;
+
+drop table gendurable.queue_priority;
 
 -- Comments in plain ASCII
 
