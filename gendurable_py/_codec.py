@@ -179,6 +179,20 @@ def seconds(value: Seconds, what: str) -> float:
     return found
 
 
+def retention_seconds(value: Seconds) -> float:
+    """A retention in seconds: one beyond all times keeps everything, as the longest of them does.
+
+    Raises:
+        InvalidArgument: it is negative, not a number, or no duration.
+    """
+    longer = value > timedelta(seconds=_LONGEST) if isinstance(value, timedelta) else _is_beyond(value)
+    return seconds(_LONGEST if longer else value, "the retention")
+
+
+def _is_beyond(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value > _LONGEST
+
+
 def milliseconds(value: Seconds, what: str) -> int:
     """A duration for a ``..._ms`` key, checked like `seconds`."""
     return round(seconds(value, what) * 1000)

@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from ._codec import Seconds, interval
+from ._codec import Seconds, interval, retention_seconds
 from ._log import logger
 from .errors import InvalidArgument
 from .fsm import FSM, Spec, spec_of
@@ -172,7 +172,7 @@ def lease_of(value: Seconds) -> timedelta:
 
 
 def retention_of(value: Seconds) -> timedelta:
-    return min(interval(value, "retention"), _LONGEST_RETENTION)
+    return min(timedelta(seconds=retention_seconds(value)), _LONGEST_RETENTION)
 
 
 def _at_least(least: timedelta, value: Seconds, what: str) -> timedelta:

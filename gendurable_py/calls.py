@@ -17,7 +17,7 @@ from pydantic import JsonValue
 
 from . import _telemetry
 from ._call import Rows, Statement, call, nothing, one_value
-from ._codec import Seconds, dumps, loads, seconds
+from ._codec import Seconds, dumps, loads, retention_seconds, seconds
 from ._encode import Insertable, aware, checked_step, encode_inserts
 from ._rows import Claim, Claims, Committed, Inserted, Result, Sleep
 from .errors import InvalidArgument
@@ -350,7 +350,7 @@ def set_key_limit(prefix: str, limit: int | None) -> Statement[None]:
 def gc(retention: Seconds = RETENTION, limit: int = 2000) -> Statement[int]:
     """Remove instances that ended longer ago than the retention; answers how many."""
     return Statement(
-        "select gd_gc(make_interval(secs => %s), %s)", (seconds(retention, "the retention"), limit), one_value
+        "select gd_gc(make_interval(secs => %s), %s)", (retention_seconds(retention), limit), one_value
     )
 
 
@@ -359,7 +359,7 @@ def maintain(retention: Seconds = RETENTION) -> Statement[dict[str, JsonValue]]:
     """Everything that must happen now and then, in one call; answers what was done."""
     return Statement(
         "select gd_maintain(make_interval(secs => %s))::text",
-        (seconds(retention, "the retention"),),
+        (retention_seconds(retention),),
         lambda rows: _object(rows[0][0]),
     )
 

@@ -2,18 +2,24 @@
 
 -- The memory of a session, {"": [epoch us of its latest claim], queue: {priority: lane, "": [epoch us, cost, where to go
 -- on, "{known priorities}"]}}; what a lane is says _open_lane. A hint, as all of this: lost with the session, and unreadable means none.
-create or replace function gendurable._recall() returns jsonb
-language plpgsql as $$
-declare
-    v_memory jsonb;
+create or replace function gendurable._recall(p_now timestamptz, out memory jsonb, out seen timestamptz)
+language plpgsql stable as $$
 begin
-    v_memory := nullif(current_setting('gendurable.floor', true), '')::jsonb;
-    return case when jsonb_typeof(v_memory) = 'object' then v_memory else '{}' end;
+    memory := coalesce(nullif(current_setting('gendurable.floor', true), ''), '{}')::jsonb;
+    if jsonb_typeof(memory) <> 'object' then
+        memory := '{}';
+    end if;
+    if ((memory -> '') ->> 0)::numeric > gendurable._epoch_us(p_now) + 1000000 then
+        seen := timestamptz 'epoch' + ((memory -> '') ->> 0)::bigint * interval '1 microsecond';
+    end if;
 exception when data_exception or program_limit_exceeded then
-    return '{}'::jsonb;
+    memory := '{}';
+    seen := null;
 end $$;
 
-comment on function gendurable._recall() is 'What this session remembers of its scans.';
+comment on function gendurable._recall(timestamptz) is
+    'What this session remembers of its scans. seen: the time of its latest claim, where that lies in the future: the clock was set
+back. Else null.';
 
 create or replace function gendurable._remember(p_memory jsonb, p_queues text[]) returns void
 language plpgsql as $$
@@ -30,20 +36,6 @@ end $$;
 
 comment on function gendurable._remember(jsonb, text[]) is 'Keeps the memory for the next claim of this session.';
 
-create or replace function gendurable._time_before(p_seen jsonb, p_now timestamptz) returns timestamptz
-language plpgsql stable as $$
-declare
-    v_seen timestamptz;
-begin
-    v_seen := timestamptz 'epoch' + (p_seen ->> 0)::bigint * interval '1 microsecond';
-    return case when v_seen > p_now + interval '1 second' then v_seen end;
-exception when data_exception then
-    return null;
-end $$;
-
-comment on function gendurable._time_before(jsonb, timestamptz) is
-    'The latest time that this session has claimed at, where that lies in the future: the clock was set back. Else null.';
-
 create or replace function gendurable._open_queue(
     p_known jsonb, p_now_us bigint, out at bigint, out cost bigint, out behind bigint, out looks boolean, out known int[]
 )
@@ -59,7 +51,7 @@ begin
         cost := 0;
     end if;
     -- Where dead entries are held in the index, the look for priorities may be rationed, as a full scan is.
-    looks := cost <= gendurable._dear() or p_now_us - at >= gendurable._ration(cost);
+    looks := cost <= 20 * gendurable._dear() or p_now_us - at >= gendurable._ration(cost);
     known := coalesce((v_place ->> 3)::int[], '{}');
 exception when data_exception then
     at := 0;

@@ -3,7 +3,7 @@
 
 create or replace function gendurable._claim_queue(
     p_worker text, p_queue text, p_limit int, p_bytes bigint, p_lease interval, p_now timestamptz, p_before timestamptz,
-    p_known jsonb, out claims gendurable.claimed[], out bytes bigint, out known jsonb
+    p_known jsonb, out ids bigint[], out mail boolean[], out parts jsonb, out bytes bigint, out known jsonb
 )
 language plpgsql as $$
 declare
@@ -20,11 +20,12 @@ declare
     v_next record;
     v_got record;
 begin
-    claims := '{}';
+    ids := '{}';
+    mail := '{}';
     bytes := p_bytes;
     known := case when jsonb_typeof(p_known) = 'object' then p_known else '{}' end;
-    while cardinality(claims) < v_limit and bytes > 0 loop
-        if v_lanes >= (case when claims = '{}' then 1000 else 64 end) then
+    while cardinality(ids) < v_limit and bytes > 0 loop
+        if v_lanes >= (case when ids = '{}' then 1000 else 64 end) then
             v_more := true;                        -- enough for one claim: the next one goes on from here
             exit;
         end if;
@@ -39,9 +40,11 @@ begin
         end if;
         v_lanes := v_lanes + 1;
         v_behind := v_next.priority;
-        v_got := gendurable._scan(p_worker, p_queue, v_next.priority, v_limit - cardinality(claims), bytes, p_lease, p_now,
+        v_got := gendurable._scan(p_worker, p_queue, v_next.priority, v_limit - cardinality(ids), bytes, p_lease, p_now,
             p_before, p_known -> v_next.priority::text);
-        claims := case when claims = '{}' then v_got.claims else claims || v_got.claims end;
+        ids := ids || v_got.ids;
+        mail := mail || v_got.mail;
+        parts := case when v_got.parts is null then parts else coalesce(parts, '{}') || v_got.parts end;
         bytes := v_got.bytes;
         v_more := v_more or v_got.more;
         if v_got.lane is not null then
@@ -61,7 +64,7 @@ begin
     known := known || jsonb_build_object('', jsonb_build_array(
         case when v_place.looks then v_now_us else v_place.at end, v_cost, case when v_lanes >= 64 then v_behind end,
         v_new::text));
-    if v_more and cardinality(claims) < v_limit then
+    if v_more and cardinality(ids) < v_limit then
         -- It looked at enough for one claim, and there is more. Not _wake: that does not see the caller's own lock, and
         -- who claims here is often the only one who sleeps.
         perform gendurable._notify(p_queue);
@@ -69,17 +72,21 @@ begin
 end $$;
 
 comment on function gendurable._claim_queue(text, text, int, bigint, interval, timestamptz, timestamptz, jsonb) is
-    'Claims due rows of a queue by priority, up to p_limit rows and about p_bytes bytes (bytes: what is left of them). known:
+    'Starts claims of due rows of a queue by priority, up to p_limit rows and about p_bytes bytes (bytes: what is left of them). known:
 what to remember of the queue.';
 
 create or replace function gendurable._claim(p_worker text, p_queues text[], p_limits int[], p_lease interval)
-returns gendurable.claimed[]
+returns setof gendurable.claimed
 language plpgsql as $$
 declare
     v_now constant timestamptz := clock_timestamp();
-    v_memory jsonb := gendurable._recall();
-    v_before timestamptz;
-    v_claims gendurable.claimed[] := '{}'::gendurable.claimed[];
+    v_recalled constant record := gendurable._recall(v_now);
+    v_memory jsonb := v_recalled.memory;
+    -- after a clock was set back: the time that this session has seen already
+    v_before constant timestamptz := v_recalled.seen;
+    v_ids bigint[];
+    v_mail boolean[];
+    v_parts jsonb;
     v_bytes bigint := 4 * gendurable._most_bytes();
     v_count constant int := coalesce(cardinality(p_queues), 0);
     -- where large rows of some queues may use up what one claim hands out, the queues take turns
@@ -89,8 +96,6 @@ declare
     v_paused text[];
     v_got record;
 begin
-    -- after a clock was set back: the time that this session has seen already
-    v_before := gendurable._time_before(v_memory -> '', v_now);
     select exists (select from gendurable.doubtful_key),
         array(select q.queue from gendurable.paused_queue q where q.queue = any(p_queues))
     into v_doubts, v_paused;
@@ -104,13 +109,17 @@ begin
         v_got := gendurable._claim_queue(
             p_worker, p_queues[v_at], p_limits[v_at], gendurable._most_bytes(), p_lease, v_now, v_before,
             v_memory -> p_queues[v_at]);
-        v_claims := case when v_claims = '{}' then v_got.claims else v_claims || v_got.claims end;
+        v_ids := v_ids || v_got.ids;
+        v_mail := v_mail || v_got.mail;
+        v_parts := case when v_got.parts is null then v_parts else coalesce(v_parts, '{}') || v_got.parts end;
         v_bytes := v_bytes - gendurable._most_bytes() + v_got.bytes;
         v_memory := v_memory || jsonb_build_object(p_queues[v_at], v_got.known);
     end loop;
     perform gendurable._remember(v_memory || jsonb_build_object('',
         jsonb_build_array(gendurable._epoch_us(coalesce(v_before, v_now)))), p_queues);
-    return v_claims;
+    if v_ids <> '{}' then
+        return query select * from gendurable._hand_out(v_ids, v_mail, v_parts, v_now);
+    end if;
 end $$;
 
 comment on function gendurable._claim(text, text[], int[], interval) is 'Claims from each queue up to its limit.';
@@ -140,12 +149,16 @@ set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off s
 set plan_cache_mode = force_generic_plan as $$
 #variable_conflict use_column
 begin
-    perform gendurable._need_claim(p_worker, coalesce(p_lease, '60 seconds'), p_options);
-    perform gendurable._need_text(coalesce(p_queue, 'default'), 'p_queue');
-    perform gendurable._need_limit(p_limit);
+    if not (gendurable._is_ready(p_worker, coalesce(p_lease, '60 seconds')) and coalesce(p_options = '{}', true)
+        and octet_length(coalesce(p_queue, 'default')) between 1 and gendurable._longest_name() and coalesce(p_limit >= 0, true))
+    then
+        perform gendurable._need_claim(p_worker, coalesce(p_lease, '60 seconds'), p_options);
+        perform gendurable._need_text(coalesce(p_queue, 'default'), 'p_queue');
+        perform gendurable._need_limit(p_limit);
+    end if;
     return query
-        select * from unnest(gendurable._claim(
-            p_worker, array[coalesce(p_queue, 'default')], array[coalesce(p_limit, 1)], coalesce(p_lease, '60 seconds')));
+        select * from gendurable._claim(
+            p_worker, array[coalesce(p_queue, 'default')], array[coalesce(p_limit, 1)], coalesce(p_lease, '60 seconds'));
 end $$;
 
 comment on function gd_claim(text, text, int, interval, jsonb) is
@@ -170,28 +183,30 @@ set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off s
 set plan_cache_mode = force_generic_plan as $$
 #variable_conflict use_column
 declare
-    v_queue text;
     v_asked record;
 begin
-    perform gendurable._need_claim(p_worker, coalesce(p_lease, '60 seconds'), p_options);
+    if not (gendurable._is_ready(p_worker, coalesce(p_lease, '60 seconds')) and coalesce(p_options = '{}', true)) then
+        perform gendurable._need_claim(p_worker, coalesce(p_lease, '60 seconds'), p_options);
+    end if;
     if jsonb_typeof(p_queues) is distinct from 'object' then
         perform gendurable._invalid('p_queues must be a JSON object', 'got ' || coalesce(jsonb_typeof(p_queues), 'null'),
             'Pass {"queue": limit, ...}.');
     end if;
-    for v_queue in
-        select q.key from jsonb_each(p_queues) q
-        where q.key = '' or octet_length(q.key) > gendurable._longest_name()
-            or gendurable._int_problem(q.value, q.key, 0) is not null or q.value = 'null'
-    loop
-        perform gendurable._invalid('p_queues must map names to limits', format('%s: %s', quote_literal(left(v_queue, 200)),
-            left((p_queues -> v_queue)::text, 200)), 'Pass {"queue": limit, ...} with limits of 0 or more.');
-    end loop;
-    select coalesce(array_agg(q.key order by q.key), '{}') as queues, array_agg(q.value::int order by q.key) as limits
+    select coalesce(array_agg(q.key order by q.key), '{}') as queues, array_agg(q.value order by q.key) as limits,
+        min(q.key) filter (
+            where q.key = '' or octet_length(q.key) > gendurable._longest_name()
+                or gendurable._int_problem(q.value, 'limit', 0) is not null or q.value = 'null'
+        ) as wrong
     into v_asked
     from jsonb_each(p_queues) q;
+    if v_asked.wrong is not null then
+        perform gendurable._invalid('p_queues must map names to limits',
+            format('%s: %s', quote_literal(left(v_asked.wrong, 200)), left((p_queues -> v_asked.wrong)::text, 200)),
+            'Pass {"queue": limit, ...} with limits of 0 or more.');
+    end if;
     return query
-        select * from unnest(gendurable._claim(
-            p_worker, v_asked.queues, v_asked.limits, coalesce(p_lease, '60 seconds')));
+        select * from gendurable._claim(
+            p_worker, v_asked.queues, v_asked.limits::text[]::int[], coalesce(p_lease, '60 seconds'));
 end $$;
 
 comment on function gd_claim_many(text, jsonb, interval, jsonb) is

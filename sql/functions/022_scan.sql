@@ -70,7 +70,7 @@ comment on function gendurable._shift_back(text, int, timestamptz, timestamptz) 
 create or replace function gendurable._scan(
     p_worker text, p_queue text, p_priority int, p_limit int, p_bytes bigint, p_lease interval, p_now timestamptz,
     p_before timestamptz, p_known jsonb,
-    out claims gendurable.claimed[], out bytes bigint, out lane jsonb, out more boolean
+    out ids bigint[], out mail boolean[], out parts jsonb, out bytes bigint, out lane jsonb, out more boolean
 )
 language plpgsql as $$
 declare
@@ -99,7 +99,8 @@ declare
     v_last gendurable.candidate;
     v_before bigint;
 begin
-    claims := '{}';
+    ids := '{}';
+    mail := '{}';
     bytes := p_bytes;
     more := false;
     v_lane := gendurable._open_lane(p_known, v_now_us);
@@ -175,11 +176,13 @@ begin
                 v_done[v_range] := false;
             end if;
             if v_admitted.ids <> '{}' then
-                v_part := gendurable._hand_out(
+                v_part := gendurable._start(
                     p_worker, v_admitted.ids, v_admitted.slots, v_admitted.heavy, not v_admitted.plain, bytes, p_now, p_lease);
-                claims := case when claims = '{}' then v_part.claims else claims || v_part.claims end;
+                ids := ids || v_part.ids;
+                mail := mail || v_part.mail;
+                parts := case when v_part.parts is null then parts else coalesce(parts, '{}') || v_part.parts end;
                 bytes := v_part.bytes;
-                v_wanted := v_wanted - cardinality(v_part.claims);
+                v_wanted := v_wanted - cardinality(v_part.ids);
                 if v_part.last_id is not null then
                     -- as much as one claim carries: what was picked behind it is due as before
                     v_last := (select c from unnest(v_picked) c where c.id = v_part.last_id);
@@ -229,5 +232,5 @@ end $$;
 
 comment on function gendurable._scan(
     text, text, int, int, bigint, interval, timestamptz, timestamptz, jsonb) is
-    'Claims due rows of one queue and priority, up to p_limit rows and about p_bytes bytes. lane: what to remember of it, null for
+    'Starts claims of due rows of one queue and priority, up to p_limit rows and about p_bytes bytes. lane: what to remember of it, null for
 nothing. more: it looked at enough for one claim, and there is more.';

@@ -150,9 +150,11 @@ declare
     v_answers jsonb := '{}'::jsonb;
     v_locked record;
 begin
-    perform gendurable._need_read_committed();
-    perform gendurable._need_text(p_worker, 'p_worker');
-    perform gendurable._need_lease(v_lease);
+    if not gendurable._is_ready(p_worker, v_lease) then
+        perform gendurable._need_read_committed();
+        perform gendurable._need_text(p_worker, 'p_worker');
+        perform gendurable._need_lease(v_lease);
+    end if;
     if jsonb_typeof(p_outcomes) is distinct from 'array' then
         perform gendurable._invalid('p_outcomes must be a JSON array', 'got ' || coalesce(jsonb_typeof(p_outcomes), 'null'),
             'Pass an array of outcomes: [{"id": ..., "claim_no": ..., "kind": "done"}].');

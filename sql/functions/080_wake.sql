@@ -28,7 +28,7 @@ declare
     v_queue text;
     v_priority bigint;
     v_place record;
-    v_memory constant jsonb := gendurable._recall();
+    v_recalled record;
     v_looks int := 0;
     v_horizon xid8;
 begin
@@ -52,9 +52,10 @@ begin
     -- snapshot's xmax would be too small: it is the last id that has ended, plus one, and may belong to a writer.)
     v_horizon := pg_current_xact_id();
     v_now := clock_timestamp();
+    v_recalled := gendurable._recall(v_now);
     foreach v_queue in array p_queues loop
         continue when exists (select from gendurable.paused_queue q where q.queue = v_queue);
-        v_place := gendurable._open_queue(v_memory -> v_queue, gendurable._epoch_us(v_now));
+        v_place := gendurable._open_queue(v_recalled.memory -> v_queue, gendurable._epoch_us(v_now));
         if not v_place.looks then
             -- the next claim may not look for priorities that this session does not know
             v_next := least(v_next, timestamptz 'epoch'
@@ -85,7 +86,7 @@ begin
     if exists (select from gendurable.doubtful_key) then
         v_next := least(v_next, v_now + interval '250 ms');
     end if;
-    if gendurable._time_before(v_memory -> '', v_now) is not null then
+    if v_recalled.seen is not null then
         -- the clock was set back: the next claim moves what was due by the old one
         v_next := least(v_next, v_now + interval '1 second');
     end if;
