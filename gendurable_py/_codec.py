@@ -180,17 +180,15 @@ def seconds(value: Seconds, what: str) -> float:
 
 
 def retention_seconds(value: Seconds) -> float:
-    """A retention in seconds: one beyond all times keeps everything, as the longest of them does.
+    """A retention in seconds. `timedelta.max` and the like, beyond all times that the server has, keep everything.
 
     Raises:
-        InvalidArgument: it is negative, not a number, or no duration.
+        InvalidArgument: it is negative, beyond what a timedelta holds, not a number, or no duration.
     """
-    longer = value > timedelta(seconds=_LONGEST) if isinstance(value, timedelta) else _is_beyond(value)
-    return seconds(_LONGEST if longer else value, "the retention")
-
-
-def _is_beyond(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value > _LONGEST
+    if isinstance(value, timedelta) or (isinstance(value, float) and _LONGEST < value <= timedelta.max.total_seconds()):
+        found = value.total_seconds() if isinstance(value, timedelta) else value
+        return seconds(min(found, _LONGEST), "the retention")
+    return seconds(value, "the retention")
 
 
 def milliseconds(value: Seconds, what: str) -> int:

@@ -9,62 +9,68 @@ language plpgsql as $$
 declare
     v_now_us constant bigint := gendurable._epoch_us(p_now);
     v_limit constant int := least(p_limit, 100000);
-    v_place constant record := gendurable._open_queue(p_known, v_now_us);
-    v_behind bigint := v_place.behind;
-    v_known constant int[] := v_place.known;
+    v_looks constant boolean := gendurable._may_look(p_known, v_now_us);
+    v_known constant int[] := coalesce((p_known #>> '{"",3}')::int[], '{}');
+    v_behind bigint := coalesce((p_known #>> '{"",2}')::bigint, -2147483649);
     v_new int[] := v_known;
     v_at int := 1;
-    v_cost bigint := 0;
+    v_walked bigint;
+    v_cost bigint;
     v_lanes int := 0;
-    v_more boolean := false;
-    v_next record;
+    v_more boolean;
+    v_priority int;
     v_got record;
 begin
-    ids := '{}';
-    mail := '{}';
     bytes := p_bytes;
-    known := case when jsonb_typeof(p_known) = 'object' then p_known else '{}' end;
-    while cardinality(ids) < v_limit and bytes > 0 loop
-        if v_lanes >= (case when ids = '{}' then 1000 else 64 end) then
+    known := coalesce(p_known, '{}');
+    loop
+        if v_lanes >= 64 and v_lanes >= (case when ids is null then 1000 else 64 end) then
             v_more := true;                        -- enough for one claim: the next one goes on from here
             exit;
         end if;
         while v_known[v_at] <= v_behind loop
             v_at := v_at + 1;
         end loop;
-        v_next := gendurable._next_priority(p_queue, v_behind, v_known[v_at], v_place.looks);
-        v_cost := greatest(v_cost, v_next.cost);
-        if v_next.priority is null then
-            v_behind := null;
-            exit;
+        v_priority := null;
+        if v_looks then
+            v_walked := gendurable._walked();
+            v_priority := gendurable._next_priority(p_queue, v_behind, v_known[v_at]);
+            v_cost := greatest(v_cost, gendurable._walked() - v_walked);
         end if;
+        v_priority := coalesce(v_priority, v_known[v_at]);
+        v_behind := v_priority;
+        exit when v_priority is null;
         v_lanes := v_lanes + 1;
-        v_behind := v_next.priority;
-        v_got := gendurable._scan(p_worker, p_queue, v_next.priority, v_limit - cardinality(ids), bytes, p_lease, p_now,
-            p_before, p_known -> v_next.priority::text);
-        ids := ids || v_got.ids;
-        mail := mail || v_got.mail;
-        parts := case when v_got.parts is null then parts else coalesce(parts, '{}') || v_got.parts end;
+        v_got := gendurable._scan(p_worker, p_queue, v_priority, v_limit - coalesce(cardinality(ids), 0), bytes, p_lease, p_now,
+            p_before, p_known -> v_priority::text);
+        if v_got.ids is not null then
+            ids := ids || v_got.ids;
+            mail := mail || v_got.mail;
+            if v_got.parts is not null then
+                parts := coalesce(parts, '{}') || v_got.parts;
+            end if;
+        end if;
+        if v_got.lane is not null then
+            known := known || jsonb_build_object(v_priority, v_got.lane);
+            if v_known[v_at] is distinct from v_priority then
+                v_new := v_new || v_priority;
+            end if;
+        elsif v_looks and v_known[v_at] = v_priority then
+            known := known - v_priority::text;
+            v_new := array_remove(v_new, v_priority);
+        end if;
         bytes := v_got.bytes;
         v_more := v_more or v_got.more;
-        if v_got.lane is not null then
-            known := known || jsonb_build_object(v_next.priority, v_got.lane);
-            if v_known[v_at] is distinct from v_next.priority then
-                v_new := v_new || v_next.priority;
-            end if;
-        elsif v_place.looks and v_known[v_at] = v_next.priority then
-            known := known - v_next.priority::text;
-            v_new := array_remove(v_new, v_next.priority);
-        end if;
+        exit when cardinality(ids) >= v_limit or bytes <= 0;
     end loop;
-    v_cost := case when v_place.looks then v_cost else v_place.cost end;
     if v_new <> v_known then
         v_new := array(select n from unnest(v_new) n order by n);
     end if;
     known := known || jsonb_build_object('', jsonb_build_array(
-        case when v_place.looks then v_now_us else v_place.at end, v_cost, case when v_lanes >= 64 then v_behind end,
-        v_new::text));
-    if v_more and cardinality(ids) < v_limit then
+        case when v_looks then v_now_us else (p_known #>> '{"",0}')::bigint end,
+        case when v_looks then v_cost else (p_known #>> '{"",1}')::bigint end,
+        case when v_lanes >= 64 then v_behind end, v_new::text));
+    if v_more and coalesce(cardinality(ids), 0) < v_limit then
         -- It looked at enough for one claim, and there is more. Not _wake: that does not see the caller's own lock, and
         -- who claims here is often the only one who sleeps.
         perform gendurable._notify(p_queue);
@@ -80,10 +86,9 @@ returns setof gendurable.claimed
 language plpgsql as $$
 declare
     v_now constant timestamptz := clock_timestamp();
-    v_recalled constant record := gendurable._recall(v_now);
-    v_memory jsonb := v_recalled.memory;
+    v_memory jsonb := gendurable._recall();
     -- after a clock was set back: the time that this session has seen already
-    v_before constant timestamptz := v_recalled.seen;
+    v_before constant timestamptz := gendurable._seen(v_memory, v_now);
     v_ids bigint[];
     v_mail boolean[];
     v_parts jsonb;
@@ -109,9 +114,13 @@ begin
         v_got := gendurable._claim_queue(
             p_worker, p_queues[v_at], p_limits[v_at], gendurable._most_bytes(), p_lease, v_now, v_before,
             v_memory -> p_queues[v_at]);
-        v_ids := v_ids || v_got.ids;
-        v_mail := v_mail || v_got.mail;
-        v_parts := case when v_got.parts is null then v_parts else coalesce(v_parts, '{}') || v_got.parts end;
+        if v_got.ids is not null then
+            v_ids := v_ids || v_got.ids;
+            v_mail := v_mail || v_got.mail;
+            if v_got.parts is not null then
+                v_parts := coalesce(v_parts, '{}') || v_got.parts;
+            end if;
+        end if;
         v_bytes := v_bytes - gendurable._most_bytes() + v_got.bytes;
         v_memory := v_memory || jsonb_build_object(p_queues[v_at], v_got.known);
     end loop;

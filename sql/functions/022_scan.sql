@@ -78,9 +78,14 @@ declare
     v_now_us constant bigint := gendurable._epoch_us(p_now);
     -- a row that commits a little late is still above the floor
     v_margin_us constant bigint := v_now_us - 50000;
-    v_lane record;
-    v_at_us bigint[];
-    v_at_id bigint[];
+    v_floor_us bigint[] := array[
+        gendurable._past(p_known #>> '{0,0}', v_now_us), gendurable._past(p_known #>> '{1,0}', v_now_us)];
+    v_floor_id bigint[] := array[(p_known #>> '{0,1}')::bigint, (p_known #>> '{1,1}')::bigint];
+    v_full_at bigint := gendurable._past(p_known ->> 2, v_now_us);
+    v_full_cost bigint := coalesce((p_known ->> 3)::bigint, 0);
+    v_turn constant int := coalesce((p_known ->> 4)::int, (random() < 0.5)::int);
+    v_at_us bigint[] := v_floor_us;
+    v_at_id bigint[] := v_floor_id;
     v_done boolean[] := '{false,false}'::boolean[];
     v_cost bigint := 0;
     v_full boolean := false;
@@ -92,32 +97,29 @@ declare
     v_size int;
     v_first boolean := true;
     v_picked gendurable.candidate[];
-    v_admitted record;
+    v_ids bigint[];
+    v_slots int[];
+    v_heavy boolean[];
+    v_plain boolean;
     v_part record;
     v_clock timestamptz := p_now;
     v_parked boolean := false;
     v_last gendurable.candidate;
     v_before bigint;
 begin
-    ids := '{}';
-    mail := '{}';
     bytes := p_bytes;
-    more := false;
-    v_lane := gendurable._open_lane(p_known, v_now_us);
-    v_at_us := v_lane.floor_us;
-    v_at_id := v_lane.floor_id;
     -- half for lifted rows first: neither range starves the other. Of an odd number the first gets one more each second time.
-    v_need := (p_limit + v_lane.turn) / 2;
+    v_need := (p_limit + v_turn) / 2;
     v_size := v_need;
 
     -- A full scan finds what lies below the floor: late commits, past times, expired leases. About once a second, at most
     -- 4 % of the time while it is expensive, and in one session at a time.
-    v_full := v_now_us - v_lane.full_at >= greatest(1000000, gendurable._ration(v_lane.full_cost))
+    v_full := v_now_us - v_full_at >= greatest(1000000, gendurable._ration(v_full_cost))
         and (
-            v_lane.full_at = 0
+            v_full_at = 0
             or pg_try_advisory_xact_lock(7303, v_name)
             -- overdue: whoever has the lock may keep it for the rest of a long transaction
-            or v_now_us - v_lane.full_at >= 3 * greatest(1000000, gendurable._ration(v_lane.full_cost)));
+            or v_now_us - v_full_at >= 3 * greatest(1000000, gendurable._ration(v_full_cost)));
     if v_full then
         v_at_us := '{0,0}';
         v_at_id := '{0,0}';
@@ -141,7 +143,7 @@ begin
         end if;
         if v_done[1] and v_done[2] then
             -- too little: look below the floor, if the ration allows
-            exit when v_full or v_now_us - v_lane.full_at < gendurable._ration(v_lane.full_cost)
+            exit when v_full or v_now_us - v_full_at < gendurable._ration(v_full_cost)
                 or not pg_try_advisory_xact_lock(7303, v_name);
             v_full := true;
             v_done := '{false,false}';
@@ -164,23 +166,30 @@ begin
         v_last := v_picked[cardinality(v_picked)];
 
         if v_picked <> '{}' then
-            v_admitted := gendurable._sort_out(v_picked, p_lease, p_now);
-            v_keys := v_keys + v_admitted.keys;
-            v_parked := v_parked or v_admitted.left_out;
-            if cardinality(v_admitted.ids) > v_need then
+            select array_agg(c.id), array_agg(c.heavy), bool_and(c.plain) into v_ids, v_heavy, v_plain
+            from unnest(v_picked) c;
+            v_slots := null;
+            if not v_plain then
+                select o.ids, o.slots, o.heavy, v_keys + o.keys, v_parked or o.left_out
+                into v_ids, v_slots, v_heavy, v_keys, v_parked
+                from gendurable._sort_out(v_picked, p_lease, p_now) o;
+            end if;
+            if cardinality(v_ids) > v_need then
                 -- more than wanted, since a round behind a busy key looks at more: the scan ends at the last one taken
-                v_admitted.ids := v_admitted.ids[:v_need];
-                v_admitted.slots := v_admitted.slots[:v_need];
-                v_admitted.heavy := v_admitted.heavy[:v_need];
-                v_last := (select c from unnest(v_picked) c where c.id = v_admitted.ids[v_need]);
+                v_ids := v_ids[:v_need];
+                v_slots := v_slots[:v_need];
+                v_heavy := v_heavy[:v_need];
+                v_last := (select c from unnest(v_picked) c where c.id = v_ids[v_need]);
                 v_done[v_range] := false;
             end if;
-            if v_admitted.ids <> '{}' then
+            if v_ids <> '{}' then
                 v_part := gendurable._start(
-                    p_worker, v_admitted.ids, v_admitted.slots, v_admitted.heavy, not v_admitted.plain, bytes, p_now, p_lease);
+                    p_worker, v_ids, v_slots, v_heavy, not v_plain, bytes, p_now, p_lease);
                 ids := ids || v_part.ids;
                 mail := mail || v_part.mail;
-                parts := case when v_part.parts is null then parts else coalesce(parts, '{}') || v_part.parts end;
+                if v_part.parts is not null then
+                    parts := coalesce(parts, '{}') || v_part.parts;
+                end if;
                 bytes := v_part.bytes;
                 v_wanted := v_wanted - cardinality(v_part.ids);
                 if v_part.last_id is not null then
@@ -206,27 +215,27 @@ begin
     end loop;
 
     if v_full then
-        v_lane.full_cost := v_cost;
+        v_full_cost := v_cost;
         -- ended below the floor with more to find there: the next one as soon as the ration allows
-        v_lane.full_at := v_now_us - case
-            when v_at_us[1] < v_lane.floor_us[1] or v_at_us[2] < v_lane.floor_us[2]
-                then 1000000 - least(gendurable._ration(v_lane.full_cost), 1000000)
+        v_full_at := v_now_us - case
+            when v_at_us[1] < v_floor_us[1] or v_at_us[2] < v_floor_us[2]
+                then 1000000 - least(gendurable._ration(v_full_cost), 1000000)
             else 0
         end;
     end if;
     for r in 1 .. 2 loop
-        if v_at_us[r] >= v_lane.floor_us[r] then
-            v_lane.floor_id[r] := case when v_at_us[r] > v_margin_us then 0 else v_at_id[r] end;
-            v_lane.floor_us[r] := greatest(least(v_at_us[r], v_margin_us), 0);
+        if v_at_us[r] >= v_floor_us[r] then
+            v_floor_id[r] := case when v_at_us[r] > v_margin_us then 0 else v_at_id[r] end;
+            v_floor_us[r] := greatest(least(v_at_us[r], v_margin_us), 0);
         end if;
     end loop;
     more := v_wanted > 0 and not (v_done[1] and v_done[2]);
     -- A lane in which nothing is due and that is scanned in no time is found again when something is: a queue may have
     -- had any number of them.
-    if more or v_looked > 0 or v_lane.full_cost > gendurable._dear() then
+    if more or v_looked > 0 or v_full_cost > gendurable._dear() then
         lane := jsonb_build_array(
-            jsonb_build_array(v_lane.floor_us[1], v_lane.floor_id[1]), jsonb_build_array(v_lane.floor_us[2], v_lane.floor_id[2]),
-            v_lane.full_at, v_lane.full_cost, 1 - v_lane.turn);
+            jsonb_build_array(v_floor_us[1], v_floor_id[1]), jsonb_build_array(v_floor_us[2], v_floor_id[2]),
+            v_full_at, v_full_cost, 1 - v_turn);
     end if;
 end $$;
 

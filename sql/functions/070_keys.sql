@@ -86,20 +86,12 @@ comment on function gendurable._admit(gendurable.candidate[], timestamptz) is
 
 create or replace function gendurable._sort_out(
     p_picked gendurable.candidate[], p_lease interval, p_now timestamptz,
-    out ids bigint[], out slots int[], out heavy boolean[], out plain boolean, out keys int, out left_out boolean
+    out ids bigint[], out slots int[], out heavy boolean[], out keys int, out left_out boolean
 )
 language plpgsql as $$
 declare
-    v_candidates gendurable.candidate[];
+    v_candidates constant gendurable.candidate[] := gendurable._part_suspects(p_picked, p_lease, p_now);
 begin
-    keys := 0;
-    left_out := false;
-    select array_agg(c.id), array_agg(null::int), array_agg(c.heavy), bool_and(c.plain) into ids, slots, heavy, plain
-    from unnest(p_picked) c;
-    if plain then
-        return;
-    end if;
-    v_candidates := gendurable._part_suspects(p_picked, p_lease, p_now);
     keys := (select count(distinct c.partition_key)::int from unnest(v_candidates) c);
     select coalesce(array_agg(g.id order by g.ord), '{}'), array_agg(g.slot_no order by g.ord),
         array_agg(v_candidates[g.ord].heavy order by g.ord)
@@ -109,8 +101,8 @@ begin
 end $$;
 
 comment on function gendurable._sort_out(gendurable.candidate[], interval, timestamptz) is
-    'Which of the picked rows may start, with their slots. plain: no key, scope or crash is in play. keys: how many keys are.
-left_out: some may not start.';
+    'Which of the picked rows may start, with their slots, where a key, a scope or a crash is in play. keys: of how many keys they
+are. left_out: some may not start.';
 
 create or replace function gd_set_key_limit(p_prefix text, p_limit int) returns void
 language plpgsql security definer

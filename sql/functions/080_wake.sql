@@ -27,8 +27,7 @@ declare
     v_next timestamptz;
     v_queue text;
     v_priority bigint;
-    v_place record;
-    v_recalled record;
+    v_memory constant jsonb := gendurable._recall();
     v_looks int := 0;
     v_horizon xid8;
 begin
@@ -52,18 +51,15 @@ begin
     -- snapshot's xmax would be too small: it is the last id that has ended, plus one, and may belong to a writer.)
     v_horizon := pg_current_xact_id();
     v_now := clock_timestamp();
-    v_recalled := gendurable._recall(v_now);
     foreach v_queue in array p_queues loop
         continue when exists (select from gendurable.paused_queue q where q.queue = v_queue);
-        v_place := gendurable._open_queue(v_recalled.memory -> v_queue, gendurable._epoch_us(v_now));
-        if not v_place.looks then
+        if not gendurable._may_look(v_memory -> v_queue, gendurable._epoch_us(v_now)) then
             -- the next claim may not look for priorities that this session does not know
-            v_next := least(v_next, timestamptz 'epoch'
-                + (v_place.at + gendurable._ration(v_place.cost)) * interval '1 microsecond');
+            v_next := least(v_next, v_now + interval '250 ms');
         end if;
         v_priority := -2147483649;
         loop
-            v_priority := (select n.priority from gendurable._next_priority(v_queue, v_priority, null, true) n);
+            v_priority := gendurable._next_priority(v_queue, v_priority, null);
             exit when v_priority is null;
             v_looks := v_looks + 1;
             if v_looks > 1000 then
@@ -86,7 +82,7 @@ begin
     if exists (select from gendurable.doubtful_key) then
         v_next := least(v_next, v_now + interval '250 ms');
     end if;
-    if v_recalled.seen is not null then
+    if gendurable._seen(v_memory, v_now) is not null then
         -- the clock was set back: the next claim moves what was due by the old one
         v_next := least(v_next, v_now + interval '1 second');
     end if;
