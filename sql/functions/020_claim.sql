@@ -3,7 +3,8 @@
 
 create or replace function gendurable._claim_queue(
     p_worker text, p_queue text, p_limit int, p_bytes bigint, p_lease interval, p_now timestamptz, p_before timestamptz,
-    p_known jsonb, out ids bigint[], out mail boolean[], out parts jsonb, out bytes bigint, out known jsonb
+    p_known jsonb, out ids bigint[], out started bigint[], out mail boolean[], out parts jsonb, out bytes bigint,
+    out known jsonb
 )
 language plpgsql as $$
 declare
@@ -45,6 +46,7 @@ begin
             p_before, p_known -> v_priority::text);
         if v_got.ids is not null then
             ids := ids || v_got.ids;
+            started := started || v_got.started;
             mail := mail || v_got.mail;
             if v_got.parts is not null then
                 parts := coalesce(parts, '{}') || v_got.parts;
@@ -78,7 +80,7 @@ begin
 end $$;
 
 comment on function gendurable._claim_queue(text, text, int, bigint, interval, timestamptz, timestamptz, jsonb) is
-    'Starts claims of due rows of a queue by priority, up to p_limit rows and about p_bytes bytes (bytes: what is left of them). known:
+    'Due rows of a queue by priority, as of _scan, up to p_limit rows and about p_bytes bytes (bytes: what is left of them). known:
 what to remember of the queue.';
 
 create or replace function gendurable._claim(p_worker text, p_queues text[], p_limits int[], p_lease interval)
@@ -90,6 +92,7 @@ declare
     -- after a clock was set back: the time that this session has seen already
     v_before constant timestamptz := gendurable._seen(v_memory, v_now);
     v_ids bigint[];
+    v_started bigint[];
     v_mail boolean[];
     v_parts jsonb;
     v_bytes bigint := 4 * gendurable._most_bytes();
@@ -116,6 +119,7 @@ begin
             v_memory -> p_queues[v_at]);
         if v_got.ids is not null then
             v_ids := v_ids || v_got.ids;
+            v_started := v_started || v_got.started;
             v_mail := v_mail || v_got.mail;
             if v_got.parts is not null then
                 v_parts := coalesce(v_parts, '{}') || v_got.parts;
@@ -127,7 +131,8 @@ begin
     perform gendurable._remember(v_memory || jsonb_build_object('',
         jsonb_build_array(gendurable._epoch_us(coalesce(v_before, v_now)))), p_queues);
     if v_ids <> '{}' then
-        return query select * from gendurable._hand_out(v_ids, v_mail, v_parts, v_now);
+        return query
+            select * from gendurable._hand_out(p_worker, v_ids, v_started, v_mail, v_parts, v_now, p_lease);
     end if;
 end $$;
 

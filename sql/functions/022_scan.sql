@@ -3,7 +3,7 @@
 
 create or replace function gendurable._pick(
     p_queue text, p_priority int, p_woken smallint, p_after timestamptz, p_after_id bigint, p_now timestamptz,
-    p_limit int
+    p_limit int, p_taken bigint[]
 ) returns gendurable.candidate[]
 language plpgsql as $$
 begin
@@ -25,13 +25,14 @@ begin
             -- a live lease is passed over here and not in the index, so that a claim writes no index entry
             and (i.lease_expires_at is null or (
                 i.lease_expires_at <= p_now and not gendurable._is_renewed(i.id, i.claim_no, p_now)))
+            and (p_taken is null or i.id <> all(p_taken))
         order by i.eligible_at, i.id
         limit p_limit
         for no key update skip locked);
 end $$;
 
-comment on function gendurable._pick(text, int, smallint, timestamptz, bigint, timestamptz, int) is
-    'Locks the next due rows of an index range.';
+comment on function gendurable._pick(text, int, smallint, timestamptz, bigint, timestamptz, int, bigint[]) is
+    'Locks the next due rows of an index range, without those that this claim has already.';
 
 create or replace function gendurable._shift_back(
     p_queue text, p_priority int, p_now timestamptz, p_before timestamptz
@@ -70,7 +71,8 @@ comment on function gendurable._shift_back(text, int, timestamptz, timestamptz) 
 create or replace function gendurable._scan(
     p_worker text, p_queue text, p_priority int, p_limit int, p_bytes bigint, p_lease interval, p_now timestamptz,
     p_before timestamptz, p_known jsonb,
-    out ids bigint[], out mail boolean[], out parts jsonb, out bytes bigint, out lane jsonb, out more boolean
+    out ids bigint[], out started bigint[], out mail boolean[], out parts jsonb, out bytes bigint, out lane jsonb,
+    out more boolean
 )
 language plpgsql as $$
 declare
@@ -102,6 +104,7 @@ declare
     v_heavy boolean[];
     v_plain boolean;
     v_part record;
+    v_taken bigint[];
     v_clock timestamptz := p_now;
     v_parked boolean := false;
     v_last gendurable.candidate;
@@ -146,6 +149,7 @@ begin
             exit when v_full or v_now_us - v_full_at < gendurable._ration(v_full_cost)
                 or not pg_try_advisory_xact_lock(7303, v_name);
             v_full := true;
+            v_taken := ids;                        -- found once more, from the beginning
             v_done := '{false,false}';
             v_at_us := '{0,0}';
             v_at_id := '{0,0}';
@@ -159,7 +163,7 @@ begin
             p_queue, p_priority, (v_range - 1)::smallint,
             case when v_at_us[v_range] = 0 then '-infinity'
                 else timestamptz 'epoch' + v_at_us[v_range] * interval '1 microsecond' end,
-            v_at_id[v_range], v_clock, v_size);
+            v_at_id[v_range], v_clock, v_size, v_taken);
         v_cost := v_cost + gendurable._walked() - v_before;
         v_looked := v_looked + cardinality(v_picked);
         v_done[v_range] := cardinality(v_picked) < v_size;
@@ -183,8 +187,14 @@ begin
                 v_done[v_range] := false;
             end if;
             if v_ids <> '{}' then
-                v_part := gendurable._start(
-                    p_worker, v_ids, v_slots, v_heavy, not v_plain, bytes, p_now, p_lease);
+                v_part := gendurable._load(v_ids, v_slots, v_heavy, bytes, p_now);
+                if not v_plain and v_part.ids <> '{}' then
+                    -- at once: who may follow in a key depends on who has begun
+                    perform gendurable._take_keys(
+                        v_part.ids, array_fill('executing'::gendurable.status, array[cardinality(v_part.ids)]));
+                    perform from gendurable._start(p_worker, v_part.ids, v_part.slots, null, null, p_now, p_lease);
+                    started := started || v_part.ids;
+                end if;
                 ids := ids || v_part.ids;
                 mail := mail || v_part.mail;
                 if v_part.parts is not null then
@@ -241,5 +251,6 @@ end $$;
 
 comment on function gendurable._scan(
     text, text, int, int, bigint, interval, timestamptz, timestamptz, jsonb) is
-    'Starts claims of due rows of one queue and priority, up to p_limit rows and about p_bytes bytes. lane: what to remember of it, null for
+    'Due rows of one queue and priority that may be claimed, locked, up to p_limit rows and about p_bytes bytes. started: claims of
+keys, which have begun. lane: what to remember of it, null for
 nothing. more: it looked at enough for one claim, and there is more.';

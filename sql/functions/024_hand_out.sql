@@ -92,18 +92,16 @@ comment on function gendurable._portion(bigint[], int[], boolean[], boolean[], b
     'The first of the rows that fit into one claim, and {id: [inbox, children]} of those that are not small; ends those that
 cannot be handed out to anybody. last_id: where it had enough, null at the end.';
 
-create or replace function gendurable._start(
-    p_worker text, p_ids bigint[], p_slots int[], p_heavy boolean[], p_unique boolean, p_bytes bigint, p_now timestamptz,
-    p_lease interval,
-    out ids bigint[], out mail boolean[], out parts jsonb, out bytes bigint, out last_id bigint
+create or replace function gendurable._load(
+    p_ids bigint[], p_slots int[], p_heavy boolean[], p_bytes bigint, p_now timestamptz,
+    out ids bigint[], out slots int[], out mail boolean[], out parts jsonb, out bytes bigint, out last_id bigint
 )
 language plpgsql as $$
 declare
-    v_claim_no constant bigint := gendurable._epoch_us(p_now);
-    v_slots int[] := p_slots;
     v_heavy boolean[] := p_heavy;
 begin
     ids := p_ids;
+    slots := p_slots;
     bytes := p_bytes;
     -- Asked after the rows were locked: a signal that came before is here, and none comes now. A limit and not exists, which
     -- could become one hash of the whole table.
@@ -118,78 +116,103 @@ begin
             order by u.ord);
     end if;
     if true = any(v_heavy) or not gendurable._carries() then
-        select p.ids, p.slots, p.mail, p.parts, p.bytes, p.last_id into ids, v_slots, mail, parts, bytes, last_id
+        select p.ids, p.slots, p.mail, p.parts, p.bytes, p.last_id into ids, slots, mail, parts, bytes, last_id
         from gendurable._portion(p_ids, p_slots, v_heavy, mail, p_bytes, p_now) p;
-        if ids = '{}' then
-            return;
-        end if;
     end if;
-    if p_unique then
-        perform gendurable._take_keys(ids, array_fill('executing'::gendurable.status, array[cardinality(ids)]));
-    end if;
-    update gendurable.instance i
-    set status = 'executing',
-        worker = p_worker,
-        lease_expires_at = p_now + p_lease,
-        -- a claim committed asynchronously can be lost in a crash of the server: its number is not used again
-        claim_no = greatest(i.claim_no + 1, v_claim_no),
-        attempt = i.attempt + (i.status = 'executing')::int,
-        crashes = i.crashes + (i.status = 'executing')::int,
-        slot_no = w.slot_no,
-        updated_at = p_now,
-        unique_held = gendurable._unique_held(i.unique_held, i.unique_scope, 'executing'),
-        deadline_at = case
-            when i.deadline_at is not null and (
-                select true from gendurable.signal s
-                where s.instance_id = i.id and s.name = any(i.awaits) and s.id <> all(coalesce(i.shown, '{}'))
-                limit 1
-            ) is null then i.deadline_at
-        end,
-        -- what an await may ignore later: signals presented while the row awaited their name
-        shown = case
-            when i.awaits is not null then array(
-                select s.id
-                from unnest(i.awaits) a (name)
-                cross join lateral (
-                    -- name by name: one range for all of them would be sorted as a whole before the limit
-                    select s.id from gendurable.signal s
-                    where s.instance_id = i.id and s.name = a.name
-                    order by s.id limit 1000
-                ) s
-                order by s.id
-                limit 1000)
-        end
-    from unnest(ids, v_slots) w (id, slot_no)
-    -- not "=": see docs/performance.md, "Plans"; the same in all that joins rows to an array of what is asked for
-    where i.id = any(array[w.id]);
 end $$;
 
-comment on function gendurable._start(text, bigint[], int[], boolean[], boolean, bigint, timestamptz, interval) is
-    'Starts claims on locked rows, with the slot that each got of its key, as many of them as fit into p_bytes. mail: whether a
-row has signals; parts as of _portion.';
+comment on function gendurable._load(bigint[], int[], boolean[], bigint, timestamptz) is
+    'As many of locked rows as fit into p_bytes. mail: whether a row has signals; parts and last_id as of _portion.';
 
-create or replace function gendurable._hand_out(p_ids bigint[], p_mail boolean[], p_parts jsonb, p_now timestamptz)
-returns setof gendurable.claimed
+create or replace function gendurable._start(
+    p_worker text, p_ids bigint[], p_slots int[], p_mail boolean[], p_parts jsonb, p_now timestamptz, p_lease interval
+) returns setof gendurable.claimed
+language plpgsql as $$
+#variable_conflict use_column
+declare
+    v_claim_no constant bigint := gendurable._epoch_us(p_now);
+begin
+    return query
+        with mine as (
+            update gendurable.instance i
+            set status = 'executing',
+                worker = p_worker,
+                lease_expires_at = p_now + p_lease,
+                -- a claim committed asynchronously can be lost in a crash of the server: its number is not used again
+                claim_no = greatest(i.claim_no + 1, v_claim_no),
+                attempt = i.attempt + (i.status = 'executing')::int,
+                crashes = i.crashes + (i.status = 'executing')::int,
+                slot_no = w.slot_no,
+                updated_at = p_now,
+                unique_held = gendurable._unique_held(i.unique_held, i.unique_scope, 'executing'),
+                deadline_at = case
+                    when i.deadline_at is not null and (
+                        select true from gendurable.signal s
+                        where s.instance_id = i.id and s.name = any(i.awaits) and s.id <> all(coalesce(i.shown, '{}'))
+                        limit 1
+                    ) is null then i.deadline_at
+                end,
+                -- what an await may ignore later: signals presented while the row awaited their name
+                shown = case
+                    when i.awaits is not null then array(
+                        select s.id
+                        from unnest(i.awaits) a (name)
+                        cross join lateral (
+                            -- name by name: one range for all of them would be sorted as a whole before the limit
+                            select s.id from gendurable.signal s
+                            where s.instance_id = i.id and s.name = a.name
+                            order by s.id limit 1000
+                        ) s
+                        order by s.id
+                        limit 1000)
+                end
+            from unnest(p_ids, p_slots, p_mail) with ordinality w (id, slot_no, mail, ord)
+            -- not "=": see docs/performance.md, "Plans"; the same in all that joins rows to an array of what is asked for
+            where i.id = any(array[w.id])
+            returning i.*, w.mail, w.ord
+        )
+        select
+            m.id, m.claim_no, m.fsm, m.fsm_version, m.step, m.state, m.attempt, m.queue, m.partition_key,
+            m.unique_key, m.parent_id, m.awaits, m.deadline_at is not null and m.deadline_at <= p_now,
+            case
+                when m.mail then coalesce(p_parts #> array[m.id::text, '0'], gendurable._inbox(m.id, m.awaits))
+                else '[]'::jsonb
+            end,
+            case when m.children_pending is null then '[]'::jsonb else p_parts #> array[m.id::text, '1'] end,
+            m.meta
+        from mine m
+        order by m.ord;
+end $$;
+
+comment on function gendurable._start(text, bigint[], int[], boolean[], jsonb, timestamptz, interval) is
+    'Starts claims on locked rows, with the slot that each got of its key: what the worker gets of them.';
+
+create or replace function gendurable._hand_out(
+    p_worker text, p_ids bigint[], p_started bigint[], p_mail boolean[], p_parts jsonb, p_now timestamptz, p_lease interval
+) returns setof gendurable.claimed
 language plpgsql as $$
 #variable_conflict use_column
 begin
+    if p_started is null then
+        return query select * from gendurable._start(p_worker, p_ids, null, p_mail, p_parts, p_now, p_lease);
+        return;
+    end if;
+    perform from gendurable._start(
+        p_worker, array(select u.id from unnest(p_ids) u (id) where u.id <> all(p_started)), null, null, null, p_now, p_lease);
     return query
         select
             m.id, m.claim_no, m.fsm, m.fsm_version, m.step, m.state, m.attempt, m.queue, m.partition_key,
             m.unique_key, m.parent_id, m.awaits, m.deadline_at is not null and m.deadline_at <= p_now,
             case
-                when not w.mail then '[]'::jsonb
-                else coalesce(p_parts #> array[m.id::text, '0'], gendurable._inbox(m.id, m.awaits))
+                when w.mail then coalesce(p_parts #> array[m.id::text, '0'], gendurable._inbox(m.id, m.awaits))
+                else '[]'::jsonb
             end,
             case when m.children_pending is null then '[]'::jsonb else p_parts #> array[m.id::text, '1'] end,
             m.meta
-        from (
-            select u.id, coalesce(u.mail, false) as mail, u.ord
-            from unnest(p_ids, p_mail) with ordinality u (id, mail, ord)
-        ) w
+        from unnest(p_ids, p_mail) with ordinality w (id, mail, ord)
         join gendurable.instance m on m.id = any(array[w.id])
         order by w.ord;
 end $$;
 
-comment on function gendurable._hand_out(bigint[], boolean[], jsonb, timestamptz) is
-    'What the worker gets of the claims that it started.';
+comment on function gendurable._hand_out(text, bigint[], bigint[], boolean[], jsonb, timestamptz, interval) is
+    'Starts the claims that were not started yet, and hands all of them out, in the order of p_ids.';
