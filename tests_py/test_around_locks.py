@@ -191,8 +191,8 @@ def test_what_was_due_by_a_clock_that_was_set_back_is_due_by_the_new_one(db: Any
     hour = w.one("select (extract(epoch from clock_timestamp() + interval '59 minutes 30 seconds') * 1000000)::bigint")
     lane = f"[[{hour}, 0], [{hour}, 0], {hour}, 0, 0]"
     w.rows(
-        "select set_config('gendurable.floor', %s, false)",
-        f'{{"": [{hour}], "default": {{"": [{hour}, 9999999, null], "0": {lane}}}}}',
+        "select set_config('gendurable.floor', gendurable._sealed(%s), false)",
+        f'{{"": [{hour}], "default": {{"": [{hour}, 9999999, null, "{{0}}"], "0": {lane}}}}}',
     )
     assert w.one("select next_due < clock_timestamp() + interval '2 seconds' from gd_sleep('w', '{default}')")
     got = [claim["id"] for _ in range(3) for claim in w.claim(10)]

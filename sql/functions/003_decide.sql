@@ -138,7 +138,7 @@ begin
         select s.key
         from (select distinct d.partition_key as key from (select x.partition_key from gendurable.doubtful_key x limit 1000) d) s
         order by random()
-        limit 50
+        limit 10
     loop
         -- whoever was in doubt has ended when the key is free
         continue when not pg_try_advisory_xact_lock(gendurable._key_lock(v_key));

@@ -23,6 +23,24 @@ from (
     from (
         select x.queue, false as paused from gendurable.queue_name x
         union all
+        -- names may be forgotten beside an insert that is under way
+        select l.queue, false as paused
+        from (
+            with recursive l as (
+                (select i.queue from gendurable.instance i
+                    where i.eligible_at is not null
+                    order by i.queue limit 1)
+                union all
+                select (select i.queue from gendurable.instance i
+                    where i.eligible_at is not null and i.queue > l.queue
+                    order by i.queue limit 1)
+                from l
+                where l.queue is not null
+            )
+
+            select l.queue from l where l.queue is not null limit 10000
+        ) l
+        union all
         select x.queue, true as paused from gendurable.paused_queue x
     ) n
     group by n.queue

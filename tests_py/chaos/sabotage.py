@@ -72,8 +72,8 @@ DEFECTS = {
     # a signal that a step used is there for the next one too
     "inbox kept": Defect(
         "045_outcome.sql",
-        "when jsonb_typeof(p_outcome -> 'consume') = 'array'",
-        "when jsonb_typeof(p_outcome -> 'consume') = 'nothing'",
+        "            when jsonb_typeof(p_outcome -> 'consume') = 'array'\n                then",
+        "            when jsonb_typeof(p_outcome -> 'consume') = 'nothing'\n                then",
         ("signal",),
     ),
 }
