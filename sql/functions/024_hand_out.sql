@@ -198,8 +198,11 @@ begin
         return query select * from gendurable._start(p_worker, p_ids, null, p_mail, p_parts, p_now, p_lease);
         return;
     end if;
-    perform from gendurable._start(
-        p_worker, array(select u.id from unnest(p_ids) u (id) where u.id <> all(p_started)), null, null, null, p_now, p_lease);
+    if cardinality(p_started) < cardinality(p_ids) then
+        perform from gendurable._start(
+            p_worker, array(select u.id from unnest(p_ids) u (id) where u.id <> all(p_started)), null, null, null, p_now,
+            p_lease);
+    end if;
     return query
         select
             m.id, m.claim_no, m.fsm, m.fsm_version, m.step, m.state, m.attempt, m.queue, m.partition_key,
