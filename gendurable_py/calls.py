@@ -349,9 +349,7 @@ def set_key_limit(prefix: str, limit: int | None) -> Statement[None]:
 @call
 def gc(retention: Seconds = RETENTION, limit: int = 2000) -> Statement[int]:
     """Remove instances that ended longer ago than the retention; answers how many."""
-    return Statement(
-        "select gd_gc(make_interval(secs => %s), %s)", (retention_seconds(retention), limit), one_value
-    )
+    return Statement("select gd_gc(make_interval(secs => %s), %s)", (retention_seconds(retention), limit), one_value)
 
 
 @call
