@@ -178,6 +178,11 @@ class Engine:
         """The name that claims are made under now."""
         return self._held.worker
 
+    @property
+    def _stopping(self) -> asyncio.Event:
+        """Set once the engine was told to stop, or has failed."""
+        return self._life.stopping
+
     def _prepare(self) -> None:
         self._failure = None
         self._serving = False

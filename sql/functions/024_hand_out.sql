@@ -66,9 +66,11 @@ begin
             select w.bytes, w.problem, w.inbox, w.childs into v_bytes, v_problem, v_inbox, v_childs
             from gendurable._weigh(p_ids[v_at], v_carries) w;
         end if;
-        if v_problem <> '' and gendurable._fail(array[p_ids[v_at]], v_problem, false, p_now) = 0 then
-            -- its parent is locked: to find out as much in each claim until then would be dear
-            update gendurable.instance i set eligible_at = p_now + interval '5 seconds' where i.id = p_ids[v_at];
+        if v_problem <> '' then
+            if gendurable._fail(array[p_ids[v_at]], v_problem, false, p_now) = 0 then
+                -- its parent is locked: to find out as much in each claim until then would be dear
+                update gendurable.instance i set eligible_at = p_now + interval '5 seconds' where i.id = p_ids[v_at];
+            end if;
         end if;
         continue when v_problem is not null;
         if v_bytes > bytes and ids <> '{}' then
