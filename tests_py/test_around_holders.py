@@ -1,4 +1,4 @@
-"""Whatever a client holds in a transaction that it forgets: an engine does unrelated work meanwhile, at its full rate."""
+"""Whatever a client holds in a transaction that it forgets: an engine does unrelated work meanwhile."""
 
 from __future__ import annotations
 
