@@ -160,6 +160,14 @@ def ids(claims: list[Row]) -> list[int]:
     return [row["id"] for row in claims]
 
 
+def all_due(session: Session, *, limit: int = 10) -> list[Row]:
+    """Everything that is due, over as many claims as that takes."""
+    claims: list[Row] = []
+    while some := session.claim(limit):
+        claims += some
+    return claims
+
+
 def lane(session: Session, worker: Session, waiting: int = 2, **arguments) -> tuple[Row, list[int]]:
     """A claim that holds the key 'k', and rows that are parked behind it."""
     first = session.insert(partition_key="k", **arguments)

@@ -8,6 +8,7 @@ Helpers stand in _wait.py: `from _wait import wait_until, run_in_thread, wait_un
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from typing import Any
@@ -50,6 +51,9 @@ _REASONS = pytest.StashKey[list[str]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A job in the background of a shell ignores interrupts, and so would all that the tests start.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.option.help or config.option.version or getattr(config.option, "collectonly", False):
         return
     try:

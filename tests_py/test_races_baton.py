@@ -237,9 +237,10 @@ begin
 end $$;
 """
 PAUSE_CALL = """
-create or replace function gendurable._need_read_committed() returns void language plpgsql as $$
+create or replace function gendurable._is_ready(p_worker text, p_lease interval) returns boolean language plpgsql as $$
 begin
     perform public.pause();
+    return true;
 end $$"""
 PAUSE_ROW = """
 create trigger pause before update on gendurable.instance

@@ -72,7 +72,7 @@ declare
     v_key text := '';
 begin
     -- those that are at work end in a few milliseconds
-    for v_try in 1 .. 13 loop
+    for v_try in 1 .. 8 loop
         exit when v_held = '{}';
         perform pg_sleep(0.005 * v_try);
         v_held := array(select h from unnest(v_held) h where h = any(gendurable._key_holders()));
@@ -98,7 +98,7 @@ begin
 end $$;
 
 comment on function gendurable._held_keys() is
-    'Keys with waiting rows whose locks others hold now, and go on holding for half a second: they may act on what was true before.';
+    'Keys with waiting rows whose locks others hold now, and go on holding for a fifth of a second: they may act on what was true before.';
 
 create or replace function gendurable._decide(p_keys text[], p_now timestamptz) returns void
 language plpgsql as $$

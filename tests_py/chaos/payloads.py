@@ -151,7 +151,9 @@ class Payloads:
     def _names(self, conn: psycopg.Connection[Any]) -> None:
         name = self._chance.choice(("k" * LONGEST_NAME, "ö" * (LONGEST_NAME // 2), "\x01'\"\\%s $$ {}", "k" * 3000))
         argument = self._chance.choice(("p_partition_key", "p_unique_key", "p_step"))
-        self._insert(conn, "{}", **{argument: name})
+        # A step that no process has is as good as a machine that none has: given back until somebody cancels it.
+        fsm = "no.such:Machine" if argument == "p_step" else "around.hostile"
+        self._insert(conn, "{}", fsm=fsm, **{argument: name})
 
     def _unknown(self, conn: psycopg.Connection[Any]) -> None:
         """A machine that nobody has; given back again and again, until somebody cancels it."""
