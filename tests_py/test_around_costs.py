@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from _races import Session, outcome
+from _races import Session, all_due, outcome
 
 
 @pytest.fixture
