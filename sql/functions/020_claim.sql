@@ -130,9 +130,10 @@ begin
     end loop;
     perform gendurable._remember(v_memory || jsonb_build_object('',
         jsonb_build_array(gendurable._epoch_us(coalesce(v_before, v_now)))), p_queues);
-    if v_ids <> '{}' then
-        return query
-            select * from gendurable._hand_out(p_worker, v_ids, v_started, v_mail, v_parts, v_now, p_lease);
+    if v_started is not null then
+        return query select * from gendurable._hand_out(p_worker, v_ids, v_started, v_mail, v_parts, v_now, p_lease);
+    elsif v_ids <> '{}' then
+        return query select * from gendurable._start(p_worker, v_ids, null, v_mail, v_parts, v_now, p_lease);
     end if;
 end $$;
 

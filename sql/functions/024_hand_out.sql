@@ -196,10 +196,6 @@ create or replace function gendurable._hand_out(
 language plpgsql as $$
 #variable_conflict use_column
 begin
-    if p_started is null then
-        return query select * from gendurable._start(p_worker, p_ids, null, p_mail, p_parts, p_now, p_lease);
-        return;
-    end if;
     if cardinality(p_started) < cardinality(p_ids) then
         perform from gendurable._start(
             p_worker, array(select u.id from unnest(p_ids) u (id) where u.id <> all(p_started)), null, null, null, p_now,
@@ -221,4 +217,4 @@ begin
 end $$;
 
 comment on function gendurable._hand_out(text, bigint[], bigint[], boolean[], jsonb, timestamptz, interval) is
-    'Starts the claims that were not started yet, and hands all of them out, in the order of p_ids.';
+    'Starts the claims that were not started yet beside those that were, and hands all of them out, in the order of p_ids.';
