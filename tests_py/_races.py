@@ -137,10 +137,18 @@ class Session:
             raise AssertionError(f"it did not wait: {running.result()!r}") from None
         return running
 
-    def started(self, observer: Session, call: Callable[..., T], *arguments: Any, **named: Any) -> Running[T]:
-        """Start a call that may wait or may not, and return when it has ended or stands before a lock."""
+    def started(
+        self,
+        observer: Session,
+        call: Callable[..., T],
+        *arguments: Any,
+        until: Callable[[], bool] | None = None,
+        **named: Any,
+    ) -> Running[T]:
+        """Start a call that may wait or may not, and return when it has ended, or stands before a lock (or `until`)."""
         running = run_in_thread(call, *arguments, **named)
-        wait_until(lambda: running.done or is_blocked(observer.conn, self.conn.info.backend_pid))
+        there = until or (lambda: is_blocked(observer.conn, self.conn.info.backend_pid))
+        wait_until(lambda: running.done or there())
         return running
 
 

@@ -79,6 +79,46 @@ def test_the_key_of_a_forgotten_transaction_goes_on_when_it_ends(sessions: tuple
     no_baton_was_lost(w)
 
 
+def test_a_decision_sees_what_those_have_done_that_it_waited_for(sessions: tuple[Session, Session, Session]) -> None:
+    """A pause that had read before who waits would leave the baton in its queue."""
+    w, ending, operator = sessions
+    w.insert(partition_key="k", queue="side")
+    claim = w.claim_one("side")
+    w.insert(partition_key="k", queue="side")
+    last = w.insert(partition_key="k")
+    assert w.claim(10, "side") == w.claim(10) == []
+    # The end of the holder passes the baton to a row of the queue that is about to be paused.
+    ending.name = "w"
+    ending.begin().commit_one(outcome(claim, "done"))
+    pid = operator.conn.info.backend_pid
+    pausing = operator.started(
+        w,
+        operator.rows,
+        "select gd_pause_queue('side')",
+        until=lambda: w.one("select wait_event = 'PgSleep' from pg_stat_activity where pid = %s", pid),
+    )
+    ending.commit_open()
+    pausing.result()
+    assert ids(w.claim_soon()) == [last]
+    no_baton_was_lost(w)
+
+
+@pytest.mark.parametrize("status", ["executing", "awaiting_signal", "done"])
+def test_only_a_row_that_still_waits_is_lifted(sessions: tuple[Session, Session, Session], status: str) -> None:
+    """A decision reads who is first, and lifts in a later statement, without the lock of the key."""
+    w, *_ = sessions
+    id = w.insert(partition_key="k")
+    claim = w.claim_one(lease="100 ms")
+    if status == "awaiting_signal":
+        w.commit_one(outcome(claim, "await", signals="go"))
+    elif status == "done":
+        w.commit_one(outcome(claim, "done"))
+    before = w.look(id)
+    assert before["status"] == status
+    w.rows("select gendurable._lift(array[%s], clock_timestamp())", id)
+    assert w.look(id)["eligible_at"] == before["eligible_at"]
+
+
 def test_a_sleeper_looks_soon_at_keys_in_doubt(sessions: tuple[Session, Session, Session]) -> None:
     w, *_ = sessions
     assert w.one("select next_due is null from gd_sleep('w', '{default}')")

@@ -53,8 +53,8 @@
 /* lane_at: NUL, NOW (over) or OWN (in the future); `pl` orders the places */
 
 byte lock[ROWS], key = 0;
-byte deciding = 0;                /* lock 7305, exclusive: who pauses or resumes */
-byte settled_for = 0;             /* lock 7305, shared: who may park rows, as bits */
+byte deciding = 0;                /* a place of lock 7305: who pauses or resumes */
+byte doubt = 0;                   /* the key in doubtful_key: 2, or 1 where a transaction has deleted it and not ended */
 byte w_st[ROWS], c_st[ROWS];
 byte w_el[ROWS], c_el[ROWS];
 byte w_la[ROWS], c_la[ROWS];
@@ -110,8 +110,9 @@ inline publish() {
         assert(n <= K);                                     /* at most K executing */
         if :: key == me -> key = 0 :: else -> skip fi;
         if :: deciding == me -> deciding = 0 :: else -> skip fi;
-        settled_for = settled_for & ~bit_of(me);
-        i = 0; n = 0
+        if :: doubt == 1 && cleared -> doubt = 0 :: else -> skip fi;
+        if :: new_doubt -> doubt = 2 :: else -> skip fi;
+        new_doubt = 0; cleared = 0; i = 0; n = 0
     }
 }
 inline undo() {
@@ -130,8 +131,8 @@ inline undo() {
         od;
         if :: key == me -> key = 0 :: else -> skip fi;
         if :: deciding == me -> deciding = 0 :: else -> skip fi;
-        settled_for = settled_for & ~bit_of(me);
-        i = 0
+        if :: doubt == 1 && cleared -> doubt = 2 :: else -> skip fi;
+        new_doubt = 0; cleared = 0; i = 0
     }
 }
 
@@ -216,15 +217,13 @@ inline lift() {
     i = 0
 }
 
-/* _settled: tried, and held to the end of the transaction */
+/* _settled: only tried */
 inline settle() {
-    if
-    :: deciding == 0 || deciding == me -> settled = 1; settled_for = settled_for | bit_of(me)
-    :: else -> settled = 0
-    fi
+    settled = (deciding == 0 || deciding == me)
 }
 
-/* _keep_baton where it is not settled: the first parked row of each queue becomes due, if it can be locked */
+/* _keep_baton where it is not settled: the first parked row of each queue becomes due, if it can be locked. The key is
+ * put down as doubtful. */
 inline lift_any() {
     n = 0;
     do
@@ -241,15 +240,15 @@ inline lift_any() {
         od;
         if
         :: first < ROWS && (lock[first] == 0 || lock[first] == me) -> lock[first] = me; w_el[first] = NOW
-#ifndef BUG_UNSETTLED_IGNORES_LOCKS
-        :: first < ROWS && lock[first] != 0 && lock[first] != me -> raised = 1      /* busy */
-#endif
         :: else -> skip
         fi;
         n++
     :: else -> break
     od;
-    first = 0; n = 0; i = 0
+    first = 0; n = 0; i = 0;
+#ifndef BUG_UNSETTLED_WITHOUT_DOUBT
+    new_doubt = 1
+#endif
 }
 
 /* _pass_baton: `dropped` where every waiting row is parked and locked by somebody */
@@ -306,7 +305,7 @@ inline pass_baton() {
 #endif
 }
 
-/* _keep_baton: `raised` where not even row r, written just now, can carry it */
+/* _keep_baton: a doubt where not even row r, written just now, can carry it */
 inline keep_baton(r) {
 #ifndef BUG_NEVER_SETTLES
     d_step { settle(); if :: !settled -> lift_any() :: else -> skip fi; settled = 0 };
@@ -322,7 +321,11 @@ inline keep_baton(r) {
 #else
             :: w_st[r] != EXE && !sees_paused(r) -> w_el[r] = TRY
 #endif
-            :: else -> raised = 1
+#ifdef BUG_NO_CARRIER_NO_DOUBT
+            :: else -> skip
+#else
+            :: else -> new_doubt = 1
+#endif
             fi
         }
     :: else -> skip
@@ -334,7 +337,7 @@ proctype Worker(byte me)
     byte r = 0, i = 0, n = 0, used = 0, next = 0, first = 0;
     byte picked = 0, starts = 0, look = 0;
     byte no[ROWS];                  /* the claims that it remembers */
-    bit dropped = 0, raised = 0, settled = 0, crowded = 0, may_park = 0;
+    bit dropped = 0, settled = 0, crowded = 0, may_park = 0, new_doubt = 0, cleared = 0;
     bit stop0 = 0, stop1 = 0;       /* the queues that it found paused */
     byte my_pause = 2;
 
@@ -345,22 +348,37 @@ idle:
     :: held[me] == 0 -> atomic { stop0 = paused[0]; stop1 = paused[1] }
     :: held[me] != 0 -> goto commit
     fi;
+    if                                          /* _settle_doubts */
+    :: atomic { doubt == 2 && deciding == 0 && key == 0 -> key = me };
+        d_step { first_waiting(K); look = next };
+        d_step {
+            lift();
+#ifndef BUG_DOUBT_ENDS_BEHIND_A_LOCKED_HEAD
+            if :: next == 0 && doubt == 2 -> doubt = 1; cleared = 1 :: else -> skip fi;
+#else
+            if :: doubt == 2 -> doubt = 1; cleared = 1 :: else -> skip fi;
+#endif
+            next = 0; look = 0
+        }
+    :: true -> skip
+    fi;
     if
     :: atomic {                                 /* _pick: any of the due rows; order between keys is not the matter */
         due(0) || due(1) || due(2) ->
         if :: due(0) -> lock[0] = me; picked = 1 :: true -> skip fi;
         if :: due(1) -> lock[1] = me; picked = picked | 2 :: true -> skip fi;
         if :: due(2) -> lock[2] = me; picked = picked | 4 :: true -> skip fi;
-        if :: picked == 0 -> goto idle :: else -> skip fi
+        if :: picked == 0 -> publish(); goto idle :: else -> skip fi
        }
-    :: finished -> goto over
-    :: paused[0] != stop0 || paused[1] != stop1 -> goto idle
+    :: atomic { finished -> publish(); goto over }
+    :: atomic { paused[0] != stop0 || paused[1] != stop1 || key == me || (doubt == 2 && deciding == 0 && key == 0) ->
+        publish(); goto idle }
     fi;
     stop0 = 0; stop1 = 0;
 #ifndef BUG_NO_KEY_LOCK
     atomic {                                    /* _try_keys */
         if
-        :: key == 0 -> key = me
+        :: key == 0 || key == me -> key = me
         :: else -> picked = 0; undo(); goto idle
         fi
     };
@@ -390,7 +408,6 @@ idle:
         r++
     :: else -> break
     od;
-    if :: raised -> atomic { raised = 0; picked = 0; r = 0; look = 0; may_park = 0; undo(); goto idle } :: else -> skip fi;
     /* _end_chores: rows that carry the baton without a place in the key */
     r = 0;
     do
@@ -519,8 +536,8 @@ commit:
 #ifndef BUG_NO_KEY_LOCK
     atomic { key == 0 -> key = me };            /* _try_keys, again and again until the key is free */
 #endif
+    d_step { settle() };
     d_step {                                    /* _crowded */
-        settle();
         crowded = (waits(0) || waits(1) || waits(2)) && settled;
         settled = 0
     };
@@ -535,12 +552,7 @@ commit:
         w_sl[r] = 0; w_cr[r] = 0; crowded = 0
     };
     keep_baton(r);
-    if
-    :: raised -> atomic {                       /* busy */
-        raised = 0; undo(); r = 0; goto idle }
-    :: else ->
-        atomic { held[me] = held[me] & ~bit_of(r); no[r] = 0; r = 0; publish(); goto idle }
-    fi;
+    atomic { held[me] = held[me] & ~bit_of(r); no[r] = 0; r = 0; publish(); goto idle };
 over:
     skip
 }
@@ -549,6 +561,7 @@ over:
 proctype Client(byte me)
 {
     byte r = 0, i = 0, n = 0, holds = HOLDS;
+    bit new_doubt = 0, cleared = 0;
     do
     :: atomic { holds > 0 -> holds--;
         if
@@ -575,7 +588,7 @@ proctype Client(byte me)
 proctype Operator(byte me; bit moves)
 {
     byte r = 0, i = 0, n = 0, used = 0, next = 0, first = 0;
-    bit dropped = 0, raised = 0, settled = 0;
+    bit dropped = 0, settled = 0, new_doubt = 0, cleared = 0;
     byte my_pause = 2;
 
     if :: r = 0 :: r = 1 :: r = 2 :: goto over fi;
@@ -597,59 +610,74 @@ proctype Operator(byte me; bit moves)
 #else
     keep_baton(r);
 #endif
-    if
-    :: raised -> raised = 0; undo()
-    :: else -> publish()
-    fi;
+    publish();
 over:
     atomic { r = 0; others-- }
 }
 
-/* gd_pause_queue and gd_resume_queue for queue 0, and _lift_keys, which takes no lock of the key */
+/* The list for _decide: is the key one of those that a pause or a resume looks at? */
+inline is_about() {
+    if
+    :: !pauses -> about = ((c_el[0] == NUL && c_la[0] != NUL && queue(0) == 0)
+        || (c_el[1] == NUL && c_la[1] != NUL && queue(1) == 0)
+        || (c_el[2] == NUL && c_la[2] != NUL && queue(2) == 0))
+    :: pauses -> about = ((c_el[0] != NUL && c_sl[0] == 0 && queue(0) == 0)
+        || (c_el[1] != NUL && c_sl[1] == 0 && queue(1) == 0)
+        || (c_el[2] != NUL && c_sl[2] == 0 && queue(2) == 0))
+    fi
+}
+
+/* gd_pause_queue and gd_resume_queue for queue 0, with _decide: they wait for nobody */
 proctype Pauser(byte me; bit pauses)
 {
-    byte r = 0, i = 0, n = 0, used = 0, next = 0, first = 0;
+    byte r = 0, i = 0, n = 0, next = 0, first = 0;
     byte my_pause = 2;
-    bit about = 0;
+    bit about = 0, new_doubt = 0, cleared = 0;
 
 #ifndef BUG_NEVER_SETTLES
-    atomic { deciding == 0 && settled_for == 0 -> deciding = me };
+    atomic { deciding == 0 -> deciding = me };
 #endif
     atomic { my_pause = pauses };               /* the insert or the delete: seen by itself alone, until it commits */
-    d_step {                                    /* is the key one of those that it looks at? */
-        if
-        :: !pauses -> about = ((c_el[0] == NUL && c_la[0] != NUL && queue(0) == 0)
-            || (c_el[1] == NUL && c_la[1] != NUL && queue(1) == 0)
-            || (c_el[2] == NUL && c_la[2] != NUL && queue(2) == 0))
-        :: pauses -> about = ((c_el[0] != NUL && c_sl[0] == 0 && queue(0) == 0)
-            || (c_el[1] != NUL && c_sl[1] == 0 && queue(1) == 0)
-            || (c_el[2] != NUL && c_sl[2] == 0 && queue(2) == 0))
-        fi
-    };
+#ifdef BUG_DECISION_READS_BEFORE_HOLDERS_END
+    d_step { is_about() };
+#endif
+    if                                          /* _outwait_holders: it may see the lock free a little later, or not */
+    :: key == 0 -> skip
+    :: atomic { key != 0 ->
+#ifndef BUG_HOLDERS_OF_THE_KEY_ARE_TRUSTED
+        new_doubt = (c_la[0] != NUL || c_la[1] != NUL || c_la[2] != NUL)
+#endif
+        }
+    fi;
+#ifndef BUG_DECISION_READS_BEFORE_HOLDERS_END
+    d_step { is_about() };
+#endif
     if
-    :: about -> d_step { first_waiting(K) }
+    :: about -> d_step {                        /* the first rows, those that are parked */
+            first_waiting(K);
+            do
+            :: i < ROWS -> if :: S(el, i) != NUL -> next = next & ~bit_of(i) :: else -> skip fi; i++
+            :: else -> break
+            od;
+            i = 0
+        }
     :: else -> goto ready
     fi;
-    do                                          /* for no key update, by id, waiting */
-    :: r < ROWS ->
-        if
-        :: (next & bit_of(r)) -> atomic { lock[r] == 0 || lock[r] == me -> lock[r] = me }
-        :: else -> skip
-        fi;
-        r++
-    :: else -> break
-    od;
-    r = 0;
-    d_step {                                    /* those that are parked are lifted */
+    d_step {                                    /* _lift, without the key's lock: it looks again at what it has locked */
         do
         :: r < ROWS ->
             if
-            :: (next & bit_of(r)) && w_el[r] == NUL && w_la[r] != NUL -> w_el[r] = NOW
+            :: (next & bit_of(r)) && lock[r] == 0 ->
+                lock[r] = me; next = next & ~bit_of(r);
+                if :: w_la[r] != NUL && w_sl[r] == 0 -> w_el[r] = NOW :: else -> skip fi
             :: else -> skip
             fi;
             r++
         :: else -> break
         od;
+#ifndef BUG_DECISION_PASSES_OVER_A_LOCKED_HEAD
+        if :: next != 0 -> new_doubt = 1 :: else -> skip fi;
+#endif
         r = 0; next = 0; about = 0
     };
 ready:

@@ -139,6 +139,8 @@ begin
         set woken = 0, eligible_at = v_now, updated_at = v_now
         from free f
         where i.id = any(array[f.id]) and i.eligible_at is distinct from p_now
+            -- a decision reads them without the keys' locks: one may have started or ended meanwhile
+            and i.lane_at is not null and i.slot_no is null
             -- one that was given back for a while waits at its place, as the baton
             and not coalesce(i.lane_at <= v_now and i.eligible_at > v_now + interval '150 ms', false)
         returning i.queue

@@ -100,6 +100,16 @@ end $$;
 comment on function gendurable._held_keys() is
     'Keys with waiting rows whose locks others hold now, and go on holding for a fifth of a second: they may act on what was true before.';
 
+create or replace function gendurable._outwait_holders() returns void
+language plpgsql as $$
+begin
+    -- Before anything is read that the decision acts on: those that end meanwhile move batons.
+    perform gendurable._doubt(gendurable._held_keys());
+end $$;
+
+comment on function gendurable._outwait_holders() is
+    'Puts down the keys that others may act on without knowing of the decision that was announced; short ones are waited for.';
+
 create or replace function gendurable._decide(p_keys text[], p_now timestamptz) returns void
 language plpgsql as $$
 declare
@@ -107,7 +117,7 @@ declare
     v_heads record;
     v_lifted bigint[];
 begin
-    perform gendurable._doubt(gendurable._held_keys() || p_keys[1001:]);
+    perform gendurable._doubt(p_keys[1001:]);
     -- Without the keys' locks: becoming due needs none. A due row is its own baton, and the gate keeps the order.
     select coalesce(array_agg(h.id), '{}') as ids, coalesce(array_agg(k.key), '{}') as keys into v_heads
     from unnest(v_some) k (key)
@@ -122,7 +132,7 @@ end $$;
 
 comment on function gendurable._decide(text[], timestamptz) is
     'Makes the first rows of each key due that are parked, as many as its limit, and puts down the keys where that cannot be
-known or done now. After the decision is written.';
+done now. After the decision is written, and in a later statement than _outwait_holders.';
 
 create or replace function gendurable._settle_doubts(p_now timestamptz) returns void
 language plpgsql as $$

@@ -123,6 +123,7 @@ begin
         insert into gendurable.key_limit (prefix, max_executing) values (p_prefix, p_limit)
         on conflict (prefix) do update set max_executing = excluded.max_executing;
     end if;
+    perform gendurable._outwait_holders();
     perform gendurable._decide(array(
         select distinct i.partition_key
         from gendurable.instance i

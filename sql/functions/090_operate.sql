@@ -216,6 +216,7 @@ begin
         return;
     end if;
     -- rows of this queue may hold the batons of keys with rows in other queues
+    perform gendurable._outwait_holders();
     perform gendurable._decide(array(
         select distinct i.partition_key
         from gendurable.instance i
@@ -244,6 +245,7 @@ begin
     if not found then
         return;
     end if;
+    perform gendurable._outwait_holders();
     perform gendurable._decide(array(
         select distinct i.partition_key
         from gendurable.instance i
