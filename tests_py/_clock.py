@@ -32,10 +32,16 @@ def library() -> Path:
 
 
 class Clock:
-    """The clock of the processes that were started inside `used`, so many seconds beside the true one."""
+    """The clock of the processes that were started inside `used`, so many seconds beside the true one.
 
-    def __init__(self) -> None:
+    `prompt`: a step is seen at once, since each look at the clock reads a file. That allocates memory, in the handlers of
+    signals too, and a server with many timeouts and cancels aborts by it ("corrupted double-linked list", a hundred times a
+    minute). Otherwise each process sees a step within two seconds, and none aborts.
+    """
+
+    def __init__(self, *, prompt: bool = True) -> None:
         self._library = library()
+        self._reads = {"FAKETIME_NO_CACHE": "1"} if prompt else {"FAKETIME_CACHE_DURATION": "1"}
         self._folder = temporary_folder(server_user(), "gd-clock-")
         self.beside = 0.0
         self.step(0)
@@ -54,11 +60,11 @@ class Clock:
         os.environ.update(
             LD_PRELOAD=str(self._library),
             FAKETIME_TIMESTAMP_FILE=str(self._folder / "beside"),
-            FAKETIME_NO_CACHE="1",
             FAKETIME_DONT_FAKE_MONOTONIC="1",
             FAKETIME_DONT_RESET="1",
             FAKETIME_DISABLE_SHM="1",
             NO_FAKE_STAT="1",
+            **self._reads,
         )
         try:
             yield
