@@ -34,8 +34,8 @@ def library() -> Path:
 class Clock:
     """The clock of the processes that were started inside `used`, so many seconds beside the true one.
 
-    `prompt`: a step is seen at once, since each look at the clock reads a file. That allocates memory, in the handlers of
-    signals too, and a server with many timeouts and cancels aborts by it ("corrupted double-linked list", a hundred times a
+    `prompt`: a step is seen at once, since each look at the clock reads a file. That allocates memory, in the handlers
+    of signals too, and a server with many timeouts aborts by it ("corrupted double-linked list", hundreds of times a
     minute). Otherwise each process sees a step within two seconds, and none aborts.
     """
 
