@@ -133,6 +133,9 @@ class Intruders:
 
     def _leave_open(self, conn: psycopg.Connection[Any], chance: random.Random) -> None:
         actions = chance.sample(list(ACTIONS), chance.randint(1, 4))
+        if threading.current_thread() not in self._threads[:2]:
+            # Three forgotten decisions stop nobody, a fourth refuses all others. Clients make some, too.
+            actions = [action for action in actions if not action.startswith(DECISIONS)] or ["signal"]
         # By commit only what changes nothing that the clients' records know of.
         commit = chance.random() < 0.5 and not any(action in MUST_ROLL_BACK for action in actions)
         prepare = chance.random() < 0.4
@@ -232,6 +235,7 @@ ACTIONS = {
     "tables": "lock table gendurable.instance, gendurable.signal, gendurable.meta in row share mode",
     "reading": "select count(*) from gendurable.instance",
 }
+DECISIONS = ("pause", "resume", "limit")
 MUST_ROLL_BACK = {
     name
     for name in ACTIONS
