@@ -350,15 +350,14 @@ idle:
     fi;
     if                                          /* _settle_doubts */
     :: atomic { doubt == 2 && deciding == 0 && key == 0 -> key = me };
-        d_step { first_waiting(K); look = next };
+        d_step { first_waiting(K) };
         d_step {
             lift();
-#ifndef BUG_DOUBT_ENDS_BEHIND_A_LOCKED_HEAD
-            if :: next == 0 && doubt == 2 -> doubt = 1; cleared = 1 :: else -> skip fi;
-#else
-            if :: doubt == 2 -> doubt = 1; cleared = 1 :: else -> skip fi;
+#ifdef BUG_DOUBT_ENDS_BEHIND_A_LOCKED_HEAD
+            next = 0;
 #endif
-            next = 0; look = 0
+            if :: next == 0 && doubt == 2 -> doubt = 1; cleared = 1 :: else -> skip fi;
+            next = 0
         }
     :: true -> skip
     fi;
