@@ -10,13 +10,13 @@ import socket
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from . import _session
-from ._call import Call
+from ._call import Call, Statement
 from ._log import logger
 from ._pooled import Shared, is_shared, transaction
 from ._text import Lenient
@@ -27,6 +27,10 @@ R = TypeVar("R")
 Emit = Callable[[str, Mapping[str, float], Mapping[str, object]], None]
 
 _LONGEST_PAUSE = 5.0
+_TRIES = 4
+# How a server ends a transaction that takes longer than a setting of the role allows; a statement and a session.
+_ROLLED_BACK = ("25P03", "25P04")
+_CUT_SHORT = ("57014", "57P05", *_ROLLED_BACK)
 _LOG_EVERY = 30.0
 
 # A dead network shows only by silence. What the DSN says wins.
@@ -110,26 +114,30 @@ class Link:
         if self._conn is not None and not self._conn.closed:
             return self._conn
         self._conn = None
-        try:
-            conn = await self._connected()
-        except psycopg.OperationalError:
-            if self._options is not None:
-                self._options = None  # a proxy may refuse them
-                raise
-            parameters = conninfo_to_dict(self._dsn)
-            given = str(parameters.get("options") or os.environ.get("PGOPTIONS") or "")
-            first = _session.without_timeouts_locally(self._version)
-            self._options = " ".join([given, *(f"-c {name}=0" for name, value in first if value == "0")]).strip()
-            # A timeout of the role may have ended the session before it could be switched off: only what is said while
-            # connecting comes before that. Not at first, since proxies refuse such options.
+        for tried in range(_TRIES):
             try:
-                conn = await self._connected()
-            except psycopg.OperationalError:
-                self._options = None
-                raise
-        self._conn = conn
+                self._conn = await self._connected()
+            except psycopg.Error as error:
+                self._try_otherwise()
+                if tried + 1 == _TRIES or tried and error.sqlstate not in _CUT_SHORT:
+                    raise
+            else:
+                break
         self.connects += 1
-        return conn
+        return cast(psycopg.AsyncConnection[tuple[object, ...]], self._conn)
+
+    def _try_otherwise(self) -> None:
+        """Connect with the timeouts off from the beginning, or without saying so.
+
+        A timeout of the role may end a session before it can be switched off: only what is said while connecting comes
+        before that. Not at first, since proxies refuse such options.
+        """
+        if self._options is not None:
+            self._options = None
+            return
+        given = str(conninfo_to_dict(self._dsn).get("options") or os.environ.get("PGOPTIONS") or "")
+        off = (f"-c {name}=0" for name in _session.timeouts(self._version))
+        self._options = " ".join([given, *off]).strip()
 
     async def _connected(self) -> psycopg.AsyncConnection[tuple[object, ...]]:
         more: dict[str, Any] = {} if self._options is None else {"options": self._options}
@@ -198,12 +206,14 @@ class Link:
             if self._local is None:
                 answer = await call(conn, *args, **kwargs)
             else:
-                answer = await transaction(conn, self._local, call.statement(*args, **kwargs))
+                answer = await self._in_transaction(self._local, call.statement(*args, **kwargs))
         except TROUBLE as error:
             state = error.sqlstate if isinstance(error, psycopg.Error) else None
             # A server that shuts down may have committed before it said so.
             self.uncertain = self.sent and (state is None or state[:2] in ("57", "58", "XX"))
             if not about_data(state):
+                if self._local is not None and self._options is None:
+                    self._try_otherwise()  # it may have been too long without a transaction
                 await self.drop()
             raise
         except UnicodeError:
@@ -218,6 +228,28 @@ class Link:
             self._failures = 0
             self._logged = 0.0
         return answer
+
+    async def insist(self, call: Call[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """`attempt` for a call that may happen twice: a few times, where the connection is lost under it."""
+        for _ in range(_TRIES - 1):
+            try:
+                return await self.attempt(call, *args, **kwargs)
+            except psycopg.OperationalError:
+                if not self.sent:
+                    raise
+        return await self.attempt(call, *args, **kwargs)
+
+    async def _in_transaction(self, made: _session.Settings, statement: Statement[R]) -> R:
+        for _ in range(_TRIES - 1):
+            conn = await self.open()
+            try:
+                return await transaction(conn, made, statement)
+            except psycopg.Error as error:
+                if error.sqlstate not in _ROLLED_BACK:
+                    raise
+            self._try_otherwise()
+            await self.drop()
+        return await transaction(await self.open(), made, statement)
 
     def hang_up(self) -> None:
         """End a call that is under way, as if the network had: asking a silent server to cancel takes for ever."""

@@ -69,6 +69,8 @@ async def _transaction(conn: psycopg.AsyncConnection[Any], made: _session.Settin
             if psycopg.Pipeline.is_supported():
                 await stack.enter_async_context(conn.pipeline())
             await conn.execute("begin isolation level read committed, read write, not deferrable")
+            if conn.info.server_version >= 170000:
+                await conn.execute("set local transaction_timeout to 0")
             await conn.execute("set local statement_timeout to 0")
             await conn.execute(local.sql, local.params)
             cursor = psycopg.AsyncCursor(conn, row_factory=tuple_row)

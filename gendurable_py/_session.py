@@ -11,14 +11,14 @@ from typing import LiteralString
 
 from ._call import Rows, Statement, call, nothing, one_value
 
-# First, and each by itself: under a timeout of a millisecond one assignment gets through, a query may not.
-TIMEOUTS = (
+_TIMEOUTS = (
     "statement_timeout",
     "lock_timeout",
     "idle_in_transaction_session_timeout",
     "idle_session_timeout",
 )
-_FIRST: LiteralString = "; ".join(f"set {name} to 0" for name in TIMEOUTS)
+# First, and each by itself: under a timeout of a millisecond one assignment gets through, a query may not.
+_FIRST: LiteralString = "; ".join(f"set {name} to 0" for name in _TIMEOUTS)
 _FIRST_17: LiteralString = f"set transaction_timeout to 0; {_FIRST}"
 
 # What our statements, or functions and functions of the server that they call, would do otherwise or not at all.
@@ -84,6 +84,11 @@ _FOUND: LiteralString = (
 Settings = Sequence[tuple[str, str]]
 
 
+def timeouts(server_version: int) -> Sequence[str]:
+    """The settings that end what takes too long, on this server."""
+    return (("transaction_timeout",) if server_version >= 170000 else ()) + _TIMEOUTS
+
+
 def _parameters(durable: bool) -> tuple[object, ...]:
     lists = [list(names) for chosen in (_WANTED, _OF_PLPGSQL) for names in (chosen.keys(), chosen.values())]
     return (*lists, durable, durable)
@@ -98,8 +103,7 @@ def without_timeouts(server_version: int) -> Statement[None]:
 
 def without_timeouts_locally(server_version: int) -> Settings:
     """The same, as settings by name."""
-    more = ["transaction_timeout"] if server_version >= 170000 else []
-    return [*((name, "0") for name in [*more, *TIMEOUTS]), ("search_path", "pg_catalog, pg_temp")]
+    return [*((name, "0") for name in timeouts(server_version)), ("search_path", "pg_catalog, pg_temp")]
 
 
 @call

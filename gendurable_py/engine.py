@@ -254,7 +254,7 @@ class Engine:
     async def _introduce(self) -> None:
         """Check the versions, register the machines, listen: what fails here fails the start."""
         try:
-            installed = await self._commits.attempt(calls.version)
+            installed = await self._commits.insist(calls.version)
         except psycopg.errors.UndefinedFunction as error:
             raise VersionMismatch(
                 "gendurable is not in this database, or not on the search_path of this connection",
@@ -262,7 +262,7 @@ class Engine:
             ) from error
         require_release(installed, package_version())
         for spec in self._specs:
-            await self._commits.attempt(calls.register, spec.cls)
+            await self._commits.insist(calls.register, spec.cls)
             _ = spec.steps, spec.codec  # a class that cannot be used is told now, not at its first row
         await self._beats.open()
         await self._claims.open()

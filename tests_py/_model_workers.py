@@ -294,8 +294,11 @@ class Workers(Base):
             if row is not None and live:
                 old, lease = row.lease, change.after(120 * SECOND)
                 assert old is not None
-                # a row that is locked is not lost, and is renewed beside it or not
+                # a row that is locked is not lost, and is renewed beside it or not: also in the eyes of who locked it
                 change.row(number).lease = (min(old[0], lease[0]), lease[1]) if self.touched(row) else lease
+                for other in (o.change.rows.get(number) for o in self.open if o.change is not None):
+                    if other is not None and other.lease is not None:
+                        other.lease = change.row(number).lease
         change.apply()
 
     def release(self) -> None:

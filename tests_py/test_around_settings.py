@@ -14,7 +14,7 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 import gendurable_py as gd
-from gendurable_py import FSM, Await, Child, Context, Done, Engine, Next, ScheduleChilds, job, step
+from gendurable_py import FSM, Await, Child, Context, Done, Engine, Next, ScheduleChilds, _call, _session, job, step
 
 Conn = psycopg.Connection[Any]
 
@@ -193,11 +193,7 @@ def works(dsn: str, conn: Conn, events: Events, **options: Any) -> None:
 @pytest.mark.parametrize("notify", [True, False], ids=["session", "transactions"])
 @pytest.mark.parametrize("group", HURTS)
 def test_an_engine_works_under_any_setting_of_its_role(db: Any, conn: Conn, group: str, notify: bool) -> None:
-    if group == "timeouts" and not notify:
-        # A proxy's own connections live under them; what is left to the engine are its transactions.
-        settings = {key: value for key, value in HURTS[group].items() if key.startswith(("statement", "lock"))}
-    else:
-        settings = HURTS[group]
+    settings = HURTS[group]
     conn.execute("create schema elsewhere")
     conn.execute(
         "create function elsewhere.gd_claim_many(text, jsonb, interval) returns setof gendurable.claimed "
@@ -240,6 +236,27 @@ def test_every_setting_that_a_role_can_have_is_in_the_table_or_known_to_be_harml
     rows = conn.execute("select lower(name) from pg_settings where context in ('user', 'superuser')").fetchall()
     left = {row[0] for row in rows if row[0] not in ours and not row[0].startswith(harmless)}
     assert left == set()
+
+
+@pytest.mark.parametrize("notify", [True, False], ids=["session", "transactions"])
+def test_an_engine_starts_where_each_connection_is_cut_short(
+    db: Any, conn: Conn, monkeypatch: pytest.MonkeyPatch, notify: bool
+) -> None:
+    """However slow the server is, there is a way to connect under which no timeout of the role counts."""
+
+    def slow(statement: _call.Statement[Any]) -> _call.Statement[Any]:
+        return _call.Statement(f"{statement.sql}, pg_catalog.pg_sleep(0.02)", statement.params, statement.read)
+
+    asked, set_locally = _session.backend.statement(), _session.set_locally.statement
+    monkeypatch.setattr(_session, "backend", _call.call(lambda: slow(asked)))
+    monkeypatch.setattr(_session.set_locally, "statement", lambda made: slow(set_locally(made)))
+    role = role_with(conn, HURTS["timeouts"])
+    options: dict[str, Any] = {} if notify else {"poll_interval": 0.02, "max_poll_interval": 0.02, "notify": False}
+    try:
+        with running(Engine(make_conninfo(db.dsn, user=role), [flaky], **options)):
+            assert ended(conn, gd.insert(conn, flaky, {"text": "x"}), timeout=20)[0].result == "x"
+    finally:
+        conn.execute(sql.SQL("drop role {}").format(sql.Identifier(role)))
 
 
 def test_environment_and_service_do_not_matter_either(
