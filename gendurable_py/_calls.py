@@ -55,6 +55,9 @@ def unreadable(outcomes: str) -> Statement[None]:
     return Statement("select %s::jsonb is null", (outcomes,), nothing)
 
 
+_DUE_IN = "least(extract(epoch from next_due) - extract(epoch from clock_timestamp()), 1e9)::float8"
+
+
 @call
 def sleep(worker: str, queues: Iterable[str]) -> Statement[tuple[float | None, str, int]]:
     """`calls.sleep` for the dispatcher: due in how many seconds, the horizon, and the process that answered.
@@ -62,17 +65,25 @@ def sleep(worker: str, queues: Iterable[str]) -> Statement[tuple[float | None, s
     The time itself is not asked for: it may lie beyond what Python can hold.
     """
     return Statement(
-        "select least(extract(epoch from next_due) - extract(epoch from clock_timestamp()), 1e9)::float8, "
-        "horizon::text, pg_backend_pid() from gd_sleep(%s, %s::text[])",
+        f"select {_DUE_IN}, horizon::text, pg_backend_pid() from gd_sleep(%s, %s::text[])",
         (worker, list(queues)),
         lambda rows: (rows[0][0], rows[0][1], rows[0][2]),
     )
 
 
 @call
-def settled(horizon: str) -> Statement[bool]:
-    """Whether every transaction that was in progress at the horizon has ended: none of them can have missed us."""
-    return Statement("select pg_snapshot_xmin(pg_current_snapshot()) >= %s::text::xid8", (horizon,), one_value)
+def settled(horizon: str, worker: str, queues: Iterable[str]) -> Statement[tuple[bool, float | None]]:
+    """Whether every transaction that was in progress at the horizon has ended: none of them can have missed us.
+
+    If so, due in how many seconds, counting what they have left for later.
+    """
+    return Statement(
+        f"select s.settled, {_DUE_IN} "
+        "from (select pg_snapshot_xmin(pg_current_snapshot()) >= %s::text::xid8 as settled) s "
+        "left join lateral (select * from gd_sleep(%s, %s::text[]) where s.settled) d on true",
+        (horizon, worker, list(queues)),
+        lambda rows: (rows[0][0], rows[0][1]),
+    )
 
 
 @call

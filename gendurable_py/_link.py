@@ -119,7 +119,7 @@ class Link:
                 self._conn = await self._connected()
             except psycopg.Error as error:
                 self._try_otherwise()
-                if tried + 1 == _TRIES or tried and error.sqlstate not in _CUT_SHORT:
+                if tried + 1 == _TRIES or (tried and error.sqlstate not in _CUT_SHORT):
                     raise
             else:
                 break

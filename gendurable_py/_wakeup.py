@@ -2,7 +2,8 @@
 
 It announces itself by `sleep` on the connection that listens, claims once more, and then waits for a notification, the
 next due time or the poll interval. A writer that looked before the announcement was there does not notify; so it also
-claims, with growing pauses, until every transaction older than the announcement has ended.
+claims, with growing pauses, until every transaction older than the announcement has ended, and asks for the next due
+time again: they may have written for later.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ class Sleeper:
         self._noted = False
         self._connects = 0
         self._asleep: Set[str] = frozenset()
+        self._concern: Set[str] = frozenset()
+        """What it was told to sleep on last: it may be told already while that call is under way."""
         self._horizon: str | None = None
         self._due_at: float | None = None
         self._poll_at = 0.0
@@ -124,12 +127,13 @@ class Sleeper:
             self._idle_for = min(self._idle_for * 2, self._max_poll)
         if self._noted or now >= self._poll_at or (self._due_at is not None and now >= self._due_at):
             # Told, polled or due, and nothing was there: it may have been about a later time, so ask for the next one.
-            again, self._noted = self._noted, False
+            again, self._noted = True, False
             await self._announce(worker, self._asleep)
             now = time.monotonic()
         limit = self._poll_at - now
         if again:
-            # Or somebody had the row locked for a moment, and will not tell again: look once more.
+            # Or it became due after the claim and before that question, which is about later ones; or somebody had
+            # the row locked for a moment, and will not tell again: look once more.
             limit = min(limit, _SECOND_LOOK)
         if self._due_at is not None:
             # A row that is due but cannot be had (its key is busy) must not make this spin.
@@ -138,24 +142,32 @@ class Sleeper:
             limit = min(limit, self._pause)
         self._pause = min(self._pause * 2, self._poll, _LONGEST_PAUSE)
         await self._wait(limit, self._link.conn)
-        if self._horizon is not None and await self._link.attempt(_calls.settled, self._horizon):
-            # The claim that follows is the last that an older writer could have made necessary.
-            self._horizon = None
+        if self._horizon is not None:
+            settled, due_in = await self._link.attempt(_calls.settled, self._horizon, worker, sorted(self._asleep))
+            if settled:
+                # The claim that follows is the last that an older writer could have made necessary; what it may have
+                # written for later counts from now on.
+                self._horizon = None
+                self._due_at = self._after(due_in)
 
     async def _announce(self, worker: str, queues: Set[str]) -> None:
         new = not queues <= self._asleep
+        self._concern = queues
         due_in, horizon, backend = await self._link.attempt(_calls.sleep, worker, sorted(queues))
         if backend != self._link.backend and not self.polls:
             await self._link.is_not_alone()
-        now = time.monotonic()
-        self._due_at = None if due_in is None else now + due_in
-        self._poll_at = now + self._idle_for
+        self._due_at = self._after(due_in)
+        self._poll_at = time.monotonic() + self._idle_for
         if new:
             self._found = 0
             self._asleep = queues
             self._horizon = horizon
             due = {} if due_in is None else {"due_in": due_in}
             self._emit("sleep", due, {"queues": sorted(queues)})
+
+    @staticmethod
+    def _after(seconds: float | None) -> float | None:
+        return None if seconds is None else time.monotonic() + seconds
 
     def covers(self, queues: Set[str]) -> bool:
         """Whether these queues were empty when last looked at, and a notification will tell when they are not."""
@@ -187,5 +199,5 @@ class Sleeper:
 
     def _hear(self, notify: Notify) -> None:
         """Called whenever a notification is read, which may be in the middle of any statement."""
-        if notify.channel == "gendurable" and (not notify.payload or notify.payload in self._asleep):
+        if notify.channel == "gendurable" and (not notify.payload or notify.payload in self._concern):
             self._told = True

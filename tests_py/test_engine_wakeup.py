@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,7 +15,7 @@ from _engine import Events, asleep, ended, field, running
 from _wait import wait_until
 
 import gendurable_py as gd
-from gendurable_py import FSM, Await, Child, Context, Done, Engine, ScheduleChilds, job, step
+from gendurable_py import FSM, Await, Child, Context, Done, Engine, ScheduleChilds, _calls, job, step
 from gendurable_py._link import Link, conninfo
 from gendurable_py._wakeup import Sleeper
 
@@ -93,6 +95,79 @@ def test_it_sleeps_exactly_until_the_next_row_is_due(db: Any, conn: Conn) -> Non
         settled(conn)
         gd.reschedule(conn, far or 0, datetime.now(UTC) + timedelta(milliseconds=100))
         assert ended(conn, far)[0].status == "done"
+
+
+def idling(db: Any, scene: Callable[[Sleeper, Link], Awaitable[None]]) -> None:
+    """A sleeper without an engine around it."""
+
+    async def main() -> None:
+        link = Link(conninfo(db.dsn, "w"), "claims", lambda *_: None)
+        await link.open()
+        async with asyncio.timeout(60):
+            await scene(Sleeper(link, lambda *_: None, sleeper(db)._options), link)
+        await link.drop()
+
+    asyncio.run(main())
+
+
+async def until_settled(idle: Sleeper) -> None:
+    await idle.idle("w", {"default"})
+    while idle._horizon is not None:
+        await idle.idle("w", {"default"})
+
+
+def test_a_row_that_becomes_due_between_a_claim_and_the_question_for_the_next_one_is_claimed(
+    db: Any, conn: Conn
+) -> None:
+    async def scene(idle: Sleeper, link: Link) -> None:
+        await until_settled(idle)
+        gd.insert(conn, work, delay=0.5)
+        await idle.idle("w", {"default"})  # told
+        idle.claiming()
+        await idle.idle("w", {"default"})  # asks when the row will be due, and looks once more
+        due_at = idle._due_at
+        assert due_at is not None
+        # the claim that follows comes a moment too early, and takes its time
+        wait_until(lambda: time.monotonic() > due_at)
+        await idle.idle("w", {"default"})
+
+    idling(db, scene)
+
+
+def test_what_an_older_writer_left_for_later_counts(db: Any, conn: Conn) -> None:
+    async def scene(idle: Sleeper, link: Link) -> None:
+        writer = db.connect(autocommit=False)
+        gd.insert(writer, work, delay=300)  # nobody sleeps yet
+        await idle.idle("w", {"default"})
+        assert idle._due_at is None or idle._due_at > time.monotonic() + 1000
+        writer.commit()
+        await until_settled(idle)
+        assert idle._due_at is not None
+        assert idle._due_at < time.monotonic() + 1000
+
+    idling(db, scene)
+
+
+def test_what_is_told_while_it_falls_asleep_counts(db: Any, conn: Conn, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene(idle: Sleeper, link: Link) -> None:
+        attempt = link.attempt
+
+        async def slow(call: Any, *args: Any) -> Any:
+            answer = await attempt(call, *args)
+            if call is _calls.sleep and link.conn is not None:
+                gd.insert(conn, work, delay=300)
+                await link.conn.execute("select")  # reads what was told meanwhile
+            return answer
+
+        monkeypatch.setattr(link, "attempt", slow)
+        await idle.idle("w", {"default"})
+        monkeypatch.undo()
+        idle.claiming()
+        await idle.idle("w", {"default"})
+        assert idle._due_at is not None
+        assert idle._due_at < time.monotonic() + 1000
+
+    idling(db, scene)
 
 
 def test_a_delayed_row_that_was_there_before_it_started_is_on_time(db: Any, conn: Conn) -> None:
@@ -192,12 +267,8 @@ def test_after_several_rows_it_looks_a_few_times_more_before_it_sleeps(
     db: Any, conn: Conn, rows: int, looks: int
 ) -> None:
     """Writers that find it asleep notify, and wait for each other's commits: a steady flow must not meet a sleeper."""
-    options = sleeper(db)._options
 
-    async def main() -> None:
-        link = Link(conninfo(db.dsn, "w"), "claims", lambda *_: None)
-        await link.open()
-        idle = Sleeper(link, lambda *_: None, options)
+    async def scene(idle: Sleeper, link: Link) -> None:
         await idle.busy("w", Counter(default=rows))
         for _ in range(looks):
             await idle.idle("w", {"default"})
@@ -209,6 +280,5 @@ def test_after_several_rows_it_looks_a_few_times_more_before_it_sleeps(
         assert not asleep(conn)
         await idle.idle("w", {"default"})
         assert asleep(conn)
-        await link.drop()
 
-    asyncio.run(main())
+    idling(db, scene)

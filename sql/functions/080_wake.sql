@@ -93,7 +93,7 @@ comment on function gd_sleep(text, text[]) is
 'Marks this session as asleep on the queues, until gd_wake or its end: whoever makes a row due in them sends a
 notification "gendurable" with the queue''s name. Call it on the connection that listens, then claim once more.
 next_due: when the next delayed row or deadline of the queues is due (null: none). horizon: writers older than this
-transaction id may have looked before; poll until pg_snapshot_xmin(pg_current_snapshot()) has reached it.
+transaction id may have looked before; poll until pg_snapshot_xmin(pg_current_snapshot()) has reached it, then ask again.
 Raises GD501, GD504.';
 
 create or replace function gd_wake(p_worker text) returns void
