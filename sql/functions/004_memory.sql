@@ -58,7 +58,8 @@ comment on function gendurable._seen(jsonb, timestamptz) is
     'The time of the latest claim of this session, where that lies in the future: the clock was set back. Else null.';
 
 create or replace function gendurable._walked() returns bigint
-language sql stable parallel safe as $$
+language sql volatile parallel restricted as $$
+    -- volatile, as what it asks is: else it could not be inlined, and would be planned anew in each transaction
     select pg_stat_get_xact_tuples_returned('gendurable.instance_due'::regclass)
 $$;
 
