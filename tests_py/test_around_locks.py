@@ -40,6 +40,24 @@ def sessions(db: Any) -> tuple[Session, Session, Session]:
     return w, Session(db, "forgetful"), Session(db, "operator")
 
 
+def test_a_key_is_put_down_once_however_many_commits_meet_an_open_decision(db: Any) -> None:
+    w, operator = Session(db), Session(db, "operator").begin()
+    operator.call("pause_queue", "somewhere else")
+    for key in ("a", "b"):
+        w.insert_many(*({"partition_key": key} for _ in range(10)))
+    for _ in range(20):
+        [claim, *_] = w.claim_soon()
+        assert w.finish(claim) == ["ok"]
+    assert w.rows("select partition_key as key, count(*) from gendurable.doubtful_key group by 1 order by 1") == [
+        {"key": "a", "count": 1},
+        {"key": "b", "count": 1},
+    ]
+    operator.end("commit")
+    w.insert(partition_key="c")
+    w.claim_soon()
+    wait_until(lambda: w.claim() == [] and w.one("select count(*) from gendurable.doubtful_key") == 0)
+
+
 @pytest.mark.parametrize("decision", DECISIONS)
 @pytest.mark.parametrize("forgotten", FORGOTTEN)
 def test_a_decision_waits_for_nobodys_transaction(

@@ -232,7 +232,7 @@ begin
                 order by w.queue, w.place
             ) h);
         perform gendurable._lift(v_first, p_now);
-        perform gendurable._doubt(p_keys);
+        perform gendurable._doubt_once(p_keys);
     end if;
     foreach v_key in array gendurable._pass_baton(p_keys, p_now) loop
         -- Nobody to pass it to: all that wait are parked, and locked by somebody's open transaction. A row that left
@@ -247,7 +247,7 @@ begin
                 and not exists (select from gendurable.paused_queue q where q.queue = c.queue)
             limit 1);
         if not found then
-            perform gendurable._doubt(array[v_key]);
+            perform gendurable._doubt_once(array[v_key]);
         end if;
     end loop;
 end $$;

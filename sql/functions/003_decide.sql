@@ -50,6 +50,19 @@ end $$;
 
 comment on function gendurable._doubt(text[]) is 'Puts keys down that must be looked at again when their locks are free.';
 
+create or replace function gendurable._doubt_once(p_keys text[]) returns void
+language plpgsql as $$
+begin
+    -- Who looks at a key again holds its lock until what it took down is gone: what stands here under that lock stays.
+    perform gendurable._doubt(array(
+        select k.key
+        from unnest(p_keys) k (key)
+        where not exists (select from gendurable.doubtful_key d where d.partition_key = k.key)));
+end $$;
+
+comment on function gendurable._doubt_once(text[]) is
+    'Puts keys down that are not down already: while a decision stays open, each commit in them would. Under the keys'' locks.';
+
 create or replace function gendurable._key_holders() returns text[]
 language plpgsql as $$
 begin

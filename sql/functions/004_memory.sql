@@ -12,18 +12,25 @@ $$;
 
 comment on function gendurable._sealed(text) is 'The memory as it stands in the setting gendurable.floor.';
 
+create or replace function gendurable._opened(p_sealed text) returns jsonb
+language sql immutable parallel safe as $$
+    select case
+        when p_sealed = gendurable._sealed(substr(p_sealed, position(':' in p_sealed) + 1))
+            then substr(p_sealed, position(':' in p_sealed) + 1)
+        else '{}'
+    end::jsonb
+$$;
+
+comment on function gendurable._opened(text) is 'What was sealed; what nobody here wrote is nothing.';
+
 create or replace function gendurable._recall() returns jsonb
-language plpgsql stable as $$
-declare
-    v_text constant text := current_setting('gendurable.floor', true);
-    v_memory constant text := substr(v_text, position(':' in v_text) + 1);
-begin
-    return case when v_text = gendurable._sealed(v_memory) then v_memory else '{}' end::jsonb;
-end $$;
+language sql stable parallel restricted as $$
+    select gendurable._opened(current_setting('gendurable.floor', true))
+$$;
 
-comment on function gendurable._recall() is 'What this session remembers of its scans; what nobody here wrote is nothing.';
+comment on function gendurable._recall() is 'What this session remembers of its scans.';
 
-create or replace function gendurable._remember(p_memory jsonb, p_queues text[]) returns void
+create or replace function gendurable._remember(p_memory jsonb, p_queues text[]) returns text
 language plpgsql as $$
 declare
     v_most constant int := 100000;
@@ -33,7 +40,7 @@ begin
     if octet_length(v_text) > v_most then
         v_text := (select jsonb_object_agg(m.key, m.value) from jsonb_each(p_memory) m where m.key = any(p_queues || ''::text))::text;
     end if;
-    v_text := set_config('gendurable.floor', case when octet_length(v_text) > v_most then '' else gendurable._sealed(v_text) end, false);
+    return set_config('gendurable.floor', case when octet_length(v_text) > v_most then '' else gendurable._sealed(v_text) end, false);
 end $$;
 
 comment on function gendurable._remember(jsonb, text[]) is 'Keeps the memory for the next claim of this session.';

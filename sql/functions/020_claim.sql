@@ -83,27 +83,27 @@ comment on function gendurable._claim_queue(text, text, int, bigint, interval, t
     'Due rows of a queue by priority, as of _scan, up to p_limit rows and about p_bytes bytes (bytes: what is left of them). known:
 what to remember of the queue.';
 
-create or replace function gendurable._claim(p_worker text, p_queues text[], p_limits int[], p_lease interval)
-returns setof gendurable.claimed
+create or replace function gendurable._claim(
+    p_worker text, p_queues text[], p_limits jsonb, p_lease interval,
+    out ids bigint[], out started bigint[], out mail boolean[], out parts jsonb, out now timestamptz
+)
 language plpgsql as $$
 declare
     v_now constant timestamptz := clock_timestamp();
     v_memory jsonb := gendurable._recall();
     -- after a clock was set back: the time that this session has seen already
     v_before constant timestamptz := gendurable._seen(v_memory, v_now);
-    v_ids bigint[];
-    v_started bigint[];
-    v_mail boolean[];
-    v_parts jsonb;
     v_bytes bigint := 4 * gendurable._most_bytes();
     v_count constant int := coalesce(cardinality(p_queues), 0);
     -- where large rows of some queues may use up what one claim hands out, the queues take turns
     v_from constant int := case when v_count > 4 then floor(random() * v_count) else 0 end;
-    v_at int;
+    v_queue text;
     v_doubts boolean;
     v_paused text[];
     v_got record;
+    v_text text;
 begin
+    now := v_now;
     select exists (select from gendurable.doubtful_key),
         array(select q.queue from gendurable.paused_queue q where q.queue = any(p_queues))
     into v_doubts, v_paused;
@@ -112,32 +112,29 @@ begin
     end if;
     for v_turn in 1 .. v_count loop
         exit when v_bytes <= 0;
-        v_at := 1 + (v_from + v_turn - 1) % v_count;
-        continue when p_limits[v_at] = 0 or p_queues[v_at] = any(v_paused);
+        v_queue := p_queues[1 + (v_from + v_turn - 1) % v_count];
+        continue when p_limits -> v_queue = '0' or v_queue = any(v_paused);
         v_got := gendurable._claim_queue(
-            p_worker, p_queues[v_at], p_limits[v_at], gendurable._most_bytes(), p_lease, v_now, v_before,
-            v_memory -> p_queues[v_at]);
+            p_worker, v_queue, (p_limits ->> v_queue)::int, gendurable._most_bytes(), p_lease, v_now, v_before,
+            v_memory -> v_queue);
         if v_got.ids is not null then
-            v_ids := v_ids || v_got.ids;
-            v_started := v_started || v_got.started;
-            v_mail := v_mail || v_got.mail;
+            ids := ids || v_got.ids;
+            started := started || v_got.started;
+            mail := mail || v_got.mail;
             if v_got.parts is not null then
-                v_parts := coalesce(v_parts, '{}') || v_got.parts;
+                parts := coalesce(parts, '{}') || v_got.parts;
             end if;
         end if;
         v_bytes := v_bytes - gendurable._most_bytes() + v_got.bytes;
-        v_memory := v_memory || jsonb_build_object(p_queues[v_at], v_got.known);
+        v_memory := v_memory || jsonb_build_object(v_queue, v_got.known);
     end loop;
-    perform gendurable._remember(v_memory || jsonb_build_object('',
+    -- an assignment is evaluated as an expression, where perform would run a query
+    v_text := gendurable._remember(v_memory || jsonb_build_object('',
         jsonb_build_array(gendurable._epoch_us(coalesce(v_before, v_now)))), p_queues);
-    if v_started is not null then
-        return query select * from gendurable._hand_out(p_worker, v_ids, v_started, v_mail, v_parts, v_now, p_lease);
-    elsif v_ids <> '{}' then
-        return query select * from gendurable._start(p_worker, v_ids, null, v_mail, v_parts, v_now, p_lease);
-    end if;
 end $$;
 
-comment on function gendurable._claim(text, text[], int[], interval) is 'Claims from each queue up to its limit.';
+comment on function gendurable._claim(text, text[], jsonb, interval) is
+    'Due rows of each queue, up to its limit, as of _claim_queue; now: when they were claimed.';
 
 create or replace function gendurable._need_claim(p_worker text, p_lease interval, p_options jsonb) returns void
 language plpgsql as $$
@@ -151,6 +148,24 @@ end $$;
 comment on function gendurable._need_claim(text, interval, jsonb) is
     'Raises GD501 or GD504 unless a claim can be made with these arguments.';
 
+create or replace function gendurable._need_limits(p_queues jsonb) returns void
+language plpgsql as $$
+declare
+    v_wrong constant text := (
+        select min(q.key)
+        from jsonb_each(p_queues) q
+        where q.key = '' or octet_length(q.key) > gendurable._longest_name()
+            or gendurable._int_problem(q.value, 'limit', 0) is not null or q.value = 'null');
+begin
+    if v_wrong is not null then
+        perform gendurable._invalid('p_queues must map names to limits',
+            format('%s: %s', quote_literal(left(v_wrong, 200)), left((p_queues -> v_wrong)::text, 200)),
+            'Pass {"queue": limit, ...} with limits of 0 or more.');
+    end if;
+end $$;
+
+comment on function gendurable._need_limits(jsonb) is 'Raises GD501 unless these are names of queues with limits.';
+
 create or replace function gd_claim(
     p_worker text, p_queue text = 'default', p_limit int = 1, p_lease interval = '60 seconds', p_options jsonb = '{}'
 ) returns table (
@@ -163,6 +178,8 @@ set search_path = pg_catalog, pg_temp
 set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
 set plan_cache_mode = force_generic_plan as $$
 #variable_conflict use_column
+declare
+    v_got record;
 begin
     if not (gendurable._is_ready(p_worker, coalesce(p_lease, '60 seconds')) and coalesce(p_options = '{}', true)
         and octet_length(coalesce(p_queue, 'default')) between 1 and gendurable._longest_name() and coalesce(p_limit >= 0, true))
@@ -171,9 +188,16 @@ begin
         perform gendurable._need_text(coalesce(p_queue, 'default'), 'p_queue');
         perform gendurable._need_limit(p_limit);
     end if;
-    return query
-        select * from gendurable._claim(
-            p_worker, array[coalesce(p_queue, 'default')], array[coalesce(p_limit, 1)], coalesce(p_lease, '60 seconds'));
+    v_got := gendurable._claim(
+        p_worker, array[coalesce(p_queue, 'default')], jsonb_build_object(coalesce(p_queue, 'default'), coalesce(p_limit, 1)),
+        coalesce(p_lease, '60 seconds'));
+    if v_got.started is not null then
+        return query select * from gendurable._hand_out(
+            p_worker, v_got.ids, v_got.started, v_got.mail, v_got.parts, v_got.now, coalesce(p_lease, '60 seconds'));
+    elsif v_got.ids <> '{}' then
+        return query select * from gendurable._start(
+            p_worker, v_got.ids, null, v_got.mail, v_got.parts, v_got.now, coalesce(p_lease, '60 seconds'));
+    end if;
 end $$;
 
 comment on function gd_claim(text, text, int, interval, jsonb) is
@@ -198,7 +222,7 @@ set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off s
 set plan_cache_mode = force_generic_plan as $$
 #variable_conflict use_column
 declare
-    v_asked record;
+    v_got record;
 begin
     if not (gendurable._is_ready(p_worker, coalesce(p_lease, '60 seconds')) and coalesce(p_options = '{}', true)) then
         perform gendurable._need_claim(p_worker, coalesce(p_lease, '60 seconds'), p_options);
@@ -207,21 +231,20 @@ begin
         perform gendurable._invalid('p_queues must be a JSON object', 'got ' || coalesce(jsonb_typeof(p_queues), 'null'),
             'Pass {"queue": limit, ...}.');
     end if;
-    select coalesce(array_agg(q.key order by q.key), '{}') as queues, array_agg(q.value order by q.key) as limits,
-        min(q.key) filter (
-            where q.key = '' or octet_length(q.key) > gendurable._longest_name()
-                or gendurable._int_problem(q.value, 'limit', 0) is not null or q.value = 'null'
-        ) as wrong
-    into v_asked
-    from jsonb_each(p_queues) q;
-    if v_asked.wrong is not null then
-        perform gendurable._invalid('p_queues must map names to limits',
-            format('%s: %s', quote_literal(left(v_asked.wrong, 200)), left((p_queues -> v_asked.wrong)::text, 200)),
-            'Pass {"queue": limit, ...} with limits of 0 or more.');
+    if p_queues ? '' or octet_length(p_queues::text) > gendurable._longest_name() or jsonb_path_exists(
+        p_queues, 'strict $.* ? (@.type() != "number" || @ < 0 || @ > 2147483647 || @.floor() != @)')
+    then
+        perform gendurable._need_limits(p_queues);
     end if;
-    return query
-        select * from gendurable._claim(
-            p_worker, v_asked.queues, v_asked.limits::text[]::int[], coalesce(p_lease, '60 seconds'));
+    v_got := gendurable._claim(
+        p_worker, array(select jsonb_object_keys(p_queues)), p_queues, coalesce(p_lease, '60 seconds'));
+    if v_got.started is not null then
+        return query select * from gendurable._hand_out(
+            p_worker, v_got.ids, v_got.started, v_got.mail, v_got.parts, v_got.now, coalesce(p_lease, '60 seconds'));
+    elsif v_got.ids <> '{}' then
+        return query select * from gendurable._start(
+            p_worker, v_got.ids, null, v_got.mail, v_got.parts, v_got.now, coalesce(p_lease, '60 seconds'));
+    end if;
 end $$;
 
 comment on function gd_claim_many(text, jsonb, interval, jsonb) is

@@ -102,7 +102,9 @@ declare
     v_ids bigint[];
     v_slots int[];
     v_heavy boolean[];
+    v_mail boolean[];
     v_plain boolean;
+    v_light boolean;
     v_part record;
     v_taken bigint[];
     v_clock timestamptz := p_now;
@@ -170,8 +172,13 @@ begin
         v_last := v_picked[cardinality(v_picked)];
 
         if v_picked <> '{}' then
-            select array_agg(c.id), array_agg(c.heavy), bool_and(c.plain) into v_ids, v_heavy, v_plain
+            -- Asked after the rows were locked: a signal that came before is here, and none comes now. A limit and not
+            -- exists, which could become one hash of the whole table.
+            select array_agg(c.id), array_agg(c.heavy), bool_and(c.plain), bool_and(c.plain and not c.heavy),
+                array_agg((select true from gendurable.signal s where s.instance_id = c.id limit 1))
+            into v_ids, v_heavy, v_plain, v_light, v_mail
             from unnest(v_picked) c;
+            v_light := v_light and gendurable._carries() and not coalesce(true = any(v_mail), false);
             v_slots := null;
             if not v_plain then
                 select o.ids, o.slots, o.heavy, v_keys + o.keys, v_parked or o.left_out
@@ -183,10 +190,15 @@ begin
                 v_ids := v_ids[:v_need];
                 v_slots := v_slots[:v_need];
                 v_heavy := v_heavy[:v_need];
+                v_mail := v_mail[:v_need];
                 v_last := (select c from unnest(v_picked) c where c.id = v_ids[v_need]);
                 v_done[v_range] := false;
             end if;
-            if v_ids <> '{}' then
+            if v_light and v_ids <> '{}' then
+                ids := ids || v_ids;
+                mail := mail || v_mail;
+                v_wanted := v_wanted - cardinality(v_ids);
+            elsif v_ids <> '{}' then
                 v_part := gendurable._load(v_ids, v_slots, v_heavy, bytes, p_now);
                 if not v_plain and v_part.ids <> '{}' then
                     -- at once: who may follow in a key depends on who has begun

@@ -34,6 +34,8 @@ create table gendurable.doubtful_key (
 
 comment on table gendurable.doubtful_key is 'Partition keys whose first rows must be lifted when nobody holds their locks.';
 
+create index doubtful_key_name on gendurable.doubtful_key (partition_key);
+
 alter table gendurable.doubtful_key replica identity full;
 
 -- What a dispatcher said of its machines: the defaults of gd_insert.

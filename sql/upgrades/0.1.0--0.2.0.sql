@@ -74,6 +74,8 @@ create table gendurable.doubtful_key (
 
 comment on table gendurable.doubtful_key is 'Partition keys whose first rows must be lifted when nobody holds their locks.';
 
+create index doubtful_key_name on gendurable.doubtful_key (partition_key);
+
 alter table gendurable.doubtful_key replica identity full;
 
 -- Logical replication: a table without a key needs an identity
