@@ -58,6 +58,20 @@ def test_a_key_is_put_down_once_however_many_commits_meet_an_open_decision(db: A
     wait_until(lambda: w.claim() == [] and w.one("select count(*) from gendurable.doubtful_key") == 0)
 
 
+def test_a_transaction_of_several_decisions_takes_one_of_the_places(db: Any) -> None:
+    first, second = Session(db, "first").begin(), Session(db, "second").begin()
+    first.call("pause_queue", "a")
+    second.call("pause_queue", "b")
+    first.end("commit")
+    second.call("pause_queue", "c")
+    second.call("set_key_limit", "d", 2)
+    held = "select count(distinct objid) from pg_locks where locktype = 'advisory' and classid = 7305"
+    assert second.one(held) == 1
+    second.end("rollback")
+    second.call("resume_queue", "b")
+    assert second.one(held) == 0
+
+
 @pytest.mark.parametrize("decision", DECISIONS)
 @pytest.mark.parametrize("forgotten", FORGOTTEN)
 def test_a_decision_waits_for_nobodys_transaction(

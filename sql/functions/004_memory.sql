@@ -30,20 +30,25 @@ $$;
 
 comment on function gendurable._recall() is 'What this session remembers of its scans.';
 
-create or replace function gendurable._remember(p_memory jsonb, p_queues text[]) returns text
-language plpgsql as $$
+create or replace function gendurable._most_memory() returns int
+language sql immutable parallel safe as $$
+    select 100000
+$$;
+
+comment on function gendurable._most_memory() is
+    'Bytes that a session remembers at most: they are read and written as a whole in each claim.';
+
+create or replace function gendurable._some_memory(p_memory jsonb, p_queues text[]) returns text
+language plpgsql immutable as $$
 declare
-    v_most constant int := 100000;
-    v_text text := p_memory::text;
+    v_text constant text := (
+        select jsonb_object_agg(m.key, m.value) from jsonb_each(p_memory) m where m.key = any(p_queues || ''::text));
 begin
-    -- It is read and written as a whole in each claim: what was asked long ago, and then all, is not worth what that costs.
-    if octet_length(v_text) > v_most then
-        v_text := (select jsonb_object_agg(m.key, m.value) from jsonb_each(p_memory) m where m.key = any(p_queues || ''::text))::text;
-    end if;
-    return set_config('gendurable.floor', case when octet_length(v_text) > v_most then '' else gendurable._sealed(v_text) end, false);
+    return case when octet_length(v_text) > gendurable._most_memory() then '{}' else v_text end;
 end $$;
 
-comment on function gendurable._remember(jsonb, text[]) is 'Keeps the memory for the next claim of this session.';
+comment on function gendurable._some_memory(jsonb, text[]) is
+    'What is kept of too large a memory: that of the queues which are asked for now, and if that is too much, nothing.';
 
 create or replace function gendurable._past(p_us text, p_now_us bigint) returns bigint
 language sql immutable parallel safe as $$

@@ -99,21 +99,24 @@ declare
     v_from constant int := case when v_count > 4 then floor(random() * v_count) else 0 end;
     v_queue text;
     v_doubts boolean;
+    v_pauses boolean;
     v_paused text[];
     v_got record;
     v_text text;
 begin
     now := v_now;
-    select exists (select from gendurable.doubtful_key),
-        array(select q.queue from gendurable.paused_queue q where q.queue = any(p_queues))
-    into v_doubts, v_paused;
+    select exists (select from gendurable.doubtful_key), exists (select from gendurable.paused_queue)
+    into v_doubts, v_pauses;
     if v_doubts then
         perform gendurable._settle_doubts(v_now);
+    end if;
+    if v_pauses then
+        v_paused := array(select q.queue from gendurable.paused_queue q where q.queue = any(p_queues));
     end if;
     for v_turn in 1 .. v_count loop
         exit when v_bytes <= 0;
         v_queue := p_queues[1 + (v_from + v_turn - 1) % v_count];
-        continue when p_limits -> v_queue = '0' or v_queue = any(v_paused);
+        continue when p_limits -> v_queue = '0' or coalesce(v_queue = any(v_paused), false);
         v_got := gendurable._claim_queue(
             p_worker, v_queue, (p_limits ->> v_queue)::int, gendurable._most_bytes(), p_lease, v_now, v_before,
             v_memory -> v_queue);
@@ -128,9 +131,12 @@ begin
         v_bytes := v_bytes - gendurable._most_bytes() + v_got.bytes;
         v_memory := v_memory || jsonb_build_object(v_queue, v_got.known);
     end loop;
+    v_text := (v_memory || jsonb_build_object('', jsonb_build_array(gendurable._epoch_us(coalesce(v_before, v_now)))))::text;
+    if octet_length(v_text) > gendurable._most_memory() then
+        v_text := gendurable._some_memory(v_text::jsonb, p_queues);
+    end if;
     -- an assignment is evaluated as an expression, where perform would run a query
-    v_text := gendurable._remember(v_memory || jsonb_build_object('',
-        jsonb_build_array(gendurable._epoch_us(coalesce(v_before, v_now)))), p_queues);
+    v_text := set_config('gendurable.floor', gendurable._sealed(v_text), false);
 end $$;
 
 comment on function gendurable._claim(text, text[], jsonb, interval) is
@@ -194,6 +200,9 @@ begin
     if v_got.started is not null then
         return query select * from gendurable._hand_out(
             p_worker, v_got.ids, v_got.started, v_got.mail, v_got.parts, v_got.now, coalesce(p_lease, '60 seconds'));
+    elsif false = all(v_got.mail) then
+        return query select * from gendurable._start_bare(
+            p_worker, v_got.ids, v_got.now, coalesce(p_lease, '60 seconds'));
     elsif v_got.ids <> '{}' then
         return query select * from gendurable._start(
             p_worker, v_got.ids, null, v_got.mail, v_got.parts, v_got.now, coalesce(p_lease, '60 seconds'));
@@ -241,6 +250,9 @@ begin
     if v_got.started is not null then
         return query select * from gendurable._hand_out(
             p_worker, v_got.ids, v_got.started, v_got.mail, v_got.parts, v_got.now, coalesce(p_lease, '60 seconds'));
+    elsif false = all(v_got.mail) then
+        return query select * from gendurable._start_bare(
+            p_worker, v_got.ids, v_got.now, coalesce(p_lease, '60 seconds'));
     elsif v_got.ids <> '{}' then
         return query select * from gendurable._start(
             p_worker, v_got.ids, null, v_got.mail, v_got.parts, v_got.now, coalesce(p_lease, '60 seconds'));

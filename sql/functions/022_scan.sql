@@ -17,7 +17,8 @@ begin
                 when pg_column_size(i.state) + pg_column_size(i.meta) > 200
                     then gendurable._is_large(i.state) or gendurable._is_large(i.meta)
                 else false
-            end
+            end,
+            i.status = 'runnable' and i.awaits is null and i.deadline_at is null and i.shown is null
         )::gendurable.candidate
         from gendurable.instance i
         where i.queue = p_queue and i.priority = p_priority and i.woken = p_woken
@@ -175,7 +176,10 @@ begin
             -- Asked after the rows were locked: a signal that came before is here, and none comes now. A limit and not
             -- exists, which could become one hash of the whole table.
             select array_agg(c.id), array_agg(c.heavy), bool_and(c.plain), bool_and(c.plain and not c.heavy),
-                array_agg((select true from gendurable.signal s where s.instance_id = c.id limit 1))
+                array_agg(case
+                    when (select true from gendurable.signal s where s.instance_id = c.id limit 1) then true
+                    when c.bare then false
+                end)
             into v_ids, v_heavy, v_plain, v_light, v_mail
             from unnest(v_picked) c;
             v_light := v_light and gendurable._carries() and not coalesce(true = any(v_mail), false);

@@ -190,6 +190,38 @@ end $$;
 comment on function gendurable._start(text, bigint[], int[], boolean[], jsonb, timestamptz, interval) is
     'Starts claims on locked rows, with the slot that each got of its key: what the worker gets of them.';
 
+create or replace function gendurable._start_bare(
+    p_worker text, p_ids bigint[], p_now timestamptz, p_lease interval
+) returns setof gendurable.claimed
+language plpgsql as $$
+#variable_conflict use_column
+declare
+    v_claim_no constant bigint := gendurable._epoch_us(p_now);
+begin
+    -- As _start does, without what these rows have not: setting that up is a good part of a claim of a few rows.
+    return query
+        with mine as (
+            update gendurable.instance i
+            set status = 'executing',
+                worker = p_worker,
+                lease_expires_at = p_now + p_lease,
+                claim_no = greatest(i.claim_no + 1, v_claim_no),
+                updated_at = p_now
+            from unnest(p_ids) with ordinality w (id, ord)
+            where i.id = any(array[w.id])
+            returning i.id, i.claim_no, i.fsm, i.fsm_version, i.step, i.state, i.attempt, i.queue, i.unique_key,
+                i.parent_id, i.meta, w.ord
+        )
+        select
+            m.id, m.claim_no, m.fsm, m.fsm_version, m.step, m.state, m.attempt, m.queue, null::text,
+            m.unique_key, m.parent_id, null::text[], false, '[]'::jsonb, '[]'::jsonb, m.meta
+        from mine m
+        order by m.ord;
+end $$;
+
+comment on function gendurable._start_bare(text, bigint[], timestamptz, interval) is
+    'Starts claims on locked rows that are in no key or scope, have not executed, awaited or been sent anything, and have no children.';
+
 create or replace function gendurable._hand_out(
     p_worker text, p_ids bigint[], p_started bigint[], p_mail boolean[], p_parts jsonb, p_now timestamptz, p_lease interval
 ) returns setof gendurable.claimed

@@ -2,7 +2,7 @@
 -- next file, how their JSON is read in the one after that.
 
 create or replace function gendurable._answer(p_result text, p_sqlstate text, p_message text) returns jsonb
-language sql immutable parallel safe as $$
+language sql stable parallel safe as $$
     select jsonb_build_object('result', p_result, 'detail', case
         when p_message is not null then jsonb_build_object('sqlstate', p_sqlstate, 'message', p_message) end)
 $$;
@@ -227,7 +227,9 @@ set search_path = pg_catalog, pg_temp
 set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
 set plan_cache_mode = force_generic_plan as $$
 declare
-    v_now timestamptz;
+    -- variables and not expressions: what is used more than once in a helper is inlined only so
+    v_now timestamptz := clock_timestamp();
+    v_json jsonb;
     v_outcome gendurable.outcome;
     v_row record;
     v_keys text[];
@@ -238,7 +240,8 @@ begin
         perform gendurable._invalid(gendurable._outcome_problem(p_outcome), left(p_outcome::text, 200),
             'See the table of outcomes in the SQL reference.');
     end if;
-    v_outcome := gendurable._parse_outcome(0, p_outcome, clock_timestamp());
+    v_json := p_outcome - 'keep'::text;
+    v_outcome := gendurable._parse_outcome(0, v_json, v_now);
 
     -- the order that every waiting call uses: the parent, the row, then its keys, sorted
     if v_outcome.ends or v_outcome.kind = 'error' then
@@ -260,8 +263,9 @@ begin
         where k is not null order by 1);
     perform gendurable._lock_keys(v_keys);
     v_now := clock_timestamp();
-    perform gendurable._apply(p_worker, array[gendurable._parse_outcome(0, p_outcome - 'keep', v_now)], v_keys,
-        v_row.scoped, false, interval '60 seconds', v_now);
+    v_outcome := gendurable._parse_outcome(0, v_json, v_now);
+    perform gendurable._apply(
+        p_worker, array[v_outcome], v_keys, v_row.scoped, false, interval '60 seconds', v_now);
 end $$;
 
 comment on function gd_commit_one(text, jsonb) is

@@ -44,7 +44,7 @@ begin
                 -- who owns a slot keeps it, whoever waits
                 case when c.partition_key = any(v_keys) then c.slot_no end as slot
             from unnest(p_candidates) with ordinality c (
-                id, eligible_at, status, crashes, plain, partition_key, slot_no, lane_at, heavy, ord)
+                id, eligible_at, status, crashes, plain, partition_key, slot_no, lane_at, heavy, bare, ord)
             union all
             select n.id, null, n.partition_key, true, false, n.slot_no
             from gendurable._next_in_keys(v_keys) n

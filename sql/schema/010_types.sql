@@ -33,7 +33,7 @@ create type gendurable.outcome as (
 -- A due row that a claim has locked and still has to sort: hand out, give a slot, park, or end.
 create type gendurable.candidate as (
     id bigint, eligible_at timestamptz, status gendurable.status, crashes int, plain boolean,
-    partition_key text, slot_no int, lane_at timestamptz, heavy boolean
+    partition_key text, slot_no int, lane_at timestamptz, heavy boolean, bare boolean
 );
 
 -- What a claim hands to a worker: the result of gd_claim and gd_claim_many, and the detail of a kept claim.

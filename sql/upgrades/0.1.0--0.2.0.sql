@@ -66,7 +66,7 @@ end $$;
 
 -- Claims
 
-alter type gendurable.candidate add attribute heavy boolean;
+alter type gendurable.candidate add attribute heavy boolean, add attribute bare boolean;
 
 create table gendurable.doubtful_key (
     partition_key text not null

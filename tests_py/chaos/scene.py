@@ -39,6 +39,18 @@ SETTINGS = {"max_connections": "100"}
 PROGRESS = 6_000
 PATIENCE = 40
 DRAIN_SECONDS = 60
+UNDONE = """
+select format('%s: %s %s, of which %s due', queue, count(*), status, count(*) filter (where eligible_at <= now()))
+from gendurable.instance
+where finished_at is null
+group by queue, status
+union all
+select format('open for %s s: %s', extract(epoch from now() - xact_start)::int, left(query, 60))
+from pg_stat_activity
+where now() - xact_start > interval '5 s'
+union all
+select format('prepared for %s s', extract(epoch from now() - prepared)::int) from pg_prepared_xacts
+"""
 MOST_SHOWN = 50
 
 
@@ -200,7 +212,15 @@ class Scene:
         try:
             wait_until(lambda: self._written() > before + PROGRESS, PATIENCE)
         except TimeoutError:
-            self.violations.append(Violation(kind, f"no progress {when}"))
+            self.violations.append(Violation(kind, f"no progress {when}: {self._left()}"))
+
+    def _left(self) -> str:
+        """What there is to do, and who may be in the way."""
+        try:
+            with psycopg.connect(self.dsn, autocommit=True) as conn:
+                return "; ".join(row[0] for row in conn.execute(UNDONE.encode()))
+        except psycopg.Error as error:
+            return f"the server does not tell: {error}"
 
     def go_on(self) -> None:
         """Whatever was broken is overcome, and no dispatcher gave up."""
