@@ -38,6 +38,10 @@ LONGEST_OUTCOME = 32 << 20
 would wait for it: 50 MB took 12 s, 200 MB more than 30 s."""
 
 
+_RESULTS = frozenset((type(None), bool, int, float, str, dict, list, tuple))
+"""What jobs mostly return, and what is surely no outcome and cannot be awaited: asking that takes longer."""
+
+
 def encode_outcome(ctx: Context[Any], spec: Spec, outcome: object, keep: bool) -> bytes:
     """The outcome of a step as one JSON object.
 
@@ -45,7 +49,9 @@ def encode_outcome(ctx: Context[Any], spec: Spec, outcome: object, keep: bool) -
         InvalidArgument: it is no outcome, names an unknown step, holds what cannot be encoded, or is too large.
     """
     row = ctx._row
-    if spec.is_job and not isinstance(outcome, Outcome):
+    if spec.is_job and type(outcome) in _RESULTS:
+        outcome = Done(outcome)
+    elif spec.is_job and not isinstance(outcome, Outcome):
         if isawaitable(outcome) or (isinstance(outcome, type) and issubclass(outcome, Outcome)):
             raise _no_outcome(ctx, outcome)
         outcome = Done(outcome)

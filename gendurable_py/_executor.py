@@ -51,6 +51,7 @@ class Executor:
         self._outliving: set[Work] = set()
         self._draining = False
         self._closed = False
+        self._on_task_done = self._task_done
 
     def load(self, queue: str) -> int:
         """Works of a queue that have not ended: running, or waiting here for a slot."""
@@ -76,23 +77,20 @@ class Executor:
         if not work.step.is_async:
             self._threads.put(work)
             return
-        work.task = task = self._contexts.fresh().run(self._begin, work)
+        work.handed_over = calls = set[Future[Any]]()
+        context = self._contexts.fresh()
+        context.run(handed_over.set, calls)
+        work.task = task = self._loop.create_task(perform_async(work), context=context)
         self._tasks[task] = work
         # Not a "finally" in the coroutine: one that is cancelled before its first step never runs.
-        task.add_done_callback(functools.partial(self._task_done, work))
-
-    def _begin(self, work: Work) -> asyncio.Task[None]:
-        calls: set[Future[Any]] = set()
-        work.handed_over = calls
-        handed_over.set(calls)
-        return self._loop.create_task(perform_async(work))
+        task.add_done_callback(self._on_task_done, context=self._callbacks)
 
     def working(self, task: asyncio.Task[Any]) -> Work | None:
         """What a task works on."""
         return self._tasks.get(task)
 
-    def _task_done(self, work: Work, task: asyncio.Task[None]) -> None:
-        self._tasks.pop(task, None)
+    def _task_done(self, task: asyncio.Task[None]) -> None:
+        work = self._tasks.pop(task)
         work.task = None
         if task.cancelled():
             work.outcome = None

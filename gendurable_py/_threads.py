@@ -40,6 +40,7 @@ class Threads:
         self._seen: list[int] = []
         self._ticking = False
         self._clocks = (0.0, 0.0)
+        self._closed = False
 
     def put(self, work: Work) -> None:
         self._queue.put(work)
@@ -52,7 +53,7 @@ class Threads:
 
     def _tick(self) -> None:
         waiting = self._queue.qsize()
-        if not waiting:
+        if not waiting or self._closed:
             self._ticking = False
             return
         count = len(self._threads)
@@ -102,6 +103,8 @@ class Threads:
 
     def close(self) -> None:
         """Let every thread end after its step; those that sit in a step for ever are daemons."""
+        # One more would take what one of those here is told to end by.
+        self._closed = True
         for _ in self._threads:
             self._queue.put(None)
 

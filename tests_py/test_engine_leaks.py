@@ -8,7 +8,9 @@ import logging
 import os
 import sys
 import threading
-from typing import Any
+import time
+from types import SimpleNamespace
+from typing import Any, cast
 
 import psycopg
 import pytest
@@ -17,6 +19,8 @@ from _wait import wait_until
 
 import gendurable_py as gd
 from gendurable_py import Engine, job
+from gendurable_py._contexts import Contexts
+from gendurable_py._threads import Threads
 
 Conn = psycopg.Connection[Any]
 
@@ -107,3 +111,23 @@ async def test_no_descriptor_is_left_however_it_ends(db: Any, conn: Conn, empty_
     assert asyncio.all_tasks() == tasks
     assert {thread for thread in threading.enumerate() if "gendurable" in thread.name} <= threads
     await asyncio.to_thread(wait_until, lambda: sessions() == 0)
+
+
+async def test_threads_that_are_told_to_end_get_no_company(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The look for more threads took the word to end for work that waits, and a new thread took it from the old one."""
+    gate, entered = threading.Event(), threading.Event()
+
+    def blocks(work: Any, loop: Any) -> None:
+        entered.set()
+        assert gate.wait(60)
+
+    monkeypatch.setattr("gendurable_py._threads.perform", blocks)
+    ran = Threads(asyncio.get_running_loop(), 10, lambda work: None, Contexts())
+    ran.put(cast("Any", SimpleNamespace(ctx=SimpleNamespace(_cancelled=False))))
+    while not entered.is_set():  # noqa: ASYNC110 - set in a thread
+        await asyncio.sleep(0.001)
+    ran.close()
+    await asyncio.sleep(0.1)
+    gate.set()
+    assert await ran.join(time.monotonic() + 20) == 0
+    assert len(ran._threads) == 1

@@ -1,4 +1,4 @@
-"""Helpers in LANGUAGE sql are inlined: one that is not is planned anew in each transaction, at each place that calls it."""
+"""Helpers in LANGUAGE sql are inlined: one that is not is planned anew in each transaction, wherever it is called."""
 
 from __future__ import annotations
 
