@@ -197,15 +197,12 @@ begin
     v_got := gendurable._claim(
         p_worker, array[coalesce(p_queue, 'default')], jsonb_build_object(coalesce(p_queue, 'default'), coalesce(p_limit, 1)),
         coalesce(p_lease, '60 seconds'));
-    if v_got.started is not null then
-        return query select * from gendurable._hand_out(
-            p_worker, v_got.ids, v_got.started, v_got.mail, v_got.parts, v_got.now, coalesce(p_lease, '60 seconds'));
-    elsif false = all(v_got.mail) then
+    if false = all(v_got.mail) then
         return query select * from gendurable._start_bare(
             p_worker, v_got.ids, v_got.now, coalesce(p_lease, '60 seconds'));
     elsif v_got.ids <> '{}' then
-        return query select * from gendurable._start(
-            p_worker, v_got.ids, null, v_got.mail, v_got.parts, v_got.now, coalesce(p_lease, '60 seconds'));
+        return query select * from gendurable._hand_out(
+            p_worker, v_got.ids, v_got.started, v_got.mail, v_got.parts, v_got.now, coalesce(p_lease, '60 seconds'));
     end if;
 end $$;
 
@@ -247,15 +244,12 @@ begin
     end if;
     v_got := gendurable._claim(
         p_worker, array(select jsonb_object_keys(p_queues)), p_queues, coalesce(p_lease, '60 seconds'));
-    if v_got.started is not null then
-        return query select * from gendurable._hand_out(
-            p_worker, v_got.ids, v_got.started, v_got.mail, v_got.parts, v_got.now, coalesce(p_lease, '60 seconds'));
-    elsif false = all(v_got.mail) then
+    if false = all(v_got.mail) then
         return query select * from gendurable._start_bare(
             p_worker, v_got.ids, v_got.now, coalesce(p_lease, '60 seconds'));
     elsif v_got.ids <> '{}' then
-        return query select * from gendurable._start(
-            p_worker, v_got.ids, null, v_got.mail, v_got.parts, v_got.now, coalesce(p_lease, '60 seconds'));
+        return query select * from gendurable._hand_out(
+            p_worker, v_got.ids, v_got.started, v_got.mail, v_got.parts, v_got.now, coalesce(p_lease, '60 seconds'));
     end if;
 end $$;
 

@@ -208,7 +208,7 @@ begin
                     -- at once: who may follow in a key depends on who has begun
                     perform gendurable._take_keys(
                         v_part.ids, array_fill('executing'::gendurable.status, array[cardinality(v_part.ids)]));
-                    perform from gendurable._start(p_worker, v_part.ids, v_part.slots, null, null, p_now, p_lease);
+                    perform gendurable._begin(p_worker, v_part.ids, v_part.slots, p_now, p_lease);
                     started := started || v_part.ids;
                 end if;
                 ids := ids || v_part.ids;

@@ -127,68 +127,52 @@ end $$;
 comment on function gendurable._load(bigint[], int[], boolean[], bigint, timestamptz) is
     'As many of locked rows as fit into p_bytes. mail: whether a row has signals; parts and last_id as of _portion.';
 
-create or replace function gendurable._start(
-    p_worker text, p_ids bigint[], p_slots int[], p_mail boolean[], p_parts jsonb, p_now timestamptz, p_lease interval
-) returns setof gendurable.claimed
+create or replace function gendurable._begin(
+    p_worker text, p_ids bigint[], p_slots int[], p_now timestamptz, p_lease interval
+) returns void
 language plpgsql as $$
-#variable_conflict use_column
 declare
     v_claim_no constant bigint := gendurable._epoch_us(p_now);
 begin
-    return query
-        with mine as (
-            update gendurable.instance i
-            set status = 'executing',
-                worker = p_worker,
-                lease_expires_at = p_now + p_lease,
-                -- a claim committed asynchronously can be lost in a crash of the server: its number is not used again
-                claim_no = greatest(i.claim_no + 1, v_claim_no),
-                attempt = i.attempt + (i.status = 'executing')::int,
-                crashes = i.crashes + (i.status = 'executing')::int,
-                slot_no = w.slot_no,
-                updated_at = p_now,
-                unique_held = gendurable._unique_held(i.unique_held, i.unique_scope, 'executing'),
-                deadline_at = case
-                    when i.deadline_at is not null and (
-                        select true from gendurable.signal s
-                        where s.instance_id = i.id and s.name = any(i.awaits) and s.id <> all(coalesce(i.shown, '{}'))
-                        limit 1
-                    ) is null then i.deadline_at
-                end,
-                -- what an await may ignore later: signals presented while the row awaited their name
-                shown = case
-                    when i.awaits is not null then array(
-                        select s.id
-                        from unnest(i.awaits) a (name)
-                        cross join lateral (
-                            -- name by name: one range for all of them would be sorted as a whole before the limit
-                            select s.id from gendurable.signal s
-                            where s.instance_id = i.id and s.name = a.name
-                            order by s.id limit 1000
-                        ) s
-                        order by s.id
-                        limit 1000)
-                end
-            from unnest(p_ids, p_slots, p_mail) with ordinality w (id, slot_no, mail, ord)
-            -- not "=": see docs/performance.md, "Plans"; the same in all that joins rows to an array of what is asked for
-            where i.id = any(array[w.id])
-            returning i.*, w.mail, w.ord
-        )
-        select
-            m.id, m.claim_no, m.fsm, m.fsm_version, m.step, m.state, m.attempt, m.queue, m.partition_key,
-            m.unique_key, m.parent_id, m.awaits, m.deadline_at is not null and m.deadline_at <= p_now,
-            case
-                when m.mail then coalesce(p_parts #> array[m.id::text, '0'], gendurable._inbox(m.id, m.awaits))
-                else '[]'::jsonb
-            end,
-            case when m.children_pending is null then '[]'::jsonb else p_parts #> array[m.id::text, '1'] end,
-            m.meta
-        from mine m
-        order by m.ord;
+    update gendurable.instance i
+    set status = 'executing',
+        worker = p_worker,
+        lease_expires_at = p_now + p_lease,
+        -- a claim committed asynchronously can be lost in a crash of the server: its number is not used again
+        claim_no = greatest(i.claim_no + 1, v_claim_no),
+        attempt = i.attempt + (i.status = 'executing')::int,
+        crashes = i.crashes + (i.status = 'executing')::int,
+        slot_no = w.slot_no,
+        updated_at = p_now,
+        unique_held = gendurable._unique_held(i.unique_held, i.unique_scope, 'executing'),
+        deadline_at = case
+            when i.deadline_at is not null and (
+                select true from gendurable.signal s
+                where s.instance_id = i.id and s.name = any(i.awaits) and s.id <> all(coalesce(i.shown, '{}'))
+                limit 1
+            ) is null then i.deadline_at
+        end,
+        -- what an await may ignore later: signals presented while the row awaited their name
+        shown = case
+            when i.awaits is not null then array(
+                select s.id
+                from unnest(i.awaits) a (name)
+                cross join lateral (
+                    -- name by name: one range for all of them would be sorted as a whole before the limit
+                    select s.id from gendurable.signal s
+                    where s.instance_id = i.id and s.name = a.name
+                    order by s.id limit 1000
+                ) s
+                order by s.id
+                limit 1000)
+        end
+    from unnest(p_ids, p_slots) w (id, slot_no)
+    -- not "=": see docs/performance.md, "Plans"; the same in all that joins rows to an array of what is asked for
+    where i.id = any(array[w.id]);
 end $$;
 
-comment on function gendurable._start(text, bigint[], int[], boolean[], jsonb, timestamptz, interval) is
-    'Starts claims on locked rows, with the slot that each got of its key: what the worker gets of them.';
+comment on function gendurable._begin(text, bigint[], int[], timestamptz, interval) is
+    'Begins claims on locked rows, with the slot that each got of its key.';
 
 create or replace function gendurable._start_bare(
     p_worker text, p_ids bigint[], p_now timestamptz, p_lease interval
@@ -198,7 +182,7 @@ language plpgsql as $$
 declare
     v_claim_no constant bigint := gendurable._epoch_us(p_now);
 begin
-    -- As _start does, without what these rows have not: setting that up is a good part of a claim of a few rows.
+    -- As _begin and _hand_out do, without what these rows have not: setting that up is a good part of a claim of a few rows.
     return query
         with mine as (
             update gendurable.instance i
@@ -228,10 +212,11 @@ create or replace function gendurable._hand_out(
 language plpgsql as $$
 #variable_conflict use_column
 begin
-    if cardinality(p_started) < cardinality(p_ids) then
-        perform from gendurable._start(
-            p_worker, array(select u.id from unnest(p_ids) u (id) where u.id <> all(p_started)), null, null, null, p_now,
-            p_lease);
+    if p_started is null then
+        perform gendurable._begin(p_worker, p_ids, null, p_now, p_lease);
+    elsif cardinality(p_started) < cardinality(p_ids) then
+        perform gendurable._begin(
+            p_worker, array(select u.id from unnest(p_ids) u (id) where u.id <> all(p_started)), null, p_now, p_lease);
     end if;
     return query
         select
@@ -249,4 +234,4 @@ begin
 end $$;
 
 comment on function gendurable._hand_out(text, bigint[], bigint[], boolean[], jsonb, timestamptz, interval) is
-    'Starts the claims that were not started yet beside those that were, and hands all of them out, in the order of p_ids.';
+    'Begins the claims that have not begun (p_started: those that have), and hands all of them out, in the order of p_ids.';

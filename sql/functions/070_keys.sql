@@ -91,18 +91,23 @@ create or replace function gendurable._sort_out(
 language plpgsql as $$
 declare
     v_candidates constant gendurable.candidate[] := gendurable._part_suspects(p_picked, p_lease, p_now);
+    v_heavy bigint[];
 begin
-    keys := (select count(distinct c.partition_key)::int from unnest(v_candidates) c);
-    select coalesce(array_agg(g.id order by g.ord), '{}'), array_agg(g.slot_no order by g.ord),
-        array_agg(v_candidates[g.ord].heavy order by g.ord)
-    into ids, slots, heavy
+    select count(distinct c.partition_key)::int, array_agg(c.id) filter (where c.heavy)
+    into keys, v_heavy
+    from unnest(v_candidates) c;
+    select coalesce(array_agg(g.id order by g.ord), '{}'), array_agg(g.slot_no order by g.ord)
+    into ids, slots
     from gendurable._admit(v_candidates, p_now) g;
+    if v_heavy is not null then
+        heavy := array(select u.id = any(v_heavy) from unnest(ids) with ordinality u (id, ord) order by u.ord);
+    end if;
     left_out := cardinality(ids) < cardinality(v_candidates);
 end $$;
 
 comment on function gendurable._sort_out(gendurable.candidate[], interval, timestamptz) is
     'Which of the picked rows may start, with their slots, where a key, a scope or a crash is in play. keys: of how many keys they
-are. left_out: some may not start.';
+are. heavy: null where none is. left_out: some may not start.';
 
 create or replace function gd_set_key_limit(p_prefix text, p_limit int) returns void
 language plpgsql security definer
