@@ -40,6 +40,21 @@ comment on function gendurable._weigh(bigint, boolean) is
     'The inbox and the children of a row that is to be handed out, the bytes of all, and why it cannot be handed out: empty where
 only this session cannot take it.';
 
+create or replace function gendurable._plain_bytes(p_ids bigint[]) returns bigint[]
+language plpgsql stable as $$
+begin
+    return array(
+        select case when i.children_pending is null then octet_length(i.state::text) + octet_length(i.meta::text) end
+        from unnest(p_ids) with ordinality u (id, ord)
+        join gendurable.instance i on i.id = any(array[u.id])
+        order by u.ord);
+exception when program_limit_exceeded then
+    return null;
+end $$;
+
+comment on function gendurable._plain_bytes(bigint[]) is
+    'The bytes of state and meta as text, where a row has no children; null where one of them has no text, being too long.';
+
 create or replace function gendurable._portion(
     p_ids bigint[], p_slots int[], p_heavy boolean[], p_mail boolean[], p_bytes bigint, p_now timestamptz,
     out ids bigint[], out slots int[], out mail boolean[], out parts jsonb, out bytes bigint, out last_id bigint
@@ -47,6 +62,8 @@ create or replace function gendurable._portion(
 language plpgsql as $$
 declare
     v_carries constant boolean := gendurable._carries();
+    -- all at once is a third of the cost; one by one is what one that is out of bounds wants
+    v_sizes constant bigint[] := case when v_carries then gendurable._plain_bytes(p_ids) end;
     v_bytes bigint;
     v_problem text;
     v_inbox jsonb;
@@ -62,7 +79,9 @@ begin
         v_problem := null;
         v_inbox := null;
         v_childs := null;
-        if p_heavy[v_at] or not v_carries then
+        if p_mail[v_at] is not true and v_sizes[v_at] < 256000000 then
+            v_bytes := v_sizes[v_at];
+        elsif p_heavy[v_at] or not v_carries then
             select w.bytes, w.problem, w.inbox, w.childs into v_bytes, v_problem, v_inbox, v_childs
             from gendurable._weigh(p_ids[v_at], v_carries) w;
         end if;
