@@ -55,7 +55,10 @@ def unreadable(outcomes: str) -> Statement[None]:
     return Statement("select %s::jsonb is null", (outcomes,), nothing)
 
 
-_DUE_IN = "least(extract(epoch from next_due) - extract(epoch from clock_timestamp()), 1e9)::float8"
+_DUE_IN = (
+    "case when next_due is not null then "
+    "least(extract(epoch from next_due) - extract(epoch from clock_timestamp()), 1e9)::float8 end"
+)
 
 
 @call
@@ -72,17 +75,17 @@ def sleep(worker: str, queues: Iterable[str]) -> Statement[tuple[float | None, s
 
 
 @call
-def settled(horizon: str, worker: str, queues: Iterable[str]) -> Statement[tuple[bool, float | None]]:
+def settled(horizon: str, worker: str, queues: Iterable[str]) -> Statement[tuple[bool, float | None, int]]:
     """Whether every transaction that was in progress at the horizon has ended: none of them can have missed us.
 
-    If so, due in how many seconds, counting what they have left for later.
+    If so, due in how many seconds, counting what they have left for later. And the process that answered.
     """
     return Statement(
-        f"select s.settled, {_DUE_IN} "
+        f"select s.settled, {_DUE_IN}, pg_backend_pid() "
         "from (select pg_snapshot_xmin(pg_current_snapshot()) >= %s::text::xid8 as settled) s "
         "left join lateral (select * from gd_sleep(%s, %s::text[]) where s.settled) d on true",
         (horizon, worker, list(queues)),
-        lambda rows: (rows[0][0], rows[0][1]),
+        lambda rows: (rows[0][0], rows[0][1], rows[0][2]),
     )
 
 

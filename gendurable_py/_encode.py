@@ -160,15 +160,15 @@ def _next_options(outcome: Next) -> bytes:
 
 
 def _consumed(ctx: Context[Any], outcome: object) -> list[int] | None:
-    """The rule of consumption; a terminal outcome drops the whole inbox anyway."""
+    """The rule of consumption. Done drops the whole inbox anyway; what has failed keeps it for a retry."""
     assert isinstance(outcome, Outcome)
     if outcome.consume is not None:
         return [signal.id if isinstance(signal, Signal) else signal for signal in outcome.consume]
-    if ctx._row.signals == "[]" or isinstance(outcome, (Replay, Retry, Done, Stop)):
+    if ctx._row.signals == "[]" or isinstance(outcome, (Replay, Retry, Done)):
         return None
     if ctx._taken is not None:
         return ctx._taken
-    if isinstance(outcome, (Next, ScheduleChilds)):
+    if isinstance(outcome, (Next, ScheduleChilds, Stop)):
         return [signal.id for signal in ctx.awaited]
     return None
 

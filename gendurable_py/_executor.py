@@ -72,15 +72,20 @@ class Executor:
             self._backlog[work.queue].append(work)
 
     def _start(self, work: Work) -> None:
-        self._running[work.queue] += 1
         work.ctx._draining = self._told
         if not work.step.is_async:
+            self._running[work.queue] += 1
             self._threads.put(work)
             return
         work.handed_over = calls = set[Future[Any]]()
         context = self._contexts.fresh()
         context.run(handed_over.set, calls)
-        work.task = task = self._loop.create_task(perform_async(work), context=context)
+        if self._loop.get_task_factory() is None:
+            task = self._loop.create_task(perform_async(work), context=context)
+        else:  # it may take no context
+            task = context.run(self._loop.create_task, perform_async(work))
+        self._running[work.queue] += 1
+        work.task = task
         self._tasks[task] = work
         # Not a "finally" in the coroutine: one that is cancelled before its first step never runs.
         task.add_done_callback(self._on_task_done, context=self._callbacks)

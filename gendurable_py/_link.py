@@ -230,26 +230,31 @@ class Link:
         return answer
 
     async def insist(self, call: Call[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """`attempt` for a call that may happen twice: a few times, where the connection is lost under it."""
+        """`attempt` for a call that may happen twice: a few times, where the connection is lost under it at once."""
         for _ in range(_TRIES - 1):
+            began = time.monotonic()
             try:
                 return await self.attempt(call, *args, **kwargs)
             except psycopg.OperationalError:
-                if not self.sent:
+                if not self.sent or time.monotonic() - began > self._timeout / _TRIES:
                     raise
         return await self.attempt(call, *args, **kwargs)
 
     async def _in_transaction(self, made: _session.Settings, statement: Statement[R]) -> R:
         for _ in range(_TRIES - 1):
             conn = await self.open()
+            self.sent = True
             try:
                 return await transaction(conn, made, statement)
             except psycopg.Error as error:
                 if error.sqlstate not in _ROLLED_BACK:
                     raise
+            self.sent = False
             self._try_otherwise()
             await self.drop()
-        return await transaction(await self.open(), made, statement)
+        conn = await self.open()
+        self.sent = True
+        return await transaction(conn, made, statement)
 
     def hang_up(self) -> None:
         """End a call that is under way, as if the network had: asking a silent server to cancel takes for ever."""

@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import time
 from collections.abc import Coroutine
+from dataclasses import replace
 from typing import Any
 
 from . import _fork, _telemetry
@@ -99,7 +100,7 @@ def recover(work: Work, error: BaseException) -> bytes | Coroutine[Any, Any, byt
     work.ctx._taken = None  # an error uses up nothing
     try:
         if work.spec.is_job and isinstance(error, Cancel):
-            return encode_outcome(work.ctx, work.spec, Stop(str(error) or "cancelled"), False)
+            return encode_outcome(work.ctx, work.spec, Stop(str(error) or "cancelled", consume=()), False)
         logger.warning("step %s of %s %s failed", work.row.step, work.row.fsm, work.row.id, exc_info=error)
         if not isinstance(error, Exception):
             error = RuntimeError(f"the step raised {describe(error)}")
@@ -123,6 +124,8 @@ async def _awaited(work: Work, outcome: Coroutine[Any, Any, object]) -> bytes:
 def _handled(work: Work, outcome: object) -> bytes:
     if not isinstance(outcome, Outcome):
         raise InvalidArgument(f"handle of {work.row.fsm} returned {type(outcome).__name__}, which is no outcome")
+    if isinstance(outcome, Stop) and outcome.consume is None:
+        outcome = replace(outcome, consume=())  # it gives in to an error, and an error uses up nothing
     return encode_outcome(work.ctx, work.spec, outcome, False)
 
 

@@ -142,8 +142,10 @@ class Sleeper:
             limit = min(limit, self._pause)
         self._pause = min(self._pause * 2, self._poll, _LONGEST_PAUSE)
         await self._wait(limit, self._link.conn)
-        if self._horizon is not None:
-            settled, due_in = await self._link.attempt(_calls.settled, self._horizon, worker, sorted(self._asleep))
+        if self._horizon is not None and not self.polls:
+            query = (self._horizon, worker, sorted(self._asleep))
+            settled, due_in, backend = await self._link.attempt(_calls.settled, *query)
+            await self._same(backend)
             if settled:
                 # The claim that follows is the last that an older writer could have made necessary; what it may have
                 # written for later counts from now on.
@@ -154,8 +156,7 @@ class Sleeper:
         new = not queues <= self._asleep
         self._concern = queues
         due_in, horizon, backend = await self._link.attempt(_calls.sleep, worker, sorted(queues))
-        if backend != self._link.backend and not self.polls:
-            await self._link.is_not_alone()
+        await self._same(backend)
         self._due_at = self._after(due_in)
         self._poll_at = time.monotonic() + self._idle_for
         if new:
@@ -164,6 +165,11 @@ class Sleeper:
             self._horizon = horizon
             due = {} if due_in is None else {"due_in": due_in}
             self._emit("sleep", due, {"queues": sorted(queues)})
+
+    async def _same(self, backend: int) -> None:
+        """Whoever answers is the one that sleeps, or sessions are shared."""
+        if backend != self._link.backend and not self.polls:
+            await self._link.is_not_alone()
 
     @staticmethod
     def _after(seconds: float | None) -> float | None:

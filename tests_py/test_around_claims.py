@@ -72,6 +72,20 @@ def test_an_awaited_signal_that_is_too_large_does_not_make_the_row_spin(w: Sessi
 # -- children
 
 
+def test_children_whose_results_are_short_but_for_their_text_are_cut(w: Session) -> None:
+    """490 numbers of 131,000 digits: 1.7 kB compressed, 8 kB as they are, 64 MB as text."""
+    parent = w.insert()
+    w.commit(outcome(w.claim_one(), "schedule_childs", step="join", childs=[{"fsm": "c", "queue": "kids"}] * 20))
+    w.rows(
+        "select gd_commit_one('w', jsonb_build_object('id', c.id, 'claim_no', c.claim_no, 'kind', 'done', 'result',"
+        " (select jsonb_agg(n * 1e131000::numeric) from generate_series(1, 490) n))) from gd_claim('w', 'kids', 20) c"
+    )
+    assert w.one("select max(pg_column_size(result)) from gendurable.instance") < 8000
+    rows = w.rows("select id, pg_column_size(childs) as size, childs @> '[{\"cut\": true}]' as cut from gd_claim('w')")
+    assert [(row["id"], row["cut"]) for row in rows] == [(parent, True)]
+    assert rows[0]["size"] < 20_000
+
+
 def test_children_beyond_the_bound_are_cut_and_other_rows_run(w: Session) -> None:
     parent = w.insert()
     w.commit(outcome(w.claim_one(), "schedule_childs", step="join", childs=[{"fsm": "c", "queue": "kids"}] * 5))

@@ -90,6 +90,29 @@ async def test_nothing_leaks_from_one_run_to_the_next_and_all_begin_as_the_engin
     assert tenant.get() == "set later"
 
 
+@pytest.mark.parametrize("takes_context", [False, True])
+async def test_a_task_factory_of_the_program_is_used(db: Any, conn: Conn, takes_context: bool) -> None:
+    loop, made = asyncio.get_running_loop(), []
+
+    def factory(loop: Any, coro: Any, **options: Any) -> asyncio.Task[Any]:
+        if options and not takes_context:
+            raise TypeError(f"unexpected {options}")
+        made.append(task := asyncio.Task(coro, loop=loop, **options))
+        return task
+
+    @job(name="context.factory")
+    async def one(args: dict[str, Any]) -> bool:
+        return asyncio.current_task() in made
+
+    loop.set_task_factory(factory)
+    try:
+        async with Engine(db.dsn, [one], {"default": 2}):
+            found = await asyncio.to_thread(ended, conn, *(gd.insert(conn, one) for _ in range(5)))
+    finally:
+        loop.set_task_factory(None)
+    assert [result.result for result in found] == [True] * 5
+
+
 def test_run_ahead_gives_each_step_its_own_too(db: Any, conn: Conn) -> None:
     class Ahead(FSM, name="context.ahead", run_ahead=True):
         @step

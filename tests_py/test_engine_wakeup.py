@@ -148,6 +148,36 @@ def test_what_an_older_writer_left_for_later_counts(db: Any, conn: Conn) -> None
     idling(db, scene)
 
 
+def test_nothing_is_locked_behind_a_proxy_that_is_found_out_while_it_sleeps(db: Any, conn: Conn) -> None:
+    """A session-level lock on a connection that is shared would stay there, and nobody could wake it."""
+
+    async def scene(idle: Sleeper, link: Link) -> None:
+        writer = db.connect(autocommit=False)
+        gd.insert(writer, work)
+        await idle.idle("w", {"default"})
+        assert idle._horizon is not None
+        wait, asked = idle._wait, []
+
+        async def found_out(seconds: float, conn: Any) -> bool:
+            link._shared.pooled = True
+            return await wait(0.001, conn)
+
+        idle._wait = found_out  # type: ignore[method-assign]
+        link.attempt = lambda *args: asked.append(args)  # type: ignore[assignment, return-value]
+        await idle.idle("w", {"default"})
+        assert asked == []
+        writer.rollback()
+
+    idling(db, scene)
+
+
+def test_when_nothing_is_due_the_event_says_nothing_of_a_time(db: Any, conn: Conn) -> None:
+    events = Events()
+    with running(sleeper(db, on_event=events)):
+        settled(conn)
+    assert [measured for measured, _ in events.named("sleep")] == [{}]
+
+
 def test_what_is_told_while_it_falls_asleep_counts(db: Any, conn: Conn, monkeypatch: pytest.MonkeyPatch) -> None:
     async def scene(idle: Sleeper, link: Link) -> None:
         attempt = link.attempt

@@ -24,16 +24,19 @@ def work(w: Session, n: int) -> None:
     claims = w.claim(20)
     kinds: list[dict[str, Any]] = [
         {"kind": "next", "step": "b"},
-        {"kind": "await", "names": ["go"]},
+        {"kind": "await", "signals": ["go"]},
         {"kind": "done", "result": n},
     ]
-    w.commit(*(outcome(claim, **kinds[at % len(kinds)]) for at, claim in enumerate(claims)))
+    answers = w.commit(*(outcome(claim, **kinds[at % len(kinds)]) for at, claim in enumerate(claims)))
+    assert set(answers) == {"ok"}
     for claim in claims:
         w.signal(claim["id"], "go", {"n": n})
     w.rows("select * from gd_heartbeat('w', '[[1, 1]]')")
     w.rows("select * from gd_sleep('w', '{default}')")
     w.rows("select gd_wake('w')")
-    [last, *rest] = w.claim(20) or [w.insert() and w.claim_soon()[0]]
+    w.insert(queue="last")
+    [last] = w.claim_soon("last")
+    rest = w.claim(20)
     w.commit_one(outcome(last, "done"))
     w.release(*rest)
     w.insert(queue="parents")

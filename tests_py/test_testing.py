@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 import gendurable_py as gd
-from gendurable_py import FSM, Await, Child, Context, Done, Next, Replay, ScheduleChilds, Signal, job, step
+from gendurable_py import FSM, Await, Child, Context, Done, Next, Replay, ScheduleChilds, Signal, Stop, job, step
 from gendurable_py.testing import assert_awaiting, assert_done, assert_failed, context, drain
 
 pytest_plugins = ["pytester"]
@@ -50,6 +50,30 @@ class Parent(FSM, name="testing.parent"):
     @step
     def join(self, ctx: Context[Any]) -> Done:
         return Done(len(ctx.childs))
+
+
+class Gives(FSM, name="testing.gives"):
+    """Gives up after a signal, by an outcome or by an error."""
+
+    @step
+    def start(self, ctx: Context[Any]) -> Any:
+        if ctx.signal("go") is None:
+            return Await("go", timeout=3600)
+        if ctx.state["how"] == "raise":
+            raise ValueError("no")
+        return Stop("no")
+
+
+@pytest.mark.parametrize(("how", "left"), [("stop", 0), ("raise", 1)])
+def test_a_stop_uses_up_its_signals_and_an_error_keeps_them_for_a_retry(conn: Conn, how: str, left: int) -> None:
+    id = gd.insert(conn, Gives, {"how": how})
+    assert id is not None
+    drain(conn, [Gives])
+    gd.signal(conn, id, "go")
+    drain(conn, [Gives])
+    assert_failed(conn, id)
+    row = conn.execute("select count(*) from gendurable.signal where instance_id = %s", (id,)).fetchone()
+    assert row == (left,)
 
 
 def test_it_runs_what_is_due_in_a_transaction_that_is_rolled_back(db: Any, conn: Conn) -> None:

@@ -38,6 +38,8 @@ select t.raises($$select gd_claim_many('', '{"q": 1}')$$, 'GD501', 'many: an emp
 select t.raises($$select gd_claim_many('w', null)$$, 'GD501', 'many: no queues');
 select t.raises($$select gd_claim_many('w', '["q"]')$$, 'GD501', 'many: an array');
 select t.raises($$select gd_claim_many('w', '{"q": -1}')$$, 'GD501', 'many: a negative limit');
+select lives_ok($$select gd_claim_many('w', '{"q": 1.0, "r": 1e1}')$$, 'many: whole numbers, however they are written');
+select t.raises($$select gd_claim_many('w', '{"q": 1.5}')$$, 'GD501', 'many: half a row');
 select t.raises($$select gd_claim_many('w', '{"q": "1"}')$$, 'GD501', 'many: a limit that is text');
 select t.raises($$select gd_claim_many('w', '{"q": 1.5}')$$, 'GD501', 'many: half a row');
 select t.raises($$select gd_claim_many('w', '{"q": null}')$$, 'GD501', 'many: a null limit');

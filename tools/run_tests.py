@@ -203,7 +203,11 @@ def run_sql(count: Count, wanted: list[str]) -> None:
                 run_pgtap(count, one, path)
         program = one.isolationtester()
         if specs and program is None:
-            count.add("isolation specs", skipped=len(specs), why="no isolationtester; " + DEBIAN.format("server-dev"))
+            count.add(
+                "isolation specs",
+                skipped=len(specs),
+                why="no isolationtester; Debian: apt-get install postgresql-server-dev-NN",
+            )
         elif program is not None:
             for path in specs:
                 run_spec(count, one, program, path)

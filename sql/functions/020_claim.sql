@@ -118,7 +118,7 @@ begin
         v_queue := p_queues[1 + (v_from + v_turn - 1) % v_count];
         continue when p_limits -> v_queue = '0' or coalesce(v_queue = any(v_paused), false);
         v_got := gendurable._claim_queue(
-            p_worker, v_queue, (p_limits ->> v_queue)::int, gendurable._most_bytes(), p_lease, v_now, v_before,
+            p_worker, v_queue, (p_limits -> v_queue)::int, gendurable._most_bytes(), p_lease, v_now, v_before,
             v_memory -> v_queue);
         if v_got.ids is not null then
             ids := ids || v_got.ids;

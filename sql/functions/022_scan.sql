@@ -268,5 +268,5 @@ end $$;
 comment on function gendurable._scan(
     text, text, int, int, bigint, interval, timestamptz, timestamptz, jsonb) is
     'Due rows of one queue and priority that may be claimed, locked, up to p_limit rows and about p_bytes bytes. started: claims of
-keys, which have begun. lane: what to remember of it, null for
+keys and scopes, and of what crashed often, which have begun. lane: what to remember of it, null for
 nothing. more: it looked at enough for one claim, and there is more.';

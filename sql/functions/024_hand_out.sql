@@ -43,17 +43,25 @@ only this session cannot take it.';
 create or replace function gendurable._plain_bytes(p_ids bigint[]) returns bigint[]
 language plpgsql stable as $$
 begin
+    -- One after the other is three times as dear for many small ones. By the stored size, which is known without a look:
+    -- the first megabyte, since there is room for some more only, and compressed ones are far longer than that.
     return array(
-        select case when i.children_pending is null then octet_length(i.state::text) + octet_length(i.meta::text) end
-        from unnest(p_ids) with ordinality u (id, ord)
-        join gendurable.instance i on i.id = any(array[u.id])
-        order by u.ord);
+        select case when x.children_pending is null then octet_length(x.state::text) + octet_length(x.meta::text) end
+        from (
+            select u.ord, i.state, i.meta, i.children_pending,
+                sum(pg_column_size(i.state) + pg_column_size(i.meta)) over (order by u.ord) as stored
+            from unnest(p_ids[:1000]) with ordinality u (id, ord)
+            join gendurable.instance i on i.id = any(array[u.id])
+        ) x
+        where x.ord = 1 or x.stored <= 1000000
+        order by x.ord);
 exception when program_limit_exceeded then
     return null;
 end $$;
 
 comment on function gendurable._plain_bytes(bigint[]) is
-    'The bytes of state and meta as text, where a row has no children; null where one of them has no text, being too long.';
+    'The bytes of state and meta as text of the first of these rows, as many as it is worth to ask at once: null for a row with
+children. Null where one of them has no text, being too long.';
 
 create or replace function gendurable._portion(
     p_ids bigint[], p_slots int[], p_heavy boolean[], p_mail boolean[], p_bytes bigint, p_now timestamptz,
@@ -62,8 +70,9 @@ create or replace function gendurable._portion(
 language plpgsql as $$
 declare
     v_carries constant boolean := gendurable._carries();
-    -- all at once is a third of the cost; one by one is what one that is out of bounds wants
-    v_sizes constant bigint[] := case when v_carries then gendurable._plain_bytes(p_ids) end;
+    v_sizes bigint[];
+    v_behind int := 0;                             -- how many rows stand before those that v_sizes tells of
+    v_sized int := 0;                              -- and up to which one it tells
     v_bytes bigint;
     v_problem text;
     v_inbox jsonb;
@@ -79,8 +88,13 @@ begin
         v_problem := null;
         v_inbox := null;
         v_childs := null;
-        if p_mail[v_at] is not true and v_sizes[v_at] < 256000000 then
-            v_bytes := v_sizes[v_at];
+        if v_carries and v_at > v_sized then
+            v_behind := v_at - 1;
+            v_sizes := gendurable._plain_bytes(p_ids[v_at:]);
+            v_sized := v_behind + coalesce(cardinality(v_sizes), 1);
+        end if;
+        if p_mail[v_at] is not true and v_sizes[v_at - v_behind] < 256000000 then
+            v_bytes := v_sizes[v_at - v_behind];
         elsif p_heavy[v_at] or not v_carries then
             select w.bytes, w.problem, w.inbox, w.childs into v_bytes, v_problem, v_inbox, v_childs
             from gendurable._weigh(p_ids[v_at], v_carries) w;
@@ -223,7 +237,8 @@ begin
 end $$;
 
 comment on function gendurable._start_bare(text, bigint[], timestamptz, interval) is
-    'Starts claims on locked rows that are in no key or scope, have not executed, awaited or been sent anything, and have no children.';
+    'Begins claims on locked rows that are runnable, in no key or scope, have no await, no signal and no children, and hands them
+out.';
 
 create or replace function gendurable._hand_out(
     p_worker text, p_ids bigint[], p_started bigint[], p_mail boolean[], p_parts jsonb, p_now timestamptz, p_lease interval
