@@ -1,4 +1,5 @@
-"""The SQL contract in Python: one call per function. All other SQL that this package runs stands in `_calls`.
+"""The SQL contract in Python: one call per function. What the engine asks beyond it stands in
+`_calls`, how its connections are set in `_session` and `_pooled`, installing in `install`.
 
 The connection comes first: ``insert(conn, …)`` on a sync `psycopg.Connection`, ``await insert(aconn, …)`` on an
 `psycopg.AsyncConnection`. Every call joins the transaction of its connection. A caller's mistake raises an error of

@@ -122,7 +122,7 @@ begin
     end loop;
 end $$;
 
--- The pairs of queue and priority that the rows of t.load are in.
+-- The queues that the rows of t.load are in are known before.
 select gd_insert('m', p_queue => q) from unnest('{due,hot}'::text[]) q;
 set enable_seqscan = on;
 -- cached while the tables are empty: a plan is kept after its fifth use

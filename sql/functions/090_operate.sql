@@ -1,4 +1,4 @@
--- The operator's hand: cancel, retry, reschedule, pause, resume, limits. These wait for locks, in the one order of all
+-- The operator's hand: cancel, retry, reschedule, pause, resume. These wait for locks, in the one order of all
 -- waiting calls: rows by id (a parent's is smaller than its children's), then keys, sorted.
 
 create or replace function gendurable._lock_tree(p_id bigint, p_cascade boolean) returns bigint[]
