@@ -6,7 +6,9 @@ import decimal
 import json
 import sys
 import typing as t
+from typing import Any
 
+import psycopg
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -101,3 +103,28 @@ JSON = st.recursive(
 def test_plain_json_comes_back(value: t.Any) -> None:
     assert loads(dumps(value).decode()) == value
     assert json.loads(dumps(value)) == value
+
+
+def test_a_whole_number_may_have_a_fraction_of_nothing(conn: psycopg.Connection[Any]) -> None:
+    """Some clients write 1.0; in an id it failed the whole batch, elsewhere it raised what no reference names."""
+    objects = '[{"fsm": "m", "version": 2.0, "priority": -1.0, "max_attempts": 3.0}, {"fsm": "m"}, {"fsm": "m"}]'
+    made = conn.execute("select id from gd_insert_many(%s)", (objects,)).fetchall()
+    conn.execute("""select gd_register('m', 1, 'start', 'default', '{"max_attempts": 3.0}')""")
+    claims = conn.execute("select id, claim_no from gd_claim_many('w', '{\"default\": 3.0}')").fetchall()
+    assert sorted(id for id, _ in claims) == sorted(id for (id,) in made)
+    (a, a_no), (b, b_no), (c, c_no) = claims
+    outcomes = (
+        f'[{{"id": {a}.0, "claim_no": {a_no}.0, "kind": "next", "step": "b", "priority": 7.0, "consume": [1.0]}},'
+        f' {{"id": {b}.5, "claim_no": {b_no}, "kind": "done"}}, {{"id": {c}, "claim_no": {c_no}, "kind": "done"}}]'
+    )
+    answers = conn.execute("select result, detail ->> 'sqlstate' from gd_commit('w', %s)", (outcomes,)).fetchall()
+    assert answers == [("ok", None), ("rejected", "GD501"), ("ok", None)]
+    assert conn.execute("select priority from gd_instances where id = %s", (a,)).fetchone() == (7,)
+    beats = conn.execute("select id from gd_heartbeat('w', %s)", (f"[[{b}.0, {b_no}.0]]",)).fetchall()
+    assert beats == []
+    with pytest.raises(psycopg.DatabaseError) as refused:
+        conn.execute("select gd_heartbeat('w', %s)", (f"[[{b}.5, {b_no}]]",))
+    assert refused.value.sqlstate == "GD501"
+    with pytest.raises(psycopg.DatabaseError) as refused:
+        conn.execute('select gd_insert_many(\'[{"fsm": "m", "weight": 1e-400}]\')')
+    assert refused.value.sqlstate == "GD501"

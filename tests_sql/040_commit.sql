@@ -204,7 +204,7 @@ select results_eq(
           {"id": 1e30, "claim_no": 1, "kind": "done"}]')$$, :id),
     format($$values (0, null::bigint, 1::bigint, 'rejected', 'GD501'), (1, %s, null, 'rejected', 'GD501'),
         (2, null, null, 'rejected', 'GD501'), (3, null, null, 'rejected', 'GD501'), (4, null, 1, 'rejected', 'GD501'),
-        (5, null, 1, 'rejected', '22003')$$, :id),
+        (5, null, 1, 'rejected', 'GD501')$$, :id),
     'a missing id or claim_no, and what is no outcome at all');
 select is(t.commit(:id, '{"kind": "error", "error": "my outcome was rejected"}'), 'ok', 'after all that the claim still stands');
 select gd_insert('m', p_queue => 'rej2') as id \gset

@@ -79,7 +79,7 @@ create or replace function gendurable._weight_problem(p_value jsonb) returns tex
 language sql immutable parallel safe as $$
     select case
         when jsonb_typeof(p_value) not in ('number', 'null') then 'weight must be a number'
-        when jsonb_typeof(p_value) = 'number' and (p_value <= '0' or p_value > '1e300')
+        when jsonb_typeof(p_value) = 'number' and (p_value < '1e-300' or p_value > '1e300')
             then 'weight must be a positive number'
     end
 $$;
@@ -144,14 +144,14 @@ begin
     end if;
 
     select array_agg(row(
-        e.ord - 1, o ->> 'fsm', (o ->> 'version')::int, o ->> 'step', nullif(o -> 'state', 'null'), o ->> 'queue',
-        (o ->> 'priority')::int, o ->> 'partition_key', o ->> 'unique_key',
+        e.ord - 1, o ->> 'fsm', (o ->> 'version')::numeric::int, o ->> 'step', nullif(o -> 'state', 'null'), o ->> 'queue',
+        (o ->> 'priority')::numeric::int, o ->> 'partition_key', o ->> 'unique_key',
         case
             when jsonb_typeof(o -> 'unique_scope') = 'array'
                 then gendurable._texts(o -> 'unique_scope')
         end,
         (o ->> 'eligible_at')::timestamptz, gendurable._ms(nullif(o -> 'delay_ms', 'null')), o ->> 'rate_limit',
-        (o ->> 'weight')::double precision, (o ->> 'max_attempts')::int, nullif(o -> 'meta', 'null')
+        (o ->> 'weight')::double precision, (o ->> 'max_attempts')::numeric::int, nullif(o -> 'meta', 'null')
     )::gendurable.new_instance order by e.ord)
     into v_new
     from jsonb_array_elements(p_instances) with ordinality e (o, ord);

@@ -69,7 +69,7 @@ begin
         perform gendurable._invalid(gendurable._int_problem(p_options -> 'max_attempts', 'max_attempts', 1),
             'got ' || (p_options ->> 'max_attempts'), 'Pass {"max_attempts": n} with n at least 1.');
     end if;
-    v_max_attempts := (p_options ->> 'max_attempts')::int;
+    v_max_attempts := (p_options ->> 'max_attempts')::numeric::int;
 
     -- Every dispatcher registers at start: an unchanged machine takes no lock and writes nothing.
     if exists (

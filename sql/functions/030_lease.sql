@@ -7,13 +7,15 @@ begin
     if jsonb_typeof(p_claims) is distinct from 'array' or exists (
         select from jsonb_array_elements(p_claims) c
         where jsonb_typeof(c) <> 'array' or jsonb_array_length(c) <> 2
-            or jsonb_typeof(c -> 0) <> 'number' or jsonb_typeof(c -> 1) <> 'number'
+            or case when jsonb_typeof(c -> 0) = 'number' and jsonb_typeof(c -> 1) = 'number'
+                then c <> jsonb_build_array(floor((c ->> 0)::numeric), floor((c ->> 1)::numeric))
+                else true end
     ) then
         perform gendurable._invalid('p_claims must be an array of [id, claim_no]', left(p_claims::text, 200),
             'Pass [[id, claim_no], ...] as handed out by gd_claim.');
     end if;
     return query
-        select (c ->> 0)::bigint, (c ->> 1)::bigint from jsonb_array_elements(p_claims) c;
+        select (c ->> 0)::numeric::bigint, (c ->> 1)::numeric::bigint from jsonb_array_elements(p_claims) c;
 end $$;
 
 comment on function gendurable._parse_claims(jsonb) is 'Reads [[id, claim_no], ...]; raises GD501.';

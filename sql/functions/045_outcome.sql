@@ -33,6 +33,8 @@ language sql immutable parallel safe as $$
         when jsonb_typeof(p_outcome) is distinct from 'object' then 'an outcome must be a JSON object'
         when jsonb_typeof(p_outcome -> 'id') is distinct from 'number' then 'id is missing or not a number'
         when jsonb_typeof(p_outcome -> 'claim_no') is distinct from 'number' then 'claim_no is missing or not a number'
+        when not gendurable._is_bigint(p_outcome -> 'id') then 'id must be a whole number in its range'
+        when not gendurable._is_bigint(p_outcome -> 'claim_no') then 'claim_no must be a whole number in its range'
         when p_outcome ? 'consume' and (
             jsonb_typeof(p_outcome -> 'consume') not in ('array', 'null')
             or jsonb_path_exists(
@@ -109,7 +111,8 @@ create or replace function gendurable._parse_outcome(p_ord int, p_outcome jsonb,
 returns gendurable.outcome
 language sql stable as $$
     select row(
-        p_ord, (p_outcome ->> 'id')::bigint, (p_outcome ->> 'claim_no')::bigint, p_outcome ->> 'kind',
+        -- by numeric, since 1.0 is a whole number, too
+        p_ord, (p_outcome ->> 'id')::numeric::bigint, (p_outcome ->> 'claim_no')::numeric::bigint, p_outcome ->> 'kind',
         case p_outcome ->> 'kind'
             when 'next' then 'runnable' when 'replay' then 'runnable' when 'error' then 'runnable'
             when 'done' then 'done' when 'stop' then 'failed'
@@ -132,10 +135,10 @@ language sql stable as $$
         left(coalesce(p_outcome ->> 'reason', p_outcome ->> 'error'), 100000),
         case
             when jsonb_typeof(p_outcome -> 'consume') = 'array'
-                then gendurable._texts(p_outcome -> 'consume')::bigint[]
+                then gendurable._texts(p_outcome -> 'consume')::numeric[]::bigint[]
         end,
         p_outcome ? 'partition_key', p_outcome ->> 'partition_key', p_outcome ->> 'queue',
-        (p_outcome ->> 'priority')::int, p_outcome ->> 'rate_limit', (p_outcome ->> 'weight')::double precision,
+        (p_outcome ->> 'priority')::numeric::int, p_outcome ->> 'rate_limit', (p_outcome ->> 'weight')::double precision,
         -- next: later than now; error: given at all, since 0 too replaces the back-off
         coalesce(p_outcome -> 'delay_ms', 'null') <> 'null'
             and (p_outcome ->> 'kind' = 'error' or p_outcome -> 'delay_ms' <> '0'),
@@ -150,8 +153,8 @@ returns gendurable.outcome
 language sql immutable parallel safe as $$
     select row(
         p_ord,
-        case when gendurable._is_bigint(p_outcome -> 'id') then (p_outcome ->> 'id')::bigint end,
-        case when gendurable._is_bigint(p_outcome -> 'claim_no') then (p_outcome ->> 'claim_no')::bigint end,
+        case when gendurable._is_bigint(p_outcome -> 'id') then (p_outcome ->> 'id')::numeric::bigint end,
+        case when gendurable._is_bigint(p_outcome -> 'claim_no') then (p_outcome ->> 'claim_no')::numeric::bigint end,
         'rejected', null, null, p_sqlstate, null, null, null, null, null, null, null, null, p_message, null, null, null,
         null, null, null, null, null, null
     )::gendurable.outcome
