@@ -83,7 +83,7 @@ comment on function gd_maintain(interval) is
 'All housekeeping in one bounded call: takes expired claims back, removes instances that ended longer than p_retention
 ago, repairs keys, and what a clock wrote that was set back since. Each part by itself: one that fails is told in "errors"
 ({part: {sqlstate, message}}, for rows that could not be removed with "rows"), and the others are done. "more": there is
-more to do now, call again. {"ran": false} where another session is at it, or has locked the table; "repaired" counts keys
+more to do now, call again. {"ran": false} where another session is at it, or has locked the table; "repaired" counts rows of keys
 that waited for nobody, and anything but 0 is a defect worth a report; "shifted": rows with times in the future. For every
 dispatcher and for pg_cron, as often as wanted. Waits for nobody. Needs READ COMMITTED (GD504); raises GD501.';
 
