@@ -7,6 +7,7 @@ when it takes more than one round trip. `Call` runs it on a sync connection at o
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import time
 from collections.abc import Callable, Coroutine, Generator, Sequence
@@ -140,11 +141,22 @@ def _run(conn: Connection[Any], built: Statement[R] | Script[R]) -> R:
             try:
                 answer = _perform(conn, command)
             except BaseException as error:  # noqa: BLE001 - the script decides, and leaves the connection as it was
+                _end_command(conn)
                 command = built.throw(error)
             else:
                 command = built.send(answer)
     except StopIteration as end:
         return cast(R, end.value)
+
+
+def _end_command(conn: Connection[Any]) -> None:
+    """What a signal handler raises may come between a statement and its answer: end it, or nothing more can be said."""
+    if conn.pgconn.transaction_status == pq.TransactionStatus.ACTIVE:
+        with contextlib.suppress(psycopg.Error):
+            conn.cancel()
+        with contextlib.suppress(psycopg.Error):
+            while conn.pgconn.get_result() is not None:
+                pass
 
 
 async def _run_async(conn: AsyncConnection[Any], built: Statement[R] | Script[R]) -> R:

@@ -152,6 +152,27 @@ class Interrupted(BaseException):
     pass
 
 
+@pytest.mark.parametrize("turn", range(4))
+def test_an_interrupt_between_a_statement_and_its_answer_leaves_the_connection_clean(
+    db: Any, conn: Conn, turn: int
+) -> None:
+    """An exception of a signal handler comes where it likes: psycopg itself then leaves the statement under way."""
+    id = new(conn)
+    with psycopg.connect(db.dsn, autocommit=True) as mine:
+        wait, turns = mine.wait, iter(range(100))
+
+        def interrupted(gen: Any, *args: Any, **named: Any) -> Any:
+            if next(turns) == turn:
+                next(gen)  # it is sent
+                raise Interrupted
+            return wait(gen, *args, **named)
+
+        mine.wait = interrupted  # type: ignore[method-assign]
+        with pytest.raises(Interrupted):
+            gd.wait(mine, id, timeout=60, listen=True)
+        assert mine.execute(CHANNELS).fetchone() == ([],)
+
+
 def test_an_interrupt_of_a_sync_wait_leaves_the_connection_clean(db: Any, conn: Conn) -> None:
     id = new(conn)
     with psycopg.connect(db.dsn, autocommit=True) as mine:
