@@ -83,7 +83,9 @@ class Intruders:
         if clock is not None:
             calls.append(self._step_clock)
         self._threads = [
-            threading.Thread(target=self._guard, args=(call, random.Random(f"{seed} {n}")), daemon=True)
+            threading.Thread(
+                target=self._guard, args=(call, random.Random(f"{seed} {n}")), name=f"intruder-{n}", daemon=True
+            )
             for n, call in enumerate(calls)
         ]
 
@@ -139,12 +141,16 @@ class Intruders:
         # By commit only what changes nothing that the clients' records know of.
         commit = chance.random() < 0.5 and not any(action in MUST_ROLL_BACK for action in actions)
         prepare = chance.random() < 0.4
+        mine = f"chaos {threading.current_thread().name} "
+        for (gid,) in conn.execute("select gid from pg_prepared_xacts where starts_with(gid, %s)", (mine,)).fetchall():
+            # One that a crash of the server left: nobody else ends it, and it holds its rows for ever.
+            conn.execute(sql.SQL("rollback prepared {}").format(gid))
         conn.execute("begin")
         try:
             conn.execute("set local lock_timeout = '200ms'")
             for action in actions:
                 conn.execute(ACTIONS[action].encode())
-            gid = f"chaos {chance.random()}"
+            gid = f"{mine}{chance.random()}"
             if prepare:
                 conn.execute(sql.SQL("prepare transaction {}").format(gid))
             # One forgets for long. Did all, soon every row and key would be touched, and nothing could go on.
