@@ -33,7 +33,7 @@ def signals(record: Record) -> Iterator[str]:
         if run.get("timed_out") and run["took"] is not None:
             yield f"{run['id']}: timed out and was shown {run['took']} (claim {run['claim']})"
     if record.signals_left:
-        yield f"{record.signals_left} signals are left though all has ended"
+        yield f"{record.signals_left} signals are left though all has ended, for no retry"
 
 
 def barriers(record: Record) -> Iterator[str]:

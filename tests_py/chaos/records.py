@@ -197,7 +197,11 @@ def gather(conn: psycopg.Connection[Any], folder: Path, told: list[dict[str, Any
             "where fsm like 'chaos.%' "
             "union all select id, fsm, status, parent, state, result, last_error from chaos.gone order by id"
         ).fetchall()
-    left = conn.execute("select count(*) from gendurable.signal").fetchone()
+    # What has failed or was cancelled keeps its inbox for a retry.
+    left = conn.execute(
+        "select count(*) from gendurable.signal s left join gendurable.instance i on i.id = s.instance_id "
+        "where i.id is null or i.status not in ('failed', 'cancelled')"
+    ).fetchone()
     return Record(
         events=events,
         rows={row.id: row for row in rows},
