@@ -11,15 +11,12 @@ from typing import LiteralString
 
 from ._call import Rows, Statement, call, nothing, one_value
 
-_TIMEOUTS = (
+_TIMEOUTS: tuple[LiteralString, ...] = (
     "statement_timeout",
     "lock_timeout",
     "idle_in_transaction_session_timeout",
     "idle_session_timeout",
 )
-# First, and each by itself: under a timeout of a millisecond one assignment gets through, a query may not.
-_FIRST: LiteralString = "; ".join(f"set {name} to 0" for name in _TIMEOUTS)
-_FIRST_17: LiteralString = f"set transaction_timeout to 0; {_FIRST}"
 
 # What our statements, or functions and functions of the server that they call, would do otherwise or not at all.
 _WANTED = {
@@ -84,9 +81,9 @@ _FOUND: LiteralString = (
 Settings = Sequence[tuple[str, str]]
 
 
-def timeouts(server_version: int) -> Sequence[str]:
+def timeouts(server_version: int) -> tuple[LiteralString, ...]:
     """The settings that end what takes too long, on this server."""
-    return (("transaction_timeout",) if server_version >= 170000 else ()) + _TIMEOUTS
+    return ("transaction_timeout", *_TIMEOUTS) if server_version >= 170000 else _TIMEOUTS
 
 
 def _parameters(durable: bool) -> tuple[object, ...]:
@@ -97,8 +94,9 @@ def _parameters(durable: bool) -> tuple[object, ...]:
 @call
 def without_timeouts(server_version: int) -> Statement[None]:
     """Before anything else: the timeouts off, and no function found but the server's."""
-    path: LiteralString = "; set search_path to pg_catalog, pg_temp"
-    return Statement((_FIRST_17 if server_version >= 170000 else _FIRST) + path, (), nothing)
+    # Each by itself: under a timeout of a millisecond one assignment gets through, a query may not.
+    off: LiteralString = "; ".join(f"set {name} to 0" for name in timeouts(server_version))
+    return Statement(f"{off}; set search_path to pg_catalog, pg_temp", (), nothing)
 
 
 def without_timeouts_locally(server_version: int) -> Settings:

@@ -206,7 +206,7 @@ def run_sql(count: Count, wanted: list[str]) -> None:
             count.add(
                 "isolation specs",
                 skipped=len(specs),
-                why="no isolationtester; Debian: apt-get install postgresql-server-dev-NN",
+                why="no isolationtester; Debian: apt-get install postgresql-server-dev-NN, or make test as root",
             )
         elif program is not None:
             for path in specs:
