@@ -202,8 +202,7 @@ begin
             else to_jsonb(row(
                 i.id, i.claim_no, i.fsm, i.fsm_version, i.step, i.state, i.attempt, i.queue, i.partition_key,
                 i.unique_key, i.parent_id, null, false, case
-                    when (select true from gendurable.signal s where s.instance_id = i.id limit 1)
-                        then gendurable._inbox(i.id, null)
+                    when o.answer ->> 'kept' = 'mail' then gendurable._inbox(i.id, null)
                     else '[]'
                 end,
                 '[]', i.meta)::gendurable.claimed)

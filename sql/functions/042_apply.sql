@@ -75,15 +75,17 @@ comment on function gendurable._resolve(gendurable.outcome[], timestamptz) is
 inserted. Under the rows'' locks.';
 
 create or replace function gendurable._kept(
-    p_outcomes gendurable.outcome[], p_crowded text[], p_family boolean
-) returns bigint[]
+    p_outcomes gendurable.outcome[], p_crowded text[], p_family boolean, out ids bigint[], out mail boolean
+)
 language plpgsql as $$
 declare
     -- mostly there is nothing that only the row tells
     v_look constant boolean := p_crowded <> '{}' or p_family or exists (select from gendurable.paused_queue);
 begin
-    return array(
-        select o.id
+    select coalesce(array_agg(k.id), '{}'), bool_or(k.mail)
+    into ids, mail
+    from (
+        select o.id, (select true from gendurable.signal s where s.instance_id = o.id limit 1) as mail
         from unnest(p_outcomes) o
         where o.keep and not o.delayed and not o.rekey and o.rate_limit is null
             and case
@@ -97,15 +99,13 @@ begin
                     where i.id = o.id)
                 else true
             end
-            and case
-                when (select true from gendurable.signal s where s.instance_id = o.id limit 1)
-                    then not gendurable._has_large_inbox(o.id)
-                else true
-            end);
+        offset 0
+    ) k
+    where k.mail is null or not gendurable._has_large_inbox(k.id);
 end $$;
 
 comment on function gendurable._kept(gendurable.outcome[], text[], boolean) is
-    'Which outcomes with keep may keep their claim: nobody waits for it, and nothing else changes.';
+    'Which outcomes with keep may keep their claim: nobody waits for it, and nothing else changes. mail: one of them has signals.';
 
 create or replace function gendurable._crowded(p_keys text[], p_now timestamptz) returns text[]
 language plpgsql as $$
@@ -137,6 +137,7 @@ declare
     v_settled boolean := true;
     v_crowded text[] := '{}'::text[];
     v_kept bigint[] := '{}'::bigint[];
+    v_mail boolean;
     v_ended bigint[];
     v_done bigint[];
     v_parents bigint[];
@@ -164,7 +165,8 @@ begin
     -- what a session cannot carry for certain is not put into the answer
     if v_keeps and gendurable._carries() then
         -- nothing may park while it is being decided who waits for what: then no claim of a key is kept either
-        v_kept := gendurable._kept(v_outcomes, case when v_settled then v_crowded else p_keys end, p_family);
+        select k.ids, k.mail into v_kept, v_mail
+        from gendurable._kept(v_outcomes, case when v_settled then v_crowded else p_keys end, p_family) k;
     end if;
     if p_scoped then
         perform gendurable._take_keys(array_agg(o.id), array_agg(
@@ -232,7 +234,8 @@ begin
         array_agg(w.barrier_no) filter (where w.finished_at is not null and w.barrier_no is not null),
         array_agg(distinct w.queue) filter (
             where w.status <> 'executing' and w.eligible_at <= p_now + gendurable._longest_poll()),
-        jsonb_object_agg(w.ord, jsonb '{"kept": true}') filter (where w.status = 'executing')
+        jsonb_object_agg(w.ord, case when v_mail then jsonb '{"kept": "mail"}' else jsonb '{"kept": true}' end)
+            filter (where w.status = 'executing')
     into v_ended, v_done, v_parents, v_barriers, v_queues, v_answers
     from written w;
 
