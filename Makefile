@@ -34,7 +34,7 @@ endif
 $(DATA_built): build ;
 endif
 
-build: ## Build the SQL scripts from sql/schema, sql/functions and sql/upgrades (the default)
+build: ## Build the SQL scripts from the folders of sql/ (the default)
 	@$(GD_ASSEMBLE)
 
 help: ## List the targets
@@ -63,7 +63,7 @@ test: build $(GD_VENV)/.test ## Set up what is missing, then run everything: lin
 	@tools/need.sh test
 	@$(GD_RUN) tools/run_tests.py lint sql py
 
-test-sql: build $(GD_VENV)/.test ## pgTAP files and isolation specs (GD_ARGS="tests_sql/010_insert.sql" for some of them)
+test-sql: build $(GD_VENV)/.test ## pgTAP files and isolation specs (GD_ARGS="tests_sql/100_insert.sql" for some of them)
 	@$(GD_RUN) tools/run_tests.py sql -- $(GD_ARGS)
 
 test-py: build $(GD_VENV)/.test ## pytest (GD_ARGS="-k claim" is handed on)

@@ -26,7 +26,7 @@ create table gendurable.extra (
 alter table gendurable.key_limit add constraint key_limit_most check (max_executing < 1000000);
 """
 # gd_find gets an argument: the old function goes, and whoever could call it can call the new one, since grants are
-# remembered. What it does stands in sql/functions, as for every other function.
+# remembered. What it does stands in sql/api, as for every other function.
 STEP = TABLES + "drop function gd_find(text);\n"
 FIND = """
 create or replace function gd_find(p_unique_key text, p_fsm text = null) returns bigint
@@ -63,14 +63,14 @@ def next_release(root: Path) -> Path:
     changed(root / "gendurable.control", f"'{version()}'", f"'{NEXT}'")
     (root / "sql" / "schema" / "950_later.sql").write_text(TABLES)
     (root / "sql" / "upgrades" / f"{version()}--{NEXT}.sql").write_text(STEP)
-    insert_file = root / "sql" / "functions" / "010_insert.sql"
+    insert_file = root / "sql" / "api" / "100_insert.sql"
     text = insert_file.read_text()
     start = text.index("create or replace function gd_find(")
     insert_file.write_text(text[:start] + FIND + text[text.index(";", text.index("comment on function gd_find")) + 1 :])
-    changed(root / "sql" / "functions" / "000_base.sql", "interval '60 seconds'", "interval '59 seconds'")
+    changed(root / "sql" / "kernel" / "000_numbers.sql", "interval '60 seconds'", "interval '59 seconds'")
     # What is new reaches the roles of old.
     changed(
-        root / "sql" / "functions" / "130_access.sql",
+        root / "sql" / "api" / "900_access.sql",
         "{gd_reap,gd_gc,gd_maintain}",
         "{gd_extra,gd_reap,gd_gc,gd_maintain}",
     )

@@ -131,7 +131,9 @@ def sql_servers() -> Iterator[SqlServer]:
 
 
 def run_linters(count: Count) -> None:
-    folders = [name for name in ("sql/schema", "sql/functions", "sql/upgrades", "tests_sql") if any_sql(ROOT / name)]
+    folders = [
+        name for name in ("sql/schema", "sql/kernel", "sql/api", "sql/upgrades", "tests_sql") if any_sql(ROOT / name)
+    ]
     for name, *arguments in (
         ("ruff", "check", "."),
         ("ruff", "format", "--check", "."),

@@ -1,6 +1,6 @@
 """Defects to plant into the engine on purpose, to see the suite find them: python -m tests_py.chaos --sabotage NAME.
 
-Each is a change of one place in one file of sql/functions, made in the database of the scene only.
+Each is a change of one place in one file of sql, made in the database of the scene only.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import psycopg
 
 from . import TESTS
 
-FUNCTIONS = TESTS.parent / "sql" / "functions"
+SQL = TESTS.parent / "sql"
 
 
 class Defect(NamedTuple):
@@ -23,7 +23,7 @@ class Defect(NamedTuple):
     finds: tuple[str, ...]
 
     def sql(self) -> str:
-        text = (FUNCTIONS / self.file).read_text()
+        text = (SQL / self.file).read_text()
         if text.count(self.old) != 1:
             raise ValueError(f"{self.file} has {text.count(self.old)} times: {self.old}")
         return text.replace(self.old, self.new)
@@ -35,28 +35,28 @@ class Defect(NamedTuple):
 DEFECTS = {
     # a commit does not look whether the claim is still its own
     "unfenced": Defect(
-        "040_commit.sql",
+        "api/134_lock.sql",
         "where x.id = o.id and x.claim_no = o.claim_no and x.status = 'executing'",
         "where x.id = o.id and x.status = 'executing'",
         ("run", "transition"),
     ),
     # whoever frees a slot does not tell who waits
     "no baton": Defect(
-        "002_lanes.sql",
+        "kernel/060_baton.sql",
         "    if p_keys is null or p_keys = '{}' then\n        return;\n    end if;\n",
         "    return;\n",
         ("stuck",),
     ),
     # a waiting row may be passed by any other of its key
     "no order": Defect(
-        "002_lanes.sql",
+        "kernel/050_lanes.sql",
         "            order by i.priority, i.lane_at, i.id\n            limit least(greatest(l.most",
         "            order by i.id desc\n            limit least(greatest(l.most",
         ("order",),
     ),
     # a parent goes on while one of its children has not ended
     "early release": Defect(
-        "042_apply.sql",
+        "api/136_apply.sql",
         "            if v_one.children = 0 then",
         "            v_one.children := v_one.children - (v_one.children > 1)::int;\n"
         "            if v_one.children = 0 then",
@@ -64,14 +64,14 @@ DEFECTS = {
     ),
     # a claim waits for the rows that a client's transaction holds
     "waits": Defect(
-        "022_scan.sql",
+        "api/112_scan.sql",
         "        limit p_limit\n        for no key update skip locked);",
         "        limit p_limit\n        for no key update);",
         ("blocked",),
     ),
     # a signal that a step used is there for the next one too
     "inbox kept": Defect(
-        "045_outcome.sql",
+        "api/132_read.sql",
         "            when jsonb_typeof(p_outcome -> 'consume') = 'array'\n                then",
         "            when jsonb_typeof(p_outcome -> 'consume') = 'nothing'\n                then",
         ("signal",),

@@ -1,0 +1,99 @@
+-- Putting work in, registering machines, and finding an instance by its unique key: where its life begins.
+-- How rows are checked and stored stands in kernel/070_new_instance. Next: 110_claim.
+
+create or replace function gd_insert(
+    p_fsm text, p_state jsonb = '{}', p_step text = null, p_version int = null, p_queue text = null,
+    p_priority int = null, p_partition_key text = null, p_unique_key text = null, p_unique_scope text[] = null,
+    p_eligible_at timestamptz = null, p_delay interval = null, p_rate_limit text = null,
+    p_weight double precision = 1, p_max_attempts int = null, p_meta jsonb = '{}'
+) returns bigint
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+-- a plan for each call would cost three times the insert
+set plan_cache_mode = force_generic_plan set jit = off as $$
+begin
+    return (gendurable._insert(array[row(
+        0, p_fsm, p_version, p_step, nullif(p_state, 'null'), p_queue, p_priority, p_partition_key, p_unique_key,
+        p_unique_scope, p_eligible_at, p_delay, p_rate_limit, p_weight, p_max_attempts, nullif(p_meta, 'null')
+    )::gendurable.new_instance], null, null, '{}'))[1];
+end $$;
+
+comment on function gd_insert(
+    text, jsonb, text, int, text, int, text, text, text[], timestamptz, interval, text, double precision, int, jsonb
+) is
+'Inserts one instance of machine p_fsm and returns its id, or null when p_unique_key is held by another instance.
+Defaults: what gd_register recorded for the machine''s highest version, else step start, version 1, queue default;
+priority 0 (lower runs earlier); due now. p_state and p_meta are JSON objects; p_delay and p_eligible_at exclude each
+other; p_unique_scope lists the statuses in which the key is held (default: all that are not terminal; empty: none).
+Raises GD501 for an invalid argument and GD502 for a rate limit that does not exist.';
+
+create or replace function gd_insert_many(p_instances jsonb) returns table (ord int, id bigint, created boolean)
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set jit = off as $$
+#variable_conflict use_column
+declare
+    v_new constant gendurable.new_instance[] := gendurable._parse_instances(p_instances);
+    v_ids constant bigint[] := gendurable._insert(v_new, null, null, '{}');
+begin
+    -- a statement of its own: it sees the holders that this very call inserted
+    return query
+        select
+            n.at::int - 1,
+            case when n.id is null then gendurable._holder(n.unique_key) else n.id end,
+            n.id is not null
+        from unnest(v_ids, array(select f.unique_key from unnest(v_new) f order by f.ord))
+            with ordinality n (id, unique_key, at)
+        order by n.at;
+end $$;
+
+comment on function gd_insert_many(jsonb) is
+'Inserts an array of objects with the keys fsm, state, step, version, queue, priority, partition_key, unique_key,
+unique_scope, eligible_at, delay_ms, rate_limit, weight, max_attempts, meta. One row a object: ord is its 0-based
+position; where its unique key is taken, id is the holder''s and created is false (the first in the input wins).
+Raises GD501 (naming the position) or GD502; then nothing is inserted.';
+
+create or replace function gd_register(
+    p_fsm text, p_version int, p_initial_step text, p_queue text = 'default', p_options jsonb = '{}'
+) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+    v_max_attempts int;
+begin
+    perform gendurable._need_text(p_fsm, 'p_fsm');
+    perform gendurable._need_text(p_initial_step, 'p_initial_step');
+    perform gendurable._need_text(coalesce(p_queue, 'default'), 'p_queue');
+    if p_version is null or p_version < 1 then
+        perform gendurable._invalid('p_version must be at least 1', 'got ' || coalesce(p_version::text, 'null'),
+            'Number the versions of a machine 1, 2, 3, ...');
+    end if;
+    perform gendurable._need_options(p_options, '{max_attempts}');
+    if gendurable._int_problem(p_options -> 'max_attempts', 'max_attempts', 1) is not null then
+        perform gendurable._invalid(gendurable._int_problem(p_options -> 'max_attempts', 'max_attempts', 1),
+            'got ' || (p_options ->> 'max_attempts'), 'Pass {"max_attempts": n} with n at least 1.');
+    end if;
+    v_max_attempts := (p_options ->> 'max_attempts')::numeric::int;
+
+    -- Every dispatcher registers at start: an unchanged machine takes no lock and writes nothing.
+    if exists (
+        select from gendurable.machine m
+        where m.fsm = p_fsm and m.version = p_version and m.initial_step = p_initial_step
+            and m.queue = coalesce(p_queue, 'default') and m.max_attempts is not distinct from v_max_attempts
+    ) then
+        return;
+    end if;
+    insert into gendurable.machine (fsm, version, initial_step, queue, max_attempts)
+    values (p_fsm, p_version, p_initial_step, coalesce(p_queue, 'default'), v_max_attempts)
+    on conflict (fsm, version) do update
+        set initial_step = excluded.initial_step, queue = excluded.queue, max_attempts = excluded.max_attempts;
+end $$;
+
+comment on function gd_register(text, int, text, text, jsonb) is
+'Records a machine''s version: its initial step, its queue, and {"max_attempts": n}. They are the defaults of
+gd_insert for that machine (its highest version). Repeating it replaces the record. Raises GD501.';
+
+create or replace function gd_find(p_unique_key text) returns bigint
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
+begin
+    return gendurable._holder(p_unique_key);
+end $$;
+
+comment on function gd_find(text) is 'The id of the instance that holds the unique key now, or null.';

@@ -1,0 +1,259 @@
+-- Handing out due rows: what gd_claim promises. A claim walks the priorities of each queue in order; how one of them is scanned
+-- stands in the next file, which rows may start in the one after that, and what a worker gets in the last.
+-- Invariant 2: at most one live claim an instance. Next: 112_scan.
+
+create or replace function gd_claim(
+    p_worker text, p_queue text = 'default', p_limit int = 1, p_lease interval = '60 seconds', p_options jsonb = '{}'
+) returns table (
+    id bigint, claim_no bigint, fsm text, fsm_version int, step text, state jsonb, attempt int, queue text,
+    partition_key text, unique_key text, parent_id bigint, awaits text[], timed_out boolean,
+    signals jsonb, childs jsonb, meta jsonb
+)
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set plan_cache_mode = force_generic_plan as $$
+#variable_conflict use_column
+declare
+    v_got record;
+begin
+    if not (gendurable._is_ready(p_worker, coalesce(p_lease, '60 seconds')) and coalesce(p_options = '{}', true)
+        and octet_length(coalesce(p_queue, 'default')) between 1 and gendurable._longest_name() and coalesce(p_limit >= 0, true))
+    then
+        perform gendurable._need_claim(p_worker, coalesce(p_lease, '60 seconds'), p_options);
+        perform gendurable._need_text(coalesce(p_queue, 'default'), 'p_queue');
+        perform gendurable._need_limit(p_limit);
+    end if;
+    v_got := gendurable._claim(
+        p_worker, array[coalesce(p_queue, 'default')], jsonb_build_object(coalesce(p_queue, 'default'), coalesce(p_limit, 1)),
+        coalesce(p_lease, '60 seconds'));
+    if false = all(v_got.mail) then
+        return query select * from gendurable._start_bare(
+            p_worker, v_got.ids, v_got.now, coalesce(p_lease, '60 seconds'));
+    elsif v_got.ids <> '{}' then
+        return query select * from gendurable._hand_out(
+            p_worker, v_got.ids, v_got.started, v_got.mail, v_got.parts, v_got.now, coalesce(p_lease, '60 seconds'));
+    end if;
+end $$;
+
+comment on function gd_claim(text, text, int, interval, jsonb) is
+'Starts up to p_limit due instances of a queue for p_worker, under a lease: commit, renew or release each before it
+ends, or it is handed out again with attempt + 1. claim_no is the proof of ownership that gd_commit asks for. Order:
+priority, then the time at which a row became due. No rows: nothing is due, or the queue is paused. signals is the
+unconsumed inbox [{id, name, payload, inserted_at}], childs the children [{id, fsm, status, state, result, last_error}]:
+16 MB of each at most, what is beyond that is null with the key "cut": true (gd_signals, gd_childs page it). A claim ends
+early when it holds 16 MB. An instance that cannot be handed out at all ends as failed.
+Needs READ COMMITTED (GD504); raises GD501.';
+
+create or replace function gd_claim_many(
+    p_worker text, p_queues jsonb, p_lease interval = '60 seconds', p_options jsonb = '{}'
+) returns table (
+    id bigint, claim_no bigint, fsm text, fsm_version int, step text, state jsonb, attempt int, queue text,
+    partition_key text, unique_key text, parent_id bigint, awaits text[], timed_out boolean,
+    signals jsonb, childs jsonb, meta jsonb
+)
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set plan_cache_mode = force_generic_plan as $$
+#variable_conflict use_column
+declare
+    v_got record;
+begin
+    if not (gendurable._is_ready(p_worker, coalesce(p_lease, '60 seconds')) and coalesce(p_options = '{}', true)) then
+        perform gendurable._need_claim(p_worker, coalesce(p_lease, '60 seconds'), p_options);
+    end if;
+    if jsonb_typeof(p_queues) is distinct from 'object' then
+        perform gendurable._invalid('p_queues must be a JSON object', 'got ' || coalesce(jsonb_typeof(p_queues), 'null'),
+            'Pass {"queue": limit, ...}.');
+    end if;
+    if p_queues ? '' or octet_length(p_queues::text) > gendurable._longest_name() or jsonb_path_exists(
+        p_queues, 'strict $.* ? (@.type() != "number" || @ < 0 || @ > 2147483647 || @.floor() != @)')
+    then
+        perform gendurable._need_limits(p_queues);
+    end if;
+    v_got := gendurable._claim(
+        p_worker, array(select jsonb_object_keys(p_queues)), p_queues, coalesce(p_lease, '60 seconds'));
+    if false = all(v_got.mail) then
+        return query select * from gendurable._start_bare(
+            p_worker, v_got.ids, v_got.now, coalesce(p_lease, '60 seconds'));
+    elsif v_got.ids <> '{}' then
+        return query select * from gendurable._hand_out(
+            p_worker, v_got.ids, v_got.started, v_got.mail, v_got.parts, v_got.now, coalesce(p_lease, '60 seconds'));
+    end if;
+end $$;
+
+comment on function gd_claim_many(text, jsonb, interval, jsonb) is
+'gd_claim for several queues in one call: p_queues is {"queue": limit, ...}, at most so many rows of each.
+Needs READ COMMITTED (GD504); raises GD501.';
+
+create or replace function gendurable._need_claim(p_worker text, p_lease interval, p_options jsonb) returns void
+language plpgsql as $$
+begin
+    perform gendurable._need_read_committed();
+    perform gendurable._need_text(p_worker, 'p_worker');
+    perform gendurable._need_lease(p_lease);
+    perform gendurable._need_options(p_options, '{}');
+end $$;
+
+comment on function gendurable._need_claim(text, interval, jsonb) is
+    'Raises GD501 or GD504 unless a claim can be made with these arguments.';
+
+create or replace function gendurable._need_limits(p_queues jsonb) returns void
+language plpgsql as $$
+declare
+    v_wrong constant text := (
+        select min(q.key)
+        from jsonb_each(p_queues) q
+        where q.key = '' or octet_length(q.key) > gendurable._longest_name()
+            or gendurable._int_problem(q.value, 'limit', 0) is not null or q.value = 'null');
+begin
+    if v_wrong is not null then
+        perform gendurable._invalid('p_queues must map names to limits',
+            format('%s: %s', quote_literal(left(v_wrong, 200)), left((p_queues -> v_wrong)::text, 200)),
+            'Pass {"queue": limit, ...} with limits of 0 or more.');
+    end if;
+end $$;
+
+comment on function gendurable._need_limits(jsonb) is 'Raises GD501 unless these are names of queues with limits.';
+
+create or replace function gendurable._claim(
+    p_worker text, p_queues text[], p_limits jsonb, p_lease interval,
+    out ids bigint[], out started bigint[], out mail boolean[], out parts jsonb, out now timestamptz
+)
+language plpgsql as $$
+declare
+    v_now constant timestamptz := clock_timestamp();
+    v_memory jsonb := gendurable._recall();
+    -- after a clock was set back: the time that this session has seen already
+    v_before constant timestamptz := gendurable._seen(v_memory, v_now);
+    v_bytes bigint := 4 * gendurable._most_bytes();
+    v_count constant int := coalesce(cardinality(p_queues), 0);
+    -- where large rows of some queues may use up what one claim hands out, the queues take turns
+    v_from constant int := case when v_count > 4 then floor(random() * v_count) else 0 end;
+    v_queue text;
+    v_doubts boolean;
+    v_pauses boolean;
+    v_paused text[];
+    v_got record;
+    v_text text;
+begin
+    now := v_now;
+    select exists (select from gendurable.doubtful_key), exists (select from gendurable.paused_queue)
+    into v_doubts, v_pauses;
+    if v_doubts then
+        perform gendurable._settle_doubts(v_now);
+    end if;
+    if v_pauses then
+        v_paused := array(select q.queue from gendurable.paused_queue q where q.queue = any(p_queues));
+    end if;
+    for v_turn in 1 .. v_count loop
+        exit when v_bytes <= 0;
+        v_queue := p_queues[1 + (v_from + v_turn - 1) % v_count];
+        continue when p_limits -> v_queue = '0' or coalesce(v_queue = any(v_paused), false);
+        v_got := gendurable._claim_queue(
+            p_worker, v_queue, (p_limits -> v_queue)::int, gendurable._most_bytes(), p_lease, v_now, v_before,
+            v_memory -> v_queue);
+        if v_got.ids is not null then
+            ids := ids || v_got.ids;
+            started := started || v_got.started;
+            mail := mail || v_got.mail;
+            if v_got.parts is not null then
+                parts := coalesce(parts, '{}') || v_got.parts;
+            end if;
+        end if;
+        v_bytes := v_bytes - gendurable._most_bytes() + v_got.bytes;
+        v_memory := v_memory || jsonb_build_object(v_queue, v_got.known);
+    end loop;
+    v_text := (v_memory || jsonb_build_object('', jsonb_build_array(gendurable._epoch_us(coalesce(v_before, v_now)))))::text;
+    if octet_length(v_text) > gendurable._most_memory() then
+        v_text := gendurable._some_memory(v_text::jsonb, p_queues);
+    end if;
+    -- an assignment is evaluated as an expression, where perform would run a query
+    v_text := set_config('gendurable.floor', gendurable._sealed(v_text), false);
+end $$;
+
+comment on function gendurable._claim(text, text[], jsonb, interval) is
+    'Due rows of each queue, up to its limit, as of _claim_queue; now: when they were claimed.';
+
+create or replace function gendurable._claim_queue(
+    p_worker text, p_queue text, p_limit int, p_bytes bigint, p_lease interval, p_now timestamptz, p_before timestamptz,
+    p_known jsonb, out ids bigint[], out started bigint[], out mail boolean[], out parts jsonb, out bytes bigint,
+    out known jsonb
+)
+language plpgsql as $$
+declare
+    v_now_us constant bigint := gendurable._epoch_us(p_now);
+    v_limit constant int := least(p_limit, 100000);
+    v_looks constant boolean := gendurable._may_look(p_known, v_now_us);
+    v_known constant int[] := coalesce((p_known #>> '{"",3}')::int[], '{}');
+    v_behind bigint := coalesce((p_known #>> '{"",2}')::bigint, -2147483649);
+    v_new int[] := v_known;
+    v_at int := 1;
+    v_walked bigint;
+    v_cost bigint;
+    v_lanes int := 0;
+    v_more boolean;
+    v_priority int;
+    v_got record;
+begin
+    bytes := p_bytes;
+    known := coalesce(p_known, '{}');
+    loop
+        if v_lanes >= 64 and v_lanes >= (case when ids is null then 1000 else 64 end) then
+            v_more := true;                        -- enough for one claim: the next one goes on from here
+            exit;
+        end if;
+        while v_known[v_at] <= v_behind loop
+            v_at := v_at + 1;
+        end loop;
+        v_priority := null;
+        if v_looks then
+            v_walked := gendurable._walked();
+            v_priority := gendurable._next_priority(p_queue, v_behind, v_known[v_at]);
+            v_cost := greatest(v_cost, gendurable._walked() - v_walked);
+        end if;
+        v_priority := coalesce(v_priority, v_known[v_at]);
+        v_behind := v_priority;
+        exit when v_priority is null;
+        v_lanes := v_lanes + 1;
+        v_got := gendurable._scan(p_worker, p_queue, v_priority, v_limit - coalesce(cardinality(ids), 0), bytes, p_lease, p_now,
+            p_before, p_known -> v_priority::text);
+        if v_got.ids is not null then
+            ids := ids || v_got.ids;
+            started := started || v_got.started;
+            mail := mail || v_got.mail;
+            if v_got.parts is not null then
+                parts := coalesce(parts, '{}') || v_got.parts;
+            end if;
+        end if;
+        if v_got.lane is not null then
+            known := known || jsonb_build_object(v_priority, v_got.lane);
+            if v_known[v_at] is distinct from v_priority then
+                v_new := v_new || v_priority;
+            end if;
+        elsif v_looks and v_known[v_at] = v_priority then
+            known := known - v_priority::text;
+            v_new := array_remove(v_new, v_priority);
+        end if;
+        bytes := v_got.bytes;
+        v_more := v_more or v_got.more;
+        exit when cardinality(ids) >= v_limit or bytes <= 0;
+    end loop;
+    if v_new <> v_known then
+        v_new := array(select n from unnest(v_new) n order by n);
+    end if;
+    known := known || jsonb_build_object('', jsonb_build_array(
+        case when v_looks then v_now_us else (p_known #>> '{"",0}')::bigint end,
+        case when v_looks then v_cost else (p_known #>> '{"",1}')::bigint end,
+        case when v_lanes >= 64 then v_behind end, v_new::text));
+    if v_more and coalesce(cardinality(ids), 0) < v_limit then
+        -- It looked at enough for one claim, and there is more. Not _wake: that does not see the caller's own lock, and
+        -- who claims here is often the only one who sleeps.
+        perform gendurable._notify(p_queue);
+    end if;
+end $$;
+
+comment on function gendurable._claim_queue(text, text, int, bigint, interval, timestamptz, timestamptz, jsonb) is
+    'Due rows of a queue by priority, as of _scan, up to p_limit rows and about p_bytes bytes (bytes: what is left of them). known:
+what to remember of the queue.';

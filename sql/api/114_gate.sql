@@ -1,0 +1,182 @@
+-- The gate: which of the rows that a claim has locked may start. Some lost their workers again and again and are parted from
+-- each other, some only carry a baton, some wait for a slot of their key.
+-- Invariant 2, within a key. Next: 116_hand_out.
+
+create or replace function gendurable._sort_out(
+    p_picked gendurable.candidate[], p_lease interval, p_now timestamptz,
+    out ids bigint[], out slots int[], out heavy boolean[], out keys int, out left_out boolean
+)
+language plpgsql as $$
+declare
+    v_candidates constant gendurable.candidate[] := gendurable._part_suspects(p_picked, p_lease, p_now);
+    v_heavy bigint[];
+begin
+    select count(distinct c.partition_key)::int, array_agg(c.id) filter (where c.heavy)
+    into keys, v_heavy
+    from unnest(v_candidates) c;
+    select coalesce(array_agg(g.id order by g.ord), '{}'), array_agg(g.slot_no order by g.ord)
+    into ids, slots
+    from gendurable._admit(v_candidates, p_now) g;
+    if v_heavy is not null then
+        heavy := array(select u.id = any(v_heavy) from unnest(ids) with ordinality u (id, ord) order by u.ord);
+    end if;
+    left_out := cardinality(ids) < cardinality(v_candidates);
+end $$;
+
+comment on function gendurable._sort_out(gendurable.candidate[], interval, timestamptz) is
+    'Which of the picked rows may start, with their slots, where a key, a scope or a crash is in play. keys: of how many keys they
+are. heavy: null where none is. left_out: some may not start.';
+
+create or replace function gendurable._part_suspects(
+    p_candidates gendurable.candidate[], p_lease interval, p_now timestamptz
+) returns gendurable.candidate[]
+language plpgsql as $$
+declare
+    v_suspects bigint[];
+    v_later bigint[];
+begin
+    -- A row that kills its worker takes all with it that run beside it, and as their leases end together, the same ones
+    -- would run beside it 20 times and fail with it. After three losses in a row chance parts them: each is put off
+    -- every second time, and runs while the lease of the guilty one has not ended.
+    v_suspects := array(
+        select c.id
+        from unnest(p_candidates) c
+        where c.crashes + (c.status = 'executing')::int between 3 and gendurable._crash_cap() - 1
+            -- one without a slot may be the baton of its key
+            and (c.partition_key is null or c.slot_no is not null));
+    if cardinality(v_suspects) < 2 then
+        return p_candidates;                         -- one alone has nobody to be parted from
+    end if;
+    v_later := array(select s from unnest(v_suspects) s where random() < 0.5);
+    update gendurable.instance i
+    set eligible_at = p_now + random() * least(p_lease, interval '1 minute'), updated_at = p_now
+    where i.id = any(v_later);
+    return array(select c from unnest(p_candidates) c where c.id <> all(v_later));
+end $$;
+
+comment on function gendurable._part_suspects(gendurable.candidate[], interval, timestamptz) is
+    'Puts off some of the rows that lost their workers several times in a row, at random; the others.';
+
+create or replace function gendurable._admit(p_candidates gendurable.candidate[], p_now timestamptz)
+returns table (ord bigint, id bigint, slot_no int)
+language plpgsql as $$
+#variable_conflict use_column
+declare
+    v_keys text[];
+    v_sorted record;
+    v_lifted bigint[];
+    v_waiting text[];
+    v_settled boolean;
+begin
+    -- A claim only tries a key's lock: rows of a key that somebody else works on are passed over.
+    v_keys := gendurable._try_keys(array(
+        select distinct c.partition_key from unnest(p_candidates) c where c.partition_key is not null order by 1), 1);
+    -- Asked before anything is read that it decides on. Chores that pass a baton on wait until it is settled.
+    v_settled := gendurable._settled();
+    if v_settled then
+        perform gendurable._end_chores(p_candidates, v_keys, p_now);
+    end if;
+
+    -- Read in a later statement than the locks. Candidates and heads meet in one grouping: with joins of arrays it
+    -- would be a nested loop of one over the other.
+    select
+        coalesce(array_agg(b.id) filter (where b.ord is not null and b.fate = 'starts'), '{}') as start_ids,
+        coalesce(array_agg(b.ord) filter (where b.ord is not null and b.fate = 'starts'), '{}') as start_ords,
+        coalesce(array_agg(b.slot) filter (where b.ord is not null and b.fate = 'starts'), '{}') as start_slots,
+        coalesce(array_agg(b.id order by b.ord) filter (where b.fate = 'waits'), '{}') as wait_ids,
+        coalesce(array_agg(b.key order by b.ord) filter (where b.fate = 'waits'), '{}') as wait_keys,
+        coalesce(array_agg(b.id) filter (where b.ord is null), '{}') as stranger_ids,
+        coalesce(array_agg(b.key) filter (where b.ord is null), '{}') as stranger_keys
+    into v_sorted
+    from (
+        select a.id, max(a.ord) as ord, max(a.slot) as slot, max(a.key) as key,
+            case
+                when bool_or(a.chore) then 'ends'
+                when max(a.key) is null or max(a.slot) is not null then 'starts'
+                when bool_or(a.locked) then 'waits'
+            end as fate
+        from (
+            select c.id, c.ord, c.partition_key as key, c.partition_key = any(v_keys) as locked,
+                gendurable._is_chore(c.status, c.crashes, c.partition_key, c.lane_at, p_now) as chore,
+                -- who owns a slot keeps it, whoever waits
+                case when c.partition_key = any(v_keys) then c.slot_no end as slot
+            from unnest(p_candidates) with ordinality c (
+                id, eligible_at, status, crashes, plain, partition_key, slot_no, lane_at, heavy, bare, ord)
+            union all
+            select n.id, null, n.partition_key, true, false, n.slot_no
+            from gendurable._next_in_keys(v_keys) n
+        ) a
+        group by a.id
+    ) b;
+
+    if v_sorted.wait_ids <> '{}' then
+        v_lifted := case
+            when v_sorted.stranger_ids = '{}' then '{}' else gendurable._lift(v_sorted.stranger_ids, p_now) end;
+        -- A head that is locked by somebody cannot be lifted: the first candidate of its key stays due, a little later,
+        -- and is the key's baton. Parking it too would drop the baton; leaving it due now would spin.
+        v_waiting := array(
+            select s.key
+            from unnest(v_sorted.stranger_ids, v_sorted.stranger_keys) s (id, key)
+            where s.id <> all(v_lifted));
+        update gendurable.instance i
+        set eligible_at = case
+                when w.first and (not v_settled or w.key = any(v_waiting)) then p_now + interval '100 ms'
+                -- nothing may be parked while it is being decided who waits for what, which may take long
+                when not v_settled then p_now + interval '2 seconds'
+            end,
+            woken = 1,
+            updated_at = p_now
+        from (
+            select u.id, u.key, row_number() over (partition by u.key order by u.ord) = 1 as first
+            from unnest(v_sorted.wait_ids, v_sorted.wait_keys) with ordinality u (id, key, ord)
+        ) w
+        where i.id = any(array[w.id]);
+    end if;
+
+    return query
+        select s.ord, s.id, s.slot
+        from unnest(v_sorted.start_ids, v_sorted.start_ords, v_sorted.start_slots) s (id, ord, slot);
+end $$;
+
+comment on function gendurable._admit(gendurable.candidate[], timestamptz) is
+    'Which of the locked due rows may start, with their slots; parks the others in their lanes and lifts who is first.';
+
+create or replace function gendurable._is_chore(
+    p_status gendurable.status, p_crashes int, p_key text, p_lane_at timestamptz, p_now timestamptz
+) returns boolean
+language sql immutable parallel safe as $$
+    select case
+        when p_status = 'executing' then p_crashes + 1 >= gendurable._crash_cap()
+        else p_key is not null and (p_lane_at is null or p_lane_at > p_now)
+    end
+$$;
+
+comment on function gendurable._is_chore(gendurable.status, int, text, timestamptz, timestamptz) is
+    'Whether a due row is no work for a worker: it is to be ended, or it has no place in its key and carries its baton.';
+
+create or replace function gendurable._end_chores(
+    p_candidates gendurable.candidate[], p_keys text[], p_now timestamptz
+) returns void
+language plpgsql as $$
+declare
+    v_crashed bigint[];
+    v_carriers bigint[];
+    v_keys text[];
+begin
+    select array_agg(c.id) filter (where c.status = 'executing'),
+        array_agg(c.id) filter (where c.status <> 'executing'),
+        array_agg(distinct c.partition_key) filter (where c.status <> 'executing')
+    into v_crashed, v_carriers, v_keys
+    from unnest(p_candidates) c
+    where gendurable._is_chore(c.status, c.crashes, c.partition_key, c.lane_at, p_now)
+        and (c.partition_key is null or c.partition_key = any(p_keys));
+    if v_crashed is not null then
+        perform gendurable._end_crashed(v_crashed, p_now);
+    end if;
+    if v_carriers is not null then
+        perform gendurable._relieve(v_carriers, v_keys, p_now);
+    end if;
+end $$;
+
+comment on function gendurable._end_chores(gendurable.candidate[], text[], timestamptz) is
+    'Does what due rows ask for that are no work for a worker. Under the locks of the given keys.';

@@ -1,0 +1,178 @@
+-- Leases: renewing them, and giving claims back. Those that end unrenewed are taken away by a claim (112_scan) or by the upkeep
+-- (212_reap).
+-- Next: 130_commit.
+
+create or replace function gd_heartbeat(p_worker text, p_claims jsonb, p_lease interval = '60 seconds')
+returns table (id bigint, claim_no bigint)
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set plan_cache_mode = force_generic_plan as $$
+#variable_conflict use_column
+declare
+    v_ids bigint[];
+    v_nos bigint[];
+    v_held bigint[];
+    v_lease constant interval := coalesce(p_lease, '60 seconds');
+    v_until timestamptz;
+begin
+    perform gendurable._need_read_committed();
+    perform gendurable._need_text(p_worker, 'p_worker');
+    perform gendurable._need_lease(v_lease);
+    select coalesce(array_agg(c.id), '{}'), coalesce(array_agg(c.claim_no), '{}') into v_ids, v_nos
+    from gendurable._parse_claims(p_claims) c;
+    v_until := clock_timestamp() + v_lease;
+
+    with held as materialized (
+        select i.id
+        from unnest(v_ids, v_nos) c (id, claim_no)
+        join gendurable.instance i on i.id = any(array[c.id])
+        where i.claim_no = c.claim_no and i.status = 'executing'
+        for no key update of i skip locked
+    ), renewed as (
+        update gendurable.instance i
+        set lease_expires_at = v_until
+        from held h
+        where i.id = any(array[h.id])
+        returning i.id
+    )
+    select coalesce(array_agg(r.id), '{}') into v_held from renewed r;
+    if exists (select from gendurable.renewal) then
+        delete from gendurable.renewal r
+        using (
+            select x.instance_id, x.claim_no
+            from gendurable.renewal x
+            where x.instance_id = any(v_held)
+            for update skip locked
+        ) d
+        where r.instance_id = d.instance_id and r.claim_no = d.claim_no;
+    end if;
+    if cardinality(v_held) = cardinality(v_ids) then
+        return;
+    end if;
+
+    -- A locked row is neither lost, since its commit may be on the way, nor to be lost while its worker lives.
+    perform gendurable._renew_beside(v_ids, v_nos, v_lease, v_until);
+    return query
+        select c.id, c.claim_no
+        from unnest(v_ids, v_nos) c (id, claim_no)
+        where not exists (
+            select from gendurable.instance i
+            where i.id = any(array[c.id]) and i.claim_no = c.claim_no and i.status = 'executing');
+end $$;
+
+comment on function gd_heartbeat(text, jsonb, interval) is
+'Renews the leases of the claims [[id, claim_no], ...] and returns those that are lost: committed, cancelled, or claimed
+by another worker. A row that somebody has locked is not reported; once half of its lease has passed, its claim is
+renewed beside the row, so that nobody takes it over while its worker lives. Needs READ COMMITTED (GD504).';
+
+create or replace function gd_release(p_worker text, p_claims jsonb, p_delay interval = '0') returns int
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set plan_cache_mode = force_generic_plan
+set lock_timeout = '10ms' as $$
+declare
+    v_now constant timestamptz := clock_timestamp();
+    v_ids bigint[];
+    v_nos bigint[];
+    v_keys text[];
+begin
+    perform gendurable._need_read_committed();
+    perform gendurable._need_text(p_worker, 'p_worker');
+    if coalesce(p_delay, '0') < interval '0' or not isfinite(p_delay) then
+        perform gendurable._invalid('p_delay must be finite and not negative', 'got ' || p_delay, 'Use 0 for now.');
+    end if;
+    if not gendurable._opens() then
+        return 0;
+    end if;
+    if p_claims is null or p_claims = 'null' then
+        -- held rows are due rows: found through the index that serves the claims
+        select h.ids, h.claim_nos into v_ids, v_nos
+        from gendurable._find_held(p_worker, null, v_now, 1000000, 1000000) h;
+    else
+        select array_agg(c.id), array_agg(c.claim_no) into v_ids, v_nos from gendurable._parse_claims(p_claims) c;
+    end if;
+    v_ids := array(
+        select i.id
+        from unnest(v_ids, v_nos) c (id, claim_no)
+        join gendurable.instance i on i.id = any(array[c.id])
+        where i.claim_no = c.claim_no and i.status = 'executing'
+        for no key update of i skip locked);
+    -- What somebody's open transaction holds is left to its lease: giving back waits for nobody. The server's lock
+    -- table is small and shared: so many keys in one transaction and no more.
+    v_keys := gendurable._try_keys(array(
+        select distinct i.partition_key
+        from gendurable.instance i
+        where i.id = any(v_ids) and i.partition_key is not null
+        order by 1
+        limit gendurable._most_keys()), 5);
+    v_ids := array(
+        select i.id
+        from gendurable.instance i
+        where i.id = any(v_ids) and (i.partition_key is null or i.partition_key = any(v_keys))
+        order by i.id);
+    return gendurable._give_back_isolated(v_ids, v_now, v_now + coalesce(p_delay, '0'));
+end $$;
+
+comment on function gd_release(text, jsonb, interval) is
+'Gives claims [[id, claim_no], ...] back, due after p_delay, without burning an attempt; null: all that p_worker holds
+(which reads the due rows of each priority until 1,000 in a row are held by nobody). Returns how many were given back: not
+those that are lost, nor those that somebody''s open transaction holds, nor rows of more than 500 keys in one call (they
+wait for their lease, or for the next call). Needs READ COMMITTED (GD504).';
+
+create or replace function gendurable._parse_claims(p_claims jsonb)
+returns table (id bigint, claim_no bigint)
+language plpgsql as $$
+begin
+    if jsonb_typeof(p_claims) is distinct from 'array' or exists (
+        select from jsonb_array_elements(p_claims) c
+        where jsonb_typeof(c) <> 'array' or jsonb_array_length(c) <> 2
+            or case when jsonb_typeof(c -> 0) = 'number' and jsonb_typeof(c -> 1) = 'number'
+                then c <> jsonb_build_array(floor((c ->> 0)::numeric), floor((c ->> 1)::numeric))
+                else true end
+    ) then
+        perform gendurable._invalid('p_claims must be an array of [id, claim_no]', left(p_claims::text, 200),
+            'Pass [[id, claim_no], ...] as handed out by gd_claim.');
+    end if;
+    return query
+        select (c ->> 0)::numeric::bigint, (c ->> 1)::numeric::bigint from jsonb_array_elements(p_claims) c;
+end $$;
+
+comment on function gendurable._parse_claims(jsonb) is 'Reads [[id, claim_no], ...]; raises GD501.';
+
+create or replace function gendurable._renew_beside(
+    p_ids bigint[], p_nos bigint[], p_lease interval, p_until timestamptz
+) returns void
+language plpgsql as $$
+declare
+    v_timeout constant text := current_setting('lock_timeout');
+    v_row record;
+    v_waits int := 0;
+begin
+    -- Mostly the lock is that of the commit, which lasts for milliseconds: while half of the lease is left, the next
+    -- heartbeat has time enough.
+    for v_row in
+        select distinct c.id, c.claim_no
+        from unnest(p_ids, p_nos) c (id, claim_no)
+        join gendurable.instance i on i.id = any(array[c.id])
+        where i.claim_no = c.claim_no and i.status = 'executing' and i.lease_expires_at <= p_until - p_lease / 2
+        order by c.id
+    loop
+        begin
+            perform set_config('lock_timeout', '5ms', true);
+            insert into gendurable.renewal as r (instance_id, claim_no, until)
+            values (v_row.id, v_row.claim_no, p_until)
+            on conflict (instance_id, claim_no) do update set until = excluded.until;
+        exception when lock_not_available then
+            -- another heartbeat for the same claim has not ended
+            v_waits := v_waits + 1;
+            exit when v_waits = 10;
+            continue;
+        end;
+        perform set_config('lock_timeout', v_timeout, true);
+    end loop;
+end $$;
+
+comment on function gendurable._renew_beside(bigint[], bigint[], interval, timestamptz) is
+    'Renews claims beside their rows, which somebody has locked.';

@@ -1,0 +1,185 @@
+-- Committing outcomes: what gd_commit and gd_commit_one promise. What is done: the JSON is read (132_read), every lock is taken
+-- that is free (134_lock), and all is written at once (136_apply), in halves where that fails.
+-- Invariant 1: an outcome commits only under the claim that produced it, once. Next: 132_read.
+
+create or replace function gd_commit(p_worker text, p_outcomes jsonb, p_lease interval = '60 seconds')
+returns table (ord int, id bigint, claim_no bigint, result text, detail jsonb)
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set plan_cache_mode = force_generic_plan
+-- what cannot be skipped (a unique key in somebody's open transaction, a table lock) is waited for this long
+set lock_timeout = '10ms' as $$
+#variable_conflict use_column
+declare
+    v_now constant timestamptz := clock_timestamp();
+    v_lease constant interval := coalesce(p_lease, '60 seconds');
+    v_all gendurable.outcome[];
+    v_outcomes gendurable.outcome[];
+    v_answers jsonb := '{}'::jsonb;
+    v_locked record;
+begin
+    if not gendurable._is_ready(p_worker, v_lease) then
+        perform gendurable._need_read_committed();
+        perform gendurable._need_text(p_worker, 'p_worker');
+        perform gendurable._need_lease(v_lease);
+    end if;
+    if jsonb_typeof(p_outcomes) is distinct from 'array' then
+        perform gendurable._invalid('p_outcomes must be a JSON array', 'got ' || coalesce(jsonb_typeof(p_outcomes), 'null'),
+            'Pass an array of outcomes: [{"id": ..., "claim_no": ..., "kind": "done"}].');
+    end if;
+
+    v_all := gendurable._parse_outcomes(p_outcomes, v_now);
+    begin
+        -- a table lock (vacuum full, DDL) cannot be skipped row by row
+        lock table gendurable.instance in row exclusive mode;
+    exception when lock_not_available then
+        return query select o.ord, o.id, o.claim_no, 'busy', null::jsonb from unnest(v_all) o;
+        return;
+    end;
+    v_outcomes := v_all;
+    -- what cannot be read, and every outcome but the first of one claim
+    if (select count(distinct u.id) < count(*) or bool_or(u.kind = 'rejected') from unnest(v_all) u) then
+        select coalesce(jsonb_object_agg(o.ord, case
+            when o.kind = 'rejected' then gendurable._answer('rejected', o.step, o.error)
+            else gendurable._answer('stale', null, null)
+        end), '{}')
+        into v_answers
+        from (
+            select u.*, row_number() over (partition by u.id, u.claim_no order by u.ord) as copy from unnest(v_all) u
+        ) o
+        where o.kind = 'rejected' or o.copy > 1;
+        v_outcomes := array(select u from unnest(v_all) u where not v_answers ? u.ord::text);
+    end if;
+
+    select l.answers, l.keys, l.scoped, l.family into v_locked from gendurable._lock_outcomes(v_outcomes) l;
+    if v_locked.answers <> '{}' then
+        v_answers := v_answers || v_locked.answers;
+        v_outcomes := array(select u from unnest(v_outcomes) u where not v_answers ? u.ord::text);
+    end if;
+    v_answers := v_answers || gendurable._apply_isolated(
+        p_worker, v_outcomes, v_locked.keys, v_locked.scoped, v_locked.family, v_lease, v_now);
+
+    if v_answers = '{}' then
+        return query select o.ord, o.id, o.claim_no, 'ok', null::jsonb from unnest(v_all) o;
+        return;
+    end if;
+    return query
+        select o.ord, o.id, o.claim_no, coalesce(o.answer ->> 'result', 'ok'), case
+            when i.id is null then nullif(o.answer -> 'detail', 'null')
+            -- what gd_claim would hand out for the kept claim
+            else to_jsonb(row(
+                i.id, i.claim_no, i.fsm, i.fsm_version, i.step, i.state, i.attempt, i.queue, i.partition_key,
+                i.unique_key, i.parent_id, null, false, case
+                    when o.answer ->> 'kept' = 'mail' then gendurable._inbox(i.id, null)
+                    else '[]'
+                end,
+                '[]', i.meta)::gendurable.claimed)
+        end
+        from (select u.ord, u.id, u.claim_no, v_answers -> u.ord::text as answer from unnest(v_all) u) o
+        left join gendurable.instance i on o.answer ? 'kept' and i.id = any(array[o.id])
+        order by o.ord;
+end $$;
+
+comment on function gd_commit(text, jsonb, interval) is
+'Commits outcomes of claimed instances in one transaction, and answers for each: ok; stale (the claim is not this one
+any more, or the same claim stands twice in the batch; nothing was written); busy (another transaction holds a lock;
+nothing was written, send it again); rejected (the outcome is not valid: detail.message, detail.sqlstate; nothing was
+written and the claim still stands). It waits for nobody. With keep, detail is the next claim, or null when it was
+given back. Kinds: next, replay, await, schedule_childs, done, stop, error. Needs READ COMMITTED (GD504); raises GD501
+where the call itself is not valid.';
+
+create or replace function gd_commit_one(p_worker text, p_outcome jsonb) returns void
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set plan_cache_mode = force_generic_plan as $$
+declare
+    -- variables and not expressions: what is used more than once in a helper is inlined only so
+    v_now timestamptz := clock_timestamp();
+    v_json jsonb;
+    v_outcome gendurable.outcome;
+    v_row record;
+    v_keys text[];
+begin
+    perform gendurable._need_read_committed();
+    perform gendurable._need_text(p_worker, 'p_worker');
+    if gendurable._outcome_problem(p_outcome) is not null then
+        perform gendurable._invalid(gendurable._outcome_problem(p_outcome), left(p_outcome::text, 200),
+            'See the table of outcomes in the SQL reference.');
+    end if;
+    v_json := p_outcome - 'keep'::text;
+    v_outcome := gendurable._parse_outcome(0, v_json, v_now);
+
+    -- the order that every waiting call uses: the parent, the row, then its keys, sorted
+    if v_outcome.ends or v_outcome.kind = 'error' then
+        perform from gendurable.instance p
+        where p.id = (select i.parent_id from gendurable.instance i where i.id = v_outcome.id)
+        for no key update;
+    end if;
+    select i.partition_key, i.unique_scope is not null as scoped into v_row
+    from gendurable.instance i
+    where i.id = v_outcome.id and i.claim_no = v_outcome.claim_no and i.status = 'executing'
+    for no key update;
+    if not found then
+        raise exception using errcode = 'GD505', message = 'the claim is lost',
+            detail = format('id %s, claim_no %s', v_outcome.id, v_outcome.claim_no),
+            hint = 'Roll back: another worker runs this step, or the instance was cancelled.';
+    end if;
+    v_keys := array(
+        select distinct k from unnest(array[v_row.partition_key, v_outcome.partition_key]) k
+        where k is not null order by 1);
+    perform gendurable._lock_keys(v_keys);
+    v_now := clock_timestamp();
+    v_outcome := gendurable._parse_outcome(0, v_json, v_now);
+    perform gendurable._apply(
+        p_worker, array[v_outcome], v_keys, v_row.scoped, false, interval '60 seconds', v_now);
+end $$;
+
+comment on function gd_commit_one(text, jsonb) is
+'Commits one outcome inside the caller''s own transaction, together with the step''s business writes. Waits for locks.
+Raises GD505 when the claim is lost and the reason when the outcome is not valid, so that all of it rolls back.
+keep is not honoured here. Needs READ COMMITTED (GD504).';
+
+create or replace function gendurable._apply_isolated(
+    p_worker text, p_outcomes gendurable.outcome[], p_keys text[], p_scoped boolean, p_family boolean, p_lease interval,
+    p_now timestamptz
+) returns jsonb
+language plpgsql as $$
+declare
+    v_half int := cardinality(p_outcomes) / 2;
+    v_state text;
+    v_message text;
+    v_result text;
+begin
+    if p_outcomes = '{}' then
+        return '{}'::jsonb;
+    end if;
+    begin
+        return gendurable._apply(p_worker, p_outcomes, p_keys, p_scoped, p_family, p_lease, p_now);
+    exception
+        -- what the outcome itself is to blame for
+        when data_exception or integrity_constraint_violation or program_limit_exceeded or plpgsql_error
+            or sqlstate 'GD000' then
+            get stacked diagnostics v_state = returned_sqlstate, v_message = message_text;
+            -- two sessions took one unique key at the same moment: the second try sees the first one's
+            v_result := case when v_state = '23505' then 'busy' else 'rejected' end;
+        -- What another transaction is to blame for: of class 55 only the lock. The others (a publication without replica
+        -- identity) would be answered busy for ever: they are raised as they are.
+        when transaction_rollback or lock_not_available then
+            get stacked diagnostics v_state = returned_sqlstate, v_message = message_text;
+            v_result := 'busy';
+    end;
+    if v_half = 0 then
+        return jsonb_build_object(p_outcomes[1].ord, case
+            when v_result = 'busy' then gendurable._answer('busy', null, null)
+            else gendurable._answer('rejected', v_state, v_message)
+        end);
+    end if;
+    -- halves, and halves of halves: one bad outcome in 400 costs 17 sub-transactions and not 400
+    return gendurable._apply_isolated(p_worker, p_outcomes[:v_half], p_keys, p_scoped, p_family, p_lease, p_now)
+        || gendurable._apply_isolated(p_worker, p_outcomes[v_half + 1:], p_keys, p_scoped, p_family, p_lease, p_now);
+end $$;
+
+comment on function gendurable._apply_isolated(text, gendurable.outcome[], text[], boolean, boolean, interval, timestamptz) is
+    '_apply, in halves where it fails, so that one bad outcome takes nobody with it; answers for those that failed.';

@@ -1,0 +1,243 @@
+-- Reading outcomes: what is wrong with the JSON of one, and its values.
+-- Next: 134_lock.
+
+create or replace function gendurable._is_bigint(p_value jsonb) returns boolean
+language sql immutable parallel safe as $$
+    select case when jsonb_typeof(p_value) = 'number'
+        then (p_value #>> '{}'::text[])::numeric % 1 = 0
+            and (p_value #>> '{}'::text[])::numeric between -9223372036854775808 and 9223372036854775807
+        else false end
+$$;
+
+comment on function gendurable._is_bigint(jsonb) is 'Whether a JSON value is a number that an id can be.';
+
+create or replace function gendurable._names_problem(p_names jsonb) returns text
+language plpgsql immutable parallel safe as $$
+begin
+    -- as gd_signal takes them: a name that cannot be sent would be awaited for ever
+    return case
+        when jsonb_typeof(p_names) = 'string' then gendurable._text_problem(p_names, 'signals', true)
+        when jsonb_typeof(p_names) is distinct from 'array' or p_names = '[]' then 'signals must be a name or an array of names'
+        when jsonb_array_length(p_names) > 1000 then 'signals has more than 1,000 names'
+        when exists (
+            select from jsonb_array_elements(p_names) n (name)
+            where n.name = 'null' or gendurable._text_problem(n.name, 'signals', true) is not null
+        ) then 'signals must be a name or an array of names, of 2,000 bytes each at most'
+    end;
+end $$;
+
+comment on function gendurable._names_problem(jsonb) is 'What is wrong with the names of an await, or null.';
+
+create or replace function gendurable._outcome_problem(p_outcome jsonb) returns text
+language sql immutable parallel safe as $$
+    select case
+        when jsonb_typeof(p_outcome) is distinct from 'object' then 'an outcome must be a JSON object'
+        when jsonb_typeof(p_outcome -> 'id') is distinct from 'number' then 'id is missing or not a number'
+        when jsonb_typeof(p_outcome -> 'claim_no') is distinct from 'number' then 'claim_no is missing or not a number'
+        when not gendurable._is_bigint(p_outcome -> 'id') then 'id must be a whole number in its range'
+        when not gendurable._is_bigint(p_outcome -> 'claim_no') then 'claim_no must be a whole number in its range'
+        when p_outcome ? 'consume' and (
+            jsonb_typeof(p_outcome -> 'consume') not in ('array', 'null')
+            or jsonb_path_exists(
+                p_outcome, 'strict $.consume[*] ? (@.type() != "number" || @ != @.floor() || @ < 0 || @ > 9223372036854775807)',
+                '{}', true)
+            or case when jsonb_typeof(p_outcome -> 'consume') = 'array'
+                then jsonb_array_length(p_outcome -> 'consume') > 10000 end)
+            then 'consume must be an array of signal ids, 10,000 at most'
+        else case p_outcome ->> 'kind'
+            when 'next' then case
+                when p_outcome - '{id,claim_no,kind,consume,step,state,delay_ms,partition_key,rate_limit,weight,priority,queue,keep}'::text[] <> '{}'
+                    then 'unknown key in an outcome next'
+                else coalesce(
+                    gendurable._text_problem(p_outcome -> 'step', 'step', true),
+                    gendurable._object_problem(p_outcome -> 'state', 'state'),
+                    gendurable._ms_problem(p_outcome -> 'delay_ms', 'delay_ms'),
+                    gendurable._text_problem(p_outcome -> 'partition_key', 'partition_key', false),
+                    gendurable._text_problem(p_outcome -> 'rate_limit', 'rate_limit', false),
+                    gendurable._text_problem(p_outcome -> 'queue', 'queue', false),
+                    gendurable._int_problem(p_outcome -> 'priority', 'priority', null),
+                    gendurable._weight_problem(p_outcome -> 'weight'),
+                    case when jsonb_typeof(p_outcome -> 'keep') not in ('boolean', 'null')
+                        then 'keep must be true or false' end)
+            end
+            when 'replay' then case
+                when p_outcome - '{id,claim_no,kind,consume,state,delay_ms,error}'::text[] <> '{}'
+                    then 'unknown key in an outcome replay'
+                else coalesce(
+                    gendurable._object_problem(p_outcome -> 'state', 'state'),
+                    gendurable._ms_problem(p_outcome -> 'delay_ms', 'delay_ms'),
+                    case when jsonb_typeof(p_outcome -> 'error') not in ('string', 'null')
+                        then 'error must be a string' end)
+            end
+            when 'await' then case
+                when p_outcome - '{id,claim_no,kind,consume,signals,step,state,timeout_ms}'::text[] <> '{}'
+                    then 'unknown key in an outcome await'
+                else coalesce(
+                    gendurable._names_problem(p_outcome -> 'signals'),
+                    gendurable._text_problem(p_outcome -> 'step', 'step', false),
+                    gendurable._object_problem(p_outcome -> 'state', 'state'),
+                    gendurable._ms_problem(p_outcome -> 'timeout_ms', 'timeout_ms'))
+            end
+            when 'schedule_childs' then case
+                when p_outcome - '{id,claim_no,kind,consume,step,childs,state}'::text[] <> '{}'
+                    then 'unknown key in an outcome schedule_childs'
+                when jsonb_typeof(p_outcome -> 'childs') is distinct from 'array' then 'childs must be an array'
+                else coalesce(
+                    gendurable._text_problem(p_outcome -> 'step', 'step', true),
+                    gendurable._object_problem(p_outcome -> 'state', 'state'))
+            end
+            when 'done' then case
+                when p_outcome - '{id,claim_no,kind,consume,result}'::text[] <> '{}'
+                    then 'unknown key in an outcome done'
+            end
+            when 'stop' then case
+                when p_outcome - '{id,claim_no,kind,consume,reason}'::text[] <> '{}'
+                    then 'unknown key in an outcome stop'
+                when jsonb_typeof(p_outcome -> 'reason') is distinct from 'string' then 'reason must be a string'
+            end
+            when 'error' then case
+                when p_outcome - '{id,claim_no,kind,consume,error,delay_ms}'::text[] <> '{}'
+                    then 'unknown key in an outcome error'
+                when jsonb_typeof(p_outcome -> 'error') is distinct from 'string' then 'error must be a string'
+                else gendurable._ms_problem(p_outcome -> 'delay_ms', 'delay_ms')
+            end
+            else 'kind must be next, replay, await, schedule_childs, done, stop or error'
+        end
+    end
+$$;
+
+comment on function gendurable._outcome_problem(jsonb) is 'What is wrong with the JSON of an outcome, or null.';
+
+create or replace function gendurable._parse_outcome(p_ord int, p_outcome jsonb, p_now timestamptz)
+returns gendurable.outcome
+language sql stable as $$
+    select row(
+        -- by numeric, since 1.0 is a whole number, too
+        p_ord, (p_outcome ->> 'id')::numeric::bigint, (p_outcome ->> 'claim_no')::numeric::bigint, p_outcome ->> 'kind',
+        case p_outcome ->> 'kind'
+            when 'next' then 'runnable' when 'replay' then 'runnable' when 'error' then 'runnable'
+            when 'done' then 'done' when 'stop' then 'failed'
+            when 'await' then 'awaiting_signal' else 'awaiting_children'
+        end::gendurable.status,
+        p_outcome ->> 'kind' in ('done', 'stop'),
+        p_outcome ->> 'step', nullif(p_outcome -> 'state', 'null'),
+        -- due: now, after the delay, at the deadline; the end and children in progress are never due
+        case
+            when p_outcome ->> 'kind' in ('next', 'replay', 'error')
+                then p_now + coalesce(gendurable._ms(nullif(p_outcome -> 'delay_ms', 'null')), '0')
+            when p_outcome ->> 'kind' = 'await' then p_now + gendurable._ms(nullif(p_outcome -> 'timeout_ms', 'null'))
+        end,
+        null::timestamptz, null::timestamptz,
+        case jsonb_typeof(p_outcome -> 'signals')
+            when 'string' then array[p_outcome ->> 'signals']
+            when 'array' then gendurable._texts(p_outcome -> 'signals')
+        end,
+        p_outcome -> 'childs', null::int, p_outcome -> 'result', 
+        left(coalesce(p_outcome ->> 'reason', p_outcome ->> 'error'), 100000),
+        case
+            when jsonb_typeof(p_outcome -> 'consume') = 'array'
+                then gendurable._texts(p_outcome -> 'consume')::numeric[]::bigint[]
+        end,
+        p_outcome ? 'partition_key', p_outcome ->> 'partition_key', p_outcome ->> 'queue',
+        (p_outcome ->> 'priority')::numeric::int, p_outcome ->> 'rate_limit', (p_outcome ->> 'weight')::double precision,
+        -- next: later than now; error: given at all, since 0 too replaces the back-off
+        coalesce(p_outcome -> 'delay_ms', 'null') <> 'null'
+            and (p_outcome ->> 'kind' = 'error' or p_outcome -> 'delay_ms' <> '0'),
+        coalesce(p_outcome -> 'keep' = 'true', false)
+    )::gendurable.outcome
+$$;
+
+comment on function gendurable._parse_outcome(int, jsonb, timestamptz) is 'Reads a valid outcome.';
+
+create or replace function gendurable._rejected(p_ord int, p_outcome jsonb, p_sqlstate text, p_message text)
+returns gendurable.outcome
+language sql immutable parallel safe as $$
+    select row(
+        p_ord,
+        case when gendurable._is_bigint(p_outcome -> 'id') then (p_outcome ->> 'id')::numeric::bigint end,
+        case when gendurable._is_bigint(p_outcome -> 'claim_no') then (p_outcome ->> 'claim_no')::numeric::bigint end,
+        'rejected', null, null, p_sqlstate, null, null, null, null, null, null, null, null, p_message, null, null, null,
+        null, null, null, null, null, null
+    )::gendurable.outcome
+$$;
+
+comment on function gendurable._rejected(int, jsonb, text, text) is
+    'Stands for an outcome that cannot be read: kind rejected, the SQLSTATE in step, the reason in error.';
+
+create or replace function gendurable._read_outcome(p_ord int, p_outcome jsonb, p_now timestamptz)
+returns gendurable.outcome
+language plpgsql as $$
+begin
+    return case
+        when gendurable._outcome_problem(p_outcome) is null then gendurable._parse_outcome(p_ord, p_outcome, p_now)
+        else gendurable._rejected(p_ord, p_outcome, 'GD501', gendurable._outcome_problem(p_outcome))
+    end;
+end $$;
+
+comment on function gendurable._read_outcome(int, jsonb, timestamptz) is
+    'Reads any outcome; one that is not valid becomes a rejected one. Raises what a number out of its range raises.';
+
+-- Nearly all outcomes are a next or a done with nothing special. The two functions above would read these too, but every
+-- statement with their expressions sets all of them up anew: 50 us a commit, and half of the time a row.
+create or replace function gendurable._is_plain_outcome(p_outcome jsonb) returns boolean
+language sql immutable parallel safe as $$
+    select case p_outcome ->> 'kind'
+        when 'next' then p_outcome - '{id,claim_no,kind,step,state,keep}'::text[] = '{}'
+            and jsonb_typeof(p_outcome -> 'step') = 'string' and p_outcome -> 'step' <> '""'
+            and octet_length(p_outcome ->> 'step') <= gendurable._longest_name()
+            and coalesce(jsonb_typeof(p_outcome -> 'state') = 'object', true)
+            and coalesce(jsonb_typeof(p_outcome -> 'keep') = 'boolean', true)
+        when 'done' then p_outcome - '{id,claim_no,kind,result}'::text[] = '{}'
+        else false
+    end
+    and jsonb_typeof(p_outcome -> 'id') = 'number' and jsonb_typeof(p_outcome -> 'claim_no') = 'number'
+$$;
+
+comment on function gendurable._is_plain_outcome(jsonb) is
+    'Whether an outcome is valid and has nothing but what _plain_outcome reads.';
+
+create or replace function gendurable._plain_outcome(p_ord int, p_outcome jsonb, p_now timestamptz)
+returns gendurable.outcome
+language sql stable as $$
+    select row(
+        p_ord, (p_outcome ->> 'id')::bigint, (p_outcome ->> 'claim_no')::bigint, p_outcome ->> 'kind',
+        case p_outcome ->> 'kind' when 'next' then 'runnable' else 'done' end::gendurable.status,
+        p_outcome ->> 'kind' = 'done',
+        p_outcome ->> 'step', p_outcome -> 'state',
+        case p_outcome ->> 'kind' when 'next' then p_now end,
+        null, null, null, null, null, p_outcome -> 'result', null, null,
+        false, null, null, null, null, null,
+        false, coalesce(p_outcome -> 'keep' = 'true', false)
+    )::gendurable.outcome
+$$;
+
+comment on function gendurable._plain_outcome(int, jsonb, timestamptz) is 'Reads a plain outcome, as _parse_outcome would.';
+
+create or replace function gendurable._parse_outcomes(p_outcomes jsonb, p_now timestamptz) returns gendurable.outcome[]
+language plpgsql as $$
+declare
+    v_all gendurable.outcome[];
+    v_one record;
+begin
+    begin
+        select array_agg(case
+            when gendurable._is_plain_outcome(e.o) then gendurable._plain_outcome(e.ord::int - 1, e.o, p_now)
+            else gendurable._read_outcome(e.ord::int - 1, e.o, p_now)
+        end)
+        into v_all
+        from jsonb_array_elements(p_outcomes) with ordinality e (o, ord);
+    exception when data_exception then
+        -- a number out of its column's range: read one by one, so that only that outcome is rejected
+        for v_one in select e.o, e.ord::int - 1 as ord from jsonb_array_elements(p_outcomes) with ordinality e (o, ord) loop
+            begin
+                v_all := v_all || gendurable._read_outcome(v_one.ord, v_one.o, p_now);
+            exception when data_exception then
+                v_all := v_all || gendurable._rejected(v_one.ord, v_one.o, sqlstate, sqlerrm);
+            end;
+        end loop;
+    end;
+    return coalesce(v_all, '{}');
+end $$;
+
+comment on function gendurable._parse_outcomes(jsonb, timestamptz) is
+    'Reads a batch of outcomes; what cannot be read becomes a rejected one.';

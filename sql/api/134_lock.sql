@@ -1,0 +1,83 @@
+-- The locks of a commit: rows, parents, keys. It waits for nobody: what is not free makes an outcome busy.
+-- Invariant 8. Next: 136_apply.
+
+create or replace function gendurable._lock_outcomes(
+    p_outcomes gendurable.outcome[], out answers jsonb, out keys text[], out scoped boolean,
+    out family boolean
+)
+language plpgsql as $$
+declare
+    v_ords int[];
+    v_parents bigint[];
+    v_held bigint[];
+    v_new_keys text[];
+begin
+    -- A commit waits for nobody: what is locked is skipped and answered busy. Nothing waits, so no order can deadlock.
+    with held as materialized (
+        select o.ord, i.partition_key, i.unique_scope, i.children_pending,
+            case when i.barrier_no is not null and (o.ends or o.kind = 'error') then i.parent_id end as parent_id
+        from unnest(p_outcomes) o
+        cross join lateral (
+            select x.partition_key, x.unique_scope, x.barrier_no, x.parent_id, x.children_pending
+            from gendurable.instance x
+            where x.id = o.id and x.claim_no = o.claim_no and x.status = 'executing'
+            for no key update skip locked
+        ) i
+    )
+    select coalesce(array_agg(h.ord), '{}'),
+        coalesce(array_agg(distinct h.parent_id) filter (where h.parent_id is not null), '{}'),
+        coalesce(array_agg(distinct h.partition_key) filter (where h.partition_key is not null), '{}'),
+        bool_or(h.unique_scope is not null), bool_or(h.children_pending is not null)
+    into v_ords, v_parents, keys, scoped, family
+    from held h;
+
+    answers := '{}';
+    if cardinality(v_ords) < cardinality(p_outcomes) then
+        select jsonb_object_agg(o.ord, gendurable._answer(case when i.id is null then 'stale' else 'busy' end, null, null))
+        into answers
+        from unnest(p_outcomes) o
+        left join gendurable.instance i on i.id = any(array[o.id]) and i.claim_no = o.claim_no and i.status = 'executing'
+        where o.ord <> all(v_ords);
+    end if;
+
+    for v_try in 1 .. 4 loop
+        exit when v_parents = '{}';
+        v_held := array(
+            select p.id from gendurable.instance p where p.id = any(v_parents) for no key update skip locked);
+        v_parents := array(
+            select p.id
+            from gendurable.instance p
+            where p.id = any(v_parents) and p.id <> all(v_held) and p.status = 'awaiting_children');
+        if v_parents <> '{}' and v_try < 4 then
+            -- siblings that end in other sessions hold their parent for a few milliseconds
+            perform pg_sleep(0.001 * v_try);
+        end if;
+    end loop;
+    if v_parents <> '{}' then
+        select answers || coalesce(jsonb_object_agg(o.ord, gendurable._answer('busy', null, null)), '{}') into answers
+        from unnest(p_outcomes) o
+        join gendurable.instance i on i.id = any(array[o.id])
+        where i.parent_id = any(v_parents) and o.ord = any(v_ords) and (o.ends or o.kind = 'error');
+    end if;
+
+    v_new_keys := array(
+        select o.partition_key from unnest(p_outcomes) o where o.partition_key is not null and o.ord = any(v_ords));
+    if keys <> '{}' or v_new_keys <> '{}' then
+        keys := array(select distinct k from unnest(keys || v_new_keys) k order by 1);
+        v_new_keys := keys;
+        keys := gendurable._try_keys(keys, 5);
+        if cardinality(keys) < cardinality(v_new_keys) then
+            select answers || coalesce(jsonb_object_agg(o.ord, gendurable._answer('busy', null, null)), '{}') into answers
+            from unnest(p_outcomes) o
+            join gendurable.instance i on i.id = any(array[o.id])
+            where o.ord = any(v_ords)
+                and (
+                    -- null-safe: with no key locked, null <> all('{}') is true
+                    (i.partition_key is not null and i.partition_key <> all(keys))
+                    or (o.partition_key is not null and o.partition_key <> all(keys)));
+        end if;
+    end if;
+end $$;
+
+comment on function gendurable._lock_outcomes(gendurable.outcome[]) is
+    'Takes every lock that the outcomes need and that is free; answers for those that miss one or have lost their claim.';

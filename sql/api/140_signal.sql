@@ -1,0 +1,144 @@
+-- Signals: delivery into the inbox, and the inbox page by page. Outcomes use signals up (136_apply).
+-- Invariant 3: what was accepted is presented until a step that saw it has progressed. Next: 150_children.
+
+create or replace function gd_signal(
+    p_id bigint, p_name text, p_payload jsonb = 'null', p_dedup_key text = null
+) returns text
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan as $$
+begin
+    perform gendurable._need_signal(p_name, p_dedup_key);
+    if p_id is null then
+        perform gendurable._invalid('p_id must not be null', null, 'Pass the id of an instance, or its unique key.');
+    end if;
+    return gendurable._deliver(p_id, p_name, p_payload, p_dedup_key, null);
+end $$;
+
+comment on function gd_signal(bigint, text, jsonb, text) is
+'Sends a signal to an instance. delivered: it is in the inbox, until an outcome consumes it or the instance ends.
+duplicate: the instance has had p_dedup_key before. no_target: there is no such instance, or it has ended.
+Waits for another transaction that is ending or signalling the instance. Raises GD501.';
+
+create or replace function gd_signal(
+    p_unique_key text, p_name text, p_payload jsonb = 'null', p_dedup_key text = null
+) returns text
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan as $$
+declare
+    v_id bigint;
+    v_result text := 'no_target';
+begin
+    perform gendurable._need_signal(p_name, p_dedup_key);
+    perform gendurable._need_text(p_unique_key, 'p_unique_key');
+    -- between the look-up and the lock the key can pass to another instance: that one is the address then
+    for v_try in 1 .. 10 loop
+        v_id := gendurable._holder(p_unique_key);
+        exit when v_id is null;
+        v_result := gendurable._deliver(v_id, p_name, p_payload, p_dedup_key, p_unique_key);
+        exit when v_result <> 'no_target';
+    end loop;
+    -- An id in quotes, or sent by a driver without its type, comes here: no_target would say that the instance has ended.
+    if v_id is null and gendurable._is_live_id(p_unique_key) then
+        perform gendurable._invalid('nobody holds this unique key, but it is the id of an instance',
+            'got ' || quote_literal(p_unique_key), 'An id is a number: cast it, as in gd_signal(' || p_unique_key
+            || '::bigint, ...). Keys that are digits only are better given a prefix.');
+    end if;
+    return v_result;
+end $$;
+
+comment on function gd_signal(text, text, jsonb, text) is
+'gd_signal to the instance that holds the unique key; no_target where nobody does. An untyped id ends up here, too: a
+key that nobody holds and that is the id of an instance which has not ended raises GD501. So do invalid arguments.';
+
+create or replace function gendurable._need_signal(p_name text, p_dedup_key text) returns void
+language plpgsql as $$
+begin
+    perform gendurable._need_text(p_name, 'p_name');
+    if p_dedup_key is not null then
+        perform gendurable._need_text(p_dedup_key, 'p_dedup_key');
+    end if;
+end $$;
+
+comment on function gendurable._need_signal(text, text) is 'Raises GD501 unless a signal can have this name and key.';
+
+create or replace function gendurable._is_live_id(p_text text) returns boolean
+language plpgsql stable as $$
+begin
+    if p_text !~ '^[1-9][0-9]{0,18}$' or p_text::numeric > 9223372036854775807 then
+        return false;
+    end if;
+    return exists (
+        select from gendurable.instance i
+        where i.id = p_text::bigint and i.status not in ('done', 'failed', 'cancelled'));
+end $$;
+
+comment on function gendurable._is_live_id(text) is
+    'Whether a text is, digit by digit, the id of an instance that has not ended.';
+
+create or replace function gendurable._deliver(p_id bigint, p_name text, p_payload jsonb, p_dedup_key text, p_key text)
+returns text
+language plpgsql as $$
+declare
+    v_row record;
+    v_now timestamptz;
+    v_wakes boolean;
+begin
+    -- The lock comes before the insert: an await looks into the inbox after it has locked the row, so whoever is
+    -- second sees the other. Only an end or another signal is waited for here, never a running step.
+    select i.status, i.awaits, i.queue, i.partition_key, i.eligible_at, i.unique_held into v_row
+    from gendurable.instance i
+    where i.id = p_id
+    for no key update;
+    if not found or v_row.status in ('done', 'failed', 'cancelled')
+        or (p_key is not null and v_row.unique_held is distinct from p_key)
+    then
+        return 'no_target';
+    end if;
+    if p_dedup_key is not null then
+        insert into gendurable.signal_seen (instance_id, dedup_key) values (p_id, p_dedup_key)
+        on conflict do nothing;
+        if not found then
+            return 'duplicate';
+        end if;
+    end if;
+
+    v_now := clock_timestamp();
+    insert into gendurable.signal (instance_id, name, payload, inserted_at)
+    values (p_id, p_name, coalesce(p_payload, 'null'), v_now);
+
+    v_wakes := v_row.status = 'awaiting_signal' and p_name = any(v_row.awaits);
+    if v_wakes then
+        perform gendurable._take_keys(array[p_id], '{runnable}');
+        update gendurable.instance i
+        set status = 'runnable', eligible_at = v_now, woken = 1, deadline_at = null, updated_at = v_now,
+            lane_at = case when i.partition_key is not null then v_now end,
+            unique_held = gendurable._unique_held(i.unique_held, i.unique_scope, 'runnable')
+        where i.id = p_id;
+    end if;
+    if v_wakes or (v_row.status <> 'executing' and v_row.eligible_at <= v_now) then
+        -- also for a row that was due already: a claim may have passed over it while it was locked here
+        perform gendurable._wake(array[v_row.queue]);
+    end if;
+    return 'delivered';
+end $$;
+
+comment on function gendurable._deliver(bigint, text, jsonb, text, text) is
+    'Puts a signal into an inbox and wakes the instance if it awaits that name.';
+
+create or replace function gd_signals(p_id bigint, p_after bigint = 0, p_limit int = 1000)
+returns table (id bigint, name text, payload jsonb, inserted_at timestamptz)
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_column
+begin
+    perform gendurable._need_limit(p_limit);
+    return query
+        select s.id, s.name, s.payload, s.inserted_at
+        from gendurable.signal s
+        where s.instance_id = p_id and s.id > coalesce(p_after, 0)
+        order by s.id
+        limit coalesce(p_limit, 1000);
+end $$;
+
+comment on function gd_signals(bigint, bigint, int) is
+'The inbox of an instance by id: signals that no committed step has used up, up to p_limit of those behind p_after. A
+claim presents 1,000 of them, with 16 MB of payloads. No rows: it has none. Raises GD501.';

@@ -1,0 +1,258 @@
+-- The operator's hand: cancel, retry, reschedule, pause, resume. These wait for locks, in the one order of all
+-- waiting calls: rows by id (a parent's is smaller than its children's), then keys, sorted.
+-- Next: 190_inspect.
+
+create or replace function gd_cancel(p_id bigint, p_reason text = null, p_cascade boolean = false) returns boolean
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off as $$
+declare
+    v_batch constant int := 1000;
+    -- handed to the parent, and to whoever reads the views
+    v_reason constant text := case
+        when length(p_reason) > 8000 then left(p_reason, 8000) || ' [cut]' else p_reason end;
+    v_now timestamptz;
+    v_live bigint[];
+    v_keys text[];
+begin
+    perform gendurable._need_read_committed();
+    perform gendurable._need_instance(p_id);
+    v_live := gendurable._lock_tree(p_id, coalesce(p_cascade, false));
+    v_live := array(
+        select i.id from gendurable.instance i
+        where i.id = any(v_live) and i.status not in ('done', 'failed', 'cancelled')
+        order by i.id);
+    if p_id <> all(v_live) then
+        return false;
+    end if;
+    -- The server's lock table is small and shared: rows of more keys end without the locks.
+    v_keys := array(
+        select distinct i.partition_key
+        from gendurable.instance i
+        where i.id = any(v_live) and i.partition_key is not null
+        order by 1
+        limit gendurable._most_keys());
+    perform gendurable._lock_keys(v_keys);
+    v_now := clock_timestamp();
+    -- by id, so that parents end before their children count in their barriers
+    for v_at in 0 .. (cardinality(v_live) - 1) / v_batch loop
+        perform gendurable._cancel(v_live[v_at * v_batch + 1:(v_at + 1) * v_batch], v_keys, v_reason, v_now);
+    end loop;
+    return true;
+end $$;
+
+comment on function gd_cancel(bigint, text, boolean) is
+'Ends an instance as cancelled (p_reason, cut at 8,000 characters, becomes its last_error), with p_cascade also all its
+descendants, however many. A running step''s commit is answered stale; its parent''s barrier and its key are released.
+Its inbox stays for gd_retry. false: it has ended already. Raises GD503, GD504. Waits for locks.';
+
+create or replace function gd_retry(p_id bigint, p_step text = null, p_state jsonb = null) returns boolean
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off as $$
+declare
+    v_now timestamptz;
+    v_queue text;
+    v_waits boolean;
+begin
+    perform gendurable._need_read_committed();
+    perform gendurable._need_instance(p_id);
+    if p_step is not null then
+        perform gendurable._need_text(p_step, 'p_step');
+    end if;
+    if jsonb_typeof(p_state) not in ('object', 'null') then
+        perform gendurable._invalid('p_state must be a JSON object', 'got ' || jsonb_typeof(p_state),
+            'Leave it out to keep the state.');
+    end if;
+    perform gendurable._lock_tree(p_id, false);
+    v_now := clock_timestamp();
+    v_waits := exists (
+        select from gendurable.instance i
+        join gendurable.instance p on p.id = i.parent_id
+        where i.id = p_id and p.status = 'awaiting_children' and p.claim_no = i.barrier_no);
+    begin
+        update gendurable.instance i
+        set status = 'runnable', step = coalesce(p_step, i.step), state = coalesce(nullif(p_state, 'null'), i.state),
+            attempt = 0, crashes = 0, finished_at = null, result = null, eligible_at = v_now, woken = 1,
+            lane_at = case when i.partition_key is not null then v_now end,
+            children_pending = case when i.children_pending is not null then 0 end,
+            -- the step that ended is shown again what it was shown then, another one awaits nothing
+            awaits = case when p_step is null then i.awaits end,
+            shown = case when p_step is null then i.shown end,
+            deadline_at = case when p_step is null then i.deadline_at end,
+            -- a barrier that its parent has left is not entered again
+            barrier_no = case when v_waits then i.barrier_no end,
+            unique_held = case when 'runnable' = any(coalesce(i.unique_scope, '{runnable}')) then i.unique_key end,
+            updated_at = v_now
+        where i.id = p_id and i.status in ('failed', 'cancelled')
+        returning i.queue into v_queue;
+    exception when unique_violation then
+        return false;
+    end;
+    if v_queue is null then
+        return false;
+    end if;
+    if v_waits then
+        update gendurable.instance p
+        set children_pending = p.children_pending + 1, updated_at = v_now
+        where p.id = (select i.parent_id from gendurable.instance i where i.id = p_id);
+    end if;
+    perform gendurable._wake(array[v_queue]);
+    return true;
+end $$;
+
+comment on function gd_retry(bigint, text, jsonb) is
+'Makes a failed or cancelled instance runnable again, at p_step (default: where it ended) with p_state (default: its
+own), attempt 0. It has the signals that no step had used up; where it ended, the step is shown them as it was then. Its parent waits for it again only if it still waits in that barrier. false: it has not failed, or
+its unique key is taken. Raises GD501, GD503, GD504. Waits for locks.';
+
+create or replace function gd_reschedule(p_id bigint, p_eligible_at timestamptz) returns boolean
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off as $$
+declare
+    v_now timestamptz;
+    v_key text;
+    v_queue text;
+begin
+    perform gendurable._need_read_committed();
+    perform gendurable._need_instance(p_id);
+    if p_eligible_at is null or not isfinite(p_eligible_at) then
+        perform gendurable._invalid('p_eligible_at must be a finite time', 'got ' || coalesce(p_eligible_at::text, 'null'),
+            'Pass when the instance is to be due.');
+    end if;
+    select i.partition_key into v_key
+    from gendurable.instance i
+    where i.id = p_id and i.status in ('runnable', 'awaiting_signal')
+    for no key update;
+    if not found then
+        return false;
+    end if;
+    perform gendurable._lock_keys(array[v_key]);
+    v_now := clock_timestamp();
+    update gendurable.instance i
+    set eligible_at = p_eligible_at, woken = 1, updated_at = v_now,
+        lane_at = case when i.partition_key is not null then p_eligible_at end,
+        deadline_at = case when i.status = 'awaiting_signal' then p_eligible_at else i.deadline_at end
+    where i.id = p_id
+    returning i.queue into v_queue;
+    if v_key is not null then
+        perform gendurable._keep_baton(array[v_key], array[p_id], v_now);
+    end if;
+    if p_eligible_at <= v_now + gendurable._longest_poll() then
+        perform gendurable._wake(array[v_queue]);
+    end if;
+    return true;
+end $$;
+
+comment on function gd_reschedule(bigint, timestamptz) is
+'Moves when a runnable instance is due (also one that waits in its key: its place moves too), or the deadline of an
+await. false: it is in no such status now. Raises GD501, GD503, GD504. Waits for locks.';
+
+create or replace function gd_pause_queue(p_queue text) returns void
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set lock_timeout = '1s' as $$
+begin
+    perform gendurable._need_read_committed();
+    perform gendurable._need_text(p_queue, 'p_queue');
+    perform gendurable._announce();
+    insert into gendurable.paused_queue (queue) values (p_queue) on conflict do nothing;
+    if not found then
+        return;
+    end if;
+    -- rows of this queue may hold the batons of keys with rows in other queues
+    perform gendurable._outwait_holders();
+    perform gendurable._decide(array(
+        select distinct i.partition_key
+        from gendurable.instance i
+        where i.lane_at is not null and i.slot_no is null and i.queue = p_queue and i.eligible_at is not null
+        union
+        select i.partition_key
+        from gendurable.instance i
+        where i.partition_key is not null and i.eligible_at is not null and i.lane_at is null and i.queue = p_queue
+    ), clock_timestamp());
+end $$;
+
+comment on function gd_pause_queue(text) is
+'Stops handing out instances of the queue; running steps go on and commit. Waits for nobody''s open transaction, but for
+one that pauses or resumes this very queue (55P03 after a second). Raises GD501, GD504.';
+
+create or replace function gd_resume_queue(p_queue text) returns void
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set lock_timeout = '1s' as $$
+begin
+    perform gendurable._need_read_committed();
+    perform gendurable._need_text(p_queue, 'p_queue');
+    perform gendurable._announce();
+    delete from gendurable.paused_queue q where q.queue = p_queue;
+    if not found then
+        return;
+    end if;
+    perform gendurable._outwait_holders();
+    perform gendurable._decide(array(
+        select distinct i.partition_key
+        from gendurable.instance i
+        where i.queue = p_queue and i.eligible_at is null and i.finished_at is null and i.lane_at is not null
+    ), clock_timestamp());
+    perform gendurable._wake(array[p_queue]);
+end $$;
+
+comment on function gd_resume_queue(text) is 'Ends a pause; workers are woken. Waits as gd_pause_queue does. Raises GD501, GD504.';
+
+create or replace function gendurable._cancel(p_ids bigint[], p_keys text[], p_reason text, p_now timestamptz) returns void
+language plpgsql as $$
+declare
+    v_locked bigint[];
+    v_others bigint[];
+begin
+    select coalesce(array_agg(i.id) filter (where i.partition_key is null or i.partition_key = any(p_keys)), '{}'),
+        -- null-safe: where no key is locked, null <> all('{}') is true
+        coalesce(array_agg(i.id) filter (where i.partition_key is not null and i.partition_key <> all(p_keys)), '{}')
+    into v_locked, v_others
+    from gendurable.instance i
+    where i.id = any(p_ids);
+    if v_others <> '{}' then
+        perform gendurable._end_and_carry(v_others, 'cancelled', p_reason, p_now);
+    end if;
+    begin
+        perform gendurable._end(v_locked, 'cancelled', p_reason, false, p_now);
+    exception when lock_not_available then
+        -- all that wait in one of the keys are locked by somebody, and the queues of those that end are paused
+        perform gendurable._end_and_carry(v_locked, 'cancelled', p_reason, p_now);
+    end;
+end $$;
+
+comment on function gendurable._cancel(bigint[], text[], text, timestamptz) is
+    'Cancels instances; those of other keys than the locked ones leave carriers of their batons.';
+
+create or replace function gendurable._lock_tree(p_id bigint, p_cascade boolean) returns bigint[]
+language plpgsql as $$
+declare
+    v_tree bigint[] := '{}'::bigint[];
+    v_seen bigint[];
+begin
+    -- a running descendant may fan out while its row is waited for: again until nothing new is found
+    loop
+        v_seen := v_tree;
+        v_tree := array(
+            with recursive tree as (
+                select p_id as id
+                union
+                select i.id from tree t join gendurable.instance i on i.parent_id = t.id where p_cascade
+            )
+            select t.id from tree t order by t.id);
+        exit when v_tree = v_seen;
+        perform from gendurable.instance i
+        where i.id = any(v_tree || (select r.parent_id from gendurable.instance r where r.id = p_id))
+        order by i.id
+        for no key update;
+    end loop;
+    return v_tree;
+end $$;
+
+comment on function gendurable._lock_tree(bigint, boolean) is
+    'Locks an instance, its parent and, if asked, all its descendants; the ids without the parent''s.';

@@ -1,0 +1,99 @@
+-- Expired leases: claims are taken away from workers that do not renew them, a bounded stretch of the due rows a call.
+-- Next: 214_repair.
+
+create or replace function gendurable._reap(p_limit int, p_until timestamptz, out count int, out more boolean)
+language plpgsql as $$
+declare
+    v_now constant timestamptz := clock_timestamp();
+    v_look constant int := 20000;
+    v_place jsonb := gendurable._place('reap');
+    v_behind boolean := v_place is not null;         -- rows before the place were not looked at in this call
+    v_looked int := 0;
+    v_keyed int := 0;
+    v_found record;
+    v_some record;
+begin
+    count := 0;
+    while count < p_limit and v_looked < v_look and v_keyed < gendurable._most_keys() and clock_timestamp() < p_until loop
+        select h.ids, h.claim_nos, h.place, h.looked into v_found
+        from gendurable._find_held(null, v_place, v_now, v_look - v_looked, least(p_limit - count, 100)) h;
+        v_place := v_found.place;
+        v_looked := v_looked + v_found.looked;
+        if v_found.ids <> '{}' then
+            select r.count, r.keyed into v_some from gendurable._reap_some(v_found.ids, v_found.claim_nos, v_now) r;
+            count := count + v_some.count;
+            v_keyed := v_keyed + v_some.keyed;
+        end if;
+        exit when v_place is null and not v_behind;
+        v_behind := v_behind and v_place is not null;
+    end loop;
+    more := v_place is not null and count > 0;
+    if p_limit > 0 then
+        perform gendurable._keep_place('reap', v_place);
+    end if;
+end $$;
+
+comment on function gendurable._reap(int, timestamptz) is
+    'Takes back up to p_limit expired claims: how many, and whether there is more to do at once.';
+
+create or replace function gendurable._reap_some(
+    p_ids bigint[], p_nos bigint[], p_now timestamptz, out count int, out keyed int
+)
+language plpgsql as $$
+declare
+    v_half constant int := cardinality(p_ids) / 2;
+begin
+    count := 0;
+    keyed := (select count(distinct i.partition_key) from gendurable.instance i where i.id = any(p_ids));
+    begin
+        for v_at in 1 .. cardinality(p_ids) loop
+            count := count + gendurable._reap_one(p_ids[v_at], p_nos[v_at], p_now);
+        end loop;
+        return;
+    exception
+        when transaction_rollback or object_not_in_prerequisite_state or data_exception or plpgsql_error
+            or integrity_constraint_violation or program_limit_exceeded then
+            count := 0;
+    end;
+    if v_half > 0 then
+        select a.count + b.count into count
+        from gendurable._reap_some(p_ids[:v_half], p_nos[:v_half], p_now) a
+        cross join gendurable._reap_some(p_ids[v_half + 1:], p_nos[v_half + 1:], p_now) b;
+    end if;
+end $$;
+
+comment on function gendurable._reap_some(bigint[], bigint[], timestamptz) is
+    'Takes expired claims back, in halves where it fails, so that one that cannot be given back costs no other: how many,
+and how many keys they have.';
+
+create or replace function gendurable._reap_one(p_id bigint, p_claim_no bigint, p_now timestamptz) returns int
+language plpgsql as $$
+declare
+    v_row record;
+begin
+    select i.crashes, i.partition_key, i.updated_at into v_row
+    from gendurable.instance i
+    where i.id = p_id and i.claim_no = p_claim_no and i.status = 'executing'
+        and (gendurable._is_ahead(i.updated_at, p_now) or (
+            i.lease_expires_at <= p_now and not gendurable._is_renewed(i.id, i.claim_no, p_now)))
+    for no key update skip locked;
+    if not found then
+        return 0;
+    end if;
+    if gendurable._is_ahead(v_row.updated_at, p_now) then
+        perform gendurable._turn_back(array[p_id], p_now);
+        return 0;
+    end if;
+    if v_row.partition_key is not null
+        and not pg_try_advisory_xact_lock(gendurable._key_lock(v_row.partition_key))
+    then
+        return 0;
+    end if;
+    if v_row.crashes + 1 >= gendurable._crash_cap() then
+        return gendurable._end_crashed(array[p_id], p_now);
+    end if;
+    return gendurable._give_back(array[p_id], p_now, p_now, true);
+end $$;
+
+comment on function gendurable._reap_one(bigint, bigint, timestamptz) is
+    'Takes one expired claim back if nothing that it needs is locked; 1 if it did.';

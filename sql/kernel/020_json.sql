@@ -1,0 +1,99 @@
+-- Reading JSON, for inserts, outcomes and options alike: values, and what is wrong with them. A "..._problem" answers what a
+-- client is told, or null.
+-- Next: 025_time.
+
+create or replace function gendurable._ms(p_value jsonb) returns interval
+language sql immutable parallel safe as $$
+    -- through numeric: no 32-bit limit, and an absurd number is a class 22 error and not a wrapped one
+    select make_interval(secs => ((p_value #>> '{}'::text[])::numeric / 1000)::double precision)
+$$;
+
+comment on function gendurable._ms(jsonb) is 'A JSON number of milliseconds as an interval.';
+
+create or replace function gendurable._texts(p_array jsonb) returns text[]
+language plpgsql immutable parallel safe as $$
+begin
+    return array(select jsonb_array_elements_text(p_array));
+end $$;
+
+comment on function gendurable._texts(jsonb) is 'A JSON array of strings as an array.';
+
+create or replace function gendurable._trace_of(p_meta jsonb) returns jsonb
+language plpgsql immutable parallel safe as $$
+begin
+    -- https://www.w3.org/TR/trace-context/ and https://www.w3.org/TR/baggage/
+    return coalesce((
+        select jsonb_object_agg(t.key, t.value)
+        from jsonb_each(p_meta) t
+        where t.key in ('traceparent', 'tracestate', 'baggage')), '{}');
+end $$;
+
+comment on function gendurable._trace_of(jsonb) is 'The keys of meta that children inherit: W3C trace context and baggage.';
+
+create or replace function gendurable._ms_problem(p_value jsonb, p_name text) returns text
+language sql immutable parallel safe as $$
+    select case
+        when p_value is null or p_value = 'null' then null
+        when jsonb_typeof(p_value) <> 'number' then p_name || ' must be a number of milliseconds'
+        when (p_value #>> '{}'::text[])::numeric < 0 then p_name || ' must not be negative'
+        when (p_value #>> '{}'::text[])::numeric > 9e15 then p_name || ' is longer than 285,000 years'
+    end
+$$;
+
+comment on function gendurable._ms_problem(jsonb, text) is 'What is wrong with a duration in milliseconds, or null.';
+
+create or replace function gendurable._text_problem(p_value jsonb, p_name text, p_needed boolean) returns text
+language sql immutable parallel safe as $$
+    select case
+        when p_value is null or p_value = 'null' then case when p_needed then p_name || ' is missing' end
+        when jsonb_typeof(p_value) <> 'string' then p_name || ' must be a string'
+        when p_value = '""' then p_name || ' must not be empty'
+        when octet_length(p_value #>> '{}'::text[]) > gendurable._longest_name() then p_name || ' is too long'
+    end
+$$;
+
+comment on function gendurable._text_problem(jsonb, text, boolean) is 'What is wrong with a name in JSON, or null.';
+
+create or replace function gendurable._object_problem(p_value jsonb, p_name text) returns text
+language sql immutable parallel safe as $$
+    select case when jsonb_typeof(p_value) not in ('object', 'null') then p_name || ' must be a JSON object' end
+$$;
+
+comment on function gendurable._object_problem(jsonb, text) is 'What is wrong with a value that is to be an object, or null.';
+
+create or replace function gendurable._int_problem(p_value jsonb, p_name text, p_least int) returns text
+language sql immutable parallel safe as $$
+    select case
+        when p_value is null or p_value = 'null' then null
+        when jsonb_typeof(p_value) <> 'number' or (p_value #>> '{}'::text[])::numeric % 1 <> 0
+            then p_name || ' must be a whole number'
+        when (p_value #>> '{}'::text[])::numeric not between coalesce(p_least, -2147483648) and 2147483647
+            then p_name || ' is out of range'
+    end
+$$;
+
+comment on function gendurable._int_problem(jsonb, text, int) is 'What is wrong with an integer in JSON, or null.';
+
+create or replace function gendurable._time_problem(p_value jsonb, p_name text) returns text
+language sql immutable parallel safe as $$
+    -- What any other text means depends on the DateStyle and the TimeZone of whoever calls.
+    select case
+        when p_value is null or p_value = 'null' then null
+        when jsonb_typeof(p_value) <> 'string' then p_name || ' must be a string'
+        when (p_value #>> '{}'::text[]) !~ '^[0-9]{4,6}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}(:[0-9]{2}([.][0-9]+)?)?(Z|[+-][0-9]{2}(:?[0-9]{2})?)$'
+            then p_name || ' must be an ISO 8601 time with its zone'
+    end
+$$;
+
+comment on function gendurable._time_problem(jsonb, text) is 'What is wrong with a time in JSON, or null.';
+
+create or replace function gendurable._weight_problem(p_value jsonb) returns text
+language sql immutable parallel safe as $$
+    select case
+        when jsonb_typeof(p_value) not in ('number', 'null') then 'weight must be a number'
+        when jsonb_typeof(p_value) = 'number' and (p_value < '1e-300' or p_value > '1e300')
+            then 'weight must be a positive number'
+    end
+$$;
+
+comment on function gendurable._weight_problem(jsonb) is 'What is wrong with a weight in JSON, or null.';

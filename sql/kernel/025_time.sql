@@ -1,0 +1,28 @@
+-- Times: as numbers, and those that a clock wrote which has been set back since (who moves these stands in api/216_clock).
+-- Next: 030_wake, telling those who sleep.
+
+create or replace function gendurable._epoch_us(p_at timestamptz) returns bigint
+language sql stable parallel safe as $$
+    -- stable as extract is: marked stricter than its body, it would not be inlined
+    select (extract(epoch from p_at) * 1000000)::bigint
+$$;
+
+comment on function gendurable._epoch_us(timestamptz) is 'Microseconds since 1970: the floor''s and the claim number''s clock.';
+
+create or replace function gendurable._is_ahead(p_at timestamptz, p_now timestamptz) returns boolean
+language sql stable parallel safe as $$
+    select p_at > p_now + interval '2 seconds'
+$$;
+
+comment on function gendurable._is_ahead(timestamptz, timestamptz) is
+    'Whether a time was written by a clock that has been set back since.';
+
+create or replace function gendurable._is_renewed(p_id bigint, p_claim_no bigint, p_now timestamptz) returns boolean
+language plpgsql stable as $$
+begin
+    return exists (
+        select from gendurable.renewal r where r.instance_id = p_id and r.claim_no = p_claim_no and r.until > p_now);
+end $$;
+
+comment on function gendurable._is_renewed(bigint, bigint, timestamptz) is
+    'Whether a claim whose lease has ended was renewed beside its row, which somebody had locked.';

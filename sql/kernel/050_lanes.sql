@@ -1,0 +1,141 @@
+-- Partition keys: their locks, and their lanes, the lines of rows that wait for a slot. Slots and lanes change only under the
+-- key's transaction-level advisory lock.
+-- Invariant 2: at most as many executing rows a key as its limit says, in order. Next: 055_doubt, who is deciding.
+
+create or replace function gendurable._key_lock(p_key text) returns bigint
+language sql immutable parallel safe as $$
+    select hashtextextended(p_key, 7301)
+$$;
+
+comment on function gendurable._key_lock(text) is 'The advisory lock of a partition key.';
+
+create or replace function gendurable._try_keys(p_keys text[], p_tries int) returns text[]
+language plpgsql as $$
+declare
+    v_left text[] := p_keys;
+    v_got text[] := '{}'::text[];
+    v_now text[];
+begin
+    for v_try in 1 .. p_tries loop
+        v_now := array(select k from unnest(v_left) k where pg_try_advisory_xact_lock(gendurable._key_lock(k)));
+        v_got := v_got || v_now;
+        if cardinality(v_got) = cardinality(p_keys) then
+            exit;
+        end if;
+        v_left := array(select k from unnest(v_left) k where k <> all(v_now));
+        if v_try < p_tries then
+            -- a claim holds its keys' locks for a few milliseconds: answering busy at once would double the commits
+            perform pg_sleep(0.001 * v_try);
+        end if;
+    end loop;
+    return v_got;
+end $$;
+
+comment on function gendurable._try_keys(text[], int) is
+    'Locks those of the keys that are free within a few tries, a millisecond and more apart; the locked ones.';
+
+create or replace function gendurable._lock_keys(p_keys text[]) returns void
+language plpgsql as $$
+begin
+    -- sorted: two sessions that wait for the same keys wait one way round only
+    perform pg_advisory_xact_lock(gendurable._key_lock(k.key))
+    from (select distinct u.key from unnest(p_keys) u (key) where u.key is not null order by u.key) k;
+end $$;
+
+comment on function gendurable._lock_keys(text[]) is 'Locks the keys, waiting for each.';
+
+create or replace function gendurable._key_limit(p_key text) returns int
+language plpgsql stable as $$
+begin
+    return coalesce((
+        select l.max_executing
+        from gendurable.key_limit l
+        where p_key = l.prefix or starts_with(p_key, l.prefix || ':')
+        order by length(l.prefix) desc
+        limit 1), 1);
+end $$;
+
+comment on function gendurable._key_limit(text) is
+    'How many instances of the key may execute at once: the longest matching prefix decides.';
+
+create or replace function gendurable._heads(p_key text, p_count int) returns bigint[]
+language plpgsql stable as $$
+declare
+    v_now constant timestamptz := clock_timestamp();
+begin
+    return array(
+        select i.id
+        from gendurable.instance i
+        where i.partition_key = p_key and i.lane_at <= v_now and i.slot_no is null
+            and not exists (select from gendurable.paused_queue q where q.queue = i.queue)
+        order by i.priority, i.lane_at, i.id
+        limit p_count);
+end $$;
+
+comment on function gendurable._heads(text, int) is
+    'The first rows of the key that wait for a slot, due or parked, in queues that are not paused. Under its lock.';
+
+create or replace function gendurable._next_in_keys(p_keys text[])
+returns table (partition_key text, id bigint, slot_no int, eligible_at timestamptz, place bigint)
+language plpgsql as $$
+#variable_conflict use_column
+declare
+    -- not the caller's: a row may have parked between its clock and the lock of its key
+    v_now constant timestamptz := clock_timestamp();
+    -- a limit may be any number, what is done at once may not; whoever starts or ends next goes on
+    v_most constant int := greatest(1000 / greatest(cardinality(p_keys), 1), 10);
+begin
+    -- For many keys at once: a call a key would cost more than all the rest of a commit.
+    return query
+        select k.key, h.id, case when l.most = 1 then 0 else f.free[h.rank] end, h.eligible_at, h.rank
+        from unnest(p_keys) k (key)
+        cross join lateral (
+            select coalesce((
+                select l.max_executing
+                from gendurable.key_limit l
+                where k.key = l.prefix or starts_with(k.key, l.prefix || ':')
+                order by length(l.prefix) desc
+                limit 1), 1) as most
+        ) l
+        cross join lateral (
+            select coalesce(array_agg(i.slot_no), '{}') as used
+            from gendurable.instance i
+            where i.partition_key = k.key and i.slot_no is not null
+        ) s
+        cross join lateral (
+            -- a limit that was lowered leaves slots above it in use: they count
+            select case when l.most > 1 then array(
+                select n::int
+                from generate_series(0, least(l.most, v_most + cardinality(s.used)) + cardinality(s.used) - 1) n
+                where n <> all(s.used) order by n
+            ) end as free
+        ) f
+        cross join lateral (
+            select i.id, i.eligible_at, row_number() over (order by i.priority, i.lane_at, i.id) as rank
+            from gendurable.instance i
+            where i.partition_key = k.key and i.lane_at <= v_now and i.slot_no is null
+                and not exists (select from gendurable.paused_queue q where q.queue = i.queue)
+            order by i.priority, i.lane_at, i.id
+            limit least(greatest(l.most - cardinality(s.used), 0), v_most)
+        ) h;
+end $$;
+
+comment on function gendurable._next_in_keys(text[]) is
+    'For each key the first waiting rows, as many as it has free slots, and the slots that they would get: rows whose place
+in the key has come (lane_at), whether due or parked, in queues that are not paused. Under the keys'' locks.';
+
+create or replace function gendurable._crowded(p_keys text[], p_now timestamptz) returns text[]
+language plpgsql as $$
+begin
+    return array(
+        select k.key
+        from unnest(p_keys) k (key)
+        -- a limit and not exists, which would become a join over all lanes
+        where (
+            select true from gendurable.instance i
+            where i.partition_key = k.key and i.lane_at <= p_now and i.slot_no is null
+                and not exists (select from gendurable.paused_queue q where q.queue = i.queue)
+            limit 1));
+end $$;
+
+comment on function gendurable._crowded(text[], timestamptz) is 'Keys in which somebody waits for a slot.';

@@ -1,0 +1,72 @@
+-- Pausing, resuming and setting limits decide who waits for what in a key, while other transactions act on what was true
+-- before. Neither waits for the other, which may be a forgotten one: a decision announces itself, and whatever parks or
+-- passes a baton meanwhile lifts more than it needs; the keys that older transactions still hold are put down as doubtful,
+-- and whoever claims next looks at them again when their locks are free (065_decide).
+-- Invariant 8. Next: 060_baton.
+
+create or replace function gendurable._settled() returns boolean
+language plpgsql as $$
+begin
+    -- Only tried: held to the end of a transaction that somebody forgets, it would keep everybody from deciding. Whoever
+    -- asks holds the locks of its keys, by which a decision that begins now finds it.
+    return pg_try_advisory_lock_shared(7305, 1) and pg_advisory_unlock_shared(7305, 1)
+        and pg_try_advisory_lock_shared(7305, 2) and pg_advisory_unlock_shared(7305, 2)
+        and pg_try_advisory_lock_shared(7305, 3) and pg_advisory_unlock_shared(7305, 3)
+        and pg_try_advisory_lock_shared(7305, 4) and pg_advisory_unlock_shared(7305, 4);
+end $$;
+
+comment on function gendurable._settled() is
+    'Whether rows may be parked: no queue is being paused or resumed and no limit is being set. Under the keys'' locks.';
+
+create or replace function gendurable._announce() returns void
+language plpgsql as $$
+declare
+    -- where an earlier call of this transaction stands: that is tried first, and got again
+    v_place text := current_setting('gendurable.place', true);
+begin
+    -- One of four places: three operators may forget their transactions. Those who look hold a place for microseconds.
+    for v_try in 1 .. 400 loop
+        if v_try > 1 or coalesce(v_place not in ('1', '2', '3', '4'), true) then
+            v_place := 1 + v_try % 4;
+        end if;
+        if pg_try_advisory_xact_lock(7305, v_place::int) then
+            perform set_config('gendurable.place', v_place, true);
+            return;
+        end if;
+        if v_try % 4 = 0 then
+            perform pg_sleep(0.002);
+        end if;
+    end loop;
+    raise exception using errcode = 'lock_not_available',
+        message = 'other transactions are pausing or resuming queues or setting limits, and do not end',
+        hint = 'See pg_locks where locktype = ''advisory'' and classid = 7305; end them, or try again later.';
+end $$;
+
+comment on function gendurable._announce() is
+    'Says until the end of the transaction that something is being decided; raises 55P03 where four others never end.';
+
+create or replace function gendurable._doubt(p_keys text[]) returns void
+language plpgsql as $$
+begin
+    insert into gendurable.doubtful_key (partition_key)
+    select distinct k.key from unnest(p_keys) k (key) where k.key is not null;
+    if found then
+        -- the empty name wakes everybody: any claim may look at them
+        perform gendurable._notify('');
+    end if;
+end $$;
+
+comment on function gendurable._doubt(text[]) is 'Puts keys down that must be looked at again when their locks are free.';
+
+create or replace function gendurable._doubt_once(p_keys text[]) returns void
+language plpgsql as $$
+begin
+    -- Who looks at a key again holds its lock until what it took down is gone: what stands here under that lock stays.
+    perform gendurable._doubt(array(
+        select k.key
+        from unnest(p_keys) k (key)
+        where not exists (select from gendurable.doubtful_key d where d.partition_key = k.key)));
+end $$;
+
+comment on function gendurable._doubt_once(text[]) is
+    'Puts keys down that are not down already: while a decision stays open, each commit in them would. Under the keys'' locks.';

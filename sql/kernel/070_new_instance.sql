@@ -1,0 +1,244 @@
+-- Storing new instances, for gd_insert and for fan-outs: their JSON or arguments become gendurable.new_instance values,
+-- and one function checks and stores these.
+-- Next: 080_transitions, what becomes of them.
+
+create or replace function gendurable._new_instance_problem(p_new gendurable.new_instance) returns text
+language sql immutable parallel safe as $$
+    select case
+        when p_new.fsm is null or p_new.fsm = '' then 'fsm must not be empty'
+        when p_new.step = '' then 'step must not be empty'
+        when p_new.queue = '' then 'queue must not be empty'
+        when p_new.partition_key = '' then 'partition_key must not be empty'
+        when p_new.unique_key = '' then 'unique_key must not be empty'
+        when octet_length(p_new.fsm) > gendurable._longest_name() then 'fsm is too long'
+        when octet_length(p_new.step) > gendurable._longest_name() then 'step is too long'
+        when octet_length(p_new.rate_limit) > gendurable._longest_name() then 'rate_limit is too long'
+        when octet_length(p_new.queue) > gendurable._longest_name() then 'queue is too long'
+        when octet_length(p_new.partition_key) > gendurable._longest_name() then 'partition_key is too long'
+        when octet_length(p_new.unique_key) > gendurable._longest_name() then 'unique_key is too long'
+        when p_new.version < 1 then 'version must be at least 1'
+        when p_new.max_attempts < 1 then 'max_attempts must be at least 1'
+        when jsonb_typeof(p_new.state) <> 'object' then 'state must be a JSON object'
+        when jsonb_typeof(p_new.meta) <> 'object' then 'meta must be a JSON object'
+        when p_new.eligible_at is not null and p_new.delay is not null
+            then 'eligible_at and delay exclude each other'
+        when not isfinite(p_new.eligible_at) then 'eligible_at must be finite'
+        when not isfinite(p_new.delay) then 'delay must be finite'
+        when p_new.delay < interval '0' then 'delay must not be negative'
+        when p_new.delay > interval '285000 years' then 'delay is too long'
+        when p_new.weight <= 0 or p_new.weight = 'infinity' or p_new.weight = 'nan'
+            then 'weight must be a positive number'
+        when p_new.unique_scope is not null and p_new.unique_key is null
+            then 'unique_scope needs a unique_key'
+        when array_ndims(p_new.unique_scope) > 1 or array_position(p_new.unique_scope, null) is not null
+            or not p_new.unique_scope
+                <@ '{runnable,executing,awaiting_signal,awaiting_children,done,failed,cancelled}'::text[]
+            then 'unique_scope names an unknown status'
+    end
+$$;
+
+comment on function gendurable._new_instance_problem(gendurable.new_instance) is
+    'What is wrong with an instance that is to be inserted, or null.';
+
+-- What most new instances are: not worth the full examination, which takes half as long as storing a row.
+create or replace function gendurable._is_plain_instance(p_object jsonb) returns boolean
+language sql immutable parallel safe as $$
+    select case
+        when jsonb_typeof(p_object -> 'fsm') = 'string' then p_object - '{fsm,state,step,version,queue}'::text[] = '{}'
+            and octet_length(p_object ->> 'fsm') between 1 and gendurable._longest_name()
+            and coalesce(jsonb_typeof(p_object -> 'state') = 'object', true)
+            and coalesce(
+                jsonb_typeof(p_object -> 'step') = 'string'
+                and octet_length(p_object ->> 'step') between 1 and gendurable._longest_name(), true)
+            and coalesce(
+                jsonb_typeof(p_object -> 'queue') = 'string'
+                and octet_length(p_object ->> 'queue') between 1 and gendurable._longest_name(), true)
+            and coalesce(
+                jsonb_typeof(p_object -> 'version') = 'number' and p_object -> 'version' > '0'
+                and octet_length(p_object ->> 'version') < 10 and p_object ->> 'version' not like '%.%', true)
+        else false
+    end
+$$;
+
+comment on function gendurable._is_plain_instance(jsonb) is
+    'Whether the JSON of an instance is in order and has the common keys only.';
+
+create or replace function gendurable._new_instance_json_problem(p_object jsonb) returns text
+language sql immutable parallel safe as $$
+    select case
+        when jsonb_typeof(p_object) is distinct from 'object' then 'an instance must be a JSON object'
+        when p_object - '{fsm,state,step,version,queue,priority,partition_key,unique_key,unique_scope,eligible_at,delay_ms,rate_limit,weight,max_attempts,meta}'::text[] <> '{}'
+            then 'unknown key in an instance'
+        else coalesce(
+            gendurable._text_problem(p_object -> 'fsm', 'fsm', true),
+            gendurable._text_problem(p_object -> 'step', 'step', false),
+            gendurable._text_problem(p_object -> 'queue', 'queue', false),
+            gendurable._text_problem(p_object -> 'partition_key', 'partition_key', false),
+            gendurable._text_problem(p_object -> 'unique_key', 'unique_key', false),
+            gendurable._text_problem(p_object -> 'rate_limit', 'rate_limit', false),
+            gendurable._time_problem(p_object -> 'eligible_at', 'eligible_at'),
+            gendurable._object_problem(p_object -> 'state', 'state'),
+            gendurable._object_problem(p_object -> 'meta', 'meta'),
+            gendurable._int_problem(p_object -> 'version', 'version', 1),
+            gendurable._int_problem(p_object -> 'priority', 'priority', null),
+            gendurable._int_problem(p_object -> 'max_attempts', 'max_attempts', 1),
+            gendurable._ms_problem(p_object -> 'delay_ms', 'delay_ms'),
+            gendurable._weight_problem(p_object -> 'weight'),
+            case
+                when jsonb_typeof(p_object -> 'unique_scope') not in ('array', 'null')
+                    or jsonb_path_exists(p_object, 'strict $.unique_scope[*] ? (@.type() != "string")', '{}', true)
+                    then 'unique_scope must be an array of statuses'
+            end
+        )
+    end
+$$;
+
+comment on function gendurable._new_instance_json_problem(jsonb) is
+    'What is wrong with the JSON of an instance before its values can be read, or null.';
+
+create or replace function gendurable._parse_instances(p_instances jsonb) returns gendurable.new_instance[]
+language plpgsql as $$
+declare
+    v_bad record;
+    v_new gendurable.new_instance[];
+begin
+    if jsonb_typeof(p_instances) is distinct from 'array' then
+        perform gendurable._invalid('instances must be a JSON array', 'got ' || coalesce(jsonb_typeof(p_instances), 'null'),
+            'Pass an array of objects, each with at least the key fsm.');
+    end if;
+
+    select e.ord - 1 as ord, e.object, gendurable._new_instance_json_problem(e.object) as problem into v_bad
+    from jsonb_array_elements(p_instances) with ordinality e (object, ord)
+    where case
+            when gendurable._is_plain_instance(e.object) then false
+            else gendurable._new_instance_json_problem(e.object) is not null
+        end
+    limit 1;
+    if found then
+        perform gendurable._invalid(v_bad.problem, format('instance %s: %s', v_bad.ord, left(v_bad.object::text, 200)),
+            'Keys of an instance: fsm, state, step, version, queue, priority, partition_key, unique_key, unique_scope, '
+            || 'eligible_at (such as 2026-01-31T12:00:00Z), delay_ms, rate_limit, weight, max_attempts, meta.');
+    end if;
+
+    select array_agg(row(
+        e.ord - 1, o ->> 'fsm', (o ->> 'version')::numeric::int, o ->> 'step', nullif(o -> 'state', 'null'), o ->> 'queue',
+        (o ->> 'priority')::numeric::int, o ->> 'partition_key', o ->> 'unique_key',
+        case
+            when jsonb_typeof(o -> 'unique_scope') = 'array'
+                then gendurable._texts(o -> 'unique_scope')
+        end,
+        (o ->> 'eligible_at')::timestamptz, gendurable._ms(nullif(o -> 'delay_ms', 'null')), o ->> 'rate_limit',
+        (o ->> 'weight')::double precision, (o ->> 'max_attempts')::numeric::int, nullif(o -> 'meta', 'null')
+    )::gendurable.new_instance order by e.ord)
+    into v_new
+    from jsonb_array_elements(p_instances) with ordinality e (o, ord);
+    return coalesce(v_new, '{}');
+end $$;
+
+comment on function gendurable._parse_instances(jsonb) is
+    'Reads an array of gd_insert_many objects; raises GD501 for the first that is not one.';
+
+create or replace function gendurable._refuse(p_new gendurable.new_instance[]) returns void
+language plpgsql as $$
+declare
+    v_bad record;
+begin
+    select n.ord, n.fsm, gendurable._new_instance_problem(n) as problem into v_bad
+    from unnest(p_new) n
+    where gendurable._new_instance_problem(n) is not null
+    order by n.ord
+    limit 1;
+    if found then
+        perform gendurable._invalid(v_bad.problem, format('instance %s of machine %s', v_bad.ord,
+            coalesce(quote_literal(v_bad.fsm), 'null')), 'See COMMENT ON FUNCTION gd_insert for what each argument takes.');
+    end if;
+    perform gendurable._need_rate_limit(n.rate_limit) from unnest(p_new) n where n.rate_limit is not null;
+end $$;
+
+comment on function gendurable._refuse(gendurable.new_instance[]) is
+    'Raises GD501 or GD502 for the first new instance that cannot be stored, if there is one.';
+
+create or replace function gendurable._insert(
+    p_new gendurable.new_instance[], p_parent_id bigint, p_barrier_no bigint, p_trace jsonb
+) returns bigint[]
+language plpgsql as $$
+declare
+    v_now constant timestamptz := clock_timestamp();
+    v_ids bigint[];
+    v_created bigint[];
+    v_due text[];
+    v_unknown boolean;
+begin
+    -- Numbered before they are stored: the answer keeps the order of the input, whatever order the rows go in.
+    if cardinality(p_new) = 1 then
+        v_ids := array[nextval('gendurable.instance_id_seq')];
+    else
+        v_ids := array(select nextval('gendurable.instance_id_seq') from generate_series(1, cardinality(p_new)));
+    end if;
+
+    with put as (
+        insert into gendurable.instance as i (
+            id, inserted_at, updated_at, parent_id, barrier_no, max_attempts, fsm_version, priority, eligible_at,
+            lane_at, fsm, step, queue, partition_key, unique_key, unique_held, unique_scope, rate_limit, weight, meta,
+            state)
+        select
+            v_ids[n.ord + 1], v_now, v_now, p_parent_id, p_barrier_no, n.max_attempts,
+            coalesce(n.version, m.version, 1), coalesce(n.priority, 0), d.due,
+            case when n.partition_key is not null then d.due end,
+            n.fsm, coalesce(n.step, m.initial_step, 'start'), coalesce(n.queue, m.queue, 'default'), n.partition_key,
+            n.unique_key, case when 'runnable' = any(coalesce(n.unique_scope, '{runnable}')) then n.unique_key end,
+            n.unique_scope::gendurable.status[], n.rate_limit,
+            case when n.rate_limit is not null then coalesce(n.weight, 1) end,
+            p_trace || coalesce(n.meta, '{}'), coalesce(n.state, '{}')
+        from unnest(p_new) n
+        cross join lateral (
+            -- in UTC, where a day has 24 hours: the zone of the session must not change what a delay is
+            select coalesce(n.eligible_at, case
+                when n.delay is null then v_now
+                else (v_now at time zone 'UTC' + n.delay) at time zone 'UTC'
+            end) as due
+        ) d
+        left join lateral (
+            select m.version, m.initial_step, m.queue
+            from gendurable.machine m
+            -- not looked for where there is nothing to fill in
+            where (n.version is null or n.step is null or n.queue is null)
+                and m.fsm = n.fsm and (n.version is null or m.version = n.version)
+            order by m.version desc
+            limit 1
+        ) m on true
+        where gendurable._new_instance_problem(n) is null and n.rate_limit is null
+        -- keys in sorted order: two calls with the same new keys wait for each other one way round only
+        order by n.unique_key, n.ord
+        on conflict (unique_held) where unique_held is not null do nothing
+        returning i.id, i.queue, i.priority, i.eligible_at
+    )
+    select
+        array_agg(p.id),
+        array_agg(distinct p.queue) filter (where p.eligible_at <= v_now + gendurable._longest_poll()),
+        bool_or(not exists (select from gendurable.queue_name q where q.queue = p.queue))
+    into v_created, v_due, v_unknown
+    from put p;
+
+    if v_unknown then
+        insert into gendurable.queue_name (queue)
+        select distinct i.queue
+        from unnest(v_created) c (id)
+        join gendurable.instance i on i.id = any(array[c.id])
+        where not exists (select from gendurable.queue_name q where q.queue = i.queue);
+    end if;
+    if v_due is not null then
+        perform gendurable._wake(v_due);
+    end if;
+    if cardinality(p_new) > coalesce(cardinality(v_created), 0) then
+        perform gendurable._refuse(p_new);
+        return array(
+            select (select i.id from gendurable.instance i where i.id = n.id)
+            from unnest(v_ids) with ordinality n (id, at)
+            order by n.at);
+    end if;
+    return v_ids;
+end $$;
+
+comment on function gendurable._insert(gendurable.new_instance[], bigint, bigint, jsonb) is
+    'Checks and stores new instances and wakes their queues. The ids in the order of the input, null where the unique key is taken.';
