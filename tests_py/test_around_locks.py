@@ -198,6 +198,17 @@ def test_while_a_decision_is_forgotten_a_hot_key_goes_on_in_order(
     assert done == rows
 
 
+def test_a_key_goes_on_at_once_while_a_decision_is_forgotten(sessions: tuple[Session, Session, Session]) -> None:
+    w, _, operator = sessions
+    rows = [w.insert(partition_key="hot") for _ in range(8)]
+    operator.begin().rows("select gd_pause_queue('of somebody')")
+    # What waits behind the first one is put off by the claim that meets it, and not for whoever comes next.
+    for id in rows:
+        [claim] = w.claim(10)
+        assert claim["id"] == id
+        assert w.finish(claim) == ["ok"]
+
+
 def test_four_forgotten_decisions_are_too_many_and_it_says_so(db: Any) -> None:
     w = Session(db)
     forgotten = [Session(db, str(n)).begin() for n in range(4)]

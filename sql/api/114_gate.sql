@@ -124,7 +124,8 @@ begin
                 -- nothing may be parked while it is being decided who waits for what, which may take long
                 when not v_settled then p_now + interval '2 seconds'
             end,
-            woken = 1,
+            -- so that whoever ends in the key can tell them from rows that were given back for a while, and lift them
+            woken = case when v_settled then 1 else 0 end,
             updated_at = p_now
         from (
             select u.id, u.key, row_number() over (partition by u.key order by u.ord) = 1 as first

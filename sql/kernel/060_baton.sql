@@ -20,8 +20,10 @@ begin
         where i.id = any(array[f.id]) and i.eligible_at is distinct from p_now
             -- a decision reads them without the keys' locks: one may have started or ended meanwhile
             and i.lane_at is not null and i.slot_no is null
-            -- one that was given back for a while waits at its place, as the baton
-            and not coalesce(i.lane_at <= v_now and i.eligible_at > v_now + interval '150 ms', false)
+            -- one that was given back for a while waits at its place, as the baton; one that the gate put off, while
+            -- something was being decided, stands in the range of the lifted ones and is not meant
+            and not coalesce(
+                i.woken = 1 and i.lane_at <= v_now and i.eligible_at > v_now + interval '150 ms', false)
         returning i.queue
     )
     select (select array_agg(f.id) from free f), (select array_agg(distinct l.queue) from lifted l)
