@@ -50,6 +50,11 @@ class Services:
         elif (error := task.exception()) is not None:
             self._failed(task, error)
 
+    def cancel(self, task: asyncio.Task[Any]) -> None:
+        """End one of them before the others: nobody is told that it failed."""
+        task.remove_done_callback(self._ended)
+        task.cancel()
+
     async def stop(self) -> None:
         self._stopped = True
         for task in self._tasks:

@@ -350,7 +350,7 @@ class Engine:
         # A claim under way is a matter of milliseconds; breaking it off leaves rows that nobody knows of.
         await asyncio.wait([self._feeding], timeout=0.5)
         if not self._feeding.done():
-            self._feeding.cancel()
+            self._services.cancel(self._feeding)
             self._held.rename()  # its claim may have happened
         self._committer.give_back(self._executor.withdraw())
         await self._until(lambda: self._executor.running == 0, deadline)

@@ -130,6 +130,22 @@ def test_a_server_that_is_away_is_waited_for(db: Any, conn: Conn, proxy: Proxy) 
     assert len(pauses) < 20
 
 
+@pytest.mark.parametrize("how", ["refused", "silent"])
+def test_it_stops_in_peace_while_the_server_is_away(db: Any, conn: Conn, proxy: Proxy, how: str) -> None:
+    events = Events()
+    with running(engine(proxy.dsn, Ledger("server.gone").machine, on_event=events, drain_timeout=1)):
+        wait_until(lambda: asleep(conn))
+        if how == "refused":
+            proxy.refusing = True
+            proxy.cut()
+            # It pauses for longer than the end waits for a claim that is under way.
+            wait_until(lambda: any(numbers["pause"] > 1 for numbers, _ in events.named("reconnect")), 30)
+        else:
+            proxy.silence()
+            gd.insert(conn, "server.gone", {"n": 0})
+    proxy.heal()
+
+
 def test_a_silent_network_is_given_up_and_replaced(db: Any, conn: Conn, proxy: Proxy) -> None:
     gate = threading.Event()
     entered = threading.Event()
