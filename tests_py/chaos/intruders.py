@@ -28,6 +28,7 @@ TOUCHABLE = "finished_at is null and fsm <> 'around.aside'"
 HOSTILE_LEFT = "select count(*) from gendurable.instance where queue = 'hostile' and finished_at is null"
 # They wait for what others hold, and all who come behind them wait too.
 IMPATIENT = "set lock_timeout = '50ms'"
+LONGEST_CHANGE = 2.0
 
 SETTINGS: dict[str, tuple[str, ...]] = {
     "client_encoding": ("LATIN1", "SQL_ASCII", "EUC_JP"),
@@ -195,8 +196,14 @@ class Intruders:
     def _change_tables(self, conn: psycopg.Connection[Any], chance: random.Random) -> None:
         conn.execute(IMPATIENT)
         name = chance.choice(list(CHANGES))
+        # The server's own timeouts follow its clock, which steps here: one that waits on keeps everybody from the table.
         for statement in CHANGES[name]:
-            conn.execute(statement.encode())
+            impatience = threading.Timer(LONGEST_CHANGE, conn.cancel_safe)
+            impatience.start()
+            try:
+                conn.execute(statement.encode())
+            finally:
+                impatience.cancel()
         self.done[name] += 1
         self.finish.wait(chance.uniform(0.2, 1))
 
