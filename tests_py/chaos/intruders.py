@@ -118,8 +118,12 @@ class Intruders:
                 with psycopg.connect(self._dsn, autocommit=True, options=OPTIONS) as conn:
                     while not self.finish.wait(PAUSE):
                         call(conn, chance)
-            except psycopg.OperationalError:
-                # A lock that it did not get, a deadlock that it gave in to, a server that was taken away.
+            except psycopg.Error as error:
+                # A lock that it did not get, a deadlock that it gave in to, a server that was taken away; an instance
+                # that was there when it looked, and removed when it acted: an hour is more than their retention.
+                if not isinstance(error, psycopg.OperationalError) and error.sqlstate != "GD503":
+                    self.failure = error
+                    return
                 self.finish.wait(PAUSE)
             except BaseException as error:  # noqa: BLE001 - told by the scene
                 self.failure = error
@@ -196,7 +200,7 @@ class Intruders:
     def _change_tables(self, conn: psycopg.Connection[Any], chance: random.Random) -> None:
         conn.execute(IMPATIENT)
         name = chance.choice(list(CHANGES))
-        # The server's own timeouts follow its clock, which steps here: one that waits on keeps everybody from the table.
+        # The server's timeouts follow its clock, which steps here: one that waits on keeps everybody from the table.
         for statement in CHANGES[name]:
             impatience = threading.Timer(LONGEST_CHANGE, conn.cancel_safe)
             impatience.start()
