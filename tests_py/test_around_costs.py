@@ -183,7 +183,7 @@ def test_states_that_the_server_compresses_are_not_weighed_one_by_one(w: Session
     assert w.one("select bool_and(pg_column_compression(state) is not null) from gendurable.instance")
     w.rows("select set_config('track_functions', 'all', false)")
     assert len(w.claim(20)) == 20
-    assert (calls(w, "_plain_bytes"), calls(w, "_weigh")) == (1, 0)
+    assert (calls(w, "_weigh_plain"), calls(w, "_weigh_row")) == (1, 0)
 
 
 def test_what_a_claim_has_no_room_for_is_not_even_weighed(w: Session) -> None:
@@ -192,5 +192,5 @@ def test_what_a_claim_has_no_room_for_is_not_even_weighed(w: Session) -> None:
     w.rows(f"select gd_insert('m', {large}) from generate_series(1, 20) n")
     w.rows("select set_config('track_functions', 'all', false)")
     assert 4 <= len(w.claim(20)) <= 9
-    assert calls(w, "_plain_bytes") <= 10
-    assert calls(w, "_weigh") == 0
+    assert calls(w, "_weigh_plain") <= 10
+    assert calls(w, "_weigh_row") == 0

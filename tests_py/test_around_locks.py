@@ -147,7 +147,7 @@ def test_only_a_row_that_still_waits_is_lifted(sessions: tuple[Session, Session,
         w.commit_one(outcome(claim, "done"))
     before = w.look(id)
     assert before["status"] == status
-    w.rows("select gendurable._lift(array[%s], clock_timestamp())", id)
+    w.rows("select gendurable._lift_rows(array[%s], clock_timestamp())", id)
     assert w.look(id)["eligible_at"] == before["eligible_at"]
 
 

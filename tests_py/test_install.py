@@ -152,7 +152,7 @@ def next_release(tmp_path: Path) -> Path:
     (tmp_path / "sql" / "upgrades" / f"{version()}--99.0.sql").write_text(table)
     (tmp_path / "sql" / "upgrades" / "99.0--99.1.sql").write_text("alter table gendurable.extra add note text;\n")
     (tmp_path / "sql" / "schema" / "999_extra.sql").write_text(table + "alter table gendurable.extra add note text;\n")
-    (tmp_path / "sql" / "functions" / "999_extra.sql").write_text(
+    (tmp_path / "sql" / "api" / "999_extra.sql").write_text(
         "create or replace function gd_extra() returns text language sql as $$ select 'new' $$;\n"
         "comment on function gd_extra() is 'Is new.';\n"
     )

@@ -114,3 +114,58 @@ def test_sql_means_the_same_whatever_the_encoding_and_the_settings(path: Path) -
     assert [
         line for line in without_comments(text.decode()).splitlines() if "\\" in re.sub(r"E'[^']*'", "", line)
     ] == []
+
+
+VOCABULARY = ("000", "005", "010", "020", "025", "030")
+"""The files of the kernel whose functions are read by their names."""
+WALKS = {"gd_insert": 3, "gd_claim_many": 14, "gd_commit": 13, "gd_signal": 3}
+"""Through how many files the ways through the code lead at most, as docs/internals.md tells them."""
+
+
+def way(start: str) -> list[Path]:
+    """The files that a call passes through, in the order in which to read them."""
+    bodies: dict[str, list[tuple[Path, str]]] = {}
+    for path in FUNCTIONS:
+        for part in re.split(r"(?m)^(?=create or replace function)", without_comments(path.read_text())):
+            if found := re.match(r"create or replace function (?:gendurable\.)?(\w+)\s*\(", part):
+                body = part[found.end() :].split("comment on function")[0]
+                bodies.setdefault(found[1], []).append((path, body))
+    left, seen = [start], set[str]()
+    while left:
+        name = left.pop()
+        if name not in seen:
+            seen.add(name)
+            for _, body in bodies.get(name, []):
+                left += re.findall(r"gendurable\.(_[a-z_0-9]+)\s*\(", body)
+    files = {path for name in seen for path, _ in bodies.get(name, [])}
+    return sorted(
+        (path for path in files if path.parent.name == "api" or path.name[:3] not in VOCABULARY),
+        key=lambda path: (path.parent.name != "api", path.name),
+    )
+
+
+@pytest.mark.parametrize("call", WALKS)
+def test_a_way_through_the_code_is_short_and_told(call: str) -> None:
+    files = way(call)
+    assert len(files) <= WALKS[call]
+    [told] = [
+        line for line in (ROOT / "docs" / "internals.md").read_text().splitlines() if line.startswith(f"| `{call}`")
+    ]
+    assert set(re.findall(r"`(\d{3}_\w+)`", told)) == {path.stem for path in files}
+
+
+@pytest.mark.parametrize("path", FUNCTIONS, ids=label)
+def test_only_the_transitions_write_a_status(path: Path) -> None:
+    updates = re.split(r"\bupdate gendurable\.instance\b", without_comments(path.read_text()))[1:]
+    assigned = [re.split(r"\b(?:from|where)\b", update)[0] for update in updates]
+    writers = [text for text in assigned if re.search(r"(?<![.\w])status = ", text)]
+    assert bool(writers) == (path.name == "080_transitions.sql")
+
+
+def test_the_glossary_names_files_that_are_there() -> None:
+    text = (ROOT / "docs" / "glossary.md").read_text()
+    named = set(re.findall(r"`((?:api|kernel)/\w+)`", text))
+    assert named <= {f"{path.parent.name}/{path.stem}" for path in FUNCTIONS}
+    words = re.findall(r"^\| \*\*(.+?)\*\*", text, re.MULTILINE)
+    assert len(words) > 30
+    assert words == sorted(words, key=lambda word: word.replace("`", "").lower())

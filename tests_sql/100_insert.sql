@@ -279,7 +279,7 @@ select is_empty(
     $$select o from tried where plain and gendurable._new_instance_json_problem(o) is not null$$,
     'what passes the short examination passes the long one');
 select lives_ok(
-    $$select gendurable._refuse(gendurable._parse_instances(jsonb_agg(o))) from tried where plain$$, 'and can be read and stored');
+    $$select gendurable._refuse_new_instances(gendurable._parse_instances(jsonb_agg(o))) from tried where plain$$, 'and can be read and stored');
 select is(count(*), 48::bigint, 'all combinations of plain values do') from tried where plain;
 
 select * from finish();

@@ -42,7 +42,7 @@ select is_empty(
     $$select relname from t.relation c where relkind = 'r' and (relname !~ '^[a-z_]+$' or relnamespace <> 'gendurable'::regnamespace)$$,
     'all tables are private');
 select is_empty(
-    $$select * from gendurable._rights((select m.api_schema from gendurable.meta m))$$,
+    $$select * from gendurable._list_rights((select m.api_schema from gendurable.meta m))$$,
     'nor has PUBLIC or anybody but the owner any right on a function, table, sequence, view, type or the private schema');
 select bag_eq(
     $$select oid from t.public_function union all select oid from t.relation where relkind = 'v'$$,
@@ -79,9 +79,26 @@ select f.oid, f.proname, f.prosrc,
     regexp_replace(regexp_replace(f.prosrc, '--[^\n]*', '', 'g'), '''([^'']|'''')*''', '''''', 'g') as code
 from t.our_function f;
 
-select is_empty($$select oid::regprocedure from t.body where code ~* '\mwhen\s+others\M'$$, 'no "when others"');
 select is_empty(
-    $$select oid::regprocedure from t.body where proname <> '_grant' and code ~* '\mexecute\M'$$, 'static SQL only');
+    $$select oid::regprocedure from t.body
+      where regexp_count(code, '\mwhen\s+others\M', 1, 'i') > least(
+          regexp_count(code, 'not gendurable\._blames_\w+\('), regexp_count(code, '\mraise;'))$$,
+    '"when others" asks whose fault it is, and raises what is nobody''s here');
+select is_empty(
+    $$select b.oid::regprocedure, m[1]
+      from t.body b
+      cross join lateral regexp_matches(
+          b.code, '::\s*gendurable\.(new_instance|outcome|candidate|claimed)\M(?!\[)', 'g') m
+      where b.proname <> '_' || m[1]$$, 'each shape is filled by its constructor');
+select is_empty(
+    $$select oid::regprocedure from t.body where code ~ '\m730[0-9]\M' and proname not like '\_lock\_of\_%'$$,
+    'classes of advisory locks have names');
+select is_empty(
+    $$select oid::regprocedure from t.body
+      where proname <> '_terminal' and prosrc ~ '''?done''?,\s*''?failed''?,\s*''?cancelled' and prosrc !~ 'runnable''?,'$$,
+    'which statuses are terminal is said once');
+select is_empty(
+    $$select oid::regprocedure from t.body where proname <> '_grant_profile' and code ~* '\mexecute\M'$$, 'static SQL only');
 select is_empty(
     $$select oid::regprocedure, m[2]
       from t.body cross join lateral regexp_matches(code, '\m(from|join|into|update|using)\s+([a-z_]+)\M(?!\s*[.(])', 'gi') m

@@ -93,7 +93,7 @@ inline undo() {
     }
 }
 
-/* _release_parents: `seen` is what was known of the counter, under the lock in the right order */
+/* _count_out_of_barriers: `seen` is what was known of the counter, under the lock in the right order */
 inline release_parent(bar, seen) {
     if
 #ifdef BUG_BARRIER_UNNUMBERED
@@ -114,7 +114,7 @@ proctype Worker(byte me)
 
 idle:
     if
-    :: atomic {                                 /* _pick */
+    :: atomic {                                 /* _pick_due */
         if
         :: lock[0] == 0 && (c_st[0] == RUN || (c_st[0] == EXE && past[0])) -> r = 0
         :: lock[1] == 0 && (c_st[1] == RUN || (c_st[1] == EXE && past[1])) -> r = 1
@@ -183,7 +183,7 @@ commit:
             fi
         fi
     fi;
-    atomic {                                    /* _apply */
+    atomic {                                    /* _apply_outcomes */
         if
         :: r == 0 && w_step == 0 ->             /* insert the children, park under this claim's number */
             lock[1] = me; w_st[1] = RUN; w_bar[1] = no; lock[2] = me; w_st[2] = RUN; w_bar[2] = no;
@@ -229,7 +229,7 @@ proctype Operator(byte me)
     :: atomic { c_st[r] != NIL && !ended(c_st[r]) -> skip };    /* gd_cancel: _lock_tree by id, waiting for each */
         if :: r > 0 -> atomic { lock[0] == 0 -> lock[0] = me } :: else -> skip fi;
         atomic { lock[r] == 0 -> lock[r] = me };
-        atomic {                                                /* a later statement: has it ended? then _end */
+        atomic {                                                /* a later statement: has it ended? then _end_outside */
             if
             :: !ended(w_st[r]) ->
                 w_st[r] = FAIL;

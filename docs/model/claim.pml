@@ -62,7 +62,7 @@ idle:
         lock == 0 && due(c_st, c_lease) ->
 #endif
 #ifndef BUG_PICK_WITHOUT_LOCK
-        lock = me                               /* _pick: for no key update skip locked */
+        lock = me                               /* _pick_due: for no key update skip locked */
 #endif
        }
     :: c_st == END -> goto over
@@ -150,7 +150,7 @@ commit:
         }
     :: else -> skip
     fi;
-    atomic {                                    /* _apply: the update */
+    atomic {                                    /* _apply_outcomes: the update */
         w_step = w_step + 1;
         if
         :: w_step == STEPS -> w_st = END; w_lease = NONE
@@ -192,7 +192,7 @@ proctype Reaper()
 {
     byte no = 0;
     do
-    :: atomic { lock == 0 && c_st == EXE && c_lease == PAST -> no = c_no };       /* _reap: the walk reads */
+    :: atomic { lock == 0 && c_st == EXE && c_lease == PAST -> no = c_no };       /* _reap_expired: the walk reads */
         atomic {                                                              /* _reap_one: lock, looked at again */
             if
 #ifdef BUG_REAP_TRUSTS_THE_WALK

@@ -73,7 +73,7 @@ byte held[6];                     /* bit r: worker w believes to hold row r */
 #define S(f, r) (lock[r] == me -> w_##f[r] : c_##f[r])
 #define bit_of(r) (1 << (r))
 
-/* Waiting for a slot: _next_in_keys, _heads, _crowded */
+/* Waiting for a slot: _find_next_in_keys, _find_heads, _find_crowded */
 #ifdef BUG_BATON_LOSES_ITS_TURN
 #define waits(r) (S(la, r) == NOW && S(sl, r) == 0 && (S(el, r) == NUL || S(el, r) == NOW) && !sees_paused(r))
 #else
@@ -160,7 +160,7 @@ inline first_waiting(most) {
     first = 0; n = 0; i = 0
 }
 
-/* _next_in_keys: as many as there are free slots */
+/* _find_next_in_keys: as many as there are free slots */
 inline next_in_key() {
     used = 0; i = 0;
     do
@@ -201,7 +201,7 @@ inline in_order() {
     r = 0; n = 0; i = 0
 }
 
-/* _lift: what can be locked of `next` becomes due; the rest stays in `next` */
+/* _lift_rows: what can be locked of `next` becomes due; the rest stays in `next` */
 inline lift() {
     i = 0;
     do
@@ -217,12 +217,12 @@ inline lift() {
     i = 0
 }
 
-/* _settled: only tried */
+/* _is_settled: only tried */
 inline settle() {
     settled = (deciding == 0 || deciding == me)
 }
 
-/* _keep_baton where it is not settled: the first parked row of each queue becomes due, if it can be locked. The key is
+/* _keep_batons where it is not settled: the first parked row of each queue becomes due, if it can be locked. The key is
  * put down as doubtful. */
 inline lift_any() {
     n = 0;
@@ -251,7 +251,7 @@ inline lift_any() {
 #endif
 }
 
-/* _pass_baton: `dropped` where every waiting row is parked and locked by somebody */
+/* _pass_batons: `dropped` where every waiting row is parked and locked by somebody */
 inline pass_baton() {
     dropped = 0;
 #ifndef BUG_DROP_BATON
@@ -264,7 +264,7 @@ inline pass_baton() {
 #ifdef BUG_LOCKED_HEAD_IS_SKIPPED
             next = 0
 #else
-            d_step {                            /* _heads: the first that is due, or can be lifted */
+            d_step {                            /* _find_heads: the first that is due, or can be lifted */
                 first_waiting(ROWS);
                 dropped = (next != 0);
                 i = 0;
@@ -305,7 +305,7 @@ inline pass_baton() {
 #endif
 }
 
-/* _keep_baton: a doubt where not even row r, written just now, can carry it */
+/* _keep_batons: a doubt where not even row r, written just now, can carry it */
 inline keep_baton(r) {
 #ifndef BUG_NEVER_SETTLES
     d_step { settle(); if :: !settled -> lift_any() :: else -> skip fi; settled = 0 };
@@ -362,7 +362,7 @@ idle:
     :: true -> skip
     fi;
     if
-    :: atomic {                                 /* _pick: any of the due rows; order between keys is not the matter */
+    :: atomic {                                 /* _pick_due: any of the due rows; order between keys is not the matter */
         due(0) || due(1) || due(2) ->
         if :: due(0) -> lock[0] = me; picked = 1 :: true -> skip fi;
         if :: due(1) -> lock[1] = me; picked = picked | 2 :: true -> skip fi;
@@ -389,7 +389,7 @@ idle:
 #ifdef BUG_CHORES_AFTER_HEADS
     d_step { next_in_key(); look = next; next = 0 };
 #endif
-    /* _end_chores: rows at the crash cap. While it is not settled, chores stay due as they are. */
+    /* _do_chores: rows at the crash cap. While it is not settled, chores stay due as they are. */
     r = 0;
     do
     :: r < ROWS ->
@@ -407,7 +407,7 @@ idle:
         r++
     :: else -> break
     od;
-    /* _end_chores: rows that carry the baton without a place in the key */
+    /* _do_chores: rows that carry the baton without a place in the key */
     r = 0;
     do
     :: r < ROWS ->
@@ -425,7 +425,7 @@ idle:
     :: else -> break
     od;
     r = 0;
-    /* _admit: who is next */
+    /* _admit_to_keys: who is next */
 #ifdef BUG_CHORES_AFTER_HEADS
     d_step { next = look; look = 0 };
 #else
@@ -536,11 +536,11 @@ commit:
     atomic { key == 0 -> key = me };            /* _try_keys, again and again until the key is free */
 #endif
     d_step { settle() };
-    d_step {                                    /* _crowded */
+    d_step {                                    /* _find_crowded */
         crowded = (waits(0) || waits(1) || waits(2)) && settled;
         settled = 0
     };
-    atomic {                                    /* _apply: the update */
+    atomic {                                    /* _apply_outcomes: the update */
         if
         :: w_st[r] = END; w_el[r] = NUL; w_la[r] = NUL
         :: extra > 0 -> extra--; w_st[r] = RUN; w_la[r] = NOW; w_pl[r] = places; places++;
@@ -614,7 +614,7 @@ over:
     atomic { r = 0; others-- }
 }
 
-/* The list for _decide: is the key one of those that a pause or a resume looks at? */
+/* The list for _carry_out_decision: is the key one of those that a pause or a resume looks at? */
 inline is_about() {
     if
     :: !pauses -> about = ((c_el[0] == NUL && c_la[0] != NUL && queue(0) == 0)
@@ -626,7 +626,7 @@ inline is_about() {
     fi
 }
 
-/* gd_pause_queue and gd_resume_queue for queue 0, with _decide: they wait for nobody */
+/* gd_pause_queue and gd_resume_queue for queue 0, with _carry_out_decision: they wait for nobody */
 proctype Pauser(byte me; bit pauses)
 {
     byte r = 0, i = 0, n = 0, next = 0, first = 0;
@@ -640,7 +640,7 @@ proctype Pauser(byte me; bit pauses)
 #ifdef BUG_DECISION_READS_BEFORE_HOLDERS_END
     d_step { is_about() };
 #endif
-    if                                          /* _outwait_holders: it may see the lock free a little later, or not */
+    if                                          /* _outwait_key_holders: it may see the lock free a little later, or not */
     :: key == 0 -> skip
     :: atomic { key != 0 ->
 #ifndef BUG_HOLDERS_OF_THE_KEY_ARE_TRUSTED
@@ -662,7 +662,7 @@ proctype Pauser(byte me; bit pauses)
         }
     :: else -> goto ready
     fi;
-    d_step {                                    /* _lift, without the key's lock: it looks again at what it has locked */
+    d_step {                                    /* _lift_rows, without the key's lock: it looks again at what it has locked */
         do
         :: r < ROWS ->
             if

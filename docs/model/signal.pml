@@ -61,7 +61,7 @@ proctype Worker(byte me)
 
 idle:
     if
-    :: atomic {                                 /* _pick */
+    :: atomic {                                 /* _pick_due */
         lock == 0 && (c_st == RUN || (c_st == EXE && c_lease == PAST) || (c_st == AWT && c_line == PAST)) ->
         lock = me
        }
@@ -126,13 +126,13 @@ commit:
         :: w_phase > 0 && (seen & named(w_phase)) && deadlines > 0 -> answered = 0    /* or it looks away for now */
         fi
     };
-    atomic {                                    /* _resolve: consume, then the await looks into the inbox */
+    atomic {                                    /* _resolve_outcomes: consume, then the await looks into the inbox */
 #ifndef BUG_AWAIT_READS_BEFORE_LOCK
         saw = inbox;
 #endif
         saw = saw & ~uses
     };
-    atomic {                                    /* _apply: the update */
+    atomic {                                    /* _apply_outcomes: the update */
         if
         :: answered -> w_phase++
         :: else -> skip
@@ -177,7 +177,7 @@ send:
         if :: wakes && lock != 0 -> goto send :: wakes && lock == 0 -> lock = me :: else -> skip fi
     };
 #else
-    atomic { lock == 0 -> lock = me;            /* _deliver: for no key update, waiting */
+    atomic { lock == 0 -> lock = me;            /* _deliver_signal: for no key update, waiting */
         wakes = (w_st == AWT && (bits & named(w_phase))) };
 #endif
     /* the insert of the signal: nobody sees it before the commit */

@@ -11,10 +11,13 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp
 -- a plan for each call would cost three times the insert
 set plan_cache_mode = force_generic_plan set jit = off as $$
 begin
-    return (gendurable._insert(array[row(
-        0, p_fsm, p_version, p_step, nullif(p_state, 'null'), p_queue, p_priority, p_partition_key, p_unique_key,
-        p_unique_scope, p_eligible_at, p_delay, p_rate_limit, p_weight, p_max_attempts, nullif(p_meta, 'null')
-    )::gendurable.new_instance], null, null, '{}'))[1];
+    return (gendurable._insert_instances(array[gendurable._new_instance(
+        p_ord => 0, p_fsm => p_fsm, p_version => p_version, p_step => p_step, p_state => nullif(p_state, 'null'),
+        p_queue => p_queue, p_priority => p_priority, p_partition_key => p_partition_key, p_unique_key => p_unique_key,
+        p_unique_scope => p_unique_scope, p_eligible_at => p_eligible_at, p_delay => p_delay,
+        p_rate_limit => p_rate_limit, p_weight => p_weight, p_max_attempts => p_max_attempts,
+        p_meta => nullif(p_meta, 'null')
+    )], null, null, '{}'))[1];
 end $$;
 
 comment on function gd_insert(
@@ -32,13 +35,13 @@ set plan_cache_mode = force_generic_plan set jit = off as $$
 #variable_conflict use_column
 declare
     v_new constant gendurable.new_instance[] := gendurable._parse_instances(p_instances);
-    v_ids constant bigint[] := gendurable._insert(v_new, null, null, '{}');
+    v_ids constant bigint[] := gendurable._insert_instances(v_new, null, null, '{}');
 begin
     -- a statement of its own: it sees the holders that this very call inserted
     return query
         select
             n.at::int - 1,
-            case when n.id is null then gendurable._holder(n.unique_key) else n.id end,
+            case when n.id is null then gendurable._find_holder(n.unique_key) else n.id end,
             n.id is not null
         from unnest(v_ids, array(select f.unique_key from unnest(v_new) f order by f.ord))
             with ordinality n (id, unique_key, at)
@@ -93,7 +96,7 @@ gd_insert for that machine (its highest version). Repeating it replaces the reco
 create or replace function gd_find(p_unique_key text) returns bigint
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
 begin
-    return gendurable._holder(p_unique_key);
+    return gendurable._find_holder(p_unique_key);
 end $$;
 
 comment on function gd_find(text) is 'The id of the instance that holds the unique key now, or null.';

@@ -24,11 +24,11 @@ begin
         perform gendurable._need_text(coalesce(p_queue, 'default'), 'p_queue');
         perform gendurable._need_limit(p_limit);
     end if;
-    v_got := gendurable._claim(
+    v_got := gendurable._claim_queues(
         p_worker, array[coalesce(p_queue, 'default')], jsonb_build_object(coalesce(p_queue, 'default'), coalesce(p_limit, 1)),
         coalesce(p_lease, '60 seconds'));
     if false = all(v_got.mail) then
-        return query select * from gendurable._start_bare(
+        return query select * from gendurable._to_executing_bare(
             p_worker, v_got.ids, v_got.now, coalesce(p_lease, '60 seconds'));
     elsif v_got.ids <> '{}' then
         return query select * from gendurable._hand_out(
@@ -72,10 +72,10 @@ begin
     then
         perform gendurable._need_limits(p_queues);
     end if;
-    v_got := gendurable._claim(
+    v_got := gendurable._claim_queues(
         p_worker, array(select jsonb_object_keys(p_queues)), p_queues, coalesce(p_lease, '60 seconds'));
     if false = all(v_got.mail) then
-        return query select * from gendurable._start_bare(
+        return query select * from gendurable._to_executing_bare(
             p_worker, v_got.ids, v_got.now, coalesce(p_lease, '60 seconds'));
     elsif v_got.ids <> '{}' then
         return query select * from gendurable._hand_out(
@@ -117,14 +117,14 @@ end $$;
 
 comment on function gendurable._need_limits(jsonb) is 'Raises GD501 unless these are names of queues with limits.';
 
-create or replace function gendurable._claim(
+create or replace function gendurable._claim_queues(
     p_worker text, p_queues text[], p_limits jsonb, p_lease interval,
     out ids bigint[], out started bigint[], out mail boolean[], out parts jsonb, out now timestamptz
 )
 language plpgsql as $$
 declare
     v_now constant timestamptz := clock_timestamp();
-    v_memory jsonb := gendurable._recall();
+    v_memory jsonb := gendurable._recall_memory();
     -- after a clock was set back: the time that this session has seen already
     v_before constant timestamptz := gendurable._seen(v_memory, v_now);
     v_bytes bigint := 4 * gendurable._most_bytes();
@@ -167,13 +167,13 @@ begin
     end loop;
     v_text := (v_memory || jsonb_build_object('', jsonb_build_array(gendurable._epoch_us(coalesce(v_before, v_now)))))::text;
     if octet_length(v_text) > gendurable._most_memory() then
-        v_text := gendurable._some_memory(v_text::jsonb, p_queues);
+        v_text := gendurable._cut_memory(v_text::jsonb, p_queues);
     end if;
     -- an assignment is evaluated as an expression, where perform would run a query
     v_text := set_config('gendurable.floor', gendurable._sealed(v_text), false);
 end $$;
 
-comment on function gendurable._claim(text, text[], jsonb, interval) is
+comment on function gendurable._claim_queues(text, text[], jsonb, interval) is
     'Due rows of each queue, up to its limit, as of _claim_queue; now: when they were claimed.';
 
 create or replace function gendurable._claim_queue(
@@ -192,7 +192,7 @@ declare
     v_at int := 1;
     v_walked bigint;
     v_cost bigint;
-    v_lanes int := 0;
+    v_levels int := 0;
     v_more boolean;
     v_priority int;
     v_got record;
@@ -200,7 +200,7 @@ begin
     bytes := p_bytes;
     known := coalesce(p_known, '{}');
     loop
-        if v_lanes >= 64 and v_lanes >= (case when ids is null then 1000 else 64 end) then
+        if v_levels >= 64 and v_levels >= (case when ids is null then 1000 else 64 end) then
             v_more := true;                        -- enough for one claim: the next one goes on from here
             exit;
         end if;
@@ -210,14 +210,14 @@ begin
         v_priority := null;
         if v_looks then
             v_walked := gendurable._walked();
-            v_priority := gendurable._next_priority(p_queue, v_behind, v_known[v_at]);
+            v_priority := gendurable._find_next_priority(p_queue, v_behind, v_known[v_at]);
             v_cost := greatest(v_cost, gendurable._walked() - v_walked);
         end if;
         v_priority := coalesce(v_priority, v_known[v_at]);
         v_behind := v_priority;
         exit when v_priority is null;
-        v_lanes := v_lanes + 1;
-        v_got := gendurable._scan(p_worker, p_queue, v_priority, v_limit - coalesce(cardinality(ids), 0), bytes, p_lease, p_now,
+        v_levels := v_levels + 1;
+        v_got := gendurable._scan_priority(p_worker, p_queue, v_priority, v_limit - coalesce(cardinality(ids), 0), bytes, p_lease, p_now,
             p_before, p_known -> v_priority::text);
         if v_got.ids is not null then
             ids := ids || v_got.ids;
@@ -227,8 +227,8 @@ begin
                 parts := coalesce(parts, '{}') || v_got.parts;
             end if;
         end if;
-        if v_got.lane is not null then
-            known := known || jsonb_build_object(v_priority, v_got.lane);
+        if v_got.memory is not null then
+            known := known || jsonb_build_object(v_priority, v_got.memory);
             if v_known[v_at] is distinct from v_priority then
                 v_new := v_new || v_priority;
             end if;
@@ -246,11 +246,11 @@ begin
     known := known || jsonb_build_object('', jsonb_build_array(
         case when v_looks then v_now_us else (p_known #>> '{"",0}')::bigint end,
         case when v_looks then v_cost else (p_known #>> '{"",1}')::bigint end,
-        case when v_lanes >= 64 then v_behind end, v_new::text));
+        case when v_levels >= 64 then v_behind end, v_new::text));
     if v_more and coalesce(cardinality(ids), 0) < v_limit then
         -- It looked at enough for one claim, and there is more. Not _wake: that does not see the caller's own lock, and
         -- who claims here is often the only one who sleeps.
-        perform gendurable._notify(p_queue);
+        perform gendurable._notify_listeners(p_queue);
     end if;
 end $$;
 

@@ -2,49 +2,49 @@
 -- round picks a few due rows of a range, lets the gate admit what may start, and hands it out.
 -- Next: 114_gate.
 
-create or replace function gendurable._scan(
+create or replace function gendurable._scan_priority(
     p_worker text, p_queue text, p_priority int, p_limit int, p_bytes bigint, p_lease interval, p_now timestamptz,
     p_before timestamptz, p_known jsonb,
-    out ids bigint[], out started bigint[], out mail boolean[], out parts jsonb, out bytes bigint, out lane jsonb,
+    out ids bigint[], out started bigint[], out mail boolean[], out parts jsonb, out bytes bigint, out memory jsonb,
     out more boolean
 )
 language plpgsql as $$
 declare
-    v_name constant int := hashtext(p_queue || E'\u0001' || p_priority);
     v_now_us constant bigint := gendurable._epoch_us(p_now);
-    -- a row that commits a little late is still above the floor
-    v_margin_us constant bigint := v_now_us - 50000;
+    v_lock constant int := hashtext(p_queue || E'\u0001' || p_priority);
+    -- what the session remembers, by range: up to where it was examined; when it was last scanned in full, and what that cost
     v_floor_us bigint[] := array[
         gendurable._past(p_known #>> '{0,0}', v_now_us), gendurable._past(p_known #>> '{1,0}', v_now_us)];
     v_floor_id bigint[] := array[(p_known #>> '{0,1}')::bigint, (p_known #>> '{1,1}')::bigint];
     v_full_at bigint := gendurable._past(p_known ->> 2, v_now_us);
     v_full_cost bigint := coalesce((p_known ->> 3)::bigint, 0);
     v_turn constant int := coalesce((p_known ->> 4)::int, (random() < 0.5)::int);
+    -- where it is now, by range, and which range that is: 1 is woken = 0, 2 is woken = 1
     v_at_us bigint[] := v_floor_us;
     v_at_id bigint[] := v_floor_id;
     v_done boolean[] := '{false,false}'::boolean[];
+    v_range int := 1;
+    v_first boolean := true;
+    v_full boolean;
     v_cost bigint := 0;
-    v_full boolean := false;
-    v_range int := 1;                              -- 1: woken = 0, 2: woken = 1
+    -- what is wanted: in all, of this range, and how many rows the next round looks at
     v_wanted int := p_limit;
     v_need int;
+    v_size int;
+    -- what was looked at
     v_looked int := 0;
     v_keys int := 0;
-    v_size int;
-    v_first boolean := true;
-    v_picked gendurable.candidate[];
-    v_ids bigint[];
-    v_slots int[];
-    v_heavy boolean[];
-    v_mail boolean[];
-    v_plain boolean;
-    v_light boolean;
-    v_part record;
     v_taken bigint[];
-    v_clock timestamptz := p_now;
     v_parked boolean := false;
+    v_clock timestamptz := p_now;
+    -- a round
+    v_picked gendurable.candidate[];
     v_last gendurable.candidate;
-    v_before bigint;
+    v_ids bigint[];
+    v_light boolean;
+    v_mail boolean[];
+    v_round record;
+    v_walked bigint;
 begin
     bytes := p_bytes;
     -- half for lifted rows first: neither range starves the other. Of an odd number the first gets one more each second time.
@@ -53,21 +53,23 @@ begin
 
     -- A full scan finds what lies below the floor: late commits, past times, expired leases. About once a second, at most
     -- 4 % of the time while it is expensive, and in one session at a time.
-    v_full := v_now_us - v_full_at >= greatest(1000000, gendurable._ration(v_full_cost))
+    v_full := gendurable._is_full_due(v_now_us - v_full_at, v_full_cost, 1)
         and (
             v_full_at = 0
-            or pg_try_advisory_xact_lock(7303, v_name)
+            or pg_try_advisory_xact_lock(gendurable._lock_of_scans(), v_lock)
             -- overdue: whoever has the lock may keep it for the rest of a long transaction
-            or v_now_us - v_full_at >= 3 * greatest(1000000, gendurable._ration(v_full_cost)));
+            or gendurable._is_full_due(v_now_us - v_full_at, v_full_cost, 3));
     if v_full then
         v_at_us := '{0,0}';
         v_at_id := '{0,0}';
         if p_before is not null then
-            perform gendurable._shift_back(p_queue, p_priority, p_now, p_before);
+            perform gendurable._shift_priority_back(p_queue, p_priority, p_now, p_before);
         end if;
     end if;
 
-    while v_wanted > 0 and bytes > 0 and v_looked < greatest(10::bigint * p_limit, 1000) and v_keys < 500 loop
+    while v_wanted > 0 and bytes > 0 and v_looked < greatest(10::bigint * p_limit, 1000) and v_keys < gendurable._most_keys()
+    loop
+        -- 1. Which range, from where on
         if v_need = 0 then
             v_range := 2;
             v_need := v_wanted;
@@ -83,7 +85,7 @@ begin
         if v_done[1] and v_done[2] then
             -- too little: look below the floor, if the ration allows
             exit when v_full or v_now_us - v_full_at < gendurable._ration(v_full_cost)
-                or not pg_try_advisory_xact_lock(7303, v_name);
+                or not pg_try_advisory_xact_lock(gendurable._lock_of_scans(), v_lock);
             v_full := true;
             v_taken := ids;                        -- found once more, from the beginning
             v_done := '{false,false}';
@@ -94,70 +96,57 @@ begin
             v_range := 3 - v_range;
         end if;
 
-        v_before := gendurable._walked();
-        v_picked := gendurable._pick(
+        -- 2. Lock the next due rows
+        v_walked := gendurable._walked();
+        v_picked := gendurable._pick_due(
             p_queue, p_priority, (v_range - 1)::smallint,
             case when v_at_us[v_range] = 0 then '-infinity'
                 else timestamptz 'epoch' + v_at_us[v_range] * interval '1 microsecond' end,
             v_at_id[v_range], v_clock, v_size, v_taken);
-        v_cost := v_cost + gendurable._walked() - v_before;
+        v_cost := v_cost + gendurable._walked() - v_walked;
         v_looked := v_looked + cardinality(v_picked);
         v_done[v_range] := cardinality(v_picked) < v_size;
         v_last := v_picked[cardinality(v_picked)];
 
+        -- 3. Take those that may start
         if v_picked <> '{}' then
             -- Asked after the rows were locked: a signal that came before is here, and none comes now. A limit and not
             -- exists, which could become one hash of the whole table.
-            select array_agg(c.id), array_agg(c.heavy), bool_and(c.plain), bool_and(c.plain and not c.heavy),
+            select array_agg(c.id), bool_and(c.plain and not c.heavy),
                 array_agg(case
                     when (select true from gendurable.signal s where s.instance_id = c.id limit 1) then true
                     when c.bare then false
                 end)
-            into v_ids, v_heavy, v_plain, v_light, v_mail
+            into v_ids, v_light, v_mail
             from unnest(v_picked) c;
-            v_light := v_light and gendurable._carries() and not coalesce(true = any(v_mail), false);
-            v_slots := null;
-            if not v_plain then
-                select o.ids, o.slots, o.heavy, v_keys + o.keys, v_parked or o.left_out
-                into v_ids, v_slots, v_heavy, v_keys, v_parked
-                from gendurable._sort_out(v_picked, p_lease, p_now) o;
-            end if;
-            if cardinality(v_ids) > v_need then
-                -- more than wanted, since a round behind a busy key looks at more: the scan ends at the last one taken
-                v_ids := v_ids[:v_need];
-                v_slots := v_slots[:v_need];
-                v_heavy := v_heavy[:v_need];
-                v_mail := v_mail[:v_need];
-                v_last := (select c from unnest(v_picked) c where c.id = v_ids[v_need]);
-                v_done[v_range] := false;
-            end if;
-            if v_light and v_ids <> '{}' then
+            if v_light and gendurable._carries_all() and not coalesce(true = any(v_mail), false)
+                and cardinality(v_ids) <= v_need
+            then
+                -- nearly always: no gate asks about them, and nothing has to be measured
                 ids := ids || v_ids;
                 mail := mail || v_mail;
                 v_wanted := v_wanted - cardinality(v_ids);
-            elsif v_ids <> '{}' then
-                v_part := gendurable._load(v_ids, v_slots, v_heavy, bytes, p_now);
-                if not v_plain and v_part.ids <> '{}' then
-                    -- at once: who may follow in a key depends on who has begun
-                    perform gendurable._take_keys(
-                        v_part.ids, array_fill('executing'::gendurable.status, array[cardinality(v_part.ids)]));
-                    perform gendurable._begin(p_worker, v_part.ids, v_part.slots, p_now, p_lease);
-                    started := started || v_part.ids;
+            else
+                v_round := gendurable._take_round(p_worker, v_picked, v_need, bytes, p_lease, p_now);
+                ids := ids || v_round.ids;
+                started := started || v_round.started;
+                mail := mail || v_round.mail;
+                if v_round.parts is not null then
+                    parts := coalesce(parts, '{}') || v_round.parts;
                 end if;
-                ids := ids || v_part.ids;
-                mail := mail || v_part.mail;
-                if v_part.parts is not null then
-                    parts := coalesce(parts, '{}') || v_part.parts;
-                end if;
-                bytes := v_part.bytes;
-                v_wanted := v_wanted - cardinality(v_part.ids);
-                if v_part.last_id is not null then
-                    -- as much as one claim carries: what was picked behind it is due as before
-                    v_last := (select c from unnest(v_picked) c where c.id = v_part.last_id);
+                bytes := v_round.bytes;
+                v_wanted := v_wanted - cardinality(v_round.ids);
+                v_keys := v_keys + v_round.keys;
+                v_parked := v_parked or v_round.left_out;
+                if v_round.last_id is not null then
+                    -- it took no more than were wanted, or can be carried: what was picked behind that one is due as before
+                    v_last := (select c from unnest(v_picked) c where c.id = v_round.last_id);
                     v_done[v_range] := false;
                 end if;
             end if;
         end if;
+
+        -- 4. Where it was examined to, and how the next round goes on
         if v_done[v_range] then
             v_at_us[v_range] := v_now_us;
             v_at_id[v_range] := 0;
@@ -165,7 +154,6 @@ begin
             v_at_us[v_range] := gendurable._epoch_us(v_last.eligible_at);
             v_at_id[v_range] := v_last.id;
         end if;
-
         -- the other range gets the rest; behind a busy key each round looks at more
         v_size := case when v_first then v_wanted else greatest(least(2 * v_size::bigint, 1000), v_wanted) end;
         v_range := case when v_first then 2 else v_range end;
@@ -173,56 +161,106 @@ begin
         v_first := false;
     end loop;
 
+    more := v_wanted > 0 and not (v_done[1] and v_done[2]);
     if v_full then
         v_full_cost := v_cost;
         -- ended below the floor with more to find there: the next one as soon as the ration allows
         v_full_at := v_now_us - case
             when v_at_us[1] < v_floor_us[1] or v_at_us[2] < v_floor_us[2]
-                then 1000000 - least(gendurable._ration(v_full_cost), 1000000)
+                then gendurable._scan_pause_us() - least(gendurable._ration(v_full_cost), gendurable._scan_pause_us())
             else 0
         end;
     end if;
-    for r in 1 .. 2 loop
-        if v_at_us[r] >= v_floor_us[r] then
-            v_floor_id[r] := case when v_at_us[r] > v_margin_us then 0 else v_at_id[r] end;
-            v_floor_us[r] := greatest(least(v_at_us[r], v_margin_us), 0);
-        end if;
-    end loop;
-    more := v_wanted > 0 and not (v_done[1] and v_done[2]);
-    -- A lane in which nothing is due and that is scanned in no time is found again when something is: a queue may have
+    -- A priority in which nothing is due and that is scanned in no time is found again when something is: a queue may have
     -- had any number of them.
     if more or v_looked > 0 or v_full_cost > gendurable._dear() then
-        lane := jsonb_build_array(
-            jsonb_build_array(v_floor_us[1], v_floor_id[1]), jsonb_build_array(v_floor_us[2], v_floor_id[2]),
+        memory := jsonb_build_array(
+            gendurable._next_floor(v_at_us[1], v_at_id[1], v_floor_us[1], v_floor_id[1], v_now_us),
+            gendurable._next_floor(v_at_us[2], v_at_id[2], v_floor_us[2], v_floor_id[2], v_now_us),
             v_full_at, v_full_cost, 1 - v_turn);
     end if;
 end $$;
 
-comment on function gendurable._scan(
+comment on function gendurable._scan_priority(
     text, text, int, int, bigint, interval, timestamptz, timestamptz, jsonb) is
     'Due rows of one queue and priority that may be claimed, locked, up to p_limit rows and about p_bytes bytes. started: claims of
-keys and scopes, and of what crashed often, which have begun. lane: what to remember of it, null for
+keys and scopes, and of what crashed often, which have begun. memory: what to remember of it, null for
 nothing. more: it looked at enough for one claim, and there is more.';
 
-create or replace function gendurable._pick(
+create or replace function gendurable._take_round(
+    p_worker text, p_picked gendurable.candidate[], p_need int, p_bytes bigint, p_lease interval, p_now timestamptz,
+    out ids bigint[], out started bigint[], out mail boolean[], out parts jsonb, out bytes bigint, out keys int,
+    out left_out boolean, out last_id bigint
+)
+language plpgsql as $$
+declare
+    v_plain constant boolean := (select bool_and(c.plain) from unnest(p_picked) c);
+    v_slots int[];
+    v_heavy boolean[];
+    v_load record;
+begin
+    keys := 0;
+    left_out := false;
+    if v_plain then
+        select array_agg(c.id), array_agg(c.heavy) into ids, v_heavy from unnest(p_picked) c;
+    else
+        select g.ids, g.slots, g.heavy, g.keys, g.left_out into ids, v_slots, v_heavy, keys, left_out
+        from gendurable._pass_gate(p_picked, p_lease, p_now) g;
+    end if;
+    if cardinality(ids) > p_need then
+        -- a round behind a busy key looks at more than are wanted
+        ids := ids[:p_need];
+        v_slots := v_slots[:p_need];
+        v_heavy := v_heavy[:p_need];
+        last_id := ids[p_need];
+    end if;
+    bytes := p_bytes;
+    if ids = '{}' then
+        return;
+    end if;
+    v_load := gendurable._load_round(ids, v_slots, v_heavy, bytes, p_now);
+    ids := v_load.ids;
+    mail := v_load.mail;
+    parts := v_load.parts;
+    bytes := v_load.bytes;
+    last_id := coalesce(v_load.last_id, last_id);
+    if not v_plain and ids <> '{}' then
+        -- at once: who may follow in a key depends on who has begun
+        perform gendurable._take_unique_keys(ids, array_fill('executing'::gendurable.status, array[cardinality(ids)]));
+        perform gendurable._to_executing(p_worker, ids, v_load.slots, p_now, p_lease);
+        started := ids;
+    end if;
+end $$;
+
+comment on function gendurable._take_round(text, gendurable.candidate[], int, bigint, interval, timestamptz) is
+    'Of rows that were picked, those that may start and can be carried, p_need at most; where a gate asked about them, their claims
+have begun (started). keys: of how many partition keys they were. left_out: some had to wait. last_id: the last row that was
+taken, where there may be others behind it.';
+
+create or replace function gendurable._pick_due(
     p_queue text, p_priority int, p_woken smallint, p_after timestamptz, p_after_id bigint, p_now timestamptz,
     p_limit int, p_taken bigint[]
 ) returns gendurable.candidate[]
 language plpgsql as $$
 begin
     return array(
-        select row(
-            i.id, i.eligible_at, i.status, i.crashes,
-            i.partition_key is null and i.unique_scope is null and i.crashes < 3
+        select gendurable._candidate(
+            p_id => i.id,
+            p_eligible_at => i.eligible_at,
+            p_status => i.status,
+            p_crashes => i.crashes,
+            p_plain => i.partition_key is null and i.unique_scope is null and i.crashes < 3
                 and (i.status = 'runnable' or i.status = 'awaiting_signal'),
-            i.partition_key, i.slot_no, i.lane_at,
-            i.children_pending is not null or case
+            p_partition_key => i.partition_key,
+            p_slot_no => i.slot_no,
+            p_lane_at => i.lane_at,
+            p_heavy => i.children_pending is not null or case
                 when pg_column_size(i.state) + pg_column_size(i.meta) > 200
                     then gendurable._is_large(i.state) or gendurable._is_large(i.meta)
                 else false
             end,
-            i.status = 'runnable' and i.awaits is null and i.deadline_at is null and i.shown is null
-        )::gendurable.candidate
+            p_bare => i.status = 'runnable' and i.awaits is null and i.deadline_at is null and i.shown is null
+        )
         from gendurable.instance i
         where i.queue = p_queue and i.priority = p_priority and i.woken = p_woken
             and i.eligible_at <= p_now and (i.eligible_at, i.id) > (p_after, p_after_id)
@@ -235,10 +273,10 @@ begin
         for no key update skip locked);
 end $$;
 
-comment on function gendurable._pick(text, int, smallint, timestamptz, bigint, timestamptz, int, bigint[]) is
+comment on function gendurable._pick_due(text, int, smallint, timestamptz, bigint, timestamptz, int, bigint[]) is
     'Locks the next due rows of an index range, without those that this claim has already.';
 
-create or replace function gendurable._shift_back(
+create or replace function gendurable._shift_priority_back(
     p_queue text, p_priority int, p_now timestamptz, p_before timestamptz
 ) returns void
 language plpgsql as $$
@@ -269,5 +307,5 @@ begin
     where i.id = any(array[late.id]);
 end $$;
 
-comment on function gendurable._shift_back(text, int, timestamptz, timestamptz) is
+comment on function gendurable._shift_priority_back(text, int, timestamptz, timestamptz) is
     'Makes rows due that were due when they were written, before the clock was set back.';

@@ -2,7 +2,7 @@
 -- each other, some only carry a baton, some wait for a slot of their key.
 -- Invariant 2, within a key. Next: 116_hand_out.
 
-create or replace function gendurable._sort_out(
+create or replace function gendurable._pass_gate(
     p_picked gendurable.candidate[], p_lease interval, p_now timestamptz,
     out ids bigint[], out slots int[], out heavy boolean[], out keys int, out left_out boolean
 )
@@ -16,14 +16,14 @@ begin
     from unnest(v_candidates) c;
     select coalesce(array_agg(g.id order by g.ord), '{}'), array_agg(g.slot_no order by g.ord)
     into ids, slots
-    from gendurable._admit(v_candidates, p_now) g;
+    from gendurable._admit_to_keys(v_candidates, p_now) g;
     if v_heavy is not null then
         heavy := array(select u.id = any(v_heavy) from unnest(ids) with ordinality u (id, ord) order by u.ord);
     end if;
     left_out := cardinality(ids) < cardinality(v_candidates);
 end $$;
 
-comment on function gendurable._sort_out(gendurable.candidate[], interval, timestamptz) is
+comment on function gendurable._pass_gate(gendurable.candidate[], interval, timestamptz) is
     'Which of the picked rows may start, with their slots, where a key, a scope or a crash is in play. keys: of how many keys they
 are. heavy: null where none is. left_out: some may not start.';
 
@@ -57,7 +57,7 @@ end $$;
 comment on function gendurable._part_suspects(gendurable.candidate[], interval, timestamptz) is
     'Puts off some of the rows that lost their workers several times in a row, at random; the others.';
 
-create or replace function gendurable._admit(p_candidates gendurable.candidate[], p_now timestamptz)
+create or replace function gendurable._admit_to_keys(p_candidates gendurable.candidate[], p_now timestamptz)
 returns table (ord bigint, id bigint, slot_no int)
 language plpgsql as $$
 #variable_conflict use_column
@@ -72,9 +72,9 @@ begin
     v_keys := gendurable._try_keys(array(
         select distinct c.partition_key from unnest(p_candidates) c where c.partition_key is not null order by 1), 1);
     -- Asked before anything is read that it decides on. Chores that pass a baton on wait until it is settled.
-    v_settled := gendurable._settled();
+    v_settled := gendurable._is_settled();
     if v_settled then
-        perform gendurable._end_chores(p_candidates, v_keys, p_now);
+        perform gendurable._do_chores(p_candidates, v_keys, p_now);
     end if;
 
     -- Read in a later statement than the locks. Candidates and heads meet in one grouping: with joins of arrays it
@@ -96,22 +96,21 @@ begin
                 when bool_or(a.locked) then 'waits'
             end as fate
         from (
-            select c.id, c.ord, c.partition_key as key, c.partition_key = any(v_keys) as locked,
+            select c.id, c.ordinality as ord, c.partition_key as key, c.partition_key = any(v_keys) as locked,
                 gendurable._is_chore(c.status, c.crashes, c.partition_key, c.lane_at, p_now) as chore,
                 -- who owns a slot keeps it, whoever waits
                 case when c.partition_key = any(v_keys) then c.slot_no end as slot
-            from unnest(p_candidates) with ordinality c (
-                id, eligible_at, status, crashes, plain, partition_key, slot_no, lane_at, heavy, bare, ord)
+            from unnest(p_candidates) with ordinality c
             union all
             select n.id, null, n.partition_key, true, false, n.slot_no
-            from gendurable._next_in_keys(v_keys) n
+            from gendurable._find_next_in_keys(v_keys) n
         ) a
         group by a.id
     ) b;
 
     if v_sorted.wait_ids <> '{}' then
         v_lifted := case
-            when v_sorted.stranger_ids = '{}' then '{}' else gendurable._lift(v_sorted.stranger_ids, p_now) end;
+            when v_sorted.stranger_ids = '{}' then '{}' else gendurable._lift_rows(v_sorted.stranger_ids, p_now) end;
         -- A head that is locked by somebody cannot be lifted: the first candidate of its key stays due, a little later,
         -- and is the key's baton. Parking it too would drop the baton; leaving it due now would spin.
         v_waiting := array(
@@ -120,9 +119,9 @@ begin
             where s.id <> all(v_lifted));
         update gendurable.instance i
         set eligible_at = case
-                when w.first and (not v_settled or w.key = any(v_waiting)) then p_now + interval '100 ms'
+                when w.first and (not v_settled or w.key = any(v_waiting)) then p_now + gendurable._baton_pause()
                 -- nothing may be parked while it is being decided who waits for what, which may take long
-                when not v_settled then p_now + interval '2 seconds'
+                when not v_settled then p_now + gendurable._decision_pause()
             end,
             -- so that whoever ends in the key can tell them from rows that were given back for a while, and lift them
             woken = case when v_settled then 1 else 0 end,
@@ -139,7 +138,7 @@ begin
         from unnest(v_sorted.start_ids, v_sorted.start_ords, v_sorted.start_slots) s (id, ord, slot);
 end $$;
 
-comment on function gendurable._admit(gendurable.candidate[], timestamptz) is
+comment on function gendurable._admit_to_keys(gendurable.candidate[], timestamptz) is
     'Which of the locked due rows may start, with their slots; parks the others in their lanes and lifts who is first.';
 
 create or replace function gendurable._is_chore(
@@ -155,7 +154,7 @@ $$;
 comment on function gendurable._is_chore(gendurable.status, int, text, timestamptz, timestamptz) is
     'Whether a due row is no work for a worker: it is to be ended, or it has no place in its key and carries its baton.';
 
-create or replace function gendurable._end_chores(
+create or replace function gendurable._do_chores(
     p_candidates gendurable.candidate[], p_keys text[], p_now timestamptz
 ) returns void
 language plpgsql as $$
@@ -175,9 +174,9 @@ begin
         perform gendurable._end_crashed(v_crashed, p_now);
     end if;
     if v_carriers is not null then
-        perform gendurable._relieve(v_carriers, v_keys, p_now);
+        perform gendurable._relieve_carriers(v_carriers, v_keys, p_now);
     end if;
 end $$;
 
-comment on function gendurable._end_chores(gendurable.candidate[], text[], timestamptz) is
+comment on function gendurable._do_chores(gendurable.candidate[], text[], timestamptz) is
     'Does what due rows ask for that are no work for a worker. Under the locks of the given keys.';

@@ -2,7 +2,7 @@
 -- carries a bounded number of bytes, and a row that cannot be handed out costs nobody else anything.
 -- Next: the worker runs the step, renews the claim (120_lease), and commits (130_commit).
 
-create or replace function gendurable._load(
+create or replace function gendurable._load_round(
     p_ids bigint[], p_slots int[], p_heavy boolean[], p_bytes bigint, p_now timestamptz,
     out ids bigint[], out slots int[], out mail boolean[], out parts jsonb, out bytes bigint, out last_id bigint
 )
@@ -25,22 +25,22 @@ begin
             from unnest(p_ids, p_heavy, mail) with ordinality u (id, heavy, mail, ord)
             order by u.ord);
     end if;
-    if true = any(v_heavy) or not gendurable._carries() then
+    if true = any(v_heavy) or not gendurable._carries_all() then
         select p.ids, p.slots, p.mail, p.parts, p.bytes, p.last_id into ids, slots, mail, parts, bytes, last_id
-        from gendurable._portion(p_ids, p_slots, v_heavy, mail, p_bytes, p_now) p;
+        from gendurable._take_portion(p_ids, p_slots, v_heavy, mail, p_bytes, p_now) p;
     end if;
 end $$;
 
-comment on function gendurable._load(bigint[], int[], boolean[], bigint, timestamptz) is
+comment on function gendurable._load_round(bigint[], int[], boolean[], bigint, timestamptz) is
     'As many of locked rows as fit into p_bytes. mail: whether a row has signals; parts and last_id as of _portion.';
 
-create or replace function gendurable._portion(
+create or replace function gendurable._take_portion(
     p_ids bigint[], p_slots int[], p_heavy boolean[], p_mail boolean[], p_bytes bigint, p_now timestamptz,
     out ids bigint[], out slots int[], out mail boolean[], out parts jsonb, out bytes bigint, out last_id bigint
 )
 language plpgsql as $$
 declare
-    v_carries constant boolean := gendurable._carries();
+    v_carries constant boolean := gendurable._carries_all();
     v_sizes bigint[];
     v_behind int := 0;                             -- how many rows stand before those that v_sizes tells of
     v_sized int := 0;                              -- and up to which one it tells
@@ -61,17 +61,17 @@ begin
         v_childs := null;
         if v_carries and v_at > v_sized then
             v_behind := v_at - 1;
-            v_sizes := gendurable._plain_bytes(p_ids[v_at:]);
+            v_sizes := gendurable._weigh_plain(p_ids[v_at:]);
             v_sized := v_behind + coalesce(cardinality(v_sizes), 1);
         end if;
         if p_mail[v_at] is not true and v_sizes[v_at - v_behind] < 256000000 then
             v_bytes := v_sizes[v_at - v_behind];
         elsif p_heavy[v_at] or not v_carries then
             select w.bytes, w.problem, w.inbox, w.childs into v_bytes, v_problem, v_inbox, v_childs
-            from gendurable._weigh(p_ids[v_at], v_carries) w;
+            from gendurable._weigh_row(p_ids[v_at], v_carries) w;
         end if;
         if v_problem <> '' then
-            if gendurable._fail(array[p_ids[v_at]], v_problem, false, p_now) = 0 then
+            if gendurable._end_failed(array[p_ids[v_at]], v_problem, false, p_now) = 0 then
                 -- its parent is locked: to find out as much in each claim until then would be dear
                 update gendurable.instance i set eligible_at = p_now + interval '5 seconds' where i.id = p_ids[v_at];
             end if;
@@ -95,11 +95,11 @@ begin
     end loop;
 end $$;
 
-comment on function gendurable._portion(bigint[], int[], boolean[], boolean[], bigint, timestamptz) is
+comment on function gendurable._take_portion(bigint[], int[], boolean[], boolean[], bigint, timestamptz) is
     'The first of the rows that fit into one claim, and {id: [inbox, children]} of those that are not small; ends those that
 cannot be handed out to anybody. last_id: where it had enough, null at the end.';
 
-create or replace function gendurable._plain_bytes(p_ids bigint[]) returns bigint[]
+create or replace function gendurable._weigh_plain(p_ids bigint[]) returns bigint[]
 language plpgsql stable as $$
 begin
     -- One after the other is three times as dear for many small ones. By the stored size, which is known without a look:
@@ -118,11 +118,11 @@ exception when program_limit_exceeded then
     return null;
 end $$;
 
-comment on function gendurable._plain_bytes(bigint[]) is
+comment on function gendurable._weigh_plain(bigint[]) is
     'The bytes of state and meta as text of the first of these rows, as many as it is worth to ask at once: null for a row with
 children. Null where one of them has no text, being too long.';
 
-create or replace function gendurable._weigh(
+create or replace function gendurable._weigh_row(
     p_id bigint, p_carries boolean, out bytes bigint, out problem text, out inbox jsonb, out childs jsonb
 )
 language plpgsql stable as $$
@@ -137,8 +137,8 @@ begin
         problem := 'state and meta are too large to be handed out' || coalesce(format(': %s bytes', bytes), '');
         return;
     end if;
-    inbox := gendurable._inbox(p_id, v_row.awaits);
-    childs := case when v_row.children_pending is not null then gendurable._children(p_id) else '[]' end;
+    inbox := gendurable._present_inbox(p_id, v_row.awaits);
+    childs := case when v_row.children_pending is not null then gendurable._present_children(p_id) else '[]' end;
     bytes := bytes + gendurable._text_bytes(inbox) + gendurable._text_bytes(childs);
     if bytes is null then
         problem := 'inbox and children are too large to be handed out';
@@ -157,7 +157,7 @@ begin
     end if;
 end $$;
 
-comment on function gendurable._weigh(bigint, boolean) is
+comment on function gendurable._weigh_row(bigint, boolean) is
     'The inbox and the children of a row that is to be handed out, the bytes of all, and why it cannot be handed out: empty where
 only this session cannot take it.';
 
@@ -168,23 +168,26 @@ language plpgsql as $$
 #variable_conflict use_column
 begin
     if p_started is null then
-        perform gendurable._begin(p_worker, p_ids, null, p_now, p_lease);
+        perform gendurable._to_executing(p_worker, p_ids, null, p_now, p_lease);
     elsif cardinality(p_started) < cardinality(p_ids) then
-        perform gendurable._begin(
+        perform gendurable._to_executing(
             p_worker, array(select u.id from unnest(p_ids) u (id) where u.id <> all(p_started)), null, p_now, p_lease);
     end if;
     return query
-        select
-            m.id, m.claim_no, m.fsm, m.fsm_version, m.step, m.state, m.attempt, m.queue, m.partition_key,
-            m.unique_key, m.parent_id, m.awaits, m.deadline_at is not null and m.deadline_at <= p_now,
-            case
-                when w.mail then coalesce(p_parts #> array[m.id::text, '0'], gendurable._inbox(m.id, m.awaits))
-                else '[]'::jsonb
-            end,
-            case when m.children_pending is null then '[]'::jsonb else p_parts #> array[m.id::text, '1'] end,
-            m.meta
+        select c.*
         from unnest(p_ids, p_mail) with ordinality w (id, mail, ord)
         join gendurable.instance m on m.id = any(array[w.id])
+        cross join lateral gendurable._claimed(
+            p_id => m.id, p_claim_no => m.claim_no, p_fsm => m.fsm, p_fsm_version => m.fsm_version, p_step => m.step,
+            p_state => m.state, p_attempt => m.attempt, p_queue => m.queue, p_partition_key => m.partition_key,
+            p_unique_key => m.unique_key, p_parent_id => m.parent_id, p_awaits => m.awaits,
+            p_timed_out => m.deadline_at is not null and m.deadline_at <= p_now,
+            p_signals => case
+                when w.mail then coalesce(p_parts #> array[m.id::text, '0'], gendurable._present_inbox(m.id, m.awaits))
+                else '[]'
+            end,
+            p_childs => case when m.children_pending is null then '[]' else p_parts #> array[m.id::text, '1'] end,
+            p_meta => m.meta) c
         order by w.ord;
 end $$;
 

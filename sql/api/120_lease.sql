@@ -83,7 +83,7 @@ begin
     if coalesce(p_delay, '0') < interval '0' or not isfinite(p_delay) then
         perform gendurable._invalid('p_delay must be finite and not negative', 'got ' || p_delay, 'Use 0 for now.');
     end if;
-    if not gendurable._opens() then
+    if not gendurable._can_write() then
         return 0;
     end if;
     if p_claims is null or p_claims = 'null' then

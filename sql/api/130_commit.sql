@@ -15,9 +15,7 @@ declare
     v_now constant timestamptz := clock_timestamp();
     v_lease constant interval := coalesce(p_lease, '60 seconds');
     v_all gendurable.outcome[];
-    v_outcomes gendurable.outcome[];
-    v_answers jsonb := '{}'::jsonb;
-    v_locked record;
+    v_answers jsonb;
 begin
     if not gendurable._is_ready(p_worker, v_lease) then
         perform gendurable._need_read_committed();
@@ -30,54 +28,29 @@ begin
     end if;
 
     v_all := gendurable._parse_outcomes(p_outcomes, v_now);
-    begin
-        -- a table lock (vacuum full, DDL) cannot be skipped row by row
-        lock table gendurable.instance in row exclusive mode;
-    exception when lock_not_available then
-        return query select o.ord, o.id, o.claim_no, 'busy', null::jsonb from unnest(v_all) o;
-        return;
-    end;
-    v_outcomes := v_all;
-    -- what cannot be read, and every outcome but the first of one claim
-    if (select count(distinct u.id) < count(*) or bool_or(u.kind = 'rejected') from unnest(v_all) u) then
-        select coalesce(jsonb_object_agg(o.ord, case
-            when o.kind = 'rejected' then gendurable._answer('rejected', o.step, o.error)
-            else gendurable._answer('stale', null, null)
-        end), '{}')
-        into v_answers
-        from (
-            select u.*, row_number() over (partition by u.id, u.claim_no order by u.ord) as copy from unnest(v_all) u
-        ) o
-        where o.kind = 'rejected' or o.copy > 1;
-        v_outcomes := array(select u from unnest(v_all) u where not v_answers ? u.ord::text);
-    end if;
-
-    select l.answers, l.keys, l.scoped, l.family into v_locked from gendurable._lock_outcomes(v_outcomes) l;
-    if v_locked.answers <> '{}' then
-        v_answers := v_answers || v_locked.answers;
-        v_outcomes := array(select u from unnest(v_outcomes) u where not v_answers ? u.ord::text);
-    end if;
-    v_answers := v_answers || gendurable._apply_isolated(
-        p_worker, v_outcomes, v_locked.keys, v_locked.scoped, v_locked.family, v_lease, v_now);
-
+    v_answers := gendurable._commit_outcomes(p_worker, v_all, v_lease, v_now);
     if v_answers = '{}' then
         return query select o.ord, o.id, o.claim_no, 'ok', null::jsonb from unnest(v_all) o;
         return;
     end if;
     return query
-        select o.ord, o.id, o.claim_no, coalesce(o.answer ->> 'result', 'ok'), case
-            when i.id is null then nullif(o.answer -> 'detail', 'null')
-            -- what gd_claim would hand out for the kept claim
-            else to_jsonb(row(
-                i.id, i.claim_no, i.fsm, i.fsm_version, i.step, i.state, i.attempt, i.queue, i.partition_key,
-                i.unique_key, i.parent_id, null, false, case
-                    when o.answer ->> 'kept' = 'mail' then gendurable._inbox(i.id, null)
-                    else '[]'
-                end,
-                '[]', i.meta)::gendurable.claimed)
-        end
+        select o.ord, o.id, o.claim_no, coalesce(o.answer ->> 'result', 'ok'),
+            coalesce(k.row, nullif(o.answer -> 'detail', 'null'))
         from (select u.ord, u.id, u.claim_no, v_answers -> u.ord::text as answer from unnest(v_all) u) o
-        left join gendurable.instance i on o.answer ? 'kept' and i.id = any(array[o.id])
+        left join lateral (
+            -- what gd_claim would hand out for the kept claim
+            select to_jsonb(c) as row
+            from gendurable.instance i
+            cross join lateral gendurable._claimed(
+                p_id => i.id, p_claim_no => i.claim_no, p_fsm => i.fsm, p_fsm_version => i.fsm_version, p_step => i.step,
+                p_state => i.state, p_attempt => i.attempt, p_queue => i.queue, p_partition_key => i.partition_key,
+                p_unique_key => i.unique_key, p_parent_id => i.parent_id, p_awaits => null, p_timed_out => false,
+                p_signals => case
+                    when o.answer ->> 'kept' = 'mail' then gendurable._present_inbox(i.id, null) else '[]'
+                end,
+                p_childs => '[]', p_meta => i.meta) c
+            where o.answer ? 'kept' and i.id = any(array[o.id])
+        ) k on true
         order by o.ord;
 end $$;
 
@@ -132,7 +105,7 @@ begin
     perform gendurable._lock_keys(v_keys);
     v_now := clock_timestamp();
     v_outcome := gendurable._parse_outcome(0, v_json, v_now);
-    perform gendurable._apply(
+    perform gendurable._apply_outcomes(
         p_worker, array[v_outcome], v_keys, v_row.scoped, false, interval '60 seconds', v_now);
 end $$;
 
@@ -140,6 +113,45 @@ comment on function gd_commit_one(text, jsonb) is
 'Commits one outcome inside the caller''s own transaction, together with the step''s business writes. Waits for locks.
 Raises GD505 when the claim is lost and the reason when the outcome is not valid, so that all of it rolls back.
 keep is not honoured here. Needs READ COMMITTED (GD504).';
+
+create or replace function gendurable._commit_outcomes(
+    p_worker text, p_outcomes gendurable.outcome[], p_lease interval, p_now timestamptz
+) returns jsonb
+language plpgsql as $$
+declare
+    v_outcomes gendurable.outcome[] := p_outcomes;
+    v_answers jsonb := '{}'::jsonb;
+    v_locked record;
+begin
+    if not gendurable._can_write() then
+        return (select coalesce(jsonb_object_agg(o.ord, gendurable._answer('busy')), '{}') from unnest(p_outcomes) o);
+    end if;
+    -- what cannot be read, and every outcome but the first of one claim
+    if (select count(distinct u.id) < count(*) or bool_or(u.kind = 'rejected') from unnest(p_outcomes) u) then
+        select coalesce(jsonb_object_agg(o.ord, case
+            when o.kind = 'rejected' then gendurable._answer('rejected', o.step, o.error)
+            else gendurable._answer('stale')
+        end), '{}')
+        into v_answers
+        from (
+            select u.*, row_number() over (partition by u.id, u.claim_no order by u.ord) as copy from unnest(p_outcomes) u
+        ) o
+        where o.kind = 'rejected' or o.copy > 1;
+        v_outcomes := array(select u from unnest(p_outcomes) u where not v_answers ? u.ord::text);
+    end if;
+
+    v_locked := gendurable._lock_outcomes(v_outcomes);
+    if v_locked.answers <> '{}' then
+        v_answers := v_answers || v_locked.answers;
+        v_outcomes := array(select u from unnest(v_outcomes) u where not v_answers ? u.ord::text);
+    end if;
+    return v_answers || gendurable._apply_isolated(
+        p_worker, v_outcomes, v_locked.keys, v_locked.scoped, v_locked.family, p_lease, p_now);
+end $$;
+
+comment on function gendurable._commit_outcomes(text, gendurable.outcome[], interval, timestamptz) is
+    'Commits outcomes that were read, waiting for nobody: {ord: answer} for all but those that are simply ok. Under
+lock_timeout.';
 
 create or replace function gendurable._apply_isolated(
     p_worker text, p_outcomes gendurable.outcome[], p_keys text[], p_scoped boolean, p_family boolean, p_lease interval,
@@ -156,23 +168,20 @@ begin
         return '{}'::jsonb;
     end if;
     begin
-        return gendurable._apply(p_worker, p_outcomes, p_keys, p_scoped, p_family, p_lease, p_now);
+        return gendurable._apply_outcomes(p_worker, p_outcomes, p_keys, p_scoped, p_family, p_lease, p_now);
     exception
-        -- what the outcome itself is to blame for
-        when data_exception or integrity_constraint_violation or program_limit_exceeded or plpgsql_error
-            or sqlstate 'GD000' then
+        when others or assert_failure then
             get stacked diagnostics v_state = returned_sqlstate, v_message = message_text;
+            if not gendurable._blames_outcome(v_state) and not gendurable._blames_lock(v_state) then
+                raise;
+            end if;
             -- two sessions took one unique key at the same moment: the second try sees the first one's
-            v_result := case when v_state = '23505' then 'busy' else 'rejected' end;
-        -- What another transaction is to blame for: of class 55 only the lock. The others (a publication without replica
-        -- identity) would be answered busy for ever: they are raised as they are.
-        when transaction_rollback or lock_not_available then
-            get stacked diagnostics v_state = returned_sqlstate, v_message = message_text;
-            v_result := 'busy';
+            v_result := case
+                when gendurable._blames_lock(v_state) or v_state = '23505' then 'busy' else 'rejected' end;
     end;
     if v_half = 0 then
         return jsonb_build_object(p_outcomes[1].ord, case
-            when v_result = 'busy' then gendurable._answer('busy', null, null)
+            when v_result = 'busy' then gendurable._answer('busy')
             else gendurable._answer('rejected', v_state, v_message)
         end);
     end if;

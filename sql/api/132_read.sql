@@ -111,40 +111,48 @@ comment on function gendurable._outcome_problem(jsonb) is 'What is wrong with th
 create or replace function gendurable._parse_outcome(p_ord int, p_outcome jsonb, p_now timestamptz)
 returns gendurable.outcome
 language sql stable as $$
-    select row(
+    select gendurable._outcome(
+        p_ord => p_ord,
         -- by numeric, since 1.0 is a whole number, too
-        p_ord, (p_outcome ->> 'id')::numeric::bigint, (p_outcome ->> 'claim_no')::numeric::bigint, p_outcome ->> 'kind',
-        case p_outcome ->> 'kind'
+        p_id => (p_outcome ->> 'id')::numeric::bigint,
+        p_claim_no => (p_outcome ->> 'claim_no')::numeric::bigint,
+        p_kind => p_outcome ->> 'kind',
+        p_status => case p_outcome ->> 'kind'
             when 'next' then 'runnable' when 'replay' then 'runnable' when 'error' then 'runnable'
             when 'done' then 'done' when 'stop' then 'failed'
             when 'await' then 'awaiting_signal' else 'awaiting_children'
         end::gendurable.status,
-        p_outcome ->> 'kind' in ('done', 'stop'),
-        p_outcome ->> 'step', nullif(p_outcome -> 'state', 'null'),
+        p_ends => p_outcome ->> 'kind' in ('done', 'stop'),
+        p_step => p_outcome ->> 'step',
+        p_state => nullif(p_outcome -> 'state', 'null'),
         -- due: now, after the delay, at the deadline; the end and children in progress are never due
-        case
+        p_eligible_at => case
             when p_outcome ->> 'kind' in ('next', 'replay', 'error')
                 then p_now + coalesce(gendurable._ms(nullif(p_outcome -> 'delay_ms', 'null')), '0')
             when p_outcome ->> 'kind' = 'await' then p_now + gendurable._ms(nullif(p_outcome -> 'timeout_ms', 'null'))
         end,
-        null::timestamptz, null::timestamptz,
-        case jsonb_typeof(p_outcome -> 'signals')
+        p_awaits => case jsonb_typeof(p_outcome -> 'signals')
             when 'string' then array[p_outcome ->> 'signals']
             when 'array' then gendurable._texts(p_outcome -> 'signals')
         end,
-        p_outcome -> 'childs', null::int, p_outcome -> 'result', 
-        left(coalesce(p_outcome ->> 'reason', p_outcome ->> 'error'), 100000),
-        case
+        p_childs => p_outcome -> 'childs',
+        p_result => p_outcome -> 'result',
+        p_error => left(coalesce(p_outcome ->> 'reason', p_outcome ->> 'error'), 100000),
+        p_consume => case
             when jsonb_typeof(p_outcome -> 'consume') = 'array'
                 then gendurable._texts(p_outcome -> 'consume')::numeric[]::bigint[]
         end,
-        p_outcome ? 'partition_key', p_outcome ->> 'partition_key', p_outcome ->> 'queue',
-        (p_outcome ->> 'priority')::numeric::int, p_outcome ->> 'rate_limit', (p_outcome ->> 'weight')::double precision,
+        p_rekey => p_outcome ? 'partition_key',
+        p_partition_key => p_outcome ->> 'partition_key',
+        p_queue => p_outcome ->> 'queue',
+        p_priority => (p_outcome ->> 'priority')::numeric::int,
+        p_rate_limit => p_outcome ->> 'rate_limit',
+        p_weight => (p_outcome ->> 'weight')::double precision,
         -- next: later than now; error: given at all, since 0 too replaces the back-off
-        coalesce(p_outcome -> 'delay_ms', 'null') <> 'null'
+        p_delayed => coalesce(p_outcome -> 'delay_ms', 'null') <> 'null'
             and (p_outcome ->> 'kind' = 'error' or p_outcome -> 'delay_ms' <> '0'),
-        coalesce(p_outcome -> 'keep' = 'true', false)
-    )::gendurable.outcome
+        p_keep => coalesce(p_outcome -> 'keep' = 'true', false)
+    )
 $$;
 
 comment on function gendurable._parse_outcome(int, jsonb, timestamptz) is 'Reads a valid outcome.';
@@ -152,13 +160,16 @@ comment on function gendurable._parse_outcome(int, jsonb, timestamptz) is 'Reads
 create or replace function gendurable._rejected(p_ord int, p_outcome jsonb, p_sqlstate text, p_message text)
 returns gendurable.outcome
 language sql immutable parallel safe as $$
-    select row(
-        p_ord,
-        case when gendurable._is_bigint(p_outcome -> 'id') then (p_outcome ->> 'id')::numeric::bigint end,
-        case when gendurable._is_bigint(p_outcome -> 'claim_no') then (p_outcome ->> 'claim_no')::numeric::bigint end,
-        'rejected', null, null, p_sqlstate, null, null, null, null, null, null, null, null, p_message, null, null, null,
-        null, null, null, null, null, null
-    )::gendurable.outcome
+    select gendurable._outcome(
+        p_ord => p_ord,
+        p_id => case when gendurable._is_bigint(p_outcome -> 'id') then (p_outcome ->> 'id')::numeric::bigint end,
+        p_claim_no => case
+            when gendurable._is_bigint(p_outcome -> 'claim_no') then (p_outcome ->> 'claim_no')::numeric::bigint
+        end,
+        p_kind => 'rejected',
+        p_step => p_sqlstate,
+        p_error => p_message
+    )
 $$;
 
 comment on function gendurable._rejected(int, jsonb, text, text) is
@@ -199,16 +210,19 @@ comment on function gendurable._is_plain_outcome(jsonb) is
 create or replace function gendurable._plain_outcome(p_ord int, p_outcome jsonb, p_now timestamptz)
 returns gendurable.outcome
 language sql stable as $$
-    select row(
-        p_ord, (p_outcome ->> 'id')::bigint, (p_outcome ->> 'claim_no')::bigint, p_outcome ->> 'kind',
-        case p_outcome ->> 'kind' when 'next' then 'runnable' else 'done' end::gendurable.status,
-        p_outcome ->> 'kind' = 'done',
-        p_outcome ->> 'step', p_outcome -> 'state',
-        case p_outcome ->> 'kind' when 'next' then p_now end,
-        null, null, null, null, null, p_outcome -> 'result', null, null,
-        false, null, null, null, null, null,
-        false, coalesce(p_outcome -> 'keep' = 'true', false)
-    )::gendurable.outcome
+    select gendurable._outcome(
+        p_ord => p_ord,
+        p_id => (p_outcome ->> 'id')::bigint,
+        p_claim_no => (p_outcome ->> 'claim_no')::bigint,
+        p_kind => p_outcome ->> 'kind',
+        p_status => case p_outcome ->> 'kind' when 'next' then 'runnable' else 'done' end::gendurable.status,
+        p_ends => p_outcome ->> 'kind' = 'done',
+        p_step => p_outcome ->> 'step',
+        p_state => p_outcome -> 'state',
+        p_eligible_at => case p_outcome ->> 'kind' when 'next' then p_now end,
+        p_result => p_outcome -> 'result',
+        p_keep => coalesce(p_outcome -> 'keep' = 'true', false)
+    )
 $$;
 
 comment on function gendurable._plain_outcome(int, jsonb, timestamptz) is 'Reads a plain outcome, as _parse_outcome would.';

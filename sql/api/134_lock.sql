@@ -33,7 +33,7 @@ begin
 
     answers := '{}';
     if cardinality(v_ords) < cardinality(p_outcomes) then
-        select jsonb_object_agg(o.ord, gendurable._answer(case when i.id is null then 'stale' else 'busy' end, null, null))
+        select jsonb_object_agg(o.ord, gendurable._answer(case when i.id is null then 'stale' else 'busy' end))
         into answers
         from unnest(p_outcomes) o
         left join gendurable.instance i on i.id = any(array[o.id]) and i.claim_no = o.claim_no and i.status = 'executing'
@@ -54,7 +54,7 @@ begin
         end if;
     end loop;
     if v_parents <> '{}' then
-        select answers || coalesce(jsonb_object_agg(o.ord, gendurable._answer('busy', null, null)), '{}') into answers
+        select answers || coalesce(jsonb_object_agg(o.ord, gendurable._answer('busy')), '{}') into answers
         from unnest(p_outcomes) o
         join gendurable.instance i on i.id = any(array[o.id])
         where i.parent_id = any(v_parents) and o.ord = any(v_ords) and (o.ends or o.kind = 'error');
@@ -67,7 +67,7 @@ begin
         v_new_keys := keys;
         keys := gendurable._try_keys(keys, 5);
         if cardinality(keys) < cardinality(v_new_keys) then
-            select answers || coalesce(jsonb_object_agg(o.ord, gendurable._answer('busy', null, null)), '{}') into answers
+            select answers || coalesce(jsonb_object_agg(o.ord, gendurable._answer('busy')), '{}') into answers
             from unnest(p_outcomes) o
             join gendurable.instance i on i.id = any(array[o.id])
             where o.ord = any(v_ords)

@@ -2,13 +2,14 @@
 -- Invariants 1 and 3. Next: the instance is due again (110_claim), waits for a signal (140_signal) or for children, or has ended
 -- (kernel/090_end).
 
-create or replace function gendurable._apply(
+create or replace function gendurable._apply_outcomes(
     p_worker text, p_outcomes gendurable.outcome[], p_keys text[], p_scoped boolean, p_family boolean, p_lease interval,
     p_now timestamptz
 ) returns jsonb
 language plpgsql as $$
 declare
     v_outcomes gendurable.outcome[] := p_outcomes;
+    v_consumes boolean;
     v_special boolean;
     v_limited boolean;
     v_moved boolean;
@@ -17,38 +18,35 @@ declare
     v_crowded text[] := '{}'::text[];
     v_kept bigint[] := '{}'::bigint[];
     v_mail boolean;
-    v_ended bigint[];
-    v_done bigint[];
-    v_parents bigint[];
-    v_barriers bigint[];
-    v_queues text[];
-    v_answers jsonb;
-    v_claim_no constant bigint := gendurable._epoch_us(p_now);
+    v_written record;
 begin
-    select bool_or(o.kind in ('error', 'await', 'schedule_childs') or o.consume is not null),
+    select bool_or(o.consume is not null), bool_or(o.kind in ('error', 'await', 'schedule_childs')),
         bool_or(o.rate_limit is not null), bool_or(o.queue is not null), bool_or(o.keep)
-    into v_special, v_limited, v_moved, v_keeps
+    into v_consumes, v_special, v_limited, v_moved, v_keeps
     from unnest(p_outcomes) o;
     if v_limited then
         perform gendurable._need_rate_limit(o.rate_limit) from unnest(p_outcomes) o where o.rate_limit is not null;
     end if;
+    if v_consumes then
+        perform gendurable._use_up_signals(v_outcomes);
+    end if;
     if v_special then
-        v_outcomes := gendurable._resolve(v_outcomes, p_now);
+        v_outcomes := gendurable._resolve_outcomes(v_outcomes, p_now);
     end if;
     if p_keys <> '{}' then
-        v_settled := gendurable._settled();
+        v_settled := gendurable._is_settled();
         if v_settled then
-            v_crowded := gendurable._crowded(p_keys, p_now);
+            v_crowded := gendurable._find_crowded(p_keys, p_now);
         end if;
     end if;
     -- what a session cannot carry for certain is not put into the answer
-    if v_keeps and gendurable._carries() then
+    if v_keeps and gendurable._carries_all() then
         -- nothing may park while it is being decided who waits for what: then no claim of a key is kept either
         select k.ids, k.mail into v_kept, v_mail
-        from gendurable._kept(v_outcomes, case when v_settled then v_crowded else p_keys end, p_family) k;
+        from gendurable._choose_kept(v_outcomes, case when v_settled then v_crowded else p_keys end, p_family) k;
     end if;
     if p_scoped then
-        perform gendurable._take_keys(array_agg(o.id), array_agg(
+        perform gendurable._take_unique_keys(array_agg(o.id), array_agg(
             case when o.id = any(v_kept) then 'executing' else o.status end))
         from unnest(v_outcomes) o;
     end if;
@@ -59,86 +57,23 @@ begin
         where o.queue is not null and not exists (select from gendurable.queue_name q where q.queue = o.queue);
     end if;
 
-    with written as (
-        update gendurable.instance i
-        set status = case when o.kept then 'executing' else o.status end,
-            step = case when o.kind = 'replay' or o.ends then i.step else coalesce(o.step, i.step) end,
-            state = coalesce(o.state, i.state),
-            queue = coalesce(o.queue, i.queue),
-            priority = coalesce(o.priority, i.priority),
-            partition_key = case when o.rekey then o.partition_key else i.partition_key end,
-            eligible_at = case
-                when o.kept then i.eligible_at
-                -- somebody waits in its key: it parks behind them, and who is first is lifted below
-                when o.eligible_at <= p_now
-                    and case when o.rekey then o.partition_key else i.partition_key end = any(v_crowded) then null
-                else o.eligible_at
-            end,
-            lane_at = case
-                when o.kept then i.lane_at
-                when case when o.rekey then o.partition_key else i.partition_key end is not null then o.eligible_at
-            end,
-            -- a step that stops is shown the same once more if gd_retry makes it run again
-            deadline_at = case when o.kind = 'await' then o.deadline_at when o.kind in ('replay', 'stop') then i.deadline_at end,
-            slot_no = case when o.kept then i.slot_no end,
-            woken = case when o.kept then i.woken else 1 end,
-            claim_no = case when o.kept then greatest(i.claim_no + 1, v_claim_no) else i.claim_no end,
-            worker = case when o.kept then p_worker end,
-            lease_expires_at = case when o.kept then p_now + p_lease end,
-            attempt = case when o.kind = 'replay' then i.attempt + 1 when o.ends then i.attempt else 0 end,
-            crashes = 0,
-            awaits = case when o.kind = 'await' then o.awaits when o.kind in ('replay', 'stop') then i.awaits end,
-            shown = case when o.kind in ('await', 'replay', 'stop') then i.shown end,
-            children_pending = coalesce(o.children, i.children_pending),
-            rate_limit = case when o.kind = 'replay' then i.rate_limit else o.rate_limit end,
-            weight = case
-                when o.kind = 'replay' then i.weight when o.rate_limit is not null then coalesce(o.weight, 1)
-            end,
-            last_error = coalesce(o.error, case when o.kind = 'replay' then i.last_error end),
-            result = o.result,
-            finished_at = case when o.ends then p_now end,
-            updated_at = p_now,
-            unique_held = gendurable._unique_held(i.unique_held, i.unique_scope,
-                case when o.kept then 'executing' else o.status end)
-        from (
-            -- offset: looked for once, and not in each column that asks
-            select u.*, u.keep and u.id = any(v_kept) as kept from unnest(v_outcomes) u offset 0
-        ) o
-        where i.id = any(array[o.id])
-        returning i.id, i.status, i.queue, i.eligible_at, i.finished_at, i.parent_id, i.barrier_no, o.ord
-    )
-    select array_agg(w.id) filter (where w.finished_at is not null),
-        array_agg(w.id) filter (where w.status = 'done'),
-        array_agg(w.parent_id) filter (where w.finished_at is not null and w.barrier_no is not null),
-        array_agg(w.barrier_no) filter (where w.finished_at is not null and w.barrier_no is not null),
-        array_agg(distinct w.queue) filter (
-            where w.status <> 'executing' and w.eligible_at <= p_now + gendurable._longest_poll()),
-        jsonb_object_agg(w.ord, case when v_mail then jsonb '{"kept": "mail"}' else jsonb '{"kept": true}' end)
-            filter (where w.status = 'executing')
-    into v_ended, v_done, v_parents, v_barriers, v_queues, v_answers
-    from written w;
-
-    if v_ended is not null then
-        perform gendurable._after_end(v_ended, v_done, v_parents, v_barriers, p_now);
+    v_written := gendurable._write_outcomes(p_worker, v_outcomes, v_kept, v_mail, v_crowded, p_lease, p_now);
+    if v_written.ended is not null then
+        perform gendurable._finish_ended(v_written.ended, v_written.done, v_written.parents, v_written.barriers, p_now);
     end if;
     if p_keys <> '{}' then
-        perform gendurable._keep_baton(p_keys, array(select o.id from unnest(v_outcomes) o), p_now);
+        perform gendurable._keep_batons(p_keys, array(select o.id from unnest(v_outcomes) o), p_now);
     end if;
-    perform gendurable._wake(v_queues);
-    return coalesce(v_answers, '{}');
+    perform gendurable._wake_sleepers(v_written.queues);
+    return coalesce(v_written.answers, '{}');
 end $$;
 
-comment on function gendurable._apply(text, gendurable.outcome[], text[], boolean, boolean, interval, timestamptz) is
+comment on function gendurable._apply_outcomes(text, gendurable.outcome[], text[], boolean, boolean, interval, timestamptz) is
     'Writes the outcomes, all in one update, and what follows from them; answers for the claims that were kept. Under
 the locks of the rows, their parents and the keys.';
 
-create or replace function gendurable._resolve(p_outcomes gendurable.outcome[], p_now timestamptz)
-returns gendurable.outcome[]
+create or replace function gendurable._use_up_signals(p_outcomes gendurable.outcome[]) returns void
 language plpgsql as $$
-declare
-    v_outcomes gendurable.outcome[] := p_outcomes;
-    v_one gendurable.outcome;
-    v_row record;
 begin
     -- signal by signal (hence the offset): with "any" of the array the planner may walk the whole inbox
     delete from gendurable.signal s
@@ -149,64 +84,109 @@ begin
         offset 0
     ) u
     where s.instance_id = u.instance_id and s.id = u.id;
+end $$;
 
+comment on function gendurable._use_up_signals(gendurable.outcome[]) is 'Removes the signals that outcomes have used.';
+
+create or replace function gendurable._resolve_outcomes(p_outcomes gendurable.outcome[], p_now timestamptz)
+returns gendurable.outcome[]
+language plpgsql as $$
+declare
+    v_outcomes gendurable.outcome[] := p_outcomes;
+    v_one gendurable.outcome;
+begin
     for v_at in 1 .. cardinality(v_outcomes) loop
         v_one := v_outcomes[v_at];
-        continue when v_one.kind not in ('error', 'await', 'schedule_childs');
-        select i.attempt, i.fsm, i.fsm_version, i.awaits, i.shown, i.meta,
-            coalesce(i.max_attempts, (
-                select m.max_attempts from gendurable.machine m where m.fsm = i.fsm and m.version = i.fsm_version
-            ), 20) as max_attempts
-        into v_row
-        from gendurable.instance i
-        where i.id = v_one.id;
-
-        if v_one.kind = 'error' then
-            if v_row.attempt + 1 < v_row.max_attempts then
-                v_one.kind := 'replay';
-                if not v_one.delayed then
-                    -- a fifth up or down: instances that failed together do not come back together
-                    v_one.eligible_at := p_now + (0.8 + 0.4 * random())
-                        * least(interval '1 second' * power(2, least(v_row.attempt, 20)), interval '5 minutes');
-                end if;
-            else
-                v_one.kind := 'stop';
-                v_one.status := 'failed';
-                v_one.ends := true;
-                v_one.eligible_at := null;
-            end if;
-        elsif v_one.kind = 'await' then
-            v_one.deadline_at := v_one.eligible_at;
-            -- What this claim presented while the row awaited that name does not count again. The row is locked, so
-            -- a signal that is not seen here comes later and finds the row parked.
-            if exists (
-                select from gendurable.signal s
-                where s.instance_id = v_one.id and s.name = any(v_one.awaits)
-                    and s.id <> all(coalesce(v_row.shown, '{}'))
-            ) then
-                v_one.status := 'runnable';
-                v_one.eligible_at := p_now;
-                v_one.deadline_at := null;
-            end if;
-        else
-            v_one.children := cardinality(array_remove(
-                gendurable._insert(gendurable._parse_instances(v_one.childs), v_one.id, v_one.claim_no,
-                    gendurable._trace_of(v_row.meta)), null));
-            if v_one.children = 0 then
-                v_one.status := 'runnable';
-                v_one.eligible_at := p_now;
-            end if;
-        end if;
-        v_outcomes[v_at] := v_one;
+        v_outcomes[v_at] := case v_one.kind
+            when 'error' then gendurable._decide_error(v_one, p_now)
+            when 'await' then gendurable._decide_await(v_one, p_now)
+            when 'schedule_childs' then gendurable._fan_out(v_one, p_now)
+            else v_one
+        end;
     end loop;
     return v_outcomes;
 end $$;
 
-comment on function gendurable._resolve(gendurable.outcome[], timestamptz) is
-    'Uses up signals and decides what depends on the instance: error becomes replay or stop, an await is answered or parks, children are
-inserted. Under the rows'' locks.';
+comment on function gendurable._resolve_outcomes(gendurable.outcome[], timestamptz) is
+    'Decides what depends on the instance, outcome by outcome. Under the rows'' locks, after signals were used up.';
 
-create or replace function gendurable._kept(
+create or replace function gendurable._decide_error(p_outcome gendurable.outcome, p_now timestamptz)
+returns gendurable.outcome
+language plpgsql as $$
+declare
+    v_one gendurable.outcome := p_outcome;
+    v_row record;
+begin
+    select i.attempt, coalesce(i.max_attempts, (
+            select m.max_attempts from gendurable.machine m where m.fsm = i.fsm and m.version = i.fsm_version
+        ), gendurable._default_attempts()) as max_attempts
+    into v_row
+    from gendurable.instance i
+    where i.id = v_one.id;
+    if v_row.attempt + 1 >= v_row.max_attempts then
+        v_one.kind := 'stop';
+        v_one.status := 'failed';
+        v_one.ends := true;
+        v_one.eligible_at := null;
+        return v_one;
+    end if;
+    v_one.kind := 'replay';
+    if not v_one.delayed then
+        -- a fifth up or down: instances that failed together do not come back together
+        v_one.eligible_at := p_now + (0.8 + 0.4 * random())
+            * least(interval '1 second' * power(2, least(v_row.attempt, 20)), interval '5 minutes');
+    end if;
+    return v_one;
+end $$;
+
+comment on function gendurable._decide_error(gendurable.outcome, timestamptz) is
+    'An error becomes a replay after a back-off (1 s, doubled each time, 5 minutes at most), or the end after the last attempt.';
+
+create or replace function gendurable._decide_await(p_outcome gendurable.outcome, p_now timestamptz)
+returns gendurable.outcome
+language plpgsql as $$
+declare
+    v_one gendurable.outcome := p_outcome;
+begin
+    v_one.deadline_at := v_one.eligible_at;
+    -- What this claim presented while the row awaited that name does not count again. The row is locked, so a signal that
+    -- is not seen here comes later and finds the row parked.
+    if exists (
+        select from gendurable.instance i
+        join gendurable.signal s on s.instance_id = i.id
+        where i.id = v_one.id and s.name = any(v_one.awaits) and s.id <> all(coalesce(i.shown, '{}'))
+    ) then
+        v_one.status := 'runnable';
+        v_one.eligible_at := p_now;
+        v_one.deadline_at := null;
+    end if;
+    return v_one;
+end $$;
+
+comment on function gendurable._decide_await(gendurable.outcome, timestamptz) is
+    'An await parks, unless a signal that answers it is in the inbox already.';
+
+create or replace function gendurable._fan_out(p_outcome gendurable.outcome, p_now timestamptz)
+returns gendurable.outcome
+language plpgsql as $$
+declare
+    v_one gendurable.outcome := p_outcome;
+    v_meta constant jsonb := (select i.meta from gendurable.instance i where i.id = v_one.id);
+begin
+    v_one.children := cardinality(array_remove(
+        gendurable._insert_instances(gendurable._parse_instances(v_one.childs), v_one.id, v_one.claim_no, gendurable._trace_of(v_meta)),
+        null));
+    if v_one.children = 0 then
+        v_one.status := 'runnable';
+        v_one.eligible_at := p_now;
+    end if;
+    return v_one;
+end $$;
+
+comment on function gendurable._fan_out(gendurable.outcome, timestamptz) is
+    'Inserts the children of an outcome; where there are none the parent goes on at once.';
+
+create or replace function gendurable._choose_kept(
     p_outcomes gendurable.outcome[], p_crowded text[], p_family boolean, out ids bigint[], out mail boolean
 )
 language plpgsql as $$
@@ -236,5 +216,5 @@ begin
     where k.mail is null or not gendurable._has_large_inbox(k.id);
 end $$;
 
-comment on function gendurable._kept(gendurable.outcome[], text[], boolean) is
+comment on function gendurable._choose_kept(gendurable.outcome[], text[], boolean) is
     'Which outcomes with keep may keep their claim: nobody waits for it, and nothing else changes. mail: one of them has signals.';

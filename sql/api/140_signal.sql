@@ -11,7 +11,7 @@ begin
     if p_id is null then
         perform gendurable._invalid('p_id must not be null', null, 'Pass the id of an instance, or its unique key.');
     end if;
-    return gendurable._deliver(p_id, p_name, p_payload, p_dedup_key, null);
+    return gendurable._deliver_signal(p_id, p_name, p_payload, p_dedup_key, null);
 end $$;
 
 comment on function gd_signal(bigint, text, jsonb, text) is
@@ -32,9 +32,9 @@ begin
     perform gendurable._need_text(p_unique_key, 'p_unique_key');
     -- between the look-up and the lock the key can pass to another instance: that one is the address then
     for v_try in 1 .. 10 loop
-        v_id := gendurable._holder(p_unique_key);
+        v_id := gendurable._find_holder(p_unique_key);
         exit when v_id is null;
-        v_result := gendurable._deliver(v_id, p_name, p_payload, p_dedup_key, p_unique_key);
+        v_result := gendurable._deliver_signal(v_id, p_name, p_payload, p_dedup_key, p_unique_key);
         exit when v_result <> 'no_target';
     end loop;
     -- An id in quotes, or sent by a driver without its type, comes here: no_target would say that the instance has ended.
@@ -69,13 +69,13 @@ begin
     end if;
     return exists (
         select from gendurable.instance i
-        where i.id = p_text::bigint and i.status not in ('done', 'failed', 'cancelled'));
+        where i.id = p_text::bigint and not gendurable._is_terminal(i.status));
 end $$;
 
 comment on function gendurable._is_live_id(text) is
     'Whether a text is, digit by digit, the id of an instance that has not ended.';
 
-create or replace function gendurable._deliver(p_id bigint, p_name text, p_payload jsonb, p_dedup_key text, p_key text)
+create or replace function gendurable._deliver_signal(p_id bigint, p_name text, p_payload jsonb, p_dedup_key text, p_key text)
 returns text
 language plpgsql as $$
 declare
@@ -89,7 +89,7 @@ begin
     from gendurable.instance i
     where i.id = p_id
     for no key update;
-    if not found or v_row.status in ('done', 'failed', 'cancelled')
+    if not found or gendurable._is_terminal(v_row.status)
         or (p_key is not null and v_row.unique_held is distinct from p_key)
     then
         return 'no_target';
@@ -108,21 +108,15 @@ begin
 
     v_wakes := v_row.status = 'awaiting_signal' and p_name = any(v_row.awaits);
     if v_wakes then
-        perform gendurable._take_keys(array[p_id], '{runnable}');
-        update gendurable.instance i
-        set status = 'runnable', eligible_at = v_now, woken = 1, deadline_at = null, updated_at = v_now,
-            lane_at = case when i.partition_key is not null then v_now end,
-            unique_held = gendurable._unique_held(i.unique_held, i.unique_scope, 'runnable')
-        where i.id = p_id;
-    end if;
-    if v_wakes or (v_row.status <> 'executing' and v_row.eligible_at <= v_now) then
+        perform gendurable._to_runnable(array[p_id], v_now, false, v_now);
+    elsif v_row.status <> 'executing' and v_row.eligible_at <= v_now then
         -- also for a row that was due already: a claim may have passed over it while it was locked here
-        perform gendurable._wake(array[v_row.queue]);
+        perform gendurable._wake_sleepers(array[v_row.queue]);
     end if;
     return 'delivered';
 end $$;
 
-comment on function gendurable._deliver(bigint, text, jsonb, text, text) is
+comment on function gendurable._deliver_signal(bigint, text, jsonb, text, text) is
     'Puts a signal into an inbox and wakes the instance if it awaits that name.';
 
 create or replace function gd_signals(p_id bigint, p_after bigint = 0, p_limit int = 1000)

@@ -13,15 +13,15 @@ begin
         perform gendurable._invalid('p_limit must be at least 1', 'got ' || p_limit,
             'Pass how many may execute at once, or null to go back to one.');
     end if;
-    perform gendurable._announce();
+    perform gendurable._announce_decision();
     if p_limit is null then
         delete from gendurable.key_limit l where l.prefix = p_prefix;
     else
         insert into gendurable.key_limit (prefix, max_executing) values (p_prefix, p_limit)
         on conflict (prefix) do update set max_executing = excluded.max_executing;
     end if;
-    perform gendurable._outwait_holders();
-    perform gendurable._decide(array(
+    perform gendurable._outwait_key_holders();
+    perform gendurable._carry_out_decision(array(
         select distinct i.partition_key
         from gendurable.instance i
         where i.lane_at is not null and i.slot_no is null

@@ -15,7 +15,7 @@ declare
     v_next timestamptz;
     v_queue text;
     v_priority bigint;
-    v_memory constant jsonb := gendurable._recall();
+    v_memory constant jsonb := gendurable._recall_memory();
     v_looks int := 0;
     v_horizon xid8;
 begin
@@ -29,9 +29,9 @@ begin
     ) then
         perform gendurable._invalid('p_queues must be an array of names', null, 'Pass the queues to sleep on.');
     end if;
-    v_held := gendurable._sleeping();
+    v_held := gendurable._find_sleeps();
     -- two names may have one hash, and gd_wake unlocks each hash once
-    perform pg_advisory_lock_shared(7302, q.hash)
+    perform pg_advisory_lock_shared(gendurable._lock_of_sleep(), q.hash)
     from (select distinct hashtext(u.queue) as hash from unnest(p_queues) u (queue)) q
     where q.hash <> all(v_held);
 
@@ -47,7 +47,7 @@ begin
         end if;
         v_priority := -2147483649;
         loop
-            v_priority := gendurable._next_priority(v_queue, v_priority, null);
+            v_priority := gendurable._find_next_priority(v_queue, v_priority, null);
             exit when v_priority is null;
             v_looks := v_looks + 1;
             if v_looks > 1000 then
@@ -90,22 +90,22 @@ declare
     v_hash int;
 begin
     perform gendurable._need_text(p_worker, 'p_worker');
-    foreach v_hash in array gendurable._sleeping() loop
-        perform pg_advisory_unlock_shared(7302, v_hash);
+    foreach v_hash in array gendurable._find_sleeps() loop
+        perform pg_advisory_unlock_shared(gendurable._lock_of_sleep(), v_hash);
     end loop;
 end $$;
 
 comment on function gd_wake(text) is 'Ends gd_sleep for all queues of this session. Raises GD501.';
 
-create or replace function gendurable._sleeping() returns int[]
+create or replace function gendurable._find_sleeps() returns int[]
 language plpgsql stable as $$
 begin
     -- asked of the server and not remembered: a session-level lock outlives the rollback that a memory would not
     return array(
         select l.objid::bigint::bit(32)::int
         from pg_locks l
-        where l.locktype = 'advisory' and l.pid = pg_backend_pid() and l.classid = 7302 and l.objsubid = 2
+        where l.locktype = 'advisory' and l.pid = pg_backend_pid() and l.classid = gendurable._lock_of_sleep() and l.objsubid = 2
             and l.granted and l.mode = 'ShareLock');
 end $$;
 
-comment on function gendurable._sleeping() is 'The hashes of the queues that this session sleeps on.';
+comment on function gendurable._find_sleeps() is 'The hashes of the queues that this session sleeps on.';

@@ -20,7 +20,7 @@ begin
     v_live := gendurable._lock_tree(p_id, coalesce(p_cascade, false));
     v_live := array(
         select i.id from gendurable.instance i
-        where i.id = any(v_live) and i.status not in ('done', 'failed', 'cancelled')
+        where i.id = any(v_live) and not gendurable._is_terminal(i.status)
         order by i.id);
     if p_id <> all(v_live) then
         return false;
@@ -36,7 +36,7 @@ begin
     v_now := clock_timestamp();
     -- by id, so that parents end before their children count in their barriers
     for v_at in 0 .. (cardinality(v_live) - 1) / v_batch loop
-        perform gendurable._cancel(v_live[v_at * v_batch + 1:(v_at + 1) * v_batch], v_keys, v_reason, v_now);
+        perform gendurable._cancel_instances(v_live[v_at * v_batch + 1:(v_at + 1) * v_batch], v_keys, v_reason, v_now);
     end loop;
     return true;
 end $$;
@@ -52,7 +52,6 @@ set search_path = pg_catalog, pg_temp
 set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off as $$
 declare
     v_now timestamptz;
-    v_queue text;
     v_waits boolean;
 begin
     perform gendurable._need_read_committed();
@@ -72,32 +71,26 @@ begin
         where i.id = p_id and p.status = 'awaiting_children' and p.claim_no = i.barrier_no);
     begin
         update gendurable.instance i
-        set status = 'runnable', step = coalesce(p_step, i.step), state = coalesce(nullif(p_state, 'null'), i.state),
-            attempt = 0, crashes = 0, finished_at = null, result = null, eligible_at = v_now, woken = 1,
-            lane_at = case when i.partition_key is not null then v_now end,
-            children_pending = case when i.children_pending is not null then 0 end,
+        set step = coalesce(p_step, i.step), state = coalesce(nullif(p_state, 'null'), i.state),
             -- the step that ended is shown again what it was shown then, another one awaits nothing
             awaits = case when p_step is null then i.awaits end,
             shown = case when p_step is null then i.shown end,
             deadline_at = case when p_step is null then i.deadline_at end,
             -- a barrier that its parent has left is not entered again
-            barrier_no = case when v_waits then i.barrier_no end,
-            unique_held = case when 'runnable' = any(coalesce(i.unique_scope, '{runnable}')) then i.unique_key end,
-            updated_at = v_now
-        where i.id = p_id and i.status in ('failed', 'cancelled')
-        returning i.queue into v_queue;
+            barrier_no = case when v_waits then i.barrier_no end
+        where i.id = p_id and i.status in ('failed', 'cancelled');
+        if not found then
+            return false;
+        end if;
+        perform gendurable._to_runnable(array[p_id], v_now, false, v_now);
     exception when unique_violation then
         return false;
     end;
-    if v_queue is null then
-        return false;
-    end if;
     if v_waits then
         update gendurable.instance p
         set children_pending = p.children_pending + 1, updated_at = v_now
         where p.id = (select i.parent_id from gendurable.instance i where i.id = p_id);
     end if;
-    perform gendurable._wake(array[v_queue]);
     return true;
 end $$;
 
@@ -137,10 +130,10 @@ begin
     where i.id = p_id
     returning i.queue into v_queue;
     if v_key is not null then
-        perform gendurable._keep_baton(array[v_key], array[p_id], v_now);
+        perform gendurable._keep_batons(array[v_key], array[p_id], v_now);
     end if;
     if p_eligible_at <= v_now + gendurable._longest_poll() then
-        perform gendurable._wake(array[v_queue]);
+        perform gendurable._wake_sleepers(array[v_queue]);
     end if;
     return true;
 end $$;
@@ -157,14 +150,14 @@ set lock_timeout = '1s' as $$
 begin
     perform gendurable._need_read_committed();
     perform gendurable._need_text(p_queue, 'p_queue');
-    perform gendurable._announce();
+    perform gendurable._announce_decision();
     insert into gendurable.paused_queue (queue) values (p_queue) on conflict do nothing;
     if not found then
         return;
     end if;
     -- rows of this queue may hold the batons of keys with rows in other queues
-    perform gendurable._outwait_holders();
-    perform gendurable._decide(array(
+    perform gendurable._outwait_key_holders();
+    perform gendurable._carry_out_decision(array(
         select distinct i.partition_key
         from gendurable.instance i
         where i.lane_at is not null and i.slot_no is null and i.queue = p_queue and i.eligible_at is not null
@@ -187,23 +180,23 @@ set lock_timeout = '1s' as $$
 begin
     perform gendurable._need_read_committed();
     perform gendurable._need_text(p_queue, 'p_queue');
-    perform gendurable._announce();
+    perform gendurable._announce_decision();
     delete from gendurable.paused_queue q where q.queue = p_queue;
     if not found then
         return;
     end if;
-    perform gendurable._outwait_holders();
-    perform gendurable._decide(array(
+    perform gendurable._outwait_key_holders();
+    perform gendurable._carry_out_decision(array(
         select distinct i.partition_key
         from gendurable.instance i
         where i.queue = p_queue and i.eligible_at is null and i.finished_at is null and i.lane_at is not null
     ), clock_timestamp());
-    perform gendurable._wake(array[p_queue]);
+    perform gendurable._wake_sleepers(array[p_queue]);
 end $$;
 
 comment on function gd_resume_queue(text) is 'Ends a pause; workers are woken. Waits as gd_pause_queue does. Raises GD501, GD504.';
 
-create or replace function gendurable._cancel(p_ids bigint[], p_keys text[], p_reason text, p_now timestamptz) returns void
+create or replace function gendurable._cancel_instances(p_ids bigint[], p_keys text[], p_reason text, p_now timestamptz) returns void
 language plpgsql as $$
 declare
     v_locked bigint[];
@@ -219,14 +212,14 @@ begin
         perform gendurable._end_and_carry(v_others, 'cancelled', p_reason, p_now);
     end if;
     begin
-        perform gendurable._end(v_locked, 'cancelled', p_reason, false, p_now);
+        perform gendurable._end_outside(v_locked, 'cancelled', p_reason, false, p_now);
     exception when lock_not_available then
         -- all that wait in one of the keys are locked by somebody, and the queues of those that end are paused
         perform gendurable._end_and_carry(v_locked, 'cancelled', p_reason, p_now);
     end;
 end $$;
 
-comment on function gendurable._cancel(bigint[], text[], text, timestamptz) is
+comment on function gendurable._cancel_instances(bigint[], text[], text, timestamptz) is
     'Cancels instances; those of other keys than the locked ones leave carriers of their batons.';
 
 create or replace function gendurable._lock_tree(p_id bigint, p_cascade boolean) returns bigint[]

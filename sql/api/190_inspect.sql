@@ -24,12 +24,12 @@ begin
     select i.status, i.queue, i.eligible_at <= clock_timestamp() into v_status, v_queue, v_due
     from gendurable.instance i
     where i.id = p_id;
-    if v_status not in ('done', 'failed', 'cancelled') then
+    if not gendurable._is_terminal(v_status) then
         insert into gendurable.watch (instance_id)
         select p_id where not exists (select from gendurable.watch w where w.instance_id = p_id);
         if v_due then
             -- a claim may have passed over the row while it was locked here, and sleep since
-            perform gendurable._wake(array[v_queue]);
+            perform gendurable._wake_sleepers(array[v_queue]);
         end if;
     end if;
     return v_status::text;

@@ -23,20 +23,19 @@ begin
     if not gendurable._is_alone(1) then
         return v_answer || jsonb_build_object('errors', v_errors);
     end if;
-    if not gendurable._opens() then
+    if not gendurable._can_write() then
         return v_answer || '{"errors": {"all": {"sqlstate": "55P03", "message": "the table of the instances is locked"}}}';
     end if;
     v_answer := v_answer || '{"ran": true}';
     foreach v_part in array '{reaped,shifted,repaired,removed,renewals,names}'::text[] loop
         begin
-            v_answer := v_answer || gendurable._maintain(v_part, v_retention, v_until);
+            v_answer := v_answer || gendurable._maintain_part(v_part, v_retention, v_until);
         exception
-            when transaction_rollback or object_not_in_prerequisite_state or data_exception
-                or integrity_constraint_violation or program_limit_exceeded or insufficient_resources or plpgsql_error
-                or triggered_data_change_violation or triggered_action_exception or external_routine_exception
-                or external_routine_invocation_exception or syntax_error_or_access_rule_violation
-                or feature_not_supported or system_error or internal_error or sqlstate 'GD000' then
+            when others or assert_failure then
                 get stacked diagnostics v_state = returned_sqlstate, v_message = message_text;
+                if not gendurable._blames_part(v_state) then
+                    raise;
+                end if;
                 v_errors := v_errors || jsonb_build_object(
                     v_part, jsonb_build_object('sqlstate', v_state, 'message', left(v_message, 500)));
         end;
@@ -63,10 +62,10 @@ set lock_timeout = '10ms' as $$
 begin
     perform gendurable._need_read_committed();
     perform gendurable._need_limit(p_limit);
-    if not gendurable._opens() then
+    if not gendurable._can_write() then
         return 0;
     end if;
-    return (select r.count from gendurable._reap(coalesce(p_limit, 1000), gendurable._upkeep_end()) r);
+    return (select r.count from gendurable._reap_expired(coalesce(p_limit, 1000), gendurable._upkeep_end()) r);
 end $$;
 
 comment on function gd_reap(int) is
@@ -86,12 +85,12 @@ begin
     perform gendurable._need_read_committed();
     perform gendurable._need_retention(p_retention);
     perform gendurable._need_limit(p_limit);
-    if not gendurable._is_alone(-1) or not gendurable._opens() then
+    if not gendurable._is_alone(-1) or not gendurable._can_write() then
         return 0;
     end if;
     return (
         select g.count
-        from gendurable._gc(coalesce(p_retention, '7 days'), coalesce(p_limit, 2000), gendurable._upkeep_end()) g);
+        from gendurable._remove_old(coalesce(p_retention, '7 days'), coalesce(p_limit, 2000), gendurable._upkeep_end()) g);
 end $$;
 
 comment on function gd_gc(interval, int) is
@@ -110,7 +109,7 @@ end $$;
 
 comment on function gendurable._need_retention(interval) is 'Raises GD501 for a negative retention.';
 
-create or replace function gendurable._maintain(p_part text, p_retention interval, p_until timestamptz) returns jsonb
+create or replace function gendurable._maintain_part(p_part text, p_retention interval, p_until timestamptz) returns jsonb
 language plpgsql as $$
 declare
     v_now constant timestamptz := clock_timestamp();
@@ -118,19 +117,19 @@ declare
 begin
     case p_part
         when 'reaped' then
-            select r.count, r.more into v_done from gendurable._reap(2000, p_until) r;
+            select r.count, r.more into v_done from gendurable._reap_expired(2000, p_until) r;
             return jsonb_build_object('reaped', v_done.count) || case when v_done.more then '{"more": true}' else '{}' end::jsonb;
         when 'shifted' then
-            return jsonb_build_object('shifted', gendurable._turn_back_ahead(v_now, p_until));
+            return jsonb_build_object('shifted', gendurable._turn_ahead_back(v_now, p_until));
         when 'repaired' then
-            perform gendurable._relieve_carriers(v_now);
+            perform gendurable._relieve_stray_carriers(v_now);
             perform gendurable._settle_doubts(v_now);
             return jsonb_build_object('repaired', gendurable._repair_batons(v_now, p_until));
         when 'removed' then
             if not gendurable._is_alone(-1) then
                 return '{}'::jsonb;
             end if;
-            select g.* into v_done from gendurable._gc(p_retention, 2000, p_until) g;
+            select g.* into v_done from gendurable._remove_old(p_retention, 2000, p_until) g;
             return jsonb_build_object('removed', v_done.count)
                 || case when v_done.more then '{"more": true}' else '{}' end::jsonb
                 || case
@@ -153,7 +152,7 @@ begin
     end case;
 end $$;
 
-comment on function gendurable._maintain(text, interval, timestamptz) is 'One part of gd_maintain: what it adds to the answer.';
+comment on function gendurable._maintain_part(text, interval, timestamptz) is 'One part of gd_maintain: what it adds to the answer.';
 
 create or replace function gendurable._forget_names() returns void
 language plpgsql as $$

@@ -1,12 +1,12 @@
 -- Expired leases: claims are taken away from workers that do not renew them, a bounded stretch of the due rows a call.
 -- Next: 214_repair.
 
-create or replace function gendurable._reap(p_limit int, p_until timestamptz, out count int, out more boolean)
+create or replace function gendurable._reap_expired(p_limit int, p_until timestamptz, out count int, out more boolean)
 language plpgsql as $$
 declare
     v_now constant timestamptz := clock_timestamp();
-    v_look constant int := 20000;
-    v_place jsonb := gendurable._place('reap');
+    v_look constant int := gendurable._most_looks();
+    v_place jsonb := gendurable._recall_place('reap');
     v_behind boolean := v_place is not null;         -- rows before the place were not looked at in this call
     v_looked int := 0;
     v_keyed int := 0;
@@ -33,7 +33,7 @@ begin
     end if;
 end $$;
 
-comment on function gendurable._reap(int, timestamptz) is
+comment on function gendurable._reap_expired(int, timestamptz) is
     'Takes back up to p_limit expired claims: how many, and whether there is more to do at once.';
 
 create or replace function gendurable._reap_some(
@@ -51,8 +51,10 @@ begin
         end loop;
         return;
     exception
-        when transaction_rollback or object_not_in_prerequisite_state or data_exception or plpgsql_error
-            or integrity_constraint_violation or program_limit_exceeded then
+        when others or assert_failure then
+            if not gendurable._blames_row(sqlstate) then
+                raise;
+            end if;
             count := 0;
     end;
     if v_half > 0 then
@@ -81,7 +83,7 @@ begin
         return 0;
     end if;
     if gendurable._is_ahead(v_row.updated_at, p_now) then
-        perform gendurable._turn_back(array[p_id], p_now);
+        perform gendurable._turn_rows_back(array[p_id], p_now);
         return 0;
     end if;
     if v_row.partition_key is not null

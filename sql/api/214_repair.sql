@@ -1,7 +1,7 @@
 -- Keys that lost their baton, which should never be, and carriers of batons that no claim meets.
 -- Invariant 6, once more. Next: 216_clock.
 
-create or replace function gendurable._relieve_carriers(p_now timestamptz) returns void
+create or replace function gendurable._relieve_stray_carriers(p_now timestamptz) returns void
 language plpgsql as $$
 declare
     v_ids bigint[];
@@ -21,21 +21,21 @@ begin
     end if;
     v_keys := gendurable._try_keys(array(
         select distinct i.partition_key from gendurable.instance i where i.id = any(v_ids) order by 1), 1);
-    if not gendurable._settled() then
+    if not gendurable._is_settled() then
         return;
     end if;
-    perform gendurable._relieve(
+    perform gendurable._relieve_carriers(
         array(select i.id from gendurable.instance i where i.id = any(v_ids) and i.partition_key = any(v_keys)), v_keys, p_now);
 end $$;
 
-comment on function gendurable._relieve_carriers(timestamptz) is
+comment on function gendurable._relieve_stray_carriers(timestamptz) is
     'Passes on the batons that stand with rows without a place in their keys, wherever these are: 500 a call.';
 
 create or replace function gendurable._repair_batons(p_now timestamptz, p_until timestamptz) returns int
 language plpgsql as $$
 declare
     v_most constant int := 2000;
-    v_key text := gendurable._place('repair') #>> '{}'::text[];
+    v_key text := gendurable._recall_place('repair') #>> '{}'::text[];
     v_behind boolean := v_key is not null;           -- keys before the place were not looked at in this call
     v_looked int := 0;
     v_count int := 0;
@@ -83,7 +83,7 @@ begin
         ) h
         where gendurable._is_ahead(h.lane_at, p_now));
     if v_ahead <> '{}' then
-        perform gendurable._turn_back(
+        perform gendurable._turn_rows_back(
             array(select i.id from gendurable.instance i where i.id = any(v_ahead) and i.eligible_at is null), p_now);
     end if;
     if not gendurable._lacks_baton(p_key, p_now) or not pg_try_advisory_xact_lock(gendurable._key_lock(p_key)) then
@@ -96,10 +96,12 @@ begin
     then
         return 0;
     end if;
-    return cardinality(gendurable._lift(gendurable._heads(p_key, least(gendurable._key_limit(p_key), 100)), p_now));
+    return cardinality(gendurable._lift_rows(gendurable._find_heads(p_key, least(gendurable._find_key_limit(p_key), 100)), p_now));
 exception
-    when transaction_rollback or object_not_in_prerequisite_state or data_exception or integrity_constraint_violation
-        or program_limit_exceeded or plpgsql_error then
+    when others or assert_failure then
+        if not gendurable._blames_row(sqlstate) then
+            raise;
+        end if;
         return 0;                                    -- a later call tries again
 end $$;
 
@@ -113,11 +115,11 @@ begin
             select from gendurable.instance i where i.partition_key = p_key and i.slot_no is not null)
         -- one that is due later although its turn has come was given back for a while: those behind it wait
         and exists (
-            select from gendurable.instance i where i.id = any(gendurable._heads(p_key, 1)) and i.eligible_at is null)
+            select from gendurable.instance i where i.id = any(gendurable._find_heads(p_key, 1)) and i.eligible_at is null)
         and not exists (
             select from gendurable.instance i
             where i.partition_key = p_key and i.lane_at is not null and i.slot_no is null
-                and i.eligible_at <= p_now + interval '100 ms'
+                and i.eligible_at <= p_now + gendurable._baton_pause()
                 and not exists (select from gendurable.paused_queue q where q.queue = i.queue))
         and not exists (
             -- a row that carries it without a place in the key: in whatever queue, upkeep itself looks at these

@@ -1,12 +1,12 @@
 -- Clocks that were set back: rows written before that have times in the future, and would wait for them.
 -- Next: 218_retention.
 
-create or replace function gendurable._turn_back_ahead(p_now timestamptz, p_until timestamptz) returns int
+create or replace function gendurable._turn_ahead_back(p_now timestamptz, p_until timestamptz) returns int
 language plpgsql as $$
 declare
-    v_look constant int := 20000;
-    v_place jsonb := gendurable._place('clock');
-    v_lane record;
+    v_look constant int := gendurable._most_looks();
+    v_place jsonb := gendurable._recall_place('clock');
+    v_level record;
     v_row record;
     v_next jsonb;
     v_ids bigint[] := '{}'::bigint[];
@@ -14,10 +14,10 @@ declare
     v_fitting int;
 begin
     -- What was due when it was written stands before what is delayed, but for what is due within the jump: after many
-    -- rows in a row that are as they should be there are no more. A lane at a time, and the next call goes on there.
-    select n.queue, n.priority into v_lane
-    from gendurable._next_lane(coalesce(v_place ->> 0, ''), coalesce((v_place ->> 1)::int, 0)) n;
-    while v_lane.queue is not null loop
+    -- rows in a row that are as they should be there are no more. A priority at a time, and the next call goes on there.
+    select n.queue, n.priority into v_level
+    from gendurable._skip_to_next_priority(coalesce(v_place ->> 0, ''), coalesce((v_place ->> 1)::int, 0)) n;
+    while v_level.queue is not null loop
         if v_looked >= v_look or cardinality(v_ids) >= 2000 or clock_timestamp() > p_until then
             v_next := v_place;
             exit;
@@ -28,7 +28,7 @@ begin
             for v_row in
                 select i.id, i.eligible_at, i.status, i.updated_at
                 from gendurable.instance i
-                where i.queue = v_lane.queue and i.priority = v_lane.priority and i.woken = v_range::smallint
+                where i.queue = v_level.queue and i.priority = v_level.priority and i.woken = v_range::smallint
                     and i.eligible_at > p_now
                 order by i.eligible_at, i.id
                 limit 5000
@@ -44,17 +44,17 @@ begin
                 exit when v_fitting >= 1000 or cardinality(v_ids) >= 2000;
             end loop;
         end loop;
-        v_place := jsonb_build_array(v_lane.queue, v_lane.priority);
-        select n.queue, n.priority into v_lane from gendurable._next_lane(v_lane.queue, v_lane.priority) n;
+        v_place := jsonb_build_array(v_level.queue, v_level.priority);
+        select n.queue, n.priority into v_level from gendurable._skip_to_next_priority(v_level.queue, v_level.priority) n;
     end loop;
     perform gendurable._keep_place('clock', v_next);
-    return gendurable._turn_back(v_ids, p_now);
+    return gendurable._turn_rows_back(v_ids, p_now);
 end $$;
 
-comment on function gendurable._turn_back_ahead(timestamptz, timestamptz) is
+comment on function gendurable._turn_ahead_back(timestamptz, timestamptz) is
     'Finds rows that wait for a time which the clock showed before it was set back, and makes them due; how many.';
 
-create or replace function gendurable._turn_back(p_ids bigint[], p_now timestamptz) returns int
+create or replace function gendurable._turn_rows_back(p_ids bigint[], p_now timestamptz) returns int
 language plpgsql as $$
 declare
     v_count int;
@@ -86,11 +86,11 @@ begin
             from gendurable.renewal x
             where x.instance_id = any(p_ids) and gendurable._is_ahead(x.until, p_now)
             for update skip locked);
-        perform gendurable._wake(v_queues);
+        perform gendurable._wake_sleepers(v_queues);
     end if;
     return v_count;
 end $$;
 
-comment on function gendurable._turn_back(bigint[], timestamptz) is
+comment on function gendurable._turn_rows_back(bigint[], timestamptz) is
     'Rows that a clock wrote which was ahead: a lease gets the length that it had, from now on, and what was due then is due
 now, with its place in its key; how many.';

@@ -2,15 +2,15 @@
 -- cannot be removed now is passed over and met again when the walk has come round.
 -- Next: 219_bounds.
 
-create or replace function gendurable._gc(
+create or replace function gendurable._remove_old(
     p_retention interval, p_limit int, p_until timestamptz,
     out count int, out more boolean, out kept int, out state text, out message text
 )
 language plpgsql as $$
 declare
     v_before constant timestamptz := gendurable._retention_end(p_retention);
-    v_look constant int := greatest(20000, p_limit);
-    v_place jsonb := gendurable._place('gc');
+    v_look constant int := greatest(gendurable._most_looks(), p_limit);
+    v_place jsonb := gendurable._recall_place('gc');
     v_behind boolean := v_place is not null;         -- rows before the place were not looked at in this call
     v_looked int := 0;
     v_found record;
@@ -45,7 +45,7 @@ begin
     perform gendurable._keep_place('gc', v_place);
 end $$;
 
-comment on function gendurable._gc(interval, int, timestamptz) is
+comment on function gendurable._remove_old(interval, int, timestamptz) is
     'Removes up to p_limit old finished instances: how many, whether there is more to do at once, and how many could not
 be removed, with the first error.';
 
@@ -127,17 +127,17 @@ begin
         return;
     end if;
     begin
-        count := gendurable._remove(p_ids);
+        count := gendurable._remove_instances(p_ids);
         tried := cardinality(p_ids);
         return;
     exception
         -- a foreign key or a trigger of the application, or a row that it has locked
-        when integrity_constraint_violation or data_exception or plpgsql_error or program_limit_exceeded
-            or transaction_rollback or object_not_in_prerequisite_state or triggered_data_change_violation
-            or external_routine_exception or syntax_error_or_access_rule_violation or internal_error
-            or sqlstate 'GD000' then
+        when others or assert_failure then
             get stacked diagnostics state = returned_sqlstate, message = message_text;
             message := left(message, 500);
+            if not gendurable._blames_row(state) then
+                raise;
+            end if;
     end;
     if v_half = 0 then
         kept := 1;
@@ -160,7 +160,7 @@ comment on function gendurable._remove_isolated(bigint[], timestamptz) is
     '_remove, in halves where it fails, down to the row: how many were removed, how many could not be, with the first error,
 and how many of the ids were tried before the time was up.';
 
-create or replace function gendurable._remove(p_ids bigint[]) returns int
+create or replace function gendurable._remove_instances(p_ids bigint[]) returns int
 language plpgsql as $$
 declare
     v_old bigint[];
@@ -195,5 +195,5 @@ begin
     return v_count;
 end $$;
 
-comment on function gendurable._remove(bigint[]) is
+comment on function gendurable._remove_instances(bigint[]) is
     'Removes those of the instances that have ended and are not locked, with all that they own; how many.';

@@ -13,7 +13,7 @@ begin
     if v_role is null then
         perform gendurable._invalid('p_role must be a role', 'got ' || p_role::oid, 'Pass the name of a role.');
     end if;
-    perform gendurable._grant(gendurable._api_schema(), p_role, p_profile);
+    perform gendurable._grant_profile(gendurable._api_schema(), p_role, p_profile);
     insert into gendurable.granted (role, profile) values (v_role, p_profile) on conflict do nothing;
 end $$;
 
@@ -22,13 +22,13 @@ comment on function gd_grant(regrole, text) is
 results. worker: client''s, claiming, committing, upkeep. operator: client''s, the views, cancel, retry, pause, limits,
 upkeep. reader: the views and results. Profiles add up. Raises GD501, and GD502 for an unknown profile.';
 
-create or replace function gendurable._grant(p_schema text, p_role oid, p_profile text) returns void
+create or replace function gendurable._grant_profile(p_schema text, p_role oid, p_profile text) returns void
 language plpgsql as $$
 declare
     v_profile record;
     v_object text;
 begin
-    v_profile := gendurable._profile(p_profile);
+    v_profile := gendurable._describe_profile(p_profile);
     execute format('grant usage on schema %I to %s', p_schema, p_role::regrole);
     for v_object in
         select p.oid::regprocedure
@@ -48,9 +48,9 @@ begin
     end loop;
 end $$;
 
-comment on function gendurable._grant(text, oid, text) is 'Gives a role what its profile names, in the schema of the API.';
+comment on function gendurable._grant_profile(text, oid, text) is 'Gives a role what its profile names, in the schema of the API.';
 
-create or replace function gendurable._profile(p_profile text, out functions text[], out views text[])
+create or replace function gendurable._describe_profile(p_profile text, out functions text[], out views text[])
 language plpgsql immutable as $$
 declare
     v_client constant text[] :=
@@ -77,7 +77,7 @@ begin
     end case;
 end $$;
 
-comment on function gendurable._profile(text) is 'What a profile may call and read; raises GD502.';
+comment on function gendurable._describe_profile(text) is 'What a profile may call and read; raises GD502.';
 
 create or replace function gendurable._api_schema() returns text
 language plpgsql stable as $$
@@ -101,7 +101,7 @@ end $$;
 
 comment on function gendurable._api_schema() is 'The schema of the gd_* functions, whatever it is called now.';
 
-create or replace function gendurable._rights(p_schema text)
+create or replace function gendurable._list_rights(p_schema text)
 returns table (kind text, object text, name text, grantee oid, bare boolean)
 language plpgsql stable as $$
 #variable_conflict use_column
@@ -147,7 +147,7 @@ begin
     group by o.kind, o.object, o.name, x.grantee;
 end $$;
 
-comment on function gendurable._rights(text) is
+comment on function gendurable._list_rights(text) is
     'Who besides the owner has any right on anything of ours; 0 is PUBLIC. bare: no more than to call or to read it.';
 
 create or replace function gendurable._settle_grants() returns void
@@ -160,7 +160,7 @@ begin
     delete from gendurable.granted g
     using pg_roles r
     where r.rolname = g.role and not exists (
-        select from gendurable._rights(v_schema) h
+        select from gendurable._list_rights(v_schema) h
         where h.grantee = r.oid and h.name = case g.profile
             when 'client' then 'gd_insert'
             when 'worker' then 'gd_claim'
@@ -172,7 +172,7 @@ begin
     insert into gendurable.granted (role, profile)
     with held as (
         select r.rolname, array_agg(h.name) as names
-        from gendurable._rights(v_schema) h
+        from gendurable._list_rights(v_schema) h
         join pg_roles r on r.oid = h.grantee
         where not exists (select from gendurable.granted g where g.role = r.rolname)
         group by r.rolname
@@ -183,7 +183,7 @@ begin
             from (select split_part(o.signature, '(', 1) as name from gendurable._api() o) a
             where a.name = any(x.functions || x.views)) as names
         from unnest('{client,worker,operator,reader}'::text[]) y (profile)
-        cross join lateral gendurable._profile(y.profile) x
+        cross join lateral gendurable._describe_profile(y.profile) x
     )
     select h.rolname, p.profile
     from held h
@@ -195,14 +195,14 @@ end $$;
 
 comment on function gendurable._settle_grants() is 'Brings the remembered grants to what is held now.';
 
-create or replace function gendurable._renew() returns trigger
+create or replace function gendurable._renew_grant() returns trigger
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
-    perform gendurable._grant(gendurable._api_schema(), r.oid, new.profile) from pg_roles r where r.rolname = new.role;
+    perform gendurable._grant_profile(gendurable._api_schema(), r.oid, new.profile) from pg_roles r where r.rolname = new.role;
     return null;
 end $$;
 
-comment on function gendurable._renew() is 'Gives a remembered profile once more.';
+comment on function gendurable._renew_grant() is 'Gives a remembered profile once more.';
 
 -- Functions are executable by everybody when they are made, and default privileges name whom they like: not here.
 revoke all on schema gendurable from public;
@@ -219,13 +219,13 @@ begin
     -- extension's own, which no dump carries.
     for v_right in
         select a.kind, a.object, case when a.grantee = 0 then 'public' else a.grantee::regrole::text end as grantee
-        from gendurable._rights(v_schema) a
+        from gendurable._list_rights(v_schema) a
         where exists (
-            select from gendurable._rights(v_schema) b
+            select from gendurable._list_rights(v_schema) b
             where b.kind = a.kind and b.object = a.object and not exists (
                 select from gendurable.granted g
                 join pg_roles r on r.rolname = g.role
-                cross join lateral gendurable._profile(g.profile) p
+                cross join lateral gendurable._describe_profile(g.profile) p
                 where r.oid = b.grantee and b.bare and b.name = any(p.functions || p.views)))
     loop
         execute format('revoke all on %s %s from %s cascade', v_right.kind, v_right.object, v_right.grantee);
@@ -234,13 +234,13 @@ begin
         select from pg_trigger t where t.tgrelid = 'gendurable.granted'::regclass and t.tgname = 'granted_renew'
     ) then
         create constraint trigger granted_renew after update on gendurable.granted
-        deferrable initially deferred for each row execute function gendurable._renew();
+        deferrable initially deferred for each row execute function gendurable._renew_grant();
     end if;
     if exists (select from pg_extension e where e.extname = 'gendurable') then
         -- For the same reason what is given to roles is given when the script has ended: at commit, by the trigger.
         update gendurable.granted set profile = profile;
     else
-        perform gendurable._grant(v_schema, r.oid, g.profile)
+        perform gendurable._grant_profile(v_schema, r.oid, g.profile)
         from gendurable.granted g
         join pg_roles r on r.rolname = g.role;
     end if;

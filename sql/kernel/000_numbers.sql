@@ -1,5 +1,5 @@
--- The numbers that the engine holds itself to, each with its reason, and the classes of its advisory locks: what stands here
--- stands nowhere else.
+-- The numbers that the engine holds itself to, each with its reason, the classes of its advisory locks, and whose fault an
+-- error is: what stands here stands nowhere else.
 -- Next: 005_shapes, the private types.
 
 create or replace function gendurable._longest_name() returns int
@@ -42,6 +42,36 @@ $$;
 comment on function gendurable._most_keys() is
     'How many keys a transaction locks at most: the server has room for some 64 locks a connection.';
 
+create or replace function gendurable._most_signals() returns int
+language sql immutable parallel safe as $$
+    select 1000
+$$;
+
+comment on function gendurable._most_signals() is
+    'Signals of an inbox that a claim presents, and that an await may ignore later.';
+
+create or replace function gendurable._most_children() returns int
+language sql immutable parallel safe as $$
+    select 10000
+$$;
+
+comment on function gendurable._most_children() is 'Children that a claim presents.';
+
+create or replace function gendurable._most_looks() returns int
+language sql immutable parallel safe as $$
+    select 20000
+$$;
+
+comment on function gendurable._most_looks() is 'Rows that a part of the upkeep looks at in one call: some 50 ms.';
+
+create or replace function gendurable._default_attempts() returns int
+language sql immutable parallel safe as $$
+    select 20
+$$;
+
+comment on function gendurable._default_attempts() is
+    'How often a step is tried where neither the instance nor its machine says.';
+
 create or replace function gendurable._crash_cap() returns int
 language sql immutable parallel safe as $$
     select 20
@@ -54,4 +84,132 @@ language sql immutable parallel safe as $$
     select 1000::bigint
 $$;
 
-comment on function gendurable._dear() is 'Index entries from which on a scan is expensive: worth to remember where it stood.';
+comment on function gendurable._dear() is
+    'Index entries from which on a scan is expensive: worth to remember where it stood.';
+
+create or replace function gendurable._floor_margin_us() returns bigint
+language sql immutable parallel safe as $$
+    select 50000::bigint
+$$;
+
+comment on function gendurable._floor_margin_us() is
+    'Microseconds that a floor stays behind what was examined: a row that commits a little late is above it.';
+
+create or replace function gendurable._scan_pause_us() returns bigint
+language sql immutable parallel safe as $$
+    select 1000000::bigint
+$$;
+
+comment on function gendurable._scan_pause_us() is
+    'Microseconds between two full scans of a session: how late a row that lies below a floor may be found.';
+
+create or replace function gendurable._baton_pause() returns interval
+language sql immutable parallel safe as $$
+    select interval '100 ms'
+$$;
+
+comment on function gendurable._baton_pause() is
+    'How long a row carries a baton that it cannot hand on, until it is looked at again.';
+
+create or replace function gendurable._decision_pause() returns interval
+language sql immutable parallel safe as $$
+    select interval '2 seconds'
+$$;
+
+comment on function gendurable._decision_pause() is
+    'How long a row waits that must not be parked, since it is being decided who waits for what.';
+
+create or replace function gendurable._trace_keys() returns text[]
+language sql immutable parallel safe as $$
+    select '{traceparent,tracestate,baggage}'::text[]
+$$;
+
+comment on function gendurable._trace_keys() is
+    'The keys of meta that children inherit: https://www.w3.org/TR/trace-context/ and https://www.w3.org/TR/baggage/.';
+
+create or replace function gendurable._terminal() returns gendurable.status[]
+language sql immutable parallel safe as $$
+    select '{done,failed,cancelled}'::gendurable.status[]
+$$;
+
+comment on function gendurable._terminal() is 'The statuses of an instance that has ended.';
+
+create or replace function gendurable._lock_of_keys() returns int
+language sql immutable parallel safe as $$
+    select 7301
+$$;
+
+comment on function gendurable._lock_of_keys() is
+    'Locks of partition keys: one bigint each, of which this is the seed. Held to the end of the transaction.';
+
+create or replace function gendurable._lock_of_sleep() returns int
+language sql immutable parallel safe as $$
+    select 7302
+$$;
+
+comment on function gendurable._lock_of_sleep() is 'Sleeping dispatchers: shared, by session, a lock a queue.';
+
+create or replace function gendurable._lock_of_scans() returns int
+language sql immutable parallel safe as $$
+    select 7303
+$$;
+
+comment on function gendurable._lock_of_scans() is 'Full scans: one session at a time for each queue and priority.';
+
+create or replace function gendurable._lock_of_upkeep() returns int
+language sql immutable parallel safe as $$
+    select 7304
+$$;
+
+comment on function gendurable._lock_of_upkeep() is 'The upkeep: one session at a time, a lock a minute.';
+
+create or replace function gendurable._lock_of_decisions() returns int
+language sql immutable parallel safe as $$
+    select 7305
+$$;
+
+comment on function gendurable._lock_of_decisions() is
+    'Decisions (pause, resume, limits): four places, to the end of the transaction.';
+
+create or replace function gendurable._is_terminal(p_status gendurable.status) returns boolean
+language sql immutable parallel safe as $$
+    select p_status = any(gendurable._terminal())
+$$;
+
+comment on function gendurable._is_terminal(gendurable.status) is 'Whether an instance in this status has ended.';
+
+create or replace function gendurable._blames_outcome(p_sqlstate text) returns boolean
+language sql immutable parallel safe as $$
+    -- data, constraints, program limits, raised by code, and our own
+    select substr(p_sqlstate, 1, 2) = any('{22,23,54,P0,GD}'::text[])
+$$;
+
+comment on function gendurable._blames_outcome(text) is
+    'Whether an error is the fault of the outcome that was being written: it is rejected.';
+
+create or replace function gendurable._blames_lock(p_sqlstate text) returns boolean
+language sql immutable parallel safe as $$
+    -- Of class 55 only the lock. The others (a publication without replica identity) would be answered busy for ever.
+    select p_sqlstate = '55P03' or substr(p_sqlstate, 1, 2) = '40'
+$$;
+
+comment on function gendurable._blames_lock(text) is
+    'Whether an error is what another transaction is to blame for: the same succeeds when that has ended.';
+
+create or replace function gendurable._blames_row(p_sqlstate text) returns boolean
+language sql immutable parallel safe as $$
+    -- besides these: triggers, foreign routines, access rules and syntax, a damaged row
+    select gendurable._blames_outcome(p_sqlstate) or substr(p_sqlstate, 1, 2) = any('{09,27,38,39,40,42,55,XX}'::text[])
+$$;
+
+comment on function gendurable._blames_row(text) is
+    'Whether an error that the upkeep meets concerns the row that it was at, with the locks, triggers and foreign keys of others
+that are on it: the others are done. Not what concerns the server or the session.';
+
+create or replace function gendurable._blames_part(p_sqlstate text) returns boolean
+language sql immutable parallel safe as $$
+    -- besides these: what is not supported, resources, the system
+    select gendurable._blames_row(p_sqlstate) or substr(p_sqlstate, 1, 2) = any('{0A,53,58}'::text[])
+$$;
+
+comment on function gendurable._blames_part(text) is 'Whether an error ends one part of the upkeep only. Not a cancelled call.';

@@ -117,7 +117,7 @@ end $$;
 
 comment on function gendurable._need_rate_limit(text) is 'Raises GD502: no rate limit can be defined yet.';
 
-create or replace function gendurable._opens() returns boolean
+create or replace function gendurable._can_write() returns boolean
 language plpgsql as $$
 begin
     -- a table lock (vacuum full, DDL) cannot be skipped row by row
@@ -127,5 +127,5 @@ exception when lock_not_available then
     return false;
 end $$;
 
-comment on function gendurable._opens() is
+comment on function gendurable._can_write() is
     'Whether the instances can be written at all; false: somebody has locked the table. Waits for lock_timeout.';

@@ -21,11 +21,10 @@ comment on function gendurable._texts(jsonb) is 'A JSON array of strings as an a
 create or replace function gendurable._trace_of(p_meta jsonb) returns jsonb
 language plpgsql immutable parallel safe as $$
 begin
-    -- https://www.w3.org/TR/trace-context/ and https://www.w3.org/TR/baggage/
     return coalesce((
         select jsonb_object_agg(t.key, t.value)
         from jsonb_each(p_meta) t
-        where t.key in ('traceparent', 'tracestate', 'baggage')), '{}');
+        where t.key = any(gendurable._trace_keys())), '{}');
 end $$;
 
 comment on function gendurable._trace_of(jsonb) is 'The keys of meta that children inherit: W3C trace context and baggage.';

@@ -10,7 +10,7 @@ $$;
 
 comment on function gendurable._may_notify() is 'Whether this session notifies: not with gendurable.notify = off.';
 
-create or replace function gendurable._notify(p_queue text) returns void
+create or replace function gendurable._notify_listeners(p_queue text) returns void
 language plpgsql as $$
 begin
     if gendurable._may_notify() then
@@ -19,9 +19,9 @@ begin
     end if;
 end $$;
 
-comment on function gendurable._notify(text) is 'Notifies whoever listens that something is due in a queue, at commit.';
+comment on function gendurable._notify_listeners(text) is 'Notifies whoever listens that something is due in a queue, at commit.';
 
-create or replace function gendurable._wake(p_queues text[]) returns void
+create or replace function gendurable._wake_sleepers(p_queues text[]) returns void
 language plpgsql as $$
 declare
     v_queue text;
@@ -34,19 +34,20 @@ begin
         for v_try in 1 .. 3 loop
             -- one expression: a `perform` of its own would be one more statement on every insert
             v_awake := case
-                when pg_try_advisory_lock(7302, hashtext(v_queue)) then pg_advisory_unlock(7302, hashtext(v_queue))
+                when pg_try_advisory_lock(gendurable._lock_of_sleep(), hashtext(v_queue))
+                    then pg_advisory_unlock(gendurable._lock_of_sleep(), hashtext(v_queue))
                 else false
             end;
             exit when v_awake;
         end loop;
         if not v_awake and exists (
             select from pg_locks l
-            where l.locktype = 'advisory' and l.classid = 7302 and l.objsubid = 2
+            where l.locktype = 'advisory' and l.classid = gendurable._lock_of_sleep() and l.objsubid = 2
                 and l.objid::bigint::bit(32)::int = hashtext(v_queue) and l.mode = 'ShareLock' and l.granted
         ) then
-            perform gendurable._notify(v_queue);
+            perform gendurable._notify_listeners(v_queue);
         end if;
     end loop;
 end $$;
 
-comment on function gendurable._wake(text[]) is 'Notifies the dispatchers that sleep on these queues, at commit.';
+comment on function gendurable._wake_sleepers(text[]) is 'Notifies the dispatchers that sleep on these queues, at commit.';

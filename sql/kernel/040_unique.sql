@@ -1,13 +1,13 @@
 -- Unique keys: who holds one, letting go of it and taking it again, as the status enters and leaves the key's scope.
 -- Invariant 5: at most one holder, by the unique index on unique_held. Next: 050_lanes, the keys in which rows wait.
 
-create or replace function gendurable._holder(p_unique_key text) returns bigint
+create or replace function gendurable._find_holder(p_unique_key text) returns bigint
 language plpgsql stable as $$
 begin
     return (select i.id from gendurable.instance i where i.unique_held = p_unique_key);
 end $$;
 
-comment on function gendurable._holder(text) is 'The instance that holds a unique key, or null.';
+comment on function gendurable._find_holder(text) is 'The instance that holds a unique key, or null.';
 
 create or replace function gendurable._unique_held(
     p_held text, p_scope gendurable.status[], p_status gendurable.status
@@ -15,7 +15,7 @@ create or replace function gendurable._unique_held(
 language sql immutable parallel safe as $$
     select case
         when p_held is null then null
-        when p_scope is null then case when p_status not in ('done', 'failed', 'cancelled') then p_held end
+        when p_scope is null then case when not gendurable._is_terminal(p_status) then p_held end
         when p_status = any(p_scope) then p_held
     end
 $$;
@@ -23,7 +23,7 @@ $$;
 comment on function gendurable._unique_held(text, gendurable.status[], gendurable.status) is
     'unique_held of a row that enters a status: a key is let go outside of its scope.';
 
-create or replace function gendurable._take_keys(p_ids bigint[], p_statuses gendurable.status[]) returns void
+create or replace function gendurable._take_unique_keys(p_ids bigint[], p_statuses gendurable.status[]) returns void
 language plpgsql as $$
 declare
     v_row record;
@@ -58,6 +58,6 @@ begin
     end loop;
 end $$;
 
-comment on function gendurable._take_keys(bigint[], gendurable.status[]) is
+comment on function gendurable._take_unique_keys(bigint[], gendurable.status[]) is
     'Takes the unique keys of rows that are about to enter their scope again, where nobody holds them; it waits for some
 30 ms at most in all, and those behind go on without their key.';

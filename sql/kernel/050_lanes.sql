@@ -4,7 +4,7 @@
 
 create or replace function gendurable._key_lock(p_key text) returns bigint
 language sql immutable parallel safe as $$
-    select hashtextextended(p_key, 7301)
+    select hashtextextended(p_key, gendurable._lock_of_keys())
 $$;
 
 comment on function gendurable._key_lock(text) is 'The advisory lock of a partition key.';
@@ -44,7 +44,7 @@ end $$;
 
 comment on function gendurable._lock_keys(text[]) is 'Locks the keys, waiting for each.';
 
-create or replace function gendurable._key_limit(p_key text) returns int
+create or replace function gendurable._find_key_limit(p_key text) returns int
 language plpgsql stable as $$
 begin
     return coalesce((
@@ -55,10 +55,10 @@ begin
         limit 1), 1);
 end $$;
 
-comment on function gendurable._key_limit(text) is
+comment on function gendurable._find_key_limit(text) is
     'How many instances of the key may execute at once: the longest matching prefix decides.';
 
-create or replace function gendurable._heads(p_key text, p_count int) returns bigint[]
+create or replace function gendurable._find_heads(p_key text, p_count int) returns bigint[]
 language plpgsql stable as $$
 declare
     v_now constant timestamptz := clock_timestamp();
@@ -72,10 +72,10 @@ begin
         limit p_count);
 end $$;
 
-comment on function gendurable._heads(text, int) is
+comment on function gendurable._find_heads(text, int) is
     'The first rows of the key that wait for a slot, due or parked, in queues that are not paused. Under its lock.';
 
-create or replace function gendurable._next_in_keys(p_keys text[])
+create or replace function gendurable._find_next_in_keys(p_keys text[])
 returns table (partition_key text, id bigint, slot_no int, eligible_at timestamptz, place bigint)
 language plpgsql as $$
 #variable_conflict use_column
@@ -120,11 +120,11 @@ begin
         ) h;
 end $$;
 
-comment on function gendurable._next_in_keys(text[]) is
+comment on function gendurable._find_next_in_keys(text[]) is
     'For each key the first waiting rows, as many as it has free slots, and the slots that they would get: rows whose place
 in the key has come (lane_at), whether due or parked, in queues that are not paused. Under the keys'' locks.';
 
-create or replace function gendurable._crowded(p_keys text[], p_now timestamptz) returns text[]
+create or replace function gendurable._find_crowded(p_keys text[], p_now timestamptz) returns text[]
 language plpgsql as $$
 begin
     return array(
@@ -138,4 +138,4 @@ begin
             limit 1));
 end $$;
 
-comment on function gendurable._crowded(text[], timestamptz) is 'Keys in which somebody waits for a slot.';
+comment on function gendurable._find_crowded(text[], timestamptz) is 'Keys in which somebody waits for a slot.';

@@ -4,21 +4,26 @@
 -- and whoever claims next looks at them again when their locks are free (065_decide).
 -- Invariant 8. Next: 060_baton.
 
-create or replace function gendurable._settled() returns boolean
+create or replace function gendurable._is_free(p_place int) returns boolean
+language sql volatile as $$
+    select pg_try_advisory_lock_shared(gendurable._lock_of_decisions(), p_place)
+        and pg_advisory_unlock_shared(gendurable._lock_of_decisions(), p_place)
+$$;
+
+comment on function gendurable._is_free(int) is 'Whether nobody who decides something stands at one of the four places.';
+
+create or replace function gendurable._is_settled() returns boolean
 language plpgsql as $$
 begin
     -- Only tried: held to the end of a transaction that somebody forgets, it would keep everybody from deciding. Whoever
     -- asks holds the locks of its keys, by which a decision that begins now finds it.
-    return pg_try_advisory_lock_shared(7305, 1) and pg_advisory_unlock_shared(7305, 1)
-        and pg_try_advisory_lock_shared(7305, 2) and pg_advisory_unlock_shared(7305, 2)
-        and pg_try_advisory_lock_shared(7305, 3) and pg_advisory_unlock_shared(7305, 3)
-        and pg_try_advisory_lock_shared(7305, 4) and pg_advisory_unlock_shared(7305, 4);
+    return gendurable._is_free(1) and gendurable._is_free(2) and gendurable._is_free(3) and gendurable._is_free(4);
 end $$;
 
-comment on function gendurable._settled() is
+comment on function gendurable._is_settled() is
     'Whether rows may be parked: no queue is being paused or resumed and no limit is being set. Under the keys'' locks.';
 
-create or replace function gendurable._announce() returns void
+create or replace function gendurable._announce_decision() returns void
 language plpgsql as $$
 declare
     -- where an earlier call of this transaction stands: that is tried first, and got again
@@ -29,7 +34,7 @@ begin
         if v_try > 1 or coalesce(v_place not in ('1', '2', '3', '4'), true) then
             v_place := 1 + v_try % 4;
         end if;
-        if pg_try_advisory_xact_lock(7305, v_place::int) then
+        if pg_try_advisory_xact_lock(gendurable._lock_of_decisions(), v_place::int) then
             perform set_config('gendurable.place', v_place, true);
             return;
         end if;
@@ -39,34 +44,35 @@ begin
     end loop;
     raise exception using errcode = 'lock_not_available',
         message = 'other transactions are pausing or resuming queues or setting limits, and do not end',
-        hint = 'See pg_locks where locktype = ''advisory'' and classid = 7305; end them, or try again later.';
+        hint = format('See pg_locks where locktype = ''advisory'' and classid = %s; end them, or try again later.',
+            gendurable._lock_of_decisions());
 end $$;
 
-comment on function gendurable._announce() is
+comment on function gendurable._announce_decision() is
     'Says until the end of the transaction that something is being decided; raises 55P03 where four others never end.';
 
-create or replace function gendurable._doubt(p_keys text[]) returns void
+create or replace function gendurable._note_doubt(p_keys text[]) returns void
 language plpgsql as $$
 begin
     insert into gendurable.doubtful_key (partition_key)
     select distinct k.key from unnest(p_keys) k (key) where k.key is not null;
     if found then
         -- the empty name wakes everybody: any claim may look at them
-        perform gendurable._notify('');
+        perform gendurable._notify_listeners('');
     end if;
 end $$;
 
-comment on function gendurable._doubt(text[]) is 'Puts keys down that must be looked at again when their locks are free.';
+comment on function gendurable._note_doubt(text[]) is 'Puts keys down that must be looked at again when their locks are free.';
 
-create or replace function gendurable._doubt_once(p_keys text[]) returns void
+create or replace function gendurable._note_doubt_once(p_keys text[]) returns void
 language plpgsql as $$
 begin
     -- Who looks at a key again holds its lock until what it took down is gone: what stands here under that lock stays.
-    perform gendurable._doubt(array(
+    perform gendurable._note_doubt(array(
         select k.key
         from unnest(p_keys) k (key)
         where not exists (select from gendurable.doubtful_key d where d.partition_key = k.key)));
 end $$;
 
-comment on function gendurable._doubt_once(text[]) is
+comment on function gendurable._note_doubt_once(text[]) is
     'Puts keys down that are not down already: while a decision stays open, each commit in them would. Under the keys'' locks.';

@@ -1,7 +1,7 @@
 -- What a decision (055_doubt) does about the keys that it is about, and what claims do later about those that were in doubt.
 -- Next: 070_new_instance, how an instance comes into the table.
 
-create or replace function gendurable._key_holders() returns text[]
+create or replace function gendurable._find_key_holders() returns text[]
 language plpgsql as $$
 begin
     -- prepared transactions have no process
@@ -12,12 +12,12 @@ begin
             and l.database = (select d.oid from pg_database d where d.datname = current_database()));
 end $$;
 
-comment on function gendurable._key_holders() is 'Which locks of keys other transactions hold: the lock, and whose it is.';
+comment on function gendurable._find_key_holders() is 'Which locks of keys other transactions hold: the lock, and whose it is.';
 
-create or replace function gendurable._held_keys() returns text[]
+create or replace function gendurable._find_held_keys() returns text[]
 language plpgsql as $$
 declare
-    v_held text[] := gendurable._key_holders();
+    v_held text[] := gendurable._find_key_holders();
     v_locks bigint[];
     v_keys text[] := '{}'::text[];
     v_key text := '';
@@ -26,7 +26,7 @@ begin
     for v_try in 1 .. 8 loop
         exit when v_held = '{}';
         perform pg_sleep(0.005 * v_try);
-        v_held := array(select h from unnest(v_held) h where h = any(gendurable._key_holders()));
+        v_held := array(select h from unnest(v_held) h where h = any(gendurable._find_key_holders()));
     end loop;
     if v_held = '{}' then
         return v_keys;
@@ -48,40 +48,40 @@ begin
     return v_keys;
 end $$;
 
-comment on function gendurable._held_keys() is
+comment on function gendurable._find_held_keys() is
     'Keys with waiting rows whose locks others hold now, and go on holding for a fifth of a second: they may act on what was true before.';
 
-create or replace function gendurable._outwait_holders() returns void
+create or replace function gendurable._outwait_key_holders() returns void
 language plpgsql as $$
 begin
     -- Before anything is read that the decision acts on: those that end meanwhile move batons.
-    perform gendurable._doubt(gendurable._held_keys());
+    perform gendurable._note_doubt(gendurable._find_held_keys());
 end $$;
 
-comment on function gendurable._outwait_holders() is
+comment on function gendurable._outwait_key_holders() is
     'Puts down the keys that others may act on without knowing of the decision that was announced; short ones are waited for.';
 
-create or replace function gendurable._decide(p_keys text[], p_now timestamptz) returns void
+create or replace function gendurable._carry_out_decision(p_keys text[], p_now timestamptz) returns void
 language plpgsql as $$
 declare
     v_some constant text[] := p_keys[:1000];
     v_heads record;
     v_lifted bigint[];
 begin
-    perform gendurable._doubt(p_keys[1001:]);
+    perform gendurable._note_doubt(p_keys[1001:]);
     -- Without the keys' locks: becoming due needs none. A due row is its own baton, and the gate keeps the order.
     select coalesce(array_agg(h.id), '{}') as ids, coalesce(array_agg(k.key), '{}') as keys into v_heads
     from unnest(v_some) k (key)
-    cross join lateral unnest(gendurable._heads(
-        k.key, least(gendurable._key_limit(k.key), greatest(1000 / greatest(cardinality(v_some), 1), 10)))) h (id)
+    cross join lateral unnest(gendurable._find_heads(
+        k.key, least(gendurable._find_key_limit(k.key), greatest(1000 / greatest(cardinality(v_some), 1), 10)))) h (id)
     join gendurable.instance i on i.id = any(array[h.id])
     where i.eligible_at is null and i.lane_at is not null;
-    v_lifted := gendurable._lift(v_heads.ids, p_now);
-    perform gendurable._doubt(array(
+    v_lifted := gendurable._lift_rows(v_heads.ids, p_now);
+    perform gendurable._note_doubt(array(
         select u.key from unnest(v_heads.ids, v_heads.keys) u (id, key) where u.id <> all(v_lifted)));
 end $$;
 
-comment on function gendurable._decide(text[], timestamptz) is
+comment on function gendurable._carry_out_decision(text[], timestamptz) is
     'Makes the first rows of each key due that are parked, as many as its limit, and puts down the keys where that cannot be
 done now. After the decision is written, and in a later statement than _outwait_holders.';
 
@@ -91,7 +91,7 @@ declare
     v_key text;
     v_heads bigint[];
 begin
-    if not gendurable._settled() then
+    if not gendurable._is_settled() then
         return;
     end if;
     for v_key in
@@ -103,8 +103,8 @@ begin
     loop
         -- whoever was in doubt has ended when the key is free
         continue when not pg_try_advisory_xact_lock(gendurable._key_lock(v_key));
-        v_heads := gendurable._heads(v_key, least(gendurable._key_limit(v_key), 100));
-        if cardinality(gendurable._lift(v_heads, p_now)) = cardinality(v_heads) then
+        v_heads := gendurable._find_heads(v_key, least(gendurable._find_key_limit(v_key), 100));
+        if cardinality(gendurable._lift_rows(v_heads, p_now)) = cardinality(v_heads) then
             delete from gendurable.doubtful_key d
             where d.ctid = any(array(
                 select x.ctid from gendurable.doubtful_key x where x.partition_key = v_key for update skip locked));

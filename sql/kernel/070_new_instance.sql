@@ -120,16 +120,26 @@ begin
             || 'eligible_at (such as 2026-01-31T12:00:00Z), delay_ms, rate_limit, weight, max_attempts, meta.');
     end if;
 
-    select array_agg(row(
-        e.ord - 1, o ->> 'fsm', (o ->> 'version')::numeric::int, o ->> 'step', nullif(o -> 'state', 'null'), o ->> 'queue',
-        (o ->> 'priority')::numeric::int, o ->> 'partition_key', o ->> 'unique_key',
-        case
-            when jsonb_typeof(o -> 'unique_scope') = 'array'
-                then gendurable._texts(o -> 'unique_scope')
+    select array_agg(gendurable._new_instance(
+        p_ord => e.ord::int - 1,
+        p_fsm => o ->> 'fsm',
+        p_version => (o ->> 'version')::numeric::int,
+        p_step => o ->> 'step',
+        p_state => nullif(o -> 'state', 'null'),
+        p_queue => o ->> 'queue',
+        p_priority => (o ->> 'priority')::numeric::int,
+        p_partition_key => o ->> 'partition_key',
+        p_unique_key => o ->> 'unique_key',
+        p_unique_scope => case
+            when jsonb_typeof(o -> 'unique_scope') = 'array' then gendurable._texts(o -> 'unique_scope')
         end,
-        (o ->> 'eligible_at')::timestamptz, gendurable._ms(nullif(o -> 'delay_ms', 'null')), o ->> 'rate_limit',
-        (o ->> 'weight')::double precision, (o ->> 'max_attempts')::numeric::int, nullif(o -> 'meta', 'null')
-    )::gendurable.new_instance order by e.ord)
+        p_eligible_at => (o ->> 'eligible_at')::timestamptz,
+        p_delay => gendurable._ms(nullif(o -> 'delay_ms', 'null')),
+        p_rate_limit => o ->> 'rate_limit',
+        p_weight => (o ->> 'weight')::double precision,
+        p_max_attempts => (o ->> 'max_attempts')::numeric::int,
+        p_meta => nullif(o -> 'meta', 'null')
+    ) order by e.ord)
     into v_new
     from jsonb_array_elements(p_instances) with ordinality e (o, ord);
     return coalesce(v_new, '{}');
@@ -138,7 +148,7 @@ end $$;
 comment on function gendurable._parse_instances(jsonb) is
     'Reads an array of gd_insert_many objects; raises GD501 for the first that is not one.';
 
-create or replace function gendurable._refuse(p_new gendurable.new_instance[]) returns void
+create or replace function gendurable._refuse_new_instances(p_new gendurable.new_instance[]) returns void
 language plpgsql as $$
 declare
     v_bad record;
@@ -155,10 +165,10 @@ begin
     perform gendurable._need_rate_limit(n.rate_limit) from unnest(p_new) n where n.rate_limit is not null;
 end $$;
 
-comment on function gendurable._refuse(gendurable.new_instance[]) is
+comment on function gendurable._refuse_new_instances(gendurable.new_instance[]) is
     'Raises GD501 or GD502 for the first new instance that cannot be stored, if there is one.';
 
-create or replace function gendurable._insert(
+create or replace function gendurable._insert_instances(
     p_new gendurable.new_instance[], p_parent_id bigint, p_barrier_no bigint, p_trace jsonb
 ) returns bigint[]
 language plpgsql as $$
@@ -228,10 +238,10 @@ begin
         where not exists (select from gendurable.queue_name q where q.queue = i.queue);
     end if;
     if v_due is not null then
-        perform gendurable._wake(v_due);
+        perform gendurable._wake_sleepers(v_due);
     end if;
     if cardinality(p_new) > coalesce(cardinality(v_created), 0) then
-        perform gendurable._refuse(p_new);
+        perform gendurable._refuse_new_instances(p_new);
         return array(
             select (select i.id from gendurable.instance i where i.id = n.id)
             from unnest(v_ids) with ordinality n (id, at)
@@ -240,5 +250,5 @@ begin
     return v_ids;
 end $$;
 
-comment on function gendurable._insert(gendurable.new_instance[], bigint, bigint, jsonb) is
+comment on function gendurable._insert_instances(gendurable.new_instance[], bigint, bigint, jsonb) is
     'Checks and stores new instances and wakes their queues. The ids in the order of the input, null where the unique key is taken.';

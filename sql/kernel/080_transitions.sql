@@ -1,7 +1,56 @@
--- The transitions between statuses.
--- Next: 085_memory, what a session remembers of where it looked for rows.
+-- The transitions between statuses: nothing else writes a status, and what is to be kept of each (errors, history) has its
+-- place here. A row begins as runnable (070_new_instance) and becomes executing by a claim; a commit writes where it goes from
+-- there, all kinds in one statement; a signal, the last child, a lost or given back claim and gd_retry make it runnable; what
+-- ends it from outside of a step is 090_end. The table of all transitions stands in CONTRIBUTING.md.
+-- Invariant 1: a committed transition is never undone, repeated or skipped. Under the locks of the rows; what a key needs
+-- then is its baton's matter (060_baton). Next: 085_memory, what a session remembers of where it looked for rows.
 
-create or replace function gendurable._begin(
+create or replace function gendurable._to_runnable(
+    p_ids bigint[], p_due timestamptz, p_crashed boolean, p_now timestamptz
+) returns int
+language plpgsql as $$
+declare
+    v_count int;
+    v_queues text[];
+begin
+    perform gendurable._take_unique_keys(p_ids, array_fill('runnable'::gendurable.status, array[cardinality(p_ids)]));
+    with due as (
+        update gendurable.instance i
+        set status = 'runnable', eligible_at = p_due, woken = 1,
+            -- out of a claim it keeps its turn, also where it is not due at once: those behind it wait
+            lane_at = case
+                when i.partition_key is null then null
+                when i.status = 'executing' then coalesce(i.lane_at, p_due)
+                else p_due
+            end,
+            worker = null, lease_expires_at = null, slot_no = null,
+            -- what had ended begins anew
+            attempt = case when i.finished_at is null then i.attempt + p_crashed::int else 0 end,
+            crashes = case when i.finished_at is null then i.crashes + p_crashed::int else 0 end,
+            finished_at = null, result = null,
+            -- a signal has answered the await; else it stands as it was
+            deadline_at = case when i.status <> 'awaiting_signal' then i.deadline_at end,
+            children_pending = case when i.children_pending is not null then 0 end,
+            unique_held = case
+                when i.finished_at is null then gendurable._unique_held(i.unique_held, i.unique_scope, 'runnable')
+                when 'runnable' = any(coalesce(i.unique_scope, '{runnable}')) then i.unique_key
+            end,
+            updated_at = p_now
+        where i.id = any(p_ids)
+        returning i.queue
+    )
+    select count(*)::int, array_agg(distinct d.queue) into v_count, v_queues from due d;
+    if p_due <= p_now + gendurable._longest_poll() then
+        perform gendurable._wake_sleepers(v_queues);
+    end if;
+    return v_count;
+end $$;
+
+comment on function gendurable._to_runnable(bigint[], timestamptz, boolean, timestamptz) is
+    'Makes rows runnable that waited for a signal or for children, were executing (p_crashed: their worker was lost), or had ended,
+due at p_due; how many. Raises unique_violation where one that had ended cannot have its unique key back.';
+
+create or replace function gendurable._to_executing(
     p_worker text, p_ids bigint[], p_slots int[], p_now timestamptz, p_lease interval
 ) returns void
 language plpgsql as $$
@@ -35,20 +84,20 @@ begin
                     -- name by name: one range for all of them would be sorted as a whole before the limit
                     select s.id from gendurable.signal s
                     where s.instance_id = i.id and s.name = a.name
-                    order by s.id limit 1000
+                    order by s.id limit gendurable._most_signals()
                 ) s
                 order by s.id
-                limit 1000)
+                limit gendurable._most_signals())
         end
     from unnest(p_ids, p_slots) w (id, slot_no)
     -- not "=": see docs/performance.md, "Plans"; the same in all that joins rows to an array of what is asked for
     where i.id = any(array[w.id]);
 end $$;
 
-comment on function gendurable._begin(text, bigint[], int[], timestamptz, interval) is
+comment on function gendurable._to_executing(text, bigint[], int[], timestamptz, interval) is
     'Begins claims on locked rows, with the slot that each got of its key.';
 
-create or replace function gendurable._start_bare(
+create or replace function gendurable._to_executing_bare(
     p_worker text, p_ids bigint[], p_now timestamptz, p_lease interval
 ) returns setof gendurable.claimed
 language plpgsql as $$
@@ -56,7 +105,7 @@ language plpgsql as $$
 declare
     v_claim_no constant bigint := gendurable._epoch_us(p_now);
 begin
-    -- As _begin and _hand_out do, without what these rows have not: setting that up is a good part of a claim of a few rows.
+    -- As _to_executing and _hand_out do, without what these rows have not: setting that up is a good part of a claim of a few rows.
     return query
         with mine as (
             update gendurable.instance i
@@ -70,16 +119,130 @@ begin
             returning i.id, i.claim_no, i.fsm, i.fsm_version, i.step, i.state, i.attempt, i.queue, i.unique_key,
                 i.parent_id, i.meta, w.ord
         )
-        select
-            m.id, m.claim_no, m.fsm, m.fsm_version, m.step, m.state, m.attempt, m.queue, null::text,
-            m.unique_key, m.parent_id, null::text[], false, '[]'::jsonb, '[]'::jsonb, m.meta
+        select c.*
         from mine m
+        cross join lateral gendurable._claimed(
+            p_id => m.id, p_claim_no => m.claim_no, p_fsm => m.fsm, p_fsm_version => m.fsm_version, p_step => m.step,
+            p_state => m.state, p_attempt => m.attempt, p_queue => m.queue, p_partition_key => null,
+            p_unique_key => m.unique_key, p_parent_id => m.parent_id, p_awaits => null, p_timed_out => false,
+            p_signals => '[]', p_childs => '[]', p_meta => m.meta) c
         order by m.ord;
 end $$;
 
-comment on function gendurable._start_bare(text, bigint[], timestamptz, interval) is
+comment on function gendurable._to_executing_bare(text, bigint[], timestamptz, interval) is
     'Begins claims on locked rows that are runnable, in no key or scope, have no await, no signal and no children, and hands them
 out.';
+
+create or replace function gendurable._next_key(p_rekey boolean, p_new text, p_old text) returns text
+language sql immutable parallel safe as $$
+    select case when p_rekey then p_new else p_old end
+$$;
+
+comment on function gendurable._next_key(boolean, text, text) is 'The partition key that a row has behind an outcome.';
+
+-- One statement for all kinds: one for each would cost a statement's set-up each. What is the same for a row's columns is
+-- worked out once.
+create or replace function gendurable._write_outcomes(
+    p_worker text, p_outcomes gendurable.outcome[], p_kept bigint[], p_mail boolean, p_crowded text[], p_lease interval,
+    p_now timestamptz,
+    out ended bigint[], out done bigint[], out parents bigint[], out barriers bigint[], out queues text[], out answers jsonb
+)
+language plpgsql as $$
+declare
+    v_claim_no constant bigint := gendurable._epoch_us(p_now);
+begin
+    with written as (
+        update gendurable.instance i
+        set status = o.next_status,
+            step = case when o.kind = 'replay' or o.ends then i.step else coalesce(o.step, i.step) end,
+            state = coalesce(o.state, i.state),
+            queue = coalesce(o.queue, i.queue),
+            priority = coalesce(o.priority, i.priority),
+            partition_key = gendurable._next_key(o.rekey, o.partition_key, i.partition_key),
+            eligible_at = case
+                when o.kept then i.eligible_at
+                -- somebody waits in its key: it parks behind them, and who is first is lifted when all is written
+                when o.eligible_at <= p_now
+                    and gendurable._next_key(o.rekey, o.partition_key, i.partition_key) = any(p_crowded) then null
+                else o.eligible_at
+            end,
+            lane_at = case
+                when o.kept then i.lane_at
+                when gendurable._next_key(o.rekey, o.partition_key, i.partition_key) is not null then o.eligible_at
+            end,
+            deadline_at = case when o.kind = 'await' then o.deadline_at when o.shown_again then i.deadline_at end,
+            slot_no = case when o.kept then i.slot_no end,
+            woken = case when o.kept then i.woken else 1 end,
+            claim_no = case when o.kept then greatest(i.claim_no + 1, v_claim_no) else i.claim_no end,
+            worker = case when o.kept then p_worker end,
+            lease_expires_at = case when o.kept then p_now + p_lease end,
+            attempt = case when o.kind = 'replay' then i.attempt + 1 when o.ends then i.attempt else 0 end,
+            crashes = 0,
+            awaits = case when o.kind = 'await' then o.awaits when o.shown_again then i.awaits end,
+            shown = case when o.kind = 'await' or o.shown_again then i.shown end,
+            children_pending = coalesce(o.children, i.children_pending),
+            rate_limit = case when o.kind = 'replay' then i.rate_limit else o.rate_limit end,
+            weight = case
+                when o.kind = 'replay' then i.weight when o.rate_limit is not null then coalesce(o.weight, 1)
+            end,
+            last_error = coalesce(o.error, case when o.kind = 'replay' then i.last_error end),
+            result = o.result,
+            finished_at = case when o.ends then p_now end,
+            updated_at = p_now,
+            unique_held = gendurable._unique_held(i.unique_held, i.unique_scope, o.next_status)
+        from (
+            select k.*,
+                case when k.kept then 'executing' else k.status end as next_status,
+                -- a step that stops is shown the same once more if gd_retry makes it run again
+                k.kind in ('replay', 'stop') as shown_again
+            -- offset: looked for once, and not in each column that asks
+            from (select u.*, u.keep and u.id = any(p_kept) as kept from unnest(p_outcomes) u offset 0) k
+        ) o
+        where i.id = any(array[o.id])
+        returning i.id, i.status, i.queue, i.eligible_at, i.finished_at, i.parent_id, i.barrier_no, o.ord
+    )
+    select array_agg(w.id) filter (where w.finished_at is not null),
+        array_agg(w.id) filter (where w.status = 'done'),
+        array_agg(w.parent_id) filter (where w.finished_at is not null and w.barrier_no is not null),
+        array_agg(w.barrier_no) filter (where w.finished_at is not null and w.barrier_no is not null),
+        array_agg(distinct w.queue) filter (
+            where w.status <> 'executing' and w.eligible_at <= p_now + gendurable._longest_poll()),
+        jsonb_object_agg(w.ord, gendurable._kept_answer(p_mail)) filter (where w.status = 'executing')
+    into ended, done, parents, barriers, queues, answers
+    from written w;
+end $$;
+
+comment on function gendurable._write_outcomes(
+    text, gendurable.outcome[], bigint[], boolean, text[], interval, timestamptz
+) is
+    'Writes outcomes whose claims hold: which instances ended, of these the done ones, the barriers that they counted in, the queues
+in which something is due soon, and the answers for claims that go on (p_kept; p_mail: some have signals).';
+
+create or replace function gendurable._to_ended(
+    p_ids bigint[], p_status gendurable.status, p_error text, p_crashed boolean, p_now timestamptz,
+    out ids bigint[], out parents bigint[], out barriers bigint[], out keys text[]
+)
+language plpgsql as $$
+begin
+    perform gendurable._take_unique_keys(p_ids, array_fill(p_status, array[cardinality(p_ids)]));
+    with ended as (
+        update gendurable.instance i
+        set status = p_status, last_error = coalesce(p_error, i.last_error), finished_at = p_now, updated_at = p_now,
+            eligible_at = null, lane_at = null, slot_no = null, worker = null, lease_expires_at = null,
+            crashes = i.crashes + p_crashed::int,
+            unique_held = gendurable._unique_held(i.unique_held, i.unique_scope, p_status)
+        where i.id = any(p_ids) and i.finished_at is null
+        returning i.id, i.parent_id, i.barrier_no, i.partition_key
+    )
+    select array_agg(e.id), array_agg(e.parent_id), array_agg(e.barrier_no),
+        array_agg(distinct e.partition_key) filter (where e.partition_key is not null)
+    into ids, parents, barriers, keys
+    from ended e;
+end $$;
+
+comment on function gendurable._to_ended(bigint[], gendurable.status, text, boolean, timestamptz) is
+    'Ends rows from outside of a step, as failed or cancelled: the ids, the barriers that they counted in, and the keys whose batons
+are to be kept. Awaits, deadline and inbox stay, for gd_retry.';
 
 create or replace function gendurable._give_back(
     p_ids bigint[], p_now timestamptz, p_due timestamptz, p_crashed boolean
@@ -87,32 +250,14 @@ create or replace function gendurable._give_back(
 language plpgsql as $$
 declare
     v_keys text[];
-    v_queues text[];
     v_count int;
 begin
     v_keys := array(
         select distinct i.partition_key
         from gendurable.instance i
         where i.id = any(p_ids) and i.partition_key is not null);
-    perform gendurable._take_keys(p_ids, array_fill('runnable'::gendurable.status, array[cardinality(p_ids)]));
-    with back as (
-        update gendurable.instance i
-        set status = 'runnable', worker = null, lease_expires_at = null, slot_no = null, woken = 1,
-            eligible_at = p_due,
-            -- it keeps its turn, also where it is not due at once: those behind it wait
-            lane_at = case when i.partition_key is not null then coalesce(i.lane_at, p_due) end,
-            attempt = i.attempt + p_crashed::int,
-            crashes = i.crashes + p_crashed::int,
-            unique_held = gendurable._unique_held(i.unique_held, i.unique_scope, 'runnable'),
-            updated_at = p_now
-        where i.id = any(p_ids)
-        returning i.queue
-    )
-    select count(*)::int, array_agg(distinct b.queue) into v_count, v_queues from back b;
-    if p_due <= p_now + gendurable._longest_poll() then
-        perform gendurable._wake(v_queues);
-    end if;
-    perform gendurable._keep_baton(v_keys, p_ids, p_now);
+    v_count := gendurable._to_runnable(p_ids, p_due, p_crashed, p_now);
+    perform gendurable._keep_batons(v_keys, p_ids, p_now);
     return v_count;
 end $$;
 
@@ -130,8 +275,10 @@ begin
     begin
         return gendurable._give_back(p_ids, p_now, p_due, false);
     exception
-        when transaction_rollback or object_not_in_prerequisite_state or data_exception or plpgsql_error
-            or integrity_constraint_violation or program_limit_exceeded then
+        when others or assert_failure then
+            if not gendurable._blames_row(sqlstate) then
+                raise;
+            end if;
             if v_half = 0 then
                 return 0;
             end if;

@@ -1,6 +1,6 @@
 -- What a session remembers of its claims, from one to the next: hints, lost with the session. They stand in one setting, {"":
--- [epoch us of its latest claim], queue: {priority: lane, "": [epoch us of the last look for priorities, what it walked, where
--- to go on, "{known priorities}"]}}; a lane is [[epoch us, id] of range 0, of range 1: up to where it was examined, epoch us of
+-- [epoch us of its latest claim], queue: {priority: floors, "": [epoch us of the last look for priorities, what it walked, where
+-- to go on, "{known priorities}"]}}; floors are [[epoch us, id] of range 0, of range 1: up to where it was examined, epoch us of
 -- the last full scan, what it walked, which range is first].
 -- Next: 090_end.
 
@@ -8,7 +8,7 @@ create or replace function gendurable._sealed(p_memory text) returns text
 language sql immutable parallel safe as $$
     -- Whoever sets the setting to something else has none: what bears its own hash was written here, and is read without a
     -- look at its shape.
-    select hashtextextended(p_memory, 7303)::text || ':' || p_memory
+    select hashtextextended(p_memory, gendurable._lock_of_scans())::text || ':' || p_memory
 $$;
 
 comment on function gendurable._sealed(text) is 'The memory as it stands in the setting gendurable.floor.';
@@ -24,14 +24,14 @@ $$;
 
 comment on function gendurable._opened(text) is 'What was sealed; what nobody here wrote is nothing.';
 
-create or replace function gendurable._recall() returns jsonb
+create or replace function gendurable._recall_memory() returns jsonb
 language sql stable parallel restricted as $$
     select gendurable._opened(current_setting('gendurable.floor', true))
 $$;
 
-comment on function gendurable._recall() is 'What this session remembers of its scans.';
+comment on function gendurable._recall_memory() is 'What this session remembers of its scans.';
 
-create or replace function gendurable._some_memory(p_memory jsonb, p_queues text[]) returns text
+create or replace function gendurable._cut_memory(p_memory jsonb, p_queues text[]) returns text
 language plpgsql immutable as $$
 declare
     v_text constant text := (
@@ -40,7 +40,7 @@ begin
     return case when octet_length(v_text) > gendurable._most_memory() then '{}' else v_text end;
 end $$;
 
-comment on function gendurable._some_memory(jsonb, text[]) is
+comment on function gendurable._cut_memory(jsonb, text[]) is
     'What is kept of too large a memory: that of the queues which are asked for now, and if that is too much, nothing.';
 
 create or replace function gendurable._past(p_us text, p_now_us bigint) returns bigint
@@ -81,6 +81,29 @@ comment on function gendurable._ration(bigint) is
     'Microseconds until something may be done again that walks so many index entries: 4 % of the time, and never later than two
 seconds.';
 
+create or replace function gendurable._is_full_due(p_since_us bigint, p_walked bigint, p_times int) returns boolean
+language sql immutable parallel safe as $$
+    select p_since_us >= p_times * greatest(gendurable._scan_pause_us(), gendurable._ration(p_walked))
+$$;
+
+comment on function gendurable._is_full_due(bigint, bigint, int) is
+    'Whether the last full scan, which walked so many entries, is longer ago than p_times the pause that belongs to that.';
+
+create or replace function gendurable._next_floor(
+    p_at_us bigint, p_at_id bigint, p_floor_us bigint, p_floor_id bigint, p_now_us bigint
+) returns jsonb
+language sql stable parallel safe as $$
+    select case
+        when p_at_us < p_floor_us then jsonb_build_array(p_floor_us, p_floor_id)
+        when p_at_us > p_now_us - gendurable._floor_margin_us()
+            then jsonb_build_array(greatest(p_now_us - gendurable._floor_margin_us(), 0), 0)
+        else jsonb_build_array(greatest(p_at_us, 0), p_at_id)
+    end
+$$;
+
+comment on function gendurable._next_floor(bigint, bigint, bigint, bigint, bigint) is
+    'The floor of a range behind a scan that examined it up to p_at: never lower, and never nearer to now than its margin.';
+
 create or replace function gendurable._may_look(p_known jsonb, p_now_us bigint) returns boolean
 language sql immutable parallel safe as $$
     -- where dead entries are held in the index, the look for priorities is rationed as a full scan is
@@ -90,7 +113,7 @@ $$;
 
 comment on function gendurable._may_look(jsonb, bigint) is 'Whether a claim may look for priorities that the session does not know.';
 
-create or replace function gendurable._next_priority(p_queue text, p_behind bigint, p_known int) returns int
+create or replace function gendurable._find_next_priority(p_queue text, p_behind bigint, p_known int) returns int
 language plpgsql as $$
 begin
     return (
@@ -102,14 +125,14 @@ begin
         limit 1);
 end $$;
 
-comment on function gendurable._next_priority(text, bigint, int) is
+comment on function gendurable._find_next_priority(text, bigint, int) is
     'The first priority of a queue behind another that has rows for a claim, before p_known, the next one that is known and has
 its own place to begin at.';
 
-create or replace function gendurable._next_lane(p_queue text, p_priority int, out queue text, out priority int)
+create or replace function gendurable._skip_to_next_priority(p_queue text, p_priority int, out queue text, out priority int)
 language plpgsql stable as $$
 begin
-    -- A skip scan: one probe of the claims' index a lane, whatever is in it and whatever priorities were ever used.
+    -- A skip scan: one probe of the claims' index a priority, whatever is in it and whatever priorities were ever used.
     select i.queue, i.priority into queue, priority
     from gendurable.instance i
     where i.eligible_at is not null and (i.queue, i.priority) > (p_queue, p_priority)
@@ -117,5 +140,5 @@ begin
     limit 1;
 end $$;
 
-comment on function gendurable._next_lane(text, int) is
+comment on function gendurable._skip_to_next_priority(text, int) is
     'The next queue and priority that have rows which somebody is to look at, now or later; null behind the last.';

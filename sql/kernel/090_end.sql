@@ -3,7 +3,7 @@
 -- numbers only grow, so a parent that has left a barrier is never in it again and no child can count twice.
 -- Invariant 4. Next: 095_present, what a worker sees of inbox and children.
 
-create or replace function gendurable._after_end(
+create or replace function gendurable._finish_ended(
     p_ids bigint[], p_done bigint[], p_parents bigint[], p_barriers bigint[], p_now timestamptz
 ) returns void
 language plpgsql as $$
@@ -19,60 +19,49 @@ begin
             perform pg_notify('gendurable_done', v_watched::text);    -- the same one twice is sent once
         end if;
     end loop;
-    perform gendurable._release_parents(p_parents, p_barriers, p_now);
+    perform gendurable._count_out_of_barriers(p_parents, p_barriers, p_now);
 end $$;
 
-comment on function gendurable._after_end(bigint[], bigint[], bigint[], bigint[], timestamptz) is
+comment on function gendurable._finish_ended(bigint[], bigint[], bigint[], bigint[], timestamptz) is
     'Drops the inboxes of instances that are done, tells who watches those that ended, and counts them out of their parents''
 barriers.';
 
-create or replace function gendurable._release_parents(
+create or replace function gendurable._count_out_of_barriers(
     p_parents bigint[], p_barriers bigint[], p_now timestamptz
 ) returns void
 language plpgsql as $$
 declare
-    v_queues text[];
+    v_ready bigint[];
 begin
     if p_parents is null then
         return;
     end if;
-    perform gendurable._take_keys(array_agg(p.id), array_agg('runnable'::gendurable.status))
-    from gendurable.instance p
-    where p.id = any(p_parents) and p.unique_scope is not null and p.status = 'awaiting_children'
-        and p.children_pending <= (
-            select count(*) from unnest(p_parents, p_barriers) e (id, barrier_no)
-            where e.id = p.id and e.barrier_no = p.claim_no);
     with ended as (
+        -- siblings of a batch are one update of their parent
         select e.parent_id, e.barrier_no, count(*)::int as count
         from unnest(p_parents, p_barriers) e (parent_id, barrier_no)
         where e.parent_id is not null and e.barrier_no is not null
         group by e.parent_id, e.barrier_no
-    ), parent as (
-        -- siblings of a batch are one update of their parent
+    ), waiting as (
         update gendurable.instance i
-        set children_pending = i.children_pending - e.count,
-            status = case when i.children_pending > e.count then i.status else 'runnable' end,
-            -- while it waits on, it may be due as the carrier of its key's baton
-            eligible_at = case when i.children_pending > e.count then i.eligible_at else p_now end,
-            lane_at = case when i.children_pending > e.count or i.partition_key is null then null else p_now end,
-            woken = case when i.children_pending > e.count then i.woken else 1 end,
-            updated_at = p_now,
-            unique_held = case
-                when i.children_pending > e.count then i.unique_held
-                else gendurable._unique_held(i.unique_held, i.unique_scope, 'runnable')
-            end
+        set children_pending = i.children_pending - e.count, updated_at = p_now
         from ended e
         where i.id = any(array[e.parent_id]) and i.claim_no = e.barrier_no and i.status = 'awaiting_children'
-        returning i.queue, i.status
+            and i.children_pending > e.count
     )
-    select array_agg(distinct p.queue) into v_queues from parent p where p.status = 'runnable';
-    perform gendurable._wake(v_queues);
+    select array_agg(i.id) into v_ready
+    from ended e
+    join gendurable.instance i on i.id = any(array[e.parent_id])
+    where i.claim_no = e.barrier_no and i.status = 'awaiting_children' and i.children_pending <= e.count;
+    if v_ready is not null then
+        perform gendurable._to_runnable(v_ready, p_now, false, p_now);
+    end if;
 end $$;
 
-comment on function gendurable._release_parents(bigint[], bigint[], timestamptz) is
+comment on function gendurable._count_out_of_barriers(bigint[], bigint[], timestamptz) is
     'Counts ended children out of the barriers that their parents wait in. Under the parents'' row locks.';
 
-create or replace function gendurable._end(
+create or replace function gendurable._end_outside(
     p_ids bigint[], p_status gendurable.status, p_error text, p_crashed boolean, p_now timestamptz
 ) returns int
 language plpgsql as $$
@@ -80,11 +69,11 @@ declare
     v_ended record;
 begin
     select * into v_ended from gendurable._write_end(p_ids, p_status, p_error, p_crashed, p_now);
-    perform gendurable._keep_baton(v_ended.keys, v_ended.ids, p_now);
+    perform gendurable._keep_batons(v_ended.keys, v_ended.ids, p_now);
     return coalesce(cardinality(v_ended.ids), 0);
 end $$;
 
-comment on function gendurable._end(bigint[], gendurable.status, text, boolean, timestamptz) is
+comment on function gendurable._end_outside(bigint[], gendurable.status, text, boolean, timestamptz) is
     'Ends instances from outside of a step. Under the locks of the rows, their parents and their keys.';
 
 create or replace function gendurable._write_end(
@@ -93,29 +82,16 @@ create or replace function gendurable._write_end(
 )
 language plpgsql as $$
 declare
-    v_parents bigint[];
-    v_barriers bigint[];
+    v_ended record;
 begin
-    perform gendurable._take_keys(p_ids, array_fill(p_status, array[cardinality(p_ids)]));
-    with ended as (
-        update gendurable.instance i
-        set status = p_status, last_error = coalesce(p_error, i.last_error), finished_at = p_now, updated_at = p_now,
-            eligible_at = null, lane_at = null, slot_no = null, worker = null, lease_expires_at = null,
-            crashes = i.crashes + p_crashed::int,
-            unique_held = gendurable._unique_held(i.unique_held, i.unique_scope, p_status)
-        where i.id = any(p_ids) and i.finished_at is null
-        returning i.id, i.parent_id, i.barrier_no, i.partition_key
-    )
-    select array_agg(e.id), array_agg(e.parent_id), array_agg(e.barrier_no),
-        array_agg(distinct e.partition_key) filter (where e.partition_key is not null)
-    into ids, v_parents, v_barriers, keys
-    from ended e;
-    perform gendurable._after_end(ids, null, v_parents, v_barriers, p_now);
+    v_ended := gendurable._to_ended(p_ids, p_status, p_error, p_crashed, p_now);
+    ids := v_ended.ids;
+    keys := v_ended.keys;
+    perform gendurable._finish_ended(ids, null, v_ended.parents, v_ended.barriers, p_now);
 end $$;
 
 comment on function gendurable._write_end(bigint[], gendurable.status, text, boolean, timestamptz) is
-    'Writes the end of instances that fail or are cancelled; the ids, and the keys whose batons are to be kept. Awaits,
-deadline and inbox stay, for gd_retry.';
+    'Ends instances, and tells their watchers and parents; the ids, and the keys whose batons are to be kept.';
 
 create or replace function gendurable._end_and_carry(
     p_ids bigint[], p_status gendurable.status, p_error text, p_now timestamptz
@@ -141,14 +117,14 @@ begin
         returning i.queue
     )
     select array_agg(distinct c.queue) into v_queues from carrier c;
-    perform gendurable._wake(v_queues);
+    perform gendurable._wake_sleepers(v_queues);
 end $$;
 
 comment on function gendurable._end_and_carry(bigint[], gendurable.status, text, timestamptz) is
     'Ends instances without the locks of their keys, and leaves each key a carrier of its baton. Under the locks of the
 rows and their parents.';
 
-create or replace function gendurable._fail(p_ids bigint[], p_error text, p_crashed boolean, p_now timestamptz) returns int
+create or replace function gendurable._end_failed(p_ids bigint[], p_error text, p_crashed boolean, p_now timestamptz) returns int
 language plpgsql as $$
 declare
     v_parents bigint[];
@@ -169,17 +145,17 @@ begin
         -- a claim may be lost in a crash of the server, but not an end of which others are told
         perform set_config('synchronous_commit', 'on', true);
     end if;
-    return gendurable._end(v_ids, 'failed', p_error, p_crashed, p_now);
+    return gendurable._end_outside(v_ids, 'failed', p_error, p_crashed, p_now);
 end $$;
 
-comment on function gendurable._fail(bigint[], text, boolean, timestamptz) is
+comment on function gendurable._end_failed(bigint[], text, boolean, timestamptz) is
     'Ends instances that no worker can have, but those whose parent is locked: the next claim does these. Under the locks of
 the rows and their keys.';
 
 create or replace function gendurable._end_crashed(p_ids bigint[], p_now timestamptz) returns int
 language plpgsql as $$
 begin
-    return gendurable._fail(p_ids, format('the worker was lost %s times in a row in this step (crash cap)',
+    return gendurable._end_failed(p_ids, format('the worker was lost %s times in a row in this step (crash cap)',
         gendurable._crash_cap()), true, p_now);
 end $$;
 

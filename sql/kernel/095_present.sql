@@ -19,12 +19,12 @@ end $$;
 
 comment on function gendurable._text_bytes(jsonb) is 'The length of a JSON value as text; null: it has no text, being too long.';
 
-create or replace function gendurable._carries() returns boolean
+create or replace function gendurable._carries_all() returns boolean
 language sql stable parallel safe as $$
     select pg_client_encoding() in (getdatabaseencoding(), 'SQL_ASCII')
 $$;
 
-comment on function gendurable._carries() is 'Whether this session can carry every text of the database as it is.';
+comment on function gendurable._carries_all() is 'Whether this session can carry every text of the database as it is.';
 
 create or replace function gendurable._can_carry(p_text text) returns boolean
 language plpgsql stable as $$
@@ -46,16 +46,16 @@ begin
     return (
         select sum(pg_column_size(s.payload)) > 8000 or bool_or(pg_column_compression(s.payload) is not null)
         from (
-            select s.payload from gendurable.signal s where s.instance_id = p_id order by s.id limit 1000
+            select s.payload from gendurable.signal s where s.instance_id = p_id order by s.id limit gendurable._most_signals()
         ) s);
 end $$;
 
 comment on function gendurable._has_large_inbox(bigint) is 'Whether it is worth to ask how long the text of an inbox is.';
 
-create or replace function gendurable._presented(p_id bigint, p_awaits text[]) returns bigint[]
+create or replace function gendurable._choose_presented(p_id bigint, p_awaits text[]) returns bigint[]
 language plpgsql stable as $$
 declare
-    v_most constant int := 1000;
+    v_most constant int := gendurable._most_signals();
     v_some bigint[];
 begin
     v_some := array(
@@ -79,12 +79,12 @@ begin
     return v_some;
 end $$;
 
-comment on function gendurable._presented(bigint, text[]) is 'The signals that a claim presents: 1,000 at most.';
+comment on function gendurable._choose_presented(bigint, text[]) is 'The signals that a claim presents: 1,000 at most.';
 
-create or replace function gendurable._inbox(p_id bigint, p_awaits text[]) returns jsonb
+create or replace function gendurable._present_inbox(p_id bigint, p_awaits text[]) returns jsonb
 language plpgsql stable as $$
 declare
-    v_some constant bigint[] := gendurable._presented(p_id, p_awaits);
+    v_some constant bigint[] := gendurable._choose_presented(p_id, p_awaits);
     v_left bigint := gendurable._most_bytes();
     v_whole bigint[] := '{}'::bigint[];
     v_inbox jsonb;
@@ -127,10 +127,10 @@ begin
     return coalesce(v_inbox, '[]');
 end $$;
 
-comment on function gendurable._inbox(bigint, text[]) is
+comment on function gendurable._present_inbox(bigint, text[]) is
     'The inbox as a claim presents it: 1,000 signals at most, and as many payloads as fit, those that are awaited first.';
 
-create or replace function gendurable._children(p_id bigint) returns jsonb
+create or replace function gendurable._present_children(p_id bigint) returns jsonb
 language plpgsql stable as $$
 declare
     v_left bigint := gendurable._most_bytes();
@@ -146,7 +146,7 @@ begin
             from gendurable.instance i
             where i.parent_id = p_id
             order by i.id
-            limit 10000
+            limit gendurable._most_children()
         ) c), true)
     then
         for v_one in
@@ -154,7 +154,7 @@ begin
             from gendurable.instance i
             where i.parent_id = p_id
             order by i.id
-            limit 10000
+            limit gendurable._most_children()
         loop
             -- what is stored in so many bytes is not even read
             if v_one.stored <= v_left then
@@ -182,10 +182,10 @@ begin
         from gendurable.instance i
         where i.parent_id = p_id
         order by i.id
-        limit 10000
+        limit gendurable._most_children()
     ) c;
     return coalesce(v_children, '[]');
 end $$;
 
-comment on function gendurable._children(bigint) is
+comment on function gendurable._present_children(bigint) is
     'The children as a claim presents them: the first 10,000, and as many states and results as fit.';

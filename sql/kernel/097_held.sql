@@ -7,7 +7,7 @@ create or replace function gendurable._find_held(
 )
 language plpgsql as $$
 declare
-    v_lane record;
+    v_level record;
     v_row record;
     v_range smallint := coalesce((p_place ->> 2)::smallint, 0::smallint);
     v_after timestamptz := timestamptz '-infinity';
@@ -18,12 +18,12 @@ begin
     claim_nos := '{}';
     looked := 0;
     if p_place is null then
-        select n.queue, n.priority into v_lane from gendurable._next_lane('', 0) n;
+        select n.queue, n.priority into v_level from gendurable._skip_to_next_priority('', 0) n;
     else
-        select p_place ->> 0 as queue, (p_place ->> 1)::int as priority into v_lane;
+        select p_place ->> 0 as queue, (p_place ->> 1)::int as priority into v_level;
         v_after := timestamptz 'epoch' + (p_place ->> 3)::bigint * interval '1 microsecond';
     end if;
-    while v_lane.queue is not null loop
+    while v_level.queue is not null loop
         while v_range <= 1 loop
             -- Held rows became due before what waits behind them: after many rows that nobody holds there are no more.
             v_unheld := 0;
@@ -32,7 +32,7 @@ begin
                 -- one range of the claims' index, in its order: it is left early
                 select i.id, i.eligible_at, i.status, i.worker, i.lease_expires_at, i.claim_no, i.updated_at
                 from gendurable.instance i
-                where i.queue = v_lane.queue and i.priority = v_lane.priority and i.woken = v_range
+                where i.queue = v_level.queue and i.priority = v_level.priority and i.woken = v_range
                     and i.eligible_at <= p_now and (i.eligible_at, i.id) > (v_after, v_after_id)
                 order by i.eligible_at, i.id
             loop
@@ -51,7 +51,7 @@ begin
                 end if;
                 if looked >= p_look or cardinality(ids) >= p_limit then
                     place := jsonb_build_array(
-                        v_lane.queue, v_lane.priority, v_range, gendurable._epoch_us(v_row.eligible_at), v_row.id);
+                        v_level.queue, v_level.priority, v_range, gendurable._epoch_us(v_row.eligible_at), v_row.id);
                     return;
                 end if;
             end loop;
@@ -60,11 +60,11 @@ begin
             v_after_id := 0;
         end loop;
         if looked >= p_look then
-            place := jsonb_build_array(v_lane.queue, v_lane.priority, v_range, 0, 0);
+            place := jsonb_build_array(v_level.queue, v_level.priority, v_range, 0, 0);
             return;
         end if;
         v_range := 0;
-        select n.queue, n.priority into v_lane from gendurable._next_lane(v_lane.queue, v_lane.priority) n;
+        select n.queue, n.priority into v_level from gendurable._skip_to_next_priority(v_level.queue, v_level.priority) n;
     end loop;
 end $$;
 

@@ -12,11 +12,14 @@ create type gendurable.status as enum (
 comment on type gendurable.status is
     'Where an instance stands; done, failed and cancelled are terminal.';
 
+-- Each of the following shapes is filled by one function of the same name in sql/kernel/005_shapes.sql, by names: what an
+-- attribute means stands there.
+
 -- One instance on its way in, after its JSON or its arguments were read and before defaults are filled in.
 create type gendurable.new_instance as (
     ord int, fsm text, version int, step text, state jsonb, queue text, priority int, partition_key text,
     unique_key text, unique_scope text[], eligible_at timestamptz, delay interval, rate_limit text,
-    weight double precision, max_attempts int, meta jsonb
+    weight double precision, max_attempts int, meta jsonb, attributes jsonb, expires_at timestamptz
 );
 
 -- One outcome on its way to the table. Reading the JSON fills it as far as the outcome itself tells;
@@ -27,13 +30,16 @@ create type gendurable.outcome as (
     eligible_at timestamptz, lane_at timestamptz, deadline_at timestamptz,
     awaits text[], childs jsonb, children int, result jsonb, error text, consume bigint[],
     rekey boolean, partition_key text, queue text, priority int, rate_limit text, weight double precision,
-    delayed boolean, keep boolean
+    delayed boolean, keep boolean,
+    inserts jsonb, signals jsonb, from_step text, from_state jsonb, journal jsonb, traceback text, attributes jsonb,
+    close_ms bigint
 );
 
 -- A due row that a claim has locked and still has to sort: hand out, give a slot, park, or end.
 create type gendurable.candidate as (
     id bigint, eligible_at timestamptz, status gendurable.status, crashes int, plain boolean,
-    partition_key text, slot_no int, lane_at timestamptz, heavy boolean, bare boolean
+    partition_key text, slot_no int, lane_at timestamptz, heavy boolean, bare boolean,
+    rate_limit text, weight double precision, place timestamptz, lined boolean
 );
 
 -- What a claim hands to a worker: the result of gd_claim and gd_claim_many, and the detail of a kept claim.

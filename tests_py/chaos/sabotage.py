@@ -57,9 +57,8 @@ DEFECTS = {
     # a parent goes on while one of its children has not ended
     "early release": Defect(
         "api/136_apply.sql",
-        "            if v_one.children = 0 then",
-        "            v_one.children := v_one.children - (v_one.children > 1)::int;\n"
-        "            if v_one.children = 0 then",
+        "    if v_one.children = 0 then",
+        "    v_one.children := v_one.children - (v_one.children > 1)::int;\n    if v_one.children = 0 then",
         ("barrier", "join"),
     ),
     # a claim waits for the rows that a client's transaction holds
