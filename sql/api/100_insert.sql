@@ -23,11 +23,24 @@ end $$;
 comment on function gd_insert(
     text, jsonb, text, int, text, int, text, text, text[], timestamptz, interval, text, double precision, int, jsonb
 ) is
-'Inserts one instance of machine p_fsm and returns its id, or null when p_unique_key is held by another instance.
-Defaults: what gd_register recorded for the machine''s highest version, else step start, version 1, queue default;
-priority 0 (lower runs earlier); due now. p_state and p_meta are JSON objects; p_delay and p_eligible_at exclude each
-other; p_unique_scope lists the statuses in which the key is held (default: all that are not terminal; empty: none).
-Raises GD501 for an invalid argument and GD502 for a rate limit that does not exist.';
+'Inserts one instance and returns its id, or null when another instance holds p_unique_key.
+
+  p_fsm: the machine''s name
+  p_state: a JSON object
+  p_step, p_version, p_queue: where it starts. Default: what gd_register recorded for the machine (its highest
+    version, or the version given), else step "start", version 1, queue "default"
+  p_priority: lower runs earlier; default 0
+  p_partition_key: at most one instance of a key executes at a time
+  p_unique_key, p_unique_scope: the key, and an array of the statuses in which it is held; default: all that are not
+    terminal. An empty array: none, and the key is no address
+  p_eligible_at, p_delay: when it is due: at a time, or after a delay; not both. A delay is added in UTC: a day is 24
+    hours, whatever the session''s time zone. At most 285,000 years. A past time is kept and counts for the order;
+    such a row is found within about a second. Default: now
+  p_rate_limit, p_weight: this version knows no rate limits: a name raises GD502
+  p_max_attempts: how often a step that raises is run in all; default: the machine''s, else 20
+  p_meta: a JSON object that is carried along unchanged and shown to every step
+
+Raises GD501 for an argument that is not valid, and GD502.';
 
 create or replace function gd_insert_many(p_instances jsonb) returns table (ord int, id bigint, created boolean)
 language plpgsql security definer set search_path = pg_catalog, pg_temp
@@ -49,10 +62,18 @@ begin
 end $$;
 
 comment on function gd_insert_many(jsonb) is
-'Inserts an array of objects with the keys fsm, state, step, version, queue, priority, partition_key, unique_key,
-unique_scope, eligible_at, delay_ms, rate_limit, weight, max_attempts, meta. One row a object: ord is its 0-based
-position; where its unique key is taken, id is the holder''s and created is false (the first in the input wins).
-Raises GD501 (naming the position) or GD502; then nothing is inserted.';
+'Inserts an array of objects in one statement: [{fsm, state, step, version, queue, priority, partition_key,
+unique_key, unique_scope, eligible_at, delay_ms, rate_limit, weight, max_attempts, meta}]. Only "fsm" is needed; an
+unknown key is a mistake. eligible_at is ISO 8601 with its zone, such as "2031-05-06T07:08:09Z"; any other text is
+refused, since what it means depends on the session. One row for each object:
+
+  ord: its place in the input, from 0
+  id: the new instance, or the one that holds the unique key; null in the rare case that the holder let the key go at
+    that very moment
+  created: false where the unique key is held; of two with the same key in one call the first in the input wins
+
+Any mistake raises GD501, naming the place, or GD502, and nothing is inserted. Two calls with the same new keys in
+different orders do not deadlock.';
 
 create or replace function gd_register(
     p_fsm text, p_version int, p_initial_step text, p_queue text = 'default', p_options jsonb = '{}'
@@ -90,8 +111,9 @@ begin
 end $$;
 
 comment on function gd_register(text, int, text, text, jsonb) is
-'Records a machine''s version: its initial step, its queue, and {"max_attempts": n}. They are the defaults of
-gd_insert for that machine (its highest version). Repeating it replaces the record. Raises GD501.';
+'Records the defaults of a machine''s version: its first step, its queue, and in the options {"max_attempts": n}. The
+engine does it at start for its machines; from then on gd_insert(''checkout'', ...) is enough from anywhere. Called
+again it replaces the record; unchanged, it writes nothing. Raises GD501.';
 
 create or replace function gd_find(p_unique_key text) returns bigint
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$

@@ -38,12 +38,27 @@ end $$;
 
 comment on function gd_claim(text, text, int, interval, jsonb) is
 'Starts up to p_limit due instances of a queue for p_worker, under a lease: commit, renew or release each before it
-ends, or it is handed out again with attempt + 1. claim_no is the proof of ownership that gd_commit asks for. Order:
-priority, then the time at which a row became due. No rows: nothing is due, or the queue is paused. signals is the
-unconsumed inbox [{id, name, payload, inserted_at}], childs the children [{id, fsm, status, state, result, last_error}]:
-16 MB of each at most, what is beyond that is null with the key "cut": true (gd_signals, gd_childs page it). A claim ends
-early when it holds 16 MB. An instance that cannot be handed out at all ends as failed.
-Needs READ COMMITTED (GD504); raises GD501.';
+ends, or it is due again and is handed out with attempt + 1. Order: priority, then the time of becoming due. No rows:
+nothing is due, or the queue is paused.
+
+  claim_no: the proof of ownership: an outcome names id and claim_no
+  attempt: 0 in the step''s first run
+  awaits: the names that the instance awaited, or null
+  timed_out: the deadline of the await has passed, and no awaited signal that counts has come
+  signals: the inbox, oldest first: [{id, name, payload, inserted_at}]; [] when empty. Past 1,000 signals: the
+    awaited names first, 1,000 in all. Payloads beyond 16 MB are null, with the key "cut": true; gd_signals pages
+    them
+  childs: the children by id: [{id, fsm, status, state, result, last_error}], the first 10,000; [] when there are
+    none. States and results beyond 16 MB are null, with the key "cut": true; gd_childs pages them. A last_error of
+    more than 8,000 bytes is cut to 2,000 characters and " ..."
+  meta: as given at the insert
+
+A claim ends early when it holds 16 MB of JSON of a queue; what it leaves is due as before. A row that is larger is
+handed out alone. One that cannot be handed out at all ends as "failed", with the reason in last_error: a state and
+meta of more than 256 MB as text, or, in a database of SQL_ASCII, text that is not valid in the client''s UTF8. Text
+that this session''s client_encoding cannot carry is left to sessions that can.
+
+There are no options yet: p_options must be empty. Needs READ COMMITTED (GD504); raises GD501.';
 
 create or replace function gd_claim_many(
     p_worker text, p_queues jsonb, p_lease interval = '60 seconds', p_options jsonb = '{}'
@@ -84,8 +99,8 @@ begin
 end $$;
 
 comment on function gd_claim_many(text, jsonb, interval, jsonb) is
-'gd_claim for several queues in one call: p_queues is {"queue": limit, ...}, at most so many rows of each.
-Needs READ COMMITTED (GD504); raises GD501.';
+'gd_claim for several queues in one round trip: {"default": 10, "checkout": 5} is at most so many rows of each. Needs
+READ COMMITTED (GD504); raises GD501.';
 
 create or replace function gendurable._need_claim(p_worker text, p_lease interval, p_options jsonb) returns void
 language plpgsql as $$

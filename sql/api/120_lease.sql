@@ -62,9 +62,10 @@ begin
 end $$;
 
 comment on function gd_heartbeat(text, jsonb, interval) is
-'Renews the leases of the claims [[id, claim_no], ...] and returns those that are lost: committed, cancelled, or claimed
-by another worker. A row that somebody has locked is not reported; once half of its lease has passed, its claim is
-renewed beside the row, so that nobody takes it over while its worker lives. Needs READ COMMITTED (GD504).';
+'Renews the leases of the claims [[id, claim_no], ...] and returns those that are lost: committed, cancelled, or taken
+over. An expired lease that nobody has taken over is renewed. A row that somebody has locked is not reported. Once
+half of its lease has passed, its claim is renewed beside the row: nobody takes it over while its worker sends
+heartbeats, however long the lock is held. Needs READ COMMITTED (GD504); raises GD501.';
 
 create or replace function gd_release(p_worker text, p_claims jsonb, p_delay interval = '0') returns int
 language plpgsql security definer
@@ -116,10 +117,10 @@ begin
 end $$;
 
 comment on function gd_release(text, jsonb, interval) is
-'Gives claims [[id, claim_no], ...] back, due after p_delay, without burning an attempt; null: all that p_worker holds
-(which reads the due rows of each priority until 1,000 in a row are held by nobody). Returns how many were given back: not
-those that are lost, nor those that somebody''s open transaction holds, nor rows of more than 500 keys in one call (they
-wait for their lease, or for the next call). Needs READ COMMITTED (GD504).';
+'Gives claims [[id, claim_no], ...] back, due after p_delay, without burning an attempt; null: all that p_worker
+holds, for which it reads the due rows of each priority until 1,000 in a row are held by nobody. Returns how many.
+Left to their lease, or to the next call: what somebody''s open transaction holds, and rows of more than 500 keys in
+one call. Needs READ COMMITTED (GD504); raises GD501.';
 
 create or replace function gendurable._parse_claims(p_claims jsonb)
 returns table (id bigint, claim_no bigint)

@@ -55,12 +55,18 @@ begin
 end $$;
 
 comment on function gd_commit(text, jsonb, interval) is
-'Commits outcomes of claimed instances in one transaction, and answers for each: ok; stale (the claim is not this one
-any more, or the same claim stands twice in the batch; nothing was written); busy (another transaction holds a lock;
-nothing was written, send it again); rejected (the outcome is not valid: detail.message, detail.sqlstate; nothing was
-written and the claim still stands). It waits for nobody. With keep, detail is the next claim, or null when it was
-given back. Kinds: next, replay, await, schedule_childs, done, stop, error. Needs READ COMMITTED (GD504); raises GD501
-where the call itself is not valid.';
+'Commits outcomes of claimed instances in one transaction, and answers for each, by its place ord, with a result:
+
+  ok: committed. detail is null, but for "keep", where it is the next claim, or null when that was given back
+  stale: the claim is not this one any more, or the batch names it twice; nothing was written
+  busy: another transaction holds a lock that this outcome needs; nothing was written, send it again
+  rejected: the outcome is not valid; detail says why (message, sqlstate). Nothing was written and the claim stands:
+    commit another outcome, normally "error"
+
+One bad outcome does not disturb its neighbours. The call waits for nobody: what is locked elsewhere is answered
+"busy" after some ten milliseconds at most. p_lease is the new lease of kept claims. Kinds of outcomes: "next",
+"replay", "await", "schedule_childs", "done", "stop", "error". Needs READ COMMITTED (GD504); raises GD501 when
+p_outcomes is no array, and class 22 errors of the JSON itself (U+0000) before anything is looked at.';
 
 create or replace function gd_commit_one(p_worker text, p_outcome jsonb) returns void
 language plpgsql security definer
@@ -110,9 +116,9 @@ begin
 end $$;
 
 comment on function gd_commit_one(text, jsonb) is
-'Commits one outcome inside the caller''s own transaction, together with the step''s business writes. Waits for locks.
-Raises GD505 when the claim is lost and the reason when the outcome is not valid, so that all of it rolls back.
-keep is not honoured here. Needs READ COMMITTED (GD504).';
+'Commits one outcome inside the caller''s own transaction, together with the writes of the step. It waits for locks.
+It raises GD505 when the claim is lost, and the reason when the outcome is not valid, so that all of it rolls back.
+"keep" is not honoured. Needs READ COMMITTED (GD504).';
 
 create or replace function gendurable._commit_outcomes(
     p_worker text, p_outcomes gendurable.outcome[], p_lease interval, p_now timestamptz

@@ -15,9 +15,13 @@ begin
 end $$;
 
 comment on function gd_signal(bigint, text, jsonb, text) is
-'Sends a signal to an instance. delivered: it is in the inbox, until an outcome consumes it or the instance ends.
-duplicate: the instance has had p_dedup_key before. no_target: there is no such instance, or it has ended.
-Waits for another transaction that is ending or signalling the instance. Raises GD501.';
+'Sends a signal to an instance.
+
+  delivered: it is in the inbox, until an outcome uses it up or the instance ends
+  duplicate: the instance has had this p_dedup_key before
+  no_target: there is no such instance, or it has ended
+
+It never waits for a running step, only for another transaction that is writing this instance''s row. Raises GD501.';
 
 create or replace function gd_signal(
     p_unique_key text, p_name text, p_payload jsonb = 'null', p_dedup_key text = null
@@ -47,8 +51,9 @@ begin
 end $$;
 
 comment on function gd_signal(text, text, jsonb, text) is
-'gd_signal to the instance that holds the unique key; no_target where nobody does. An untyped id ends up here, too: a
-key that nobody holds and that is the id of an instance which has not ended raises GD501. So do invalid arguments.';
+'gd_signal to the instance that holds the unique key; "no_target" where nobody does. An id that is quoted, or that a
+driver sends without a type, ends up here, too: a key that nobody holds and that is the id of an instance which has
+not ended raises GD501. So do invalid arguments. Keys that are digits only are better given a prefix.';
 
 create or replace function gendurable._need_signal(p_name text, p_dedup_key text) returns void
 language plpgsql as $$
@@ -134,5 +139,6 @@ begin
 end $$;
 
 comment on function gd_signals(bigint, bigint, int) is
-'The inbox of an instance by id: signals that no committed step has used up, up to p_limit of those behind p_after. A
-claim presents 1,000 of them, with 16 MB of payloads. No rows: it has none. Raises GD501.';
+'The inbox of an instance by id, up to p_limit of those behind p_after: a page at a time, for inboxes with more than a
+claim hands out (1,000 signals, 16 MB of payloads). A signal can be used up without having been read. No rows: it has
+none. Raises GD501.';

@@ -16,4 +16,5 @@ begin
 end $$;
 
 comment on function gd_childs(bigint, bigint, int) is
-'The children of an instance by id, up to p_limit of those behind p_after. No rows: it has none. Raises GD501.';
+'The children of an instance by id, up to p_limit of those behind p_after: a page at a time, for parents with more
+than a claim hands out. No rows: it has none. Raises GD501.';

@@ -30,7 +30,7 @@ begin
 end $$;
 
 comment on function gd_set_key_limit(text, int) is
-'Lets p_limit instances execute at once for each partition key "prefix" or "prefix:..."; null: one again. The longest
-matching prefix decides; 2147483647 is no limit. Works at once for what waits; what executes above a lowered limit
-finishes. Waits for nobody''s open transaction, but for one that is setting this very limit (55P03 after a second).
-Raises GD501, GD504.';
+'How many instances may execute at once for each partition key "prefix" or "prefix:..."; the longest prefix that fits
+decides. Null: one again; 2147483647: no limit. Works at once for what waits; what executes above a lowered limit
+finishes. Waits as gd_pause_queue does; another that sets this very limit is met with 55P03 after a second. Raises
+GD501, GD504.';

@@ -78,11 +78,16 @@ begin
 end $$;
 
 comment on function gd_sleep(text, text[]) is
-'Marks this session as asleep on the queues, until gd_wake or its end: whoever makes a row due in them sends a
-notification "gendurable" with the queue''s name. Call it on the connection that listens, then claim once more.
-next_due: when the next delayed row or deadline of the queues is due (null: none). horizon: writers older than this
-transaction id may have looked before; poll until pg_snapshot_xmin(pg_current_snapshot()) has reached it, then ask again.
-Raises GD501, GD504.';
+'Marks this session as asleep on the queues, until gd_wake or its end: while it is, whoever makes a row due in them
+sends a notification "gendurable" with the queue''s name. Call it on the connection that has done "LISTEN
+gendurable", claim once more, then wait.
+
+  next_due: when the next delayed row or deadline is due (null: none)
+  horizon: writers older than this transaction id may have looked before you slept; poll until
+    pg_snapshot_xmin(pg_current_snapshot()) >= horizon, then call gd_sleep again for the next due time (they may have
+    written for later) and claim once more
+
+Each call is followed by a claim: what is due by then is not in next_due. Needs READ COMMITTED (GD504); raises GD501.';
 
 create or replace function gd_wake(p_worker text) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$

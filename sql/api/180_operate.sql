@@ -42,9 +42,10 @@ begin
 end $$;
 
 comment on function gd_cancel(bigint, text, boolean) is
-'Ends an instance as cancelled (p_reason, cut at 8,000 characters, becomes its last_error), with p_cascade also all its
-descendants, however many. A running step''s commit is answered stale; its parent''s barrier and its key are released.
-Its inbox stays for gd_retry. false: it has ended already. Raises GD503, GD504. Waits for locks.';
+'Ends an instance as "cancelled", with p_cascade all its descendants as well, however many: beyond 500 partition keys,
+ended rows stay due for a moment and pass their keys on. p_reason, cut at 8,000 characters, becomes its last_error.
+The outcome of a running step will be "stale"; the key and the parent''s barrier are released. Its inbox stays for
+gd_retry. False: it has ended already. Waits for locks. Raises GD503, GD504.';
 
 create or replace function gd_retry(p_id bigint, p_step text = null, p_state jsonb = null) returns boolean
 language plpgsql security definer
@@ -95,9 +96,10 @@ begin
 end $$;
 
 comment on function gd_retry(bigint, text, jsonb) is
-'Makes a failed or cancelled instance runnable again, at p_step (default: where it ended) with p_state (default: its
-own), attempt 0. It has the signals that no step had used up; where it ended, the step is shown them as it was then. Its parent waits for it again only if it still waits in that barrier. false: it has not failed, or
-its unique key is taken. Raises GD501, GD503, GD504. Waits for locks.';
+'Makes a failed or cancelled instance run again, at p_step (default: where it ended), with p_state (default: its own),
+attempt 0. It has the signals that no step had used up; where it ended, the step is shown the same awaits, signals
+and timed_out once more. Its parent waits for it again only if it still waits in that barrier. False: it is neither
+failed nor cancelled, or its unique key is taken. Waits for locks. Raises GD501, GD503, GD504.';
 
 create or replace function gd_reschedule(p_id bigint, p_eligible_at timestamptz) returns boolean
 language plpgsql security definer
@@ -140,7 +142,7 @@ end $$;
 
 comment on function gd_reschedule(bigint, timestamptz) is
 'Moves when a runnable instance is due (also one that waits in its key: its place moves too), or the deadline of an
-await. false: it is in no such status now. Raises GD501, GD503, GD504. Waits for locks.';
+await. False: it is in neither status. Waits for locks. Raises GD501, GD503, GD504.';
 
 create or replace function gd_pause_queue(p_queue text) returns void
 language plpgsql security definer
@@ -169,8 +171,9 @@ begin
 end $$;
 
 comment on function gd_pause_queue(text) is
-'Stops handing out instances of the queue; running steps go on and commit. Waits for nobody''s open transaction, but for
-one that pauses or resumes this very queue (55P03 after a second). Raises GD501, GD504.';
+'Stops handing out instances of the queue; running steps go on and commit. Waits for nobody''s open transaction, but
+for a fifth of a second where one holds a partition key; another that pauses or resumes this very queue is met with
+55P03 after a second. Raises GD501, GD504.';
 
 create or replace function gd_resume_queue(p_queue text) returns void
 language plpgsql security definer
@@ -194,7 +197,8 @@ begin
     perform gendurable._wake_sleepers(array[p_queue]);
 end $$;
 
-comment on function gd_resume_queue(text) is 'Ends a pause; workers are woken. Waits as gd_pause_queue does. Raises GD501, GD504.';
+comment on function gd_resume_queue(text) is
+'Ends a pause; workers are woken. Waits as gd_pause_queue does. Raises GD501, GD504.';
 
 create or replace function gendurable._cancel_instances(p_ids bigint[], p_keys text[], p_reason text, p_now timestamptz) returns void
 language plpgsql as $$

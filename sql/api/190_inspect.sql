@@ -9,7 +9,8 @@ begin
 end $$;
 
 comment on function gd_result(bigint) is
-'Status, result (of done) and last error of an instance. No row: there is no such instance.';
+'How an instance stands: its status, the result (of "done") and the last error. No row: there is no such instance (any
+more).';
 
 create or replace function gd_watch(p_id bigint) returns text
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
@@ -36,8 +37,9 @@ begin
 end $$;
 
 comment on function gd_watch(bigint) is
-'The status now; null: no such instance. Unless it is terminal, a notification gendurable_done with the id is sent
-when the instance ends: LISTEN gendurable_done first, call this in a transaction of its own, then wait.';
+'The status now; null: no such instance. Unless it is terminal, a notification "gendurable_done" with the id as
+payload is sent when the instance ends. "LISTEN gendurable_done" first, call this in a transaction of its own, then
+wait.';
 
 create or replace function gd_version() returns text
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$

@@ -46,12 +46,19 @@ begin
 end $$;
 
 comment on function gd_maintain(interval) is
-'All housekeeping in one bounded call: takes expired claims back, removes instances that ended longer than p_retention
-ago, repairs keys, and what a clock wrote that was set back since. Each part by itself: one that fails is told in "errors"
-({part: {sqlstate, message}}, for rows that could not be removed with "rows"), and the others are done. "more": there is
-more to do now, call again. {"ran": false} where another session is at it, or has locked the table; "repaired" counts rows of keys
-that waited for nobody, and anything but 0 is a defect worth a report; "shifted": rows with times in the future. For every
-dispatcher and for pg_cron, as often as wanted. Waits for nobody. Needs READ COMMITTED (GD504); raises GD501.';
+'All upkeep in one bounded call: takes expired claims back, removes instances that ended longer than p_retention ago,
+repairs keys, and what a clock wrote that was set back since. Each part by itself: one that fails is told in
+"errors", and the others are done. For every dispatcher and for pg_cron, as often as wanted. It answers with an
+object:
+
+  ran: false where another session is at it, or has locked the table; nothing was done
+  reaped, removed: claims that were taken back; instances that were removed
+  repaired: rows of keys that waited for nobody: anything but 0 is a defect worth a report
+  shifted: rows with times in the future
+  more: there is more to do now, call again
+  errors: {part: {sqlstate, message}}, with "rows" besides for rows that could not be removed
+
+Waits for nobody. Needs READ COMMITTED (GD504); raises GD501.';
 
 create or replace function gd_reap(p_limit int = 1000) returns int
 language plpgsql security definer
@@ -69,10 +76,12 @@ begin
 end $$;
 
 comment on function gd_reap(int) is
-'Takes back up to p_limit claims whose lease has expired: due again now, with attempt + 1 and their key''s slot freed;
-after 20 lost claims in a row an instance ends as failed. Returns how many. A call looks at 20,000 rows and takes the
-locks of 500 keys at most, and the next one goes on there; a priority''s walk ends after 1,000 rows in a row that nobody
-holds. Locked rows, and rows that cannot be given back now, are left for a later call. Needs READ COMMITTED (GD504).';
+'Takes back up to p_limit claims whose lease has expired: due again now, attempt + 1, their key''s slot freed; after
+20 lost claims in a row an instance ends as "failed". Claims do the same by the way, so this is for keys whose holder
+sits in a queue that is paused or not served; gd_maintain calls it. Returns how many. Locked rows, claims renewed
+beside their row, and rows that cannot be given back now are left for a later call. A call looks at 20,000 rows and
+takes the locks of 500 keys at most, and the next one goes on there; a priority''s walk ends after 1,000 rows in a
+row that nobody holds. Needs READ COMMITTED (GD504); raises GD501.';
 
 create or replace function gd_gc(p_retention interval = '7 days', p_limit int = 2000) returns int
 language plpgsql security definer
@@ -94,10 +103,11 @@ begin
 end $$;
 
 comment on function gd_gc(interval, int) is
-'Removes up to p_limit instances that ended longer than p_retention ago, with their inboxes and remembered signal keys;
-never a child whose parent has not ended. A retention beyond all timestamps keeps everything. Returns how many: 0 where
-another session is at it. A call looks at 20,000 rows or p_limit, and the next one goes on there: what cannot be removed
-(locked, or a foreign key of yours refers to it) is passed over. Needs READ COMMITTED (GD504); raises GD501.';
+'Removes up to p_limit instances that ended longer than p_retention ago, with their inboxes and remembered signal
+keys; never a child whose parent has not ended. A retention beyond all timestamps keeps everything. Returns how many:
+0 where another session is at it. A call looks at 20,000 rows or p_limit, and the next one goes on there: what cannot
+be removed (locked, or a foreign key of yours refers to it) is passed over. Needs READ COMMITTED (GD504); raises
+GD501.';
 
 create or replace function gendurable._need_retention(p_retention interval) returns void
 language plpgsql as $$

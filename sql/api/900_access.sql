@@ -18,9 +18,14 @@ begin
 end $$;
 
 comment on function gd_grant(regrole, text) is
-'Grants a role what a profile needs, and remembers it: an upgrade gives the role what is new. client: insert, signal,
-results. worker: client''s, claiming, committing, upkeep. operator: client''s, the views, cancel, retry, pause, limits,
-upkeep. reader: the views and results. Profiles add up. Raises GD501, and GD502 for an unknown profile.';
+'Gives a role the rights of a profile, and remembers it: an upgrade gives the role what is new. Profiles add up.
+
+  client: insert, signal, results
+  worker: what a client may, claiming, committing, upkeep
+  operator: what a client may, the views, cancel, retry, pause, limits, upkeep
+  reader: the views and results
+
+Raises GD501, and GD502 for an unknown profile.';
 
 create or replace function gendurable._grant_profile(p_schema text, p_role oid, p_profile text) returns void
 language plpgsql as $$

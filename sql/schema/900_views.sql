@@ -12,8 +12,35 @@ with i as not materialized (
 
 select i.* from i;
 
-comment on view gd_instances is
-'Every instance. eligible_at: when a worker looks at it next; null while it is parked, waits in its key, or has ended.';
+comment on view gd_instances is 'Every instance.';
+
+comment on column gd_instances.id is 'how all functions call it';
+comment on column gd_instances.fsm is 'the machine''s name';
+comment on column gd_instances.fsm_version is 'the machine''s version, that of the insert';
+comment on column gd_instances.step is 'the step that runs now or next, or where it ended';
+comment on column gd_instances.status is
+'"runnable", "executing", "awaiting_signal", "awaiting_children", "done", "failed" or "cancelled"';
+comment on column gd_instances.queue is 'where workers look for it';
+comment on column gd_instances.priority is 'lower runs earlier';
+comment on column gd_instances.eligible_at is
+'when a worker looks at it next; null while it is parked, waits in its key, or has ended';
+comment on column gd_instances.attempt is '0 in the step''s first run';
+comment on column gd_instances.crashes is 'how often in a row its claim was lost; at 20 it ends as "failed"';
+comment on column gd_instances.worker is 'who holds its claim, null: nobody';
+comment on column gd_instances.lease_expires_at is 'when that claim is taken back, unless it is renewed or committed';
+comment on column gd_instances.awaits is 'the names of the signals that it awaits, or awaited when its step was woken';
+comment on column gd_instances.partition_key is
+'at most one instance of a key executes at a time, or as many as gd_set_key_limit says';
+comment on column gd_instances.unique_key is 'as given at the insert, whether it is held now or not';
+comment on column gd_instances.parent_id is 'whose child it is';
+comment on column gd_instances.children_pending is 'how many children its barrier still waits for';
+comment on column gd_instances.state is 'what the next step gets';
+comment on column gd_instances.result is 'of one that is "done"';
+comment on column gd_instances.last_error is 'why it failed or was cancelled, or why its step was run again';
+comment on column gd_instances.meta is 'as given at the insert';
+comment on column gd_instances.inserted_at is 'when it was inserted';
+comment on column gd_instances.updated_at is 'when its row was written last';
+comment on column gd_instances.finished_at is 'when it ended';
 
 -- Counted range by range of the claims' index, each count cut at 100,000, so that a look never reads the whole table.
 create view gd_queues as
@@ -101,10 +128,17 @@ cross join lateral (
 ) p;
 
 comment on view gd_queues is
-'Every queue that has or had instances or is paused. due: a worker may take it now; delayed: due later (a delay, a
-back-off, a deadline); executing: under a claim; parked: waiting for a signal, for children or in its key. A queue with
-due rows, nothing executing and an old oldest_due_at is one that nobody serves, and it holds up the keys of its rows.
-Each count is exact up to 100,000 and cut there.';
+'Every queue that has or had instances, or is paused. Counted through the indexes; each count is exact up to 100,000
+and cut there. A queue with due rows, nothing executing and an old oldest_due_at is one that nobody serves, and it
+holds up the keys of its rows.';
+
+comment on column gd_queues.queue is 'its name';
+comment on column gd_queues.due is 'a worker may take it now';
+comment on column gd_queues.delayed is 'due later: a delay, a back-off, a deadline';
+comment on column gd_queues.executing is 'under a claim';
+comment on column gd_queues.parked is 'waits for a signal, for children or in its key';
+comment on column gd_queues.oldest_due_at is 'since when the first of the due ones waits';
+comment on column gd_queues.paused is 'gd_pause_queue has stopped it';
 
 create view gd_workers as
 select h.worker, count(*) as executing, to_timestamp(min(h.claim_no)::double precision / 1000000::double precision) as oldest_claim_at
@@ -137,6 +171,9 @@ cross join lateral (
 where h.status = 'executing'
 group by h.worker;
 
-comment on view gd_workers is
-'Who holds claims now, how many, and since when (a claim''s number is its time). It reads the 100,000 oldest due rows
-of each queue and priority.';
+comment on view gd_workers is 'Who holds claims now. It reads the 100,000 oldest due rows of each queue and priority.';
+
+comment on column gd_workers.worker is 'the label that the claims were made with';
+comment on column gd_workers.executing is 'how many claims it holds';
+comment on column gd_workers.oldest_claim_at is
+'since when it holds the oldest of them (a claim''s number is its time)';
