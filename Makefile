@@ -13,7 +13,7 @@ PG_CONFIG ?= pg_config
 export PG_CONFIG
 
 .DEFAULT_GOAL := build
-.PHONY: build help lint fmt test test-sql test-py test-matrix chaos installcheck demo bench bench-long clean
+.PHONY: build help docs lint fmt test test-sql test-py test-matrix chaos installcheck demo bench bench-long clean
 
 # PGXS defines targets such as all, clean and check, so it is read only when it is to install.
 ifneq ($(filter install uninstall installdirs,$(MAKECMDGOALS)),)
@@ -52,7 +52,10 @@ $(GD_VENV)/.test: $(GD_VENV)/.run
 	$(GD_RUN) -m pip install --quiet --disable-pip-version-check -e '.[embedded,cli,otel,test]'
 	@touch $@
 
-lint: build $(GD_VENV)/.test ## ruff, mypy --strict, sqlfluff, plpgsql_check
+docs: build $(GD_VENV)/.test ## Write docs/sql.md from the comments in sql/ and docs/templates/sql.md
+	@$(GD_RUN) tools/reference.py
+
+lint: build $(GD_VENV)/.test ## ruff, mypy --strict, sqlfluff, plpgsql_check; whether docs/sql.md is what make docs writes
 	@$(GD_RUN) tools/run_tests.py lint
 
 fmt: $(GD_VENV)/.test ## Let ruff reformat the Python files

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,6 +85,12 @@ class SqlServer:
         return dsn
 
 
+def prepare() -> None:
+    if not os.environ.get("GENDURABLE_TEST_DSN"):
+        _server.forget_libpq()
+    _server.build_scripts()
+
+
 def local_installation() -> _cluster.Installation | None:
     try:
         found = _cluster.Installation.of(os.environ.get("PG_CONFIG", "pg_config"))
@@ -93,12 +99,14 @@ def local_installation() -> _cluster.Installation | None:
     return found if (found.bindir / "postgres").exists() else None
 
 
-def sql_servers() -> Iterator[SqlServer]:
+def sql_servers() -> Generator[SqlServer, None, None]:
     """One after the other, each stopped before the next one starts."""
     if os.environ.get("GENDURABLE_TEST_DSN"):
         server = _server.KINDS["dsn"]()
-        yield SqlServer(server, None)
-        server.drop_template()
+        try:
+            yield SqlServer(server, None)
+        finally:
+            server.drop_template()
         return
     local = local_installation()
     # pgTAP is only SQL: the files of the local PostgreSQL serve the others too.
@@ -185,6 +193,12 @@ def run_plpgsql_check(count: Count) -> None:
     for function, level, line, message, *more in findings:
         print(f"{function} line {line}: {level}: {'; '.join([message, *filter(None, more)])}")
     count.add("plpgsql_check", *((1, 0) if not findings else (0, 1)))
+
+
+def run_reference(count: Count) -> None:
+    """A process of its own: it is a program as well, make docs, and takes its server from here."""
+    done = subprocess.run([sys.executable, ROOT / "tools" / "reference.py", "--check"], cwd=ROOT, check=False)
+    count.add("docs/sql.md", *((1, 0) if done.returncode == 0 else (0, 1)))
 
 
 # -- SQL tests
@@ -326,13 +340,12 @@ def main() -> int:
     if unknown := set(suites) - {"lint", "sql", "py"}:
         parser.error(f"unknown suite: {', '.join(sorted(unknown))}")
     arguments = sys.argv[at + 1 :]
-    if not os.environ.get("GENDURABLE_TEST_DSN"):
-        _server.forget_libpq()
-    _server.build_scripts()
+    prepare()
     count = Count()
     if "lint" in suites:
         run_linters(count)
         run_plpgsql_check(count)
+        run_reference(count)
     if "sql" in suites:
         run_sql(count, arguments)
     if "py" in suites:
