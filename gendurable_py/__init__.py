@@ -1,9 +1,9 @@
 """Durable state machines in Postgres: machines, calls and the engine. ``import gendurable_py as gd``."""
 
-from ._job import Job, job
-from ._rows import Claim, Committed, Inserted, Result, Sleep
-from ._waiting import wait
-from .calls import (
+from .machine.job import Job, job
+from .calls.rows import Claim, Committed, Inserted, Result, Sleep
+from .calls.waiting import wait
+from .calls.working import (
     cancel,
     childs,
     claim,
@@ -33,7 +33,7 @@ from .calls import (
     wake,
     watch,
 )
-from .context import Context
+from .machine.context import Context
 from .engine import Engine
 from .errors import (
     ClaimLost,
@@ -44,9 +44,9 @@ from .errors import (
     VersionMismatch,
     WrongIsolation,
 )
-from .fsm import FSM, step
+from .machine.fsm import FSM, step
 from .install import install, uninstall, upgrade
-from .outcome import (
+from .machine.outcome import (
     UNSET,
     Await,
     Cancel,

@@ -11,19 +11,19 @@ from typing import Any, Self
 
 import psycopg
 
-from . import calls
-from ._codec import Seconds, interval
-from ._committer import Committer
-from ._encode import kind_of
-from ._executor import Executor
-from ._feeder import Feeder
-from ._fork import parted
-from ._held import Held, worker_name
-from ._life import Life
-from ._link import Link, conninfo
+from .calls import working
+from .machine.codec import Seconds, interval
+from .dispatch.committer import Committer
+from .machine.encode import kind_of
+from .dispatch.executor import Executor
+from .dispatch.feeder import Feeder
+from .dispatch.fork import parted
+from .dispatch.held import Held, worker_name
+from .dispatch.life import Life
+from .dispatch.link import Link, conninfo
 from ._log import logger
-from ._offload import counted
-from ._options import (
+from .dispatch.offload import counted
+from .dispatch.arguments import (
     Options,
     autoload_of,
     dsn_of,
@@ -36,17 +36,17 @@ from ._options import (
     seconds,
     whole,
 )
-from ._pooled import Shared
-from ._process import drive, frozen, need_thread_of_its_own
-from ._services import Pulse, Services, Upkeep, late_limit
-from ._telemetry import Emitter, OnEvent
-from ._wakeup import Sleeper
-from ._watch import Watch
-from ._work import Work, about
+from .dispatch.pooled import Shared
+from .dispatch.process import drive, frozen, need_thread_of_its_own
+from .dispatch.services import Pulse, Services, Upkeep, late_limit
+from .telemetry.instrument import Emitter, OnEvent
+from .dispatch.sleeper import Sleeper
+from .dispatch.watch import Watch
+from .dispatch.work import Work, about
 from .errors import VersionMismatch
 from .install import require_release
 from .install import version as package_version
-from .outcome import MachineLike
+from .machine.outcome import MachineLike
 
 __all__ = ["Engine", "OnEvent"]
 
@@ -66,7 +66,7 @@ class Engine:
         autoload: packages from which an unknown default name may be imported; None: those of the machines.
         lease_ttl: how long a claim lives without a heartbeat; heartbeat_interval: how often all are renewed.
         poll_interval, max_poll_interval: looking for work while idle, and the ceiling of its doubling.
-        reap_interval: how often `calls.maintain` is called; None: not on this node. retention: what it keeps.
+        reap_interval: how often `working.maintain` is called; None: not on this node. retention: what it keeps.
         prefetch: rows claimed beyond the free slots. min_demand: do not claim for fewer free slots.
         drain_timeout: how long running steps may take to finish once it is told to stop.
         run_ahead: keep the claim across `Next`, so that an instance's steps follow each other without a claim.
@@ -86,7 +86,7 @@ class Engine:
         poll_interval: Seconds = 1,
         max_poll_interval: Seconds = 5,
         reap_interval: Seconds | None = 30,
-        retention: Seconds = calls.RETENTION,
+        retention: Seconds = working.RETENTION,
         prefetch: int = 0,
         min_demand: int = 1,
         drain_timeout: Seconds = 5,
@@ -254,7 +254,7 @@ class Engine:
     async def _introduce(self) -> None:
         """Check the versions, register the machines, listen: what fails here fails the start."""
         try:
-            installed = await self._commits.insist(calls.version)
+            installed = await self._commits.insist(working.version)
         except psycopg.errors.UndefinedFunction as error:
             raise VersionMismatch(
                 "gendurable is not in this database, or not on the search_path of this connection",
@@ -262,7 +262,7 @@ class Engine:
             ) from error
         require_release(installed, package_version())
         for spec in self._specs:
-            await self._commits.insist(calls.register, spec.cls)
+            await self._commits.insist(working.register, spec.cls)
             _ = spec.steps, spec.codec  # a class that cannot be used is told now, not at its first row
         await self._beats.open()
         await self._claims.open()

@@ -27,18 +27,20 @@ import psycopg
 from psycopg import pq
 from pydantic import JsonValue
 
-from . import _calls, calls, embedded
-from ._call import About, Pause, Run, Script, Statement, nothing, script
-from ._codec import dumps
-from ._perform import perform, perform_async
-from ._refused import refuse
-from ._registry import lookup
-from ._rows import Answer, Instance
-from ._work import Work
-from .context import ClaimRow, Context
+from .calls import dispatching
+from .calls import working
+from .embedded import server
+from ._statement import About, Pause, Run, Script, Statement, nothing, script
+from .machine.codec import dumps
+from .dispatch.perform import perform, perform_async
+from .dispatch.answers import refuse
+from .machine.registry import lookup
+from .calls.rows import Answer, Instance
+from .dispatch.work import Work
+from .machine.context import ClaimRow, Context
 from .errors import InvalidArgument, UnknownInstance, from_sqlstate
-from .fsm import Spec, spec_of
-from .outcome import MachineLike, Signal
+from .machine.fsm import Spec, spec_of
+from .machine.outcome import MachineLike, Signal
 
 __all__ = ["assert_awaiting", "assert_done", "assert_failed", "context", "drain"]
 
@@ -70,13 +72,13 @@ def drain(
     """
     worker = f"drain:{secrets.token_hex(4)}"
     for machine in machines:
-        yield calls.register.statement(machine)
+        yield working.register.statement(machine)
     served = None if queues is None else list(queues)
     count = 0
     while True:
-        names = (yield _calls.queues_in_use.statement()) if served is None else served
-        yield _calls.forget_floor.statement()
-        rows: list[ClaimRow] = yield _calls.claim_rows.statement(worker, dict.fromkeys(names, _ROUND), _LEASE)
+        names = (yield dispatching.queues_in_use.statement()) if served is None else served
+        yield dispatching.forget_floor.statement()
+        rows: list[ClaimRow] = yield dispatching.claim_rows.statement(worker, dict.fromkeys(names, _ROUND), _LEASE)
         problems: list[InvalidArgument] = []
         works = [work for row in rows if (work := _work(row, worker, run_ahead, problems))]
         while works:
@@ -85,11 +87,11 @@ def drain(
                 raise RuntimeError(f"still not drained after {limit} steps")
             works = yield from _round(works, worker, problems)
         if problems:
-            yield calls.release.statement(worker, None)  # they are not held by a worker that is gone
+            yield working.release.statement(worker, None)  # they are not held by a worker that is gone
             raise problems[0]
         if rows:
             continue
-        if not advance or (yield _calls.bring_forward.statement(names)) is None:
+        if not advance or (yield dispatching.bring_forward.statement(names)) is None:
             return count
 
 
@@ -125,7 +127,7 @@ def _round(works: list[Work], worker: str, problems: list[InvalidArgument]) -> S
         while batches:
             works = batches.pop()
             document = b"[" + b",".join(work.outcome or b"null" for work in works) + b"]"
-            answers = yield from _guarded(_calls.commit_text.statement(worker, document.decode(), _LEASE))
+            answers = yield from _guarded(dispatching.commit_text.statement(worker, document.decode(), _LEASE))
             if isinstance(answers, psycopg.Error):
                 if len(works) > 1:  # one of them cannot be read by the server: which?
                     batches += [works[: len(works) // 2], works[len(works) // 2 :]]
@@ -182,7 +184,7 @@ def _assert(found: Instance, status: str) -> None:
 @script
 def assert_done(id: int) -> Script[JsonValue]:
     """It is ``done``; answers its result."""
-    found = _found(id, (yield _calls.instance.statement(id)))
+    found = _found(id, (yield dispatching.instance.statement(id)))
     _assert(found, "done")
     return found.result
 
@@ -190,7 +192,7 @@ def assert_done(id: int) -> Script[JsonValue]:
 @script
 def assert_failed(id: int, text: str = "") -> Script[str]:
     """It is ``failed``, and its last error contains the text; answers the error."""
-    found = _found(id, (yield _calls.instance.statement(id)))
+    found = _found(id, (yield dispatching.instance.statement(id)))
     _assert(found, "failed")
     error = found.last_error or ""
     if text not in error:
@@ -201,7 +203,7 @@ def assert_failed(id: int, text: str = "") -> Script[str]:
 @script
 def assert_awaiting(id: int, *names: str) -> Script[JsonValue]:
     """It waits for a signal, for exactly these names if any are given; answers its state."""
-    found = _found(id, (yield _calls.instance.statement(id)))
+    found = _found(id, (yield dispatching.instance.statement(id)))
     _assert(found, "awaiting_signal")
     if names and set(names) != set(found.awaits or ()):
         raise AssertionError(f"{found.fsm} {id} awaits {found.awaits}, not {list(names)}")
@@ -255,17 +257,17 @@ with suppress(ImportError):
     import pytest
 
     @pytest.fixture(scope="session")
-    def gendurable_server() -> Iterator[embedded.EmbeddedServer]:
+    def gendurable_server() -> Iterator[server.EmbeddedServer]:
         """One embedded server for the run; its data need not survive."""
-        with embedded.start(settings={"fsync": "off", "full_page_writes": "off"}) as server:
+        with server.start(settings={"fsync": "off", "full_page_writes": "off"}) as server:
             yield server
 
     @pytest.fixture
-    def gendurable_dsn(gendurable_server: embedded.EmbeddedServer) -> Iterator[str]:
+    def gendurable_dsn(gendurable_server: server.EmbeddedServer) -> Iterator[str]:
         """The dsn of a new database with gendurable in it, dropped after the test."""
         name = f"test_{secrets.token_hex(4)}"
         # Another database than the one that is copied: a template must have no connection.
         with psycopg.connect(gendurable_server.dsn_of("template1"), autocommit=True) as conn:
-            _calls.create_database(conn, name)
+            dispatching.create_database(conn, name)
             yield gendurable_server.dsn_of(name)
-            _calls.drop_database(conn, name)
+            dispatching.drop_database(conn, name)

@@ -1,0 +1,78 @@
+"""An exception as the text that is kept of it: short enough to list, always storable, and never the next error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from .codec import clean
+
+_LONGEST = 8000
+_LONGEST_PART = 1000
+_MOST_MEMBERS = 10
+_MOST_CAUSES = 5
+_MOST_LINES = 40
+
+
+def describe(error: object) -> str:
+    """The text kept as ``last_error``: type and message, notes, the members of a group, and what it came from."""
+    if isinstance(error, str):
+        return clean(error[:_LONGEST])
+    lines = []
+    try:
+        for line in _lines(error, _LONGEST):
+            lines.append(line)
+            if len(lines) >= _MOST_LINES:
+                break
+    except BaseException as another:  # noqa: BLE001 - all of an exception can be code of others
+        lines.append(f"(no more of it: {_name(another)} while it was described)")
+    return clean("\n".join(lines)[:_LONGEST])
+
+
+def _lines(error: object, longest: int) -> Iterator[str]:
+    yield _head(error, longest)
+    if not isinstance(error, BaseException):
+        return
+    yield from _about(error, "")
+    seen = {id(error)}
+    for _ in range(_MOST_CAUSES):
+        cause = error.__cause__
+        said = "caused by"
+        if cause is None and not error.__suppress_context__:
+            cause, said = error.__context__, "while handling"
+        if cause is None or id(cause) in seen:
+            return
+        seen.add(id(cause))
+        error = cause
+        yield f"{said} {_head(error, _LONGEST_PART)}"
+        yield from _about(error, "")
+
+
+def _about(error: BaseException, indent: str) -> Iterator[str]:
+    """Its notes and its members."""
+    for note in list(getattr(error, "__notes__", ()))[:_MOST_MEMBERS]:
+        yield f"{indent}  {_text(note)[:_LONGEST_PART]}"
+    if not isinstance(error, BaseExceptionGroup) or len(indent) > 6:
+        return
+    members = error.exceptions
+    for member in members[:_MOST_MEMBERS]:
+        yield f"{indent}  - {_head(member, _LONGEST_PART)}"
+        yield from _about(member, indent + "  ")
+    if len(members) > _MOST_MEMBERS:
+        yield f"{indent}  - and {len(members) - _MOST_MEMBERS} more"
+
+
+def _head(error: object, longest: int) -> str:
+    message = _text(error)
+    return f"{_name(error)}: {message}"[:longest] if message else _name(error)
+
+
+def _name(value: object) -> str:
+    return str(type(value).__name__)
+
+
+def _text(value: object) -> str:
+    try:
+        # A class of strings may have a slice of its own.
+        return "".join(str(value))
+    except BaseException:  # noqa: BLE001 - an exception may fail to describe itself, with itself for example
+        return "(no text: its __str__ failed)"

@@ -1,0 +1,166 @@
+"""Jobs: machines of one step with retries, as a function (`job`) or as a class (`Job`)."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Concatenate, Generic, ParamSpec, TypeVar, cast, overload
+
+from .context import Context
+from ..errors import InvalidArgument
+from .fsm import FSM, START, Backoff, Spec, both, steps_of
+
+if sys.version_info >= (3, 14):
+    import annotationlib
+
+__all__ = ["Job", "JobFunction", "job"]
+
+A = TypeVar("A")
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class JobSpec(Spec):
+    """What a job declared."""
+
+    __slots__ = ()
+
+    is_job = True
+
+    @property
+    def retries(self) -> bool:
+        return True
+
+    def state_type(self) -> type[Any] | None:
+        """The type of a job's arguments: its ``State``, else the annotation of ``perform``'s first parameter."""
+        cls = self.cls
+        if hasattr(cls, "State"):
+            return cast("type[Any]", cls.State)
+        function = inspect.unwrap(getattr(cls, "_function", None) or cls.perform)  # type: ignore[attr-defined]
+        first = next((name for name in _parameters(function) if name != "self"), None)
+        kind = None if first is None else _annotation(function, first)
+        if kind is None or kind in (dict, object, Any, Mapping) or kind == dict[str, Any]:
+            return None
+        return cast("type[Any]", kind)
+
+    def runner(self, method: Callable[..., object]) -> Callable[[Context[Any]], object]:
+        if _takes_context(method):
+            return lambda ctx: method(ctx.state, ctx)
+        return lambda ctx: method(ctx.state)
+
+
+class Job(FSM, abstract=True):
+    """A machine of one step: ``def perform(self, args, ctx)``, or ``(self, args)``; what it returns is the result."""
+
+    _spec_type: ClassVar[type[Spec]] = JobSpec
+
+    @classmethod
+    def _declared(cls) -> dict[str, str]:
+        if not callable(getattr(cls, "perform", None)):
+            return super()._declared()
+        if steps_of(cls):
+            raise both(cls)
+        return {"perform": cls._options.get("initial", START)}
+
+
+class JobFunction(Generic[P, R]):
+    """A function that `job` made a machine. Calling it calls the function, without any database."""
+
+    def __init__(self, function: Callable[P, R], machine: type[Job]) -> None:
+        self._function = function
+        self.machine = machine
+        self.__doc__ = function.__doc__
+        self.__name__ = function.__name__
+        self.__wrapped__ = function
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self._function(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<job {self.gendurable_spec.name}>"
+
+    @property
+    def gendurable_spec(self) -> Spec:
+        return self.machine.gendurable_spec
+
+
+@overload
+def job(function: Callable[Concatenate[A, P], R], /) -> JobFunction[Concatenate[A, P], R]: ...
+@overload
+def job(
+    *,
+    name: str | None = None,
+    queue: str | None = None,
+    version: int = 1,
+    max_attempts: int = 20,
+    backoff: Backoff | None = None,
+) -> Callable[[Callable[Concatenate[A, P], R]], JobFunction[Concatenate[A, P], R]]: ...
+def job(
+    function: Callable[..., object] | None = None,
+    /,
+    *,
+    name: str | None = None,
+    queue: str | None = None,
+    version: int = 1,
+    max_attempts: int = 20,
+    backoff: Backoff | None = None,
+) -> object:
+    """A function as a machine of one step with retries.
+
+    It takes ``(args, ctx)`` or ``(args)``; its annotation of ``args`` types the arguments. What it returns is the
+    result; what it raises is tried again after a back-off, ``max_attempts`` times in all; `Cancel` ends it at once.
+    """
+
+    def make(function: Callable[..., object]) -> JobFunction[..., object]:
+        if not inspect.isroutine(function):
+            raise InvalidArgument(
+                f"a {type(function).__name__} cannot be a job", hint="decorate a function, or derive a class from Job"
+            )
+        made = type(
+            function.__qualname__,
+            (Job,),
+            {
+                "__module__": function.__module__,
+                "__qualname__": function.__qualname__,
+                "__doc__": function.__doc__,
+                "perform": staticmethod(function),
+                "_function": staticmethod(function),
+            },
+            name=name,
+            queue=queue,
+            version=version,
+            max_attempts=max_attempts,
+            backoff=backoff,
+        )
+        return JobFunction(function, cast("type[Job]", made))
+
+    return make if function is None else make(function)
+
+
+def _parameters(function: Callable[..., object]) -> Mapping[str, inspect.Parameter]:
+    if sys.version_info >= (3, 14):
+        return inspect.signature(function, annotation_format=annotationlib.Format.FORWARDREF).parameters
+    return inspect.signature(function).parameters
+
+
+def _annotation(function: Callable[..., object], name: str) -> Any:
+    """What annotates one parameter. The others may have names that only type checkers know."""
+    if sys.version_info >= (3, 14):
+        found = annotationlib.get_annotations(function, format=annotationlib.Format.FORWARDREF).get(name)
+    else:
+        found = getattr(function, "__annotations__", {}).get(name)
+    alone = types.SimpleNamespace(__annotations__={} if found is None else {name: found})
+    return typing.get_type_hints(alone, getattr(function, "__globals__", {}), include_extras=True).get(name)
+
+
+def _takes_context(function: Callable[..., object]) -> bool:
+    """Whether a bound ``perform`` or a job's function takes (args, ctx) or args alone."""
+    positional = [
+        parameter
+        for parameter in _parameters(function).values()
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD, parameter.VAR_POSITIONAL)
+    ]
+    return len(positional) > 1 or any(parameter.kind is parameter.VAR_POSITIONAL for parameter in positional)
