@@ -1,9 +1,11 @@
 """Durable state machines in Postgres: machines, calls and the engine. ``import gendurable_py as gd``."""
 
-from .machine.job import Job, job
-from .calls.rows import Claim, Committed, Inserted, Result, Sleep
-from .calls.waiting import wait
-from .calls.working import (
+from .calls import (
+    Claim,
+    Committed,
+    Inserted,
+    Result,
+    Sleep,
     cancel,
     childs,
     claim,
@@ -30,10 +32,10 @@ from .calls.working import (
     signals,
     sleep,
     version,
+    wait,
     wake,
     watch,
 )
-from .machine.context import Context
 from .engine import Engine
 from .errors import (
     ClaimLost,
@@ -44,8 +46,10 @@ from .errors import (
     VersionMismatch,
     WrongIsolation,
 )
-from .machine.fsm import FSM, step
 from .install import install, uninstall, upgrade
+from .machine.context import Context
+from .machine.fsm import FSM, step
+from .machine.job import Job, job
 from .machine.outcome import (
     UNSET,
     Await,

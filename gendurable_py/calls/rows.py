@@ -1,14 +1,15 @@
-"""The rows that calls answer."""
+"""The rows that calls answer, and the defaults that several of them have."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import NamedTuple
 
 from pydantic import JsonValue
 
-from ..machine.context import ClaimRow
+from ..machine.claim import ClaimRow
 
 Claims = Iterable[tuple[int, int]]
 """Pairs of id and claim_no."""
@@ -91,3 +92,11 @@ class Answer(NamedTuple):
     sqlstate: str | None
     message: str | None
     kept: ClaimRow | None
+
+
+def when(epoch: Decimal) -> datetime:
+    """A time of the server; those that Python has no year for are its first and its last."""
+    try:
+        return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=int(epoch * 1_000_000))
+    except OverflowError:
+        return (datetime.max if epoch > 0 else datetime.min).replace(tzinfo=UTC)

@@ -1,4 +1,7 @@
-"""Waiting for the end of an instance: the one call that takes more than one round trip."""
+"""Waiting for the end of an instance: the one call that takes more than one round trip.
+
+It owns what a connection listens to: several waits may share one, and it is left as it was.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +15,13 @@ from weakref import WeakKeyDictionary
 import psycopg
 from psycopg import AsyncConnection, Connection, pq
 
-from .._statement import About, Notified, Pause, Rows, Script, Statement, script
-from ..machine.codec import Seconds, seconds
+from .._contract import TERMINAL, Seconds
 from .._listen import Catch
-from .rows import Result
-from .working import result, watch
+from .._statement import About, Notified, Pause, Rows, Script, Statement, script
 from ..errors import InvalidArgument, UnknownInstance
-
-_ENDED = ("done", "failed", "cancelled")
+from ..machine.times import seconds
+from .inspecting import result, watch
+from .rows import Result
 
 AnyConnection = Connection[Any] | AsyncConnection[Any]
 
@@ -43,7 +45,7 @@ def wait(id: int, timeout: Seconds | None = None, *, listen: bool = False) -> Sc
     if listen:
         return (yield from _listening(conn, id, timeout, deadline))
     found = yield from _look(id)
-    if found.status not in _ENDED and not (yield About(_is_free)):
+    if found.status not in TERMINAL and not (yield About(_is_free)):
         fixed, written = yield Statement(
             "select current_setting('transaction_isolation') in ('repeatable read', 'serializable'), "
             "pg_current_xact_id_if_assigned() is not null",
@@ -89,7 +91,7 @@ def _until_ended(id: int, timeout: Seconds | None, deadline: float | None, catch
     pause = 0.005
     while True:
         found = yield from _look(id)
-        if found.status in _ENDED:
+        if found.status in TERMINAL:
             return found
         left = None if deadline is None else deadline - time.monotonic()
         if left is not None and left <= 0:

@@ -1,41 +1,19 @@
-"""The SQL contract in Python: one call per function. What the engine asks beyond it stands in
-`_calls`, how its connections are set in `_session` and `_pooled`, installing in `install`.
+"""Working by hand: claim, commit, renew, give back, and sleep while there is nothing to do.
 
-The connection comes first: ``insert(conn, …)`` on a sync `psycopg.Connection`, ``await insert(aconn, …)`` on an
-`psycopg.AsyncConnection`. Every call joins the transaction of its connection. A caller's mistake raises an error of
-`gendurable_py.errors`; a lost race is an answer. Durations are seconds or a `datetime.timedelta`. The functions are
-found through the connection's ``search_path``, in the schema where the extension was created.
+A claim is (``id``, ``claim_no``): whoever answers for another number is stale, and nothing is written. The engine asks
+for the same functions in the shapes of `dispatching`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
-from decimal import Decimal
-from typing import LiteralString, cast
 
-from pydantic import JsonValue
-
-from ..telemetry import instrument
+from .._contract import LEASE, Seconds
 from .._statement import Rows, Statement, call, nothing, one_value
-from ..machine.codec import Seconds, dumps, loads, retention_seconds, seconds
-from ..machine.encode import Insertable, aware, checked_step, encode_inserts
-from .rows import Claim, Claims, Committed, Inserted, Result, Sleep
-from ..errors import InvalidArgument
-from ..machine.fsm import spec_of, step_name
-from ..machine.outcome import UNSET, ChildResult, MachineLike, Signal, StepLike
-
-
-def when(epoch: Decimal) -> datetime:
-    """A time of the server; those that Python has no year for are its first and its last."""
-    try:
-        return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=int(epoch * 1_000_000))
-    except OverflowError:
-        return (datetime.max if epoch > 0 else datetime.min).replace(tzinfo=UTC)
-
-
-LEASE = timedelta(seconds=60)
-RETENTION = timedelta(days=7)
+from ..machine.claim import CLAIMED
+from ..machine.codec import dumps, loads
+from ..machine.times import seconds
+from .rows import Claim, Claims, Committed, Sleep, when
 
 
 def _json(value: object) -> str:
@@ -44,115 +22,6 @@ def _json(value: object) -> str:
 
 def _pairs(claims: Claims) -> str:
     return "[" + ",".join(f"[{id},{claim_no}]" for id, claim_no in claims) + "]"
-
-
-# Putting work in
-
-
-@call
-def insert(
-    machine: MachineLike | str,
-    state: object = UNSET,
-    *,
-    step: StepLike | None = None,
-    version: int | None = None,
-    queue: str | None = None,
-    priority: int | None = None,
-    partition_key: str | None = None,
-    unique_key: str | None = None,
-    unique_scope: Sequence[str] | None = None,
-    eligible_at: datetime | None = None,
-    delay: Seconds | None = None,
-    rate_limit: str | None = None,
-    weight: float | None = None,
-    max_attempts: int | None = None,
-    meta: Mapping[str, object] | None = None,
-) -> Statement[int | None]:
-    """Insert one instance: its id, or None if another holds the unique key.
-
-    With a machine class or a job the state and the step are checked before any SQL; a name is for a machine that lives
-    elsewhere.
-    """
-    if isinstance(machine, str):
-        fsm, text = machine, b"{}" if state is UNSET else dumps(state)
-        first = None if step is None else step_name(step)
-    else:
-        spec = spec_of(machine)
-        fsm, text = spec.name, spec.codec.encode({} if state is UNSET else state)
-        first = spec.initial if step is None else checked_step(spec, step)
-        version = spec.version if version is None else version
-        queue = spec.queue if queue is None else queue
-    meta = instrument.traced(meta, instrument.carrier())
-    return Statement(
-        "select gd_insert(%s, %s::jsonb, %s, %s, %s, %s, %s, %s, %s::text[], %s, "
-        "make_interval(secs => %s), %s, %s, %s, %s::jsonb)",
-        (
-            fsm,
-            text.decode(),
-            first,
-            version,
-            queue,
-            priority,
-            partition_key,
-            unique_key,
-            None if unique_scope is None else list(unique_scope),
-            None if eligible_at is None else aware(eligible_at),
-            None if delay is None else seconds(delay, "the delay"),
-            rate_limit,
-            weight,
-            max_attempts,
-            None if meta is None else _json(meta),
-        ),
-        one_value,
-    )
-
-
-@call
-def insert_many(instances: Iterable[Insertable]) -> Statement[list[Inserted]]:
-    """Insert many in one round trip: `Child` objects, bare machines, or mappings with the keys of the SQL contract."""
-    document = encode_inserts(instances)
-    return Statement(
-        "select ord, id, created from gd_insert_many(%s::jsonb) order by ord",
-        (document.decode(),),
-        lambda rows: [Inserted(*row) for row in rows],
-    )
-
-
-@call
-def register(
-    machine: MachineLike | str,
-    *,
-    version: int | None = None,
-    initial_step: str | None = None,
-    queue: str | None = None,
-    options: Mapping[str, object] | None = None,
-) -> Statement[None]:
-    """Make a machine's defaults known to the server. An `Engine` does it at start for its machines."""
-    if not isinstance(machine, str):
-        spec = spec_of(machine)
-        machine, version = spec.name, spec.version if version is None else version
-        initial_step, queue = initial_step or spec.initial, queue or spec.queue
-        options = spec.options() if options is None else options
-    return Statement(
-        "select gd_register(%s, %s, %s, %s, %s::jsonb)",
-        (machine, version or 1, initial_step or "start", queue or "default", _json(options or {})),
-        nothing,
-    )
-
-
-@call
-def find(unique_key: str) -> Statement[int | None]:
-    """The instance that holds the key now, or None."""
-    return Statement("select gd_find(%s)", (unique_key,), one_value)
-
-
-# Working
-
-
-CLAIMED: LiteralString = (
-    "id, claim_no, fsm, fsm_version, step, state::text, attempt, queue, partition_key, unique_key, parent_id, "
-    "awaits, timed_out, signals::text, childs::text, meta::text"
-)
 
 
 def _claims(rows: Rows) -> list[Claim]:
@@ -249,131 +118,3 @@ def sleep(worker: str, queues: Iterable[str]) -> Statement[Sleep]:
 def wake(worker: str) -> Statement[None]:
     """Take the announcement of `sleep` back: nobody needs to notify this worker."""
     return Statement("select gd_wake(%s)", (worker,), nothing)
-
-
-# Talking to an instance
-
-
-@call
-def childs(id: int, after: int = 0, limit: int = 1000) -> Statement[list[ChildResult]]:
-    """The children of an instance by id, a page at a time: pass the last id as ``after``."""
-    return Statement(
-        "select id, fsm, status, state::text, result::text, last_error from gd_childs(%s, %s, %s)",
-        (id, after, limit),
-        lambda rows: [ChildResult(row[0], row[1], row[2], loads(row[3]), loads(row[4]), row[5]) for row in rows],
-    )
-
-
-@call
-def signals(id: int, after: int = 0, limit: int = 1000) -> Statement[list[Signal]]:
-    """The inbox of an instance by id, a page at a time: pass the last id as ``after``. Looking uses nothing up."""
-    return Statement(
-        "select id, name, payload::text, extract(epoch from inserted_at) from gd_signals(%s, %s, %s) order by id",
-        (id, after, limit),
-        lambda rows: [Signal(row[0], row[1], loads(row[2]), when(row[3])) for row in rows],
-    )
-
-
-@call
-def signal(target: int | str, name: str, payload: object = None, *, dedup_key: str | None = None) -> Statement[str]:
-    """Send a signal to an instance, by id or by unique key: ``delivered``, ``duplicate`` or ``no_target``."""
-    if isinstance(target, bool) or not isinstance(target, (int, str)):
-        raise InvalidArgument(
-            f"a {type(target).__name__} is no instance", hint="give its id, a number, or its unique key, a text"
-        )
-    text = _json(payload)
-    if isinstance(target, str):
-        return Statement("select gd_signal(%s::text, %s, %s::jsonb, %s)", (target, name, text, dedup_key), one_value)
-    return Statement("select gd_signal(%s::bigint, %s, %s::jsonb, %s)", (target, name, text, dedup_key), one_value)
-
-
-@call
-def result(id: int) -> Statement[Result | None]:
-    """How an instance stands; None: there is no such instance."""
-    return Statement("select status, result::text, last_error from gd_result(%s)", (id,), _result)
-
-
-def _result(rows: Rows) -> Result | None:
-    return Result(rows[0][0], loads(rows[0][1]), rows[0][2]) if rows else None
-
-
-@call
-def watch(id: int) -> Statement[str | None]:
-    """The status now (None: no such instance); when it ends, its id is sent on the channel ``gendurable_done``."""
-    return Statement("select gd_watch(%s)", (id,), one_value)
-
-
-# Operating
-
-
-@call
-def cancel(id: int, reason: str | None = None, *, cascade: bool = False) -> Statement[bool]:
-    """End an instance as ``cancelled``; False: it has ended already. The outcome of a running step becomes stale.
-
-    Raises:
-        UnknownInstance: there is no such instance. So do `retry` and `reschedule`.
-    """
-    return Statement("select gd_cancel(%s, %s, %s)", (id, reason, cascade), one_value)
-
-
-@call
-def retry(id: int, step: StepLike | None = None, state: object = UNSET) -> Statement[bool]:
-    """Run a failed or cancelled instance again, from its last step or the one given; False: not possible now."""
-    first = None if step is None else step_name(step)
-    text = None if state is UNSET else _json(state)
-    return Statement("select gd_retry(%s, %s, %s::jsonb)", (id, first, text), one_value)
-
-
-@call
-def reschedule(id: int, eligible_at: datetime) -> Statement[bool]:
-    """Move the time of a runnable instance, or the deadline of an await; False: not possible now."""
-    return Statement("select gd_reschedule(%s, %s)", (id, aware(eligible_at)), one_value)
-
-
-@call
-def pause_queue(queue: str) -> Statement[None]:
-    """Claim nothing more from a queue; what is executing goes on."""
-    return Statement("select gd_pause_queue(%s)", (queue,), nothing)
-
-
-@call
-def resume_queue(queue: str) -> Statement[None]:
-    return Statement("select gd_resume_queue(%s)", (queue,), nothing)
-
-
-@call
-def set_key_limit(prefix: str, limit: int | None) -> Statement[None]:
-    """How many instances of a partition key ``prefix`` or ``prefix:…`` execute at once; None: one again."""
-    return Statement("select gd_set_key_limit(%s, %s)", (prefix, limit), nothing)
-
-
-@call
-def gc(retention: Seconds = RETENTION, limit: int = 2000) -> Statement[int]:
-    """Remove instances that ended longer ago than the retention; answers how many."""
-    return Statement("select gd_gc(make_interval(secs => %s), %s)", (retention_seconds(retention), limit), one_value)
-
-
-@call
-def maintain(retention: Seconds = RETENTION) -> Statement[dict[str, JsonValue]]:
-    """Everything that must happen now and then, in one call; answers what was done."""
-    return Statement(
-        "select gd_maintain(make_interval(secs => %s))::text",
-        (retention_seconds(retention),),
-        lambda rows: _object(rows[0][0]),
-    )
-
-
-def _object(text: str) -> dict[str, JsonValue]:
-    return cast("dict[str, JsonValue]", loads(text))
-
-
-@call
-def grant(role: str, profile: str) -> Statement[None]:
-    """Give a role the rights of a profile: client, worker, operator or reader."""
-    return Statement("select gd_grant(quote_ident(%s)::regrole, %s)", (role, profile), nothing)
-
-
-@call
-def version() -> Statement[str]:
-    """The version of the extension in this database."""
-    return Statement("select gd_version()", (), one_value)

@@ -1,4 +1,7 @@
-"""Outcomes that cannot be committed now through no fault of theirs: somebody's lock, or a fault of the server."""
+"""Outcomes that cannot be committed now through no fault of theirs: somebody's lock, or a fault of the server.
+
+None is given up, and none holds up the others: the committer sends them on a connection of their own.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,9 @@ import random
 import time
 from dataclasses import dataclass, field
 
-from .held import Held
-from .link import Emit
 from .._log import logger
-from .work import Work, about
+from ..telemetry.events import Busy, Emit, Stuck
+from .work import Held, Work
 
 _FIRST_PAUSE = 0.005
 _LONGEST_PAUSE = 0.5
@@ -57,7 +59,7 @@ class Blocked:
         # With many of them a round takes longer: the pauses grow with it, so that each has its turn at its time.
         longest = max(_LONGEST_PAUSE, 0.002 * len(self))
         self._wait(self._locked, work, min(_FIRST_PAUSE * 2 ** min(work.busy - 1, 16), longest))
-        self._emit("busy", {"count": 1, "tries": work.busy}, about(work))
+        self._emit(Busy(work.busy, work.row.id, work.row.fsm, work.row.step))
         for_so_long = time.monotonic() - self._entered[work][0]
         if for_so_long > _FORGOTTEN:
             self._tell("the outcome of %s %s waits since %.0f s for a lock of another transaction", work, for_so_long)
@@ -73,7 +75,7 @@ class Blocked:
             work.outcome, work.keep = head + tail, False
         pause = min(_FIRST_FAULT * 2 ** min(tries - 1, 16), _LONGEST_FAULT)
         self._wait(self._stuck, work, pause)
-        self._emit("stuck", {"tries": tries, "pause": pause}, {**about(work), "sqlstate": sqlstate, "message": message})
+        self._emit(Stuck(tries, pause, work.row.id, work.row.fsm, work.row.step, sqlstate, message))
         self._tell(
             "the outcome of %s %s cannot be committed now: %s; tried again in about %.1f s", work, message, pause
         )

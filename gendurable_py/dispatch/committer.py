@@ -1,4 +1,8 @@
-"""Group commit: what has gathered while the last commit ran goes next, without any timer."""
+"""Group commit: what has gathered while the last commit ran goes next, without any timer.
+
+The last stage of a step. No outcome is given up that can still be committed, and none is committed twice. What an
+answer means stands in `answers`, what waits for a lock or a fault in `blocked`.
+"""
 
 from __future__ import annotations
 
@@ -9,27 +13,24 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Protocol
 
 import psycopg
 
-from ..calls import dispatching
-from ..calls import working
-from .blocked import Blocked
-from .executor import Executor
-from .held import Held
-from .link import TROUBLE, Emit, Link
+from .._contract import BAD_OUTCOME
 from .._log import logger
-from .answers import refuse
+from ..calls import dispatching, working
 from ..calls.rows import Answer
-from .work import Work, about
-from ..machine.context import ClaimRow
+from ..machine.claim import ClaimRow
+from ..telemetry.events import Committed, Emit, Rejected, Released, Stale
+from .answers import Meaning, read_answer
+from .link import TROUBLE, Link
+from .work import Held, Runner, Work, refuse
 
 _MOST_ROWS = 1000
 _FEW_ROWS = 100
 _MOST_BYTES = 8_000_000
 
-# The classes in which an error may be the fault of one outcome, as in the server's own isolation of a batch.
-_POISON = ("22", "23", "54")
 # What another session does, and what passes by itself.
 _CONFLICTS = ("40001", "40P01", "55P03")
 # The connection, or the server as a whole: nothing is wrong with what was sent.
@@ -42,6 +43,26 @@ CANCELLED_DELAY = 10.0
 
 _Answered = tuple[list[Work], list[Answer], str, float]
 """A batch, the answers to it, the worker that it was sent as, and the seconds that it took."""
+
+
+class Aside(Protocol):
+    """Where outcomes wait that cannot be committed now (see `blocked`)."""
+
+    def __len__(self) -> int: ...
+
+    def lock(self, work: Work) -> None: ...
+
+    def fault(self, work: Work, sqlstate: str | None, message: str) -> None: ...
+
+    def leave(self, work: Work) -> bool: ...
+
+    def through(self, work: Work) -> None: ...
+
+    def hurry(self) -> None: ...
+
+    def due(self) -> list[Work]: ...
+
+    def next_at(self) -> float | None: ...
 
 
 class Committer:
@@ -60,24 +81,25 @@ class Committer:
         self,
         link: Link,
         aside: Link,
-        executor: Executor,
+        blocked: Aside,
+        executor: Runner,
         held: Held,
         emit: Emit,
         *,
-        lease: timedelta,
+        lease_ttl: timedelta,
         go_on: Callable[[Work, ClaimRow], bool],
         progressed: Callable[[], None],
     ) -> None:
         self._link = link
         self._aside = aside
+        self._blocked = blocked
         self._executor = executor
         self._held = held
         self._emit = emit
-        self._lease = lease
+        self._lease_ttl = lease_ttl
         self._go_on = go_on
         self._progressed = progressed
         self._pending: deque[Work] = deque()
-        self._blocked = Blocked(held, emit)
         self._handling: set[Work] = set()
         self._tidying = False
         self._event = asyncio.Event()
@@ -91,7 +113,7 @@ class Committer:
             if work.outcome is None or work.ctx._cancelled:
                 self._held.drop(work)
                 if not work.ctx._cancelled:
-                    self._cancelled(work)
+                    self._release_cancelled(work)
                 continue
             self._held.uncommitted += 1
             if work.keep:
@@ -106,7 +128,7 @@ class Committer:
             self._release[work.worker, 0.0].append((work.row.id, work.row.claim_no))
         self._event.set()
 
-    def _cancelled(self, work: Work) -> None:
+    def _release_cancelled(self, work: Work) -> None:
         """Its task was cancelled: at the end by the engine, else by somebody else or by the step itself."""
         delay = 0.0
         if not self._executor.draining:
@@ -126,13 +148,13 @@ class Committer:
             self._event.clear()
             await self._tidy()
             settled: list[_Answered] = []
-            while (batch := self._batch()) or settled:
+            while (batch := self._take_batch()) or settled:
                 # The next batch is on its way while the answers of this one are looked at: with run-ahead that is where
                 # the next steps begin, and the server would wait for them.
                 sending = asyncio.ensure_future(self._send(self._link, batch)) if batch else None
                 try:
                     await asyncio.sleep(0)
-                    self._settle_all(settled)
+                    self._settle_batches(settled)
                     self._progressed()
                     settled = [] if sending is None else await sending
                 finally:
@@ -147,7 +169,7 @@ class Committer:
         while True:
             self._busy_event.clear()
             if due := self._blocked.due():
-                self._settle_all(await self._send(self._aside, due))
+                self._settle_batches(await self._send(self._aside, due))
                 self._progressed()
             else:
                 at = self._blocked.next_at()
@@ -156,7 +178,7 @@ class Committer:
                         await self._busy_event.wait()
             del due  # nothing is kept while it waits
 
-    def _batch(self) -> list[Work]:
+    def _take_batch(self) -> list[Work]:
         most = _MOST_ROWS
         if any(self._held.kept.values()):
             # Half of the instances that are run ahead make their step while the other half commits. If one commit took
@@ -178,17 +200,17 @@ class Committer:
             worker = self._held.worker
             document = (b"[" + b",".join([work.outcome or b"null" for work in batch]) + b"]").decode("utf-8", "replace")
             try:
-                answers = await link.attempt(dispatching.commit_text, worker, document, self._lease)
+                answers = await link.attempt(dispatching.commit_text, worker, document, self._lease_ttl)
             except (*TROUBLE, UnicodeError) as error:
                 for work in batch:
                     work.uncertain = work.uncertain or link.uncertain
                 state = error.sqlstate if isinstance(error, psycopg.Error) else None
-                if not _unsendable(error):
+                if not _is_unsendable(error):
                     if not link.sent or state is None or state.startswith(_AWAY):
                         await link.trouble(error)
                         continue
                     faults += 1
-                    if not (state.startswith(_POISON) and await self._is_unreadable(link, document, state)):
+                    if not (state.startswith(BAD_OUTCOME) and await self._is_unreadable(link, document, state)):
                         if faults < _TRIES and link is not self._aside:
                             await asyncio.sleep(0.05 * 2**faults * random.uniform(0.5, 1.5))
                             continue
@@ -218,43 +240,51 @@ class Committer:
             self._blocked.fault(work, sqlstate, message)
         self._busy_event.set()
 
-    def _settle_all(self, settled: list[_Answered]) -> None:
+    def _settle_batches(self, settled: list[_Answered]) -> None:
         for batch, answers, worker, seconds in settled:
             special = {answer.ord: answer for answer in answers}
-            counts = {"ok": 0, "stale": 0, "busy": 0, "rejected": 0}
+            counts = {"stale": 0, "busy": 0, "rejected": 0}
             for ord, work in enumerate(batch):
                 answer = special.get(ord) if special else None
                 if answer is None and not work.busy:
                     self._uncount(work)
                     self._held.drop(work)
                     continue
-                result = "ok" if answer is None else answer.result
                 try:
-                    self._settle(work, result, answer, worker)
-                    counts[result] += 1
+                    self._settle(work, answer, worker)
+                    if answer is not None and answer.result in counts:
+                        counts[answer.result] += 1
                 except Exception as error:  # noqa: BLE001 - it is about this row, and the others have their answers
                     logger.error("what became of %s %s is lost", work.row.fsm, work.row.id, exc_info=error)
-            counts["ok"] = len(batch) - counts["stale"] - counts["busy"] - counts["rejected"]
-            if counts["ok"]:
+            stale, busy, rejected = counts.values()
+            ok = len(batch) - stale - busy - rejected
+            if ok:
                 self._held.failing = False
-            self._emit("commit", {"rows": len(batch), "seconds": seconds, **counts}, {})
+            self._emit(Committed(len(batch), seconds, ok, stale, busy, rejected))
 
-    def _settle(self, work: Work, result: str, answer: Answer | None, worker: str) -> None:
-        if answer is not None and result == "busy":
+    def _settle(self, work: Work, answer: Answer | None, worker: str) -> None:
+        meaning = read_answer(answer, work.stage, work.uncertain)
+        if meaning is Meaning.BUSY:
+            assert answer is not None
             # Words come with what is no lock: a fault that the server found in this one alone.
             self._block(work, answer.sqlstate or _CONFLICTS[-1], answer.message or "busy")
             return
         self._blocked.through(work)
-        if answer is not None and result == "rejected":
+        if meaning in (Meaning.HANDLE, Meaning.STOP, Meaning.HOPELESS):
+            assert answer is not None
             self._reject(work, answer.sqlstate, answer.message or "rejected")
             return
         self._uncount(work)
         self._held.drop(work)
-        if result == "stale":
-            self._stale(work)
+        if meaning is Meaning.LOST:
+            self._lose(work)
+        elif meaning is Meaning.REPEATED:
+            work.ctx._cancelled = True
+            if work.keep:  # a kept claim then stands under this name, unknown to us
+                self._held.rename()
         elif answer is not None and answer.kept is not None:
             work.worker = worker
-            self._kept(work, answer.kept)
+            self._keep(work, answer.kept)
 
     def _uncount(self, work: Work) -> None:
         if work.busy and self._blocked.leave(work):
@@ -263,17 +293,12 @@ class Committer:
         if work.keep:
             self._held.kept[work.queue] -= 1
 
-    def _stale(self, work: Work) -> None:
+    def _lose(self, work: Work) -> None:
         work.ctx._cancelled = True
-        if work.uncertain:
-            # It was committed before the answer was lost. A kept claim then stands under this name, unknown to us.
-            if work.keep:
-                self._held.rename()
-            return
-        self._emit("stale", {"count": 1}, about(work))
+        self._emit(Stale(work.row.id, work.row.fsm, work.row.step))
         logger.info("the claim of %s %s (step %s) was lost", work.row.fsm, work.row.id, work.row.step)
 
-    def _kept(self, work: Work, row: ClaimRow) -> None:
+    def _keep(self, work: Work, row: ClaimRow) -> None:
         delay = 0.0
         try:
             if self._go_on(work, row):
@@ -286,12 +311,13 @@ class Committer:
 
     def _reject(self, work: Work, sqlstate: str | None, message: str) -> None:
         """The server refuses this outcome: it goes where an error of the step goes."""
-        self._emit("rejected", {"count": 1}, {**about(work), "sqlstate": sqlstate, "message": message})
+        self._emit(Rejected(work.row.id, work.row.fsm, work.row.step, sqlstate, message))
         self._uncount(work)
         work.keep = False
-        if not refuse(work, sqlstate, message):
+        meaning = refuse(work, sqlstate, message)
+        if meaning is Meaning.HOPELESS:
             self._held.drop(work)
-        elif work.outcome is None:
+        elif meaning is Meaning.HANDLE:
             self._handling.add(work)
             self._executor.submit(work)
         else:
@@ -306,10 +332,10 @@ class Committer:
             while self._release:
                 (worker, delay), pairs = self._release.popitem()
                 await self._link.attempt(working.release, worker, pairs, delay)
-                self._emit("release", {"rows": len(pairs), "delay": delay}, {"reason": "unused"})
+                self._emit(Released(len(pairs), delay, "unused"))
             for name in self._held.settled():
                 rows = await self._link.attempt(working.release, name, None)
-                self._emit("release", {"rows": rows, "delay": 0}, {"reason": "abandoned"})
+                self._emit(Released(rows, 0, "abandoned"))
         except TROUBLE as error:
             logger.info("claims are left to their lease: %s", error)
         finally:
@@ -333,7 +359,7 @@ class Committer:
             await asyncio.sleep(0.001)
 
 
-def _unsendable(error: BaseException) -> bool:
+def _is_unsendable(error: BaseException) -> bool:
     """Whether it never left this process: an error of the driver about the text itself."""
     if isinstance(error, psycopg.Error):
         return error.sqlstate is None and isinstance(error, (psycopg.DataError, psycopg.NotSupportedError))

@@ -14,15 +14,13 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Any
 
-from .contexts import Contexts
 from .._log import logger
-from .offload import handed_over
-from .perform import broken, perform, perform_async
-from .threads import Threads
-from .work import HANDLE, RUN, STOP, Work
 from ..machine.context import Draining
-
-__all__ = ["HANDLE", "RUN", "STOP", "Executor", "Work", "perform", "perform_async"]
+from .contexts import Contexts
+from .offload import handed_over
+from .perform import perform, perform_async
+from .threads import Threads
+from .work import Work, break_off
 
 
 class Executor:
@@ -42,7 +40,7 @@ class Executor:
         self._callbacks = self._contexts.fresh()
         self._limits = limits
         self._on_finished = finished
-        self._threads = Threads(loop, max(1, sum(limits.values())), self._finish, self._contexts)
+        self._threads = Threads(loop, max(1, sum(limits.values())), perform, self._finish, self._contexts)
         self._finished: deque[Work] = deque()
         self._woken = False
         self._running = dict.fromkeys(limits, 0)
@@ -107,7 +105,7 @@ class Executor:
                 self._call_done(work)  # they may have ended meanwhile
                 return
         elif (error := task.exception()) is not None:
-            broken(work, error)
+            break_off(work, error)
         self._finished.append(work)
         if not self._woken:
             self._woken = True

@@ -1,24 +1,26 @@
-"""Claiming: keep the executor fed, one round trip for all queues, on a connection of its own."""
+"""Claiming: keep the executor fed, one round trip for all queues, on a connection of its own.
+
+A claimed row becomes a work, or is given back if nothing here can run it. What is claimed is held under the name that
+the worker had when it asked. Next: the executor runs the work.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Set
+from typing import Protocol
 
-from ..calls import dispatching
-from ..calls import working
-from .executor import Executor
-from .held import Held
-from .link import TROUBLE, Emit, Link
 from .._log import logger
-from .arguments import Options
+from ..calls import dispatching, working
+from ..machine.claim import ClaimRow
 from ..machine.registry import autoload_async, generation, lookup
-from .sleeper import Sleeper
-from .work import Work
-from ..machine.context import ClaimRow
-from ..machine.fsm import Spec, Step
+from ..machine.spec import Spec, Step
+from ..telemetry.events import Claimed, Emit, Released, Saturated
+from .link import TROUBLE, Link
+from .options import Options
+from .work import Held, Runner, Work
 
 UNKNOWN_DELAY = 10.0
 """Seconds until a row that this process has no machine for is due again: for a node that does know it."""
@@ -39,14 +41,26 @@ RUN_AHEAD_FOR = 1.0
 """Seconds after its claim that an instance may keep being run ahead: the order across claims is kept to about that."""
 
 
+class Idle(Protocol):
+    """What is done while nothing is due, and how it ends (see `sleeper`)."""
+
+    def claiming(self) -> None: ...
+
+    async def poked(self) -> None: ...
+
+    async def busy(self, worker: str, rows: Counter[str]) -> None: ...
+
+    async def idle(self, worker: str, queues: Set[str]) -> None: ...
+
+
 class Feeder:
     """Claims for the free slots of each queue, and turns rows into works."""
 
     def __init__(
         self,
         link: Link,
-        sleeper: Sleeper,
-        executor: Executor,
+        sleeper: Idle,
+        executor: Runner,
         held: Held,
         emit: Emit,
         options: Options,
@@ -59,7 +73,7 @@ class Feeder:
         self._held = held
         self._emit = emit
         self._options = options
-        self._limits = options.limits
+        self._limits = options.queues
         self._tidy = tidy
         self._machines: dict[tuple[str, int, str], tuple[Spec, Step]] = {}
         self._warned: set[tuple[str, int, str]] = set()
@@ -67,11 +81,11 @@ class Feeder:
         self._imports: dict[str, asyncio.Task[None]] = {}
         self._generation = generation()
         # What is finished but not committed counts against this, or a slow server would make it grow for ever.
-        self._most_uncommitted = max(100, 2 * sum(options.limits.values()))
+        self._most_uncommitted = max(100, 2 * sum(options.queues.values()))
         self.saturated = False
         self.stopping = False
 
-    def _demand(self) -> dict[str, int]:
+    def _count_demand(self) -> dict[str, int]:
         held = self._held
         # What others have locked is no reason to stop; a server that commits nothing is.
         if held.uncommitted + (held.blocked if held.failing else 0) > self._most_uncommitted:
@@ -88,11 +102,11 @@ class Feeder:
     async def run(self) -> None:
         """Until `stopping` is set and the sleeper is poked."""
         while not self.stopping:
-            demand = self._demand()
+            demand = self._count_demand()
             if not demand:
                 if not self.saturated:
                     self.saturated = True
-                    self._emit("saturation", {"running": self._executor.running}, {})
+                    self._emit(Saturated(self._executor.running))
                 await self._sleeper.poked()
                 continue
             self.saturated = False
@@ -100,16 +114,16 @@ class Feeder:
                 self._sleeper.claiming()
                 worker = self._held.worker
                 started = time.perf_counter()
-                rows = await self._link.attempt(dispatching.claim_rows, worker, demand, self._options.lease)
+                rows = await self._link.attempt(dispatching.claim_rows, worker, demand, self._options.lease_ttl)
                 if rows and self.stopping:
                     pairs = [(row.id, row.claim_no) for row in rows]
                     await self._link.attempt(working.release, worker, pairs)
-                    self._emit("release", {"rows": len(rows), "delay": 0}, {"reason": "stopping"})
+                    self._emit(Released(len(rows), 0, "stopping"))
                 elif rows:
                     await self.take(rows, worker)
                     queues = Counter(row.queue for row in rows)
                     seconds = time.perf_counter() - started
-                    self._emit("claim", {"rows": len(rows), "seconds": seconds}, {"queues": dict(queues)})
+                    self._emit(Claimed(len(rows), seconds, dict(queues)))
                     await self._sleeper.busy(worker, queues)
                 else:
                     await self._sleeper.idle(worker, demand.keys())
@@ -123,30 +137,30 @@ class Feeder:
     async def take(self, rows: list[ClaimRow], worker: str) -> None:
         """Start what can be run here, give back the rest."""
         now = time.monotonic()
-        self._refresh()
+        self._forget_old_classes()
         missing: list[ClaimRow] = []
         for row in rows:
             machine = self._machines.get((row.fsm, row.version, row.step))
-            if machine is None or not self._started(row, machine, worker, now):
+            if machine is None or not self._try_start(row, machine, worker, now):
                 missing.append(row)
         if missing:
-            await self._find(missing, worker, now)
+            await self._find_machines(missing, worker, now)
 
-    async def _find(self, rows: list[ClaimRow], worker: str, now: float) -> None:
+    async def _find_machines(self, rows: list[ClaimRow], worker: str, now: float) -> None:
         """Rows of machines that were not met before: import what may be imported, give back what is not known here."""
-        await self._import({row.fsm for row in rows if lookup(row.fsm, row.version) is None})
-        self._refresh()
+        await self._import_names({row.fsm for row in rows if lookup(row.fsm, row.version) is None})
+        self._forget_old_classes()
         away: dict[float, list[tuple[int, int]]] = {}
         for row in rows:
-            machine = self._resolve(row)
-            if machine is None or not self._started(row, machine, worker, now):
+            machine = self._resolve_machine(row)
+            if machine is None or not self._try_start(row, machine, worker, now):
                 delay = _IMPORT_DELAY if self._is_importing(row.fsm) else UNKNOWN_DELAY
                 away.setdefault(delay, []).append((row.id, row.claim_no))
         for delay, pairs in away.items():
             await self._link.attempt(working.release, worker, pairs, delay)
-            self._emit("release", {"rows": len(pairs), "delay": delay}, {"reason": "unknown"})
+            self._emit(Released(len(pairs), delay, "unknown"))
 
-    def _started(self, row: ClaimRow, machine: tuple[Spec, Step], worker: str, now: float) -> bool:
+    def _try_start(self, row: ClaimRow, machine: tuple[Spec, Step], worker: str, now: float) -> bool:
         try:
             self.start(row, machine, worker, now)
         except Exception as error:  # noqa: BLE001 - it costs this row its turn, and no other
@@ -168,20 +182,20 @@ class Feeder:
 
     def go_on(self, work: Work, row: ClaimRow) -> bool:
         """Run the next step of an instance whose claim was kept; False: it is not known here."""
-        self._refresh()
-        machine = self._machines.get((row.fsm, row.version, row.step)) or self._known(row)
+        self._forget_old_classes()
+        machine = self._machines.get((row.fsm, row.version, row.step)) or self._look_up(row)
         if machine is None or self.stopping or row.queue not in self._limits:
             return False
         self.start(row, machine, work.worker, work.since)
         return True
 
-    def _refresh(self) -> None:
+    def _forget_old_classes(self) -> None:
         """A class that was defined again takes the place of the one before it."""
         if self._generation != generation():
             self._generation = generation()
             self._machines.clear()
 
-    def _known(self, row: ClaimRow) -> tuple[Spec, Step] | None:
+    def _look_up(self, row: ClaimRow) -> tuple[Spec, Step] | None:
         spec = lookup(row.fsm, row.version)
         step = None if spec is None else spec.steps.get(row.step)
         if spec is None or step is None:
@@ -190,7 +204,7 @@ class Feeder:
         self._machines[row.fsm, row.version, row.step] = spec, step
         return spec, step
 
-    async def _import(self, names: set[str]) -> None:
+    async def _import_names(self, names: set[str]) -> None:
         """Try each name once; an import that takes its time goes on aside."""
         asked: dict[str, list[str]] = {}
         for name in names - self._imported:
@@ -216,11 +230,11 @@ class Feeder:
     def _is_importing(self, name: str) -> bool:
         return name.partition(":")[0] in self._imports
 
-    def _resolve(self, row: ClaimRow) -> tuple[Spec, Step] | None:
+    def _resolve_machine(self, row: ClaimRow) -> tuple[Spec, Step] | None:
         """Find a machine by name and version."""
         reason: BaseException | None = None
         try:
-            machine = self._known(row)
+            machine = self._look_up(row)
         except BaseException as error:  # noqa: BLE001 - a class may raise anything when it is made, SystemExit too
             machine, reason = None, error
         if machine is None and self._is_importing(row.fsm):

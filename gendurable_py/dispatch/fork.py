@@ -11,15 +11,19 @@ import asyncio
 import contextlib
 import os
 import select
+import selectors
 import signal
 import socket
 import sys
 import threading
 import traceback
+from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol, TypeVar
 
-from .link import Link
+from psycopg import AsyncConnection
+
+R = TypeVar("R")
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -27,10 +31,17 @@ generation = 0
 """Raised in each child: what began under another number began in a parent."""
 
 
+class Connected(Protocol):
+    """What has a connection."""
+
+    @property
+    def conn(self) -> AsyncConnection[Any] | None: ...
+
+
 class _Running:
     """What a child must be parted from."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, links: Sequence[Link]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, links: Sequence[Connected]) -> None:
         self.loop = loop
         self.thread = threading.get_ident()
         self.links = links
@@ -41,7 +52,7 @@ _handlers: dict[int, Any] = {}
 
 
 @contextlib.contextmanager
-def parted(loop: asyncio.AbstractEventLoop, links: Sequence[Link]) -> Iterator[None]:
+def parted(loop: asyncio.AbstractEventLoop, links: Sequence[Connected]) -> Iterator[None]:
     """While an engine runs: children get none of its connections, and do not go on with its loop."""
     here = _Running(loop, links)
     _running.append(here)
@@ -108,9 +119,8 @@ def _part() -> None:
     for number in list(_handlers):
         restore(number)
     # So does `loop.add_signal_handler` of a program that serves on a loop of its own; what it calls stays in the loop.
-    quiet = getattr(sys.modules.get("asyncio.unix_events"), "_sighandler_noop", None)
     for number in _SIGNALS:
-        if quiet is not None and signal.getsignal(number) is quiet:
+        if getattr(signal.getsignal(number), "__module__", "") == "asyncio.unix_events":
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     for engine in _running:
         _cut_off(engine.links)
@@ -119,7 +129,7 @@ def _part() -> None:
     _running.clear()
 
 
-def _cut_off(links: Sequence[Link]) -> None:
+def _cut_off(links: Sequence[Connected]) -> None:
     """Put a dead socket in the place of each connection: the server would take the child for the engine."""
     with contextlib.suppress(OSError):
         dead, other = socket.socketpair()
@@ -131,7 +141,7 @@ def _cut_off(links: Sequence[Link]) -> None:
         dead.close()
 
 
-def _halt(loop: Any) -> None:
+def _halt(loop: asyncio.AbstractEventLoop) -> None:
     """A child that was forked by a step on the loop ends when it gives the loop its turn."""
 
     def back() -> None:
@@ -139,13 +149,20 @@ def _halt(loop: Any) -> None:
 
     with contextlib.suppress(Exception):  # another kind of loop than asyncio's own has none of this
         # All that is ready is the parent's, and in the parent it will run. The length of this turn is counted already.
-        count = len(loop._ready)
-        loop._ready.clear()
+        ready = _held_by(loop, deque)
+        count = len(ready)
+        ready.clear()
         for _ in range(count + 1):
             loop.call_soon(back)
         # Descriptors in an epoll set are the parent's, also when they are taken out of it here.
         with select.epoll() as fresh:
-            os.dup2(fresh.fileno(), loop._selector.fileno(), inheritable=False)
+            os.dup2(fresh.fileno(), _held_by(loop, selectors.EpollSelector).fileno(), inheritable=False)
+
+
+def _held_by(loop: object, kind: type[R]) -> R:
+    """The one object of this kind that a loop holds: what is ready, and what it waits with, have no public names."""
+    (found,) = (value for value in vars(loop).values() if isinstance(value, kind))
+    return found
 
 
 if hasattr(os, "register_at_fork"):

@@ -1,4 +1,8 @@
-"""A connection of the engine that comes back: one attempt at a time, with back-off and jitter between them."""
+"""A connection of the engine that comes back: one attempt at a time, with back-off and jitter between them.
+
+Whether a call that failed may have happened all the same is told, and never guessed. `session` says what a connection
+is set to, `pooled` what is done where there is no session.
+"""
 
 from __future__ import annotations
 
@@ -9,22 +13,21 @@ import random
 import socket
 import time
 import traceback
-from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, TypeVar, cast
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from . import session
-from .._statement import Call, Statement
+from .._contract import BAD_OUTCOME
 from .._log import logger
-from .pooled import Shared, is_shared, transaction
+from .._statement import Call, Statement
+from ..telemetry.events import Emit, Reconnecting, Recovered
+from . import pooled, session
+from .pooled import Settings, Shared, is_shared, transaction
 from .text import Lenient
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-Emit = Callable[[str, Mapping[str, float], Mapping[str, object]], None]
 
 _LONGEST_PAUSE = 5.0
 _TRIES = 4
@@ -32,6 +35,8 @@ _TRIES = 4
 _ROLLED_BACK = ("25P03", "25P04")
 _CUT_SHORT = ("57014", "57P05", *_ROLLED_BACK)
 _LOG_EVERY = 30.0
+# What another session does, and what passes by itself.
+_CONFLICTS = ("40", "55")
 
 # A dead network shows only by silence. What the DSN says wins.
 _DEFAULTS = {
@@ -49,7 +54,7 @@ TROUBLE = (psycopg.Error, OSError, TimeoutError)
 def about_data(sqlstate: str | None) -> bool:
     """Whether an error is the fault of what was sent (the classes in which the server isolates a bad outcome), or of a
     conflict that passes; everything else is about the session or the server."""
-    return sqlstate is not None and sqlstate[:2] in ("22", "23", "54", "P0", "GD", "40", "55")
+    return sqlstate is not None and sqlstate[:2] in (*BAD_OUTCOME, *_CONFLICTS)
 
 
 def conninfo(dsn: str, worker: str) -> str:
@@ -84,7 +89,7 @@ class Link:
         self._conn: psycopg.AsyncConnection[tuple[object, ...]] | None = None
         self._options: str | None = None
         self._version = 0
-        self._local: session.Settings | None = None
+        self._local: Settings | None = None
         self._failures = 0
         self._logged = 0.0
         self._calling = False
@@ -162,7 +167,7 @@ class Link:
         """Set what the engine depends on: for the session, or, where there is none, find out what to set each time."""
         if conn.info.parameter_status("server_encoding") == "SQL_ASCII":
             conn.adapters.register_loader("text", Lenient)
-        pid = 0 if self.pooled else await session.backend(conn)
+        pid = 0 if self.pooled else await pooled.backend(conn)
         if pid not in (0, conn.info.backend_pid) and await is_shared(conn, pid, self._dsn):
             self._shared.pooled = True
             logger.warning(
@@ -224,7 +229,7 @@ class Link:
             self._calling = False
         if self._failures:
             logger.info("connection for %s works again after %d failures", self._name, self._failures)
-            self._emit("recovered", {"failures": self._failures}, {"link": self._name})
+            self._emit(Recovered(self._failures, self._name))
             self._failures = 0
             self._logged = 0.0
         return answer
@@ -240,7 +245,7 @@ class Link:
                     raise
         return await self.attempt(call, *args, **kwargs)
 
-    async def _in_transaction(self, made: session.Settings, statement: Statement[R]) -> R:
+    async def _in_transaction(self, made: Settings, statement: Statement[R]) -> R:
         for _ in range(_TRIES - 1):
             conn = await self.open()
             self.sent = True
@@ -270,7 +275,7 @@ class Link:
             self._logged = now
             logger.warning("connection for %s failed: %s", self._name, str(error).strip() or type(error).__name__)
         pause = min(_LONGEST_PAUSE, 0.05 * 2 ** min(self._failures - 1, 10)) * random.uniform(0.5, 1.5)
-        self._emit("reconnect", {"failures": self._failures, "pause": pause}, {"link": self._name, "error": str(error)})
+        self._emit(Reconnecting(self._failures, pause, self._name, str(error)))
         await asyncio.sleep(pause)
 
     async def drop(self) -> None:

@@ -8,7 +8,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
 from contextvars import ContextVar
 from queue import SimpleQueue
 from typing import Any, ParamSpec, TypeVar
@@ -115,23 +115,34 @@ def counted(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
 
 
 def _counter(loop: asyncio.AbstractEventLoop) -> Any:
-    original = loop.run_in_executor
+    original: Any = loop.run_in_executor
 
-    def run_in_executor(executor: Executor | None, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
+    def run_in_executor(executor: Executor | None, func: Callable[..., Any], *args: Any) -> Any:
         if handed_over.get() is None:
             return original(executor, func, *args)
-        executor = executor or _default_of(loop)
-        return original(None if executor is None else _Counted(executor), func, *args)
+        if executor is not None:
+            return original(_Counted(executor), func, *args)
+        # Nobody can stand before the default one: what is counted is the call itself.
+        call: Future[None] = Future()
+        _count(call)
+        try:
+            future = original(None, _marked, call, func, args)
+        except BaseException:
+            call.cancel()
+            raise
+        # Cancelled before it began, it never will.
+        future.add_done_callback(lambda _: call.cancel())
+        return future
 
     run_in_executor.gendurable = True  # type: ignore[attr-defined]
     return run_in_executor
 
 
-def _default_of(loop: Any) -> Executor | None:
-    """The default executor, made as asyncio makes it; None where that cannot be told."""
-    if not hasattr(loop, "_default_executor") or getattr(loop, "_executor_shutdown_called", False):
-        return None
-    if loop._default_executor is None:
-        loop.set_default_executor(ThreadPoolExecutor(thread_name_prefix="asyncio"))
-    executor: Executor = loop._default_executor
-    return executor
+def _marked(call: Future[None], func: Callable[..., R], args: tuple[Any, ...]) -> R:
+    """In the thread: make the call, and mark its end."""
+    if not call.set_running_or_notify_cancel():
+        raise CancelledError  # nobody waits for it any more
+    try:
+        return func(*args)
+    finally:
+        call.set_result(None)

@@ -1,4 +1,8 @@
-"""One run of a step: what it returns, or what becomes of what it raises."""
+"""One run of a step: what it returns, or what becomes of what it raises.
+
+Whatever a step does, the work has an outcome afterwards, or its task was cancelled. An executor runs this; the
+committer comes next.
+"""
 
 from __future__ import annotations
 
@@ -9,22 +13,25 @@ from collections.abc import Coroutine
 from dataclasses import replace
 from typing import Any
 
-from . import fork
-from ..telemetry import instrument
-from ..machine.encode import encode_outcome, encode_stop
 from .._log import logger
-from .work import HANDLE, RUN, STOP, Work
 from ..errors import InvalidArgument
-from ..machine.outcome import Cancel, Outcome, Stop, describe
+from ..machine.describe import describe
+from ..machine.encode import encode_outcome
+from ..machine.last_resort import encode_stop
+from ..machine.outcome import Outcome, Stop
+from ..telemetry import instrument as telemetry
+from . import fork
+from .answers import HANDLE, RUN, STOP
+from .work import Work
 
 
 def perform(work: Work, loop: asyncio.AbstractEventLoop | None = None) -> None:
     """Run a sync step (or what follows its rejection) in this thread, and keep its outcome on the work."""
-    current = instrument.current
-    if current is None:
+    instrument = telemetry.current
+    if instrument is None:
         _perform(work, loop)
     else:
-        with current.step(work):
+        with instrument.step(work):
             _perform(work, loop)
 
 
@@ -47,11 +54,11 @@ def _perform(work: Work, loop: asyncio.AbstractEventLoop | None) -> None:
 
 async def perform_async(work: Work) -> None:
     """The same for an async step; a cancellation that is not the step's own passes through."""
-    current = instrument.current
-    if current is None:
+    instrument = telemetry.current
+    if instrument is None:
         await _perform_async(work)
     else:
-        with current.step(work):
+        with instrument.step(work):
             await _perform_async(work)
 
 
@@ -96,12 +103,13 @@ def recover(work: Work, error: BaseException) -> bytes | Coroutine[Any, Any, byt
     work.keep = False
     if work.stage != RUN:
         work.stage = STOP
-        return encode_stop(work.ctx, error)
+        return encode_stop(work.row, error)
     work.stage = HANDLE
     work.ctx._taken = None  # an error uses up nothing
     try:
-        if work.spec.is_job and isinstance(error, Cancel):
-            return encode_outcome(work.ctx, work.spec, Stop(str(error) or "cancelled", consume=()), False)
+        decided = work.spec.read_error(error)
+        if decided is not None:
+            return encode_outcome(work.ctx, work.spec, decided, False)
         logger.warning("step %s of %s %s failed", work.row.step, work.row.fsm, work.row.id, exc_info=error)
         if not isinstance(error, Exception):
             error = RuntimeError(f"the step raised {describe(error)}")
@@ -133,10 +141,4 @@ def _handled(work: Work, outcome: object) -> bytes:
 def _failed(work: Work, failure: BaseException) -> bytes:
     work.stage = STOP
     logger.error("handle of %s %s failed", work.row.fsm, work.row.id, exc_info=failure)
-    return encode_stop(work.ctx, failure)
-
-
-def broken(work: Work, error: BaseException) -> None:
-    """Neither the step nor `handle` gave an outcome, and what they raised came this far."""
-    logger.critical("the executor failed on %s %s", work.row.fsm, work.row.id, exc_info=error)
-    work.outcome = encode_stop(work.ctx, error)
+    return encode_stop(work.row, failure)

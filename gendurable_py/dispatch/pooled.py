@@ -1,9 +1,13 @@
-"""Behind a proxy that pools transactions: how it is noticed, and how a call is made without a session."""
+"""Behind a proxy that pools transactions: how it is noticed, and how a call is made without a session.
+
+Nothing may stay behind on a connection of the proxy: what a call needs it sets in its own transaction.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -11,11 +15,12 @@ import psycopg
 from psycopg import pq
 from psycopg.rows import tuple_row
 
-from . import session
-from .._statement import Statement
+from .._statement import Statement, call, nothing, one_value
 from ..errors import translate
 
 R = TypeVar("R")
+
+Settings = Sequence[tuple[str, str]]
 
 _ROUNDS = 4
 _PATIENCE = 5.0
@@ -27,6 +32,24 @@ class Shared:
     """What the connections of one engine know of the way to their server."""
 
     pooled: bool = False
+
+
+@call
+def set_locally(made: Settings) -> Statement[None]:
+    """Set it until the end of the transaction."""
+    return Statement(
+        "select pg_catalog.set_config(name, value, true) "
+        "from rows from (pg_catalog.unnest(%s::pg_catalog.text[]), pg_catalog.unnest(%s::pg_catalog.text[])) "
+        "w (name, value)",
+        ([name for name, _ in made], [value for _, value in made]),
+        nothing,
+    )
+
+
+@call
+def backend() -> Statement[int]:
+    """The server process that answers."""
+    return Statement("select pg_catalog.pg_backend_pid()", (), one_value)
 
 
 async def is_shared(conn: psycopg.AsyncConnection[Any], pid: int, dsn: str) -> bool:
@@ -42,7 +65,7 @@ async def is_shared(conn: psycopg.AsyncConnection[Any], pid: int, dsn: str) -> b
             )
             try:
                 for _ in range(_ROUNDS):
-                    if await session.backend(witness) == pid or await session.backend(conn) != pid:
+                    if await backend(witness) == pid or await backend(conn) != pid:
                         return True
             finally:
                 with contextlib.suppress(psycopg.Error, OSError):
@@ -52,7 +75,7 @@ async def is_shared(conn: psycopg.AsyncConnection[Any], pid: int, dsn: str) -> b
     return False
 
 
-async def transaction(conn: psycopg.AsyncConnection[Any], made: session.Settings, statement: Statement[R]) -> R:
+async def transaction(conn: psycopg.AsyncConnection[Any], made: Settings, statement: Statement[R]) -> R:
     """One statement in a transaction of its own, under settings that end with it, in one round trip."""
     for _ in range(_TRIES):
         with contextlib.suppress(psycopg.errors.QueryCanceled):
@@ -61,8 +84,8 @@ async def transaction(conn: psycopg.AsyncConnection[Any], made: session.Settings
     return await _transaction(conn, made, statement)
 
 
-async def _transaction(conn: psycopg.AsyncConnection[Any], made: session.Settings, statement: Statement[R]) -> R:
-    local = session.set_locally.statement(made)
+async def _transaction(conn: psycopg.AsyncConnection[Any], made: Settings, statement: Statement[R]) -> R:
+    local = set_locally.statement(made)
     rows: list[tuple[Any, ...]] = []
     try:
         async with contextlib.AsyncExitStack() as stack:

@@ -12,8 +12,8 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
-from . import fork
 from .._log import logger
+from . import fork
 from .offload import DaemonExecutor
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -24,8 +24,11 @@ def need_thread_of_its_own() -> None:
     """Refuse to `run` where it cannot have the signals, or the loop."""
     if threading.current_thread() is not threading.main_thread():
         raise RuntimeError("run() takes the signals, so it needs the main thread: in another, await serve() on a loop")
-    if asyncio._get_running_loop() is not None:
-        raise RuntimeError("a loop runs in this thread already: await serve() on it in place of run()")
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise RuntimeError("a loop runs in this thread already: await serve() on it in place of run()")
 
 
 def drive(main: Callable[[], Coroutine[Any, Any, None]], stop: Callable[[], None]) -> None:
@@ -71,8 +74,18 @@ def _end(loop: asyncio.AbstractEventLoop) -> None:
         ending.cancel()
 
     _complete(loop, loop.create_task(last_word()))
-    for task in asyncio.all_tasks(loop):
-        task._log_destroy_pending = False  # type: ignore[attr-defined]
+    _leave_quietly(loop)
+
+
+def _leave_quietly(loop: asyncio.AbstractEventLoop) -> None:
+    """Tasks that do not end are gone with the loop, and that is no news: everything else is told as before."""
+    told = loop.get_exception_handler() or (lambda loop, context: loop.default_exception_handler(context))
+
+    def tell(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if context.get("message") != "Task was destroyed but it is pending!":
+            told(loop, context)
+
+    loop.set_exception_handler(tell)
 
 
 @contextlib.contextmanager

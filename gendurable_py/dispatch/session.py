@@ -78,8 +78,6 @@ _FOUND: LiteralString = (
     "union all select 'search_path', quote_ident(nspname) || ', pg_temp' from api)"
 )
 
-Settings = Sequence[tuple[str, str]]
-
 
 def timeouts(server_version: int) -> tuple[LiteralString, ...]:
     """The settings that end what takes too long, on this server."""
@@ -99,7 +97,7 @@ def without_timeouts(server_version: int) -> Statement[None]:
     return Statement(f"{off}; set search_path to pg_catalog, pg_temp", (), nothing)
 
 
-def without_timeouts_locally(server_version: int) -> Settings:
+def without_timeouts_locally(server_version: int) -> Sequence[tuple[str, str]]:
     """The same, as settings by name."""
     return [*((name, "0") for name in timeouts(server_version)), ("search_path", "pg_catalog, pg_temp")]
 
@@ -120,32 +118,14 @@ def own_search_path() -> Statement[None]:
     return Statement("reset search_path", (), nothing)
 
 
-def _pairs(rows: Rows) -> Settings:
+def _pairs(rows: Rows) -> Sequence[tuple[str, str]]:
     return [(row[0], row[1]) for row in rows]
 
 
 @call
-def wanted_settings(durable: bool) -> Statement[Settings]:
+def wanted_settings(durable: bool) -> Statement[Sequence[tuple[str, str]]]:
     """What `settings` would set, without setting it."""
     return Statement(f"{_FOUND} select name, value from made", _parameters(durable), _pairs)
-
-
-@call
-def set_locally(made: Settings) -> Statement[None]:
-    """Set it until the end of the transaction."""
-    return Statement(
-        "select pg_catalog.set_config(name, value, true) "
-        "from rows from (pg_catalog.unnest(%s::pg_catalog.text[]), pg_catalog.unnest(%s::pg_catalog.text[])) "
-        "w (name, value)",
-        ([name for name, _ in made], [value for _, value in made]),
-        nothing,
-    )
-
-
-@call
-def backend() -> Statement[int]:
-    """The server process that answers."""
-    return Statement("select pg_catalog.pg_backend_pid()", (), one_value)
 
 
 @call

@@ -1,4 +1,7 @@
-"""The threads that run sync steps, fed by one plain queue."""
+"""The threads that run sync steps, fed by one plain queue: as many as the work that waits needs.
+
+A sync step costs no future and no wake-up of its own. `executor` owns them.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,7 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 
 from .contexts import Contexts
-from .perform import broken, perform
-from .work import Work
+from .work import Work, break_off
 
 _TICK = 0.002
 
@@ -27,12 +29,14 @@ class Threads:
         self,
         loop: asyncio.AbstractEventLoop,
         limit: int,
+        perform: Callable[[Work, asyncio.AbstractEventLoop], None],
         finished: Callable[[Work], None],
         contexts: Contexts,
     ) -> None:
         self._loop = loop
         self._contexts = contexts
         self._limit = limit
+        self._perform = perform
         self._finished = finished
         self._queue: SimpleQueue[Work | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
@@ -78,14 +82,14 @@ class Threads:
 
     def _main(self, slot: int) -> None:
         current, get, loop, finished = self._current, self._queue.get, self._loop, self._finished
-        fresh = self._contexts.fresh
+        perform, fresh = self._perform, self._contexts.fresh
         while (work := get()) is not None:
             current[slot] = work
             if not work.ctx._cancelled:
                 try:
                     fresh().run(perform, work, loop)
                 except BaseException as error:  # noqa: BLE001 - without its thread the slot would be lost for ever
-                    broken(work, error)
+                    break_off(work, error)
             current[slot] = None
             finished(work)
             del work

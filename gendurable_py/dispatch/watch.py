@@ -1,4 +1,7 @@
-"""A look at the loop from outside of it: when it stands still, what does it do?"""
+"""The watch over the loop that heartbeats depend on: when it stands still, what does it do?
+
+A service that ticks on the loop, and a thread that looks at it from outside.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,14 @@ import threading
 import time
 from collections.abc import Callable
 from types import FrameType
+from typing import NamedTuple
 
 from .._log import logger
-from .work import Work, about
+from ..telemetry.events import Blocked, Emit
+from .services import Failed, Service
+from .work import Work
 
-_OURS = os.path.dirname(__file__) + os.sep
+_OURS = os.path.dirname(os.path.dirname(__file__)) + os.sep
 _LIBRARIES = tuple(
     os.path.join(path, "")
     for name in ("stdlib", "platstdlib", "purelib", "platlib")
@@ -23,7 +29,52 @@ _LIBRARIES = tuple(
 )
 _LONG = 5
 
-_Reason = tuple[str, dict[str, object]]
+
+class _Reason(NamedTuple):
+    """Why it was late: in words, and for the event. Not with the work, which would be kept until the next time."""
+
+    says: str
+    cause: str
+    where: str | None = None
+    id: int | None = None
+    fsm: str | None = None
+    step: str | None = None
+
+
+class LoopWatch(Service):
+    """Tells when the loop was late, and why.
+
+    The limit is half of the heartbeat interval, at most a second.
+    """
+
+    name = "watch"
+
+    def __init__(
+        self, heartbeat_interval: float, working: Callable[[asyncio.Task[object]], Work | None], emit: Emit
+    ) -> None:
+        super().__init__()
+        self._tick = min(1.0, heartbeat_interval / 4)
+        self._limit = min(1.0, heartbeat_interval / 2)
+        self._emit = emit
+        self._watch = Watch(self._limit, working)
+
+    def start(self, failed: Failed) -> None:
+        self._watch.start()
+        super().start(failed)
+
+    async def stop(self) -> None:
+        await super().stop()
+        self._watch.stop()
+
+    async def run(self) -> None:
+        while True:
+            self._watch.expect(self._tick)
+            await asyncio.sleep(self._tick)
+            late = self._watch.rest()
+            if late > self._limit:
+                why = self._watch.verdict(late)
+                logger.warning("the event loop was blocked for %.1f s, which delays heartbeats: %s", late, why.says)
+                self._emit(Blocked(late, *why[1:]))
 
 
 class Watch:
@@ -67,7 +118,7 @@ class Watch:
         if self._seen is not None and self._seen[0] == self._last:
             return self._seen[1]
         if time.process_time() - self._cpu < late / 20:
-            return _reason("suspended", "the process was suspended, or the machine had no time for it")
+            return _Reason("the process was suspended, or the machine had no time for it", "suspended")
         return _BUSY
 
     def _main(self) -> None:
@@ -84,7 +135,7 @@ class Watch:
                 self._seen = due, seen
                 if late > _LONG * self._limit and told != due:
                     told = due
-                    logger.warning("the event loop is blocked, for %.1f s so far: %s", late, seen[0])
+                    logger.warning("the event loop is blocked, for %.1f s so far: %s", late, seen.says)
 
     def _look(self) -> _Reason:
         frame = sys._current_frames().get(self._loop_thread)
@@ -103,16 +154,12 @@ class Watch:
             who = f"step {work.row.step} of {work.row.fsm} {work.row.id}"
         else:
             who = "a callback" if task is None else f"the task {task.get_name()!r}"
-        return _reason("call", f"{who} made a call that blocks{f' ({where})' if where else ''}", where or None, work)
+        about = (None, None, None) if work is None else (work.row.id, work.row.fsm, work.row.step)
+        return _Reason(f"{who} made a call that blocks{f' ({where})' if where else ''}", "call", where or None, *about)
 
 
-def _reason(cause: str, says: str, where: str | None = None, work: Work | None = None) -> _Reason:
-    what = {"id": None, "fsm": None, "step": None} if work is None else about(work)
-    return says, {"cause": cause, "where": where, **what}
-
-
-_BUSY = _reason(
-    "busy", "other threads kept the interpreter from it (a call that holds its lock, or too many that compute)"
+_BUSY = _Reason(
+    "other threads kept the interpreter from it (a call that holds its lock, or too many that compute)", "busy"
 )
 
 

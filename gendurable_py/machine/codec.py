@@ -1,24 +1,24 @@
-"""JSON as Postgres takes it, durations, and the state of a machine."""
+"""JSON as Postgres takes it, and the state of a machine.
+
+What could not be stored, or would not come back as it was written, is refused here, before it travels with others.
+"""
 
 from __future__ import annotations
 
 import json
-import math
 import re
-from datetime import timedelta
 from decimal import Decimal
 from typing import Any, Generic, TypeVar, cast
 
 import pydantic
 from pydantic_core import from_json, to_json
 
-from . import roundtrip
-from .roundtrip import is_plain
 from ..errors import InvalidArgument
+from . import roundtrip
+from .describe import clean
+from .roundtrip import is_plain
 
 S = TypeVar("S")
-
-Seconds = float | timedelta
 
 
 def dumps(value: object) -> bytes:
@@ -134,11 +134,6 @@ def _long(digits: str) -> int:
     return int(digits) if len(digits) < 4000 else int(Decimal(digits))
 
 
-def clean(text: str) -> str:
-    """Any text as one that Postgres can store: an error message must never be the next error."""
-    return text.encode("utf-8", "replace").decode("utf-8").replace("\x00", "\N{REPLACEMENT CHARACTER}")
-
-
 def checked_name(value: object, what: str) -> str:
     """A name as the server takes it.
 
@@ -152,53 +147,6 @@ def checked_name(value: object, what: str) -> str:
     if len(value.encode()) > 2000:
         raise InvalidArgument(f"{what} has {len(value.encode())} bytes", hint="names have at most 2,000")
     return value
-
-
-_LONGEST = 9e12
-
-
-def seconds(value: Seconds, what: str) -> float:
-    """A duration in seconds, as it travels: a timedelta would become days of the session's calendar.
-
-    Raises:
-        InvalidArgument: it is negative, not finite, not a number, or beyond all times.
-    """
-    if isinstance(value, timedelta):
-        found = value.total_seconds()
-    elif isinstance(value, (int, float)) and not isinstance(value, bool):
-        try:
-            found = float(value)
-        except OverflowError:
-            found = math.inf
-    else:
-        raise InvalidArgument(f"{what} is a {type(value).__name__}", hint="give seconds or a timedelta")
-    if not 0 <= found <= _LONGEST:
-        raise InvalidArgument(
-            f"{what} is {found:g} s", hint="give a duration that is not negative, and below 285,000 years"
-        )
-    return found
-
-
-def retention_seconds(value: Seconds) -> float:
-    """A retention in seconds. `timedelta.max` and the like, beyond all times that the server has, keep everything.
-
-    Raises:
-        InvalidArgument: it is negative, beyond what a timedelta holds, not a number, or no duration.
-    """
-    if isinstance(value, timedelta) or (isinstance(value, float) and _LONGEST < value <= timedelta.max.total_seconds()):
-        found = value.total_seconds() if isinstance(value, timedelta) else value
-        return seconds(min(found, _LONGEST), "the retention")
-    return seconds(value, "the retention")
-
-
-def milliseconds(value: Seconds, what: str) -> int:
-    """A duration for a ``..._ms`` key, checked like `seconds`."""
-    return round(seconds(value, what) * 1000)
-
-
-def interval(value: Seconds, what: str) -> timedelta:
-    """A duration as Python has it, checked like `seconds`."""
-    return timedelta(seconds=seconds(value, what))
 
 
 _LONG_NUMBER = re.compile(rb"[0-9]{4000}")

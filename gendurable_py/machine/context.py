@@ -1,40 +1,21 @@
-"""What a step sees of its instance."""
+"""What a step sees of its instance: one claim, read lazily, and the same for as long as the step runs.
+
+What it takes of the inbox is remembered here, and used up when the outcome commits.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Generic, NamedTuple, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 from pydantic import JsonValue
 
+from .claim import ClaimRow
 from .codec import StateCodec, loads
 from .outcome import ChildResult, Signal
 
-__all__ = ["ClaimRow", "Context"]
-
 S = TypeVar("S")
-
-
-class ClaimRow(NamedTuple):
-    """A claimed row as it comes over the wire. The JSON columns stay text until a step looks at them."""
-
-    id: int
-    claim_no: int
-    fsm: str
-    version: int
-    step: str
-    state: str
-    attempt: int
-    queue: str
-    partition_key: str | None
-    unique_key: str | None
-    parent_id: int | None
-    awaits: list[str] | None
-    timed_out: bool
-    signals: str
-    childs: str
-    meta: str
 
 
 class Draining:

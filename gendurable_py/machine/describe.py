@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .codec import clean
-
 _LONGEST = 8000
 _LONGEST_PART = 1000
 _MOST_MEMBERS = 10
 _MOST_CAUSES = 5
 _MOST_LINES = 40
+
+
+def clean(text: str) -> str:
+    """Any text as one that Postgres can store: an error message must never be the next error."""
+    return text.encode("utf-8", "replace").decode("utf-8").replace("\x00", "\N{REPLACEMENT CHARACTER}")
 
 
 def describe(error: object) -> str:

@@ -11,11 +11,10 @@ from datetime import datetime
 from inspect import isawaitable, iscoroutine
 from typing import Any
 
-from ..telemetry import instrument
-from .codec import dumps, milliseconds
-from .context import Context
+from .. import _trace
 from ..errors import InvalidArgument
-from .fsm import Spec, spec_of, step_name
+from .codec import dumps
+from .context import Context
 from .outcome import (
     UNSET,
     Await,
@@ -30,16 +29,16 @@ from .outcome import (
     Signal,
     StepLike,
     Stop,
-    describe,
 )
+from .spec import Spec, spec_of, step_name
+from .times import aware, milliseconds
 
 LONGEST_OUTCOME = 32 << 20
 """Bytes. A commit that takes longer than the engine waits for its answer would be sent again for ever, and all others
 would wait for it: 50 MB took 12 s, 200 MB more than 30 s."""
 
 
-_RESULTS = frozenset((type(None), bool, int, float, str, dict, list, tuple))
-"""What jobs mostly return, and what is surely no outcome and cannot be awaited: asking that takes longer."""
+_OUTCOMES = frozenset((Next, Replay, Await, ScheduleChilds, Done, Stop, Retry))
 
 
 def encode_outcome(ctx: Context[Any], spec: Spec, outcome: object, keep: bool) -> bytes:
@@ -49,13 +48,10 @@ def encode_outcome(ctx: Context[Any], spec: Spec, outcome: object, keep: bool) -
         InvalidArgument: it is no outcome, names an unknown step, holds what cannot be encoded, or is too large.
     """
     row = ctx._row
-    if spec.is_job and type(outcome) in _RESULTS:
-        outcome = Done(outcome)
-    elif spec.is_job and not isinstance(outcome, Outcome):
-        if isawaitable(outcome) or (isinstance(outcome, type) and issubclass(outcome, Outcome)):
-            raise _no_outcome(ctx, outcome)
-        outcome = Done(outcome)
     kind = type(outcome)
+    if kind not in _OUTCOMES:
+        outcome = spec.read_answer(outcome)
+        kind = type(outcome)
     if kind is Next:
         assert isinstance(outcome, Next)
         text = b'{"id":%d,"claim_no":%d,"kind":"next","step":%b' % (row.id, row.claim_no, _step(spec, outcome.step))
@@ -91,12 +87,6 @@ def _no_outcome(ctx: Context[Any], returned: object) -> InvalidArgument:
     elif isinstance(returned, type):
         what, hint = f"the class {returned.__name__}", f"return an instance: {returned.__name__}(...)"
     return InvalidArgument(f"step {ctx.step!r} of {ctx.fsm} returned {what}, which is no outcome", hint=hint)
-
-
-def encode_stop(ctx: Context[Any], reason: str | BaseException) -> bytes:
-    """The last resort: it cannot fail."""
-    row = ctx._row
-    return b'{"id":%d,"claim_no":%d,"kind":"stop","reason":%b}' % (row.id, row.claim_no, dumps(describe(reason)))
 
 
 def kind_of(outcome: bytes | None) -> str | None:
@@ -194,7 +184,7 @@ def encode_inserts(instances: Iterable[Insertable]) -> bytes:
     Raises:
         InvalidArgument: a state does not fit its machine, or a value cannot be encoded.
     """
-    trace = instrument.carrier()
+    trace = _trace.carrier()
     return b"[" + b",".join([encode_insert(instance, trace) for instance in instances]) + b"]"
 
 
@@ -202,7 +192,7 @@ def encode_insert(what: Insertable, trace: Mapping[str, str] | None = None) -> b
     if not isinstance(what, Child) and isinstance(what, Mapping):
         meta = what.get("meta")
         if trace and (meta is None or isinstance(meta, Mapping)):
-            what = {**what, "meta": instrument.traced(meta, trace)}
+            what = {**what, "meta": _trace.traced(meta, trace)}
         eligible_at = what.get("eligible_at")
         if isinstance(eligible_at, datetime):
             what = {**what, "eligible_at": aware(eligible_at).isoformat()}
@@ -230,7 +220,7 @@ def encode_insert(what: Insertable, trace: Mapping[str, str] | None = None) -> b
         made["eligible_at"] = aware(child.eligible_at).isoformat()
     if child.delay is not None:
         made["delay_ms"] = milliseconds(child.delay, "the delay")
-    meta = instrument.traced(child.meta, trace)
+    meta = _trace.traced(child.meta, trace)
     if meta is not None:
         made["meta"] = meta
     if made:
@@ -246,14 +236,3 @@ def checked_step(spec: Spec, target: StepLike) -> str:
             f"{spec.name} has no step {name!r}", hint=f"its steps are {', '.join(spec.attributes.values())}"
         )
     return name
-
-
-def aware(when: datetime) -> datetime:
-    """A time with its zone: a naive one would mean the session's zone here and the server's there."""
-    if not isinstance(when, datetime):
-        raise InvalidArgument(f"a {type(when).__name__} is no time", hint="give an aware datetime")
-    if when.utcoffset() is None:
-        raise InvalidArgument(
-            f"{when} has no time zone", hint="give an aware datetime, such as datetime.now(timezone.utc)"
-        )
-    return when

@@ -1,4 +1,7 @@
-"""Jobs: machines of one step with retries, as a function (`job`) or as a class (`Job`)."""
+"""Jobs: machines of one step with retries, as a function (`job`) or as a class (`Job`).
+
+What makes a job differ from other machines stands in `JobSpec`: nobody else asks whether it is one.
+"""
 
 from __future__ import annotations
 
@@ -9,26 +12,27 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Concatenate, Generic, ParamSpec, TypeVar, cast, overload
 
-from .context import Context
+from .._contract import DEFAULT_ATTEMPTS
 from ..errors import InvalidArgument
-from .fsm import FSM, START, Backoff, Spec, both, steps_of
+from .fsm import FSM, both, steps_of
+from .outcome import Cancel, Done, Outcome, Stop
+from .spec import START, Backoff, Spec
 
 if sys.version_info >= (3, 14):
     import annotationlib
 
-__all__ = ["Job", "JobFunction", "job"]
-
 A = TypeVar("A")
 P = ParamSpec("P")
 R = TypeVar("R")
+
+_RESULTS = frozenset((type(None), bool, int, float, str, dict, list, tuple))
+"""What jobs mostly return, and what is surely no outcome and cannot be awaited: asking that takes longer."""
 
 
 class JobSpec(Spec):
     """What a job declared."""
 
     __slots__ = ()
-
-    is_job = True
 
     @property
     def retries(self) -> bool:
@@ -39,17 +43,31 @@ class JobSpec(Spec):
         cls = self.cls
         if hasattr(cls, "State"):
             return cast("type[Any]", cls.State)
-        function = inspect.unwrap(getattr(cls, "_function", None) or cls.perform)  # type: ignore[attr-defined]
+        function = inspect.unwrap(getattr(cls, "_function", None) or cls.perform)
         first = next((name for name in _parameters(function) if name != "self"), None)
         kind = None if first is None else _annotation(function, first)
         if kind is None or kind in (dict, object, Any, Mapping) or kind == dict[str, Any]:
             return None
         return cast("type[Any]", kind)
 
-    def runner(self, method: Callable[..., object]) -> Callable[[Context[Any]], object]:
+    def runner(self, method: Callable[..., object]) -> Callable[[Any], object]:
         if _takes_context(method):
             return lambda ctx: method(ctx.state, ctx)
         return lambda ctx: method(ctx.state)
+
+    def read_answer(self, returned: object) -> object:
+        """What a job returns is its result, unless it is an outcome, or was meant to be one."""
+        if type(returned) not in _RESULTS and (
+            isinstance(returned, Outcome)
+            or inspect.isawaitable(returned)
+            or (isinstance(returned, type) and issubclass(returned, Outcome))
+        ):
+            return returned
+        return Done(returned)
+
+    def read_error(self, error: BaseException) -> Outcome | None:
+        """A job that raises `Cancel` has decided: it ends, and uses up nothing."""
+        return Stop(str(error) or "cancelled", consume=()) if isinstance(error, Cancel) else None
 
 
 class Job(FSM, abstract=True):
@@ -95,7 +113,7 @@ def job(
     name: str | None = None,
     queue: str | None = None,
     version: int = 1,
-    max_attempts: int = 20,
+    max_attempts: int = DEFAULT_ATTEMPTS,
     backoff: Backoff | None = None,
 ) -> Callable[[Callable[Concatenate[A, P], R]], JobFunction[Concatenate[A, P], R]]: ...
 def job(
@@ -105,7 +123,7 @@ def job(
     name: str | None = None,
     queue: str | None = None,
     version: int = 1,
-    max_attempts: int = 20,
+    max_attempts: int = DEFAULT_ATTEMPTS,
     backoff: Backoff | None = None,
 ) -> object:
     """A function as a machine of one step with retries.

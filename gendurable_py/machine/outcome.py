@@ -14,26 +14,8 @@ from typing import Final, Protocol
 
 from pydantic import JsonValue
 
-from .codec import Seconds
-from .describe import describe as describe
-
-__all__ = [
-    "UNSET",
-    "Await",
-    "Cancel",
-    "Child",
-    "ChildResult",
-    "Done",
-    "MachineLike",
-    "Next",
-    "Outcome",
-    "Replay",
-    "Retry",
-    "ScheduleChilds",
-    "Signal",
-    "Stop",
-    "Unset",
-]
+from .._contract import Seconds
+from .describe import describe
 
 
 class Unset(Enum):

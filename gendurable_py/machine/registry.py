@@ -20,12 +20,9 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from importlib.machinery import ModuleSpec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..errors import InvalidArgument
-
-if TYPE_CHECKING:
-    from .fsm import Spec
+from .spec import Spec
 
 logger = logging.getLogger("gendurable")
 
@@ -48,7 +45,7 @@ def register(spec: Spec) -> None:
     """Make a machine known. A class of the same module and qualified name takes the place of the one before it: what
     `importlib.reload` and a cell of a notebook that is run again mean."""
     global _generation
-    known = registry.get((spec.name, spec.version), spec)
+    known = _registry.get((spec.name, spec.version), spec)
     there, here = (f"{each.cls.__module__}.{each.cls.__qualname__}" for each in (known, spec))
     if there != here:
         raise InvalidArgument(
@@ -66,7 +63,7 @@ def generation() -> int:
 
 def lookup(name: str, version: int) -> Spec | None:
     """The machine of this name and version, if it was imported."""
-    return registry.get((name, version))
+    return _registry.get((name, version))
 
 
 def autoload(name: str, allowed: Collection[str], seconds: float = IMPORT_DEADLINE) -> bool:

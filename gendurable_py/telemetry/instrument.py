@@ -1,35 +1,41 @@
-"""Where telemetry goes: to the engine's `on_event`, and to what `gendurable_py.otel` has switched on."""
+"""Where telemetry goes: to the engine's `on_event`, and to what `telemetry.otel` has hung on the process.
+
+Whatever goes wrong there stops nothing.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from .._log import logger
-
-if TYPE_CHECKING:
-    from ..dispatch.work import Work
-
+from ..machine.claim import ClaimRow
+from .events import Event
 
 OnEvent = Callable[[str, Mapping[str, float], Mapping[str, object]], None]
 """Telemetry: the name of the event, its numbers, what it is about. Called on the engine's loop: it must be quick."""
 
 
+class Running(Protocol):
+    """A run of a step, as far as telemetry looks at it; what it came to is there when it has ended."""
+
+    row: ClaimRow
+    outcome: bytes | None
+    error: BaseException | None
+
+
 class Instrument(Protocol):
     """What a tracer hangs on the package. It must never raise, and may be called in any thread."""
 
-    def carrier(self) -> Mapping[str, str]:
-        """The keys of ``meta`` by which an instance that is inserted now remembers its trace."""
-
-    def step(self, work: Work) -> AbstractContextManager[object]:
+    def step(self, work: Running) -> AbstractContextManager[object]:
         """Stands around one run of a step, in the thread or the task that runs it."""
 
-    def event(self, name: str, measurements: Mapping[str, float], metadata: Mapping[str, object]) -> None:
+    def event(self, event: Event) -> None:
         """Hears the events of every engine of this process."""
 
 
-# Of the whole process, as tracers are: an insert knows no engine. None unless the program asks for it.
+# Of the whole process, as tracers are. None unless the program asks for it.
 current: Instrument | None = None
 
 
@@ -38,20 +44,8 @@ def use(instrument: Instrument | None) -> None:
     current = instrument
 
 
-def carrier() -> Mapping[str, str] | None:
-    instrument = current
-    return None if instrument is None else instrument.carrier()
-
-
-def traced(meta: Mapping[str, object] | None, keys: Mapping[str, str] | None) -> Mapping[str, object] | None:
-    """The meta of an instance with the trace it is inserted in; one that the caller gave is never mixed with it."""
-    if not keys or (meta and "traceparent" in meta):
-        return meta
-    return {**keys, **(meta or {})}
-
-
 class Emitter:
-    """Tells an event to all who listen. Telemetry that fails stops nothing."""
+    """Tells an event to all who listen."""
 
     __slots__ = ("_on_event",)
 
@@ -62,11 +56,15 @@ class Emitter:
     def heard(self) -> bool:
         return self._on_event is not None or current is not None
 
-    def __call__(self, name: str, measurements: Mapping[str, float], metadata: Mapping[str, object]) -> None:
-        instrument = current
-        for listener in (self._on_event, None if instrument is None else instrument.event):
-            if listener is not None:
-                try:
-                    listener(name, measurements, metadata)
-                except BaseException:  # noqa: BLE001 - not even SystemExit: no step has asked for it
-                    logger.exception("on_event failed")
+    def __call__(self, event: Event) -> None:
+        on_event, instrument = self._on_event, current
+        if on_event is not None:
+            try:
+                on_event(event.name, event.measurements(), event.metadata())
+            except BaseException:  # noqa: BLE001 - not even SystemExit: no step has asked for it
+                logger.exception("on_event failed")
+        if instrument is not None:
+            try:
+                instrument.event(event)
+            except BaseException:  # noqa: BLE001 - as above
+                logger.exception("telemetry failed")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from opentelemetry import metrics
 from opentelemetry.metrics import MeterProvider
+
+from . import events
+from .events import Event
 
 # The SDK's own buckets are for milliseconds.
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
@@ -38,39 +39,36 @@ class Meters:
         self._blocked = meter.create_counter("gendurable.blocked", "s", "Seconds in which a step blocked the loop")
         self._maintained = meter.create_counter("gendurable.maintained", "{instance}", "What maintenance did")
 
-    def event(self, name: str, measurements: Mapping[str, float], metadata: Mapping[str, object]) -> None:
-        match name:
-            case "step":
-                about = _about(metadata, "fsm", "step", "queue")
-                self._steps.add(1, {**about, "gendurable.outcome": str(metadata["outcome"] or "cancelled")})
-                self._step_duration.record(measurements["seconds"], about)
-            case "claim":
-                self._claim_duration.record(measurements["seconds"])
-                queues = metadata["queues"]
-                assert isinstance(queues, dict)
-                for queue, rows in queues.items():
+    def event(self, event: Event) -> None:
+        match event:
+            case events.StepEnded():
+                about = {**_about(event.fsm, event.step), "gendurable.queue": event.queue}
+                self._steps.add(1, {**about, "gendurable.outcome": event.outcome or "cancelled"})
+                self._step_duration.record(event.seconds, about)
+            case events.Claimed():
+                self._claim_duration.record(event.seconds)
+                for queue, rows in event.queues.items():
                     self._claims.add(rows, {"gendurable.queue": queue})
-            case "commit":
+            case events.Committed():
                 self._commits.add(1)
-                self._commit_size.record(measurements["rows"])
-                self._commit_duration.record(measurements["seconds"])
-                self._outcomes.add(measurements["ok"], {"gendurable.result": "ok"})
-            case "stale" | "busy" | "rejected":
+                self._commit_size.record(event.rows)
+                self._commit_duration.record(event.seconds)
+                self._outcomes.add(event.ok, {"gendurable.result": "ok"})
+            case events.Stale() | events.Busy() | events.Rejected():
                 # Not from the commit's own numbers: what was committed before its answer was lost is stale there.
-                self._outcomes.add(1, {"gendurable.result": name})
-            case "lost":
-                self._lost.add(1, _about(metadata, "fsm", "step"))
-            case "release":
-                self._released.add(measurements["rows"], _about(metadata, "reason"))
-            case "reconnect":
-                self._reconnects.add(1, _about(metadata, "link"))
-            case "blocked":
-                self._blocked.add(measurements["seconds"])
-            case "maintain":
-                for what, count in measurements.items():
-                    if what != "seconds":
-                        self._maintained.add(count, {"gendurable.what": what})
+                self._outcomes.add(1, {"gendurable.result": event.name})
+            case events.Lost():
+                self._lost.add(1, _about(event.fsm, event.step))
+            case events.Released():
+                self._released.add(event.rows, {"gendurable.reason": event.reason})
+            case events.Reconnecting():
+                self._reconnects.add(1, {"gendurable.link": event.link})
+            case events.Blocked():
+                self._blocked.add(event.seconds)
+            case events.Maintained():
+                for what, count in event.counts.items():
+                    self._maintained.add(count, {"gendurable.what": what})
 
 
-def _about(metadata: Mapping[str, object], *keys: str) -> dict[str, str]:
-    return {f"gendurable.{key}": str(metadata[key]) for key in keys}
+def _about(fsm: str, step: str) -> dict[str, str]:
+    return {"gendurable.fsm": fsm, "gendurable.step": step}

@@ -15,11 +15,14 @@ from types import TracebackType
 
 from pydantic import JsonValue
 
-from . import instrument
+from .. import _trace
+from .._contract import TRACE_KEYS
+from .._log import logger
+from ..machine.claim import ClaimRow
 from ..machine.codec import loads
 from ..machine.encode import kind_of
-from .._log import logger
-from ..dispatch.work import Work
+from .events import Event
+from .instrument import Running, use
 
 try:
     from opentelemetry import context, trace
@@ -34,12 +37,8 @@ try:
 except ImportError as error:
     raise ImportError("OpenTelemetry is not installed: pip install 'gendurable_py[otel]'") from error
 
-__all__ = ["instrument", "uninstrument"]
-
-
 # Not the program's own choice of propagators: these are the keys that the server hands from parents to children.
 _PROPAGATOR = CompositePropagator([TraceContextTextMapPropagator(), W3CBaggagePropagator()])
-_KEYS = ("traceparent", "tracestate", "baggage")
 
 
 def instrument(
@@ -55,12 +54,23 @@ def instrument(
         links: let each run of a step begin a trace of its own that links to the insert, instead of joining its trace:
             for instances that live longer than a trace may.
     """
-    instrument.use(_Instrument(trace.get_tracer("gendurable", tracer_provider=tracer_provider), meter_provider, links))
+    use(_Instrument(trace.get_tracer("gendurable", tracer_provider=tracer_provider), meter_provider, links))
+    _trace.use(_carrier)
 
 
 def uninstrument() -> None:
     """Switch it off. Steps that run keep their spans."""
-    instrument.use(None)
+    use(None)
+    _trace.use(None)
+
+
+def _carrier() -> Mapping[str, str]:
+    """The keys of ``meta`` by which an instance that is inserted now remembers its trace."""
+    keys: dict[str, str] = {}
+    # Baggage alone, without a trace, is not for others to see.
+    if trace.get_current_span().get_span_context().is_valid:
+        _PROPAGATOR.inject(keys)
+    return keys
 
 
 class _Instrument:
@@ -69,18 +79,11 @@ class _Instrument:
         self.links = links
         self.meters = Meters(meter_provider)
 
-    def carrier(self) -> Mapping[str, str]:
-        keys: dict[str, str] = {}
-        # Baggage alone, without a trace, is not for others to see.
-        if trace.get_current_span().get_span_context().is_valid:
-            _PROPAGATOR.inject(keys)
-        return keys
-
-    def step(self, work: Work) -> _Run:
+    def step(self, work: Running) -> _Run:
         return _Run(self, work)
 
-    def event(self, name: str, measurements: Mapping[str, float], metadata: Mapping[str, object]) -> None:
-        self.meters.event(name, measurements, metadata)
+    def event(self, event: Event) -> None:
+        self.meters.event(event)
 
 
 class _Run:
@@ -88,25 +91,25 @@ class _Run:
 
     __slots__ = ("_instrument", "_span", "_token", "_work")
 
-    def __init__(self, instrument: _Instrument, work: Work) -> None:
+    def __init__(self, instrument: _Instrument, work: Running) -> None:
         self._instrument = instrument
         self._work = work
         self._span: Span | None = None
         self._token: Token[Context] | None = None
 
     def __enter__(self) -> None:
-        work, row = self._work, self._work.row
+        row = self._work.row
         try:
             self._instrument.meters.running.add(1, {"gendurable.queue": row.queue})
             # An empty context: what is current here is the span in which the engine was started, if any.
-            origin = _PROPAGATOR.extract(_carrier(row.meta), Context())
+            origin = _PROPAGATOR.extract(_trace_keys(row.meta), Context())
             parent, linked = origin, []
             if self._instrument.links:
                 found = trace.get_current_span(origin).get_span_context()
                 linked = [Link(found)] if found.is_valid else []
                 parent = trace.set_span_in_context(trace.INVALID_SPAN, origin)
             span = self._instrument.tracer.start_span(
-                f"{row.fsm} {row.step}", parent, SpanKind.CONSUMER, _attributes(work), linked
+                f"{row.fsm} {row.step}", parent, SpanKind.CONSUMER, _attributes(row), linked
             )
             self._token = context.attach(trace.set_span_in_context(span, parent))
             self._span = span
@@ -131,8 +134,7 @@ class _Run:
             logger.exception("the span of step %s of %s %s is lost", work.row.step, work.row.fsm, work.row.id)
 
 
-def _attributes(work: Work) -> dict[str, str | int]:
-    row = work.row
+def _attributes(row: ClaimRow) -> dict[str, str | int]:
     return {
         "gendurable.fsm": row.fsm,
         "gendurable.version": row.version,
@@ -144,11 +146,11 @@ def _attributes(work: Work) -> dict[str, str | int]:
     }
 
 
-def _carrier(text: str) -> dict[str, str]:
+def _trace_keys(text: str) -> dict[str, str]:
     """The trace keys of a meta. Any client may have written it, so only strings count."""
     if "traceparent" not in text:
         return {}
     meta: JsonValue = loads(text)
     if not isinstance(meta, dict):
         return {}
-    return {key: value for key in _KEYS if isinstance(value := meta.get(key), str)}
+    return {key: value for key in TRACE_KEYS if isinstance(value := meta.get(key), str)}
