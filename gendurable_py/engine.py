@@ -39,7 +39,7 @@ from .dispatch.services import Services
 from .dispatch.watch import LoopWatch
 from .dispatch.work import Work
 from .install import version as package_version
-from .machine.encode import kind_of
+from .machine.encode import read_kind
 from .machine.outcome import MachineLike
 from .machine.times import interval
 from .telemetry.events import StepEnded
@@ -222,7 +222,7 @@ class Engine:
                         row.step,
                         row.version,
                         row.queue,
-                        kind_of(work.outcome),
+                        read_kind(work.outcome),
                         work.error,
                     )
                 )

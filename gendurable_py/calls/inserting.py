@@ -13,7 +13,7 @@ from .. import _trace
 from .._contract import Seconds
 from .._statement import Statement, call, nothing, one_value
 from ..machine.codec import dumps
-from ..machine.encode import Insertable, checked_step, encode_inserts
+from ..machine.encode import Insertable, check_step, encode_inserts
 from ..machine.outcome import UNSET, MachineLike, StepLike
 from ..machine.spec import spec_of, step_name
 from ..machine.times import aware, seconds
@@ -50,7 +50,7 @@ def insert(
     else:
         spec = spec_of(machine)
         fsm, text = spec.name, spec.codec.encode({} if state is UNSET else state)
-        first = spec.initial if step is None else checked_step(spec, step)
+        first = spec.initial if step is None else check_step(spec, step)
         version = spec.version if version is None else version
         queue = spec.queue if queue is None else queue
     meta = _trace.traced(meta, _trace.carrier())

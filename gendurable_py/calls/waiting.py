@@ -43,7 +43,7 @@ def wait(id: int, timeout: Seconds | None = None, *, listen: bool = False) -> Sc
     deadline = None if timeout is None else time.monotonic() + seconds(timeout, "the timeout")
     conn = cast(AnyConnection, (yield About(lambda conn: conn)))
     if listen:
-        return (yield from _listening(conn, id, timeout, deadline))
+        return (yield from _wait_listening(conn, id, timeout, deadline))
     found = yield from _look(id)
     if found.status not in TERMINAL and not (yield About(_is_free)):
         fixed, written = yield Statement(
@@ -58,10 +58,10 @@ def wait(id: int, timeout: Seconds | None = None, *, listen: bool = False) -> Sc
                 + ("sees nothing that happens meanwhile" if fixed else "has written, and nobody sees what"),
                 hint="commit first, or wait on a connection in autocommit mode",
             )
-    return (yield from _until_ended(id, timeout, deadline, None))
+    return (yield from _wait_until_ended(id, timeout, deadline, None))
 
 
-def _listening(conn: AnyConnection, id: int, timeout: Seconds | None, deadline: float | None) -> Script[Result]:
+def _wait_listening(conn: AnyConnection, id: int, timeout: Seconds | None, deadline: float | None) -> Script[Result]:
     if not (yield About(_is_free)):
         raise InvalidArgument(
             "wait(listen=True) needs a connection in autocommit mode, outside a transaction",
@@ -71,23 +71,25 @@ def _listening(conn: AnyConnection, id: int, timeout: Seconds | None, deadline: 
     share = _enter(conn)
     try:
         if share.kept is None:
-            heard = yield Statement("select 'gendurable_done' = any(array(select pg_listening_channels()))", (), _heard)
+            heard = yield Statement(
+                "select 'gendurable_done' = any(array(select pg_listening_channels()))", (), _read_heard
+            )
             share.kept = heard
-        yield Statement("listen gendurable_done", (), _ignore)
+        yield Statement("listen gendurable_done", (), _read_nothing)
         # The hook first: the end may be told in the middle of any statement that follows.
         catch = Catch(conn, lambda notify: _is_done(notify, id))
         yield watch.statement(id)
-        return (yield from _until_ended(id, timeout, deadline, catch))
+        return (yield from _wait_until_ended(id, timeout, deadline, catch))
     finally:
         if catch is not None:
             catch.end()
         if _leave(conn, share):
             # What it was told, or cancelled for, matters more than a connection that is gone.
             with contextlib.suppress(psycopg.Error):
-                yield Statement("unlisten gendurable_done", (), _ignore)
+                yield Statement("unlisten gendurable_done", (), _read_nothing)
 
 
-def _until_ended(id: int, timeout: Seconds | None, deadline: float | None, catch: Catch | None) -> Script[Result]:
+def _wait_until_ended(id: int, timeout: Seconds | None, deadline: float | None, catch: Catch | None) -> Script[Result]:
     pause = 0.005
     while True:
         found = yield from _look(id)
@@ -147,9 +149,9 @@ def _is_done(notify: pq.PGnotify, id: int) -> bool:
     return notify.relname == b"gendurable_done" and notify.extra == str(id).encode()
 
 
-def _heard(rows: Rows) -> bool:
+def _read_heard(rows: Rows) -> bool:
     return bool(rows[0][0])
 
 
-def _ignore(rows: Rows) -> None:
+def _read_nothing(rows: Rows) -> None:
     return None

@@ -51,7 +51,7 @@ TROUBLE = (psycopg.Error, OSError, TimeoutError)
 """What a server that restarts, is full or is cut off can make of any call."""
 
 
-def about_data(sqlstate: str | None) -> bool:
+def is_about_data(sqlstate: str | None) -> bool:
     """Whether an error is the fault of what was sent (the classes in which the server isolates a bad outcome), or of a
     conflict that passes; everything else is about the session or the server."""
     return sqlstate is not None and sqlstate[:2] in (*BAD_OUTCOME, *_CONFLICTS)
@@ -216,7 +216,7 @@ class Link:
             state = error.sqlstate if isinstance(error, psycopg.Error) else None
             # A server that shuts down may have committed before it said so.
             self.uncertain = self.sent and (state is None or state[:2] in ("57", "58", "XX"))
-            if not about_data(state):
+            if not is_about_data(state):
                 if self._local is not None and self._options is None:
                     self._try_otherwise()  # it may have been too long without a transaction
                 await self.drop()

@@ -55,10 +55,13 @@ class Service:
 class Loop(Service):
     """A service that is one coroutine of somebody else."""
 
-    def __init__(self, name: str, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    def __init__(self, name: str, body: Callable[[], Coroutine[Any, Any, None]]) -> None:
         super().__init__()
         self.name = name
-        self.run = run  # type: ignore[method-assign]
+        self._body = body
+
+    async def run(self) -> None:
+        await self._body()
 
 
 class Services:

@@ -137,7 +137,7 @@ class Watch:
                     told = due
                     logger.warning("the event loop is blocked, for %.1f s so far: %s", late, seen.says)
 
-    def _look(self) -> _Reason:
+    def _look_at_loop(self) -> _Reason:
         frame = sys._current_frames().get(self._loop_thread)
         task = asyncio.current_task(self._loop)
         frames: list[FrameType] = []

@@ -27,7 +27,7 @@ def dumps(value: object) -> bytes:
 
     A batch travels as one document, so a value that only the server refuses would fail its neighbours too.
     """
-    text = _encoded(value)
+    text = _encode_json(value)
     if type(value) is not str and not _is_plain(value) and _scan(text, "two keys"):
         raise InvalidArgument(
             "this value cannot be encoded as JSON: two keys of a dict are the same string",
@@ -36,13 +36,13 @@ def dumps(value: object) -> bytes:
     return text
 
 
-def _encoded(value: object) -> bytes:
+def _encode_json(value: object) -> bytes:
     try:
         text = to_json(value)
     except RecursionError as error:
         raise InvalidArgument("this value cannot be encoded as JSON: it is nested too deeply") from error
     except Exception as error:  # noqa: BLE001 - values bring code of their own: iterators, properties, serializers
-        text = _encoded_slowly(value, error)
+        text = _encode_slowly(value, error)
     # Three scans of a short string cost a tenth of a parse; only a hit is looked at closely.
     if b"\\u0000" in text or b"NaN" in text or b"Infinity" in text:
         # The hit may be innocent: an escaped backslash before "u0000", or the word NaN inside a string.
@@ -52,19 +52,19 @@ def _encoded(value: object) -> bytes:
     return text
 
 
-def _encoded_slowly(value: object, error: Exception) -> bytes:
+def _encode_slowly(value: object, error: Exception) -> bytes:
     """pydantic ends at 255 levels; what a step was given it can hand back."""
-    reason = _said(error)
+    reason = _say(error)
     if "depth exceeded" in reason:
         try:
             text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
             return text.encode()
         except (TypeError, ValueError, RecursionError) as deeper:
-            error, reason = deeper, _said(deeper)
+            error, reason = deeper, _say(deeper)
     raise InvalidArgument(f"this value cannot be encoded as JSON: {reason}") from error
 
 
-def _said(error: BaseException) -> str:
+def _say(error: BaseException) -> str:
     try:
         return str(error)[:1000]
     except Exception:  # noqa: BLE001
@@ -115,26 +115,27 @@ def loads(text: str | None) -> pydantic.JsonValue:
     try:
         value: pydantic.JsonValue = from_json(text)
     except ValueError:
-        return _loaded_slowly(text)
+        return _load_slowly(text)
     return value
 
 
-def _loaded_slowly(text: str) -> pydantic.JsonValue:
+def _load_slowly(text: str) -> pydantic.JsonValue:
     """pydantic ends at 200 levels, and Python by itself at 4,300 digits; jsonb goes on far beyond."""
     try:
-        return cast("pydantic.JsonValue", json.loads(text, parse_int=_long))
+        return cast("pydantic.JsonValue", json.loads(text, parse_int=_parse_long))
     except (ValueError, RecursionError) as error:
         raise InvalidArgument(
-            f"this JSON is beyond what Python can read: {_said(error)}", hint="read it in SQL, or store it flatter"
+            f"this JSON is beyond what Python can read: {_say(error)}",
+            hint="read it in SQL, or store it flatter",
         ) from error
 
 
-def _long(digits: str) -> int:
+def _parse_long(digits: str) -> int:
     # By way of Decimal: the limit of int() is a setting of the whole process.
     return int(digits) if len(digits) < 4000 else int(Decimal(digits))
 
 
-def checked_name(value: object, what: str) -> str:
+def check_name(value: object, what: str) -> str:
     """A name as the server takes it.
 
     Raises:
@@ -177,7 +178,7 @@ class StateCodec(Generic[S]):
             found = roundtrip.survey(self._adapter.core_schema)
         except roundtrip.Lost as lost:
             raise InvalidArgument(
-                f"a state of {_name(kind)} would not come back as it was written: {lost}",
+                f"a state of {_name_type(kind)} would not come back as it was written: {lost}",
                 hint="what a state holds is written after one step and read before the next",
             ) from lost
         self._by_alias, self._sure, self._aliases = found.by_alias, found.sure, found.aliases
@@ -210,7 +211,7 @@ class StateCodec(Generic[S]):
 
     def _plain(self, state: object) -> bytes:
         if _is_plain(state):
-            return _encoded(state)
+            return _encode_json(state)
         text = dumps(state)
         if roundtrip.secret(state):
             raise InvalidArgument(
@@ -225,7 +226,7 @@ class StateCodec(Generic[S]):
                 state = adapter.validate_python(state)
             # By way of Python: straight to JSON pydantic writes NaN and infinity as null.
             plain = adapter.dump_python(state, mode="json", by_alias=self._by_alias, round_trip=True, warnings="error")
-            text = _encoded(plain)
+            text = _encode_json(plain)
             sure = (self._sure is None or self._sure(state)) and not (
                 len(text) > 4000 and _LONG_NUMBER.search(text)  # more digits than pydantic reads
             )
@@ -235,10 +236,10 @@ class StateCodec(Generic[S]):
         except InvalidArgument:
             raise
         except Exception as error:  # validators and serializers are code of others
-            raise InvalidArgument(f"the state does not fit {_name(self.kind)}: {_said(error)}") from error
+            raise InvalidArgument(f"the state does not fit {_name_type(self.kind)}: {_say(error)}") from error
         if lost is not None:
             raise InvalidArgument(
-                f"this state of {_name(self.kind)} would not come back as it was written: {lost}",
+                f"this state of {_name_type(self.kind)} would not come back as it was written: {lost}",
                 hint="what a state holds is written after one step and read before the next: declare it with a type "
                 "that says what it is",
             )
@@ -248,9 +249,9 @@ class StateCodec(Generic[S]):
         try:
             back = self.decode(text.decode())
         except ValueError as error:
-            return f"it cannot be read again: {_said(error)}"
+            return f"it cannot be read again: {_say(error)}"
         return roundtrip.difference(state, back)
 
 
-def _name(kind: object) -> str:
+def _name_type(kind: object) -> str:
     return kind.__qualname__ if isinstance(kind, type) else str(kind)

@@ -128,7 +128,7 @@ class Context(Generic[S]):
         try:
             return self._signals
         except AttributeError:
-            self._signals = _signals(self._row.signals)
+            self._signals = _read_signals(self._row.signals)
             return self._signals
 
     @property
@@ -143,7 +143,7 @@ class Context(Generic[S]):
         try:
             return self._childs
         except AttributeError:
-            self._childs = _childs(self._row.childs)
+            self._childs = _read_childs(self._row.childs)
             return self._childs
 
     def signal(self, name: str) -> Signal | None:
@@ -161,7 +161,7 @@ class Context(Generic[S]):
         return None
 
 
-def _signals(text: str) -> tuple[Signal, ...]:
+def _read_signals(text: str) -> tuple[Signal, ...]:
     if text == "[]":
         return ()
     return tuple(
@@ -176,7 +176,7 @@ def _signals(text: str) -> tuple[Signal, ...]:
     )
 
 
-def _childs(text: str) -> tuple[ChildResult, ...]:
+def _read_childs(text: str) -> tuple[ChildResult, ...]:
     if text == "[]":
         return ()
     return tuple(

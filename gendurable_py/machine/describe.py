@@ -22,20 +22,20 @@ def describe(error: object) -> str:
         return clean(error[:_LONGEST])
     lines = []
     try:
-        for line in _lines(error, _LONGEST):
+        for line in _write_lines(error, _LONGEST):
             lines.append(line)
             if len(lines) >= _MOST_LINES:
                 break
     except BaseException as another:  # noqa: BLE001 - all of an exception can be code of others
-        lines.append(f"(no more of it: {_name(another)} while it was described)")
+        lines.append(f"(no more of it: {_name_type(another)} while it was described)")
     return clean("\n".join(lines)[:_LONGEST])
 
 
-def _lines(error: object, longest: int) -> Iterator[str]:
-    yield _head(error, longest)
+def _write_lines(error: object, longest: int) -> Iterator[str]:
+    yield _write_head(error, longest)
     if not isinstance(error, BaseException):
         return
-    yield from _about(error, "")
+    yield from _write_parts(error, "")
     seen = {id(error)}
     for _ in range(_MOST_CAUSES):
         cause = error.__cause__
@@ -46,34 +46,34 @@ def _lines(error: object, longest: int) -> Iterator[str]:
             return
         seen.add(id(cause))
         error = cause
-        yield f"{said} {_head(error, _LONGEST_PART)}"
-        yield from _about(error, "")
+        yield f"{said} {_write_head(error, _LONGEST_PART)}"
+        yield from _write_parts(error, "")
 
 
-def _about(error: BaseException, indent: str) -> Iterator[str]:
+def _write_parts(error: BaseException, indent: str) -> Iterator[str]:
     """Its notes and its members."""
     for note in list(getattr(error, "__notes__", ()))[:_MOST_MEMBERS]:
-        yield f"{indent}  {_text(note)[:_LONGEST_PART]}"
+        yield f"{indent}  {_read_text(note)[:_LONGEST_PART]}"
     if not isinstance(error, BaseExceptionGroup) or len(indent) > 6:
         return
     members = error.exceptions
     for member in members[:_MOST_MEMBERS]:
-        yield f"{indent}  - {_head(member, _LONGEST_PART)}"
-        yield from _about(member, indent + "  ")
+        yield f"{indent}  - {_write_head(member, _LONGEST_PART)}"
+        yield from _write_parts(member, indent + "  ")
     if len(members) > _MOST_MEMBERS:
         yield f"{indent}  - and {len(members) - _MOST_MEMBERS} more"
 
 
-def _head(error: object, longest: int) -> str:
-    message = _text(error)
-    return f"{_name(error)}: {message}"[:longest] if message else _name(error)
+def _write_head(error: object, longest: int) -> str:
+    message = _read_text(error)
+    return f"{_name_type(error)}: {message}"[:longest] if message else _name_type(error)
 
 
-def _name(value: object) -> str:
+def _name_type(value: object) -> str:
     return str(type(value).__name__)
 
 
-def _text(value: object) -> str:
+def _read_text(value: object) -> str:
     try:
         # A class of strings may have a slice of its own.
         return "".join(str(value))

@@ -54,8 +54,12 @@ def encode_outcome(ctx: Context[Any], spec: Spec, outcome: object, keep: bool) -
         kind = type(outcome)
     if kind is Next:
         assert isinstance(outcome, Next)
-        text = b'{"id":%d,"claim_no":%d,"kind":"next","step":%b' % (row.id, row.claim_no, _step(spec, outcome.step))
-        text += _state(spec, outcome.state) + _next_options(outcome)
+        text = b'{"id":%d,"claim_no":%d,"kind":"next","step":%b' % (
+            row.id,
+            row.claim_no,
+            _name_step(spec, outcome.step),
+        )
+        text += _encode_state(spec, outcome.state) + _encode_next_options(outcome)
         if keep:
             text += b',"keep":true'
     elif kind is Done:
@@ -64,10 +68,10 @@ def encode_outcome(ctx: Context[Any], spec: Spec, outcome: object, keep: bool) -
         if outcome.result is not None:
             text += b',"result":' + dumps(outcome.result)
     elif isinstance(outcome, Outcome):
-        text = b'{"id":%d,"claim_no":%d,' % (row.id, row.claim_no) + _other(spec, outcome)
+        text = b'{"id":%d,"claim_no":%d,' % (row.id, row.claim_no) + _encode_other(spec, outcome)
     else:
-        raise _no_outcome(ctx, outcome)
-    used = _consumed(ctx, outcome)
+        raise _explain_no_outcome(ctx, outcome)
+    used = _list_consumed(ctx, outcome)
     if used:
         text += b',"consume":' + dumps(used)
     if len(text) > LONGEST_OUTCOME:
@@ -78,7 +82,7 @@ def encode_outcome(ctx: Context[Any], spec: Spec, outcome: object, keep: bool) -
     return text + b"}"
 
 
-def _no_outcome(ctx: Context[Any], returned: object) -> InvalidArgument:
+def _explain_no_outcome(ctx: Context[Any], returned: object) -> InvalidArgument:
     what, hint = type(returned).__name__, "return Next, Replay, Await, ScheduleChilds, Done, Stop or Retry"
     if iscoroutine(returned):
         returned.close()  # or it would be warned about, where nobody looks
@@ -89,7 +93,7 @@ def _no_outcome(ctx: Context[Any], returned: object) -> InvalidArgument:
     return InvalidArgument(f"step {ctx.step!r} of {ctx.fsm} returned {what}, which is no outcome", hint=hint)
 
 
-def kind_of(outcome: bytes | None) -> str | None:
+def read_kind(outcome: bytes | None) -> str | None:
     """The kind of an encoded outcome: only numbers stand before it."""
     if outcome is None:
         return None
@@ -97,29 +101,29 @@ def kind_of(outcome: bytes | None) -> str | None:
     return outcome[start : outcome.index(b'"', start)].decode()
 
 
-def _other(spec: Spec, outcome: Outcome) -> bytes:
+def _encode_other(spec: Spec, outcome: Outcome) -> bytes:
     if isinstance(outcome, Replay):
-        return b'"kind":"replay"' + _state(spec, outcome.state) + _delay(outcome.delay)
+        return b'"kind":"replay"' + _encode_state(spec, outcome.state) + _encode_delay(outcome.delay)
     if isinstance(outcome, Await):
         names = outcome.names if isinstance(outcome.names, str) else list(outcome.names)
-        text = b'"kind":"await","signals":' + dumps(names) + _state(spec, outcome.state)
+        text = b'"kind":"await","signals":' + dumps(names) + _encode_state(spec, outcome.state)
         if outcome.step is not None:
-            text += b',"step":' + _step(spec, outcome.step)
+            text += b',"step":' + _name_step(spec, outcome.step)
         if outcome.timeout is not None:
             text += b',"timeout_ms":%d' % milliseconds(outcome.timeout, "the timeout")
         return text
     if isinstance(outcome, ScheduleChilds):
         childs = encode_inserts(outcome.childs)
-        text = b'"kind":"schedule_childs","step":%b,"childs":%b' % (_step(spec, outcome.step), childs)
-        return text + _state(spec, outcome.state)
+        text = b'"kind":"schedule_childs","step":%b,"childs":%b' % (_name_step(spec, outcome.step), childs)
+        return text + _encode_state(spec, outcome.state)
     if isinstance(outcome, Stop):
         return b'"kind":"stop","reason":' + dumps(outcome.text())
     if isinstance(outcome, Retry):
-        return b'"kind":"error","error":' + dumps(outcome.text()) + _delay(outcome.delay, keep_zero=True)
+        return b'"kind":"error","error":' + dumps(outcome.text()) + _encode_delay(outcome.delay, keep_zero=True)
     raise InvalidArgument(f"{type(outcome).__name__} is no outcome of a step")
 
 
-def _step(spec: Spec, target: StepLike) -> bytes:
+def _name_step(spec: Spec, target: StepLike) -> bytes:
     name = target if isinstance(target, str) else spec.step_name(target)
     known = spec.steps.get(name)
     if known is None:
@@ -127,11 +131,11 @@ def _step(spec: Spec, target: StepLike) -> bytes:
     return known.json
 
 
-def _state(spec: Spec, state: object) -> bytes:
+def _encode_state(spec: Spec, state: object) -> bytes:
     return b"" if state is UNSET else b',"state":' + spec.codec.encode(state)
 
 
-def _delay(delay: Any, keep_zero: bool = False) -> bytes:
+def _encode_delay(delay: Any, keep_zero: bool = False) -> bytes:
     if delay is None or (delay == 0 and not keep_zero):
         return b""
     return b',"delay_ms":%d' % milliseconds(delay, "the delay")
@@ -140,8 +144,8 @@ def _delay(delay: Any, keep_zero: bool = False) -> bytes:
 _NEXT_OPTIONS = ("partition_key", "priority", "queue", "rate_limit", "weight")
 
 
-def _next_options(outcome: Next) -> bytes:
-    text = _delay(outcome.delay)
+def _encode_next_options(outcome: Next) -> bytes:
+    text = _encode_delay(outcome.delay)
     for name in _NEXT_OPTIONS:
         value = getattr(outcome, name)
         if value is not UNSET:
@@ -149,7 +153,7 @@ def _next_options(outcome: Next) -> bytes:
     return text
 
 
-def _consumed(ctx: Context[Any], outcome: object) -> list[int] | None:
+def _list_consumed(ctx: Context[Any], outcome: object) -> list[int] | None:
     """The rule of consumption. Done drops the whole inbox anyway; what has failed keeps it for a retry."""
     assert isinstance(outcome, Outcome)
     if outcome.consume is not None:
@@ -208,7 +212,7 @@ def encode_insert(what: Insertable, trace: Mapping[str, str] | None = None) -> b
         spec = spec_of(child.machine)
         text = spec.head
         if child.step is not None:
-            made["step"] = checked_step(spec, child.step)
+            made["step"] = check_step(spec, child.step)
         state = spec.codec.encode({} if child.state is UNSET else child.state)
     for name in _PLAIN_OPTIONS:
         value = getattr(child, name)
@@ -228,7 +232,7 @@ def encode_insert(what: Insertable, trace: Mapping[str, str] | None = None) -> b
     return text + b',"state":' + state + b"}"
 
 
-def checked_step(spec: Spec, target: StepLike) -> str:
+def check_step(spec: Spec, target: StepLike) -> str:
     """The name of a step of this machine, without building its instance."""
     name = target if isinstance(target, str) else spec.step_name(target)
     if name not in spec.attributes.values():

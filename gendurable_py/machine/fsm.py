@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, ClassVar, TypeVar, overload
 
 from ..errors import InvalidArgument
-from .codec import checked_name
+from .codec import check_name
 from .context import Context
 from .outcome import Cancel, Outcome, Retry, Stop
 from .registry import register
@@ -36,7 +36,7 @@ def step(target: F | str, /) -> F | Callable[[F], F]:
 
 
 def _mark(function: F, name: str) -> F:
-    checked_name(name, "the name of a step")
+    check_name(name, "the name of a step")
     if not callable(function) and not isinstance(function, (staticmethod, classmethod)):
         raise InvalidArgument(f"a {type(function).__name__} cannot be a step", hint="mark a method with @step")
     if hasattr(function, "gendurable_spec"):
@@ -84,7 +84,7 @@ class FSM:
         cls._options = {**cls._options, **{key: value for key, value in given.items() if value is not None}}
         if abstract:
             return
-        spec = cls._spec_type(cls, name or _default_name(cls), version, cls._declared())
+        spec = cls._spec_type(cls, name or _make_default_name(cls), version, cls._declared())
         if spec.initial not in spec.attributes.values():
             raise InvalidArgument(
                 f"{cls.__qualname__} has no step {spec.initial!r}", hint="name the first step with initial="
@@ -98,10 +98,10 @@ class FSM:
     @classmethod
     def _declared(cls) -> dict[str, str]:
         """The steps: attribute to name."""
-        attributes = steps_of(cls)
+        attributes = collect_steps(cls)
         perform = callable(getattr(cls, "perform", None))
         if perform and attributes:
-            raise both(cls)
+            raise explain_both(cls)
         if not attributes:
             hint = "derive it from Job" if perform else "mark a method with @step, or pass abstract=True"
             raise InvalidArgument(f"{cls.__qualname__} has no step", hint=hint)
@@ -132,7 +132,7 @@ def _check_options(
 ) -> None:
     for what, value in (("name", name), ("queue", queue), ("initial", initial)):
         if value is not None:
-            checked_name(value, f"{cls}: {what}")
+            check_name(value, f"{cls}: {what}")
     for what, number in (("version", version), ("max_attempts", max_attempts)):
         if number is None and what == "max_attempts":
             continue
@@ -150,7 +150,7 @@ def _check_step(cls: type[FSM], attribute: str) -> None:
         )
 
 
-def steps_of(cls: type[FSM]) -> dict[str, str]:
+def collect_steps(cls: type[FSM]) -> dict[str, str]:
     """Attribute to step name, in order of definition. An override of a step is that step, marked again or not."""
     found: dict[str, str] = {}
     for base in reversed(cls.__mro__):
@@ -165,13 +165,13 @@ def steps_of(cls: type[FSM]) -> dict[str, str]:
     return found
 
 
-def both(cls: type[FSM]) -> InvalidArgument:
+def explain_both(cls: type[FSM]) -> InvalidArgument:
     return InvalidArgument(
         f"{cls.__qualname__} has both steps and perform", hint="a job has perform, a machine has steps"
     )
 
 
-def _default_name(cls: type[FSM]) -> str:
+def _make_default_name(cls: type[FSM]) -> str:
     if cls.__module__ == "__main__" or "<locals>" in cls.__qualname__:
         raise InvalidArgument(
             f"{cls.__qualname__} of {cls.__module__} cannot be found by its default name",

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Concatenate, Generic, ParamSpec, TypeVar, cast
 
 from .._contract import DEFAULT_ATTEMPTS
 from ..errors import InvalidArgument
-from .fsm import FSM, both, steps_of
+from .fsm import FSM, collect_steps, explain_both
 from .outcome import Cancel, Done, Outcome, Stop
 from .spec import START, Backoff, Spec
 
@@ -44,8 +44,8 @@ class JobSpec(Spec):
         if hasattr(cls, "State"):
             return cast("type[Any]", cls.State)
         function = inspect.unwrap(getattr(cls, "_function", None) or cls.perform)
-        first = next((name for name in _parameters(function) if name != "self"), None)
-        kind = None if first is None else _annotation(function, first)
+        first = next((name for name in _list_parameters(function) if name != "self"), None)
+        kind = None if first is None else _read_annotation(function, first)
         if kind is None or kind in (dict, object, Any, Mapping) or kind == dict[str, Any]:
             return None
         return cast("type[Any]", kind)
@@ -79,8 +79,8 @@ class Job(FSM, abstract=True):
     def _declared(cls) -> dict[str, str]:
         if not callable(getattr(cls, "perform", None)):
             return super()._declared()
-        if steps_of(cls):
-            raise both(cls)
+        if collect_steps(cls):
+            raise explain_both(cls)
         return {"perform": cls._options.get("initial", START)}
 
 
@@ -158,13 +158,13 @@ def job(
     return make if function is None else make(function)
 
 
-def _parameters(function: Callable[..., object]) -> Mapping[str, inspect.Parameter]:
+def _list_parameters(function: Callable[..., object]) -> Mapping[str, inspect.Parameter]:
     if sys.version_info >= (3, 14):
         return inspect.signature(function, annotation_format=annotationlib.Format.FORWARDREF).parameters
     return inspect.signature(function).parameters
 
 
-def _annotation(function: Callable[..., object], name: str) -> Any:
+def _read_annotation(function: Callable[..., object], name: str) -> Any:
     """What annotates one parameter. The others may have names that only type checkers know."""
     if sys.version_info >= (3, 14):
         found = annotationlib.get_annotations(function, format=annotationlib.Format.FORWARDREF).get(name)
@@ -178,7 +178,7 @@ def _takes_context(function: Callable[..., object]) -> bool:
     """Whether a bound ``perform`` or a job's function takes (args, ctx) or args alone."""
     positional = [
         parameter
-        for parameter in _parameters(function).values()
+        for parameter in _list_parameters(function).values()
         if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD, parameter.VAR_POSITIONAL)
     ]
     return len(positional) > 1 or any(parameter.kind is parameter.VAR_POSITIONAL for parameter in positional)

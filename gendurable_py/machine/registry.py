@@ -73,22 +73,22 @@ def autoload(name: str, allowed: Collection[str], seconds: float = IMPORT_DEADLI
     function with a decorator). It never raises, from any thread, and takes no longer than ``seconds``.
     """
     try:
-        return _start(name, allowed).result(seconds)
+        return _start_import(name, allowed).result(seconds)
     except TimeoutError:
-        _hangs(name, seconds)
+        _note_hanging(name, seconds)
         return False
 
 
 async def autoload_async(name: str, allowed: Collection[str], seconds: float = IMPORT_DEADLINE) -> bool:
     """`autoload` beside a running loop. Not in the loop's executor: its threads are waited for when the loop ends."""
     try:
-        return await asyncio.wait_for(asyncio.wrap_future(_start(name, allowed)), seconds)
+        return await asyncio.wait_for(asyncio.wrap_future(_start_import(name, allowed)), seconds)
     except TimeoutError:
-        _hangs(name, seconds)
+        _note_hanging(name, seconds)
         return False
 
 
-def _start(name: str, allowed: Collection[str]) -> Future[bool]:
+def _start_import(name: str, allowed: Collection[str]) -> Future[bool]:
     done: Future[bool] = Future()
     module, separator, qualname = name.partition(":")
     if not separator or not _is_allowed(module, allowed) or module in sys.modules:
@@ -109,7 +109,7 @@ def _start(name: str, allowed: Collection[str]) -> Future[bool]:
                 importlib.import_module(module)
                 answer = _is_known(name)
         except BaseException as error:  # noqa: BLE001 - a module may raise anything, SystemExit too
-            _fails(module, error)
+            _note_failure(module, error)
         finally:
             with _lock:
                 _running.discard(module)
@@ -122,7 +122,7 @@ def _start(name: str, allowed: Collection[str]) -> Future[bool]:
     except RuntimeError as error:  # no more threads
         with _lock:
             _running.discard(module)
-        _fails(module, error)
+        _note_failure(module, error)
         done.set_result(False)
     return done
 
@@ -139,7 +139,7 @@ def _is_allowed(module: str, allowed: Iterable[str]) -> bool:
     return any(module == package or module.startswith(f"{package}.") for package in allowed)
 
 
-def _fails(module: str, error: BaseException) -> None:
+def _note_failure(module: str, error: BaseException) -> None:
     with _lock:
         if len(_failed) >= _MOST_FAILED:
             return
@@ -150,20 +150,20 @@ def _fails(module: str, error: BaseException) -> None:
         return
 
 
-def _hangs(name: str, seconds: float) -> None:
-    _fails(name.partition(":")[0], TimeoutError(f"its import took longer than {seconds:g} s"))
+def _note_hanging(name: str, seconds: float) -> None:
+    _note_failure(name.partition(":")[0], TimeoutError(f"its import took longer than {seconds:g} s"))
 
 
 def _defines(module: str, qualname: str) -> bool:
     """Whether the source of a module defines this class or job. Nothing of it is run."""
-    path = _source(module)
+    path = _find_source(module)
     if path is None:
         return False
     about = path.stat()
-    return about.st_size <= _LARGEST_SOURCE and qualname in _defined(path, about.st_mtime_ns)
+    return about.st_size <= _LARGEST_SOURCE and qualname in _list_defined(path, about.st_mtime_ns)
 
 
-def _source(module: str) -> Path | None:
+def _find_source(module: str) -> Path | None:
     """Where the source of a module is. Its parents are not imported either, which `importlib.util.find_spec` would."""
     where: Sequence[str] | None = None
     found: ModuleSpec | None = None
@@ -171,7 +171,7 @@ def _source(module: str) -> Path | None:
     for length in range(1, len(parts) + 1):
         name = ".".join(parts[:length])
         loaded = sys.modules.get(name)
-        found = getattr(loaded, "__spec__", None) or _find(name, where)
+        found = getattr(loaded, "__spec__", None) or _find_spec(name, where)
         if found is None or (found.submodule_search_locations is None and length < len(parts)):
             return None
         where = list(found.submodule_search_locations or ())
@@ -181,7 +181,7 @@ def _source(module: str) -> Path | None:
     return path if path.suffix == ".py" and path.is_file() else None
 
 
-def _find(name: str, where: Sequence[str] | None) -> ModuleSpec | None:
+def _find_spec(name: str, where: Sequence[str] | None) -> ModuleSpec | None:
     for finder in sys.meta_path:
         look = getattr(finder, "find_spec", None)
         found = None if look is None else look(name, where)
@@ -191,24 +191,24 @@ def _find(name: str, where: Sequence[str] | None) -> ModuleSpec | None:
 
 
 @functools.lru_cache(maxsize=256)
-def _defined(path: Path, _mtime: int) -> frozenset[str]:
+def _list_defined(path: Path, _mtime: int) -> frozenset[str]:
     """The qualified names of the classes that have a base, and of the functions that have a decorator."""
     tree = ast.parse(importlib.util.decode_source(path.read_bytes()), os.fspath(path))
-    return frozenset(_names(tree.body, ""))
+    return frozenset(_walk_names(tree.body, ""))
 
 
-def _names(body: Iterable[ast.stmt], prefix: str) -> Iterator[str]:
+def _walk_names(body: Iterable[ast.stmt], prefix: str) -> Iterator[str]:
     for node in body:
         match node:
             case ast.ClassDef():
                 if node.bases:
                     yield prefix + node.name
-                yield from _names(node.body, f"{prefix}{node.name}.")
+                yield from _walk_names(node.body, f"{prefix}{node.name}.")
             case ast.FunctionDef() | ast.AsyncFunctionDef():
                 if node.decorator_list:
                     yield prefix + node.name
             case ast.If() | ast.Try() | ast.With() | ast.For() | ast.While():
                 for field in ("body", "orelse", "finalbody"):
-                    yield from _names(getattr(node, field, ()), prefix)
+                    yield from _walk_names(getattr(node, field, ()), prefix)
                 for handler in getattr(node, "handlers", ()):
-                    yield from _names(handler.body, prefix)
+                    yield from _walk_names(handler.body, prefix)

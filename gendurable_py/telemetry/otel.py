@@ -20,7 +20,7 @@ from .._contract import TRACE_KEYS
 from .._log import logger
 from ..machine.claim import ClaimRow
 from ..machine.codec import loads
-from ..machine.encode import kind_of
+from ..machine.encode import read_kind
 from .events import Event
 from .instrument import Running, use
 
@@ -125,7 +125,7 @@ class _Run:
             if span is None or self._token is None:
                 return
             context.detach(self._token)
-            span.set_attribute("gendurable.outcome", "cancelled" if error else kind_of(work.outcome) or "cancelled")
+            span.set_attribute("gendurable.outcome", "cancelled" if error else read_kind(work.outcome) or "cancelled")
             if work.error is not None:
                 span.record_exception(work.error)
                 span.set_status(Status(StatusCode.ERROR, f"{type(work.error).__name__}: {work.error}"))
