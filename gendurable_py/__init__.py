@@ -1,9 +1,11 @@
 """Durable state machines in Postgres: machines, calls and the engine. ``import gendurable_py as gd``."""
 
-from ._job import Job, job
-from ._rows import Claim, Committed, Inserted, Result, Sleep
-from ._waiting import wait
 from .calls import (
+    Claim,
+    Committed,
+    Inserted,
+    Result,
+    Sleep,
     cancel,
     childs,
     claim,
@@ -30,10 +32,10 @@ from .calls import (
     signals,
     sleep,
     version,
+    wait,
     wake,
     watch,
 )
-from .context import Context
 from .engine import Engine
 from .errors import (
     ClaimLost,
@@ -44,9 +46,11 @@ from .errors import (
     VersionMismatch,
     WrongIsolation,
 )
-from .fsm import FSM, step
 from .install import install, uninstall, upgrade
-from .outcome import (
+from .machine.context import Context
+from .machine.fsm import FSM, step
+from .machine.job import Job, job
+from .machine.outcome import (
     UNSET,
     Await,
     Cancel,

@@ -1,4 +1,7 @@
-"""Notifications that arrive on a connection which others use meanwhile."""
+"""Notifications that arrive on a connection which others use meanwhile: what is theirs reaches them.
+
+`calls.waiting` and the dispatcher's sleep build on it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""The dispatcher: claims, runs steps, commits outcomes, renews leases, until it is told to stop."""
+"""The dispatcher: claims, runs steps, commits outcomes, renews leases, until it is told to stop.
+
+Here stands what belongs to the process: options, signals, the executor, the start and the end. What belongs to the
+database that it serves stands in `dispatch.database`.
+"""
 
 from __future__ import annotations
 
@@ -9,44 +13,37 @@ from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
-import psycopg
-
-from . import calls
-from ._codec import Seconds, interval
-from ._committer import Committer
-from ._encode import kind_of
-from ._executor import Executor
-from ._feeder import Feeder
-from ._fork import parted
-from ._held import Held, worker_name
-from ._life import Life
-from ._link import Link, conninfo
+from ._contract import RETENTION, Seconds
 from ._log import logger
-from ._offload import counted
-from ._options import (
-    Options,
-    autoload_of,
-    dsn_of,
-    flag,
-    lease_of,
-    listener_of,
-    machines_of,
-    queues_of,
-    retention_of,
-    seconds,
-    whole,
+from .dispatch.arguments import (
+    check_options,
+    read_autoload,
+    read_count,
+    read_dsn,
+    read_flag,
+    read_lease,
+    read_listener,
+    read_machines,
+    read_queues,
+    read_retention,
+    read_seconds,
 )
-from ._pooled import Shared
-from ._process import drive, frozen, need_thread_of_its_own
-from ._services import Pulse, Services, Upkeep, late_limit
-from ._telemetry import Emitter, OnEvent
-from ._wakeup import Sleeper
-from ._watch import Watch
-from ._work import Work, about
-from .errors import VersionMismatch
-from .install import require_release
+from .dispatch.database import Database
+from .dispatch.executor import Executor
+from .dispatch.fork import parted
+from .dispatch.life import Life
+from .dispatch.offload import counted
+from .dispatch.options import Options
+from .dispatch.process import drive, frozen, need_thread_of_its_own
+from .dispatch.services import Services
+from .dispatch.watch import LoopWatch
+from .dispatch.work import Work
 from .install import version as package_version
-from .outcome import MachineLike
+from .machine.encode import read_kind
+from .machine.outcome import MachineLike
+from .machine.times import interval
+from .telemetry.events import StepEnded
+from .telemetry.instrument import Emitter, OnEvent
 
 __all__ = ["Engine", "OnEvent"]
 
@@ -86,7 +83,7 @@ class Engine:
         poll_interval: Seconds = 1,
         max_poll_interval: Seconds = 5,
         reap_interval: Seconds | None = 30,
-        retention: Seconds = calls.RETENTION,
+        retention: Seconds = RETENTION,
         prefetch: int = 0,
         min_demand: int = 1,
         drain_timeout: Seconds = 5,
@@ -94,28 +91,27 @@ class Engine:
         notify: bool = True,
         on_event: OnEvent | None = None,
     ) -> None:
-        self._dsn = dsn_of(dsn)
-        self._specs = machines_of(machines)
+        self._dsn = read_dsn(dsn)
+        self._specs = read_machines(machines)
         self._options = Options(
-            limits=queues_of(queues),
-            autoload=autoload_of(autoload, self._specs),
-            lease=lease_of(lease_ttl),
-            beat_every=seconds(heartbeat_interval, "heartbeat_interval"),
-            poll=seconds(poll_interval, "poll_interval"),
-            max_poll=seconds(max_poll_interval, "max_poll_interval"),
-            reap_every=None if reap_interval is None else seconds(reap_interval, "reap_interval"),
-            retention=retention_of(retention),
-            prefetch=whole(prefetch, "prefetch", 0),
-            min_demand=whole(min_demand, "min_demand", 1),
-            drain_for=interval(drain_timeout, "drain_timeout").total_seconds(),
-            run_ahead=flag(run_ahead, "run_ahead"),
-            notify=flag(notify, "notify"),
+            queues=read_queues(queues),
+            autoload=read_autoload(autoload, self._specs),
+            lease_ttl=read_lease(lease_ttl),
+            heartbeat_interval=read_seconds(heartbeat_interval, "heartbeat_interval"),
+            poll_interval=read_seconds(poll_interval, "poll_interval"),
+            max_poll_interval=read_seconds(max_poll_interval, "max_poll_interval"),
+            reap_interval=None if reap_interval is None else read_seconds(reap_interval, "reap_interval"),
+            retention=read_retention(retention),
+            prefetch=read_count(prefetch, "prefetch", 0),
+            min_demand=read_count(min_demand, "min_demand", 1),
+            drain_timeout=interval(drain_timeout, "drain_timeout").total_seconds(),
+            run_ahead=read_flag(run_ahead, "run_ahead"),
+            notify=read_flag(notify, "notify"),
         )
-        self._options.check(self._specs)
-        self._emit = Emitter(listener_of(on_event))
+        check_options(self._options, self._specs)
+        self._emit = Emitter(read_listener(on_event))
         self._life = Life()
         self._failure: BaseException | None = None
-        self._feeder: Feeder
 
     # Starting and stopping
 
@@ -176,132 +172,64 @@ class Engine:
     @property
     def worker(self) -> str:
         """The name that claims are made under now."""
-        return self._held.worker
-
-    @property
-    def _stopping(self) -> asyncio.Event:
-        """Set once the engine was told to stop, or has failed."""
-        return self._life.stopping
+        return self._database.held.worker
 
     def _prepare(self) -> None:
         self._failure = None
-        self._serving = False
-        self._services = Services(self._failed)
         self._stack = contextlib.ExitStack()
-        self._held = Held(worker_name())
-        self._shared = Shared(pooled=not self._options.notify)
-        timeout = min(30.0, self._options.lease.total_seconds())
-        self._claims = self._link("claims", durable=False, timeout=timeout)
-        self._commits = self._link("commits", timeout=timeout)
-        self._aside = self._link("busy commits", timeout=timeout)
-        self._beats = self._link("heartbeats", timeout=min(timeout, self._options.lease.total_seconds() / 3))
-        self._chores = self._link("maintenance", timeout=600)
-        self._links = [self._claims, self._commits, self._aside, self._beats, self._chores]
+        self._services = Services(self._fail)
+        self._starting: list[asyncio.Task[Any]] = []
         loop = asyncio.get_running_loop()
-        self._executor = Executor(loop, self._options.limits, self._finished, self._life.draining)
-        self._sleeper = Sleeper(self._claims, self._emit, self._options)
-        self._committer = Committer(
-            self._commits,
-            self._aside,
-            self._executor,
-            self._held,
-            self._emit,
-            lease=self._options.lease,
-            go_on=lambda work, row: self._feeder.go_on(work, row),
-            progressed=self._progressed,
-        )
-        self._feeder = Feeder(
-            self._claims,
-            self._sleeper,
-            self._executor,
-            self._held,
-            self._emit,
-            self._options,
-            tidy=self._committer.tidy,
-        )
+        self._executor = Executor(loop, self._options.queues, self._finish, self._life.draining)
+        self._database = Database(self._dsn, self._options, self._executor, self._emit, self._fail)
 
     async def _start(self) -> None:
         if self._life.stopping.is_set():
             return
         loop = asyncio.get_running_loop()
-        self._stack.enter_context(parted(loop, self._links))
+        self._stack.enter_context(parted(loop, self._database.links))
         self._stack.enter_context(counted(loop))
-        introducing = self._services.start(self._introduce(), "start", ends=True)
-        told = self._services.start(self._life.stopping.wait(), "stop", ends=True)
-        await asyncio.wait({introducing, told}, return_when=asyncio.FIRST_COMPLETED)
+        introduce = self._database.introduce(self._specs, package_version())
+        introducing = loop.create_task(introduce, name="gendurable start")
+        told = loop.create_task(self._life.stopping.wait(), name="gendurable stop")
+        self._starting = [introducing, told]
+        await asyncio.wait(self._starting, return_when=asyncio.FIRST_COMPLETED)
         if not introducing.done():
             return
         introducing.result()
         told.cancel()
-        self._serving = True
-        watch = Watch(late_limit(self._options.beat_every), self._executor.working)
-        watch.start()
-        self._stack.callback(watch.stop)
-        pulse = Pulse(self._beats, watch, self._executor, self._held, self._emit, self._options)
-        self._feeding = self._services.start(self._feeder.run(), "feeder")
-        self._services.start(self._committer.run(), "committer")
-        self._services.start(self._committer.run_busy(), "busy")
-        self._services.start(pulse.run(), "pulse")
-        if self._options.reap_every is not None:
-            upkeep = Upkeep(self._chores, self._emit, self._options.reap_every, self._options.retention)
-            self._services.start(upkeep.run(), "maintenance")
-        logger.info("engine %s serves %s", self.worker, self._options.limits)
+        self._services.start(LoopWatch(self._options.heartbeat_interval, self._executor.working, self._emit))
+        self._database.start()
+        logger.info("engine %s serves %s", self.worker, self._options.queues)
 
-    def _link(self, name: str, *, durable: bool = True, timeout: float) -> Link:
-        dsn = conninfo(self._dsn, f"gendurable {self._held.worker}")
-        return Link(dsn, name, self._emit, durable=durable, timeout=timeout, shared=self._shared)
-
-    async def _introduce(self) -> None:
-        """Check the versions, register the machines, listen: what fails here fails the start."""
-        try:
-            installed = await self._commits.insist(calls.version)
-        except psycopg.errors.UndefinedFunction as error:
-            raise VersionMismatch(
-                "gendurable is not in this database, or not on the search_path of this connection",
-                hint="run CREATE EXTENSION gendurable, or gendurable_py.install(conn)",
-            ) from error
-        require_release(installed, package_version())
-        for spec in self._specs:
-            await self._commits.insist(calls.register, spec.cls)
-            _ = spec.steps, spec.codec  # a class that cannot be used is told now, not at its first row
-        await self._beats.open()
-        await self._claims.open()
-        await self._sleeper.prepare()
-
-    def _failed(self, task: asyncio.Task[Any], error: BaseException) -> None:
+    def _fail(self, task: asyncio.Task[Any], error: BaseException) -> None:
         """A task of ours that ends by an error is a defect: the engine stops and tells, it does not limp on."""
         self._failure = error
         logger.critical("%s failed", task.get_name(), exc_info=error)
         self._life.fail()
 
-    # What happens meanwhile
-
-    def _finished(self, works: list[Work]) -> None:
+    def _finish(self, works: list[Work]) -> None:
+        """The executor has run these."""
         if self._emit.heard:
             for work in works:
                 row = work.row
                 self._emit(
-                    "step",
-                    {"seconds": work.ended - work.started, "attempt": row.attempt},
-                    {
-                        **about(work),
-                        "version": row.version,
-                        "queue": row.queue,
-                        "outcome": kind_of(work.outcome),
-                        "error": work.error,
-                    },
+                    StepEnded(
+                        work.ended - work.started,
+                        row.attempt,
+                        row.id,
+                        row.fsm,
+                        row.step,
+                        row.version,
+                        row.queue,
+                        read_kind(work.outcome),
+                        work.error,
+                    )
                 )
         for work in works:
             # What was raised holds the frames of the step, and they hold the work: a cycle that would wait for gc.
             work.error = work.rejection = None
-        self._committer.add(works)
-        # A queue that is asleep was empty: its free slot is no reason to ask again.
-        if not self._sleeper.covers({work.queue for work in works}):
-            self._sleeper.poke()
-
-    def _progressed(self) -> None:
-        if self._feeder.saturated or self._sleeper.polls:
-            self._sleeper.poke()
+        self._database.finish(works)
 
     # The end
 
@@ -325,44 +253,34 @@ class Engine:
 
     async def _close(self) -> None:
         try:
-            if self._serving:
+            if self._database.serving:
                 await self._drain()
         finally:
-            self._serving = False
-            for link in self._links:
-                link.hang_up()
+            await self._database.stop()
             await self._services.stop()
+            for task in self._starting:
+                task.cancel()
+            await asyncio.gather(*self._starting, return_exceptions=True)
             left = await self._executor.close(time.monotonic() + 0.2)
             if left:
                 logger.warning("%d steps go on in their threads; what they hold is left to its lease", left)
-            await asyncio.gather(*(link.drop() for link in self._links))
+            await self._database.close()
             self._stack.close()
             self._life.end()
-        logger.info("engine %s has stopped", self._held.worker)
+        logger.info("engine %s has stopped", self.worker)
 
     async def _drain(self) -> None:
         """Claim nothing more, give back what was not started, let the rest finish and commit."""
         self._life.draining.told = True
         logger.info("engine %s drains: %d steps are running", self.worker, self._executor.running)
-        deadline = time.monotonic() + self._options.drain_for
-        self._feeder.stopping = True
-        self._sleeper.poke()
-        # A claim under way is a matter of milliseconds; breaking it off leaves rows that nobody knows of.
-        await asyncio.wait([self._feeding], timeout=0.5)
-        if not self._feeding.done():
-            self._services.cancel(self._feeding)
-            self._held.rename()  # its claim may have happened
-        self._committer.give_back(self._executor.withdraw())
-        await self._until(lambda: self._executor.running == 0, deadline)
+        deadline = time.monotonic() + self._options.drain_timeout
+        await self._database.stop_claiming()
+        self._database.give_back(self._executor.withdraw())
+        await self._wait_until(lambda: self._executor.running == 0, deadline)
         await self._executor.cancel_tasks()
-        # What has its outcome by now deserves its commit, also when the time is over.
-        flushing = self._services.start(self._committer.flush(), "flush", ends=True)
-        if await self._until(flushing.done, deadline):
-            await asyncio.wait([flushing], timeout=1)
-        for work in self._held.works():
-            work.ctx._cancelled = True
+        await self._database.flush(lambda done: self._wait_until(done, deadline))
 
-    async def _until(self, condition: Callable[[], bool], deadline: float) -> bool:
+    async def _wait_until(self, condition: Callable[[], bool], deadline: float) -> bool:
         """Answers whether the time was over before, or it had to hurry."""
         while not condition():
             if time.monotonic() >= deadline or self._life.hurry.is_set():

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from psycopg.pq import TransactionStatus
 
-from ._call import About, Rows, Script, Statement, one_value, script
+from ._statement import About, Rows, Script, Statement, one_value, script
 from .errors import VersionMismatch
 
 R = TypeVar("R")

@@ -1,21 +1,24 @@
-"""What a step gives back, and the values it meets: six outcomes, `Child`, `Signal`, `ChildResult`.
+"""What a step gives back, and the values it meets: see `machine.outcome`."""
 
-A field left out means "unchanged" (`UNSET`), which is not the same as None: ``partition_key=None`` releases the key.
-Delays and timeouts are seconds or a `datetime.timedelta`.
-"""
-
-from __future__ import annotations
-
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
-from enum import Enum
-from typing import Final, Protocol
-
-from pydantic import JsonValue
-
-from ._codec import Seconds
-from ._describe import describe as describe
+from .machine.describe import describe
+from .machine.outcome import (
+    UNSET,
+    Await,
+    Cancel,
+    Child,
+    ChildResult,
+    Done,
+    MachineLike,
+    Next,
+    Outcome,
+    Replay,
+    Retry,
+    ScheduleChilds,
+    Signal,
+    StepLike,
+    Stop,
+    Unset,
+)
 
 __all__ = [
     "UNSET",
@@ -31,172 +34,8 @@ __all__ = [
     "Retry",
     "ScheduleChilds",
     "Signal",
+    "StepLike",
     "Stop",
     "Unset",
+    "describe",
 ]
-
-
-class Unset(Enum):
-    """The type of `UNSET`."""
-
-    UNSET = "UNSET"
-
-    def __repr__(self) -> str:
-        return "UNSET"
-
-
-UNSET: Final = Unset.UNSET
-
-StepLike = str | Callable[..., object]
-
-
-class MachineLike(Protocol):
-    """A machine class or a job: anything that `gendurable_py.FSM` or `gendurable_py.job` made."""
-
-    @property
-    def gendurable_spec(self) -> object: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Signal:
-    """One signal of the inbox.
-
-    ``cut``: the payload was too large to be handed out with the claim, and is None here; `gendurable_py.signals` has
-    it.
-    """
-
-    id: int
-    name: str
-    payload: JsonValue
-    inserted_at: datetime
-    cut: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class ChildResult:
-    """A child that has ended: ``result`` if it is ``done``, ``last_error`` if it ``failed`` or was ``cancelled``.
-
-    ``cut``: state and result were too large to be handed out with the claim, and are None here;
-    `gendurable_py.childs` has them.
-    """
-
-    id: int
-    fsm: str
-    status: str
-    state: JsonValue
-    result: JsonValue
-    last_error: str | None
-    cut: bool = False
-
-
-class Cancel(Exception):
-    """Raised by a job: it ends as ``failed`` with this reason, and is not tried again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """The base of the outcomes.
-
-    ``consume`` names the signals that are used up when the outcome commits (signals or their ids). Left out: those
-    that `Context.signal` gave out; if it gave none, what was awaited, for an outcome that progresses.
-    """
-
-    consume: Iterable[Signal | int] | None = field(default=None, kw_only=True)
-
-
-@dataclass(frozen=True, slots=True)
-class Next(Outcome):
-    """Go to ``step``, now or after ``delay``; the attempts start again at 0."""
-
-    step: StepLike
-    state: object = UNSET
-    delay: Seconds = field(default=0, kw_only=True)
-    partition_key: str | Unset | None = field(default=UNSET, kw_only=True)
-    priority: int | Unset = field(default=UNSET, kw_only=True)
-    queue: str | Unset = field(default=UNSET, kw_only=True)
-    rate_limit: str | Unset | None = field(default=UNSET, kw_only=True)
-    weight: float | Unset = field(default=UNSET, kw_only=True)
-
-
-@dataclass(frozen=True, slots=True)
-class Replay(Outcome):
-    """The same step again after ``delay``, with ``attempt + 1``. It uses up no signal."""
-
-    state: object = UNSET
-    delay: Seconds = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Await(Outcome):
-    """Park until one of the names is in the inbox, or until ``timeout``; then run ``step`` (default: this step)."""
-
-    names: str | Sequence[str]
-    state: object = UNSET
-    step: StepLike | None = field(default=None, kw_only=True)
-    timeout: Seconds | None = field(default=None, kw_only=True)
-
-
-@dataclass(frozen=True, slots=True)
-class ScheduleChilds(Outcome):
-    """Insert the children and park; ``step`` runs once all that were created have ended."""
-
-    step: StepLike
-    childs: Iterable[Child | MachineLike]
-    state: object = UNSET
-
-
-@dataclass(frozen=True, slots=True)
-class Done(Outcome):
-    """The end: ``result`` is any JSON."""
-
-    result: object = None
-
-
-@dataclass(frozen=True, slots=True)
-class Stop(Outcome):
-    """The end as ``failed``: the reason, or the exception that was it, becomes ``last_error``."""
-
-    reason: str | BaseException
-
-    def text(self) -> str:
-        return describe(self.reason)
-
-
-@dataclass(frozen=True, slots=True)
-class Retry(Outcome):
-    """An error, try again: the same step after a back-off until the attempts are used up, then ``failed``.
-
-    What raising does in a job, and in a machine with a retry rule, as an outcome: any step or job may return it. The
-    reason becomes ``last_error``. The attempts are the instance's ``max_attempts``, else the machine's, else 20.
-    ``delay`` stands in place of the back-off (1 s, doubled with each attempt up to 5 minutes). It uses up no signal.
-    """
-
-    reason: str | BaseException
-    delay: Seconds | None = None
-
-    def text(self) -> str:
-        return describe(self.reason)
-
-
-@dataclass(frozen=True, slots=True)
-class Child:
-    """An instance to insert: a child of `ScheduleChilds`, or an element of `insert_many`.
-
-    ``machine`` is a machine class, a job, or the name of a machine that lives elsewhere.
-    """
-
-    machine: MachineLike | str
-    state: object = UNSET
-    step: StepLike | None = field(default=None, kw_only=True)
-    version: int | None = field(default=None, kw_only=True)
-    queue: str | None = field(default=None, kw_only=True)
-    priority: int | None = field(default=None, kw_only=True)
-    partition_key: str | None = field(default=None, kw_only=True)
-    unique_key: str | None = field(default=None, kw_only=True)
-    unique_scope: Sequence[str] | None = field(default=None, kw_only=True)
-    eligible_at: datetime | None = field(default=None, kw_only=True)
-    delay: Seconds | None = field(default=None, kw_only=True)
-    rate_limit: str | None = field(default=None, kw_only=True)
-    weight: float | None = field(default=None, kw_only=True)
-    max_attempts: int | None = field(default=None, kw_only=True)
-    meta: Mapping[str, object] | None = field(default=None, kw_only=True)

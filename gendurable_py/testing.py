@@ -21,24 +21,26 @@ import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import timedelta
-from typing import Any
+from typing import Any, assert_never
 
 import psycopg
 from psycopg import pq
 from pydantic import JsonValue
 
-from . import _calls, calls, embedded
-from ._call import About, Pause, Run, Script, Statement, nothing, script
-from ._codec import dumps
-from ._perform import perform, perform_async
-from ._refused import refuse
-from ._registry import lookup
-from ._rows import Answer, Instance
-from ._work import Work
-from .context import ClaimRow, Context
+from . import embedded
+from ._statement import About, Pause, Run, Script, Statement, nothing, script
+from .calls import dispatching, inserting, rehearsing, working
+from .calls.rows import Answer, Instance
+from .dispatch.answers import Meaning, read_answer
+from .dispatch.perform import perform, perform_async
+from .dispatch.work import Work, refuse
 from .errors import InvalidArgument, UnknownInstance, from_sqlstate
-from .fsm import Spec, spec_of
-from .outcome import MachineLike, Signal
+from .machine.claim import ClaimRow
+from .machine.codec import dumps
+from .machine.context import Context
+from .machine.outcome import MachineLike, Signal
+from .machine.registry import lookup
+from .machine.spec import Spec, spec_of
 
 __all__ = ["assert_awaiting", "assert_done", "assert_failed", "context", "drain"]
 
@@ -70,30 +72,30 @@ def drain(
     """
     worker = f"drain:{secrets.token_hex(4)}"
     for machine in machines:
-        yield calls.register.statement(machine)
+        yield inserting.register.statement(machine)
     served = None if queues is None else list(queues)
     count = 0
     while True:
-        names = (yield _calls.queues_in_use.statement()) if served is None else served
-        yield _calls.forget_floor.statement()
-        rows: list[ClaimRow] = yield _calls.claim_rows.statement(worker, dict.fromkeys(names, _ROUND), _LEASE)
+        names = (yield rehearsing.queues_in_use.statement()) if served is None else served
+        yield rehearsing.forget_floor.statement()
+        rows: list[ClaimRow] = yield dispatching.claim_rows.statement(worker, dict.fromkeys(names, _ROUND), _LEASE)
         problems: list[InvalidArgument] = []
-        works = [work for row in rows if (work := _work(row, worker, run_ahead, problems))]
+        works = [work for row in rows if (work := _make_work(row, worker, run_ahead, problems))]
         while works:
             count += len(works)
             if count > limit:
                 raise RuntimeError(f"still not drained after {limit} steps")
-            works = yield from _round(works, worker, problems)
+            works = yield from _run_round(works, worker, problems)
         if problems:
-            yield calls.release.statement(worker, None)  # they are not held by a worker that is gone
+            yield working.release.statement(worker, None)  # they are not held by a worker that is gone
             raise problems[0]
         if rows:
             continue
-        if not advance or (yield _calls.bring_forward.statement(names)) is None:
+        if not advance or (yield rehearsing.bring_forward.statement(names)) is None:
             return count
 
 
-def _work(row: ClaimRow, worker: str, keep: bool, problems: list[InvalidArgument]) -> Work | None:
+def _make_work(row: ClaimRow, worker: str, keep: bool, problems: list[InvalidArgument]) -> Work | None:
     """The work of a row, or a problem more: its neighbours are run all the same."""
     where = f"instance {row.id} of {row.fsm} v{row.version}, in step {row.step!r}"
     try:
@@ -109,7 +111,7 @@ def _work(row: ClaimRow, worker: str, keep: bool, problems: list[InvalidArgument
     return None
 
 
-def _round(works: list[Work], worker: str, problems: list[InvalidArgument]) -> Script[list[Work]]:
+def _run_round(works: list[Work], worker: str, problems: list[InvalidArgument]) -> Script[list[Work]]:
     """Run the works and commit them; answers what goes on at once: kept claims."""
     going_on: list[Work] = []
     while works:
@@ -125,7 +127,7 @@ def _round(works: list[Work], worker: str, problems: list[InvalidArgument]) -> S
         while batches:
             works = batches.pop()
             document = b"[" + b",".join(work.outcome or b"null" for work in works) + b"]"
-            answers = yield from _guarded(_calls.commit_text.statement(worker, document.decode(), _LEASE))
+            answers = yield from _commit_guarded(dispatching.commit_text.statement(worker, document.decode(), _LEASE))
             if isinstance(answers, psycopg.Error):
                 if len(works) > 1:  # one of them cannot be read by the server: which?
                     batches += [works[: len(works) // 2], works[len(works) // 2 :]]
@@ -134,14 +136,22 @@ def _round(works: list[Work], worker: str, problems: list[InvalidArgument]) -> S
             busy: list[Work] = []
             for answer in answers:
                 work = works[answer.ord]
-                if answer.result == "busy":
-                    busy.append(work)
-                elif answer.result == "rejected":
-                    if not refuse(work, answer.sqlstate, answer.message or "rejected"):
+                match read_answer(answer, work.stage, uncertain=False):
+                    case Meaning.BUSY:
+                        busy.append(work)
+                    case Meaning.HANDLE | Meaning.STOP:
+                        refuse(work, answer.sqlstate, answer.message or "rejected")
+                        again.append(work)
+                    case Meaning.HOPELESS:
+                        refuse(work, answer.sqlstate, answer.message or "rejected")
                         raise from_sqlstate(answer.sqlstate, f"{work.row.fsm} {work.row.id}: {answer.message}")
-                    again.append(work)
-                elif answer.kept is not None and (kept := _work(answer.kept, worker, True, problems)):
-                    going_on.append(kept)
+                    case Meaning.KEPT:
+                        if answer.kept is not None and (kept := _make_work(answer.kept, worker, True, problems)):
+                            going_on.append(kept)
+                    case Meaning.COMMITTED | Meaning.REPEATED | Meaning.LOST:
+                        pass
+                    case never:
+                        assert_never(never)
             if busy:
                 batches.append(busy)
                 yield Pause(0.01)
@@ -149,7 +159,7 @@ def _round(works: list[Work], worker: str, problems: list[InvalidArgument]) -> S
     return going_on
 
 
-def _guarded(statement: Statement[list[Answer]]) -> Script[list[Answer] | psycopg.Error]:
+def _commit_guarded(statement: Statement[list[Answer]]) -> Script[list[Answer] | psycopg.Error]:
     """Its answer, or what is wrong with the data; the transaction that it stands in goes on."""
     inside = yield About(
         lambda conn: conn.info.transaction_status == pq.TransactionStatus.INTRANS or not conn.autocommit
@@ -167,13 +177,13 @@ def _guarded(statement: Statement[list[Answer]]) -> Script[list[Answer] | psycop
     return answers
 
 
-def _found(id: int, found: Instance | None) -> Instance:
+def _need(id: int, found: Instance | None) -> Instance:
     if found is None:
         raise UnknownInstance(f"there is no instance {id}")
     return found
 
 
-def _assert(found: Instance, status: str) -> None:
+def _assert_status(found: Instance, status: str) -> None:
     if found.status != status:
         because = f" ({found.last_error})" if found.last_error else ""
         raise AssertionError(f"{found.fsm} {found.id} is {found.status} in step {found.step!r}{because}, not {status}")
@@ -182,16 +192,16 @@ def _assert(found: Instance, status: str) -> None:
 @script
 def assert_done(id: int) -> Script[JsonValue]:
     """It is ``done``; answers its result."""
-    found = _found(id, (yield _calls.instance.statement(id)))
-    _assert(found, "done")
+    found = _need(id, (yield rehearsing.instance.statement(id)))
+    _assert_status(found, "done")
     return found.result
 
 
 @script
 def assert_failed(id: int, text: str = "") -> Script[str]:
     """It is ``failed``, and its last error contains the text; answers the error."""
-    found = _found(id, (yield _calls.instance.statement(id)))
-    _assert(found, "failed")
+    found = _need(id, (yield rehearsing.instance.statement(id)))
+    _assert_status(found, "failed")
     error = found.last_error or ""
     if text not in error:
         raise AssertionError(f"{found.fsm} {id} failed with {error!r}, which does not contain {text!r}")
@@ -201,8 +211,8 @@ def assert_failed(id: int, text: str = "") -> Script[str]:
 @script
 def assert_awaiting(id: int, *names: str) -> Script[JsonValue]:
     """It waits for a signal, for exactly these names if any are given; answers its state."""
-    found = _found(id, (yield _calls.instance.statement(id)))
-    _assert(found, "awaiting_signal")
+    found = _need(id, (yield rehearsing.instance.statement(id)))
+    _assert_status(found, "awaiting_signal")
     if names and set(names) != set(found.awaits or ()):
         raise AssertionError(f"{found.fsm} {id} awaits {found.awaits}, not {list(names)}")
     return found.state
@@ -266,6 +276,6 @@ with suppress(ImportError):
         name = f"test_{secrets.token_hex(4)}"
         # Another database than the one that is copied: a template must have no connection.
         with psycopg.connect(gendurable_server.dsn_of("template1"), autocommit=True) as conn:
-            _calls.create_database(conn, name)
+            rehearsing.create_database(conn, name)
             yield gendurable_server.dsn_of(name)
-            _calls.drop_database(conn, name)
+            rehearsing.drop_database(conn, name)

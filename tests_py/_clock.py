@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gendurable_py import _cluster
-from gendurable_py._places import server_user, temporary_folder
+from gendurable_py.embedded.cluster import Cluster, Installation
+from gendurable_py.embedded.places import server_user, temporary_folder
 
 PLACES = ("/usr/lib/*/faketime", "/usr/lib/faketime", "/usr/local/lib/faketime", "/usr/lib64/faketime")
 
@@ -76,10 +76,10 @@ class Clock:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-class SteppingCluster(_cluster.Cluster):
+class SteppingCluster(Cluster):
     """Each of its server's processes lives by the clock that it was given."""
 
-    def __init__(self, clock: Clock, installation: _cluster.Installation, **more: Any) -> None:
+    def __init__(self, clock: Clock, installation: Installation, **more: Any) -> None:
         self._clock = clock
         super().__init__(installation, **more)
 
@@ -90,7 +90,7 @@ class SteppingCluster(_cluster.Cluster):
 
 @contextmanager
 def stepping(
-    installation: _cluster.Installation, *, extension_files: list[Path], settings: Mapping[str, str]
+    installation: Installation, *, extension_files: list[Path], settings: Mapping[str, str]
 ) -> Iterator[tuple[SteppingCluster, Clock]]:
     clock = Clock()
     try:

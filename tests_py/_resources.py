@@ -13,7 +13,8 @@ import psycopg
 import pytest
 
 import gendurable_py as gd
-from gendurable_py import FSM, Context, Done, Engine, Next, Stop, _calls, job, step
+from gendurable_py import FSM, Context, Done, Engine, Next, Stop, job, step
+from gendurable_py.calls import dispatching
 
 Conn = psycopg.Connection[Any]
 
@@ -85,14 +86,14 @@ class Hears:
 
 def counted(monkeypatch: pytest.MonkeyPatch, name: str) -> Counter[str]:
     """Counts the round trips of one of the engine's calls, also those that find nothing."""
-    original: Callable[..., Awaitable[Any]] = getattr(_calls, name)
+    original: Callable[..., Awaitable[Any]] = getattr(dispatching, name)
     calls: Counter[str] = Counter()
 
     async def call(*args: Any, **kwargs: Any) -> Any:
         calls[name] += 1
         return await original(*args, **kwargs)
 
-    monkeypatch.setattr(_calls, name, call)
+    monkeypatch.setattr(dispatching, name, call)
     return calls
 
 

@@ -20,7 +20,8 @@ from _container import Unavailable
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from gendurable_py import _cluster, embedded
+from gendurable_py import embedded
+from gendurable_py.embedded.cluster import Cluster, Installation
 from gendurable_py.install import extension_files as our_files
 from gendurable_py.install import install, version
 
@@ -36,7 +37,7 @@ class Server:
 
     dsn: str
     name: str
-    cluster: _cluster.Cluster | None = None
+    cluster: Cluster | None = None
     close: Callable[[], None] = lambda: None
     as_extension: bool = True
     _number: Iterable[int] = field(default_factory=itertools.count)
@@ -131,17 +132,17 @@ def _embedded() -> Server:
 def _local() -> Server:
     program = os.environ.get("PG_CONFIG", "pg_config")
     try:
-        installation = _cluster.Installation.of(program)
+        installation = Installation.of(program)
         major = installation.major
     except (OSError, subprocess.CalledProcessError) as error:
         raise Unavailable(f"{program}: {error}") from None
     return of_installation(installation, f"PostgreSQL {major} of {program}")
 
 
-def of_installation(installation: _cluster.Installation, name: str, *, extension_files: Iterable[Path] = ()) -> Server:
+def of_installation(installation: Installation, name: str, *, extension_files: Iterable[Path] = ()) -> Server:
     """A temporary server of that installation, with the extension's files and others in it."""
     files = [*our_files(), *extension_files]
-    cluster = _cluster.Cluster(installation, extension_files=files, settings=FAST, scratch=_scratch())
+    cluster = Cluster(installation, extension_files=files, settings=FAST, scratch=_scratch())
     return Server(cluster.dsn, name, cluster, cluster.stop)
 
 

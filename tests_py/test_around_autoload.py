@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from _wait import wait_until
 
-from gendurable_py import _registry
-from gendurable_py._registry import autoload, autoload_async, generation, lookup
+from gendurable_py.machine import registry
+from gendurable_py.machine.registry import autoload, autoload_async, generation, lookup
 
 MACHINE = """
 from gendurable_py import FSM, Done, Job, job, step
@@ -130,7 +130,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     monkeypatch.setattr(sys, "gd_gate", event, raising=False)
     yield event
     event.set()
-    wait_until(lambda: not _registry._running)
+    wait_until(lambda: not registry._running)
 
 
 def test_a_module_that_blocks_at_import_costs_its_deadline_and_no_more(package: Package, gate: threading.Event) -> None:
@@ -174,5 +174,5 @@ def test_a_handler_of_logging_that_raises_does_no_harm(package: Package, monkeyp
     def refuse(*_: Any) -> None:
         raise RuntimeError("a broken handler")
 
-    monkeypatch.setattr(_registry.logger, "warning", refuse)
+    monkeypatch.setattr(registry.logger, "warning", refuse)
     assert not autoload(f"{name}.ends:Late", [name])

@@ -12,7 +12,8 @@ from _engine import ended, running
 from _wait import wait_until
 
 import gendurable_py as gd
-from gendurable_py import FSM, Context, Done, Engine, Next, _cluster, embedded, step
+from gendurable_py import FSM, Context, Done, Engine, Next, embedded, step
+from gendurable_py.embedded.cluster import Cluster
 from gendurable_py.install import extension_files
 
 Conn = psycopg.Connection[Any]
@@ -20,7 +21,7 @@ HOUR = 3600.0
 
 
 @pytest.fixture(scope="module")
-def stepped() -> Iterator[tuple[_cluster.Cluster, Clock]]:
+def stepped() -> Iterator[tuple[Cluster, Clock]]:
     try:
         installation = embedded.installation()
     except ImportError as error:
@@ -35,7 +36,7 @@ def stepped() -> Iterator[tuple[_cluster.Cluster, Clock]]:
 
 
 @pytest.fixture
-def clock(stepped: tuple[_cluster.Cluster, Clock]) -> Clock:
+def clock(stepped: tuple[Cluster, Clock]) -> Clock:
     """Each test finds an empty database and sessions of its own."""
     server, clock = stepped
     with psycopg.connect(server.dsn, autocommit=True) as conn:
@@ -45,7 +46,7 @@ def clock(stepped: tuple[_cluster.Cluster, Clock]) -> Clock:
 
 
 @pytest.fixture
-def conn(stepped: tuple[_cluster.Cluster, Clock], clock: Clock) -> Iterator[Conn]:
+def conn(stepped: tuple[Cluster, Clock], clock: Clock) -> Iterator[Conn]:
     with psycopg.connect(stepped[0].dsn, autocommit=True) as made:
         yield made
 
@@ -162,7 +163,7 @@ class Ticking(FSM, name="clock.ticking"):
 
 @pytest.mark.parametrize("options", [{}, {"notify": False}, {"run_ahead": True, "prefetch": 4}])
 def test_an_engine_serves_on_whatever_the_clock_does(
-    stepped: tuple[_cluster.Cluster, Clock], conn: Conn, clock: Clock, options: dict[str, Any]
+    stepped: tuple[Cluster, Clock], conn: Conn, clock: Clock, options: dict[str, Any]
 ) -> None:
     with running(Engine(stepped[0].dsn, [Ticking], {"default": 2}, max_poll_interval=1, **options)):
         for seconds in (0, -HOUR, -1.0, HOUR, -30.0, -HOUR, 2 * HOUR):

@@ -16,7 +16,8 @@ from _server import FAST, Server
 from _wait import wait_until
 
 import gendurable_py as gd
-from gendurable_py import FSM, Await, Context, Done, Engine, _cluster, embedded, step
+from gendurable_py import FSM, Await, Context, Done, Engine, embedded, step
+from gendurable_py.embedded.cluster import Cluster
 from gendurable_py.install import extension_files, install, uninstall, upgrade, version
 
 Conn = psycopg.Connection[Any]
@@ -31,7 +32,7 @@ def logical() -> Iterator[Server]:
     except ImportError as error:
         pytest.skip(str(error))
     settings = FAST | {"wal_level": "logical", "max_prepared_transactions": "10"}
-    cluster = _cluster.Cluster(installation, extension_files=extension_files(), settings=settings)
+    cluster = Cluster(installation, extension_files=extension_files(), settings=settings)
     yield Server(cluster.dsn, "with logical replication", cluster)
     cluster.stop()
 

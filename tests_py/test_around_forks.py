@@ -96,7 +96,7 @@ def collects():
     if pid:
         return waited(pid)
     import gc
-    for link in engine._links:
+    for link in engine._database.links:
         link._conn = None
     gc.unfreeze()
     gc.collect()

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gendurable_py import InvalidArgument
-from gendurable_py._codec import StateCodec, dumps, loads
+from gendurable_py.machine.codec import StateCodec, dumps, loads
 
 
 class Rude:

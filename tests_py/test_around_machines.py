@@ -18,9 +18,10 @@ from pydantic import BaseModel
 
 import gendurable_py as gd
 from gendurable_py import FSM, Await, Child, Context, Done, InvalidArgument, Job, Next, Retry, Stop, job, step
-from gendurable_py._encode import encode_inserts, encode_outcome, encode_stop
-from gendurable_py._registry import generation, lookup
 from gendurable_py.fsm import spec_of
+from gendurable_py.machine.encode import encode_inserts, encode_outcome
+from gendurable_py.machine.last_resort import encode_stop
+from gendurable_py.machine.registry import generation, lookup
 from gendurable_py.outcome import describe
 from gendurable_py.testing import assert_done, assert_failed, context, drain
 
@@ -312,7 +313,7 @@ def test_an_error_of_any_kind_is_described_in_a_bounded_text_that_can_be_stored(
     text = describe(error)
     assert 0 < len(text) <= 8000
     assert conn.execute("select %s::text", (text,)).fetchone() == (text,)
-    assert json.loads(encode_stop(context(Override), error))["kind"] == "stop"
+    assert json.loads(encode_stop(context(Override)._row, error))["kind"] == "stop"
 
 
 class Grouped(FSM, name="around.grouped"):

@@ -14,7 +14,8 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 import gendurable_py as gd
-from gendurable_py import FSM, Await, Child, Context, Done, Engine, Next, ScheduleChilds, _call, _session, job, step
+from gendurable_py import FSM, Await, Child, Context, Done, Engine, Next, ScheduleChilds, _statement, job, step
+from gendurable_py.dispatch import pooled
 
 Conn = psycopg.Connection[Any]
 
@@ -244,12 +245,12 @@ def test_an_engine_starts_where_each_connection_is_cut_short(
 ) -> None:
     """However slow the server is, there is a way to connect under which no timeout of the role counts."""
 
-    def slow(statement: _call.Statement[Any]) -> _call.Statement[Any]:
-        return _call.Statement(f"{statement.sql}, pg_catalog.pg_sleep(0.02)", statement.params, statement.read)
+    def slow(statement: _statement.Statement[Any]) -> _statement.Statement[Any]:
+        return _statement.Statement(f"{statement.sql}, pg_catalog.pg_sleep(0.02)", statement.params, statement.read)
 
-    asked, set_locally = _session.backend.statement(), _session.set_locally.statement
-    monkeypatch.setattr(_session, "backend", _call.call(lambda: slow(asked)))
-    monkeypatch.setattr(_session.set_locally, "statement", lambda made: slow(set_locally(made)))
+    asked, set_locally = pooled.backend.statement(), pooled.set_locally.statement
+    monkeypatch.setattr(pooled, "backend", _statement.call(lambda: slow(asked)))
+    monkeypatch.setattr(pooled.set_locally, "statement", lambda made: slow(set_locally(made)))
     role = role_with(conn, HURTS["timeouts"])
     options: dict[str, Any] = {} if notify else {"poll_interval": 0.02, "max_poll_interval": 0.02, "notify": False}
     try:
@@ -279,8 +280,8 @@ def test_environment_and_service_do_not_matter_either(
     [("role", True, "on"), ("role", False, "off"), ("none", True, "on"), ("remote", True, "remote_write")],
 )
 def test_what_is_durable(db: Any, conn: Conn, where: str, durable: bool, expected: str) -> None:
-    from gendurable_py._link import Link, conninfo
-    from gendurable_py._session import backend
+    from gendurable_py.dispatch.link import Link, conninfo
+    from gendurable_py.dispatch.pooled import backend
 
     value = {"role": "off", "none": "on", "remote": "remote_write"}[where]
     name = conn.info.dbname

@@ -18,8 +18,8 @@ from pydantic import AliasChoices, AliasPath, BaseModel, ConfigDict, Field, Priv
 from typing_extensions import TypedDict
 
 from gendurable_py import InvalidArgument
-from gendurable_py._codec import StateCodec
-from gendurable_py._roundtrip import difference, survey
+from gendurable_py.machine.codec import StateCodec
+from gendurable_py.machine.roundtrip import difference, survey
 
 
 class Inner(BaseModel):

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 import gendurable_py as gd
 from gendurable_py import FSM, Child, Context, Done, Next, calls, errors, job, step
-from gendurable_py._call import Call
+from gendurable_py._statement import Call
 
 Conn = psycopg.Connection[Any]
 

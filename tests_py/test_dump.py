@@ -18,7 +18,9 @@ from _busy import fill, goes_on, snapshot
 from _people import People
 from _server import FAST, Server
 
-from gendurable_py import _cluster, _places, embedded
+from gendurable_py import embedded
+from gendurable_py.embedded.cluster import SUPERUSER, Cluster, Installation
+from gendurable_py.embedded.places import server_user
 from gendurable_py.install import extension_files, install, upgrade, version
 
 Connect = Callable[[str], psycopg.Connection[Any]]
@@ -141,10 +143,10 @@ def test_the_original_goes_on_as_well(server: Server, people: People, connect: C
 # -- pg_upgrade
 
 
-def older_servers() -> dict[str, Callable[[], _cluster.Installation]]:
-    def local() -> _cluster.Installation:
+def older_servers() -> dict[str, Callable[[], Installation]]:
+    def local() -> Installation:
         try:
-            found = _cluster.Installation.of(os.environ.get("PG_CONFIG", "pg_config"))
+            found = Installation.of(os.environ.get("PG_CONFIG", "pg_config"))
             if not (found.bindir / "postgres").exists():
                 raise FileNotFoundError(f"{found.bindir} has no server")
         except (OSError, subprocess.CalledProcessError) as error:
@@ -162,13 +164,13 @@ class Workshop:
     def __init__(self) -> None:
         self.path = Path(tempfile.mkdtemp(prefix="gd-upgrade-"))
         self.path.chmod(0o755)
-        user = _places.server_user()
+        user = server_user()
         self.as_user: dict[str, Any] = {"cwd": self.path}
         if user is not None:
             shutil.chown(self.path, user)
             self.as_user |= {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []}
 
-    def programs(self, installation: _cluster.Installation, name: str) -> Path:
+    def programs(self, installation: Installation, name: str) -> Path:
         """All programs of an installation, our extension's files among its own."""
         view = installation.view(self.path / name, extension_files(), link=False)
         for file in installation.bindir.iterdir():
@@ -211,7 +213,7 @@ def test_the_dump_of_an_older_server_goes_on_in_a_newer_one(
         if conn.info.server_version // 10000 <= older.major:
             pytest.skip(f"the tests' own server is not newer than {older.major}: GENDURABLE_TEST_SERVER=embedded is")
     extension = server.as_extension
-    with _cluster.Cluster(older, extension_files=extension_files(), settings=FAST) as cluster:
+    with Cluster(older, extension_files=extension_files(), settings=FAST) as cluster:
         with psycopg.connect(cluster.dsn, autocommit=True) as conn:
             if extension:
                 conn.execute("create extension gendurable")
@@ -246,7 +248,7 @@ def test_pg_upgrade_to_the_newest_server(workshop: Workshop, connect: Connect, o
     settings = {"fsync": "off"}
     seen, made = {}, {}
     hows = ("extension", "plain")
-    with _cluster.Cluster(
+    with Cluster(
         before, workshop.path / "old", extension_files=extension_files(), settings=FAST, scratch=None
     ) as server:
         for how in hows:
@@ -268,13 +270,13 @@ def test_pg_upgrade_to_the_newest_server(workshop: Workshop, connect: Connect, o
     programs = {name: workshop.programs(place, f"{name}-programs") for name, place in (("old", before), ("new", after))}
     data = {name: workshop.path / name / "data" for name in ("old", "new")}
     workshop.run(Path("/bin/mkdir"), workshop.path / "new")
-    initdb = ["--username", _cluster.SUPERUSER, "--auth", "trust", "--encoding", "UTF8", "--locale", "C", "--no-sync"]
+    initdb = ["--username", SUPERUSER, "--auth", "trust", "--encoding", "UTF8", "--locale", "C", "--no-sync"]
     workshop.run(programs["new"] / "initdb", "-D", data["new"], *initdb, "--no-data-checksums")
     places = ["-b", programs["old"], "-B", programs["new"], "-d", data["old"], "-D", data["new"]]
-    users = ["-U", _cluster.SUPERUSER, "-s", workshop.path]
+    users = ["-U", SUPERUSER, "-s", workshop.path]
     workshop.run(programs["new"] / "pg_upgrade", *places, *users)
 
-    with _cluster.Cluster(after, workshop.path / "new", extension_files=extension_files(), settings=settings) as server:
+    with Cluster(after, workshop.path / "new", extension_files=extension_files(), settings=settings) as server:
         for how in hows:
             conn = connect(server.dsn_of(how))
             assert conn.info.server_version >= 180000

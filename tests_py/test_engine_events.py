@@ -15,6 +15,7 @@ from _wait import wait_until
 
 import gendurable_py as gd
 from gendurable_py import FSM, Context, Engine, Next, job, step
+from gendurable_py.telemetry.events import EVENTS
 
 Conn = psycopg.Connection[Any]
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,12 +34,15 @@ def documented() -> dict[str, tuple[set[str], set[str]]]:
 
 
 def test_the_documentation_names_every_event() -> None:
-    told = {
-        name
-        for path in (ROOT / "gendurable_py").glob("*.py")
-        for name in re.findall(r'_emit\(\s*"(\w+)"', path.read_text())
-    }
-    assert told == set(documented())
+    assert set(EVENTS) == set(documented())
+    emitted = "".join(path.read_text() for path in (ROOT / "gendurable_py").rglob("*.py"))
+    assert {name for name, event in EVENTS.items() if not re.search(rf"_emit\(\s*{event.__name__}\(", emitted)} == set()
+
+
+def test_each_event_has_the_fields_of_the_documentation() -> None:
+    for name, (measurements, metadata) in documented().items():
+        if name != "maintain":  # what is counted there is the server's
+            assert (set(EVENTS[name].numbers), set(EVENTS[name].facts)) == (measurements, metadata), name
 
 
 class Refused(FSM, name="events.refused"):

@@ -19,8 +19,8 @@ from _wait import wait_until
 
 import gendurable_py as gd
 from gendurable_py import Engine, job
-from gendurable_py._contexts import Contexts
-from gendurable_py._threads import Threads
+from gendurable_py.dispatch.contexts import Contexts
+from gendurable_py.dispatch.threads import Threads
 
 Conn = psycopg.Connection[Any]
 
@@ -113,7 +113,7 @@ async def test_no_descriptor_is_left_however_it_ends(db: Any, conn: Conn, empty_
     await asyncio.to_thread(wait_until, lambda: sessions() == 0)
 
 
-async def test_threads_that_are_told_to_end_get_no_company(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_threads_that_are_told_to_end_get_no_company() -> None:
     """The look for more threads took the word to end for work that waits, and a new thread took it from the old one."""
     gate, entered = threading.Event(), threading.Event()
 
@@ -121,8 +121,7 @@ async def test_threads_that_are_told_to_end_get_no_company(monkeypatch: pytest.M
         entered.set()
         assert gate.wait(60)
 
-    monkeypatch.setattr("gendurable_py._threads.perform", blocks)
-    ran = Threads(asyncio.get_running_loop(), 10, lambda work: None, Contexts())
+    ran = Threads(asyncio.get_running_loop(), 10, blocks, lambda work: None, Contexts())
     ran.put(cast("Any", SimpleNamespace(ctx=SimpleNamespace(_cancelled=False))))
     while not entered.is_set():  # noqa: ASYNC110 - set in a thread
         await asyncio.sleep(0.001)

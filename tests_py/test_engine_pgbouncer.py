@@ -177,9 +177,9 @@ def test_a_proxy_that_comes_later_is_noticed(db: Any, conn: Conn) -> None:
     engine = Engine(db.dsn, [work], poll_interval=0.05, max_poll_interval=0.05, on_event=events)
     with running(engine):
         wait_until(lambda: asleep(conn))
-        engine._claims.backend += 1
+        engine._database.claims.backend += 1
         gd.insert(conn, work, {"n": 1})
-        wait_until(lambda: engine._sleeper.polls)
+        wait_until(lambda: engine._database.sleeper.polls)
         ids = [made.id for made in gd.insert_many(conn, [Child(work, {"n": n}) for n in range(20)])]
         assert [result.result for result in ended(conn, *ids)] == list(range(20))
         wait_until(lambda: not asleep(conn))

@@ -15,9 +15,10 @@ from _engine import Events, asleep, ended, field, running
 from _wait import wait_until
 
 import gendurable_py as gd
-from gendurable_py import FSM, Await, Child, Context, Done, Engine, ScheduleChilds, _calls, job, step
-from gendurable_py._link import Link, conninfo
-from gendurable_py._wakeup import Sleeper
+from gendurable_py import FSM, Await, Child, Context, Done, Engine, ScheduleChilds, job, step
+from gendurable_py.calls import dispatching
+from gendurable_py.dispatch.link import Link, conninfo
+from gendurable_py.dispatch.sleeper import Announcement, Sleeper
 
 Conn = psycopg.Connection[Any]
 
@@ -110,9 +111,14 @@ def idling(db: Any, scene: Callable[[Sleeper, Link], Awaitable[None]]) -> None:
     asyncio.run(main())
 
 
+def announced(idle: Sleeper) -> Announcement:
+    assert idle._announced is not None
+    return idle._announced
+
+
 async def until_settled(idle: Sleeper) -> None:
     await idle.idle("w", {"default"})
-    while idle._horizon is not None:
+    while announced(idle).horizon is not None:
         await idle.idle("w", {"default"})
 
 
@@ -125,7 +131,7 @@ def test_a_row_that_becomes_due_between_a_claim_and_the_question_for_the_next_on
         await idle.idle("w", {"default"})  # told
         idle.claiming()
         await idle.idle("w", {"default"})  # asks when the row will be due, and looks once more
-        due_at = idle._due_at
+        due_at = announced(idle).due_at
         assert due_at is not None
         # the claim that follows comes a moment too early, and takes its time
         wait_until(lambda: time.monotonic() > due_at)
@@ -139,11 +145,13 @@ def test_what_an_older_writer_left_for_later_counts(db: Any, conn: Conn) -> None
         writer = db.connect(autocommit=False)
         gd.insert(writer, work, delay=300)  # nobody sleeps yet
         await idle.idle("w", {"default"})
-        assert idle._due_at is None or idle._due_at > time.monotonic() + 1000
+        due_at = announced(idle).due_at
+        assert due_at is None or due_at > time.monotonic() + 1000
         writer.commit()
         await until_settled(idle)
-        assert idle._due_at is not None
-        assert idle._due_at < time.monotonic() + 1000
+        due_at = announced(idle).due_at
+        assert due_at is not None
+        assert due_at < time.monotonic() + 1000
 
     idling(db, scene)
 
@@ -155,14 +163,14 @@ def test_nothing_is_locked_behind_a_proxy_that_is_found_out_while_it_sleeps(db: 
         writer = db.connect(autocommit=False)
         gd.insert(writer, work)
         await idle.idle("w", {"default"})
-        assert idle._horizon is not None
-        wait, asked = idle._wait, []
+        assert announced(idle).horizon is not None
+        wait, asked = idle._bell.wait, []
 
         async def found_out(seconds: float, conn: Any) -> bool:
             link._shared.pooled = True
             return await wait(0.001, conn)
 
-        idle._wait = found_out  # type: ignore[method-assign]
+        idle._bell.wait = found_out  # type: ignore[method-assign]
         link.attempt = lambda *args: asked.append(args)  # type: ignore[assignment, return-value]
         await idle.idle("w", {"default"})
         assert asked == []
@@ -184,7 +192,7 @@ def test_what_is_told_while_it_falls_asleep_counts(db: Any, conn: Conn, monkeypa
 
         async def slow(call: Any, *args: Any) -> Any:
             answer = await attempt(call, *args)
-            if call is _calls.sleep and link.conn is not None:
+            if call is dispatching.sleep and link.conn is not None:
                 gd.insert(conn, work, delay=300)
                 await link.conn.execute("select")  # reads what was told meanwhile
             return answer
@@ -194,8 +202,9 @@ def test_what_is_told_while_it_falls_asleep_counts(db: Any, conn: Conn, monkeypa
         monkeypatch.undo()
         idle.claiming()
         await idle.idle("w", {"default"})
-        assert idle._due_at is not None
-        assert idle._due_at < time.monotonic() + 1000
+        due_at = announced(idle).due_at
+        assert due_at is not None
+        assert due_at < time.monotonic() + 1000
 
     idling(db, scene)
 

@@ -23,19 +23,20 @@ from chaos.worker import SqlWorker
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 import gendurable_py as gd
-from gendurable_py import Engine, _cluster, embedded
+from gendurable_py import Engine, embedded
+from gendurable_py.embedded.cluster import Cluster, Installation
 from gendurable_py.install import extension_files
 
 # Enough acknowledged on one side of the failover for a loss to show.
 ENOUGH = 80
 
 
-def installation() -> _cluster.Installation:
+def installation() -> Installation:
     """A PostgreSQL that brings pg_basebackup."""
     found = []
     try:
         found.append(embedded.installation())
-        found.append(_cluster.Installation.of(os.environ.get("PG_CONFIG", "pg_config")))
+        found.append(Installation.of(os.environ.get("PG_CONFIG", "pg_config")))
     except (ImportError, OSError, subprocess.CalledProcessError):
         pass
     for one in found:
@@ -53,11 +54,11 @@ def as_server_user() -> str | None:
 
 
 @pytest.fixture
-def pair() -> Iterator[tuple[_cluster.Cluster, _cluster.Cluster]]:
+def pair() -> Iterator[tuple[Cluster, Cluster]]:
     """A primary with gendurable in it, and its synchronous standby."""
     programs = installation()
     folder = Path(tempfile.mkdtemp(prefix="gd-standby-"))
-    primary = _cluster.Cluster(programs, extension_files=extension_files())
+    primary = Cluster(programs, extension_files=extension_files())
     standby = None
     try:
         with psycopg.connect(primary.dsn, autocommit=True) as conn:
@@ -69,7 +70,7 @@ def pair() -> Iterator[tuple[_cluster.Cluster, _cluster.Cluster]]:
             if user := as_server_user():
                 for path in (folder, *folder.rglob("*")):
                     shutil.chown(path, user, pwd.getpwnam(user).pw_gid)
-            standby = _cluster.Cluster(programs, folder, extension_files=extension_files())
+            standby = Cluster(programs, folder, extension_files=extension_files())
             conn.execute("alter system set synchronous_standby_names = '*'")
             conn.execute("select pg_reload_conf()")
             query = "select pid from pg_stat_replication where sync_state = 'sync'"
@@ -82,7 +83,7 @@ def pair() -> Iterator[tuple[_cluster.Cluster, _cluster.Cluster]]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def both(primary: _cluster.Cluster, standby: _cluster.Cluster) -> str:
+def both(primary: Cluster, standby: Cluster) -> str:
     hosts = [str(conninfo_to_dict(cluster.dsn)["host"]) for cluster in (primary, standby)]
     return make_conninfo(primary.dsn, host=",".join(hosts), target_session_attrs="read-write", connect_timeout=5)
 

@@ -10,8 +10,8 @@ from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
 from gendurable_py import FSM, Cancel, Context, Done, InvalidArgument, Job, Next, Stop, job, step
-from gendurable_py._registry import autoload, lookup
 from gendurable_py.fsm import spec_of
+from gendurable_py.machine.registry import autoload, lookup
 from gendurable_py.outcome import Retry
 from gendurable_py.testing import context
 

@@ -26,8 +26,9 @@ from hypothesis import strategies as st
 from psycopg.pq import ExecStatus, Format, TransactionStatus
 
 import gendurable_py as gd
-from gendurable_py import Engine, _registry
-from gendurable_py._registry import autoload
+from gendurable_py import Engine
+from gendurable_py.machine import registry
+from gendurable_py.machine.registry import autoload
 
 Conn = psycopg.Connection[Any]
 MORE = int(os.environ.get("GENDURABLE_FUZZ", "0"))
@@ -253,7 +254,7 @@ def test_autoload_imports_nothing_outside_of_the_allowed_packages(name: str) -> 
     imported: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(importlib, "import_module", imported.append)
-        patch.setattr(_registry, "_defines", lambda module, qualname: True)
+        patch.setattr(registry, "_defines", lambda module, qualname: True)
         autoload(name, ["allowed", "also.this"])
     for module in imported:
         assert module == name.partition(":")[0]

@@ -14,7 +14,8 @@ import psycopg
 import pytest
 from _server import ROOT, Server, of_installation
 
-from gendurable_py import _cluster, embedded
+from gendurable_py import embedded
+from gendurable_py.embedded.cluster import Installation
 from gendurable_py.errors import VersionMismatch
 from gendurable_py.install import extension_files, install, uninstall, upgrade, version
 
@@ -244,5 +245,5 @@ def test_installation_reads_pg_config() -> None:
         expected = embedded.installation()
     except ImportError as error:
         pytest.skip(str(error))
-    found = _cluster.Installation.of(expected.bindir / "pg_config")
+    found = Installation.of(expected.bindir / "pg_config")
     assert (found.sharedir, found.pkglibdir, found.major) == (expected.sharedir, expected.pkglibdir, 18)

@@ -25,8 +25,9 @@ from gendurable_py import (
     job,
     step,
 )
-from gendurable_py._encode import encode_insert, encode_outcome, encode_stop
 from gendurable_py.fsm import spec_of
+from gendurable_py.machine.encode import encode_insert, encode_outcome
+from gendurable_py.machine.last_resort import encode_stop
 from gendurable_py.outcome import Retry
 from gendurable_py.testing import context
 
@@ -164,7 +165,7 @@ def test_an_outcome_that_cannot_be_is_refused_before_it_is_sent(bad: Any) -> Non
 
 
 def test_the_last_resort_encodes_anything() -> None:
-    made = json.loads(encode_stop(context(Machine), RuntimeError("\x00\udfff" * 9000)))
+    made = json.loads(encode_stop(context(Machine)._row, RuntimeError("\x00\udfff" * 9000)))
     assert made["kind"] == "stop"
     assert len(made["reason"]) < 9000
 

@@ -15,7 +15,7 @@ from _races import Row, Session, outcome
 from conftest import Database
 from psycopg.types.json import Jsonb
 
-from gendurable_py._rows import Claim, Committed
+from gendurable_py.calls.rows import Claim, Committed
 from gendurable_py.errors import from_sqlstate
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "wire.md").read_text("utf-8")

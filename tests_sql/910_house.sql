@@ -95,7 +95,7 @@ select is_empty(
     'classes of advisory locks have names');
 select is_empty(
     $$select oid::regprocedure from t.body
-      where proname <> '_terminal' and prosrc ~ '''?done''?,\s*''?failed''?,\s*''?cancelled' and prosrc !~ 'runnable''?,'$$,
+      where proname <> '_terminal_statuses' and prosrc ~ '''?done''?,\s*''?failed''?,\s*''?cancelled' and prosrc !~ 'runnable''?,'$$,
     'which statuses are terminal is said once');
 select is_empty(
     $$select oid::regprocedure from t.body where proname <> '_grant_profile' and code ~* '\mexecute\M'$$, 'static SQL only');

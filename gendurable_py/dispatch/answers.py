@@ -1,0 +1,44 @@
+"""What an answer to a commit means for its work: one reading of it, for the committer and for the testing kit.
+
+A commit answers only for what is not simply ok. An outcome that the server refuses goes down one stage: the step's to
+`handle`, that of `handle` to a stop; and nothing comes after the stop.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from ..calls.rows import Answer
+
+RUN, HANDLE, STOP = range(3)
+"""What produced an outcome: the step, `handle` after an error, or the last resort."""
+
+
+class Meaning(Enum):
+    """What is to be done with a work."""
+
+    COMMITTED = "it is over, and the claim is let go"
+    KEPT = "it is committed, and the claim is kept: the next step of the instance"
+    REPEATED = "it was committed before its answer was lost"
+    LOST = "the claim was lost: it is never run again from here"
+    BUSY = "send it again, apart from the others"
+    HANDLE = "refused: ask `handle` for another outcome"
+    STOP = "refused, and that of `handle` too: stop the instance"
+    HOPELESS = "even the stop is refused: its lease will end"
+
+
+def read_answer(answer: Answer | None, stage: int, uncertain: bool) -> Meaning:
+    """``uncertain``: this outcome was sent before, and the answer was lost."""
+    if answer is None or answer.result == "ok":
+        return Meaning.COMMITTED if answer is None or answer.kept is None else Meaning.KEPT
+    if answer.result == "busy":
+        return Meaning.BUSY
+    if answer.result == "stale":
+        # If it was committed then, its claim_no is no longer the row's: that settles it.
+        return Meaning.REPEATED if uncertain else Meaning.LOST
+    return read_refusal(stage)
+
+
+def read_refusal(stage: int) -> Meaning:
+    """The server refuses an outcome that came from this stage."""
+    return (Meaning.HANDLE, Meaning.STOP, Meaning.HOPELESS)[stage]

@@ -1,0 +1,155 @@
+"""What an engine has for one database: its connections, what it holds there, and who feeds, commits and sleeps.
+
+Steps are run elsewhere, by the engine's executor, which may serve several of these. A database gets back what has ended
+(`finish`), and nothing of it is lost until it is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from typing import cast
+
+import psycopg
+
+from ..calls import inserting, operating
+from ..errors import VersionMismatch
+from ..install import require_release
+from ..machine.outcome import MachineLike
+from ..machine.spec import Spec
+from ..telemetry.events import Emit
+from .blocked import Blocked
+from .committer import Committer
+from .feeder import Feeder
+from .heartbeat import Heartbeats
+from .link import Link, conninfo
+from .maintenance import Maintenance
+from .options import Options
+from .pooled import Shared
+from .services import Failed, Loop, Services
+from .sleeper import Sleeper
+from .work import Held, Runner, Work, make_worker_name
+
+
+class Database:
+    """One database that an engine serves, from one start to the end of it."""
+
+    def __init__(self, dsn: str, options: Options, executor: Runner, emit: Emit, failed: Failed) -> None:
+        self._options = options
+        self._executor = executor
+        self._services = Services(failed)
+        self._serving = False
+        self.held = Held(make_worker_name())
+        self._dsn = conninfo(dsn, f"gendurable {self.held.worker}")
+        self._shared = Shared(pooled=not options.notify)
+        self._emit = emit
+        lease = options.lease_ttl.total_seconds()
+        timeout = min(30.0, lease)
+        self.claims = self._make_link("claims", durable=False, timeout=timeout)
+        self._commits = self._make_link("commits", timeout=timeout)
+        self._aside = self._make_link("busy commits", timeout=timeout)
+        self._beats = self._make_link("heartbeats", timeout=min(timeout, lease / 3))
+        self._chores = self._make_link("maintenance", timeout=600)
+        self.links = [self.claims, self._commits, self._aside, self._beats, self._chores]
+        self.sleeper = Sleeper(self.claims, emit, options)
+        self._committer = Committer(
+            self._commits,
+            self._aside,
+            Blocked(self.held, emit),
+            executor,
+            self.held,
+            emit,
+            lease_ttl=options.lease_ttl,
+            go_on=lambda work, row: self._feeder.go_on(work, row),
+            progressed=self._progress,
+        )
+        self._feeder = Feeder(self.claims, self.sleeper, executor, self.held, emit, options, tidy=self._committer.tidy)
+        self._feeding = Loop("feeder", self._feeder.run)
+
+    def _make_link(self, name: str, *, durable: bool = True, timeout: float) -> Link:
+        return Link(self._dsn, name, self._emit, durable=durable, timeout=timeout, shared=self._shared)
+
+    async def introduce(self, specs: Iterable[Spec], ours: str) -> None:
+        """Check the versions, register the machines, listen: what fails here fails the start."""
+        try:
+            installed = await self._commits.insist(operating.version)
+        except psycopg.errors.UndefinedFunction as error:
+            raise VersionMismatch(
+                "gendurable is not in this database, or not on the search_path of this connection",
+                hint="run CREATE EXTENSION gendurable, or gendurable_py.install(conn)",
+            ) from error
+        require_release(installed, ours)
+        for spec in specs:
+            await self._commits.insist(inserting.register, cast("MachineLike", spec.cls))
+            _ = spec.steps, spec.codec  # a class that cannot be used is told now, not at its first row
+        await self._beats.open()
+        await self.claims.open()
+        await self.sleeper.prepare()
+
+    def start(self) -> None:
+        """Claim, commit and renew from now on."""
+        self._serving = True
+        start, options = self._services.start, self._options
+        start(self._feeding)
+        start(Loop("committer", self._committer.run))
+        start(Loop("busy", self._committer.run_busy))
+        start(Heartbeats(self._beats, self._executor, self.held, self._emit, options))
+        if options.reap_interval is not None:
+            start(Maintenance(self._chores, self._emit, options))
+
+    # What happens meanwhile
+
+    def finish(self, works: list[Work]) -> None:
+        """The steps of these have ended."""
+        self._committer.add(works)
+        # A queue that is asleep was empty: its free slot is no reason to ask again.
+        if not self.sleeper.covers({work.queue for work in works}):
+            self.sleeper.poke()
+
+    def _progress(self) -> None:
+        if self._feeder.saturated or self.sleeper.polls:
+            self.sleeper.poke()
+
+    # The end
+
+    async def stop_claiming(self) -> None:
+        self._feeder.stopping = True
+        self.sleeper.poke()
+        # A claim under way is a matter of milliseconds; breaking it off leaves rows that nobody knows of.
+        feeding = self._feeding.task
+        assert feeding is not None
+        await asyncio.wait([feeding], timeout=0.5)
+        if not feeding.done():
+            self._feeding.end()
+            self.held.rename()  # its claim may have happened
+
+    def give_back(self, works: list[Work]) -> None:
+        """These will not be started."""
+        self._committer.give_back(works)
+
+    async def flush(self, until: Callable[[Callable[[], bool]], Awaitable[bool]]) -> None:
+        """Commit what has its outcome by now: it deserves it, also when the time is over."""
+        flushing = asyncio.get_running_loop().create_task(self._committer.flush(), name="gendurable flush")
+        try:
+            if await until(flushing.done):
+                await asyncio.wait([flushing], timeout=1)
+        finally:
+            flushing.cancel()
+        for work in self.held.works():
+            work.ctx._cancelled = True
+
+    @property
+    def serving(self) -> bool:
+        """Whether there is something to drain."""
+        return self._serving
+
+    async def stop(self) -> None:
+        """End whatever goes on."""
+        self._serving = False
+        for link in self.links:
+            link.hang_up()
+        await self._services.stop()
+
+    async def close(self) -> None:
+        """Give up the connections."""
+        await asyncio.gather(*(link.drop() for link in self.links))

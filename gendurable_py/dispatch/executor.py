@@ -1,0 +1,185 @@
+"""Running steps: async ones as tasks on the loop, sync ones on threads that a plain queue feeds.
+
+A sync step costs no future and no wake-up of its own: the thread puts what it finished on a list, and the loop is woken
+once for all that gather until it looks (a future for each step cost 99 us of CPU a step, this a tenth of it).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from typing import Any
+
+from .._log import logger
+from ..machine.context import Draining
+from .contexts import Contexts
+from .offload import handed_over
+from .perform import perform, perform_async
+from .threads import Threads
+from .work import Work, break_off
+
+
+class Executor:
+    """Starts works within the limits of their queues, and gives back on the loop what has ended."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        limits: Mapping[str, int],
+        finished: Callable[[list[Work]], None],
+        draining: Draining,
+    ) -> None:
+        self._loop = loop
+        self._told = draining
+        # Each run of a step has a context of its own, which begins as this one is now.
+        self._contexts = Contexts()
+        self._callbacks = self._contexts.fresh()
+        self._limits = limits
+        self._on_finished = finished
+        self._threads = Threads(loop, max(1, sum(limits.values())), perform, self._finish, self._contexts)
+        self._finished: deque[Work] = deque()
+        self._woken = False
+        self._running = dict.fromkeys(limits, 0)
+        self._backlog: dict[str, deque[Work]] = {queue: deque() for queue in limits}
+        self._tasks: dict[asyncio.Task[Any], Work] = {}
+        self._outliving: set[Work] = set()
+        self._draining = False
+        self._closed = False
+        self._on_task_done = self._task_done
+
+    def load(self, queue: str) -> int:
+        """Works of a queue that have not ended: running, or waiting here for a slot."""
+        return self._running[queue] + len(self._backlog[queue])
+
+    @property
+    def running(self) -> int:
+        return sum(self._running.values())
+
+    @property
+    def draining(self) -> bool:
+        return self._draining
+
+    def submit(self, work: Work) -> None:
+        if self._running[work.queue] < self._limits[work.queue] or self._draining:
+            self._start(work)
+        else:
+            self._backlog[work.queue].append(work)
+
+    def _start(self, work: Work) -> None:
+        work.ctx._draining = self._told
+        if not work.step.is_async:
+            self._running[work.queue] += 1
+            self._threads.put(work)
+            return
+        work.handed_over = calls = set[Future[Any]]()
+        context = self._contexts.fresh()
+        context.run(handed_over.set, calls)
+        if self._loop.get_task_factory() is None:
+            task = self._loop.create_task(perform_async(work), context=context)
+        else:  # it may take no context
+            task = context.run(self._loop.create_task, perform_async(work))
+        self._running[work.queue] += 1
+        work.task = task
+        self._tasks[task] = work
+        # Not a "finally" in the coroutine: one that is cancelled before its first step never runs.
+        task.add_done_callback(self._on_task_done, context=self._callbacks)
+
+    def working(self, task: asyncio.Task[Any]) -> Work | None:
+        """What a task works on."""
+        return self._tasks.get(task)
+
+    def _task_done(self, task: asyncio.Task[None]) -> None:
+        work = self._tasks.pop(task)
+        work.task = None
+        if task.cancelled():
+            work.outcome = None
+            if work.handed_over:
+                # The task has ended, the step has not: it works on in a thread, with its claim and its slot.
+                self._outliving.add(work)
+                for call in list(work.handed_over):
+                    call.add_done_callback(functools.partial(self._call_done, work))
+                self._call_done(work)  # they may have ended meanwhile
+                return
+        elif (error := task.exception()) is not None:
+            break_off(work, error)
+        self._finished.append(work)
+        if not self._woken:
+            self._woken = True
+            self._loop.call_soon(self._collect, context=self._callbacks)
+
+    def _call_done(self, work: Work, _: Future[Any] | None = None) -> None:
+        """Called in any thread. The last of the calls is the end of the step, and one of those that come last tells."""
+        if not work.handed_over:
+            with contextlib.suppress(KeyError):
+                self._outliving.remove(work)
+                self._finish(work)
+
+    def _finish(self, work: Work) -> None:
+        """Called in a thread. The flag is read after the append: whoever clears it looks at the list afterwards."""
+        self._finished.append(work)
+        if not self._woken:
+            self._woken = True
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the engine did not wait for this step
+                self._loop.call_soon_threadsafe(self._collect, context=self._callbacks)
+
+    def _collect(self) -> None:
+        self._woken = False
+        if self._closed:
+            return
+        finished, done = self._finished, []
+        while finished:
+            work = finished.popleft()
+            self._running[work.queue] -= 1
+            done.append(work)
+            backlog = self._backlog[work.queue]
+            if backlog and not self._draining:
+                self._start(backlog.popleft())
+        if done:
+            self._on_finished(done)
+
+    def lose(self, work: Work) -> None:
+        """The claim is lost: tell the step, and end it if it is a task."""
+        work.ctx._cancelled = True
+        if work.task is not None:
+            work.task.cancel()
+
+    def withdraw(self) -> list[Work]:
+        """Start nothing more; answers what had not been started."""
+        self._draining = True
+        taken = [work for backlog in self._backlog.values() for work in backlog]
+        for backlog in self._backlog.values():
+            backlog.clear()
+        for work in self._threads.withdraw():
+            self._running[work.queue] -= 1
+            taken.append(work)
+        return taken
+
+    async def cancel_tasks(self) -> list[asyncio.Task[None]]:
+        """End the async steps that still run; those that will not be cancelled within a second are answered."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=1)
+            await asyncio.sleep(0)
+        # A thread that looks at `ctx.draining` may be about to end.
+        for _ in range(20):
+            if not self._outliving:
+                break
+            await asyncio.sleep(0.01)
+        self._collect()
+        left = [task for task in tasks if not task.done()]
+        if left:
+            logger.warning("%d steps do not end when cancelled; what they hold is left to its lease", len(left))
+        return left
+
+    async def close(self, deadline: float) -> int:
+        """End the threads; answers how many sit in a step beyond the deadline."""
+        self._threads.close()
+        left = await self._threads.join(deadline)
+        self._closed = True  # what comes now comes too late, and belongs to no other run of the engine
+        return left + len(self._outliving)

@@ -1,0 +1,254 @@
+"""Claiming: keep the executor fed, one round trip for all queues, on a connection of its own.
+
+A claimed row becomes a work, or is given back if nothing here can run it. What is claimed is held under the name that
+the worker had when it asked. Next: the executor runs the work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Set
+from typing import Protocol
+
+from .._log import logger
+from ..calls import dispatching, working
+from ..machine.claim import ClaimRow
+from ..machine.registry import autoload_async, generation, lookup
+from ..machine.spec import Spec, Step
+from ..telemetry.events import Claimed, Emit, Released, Saturated
+from .link import TROUBLE, Link
+from .options import Options
+from .work import Held, Runner, Work
+
+UNKNOWN_DELAY = 10.0
+"""Seconds until a row that this process has no machine for is due again: for a node that does know it."""
+
+# What waits for a lock or for the server does not count against claiming, up to this much of memory.
+_MOST_BLOCKED = 10_000
+_MOST_BLOCKED_BYTES = 256_000_000
+
+# Names come from the database: what is remembered of unknown ones, and what is told, has an end.
+_MOST_NAMES = 10_000
+_MOST_TOLD = 100
+
+_IMPORT_GRACE = 0.05
+_IMPORT_DELAY = 0.5
+"""An import is waited for so long; what takes longer goes on aside, and its rows are given back for a moment."""
+
+RUN_AHEAD_FOR = 1.0
+"""Seconds after its claim that an instance may keep being run ahead: the order across claims is kept to about that."""
+
+
+class Idle(Protocol):
+    """What is done while nothing is due, and how it ends (see `sleeper`)."""
+
+    def claiming(self) -> None: ...
+
+    async def poked(self) -> None: ...
+
+    async def busy(self, worker: str, rows: Counter[str]) -> None: ...
+
+    async def idle(self, worker: str, queues: Set[str]) -> None: ...
+
+
+class Feeder:
+    """Claims for the free slots of each queue, and turns rows into works."""
+
+    def __init__(
+        self,
+        link: Link,
+        sleeper: Idle,
+        executor: Runner,
+        held: Held,
+        emit: Emit,
+        options: Options,
+        *,
+        tidy: Callable[[], None],
+    ) -> None:
+        self._link = link
+        self._sleeper = sleeper
+        self._executor = executor
+        self._held = held
+        self._emit = emit
+        self._options = options
+        self._limits = options.queues
+        self._tidy = tidy
+        self._machines: dict[tuple[str, int, str], tuple[Spec, Step]] = {}
+        self._warned: set[tuple[str, int, str]] = set()
+        self._imported: set[str] = set()
+        self._imports: dict[str, asyncio.Task[None]] = {}
+        self._generation = generation()
+        # What is finished but not committed counts against this, or a slow server would make it grow for ever.
+        self._most_uncommitted = max(100, 2 * sum(options.queues.values()))
+        self.saturated = False
+        self.stopping = False
+
+    def _count_demand(self) -> dict[str, int]:
+        held = self._held
+        # What others have locked is no reason to stop; a server that commits nothing is.
+        if held.uncommitted + (held.blocked if held.failing else 0) > self._most_uncommitted:
+            return {}
+        if held.blocked > _MOST_BLOCKED or held.blocked_bytes > _MOST_BLOCKED_BYTES:
+            return {}
+        demand = {}
+        for queue, limit in self._limits.items():
+            free = limit + self._options.prefetch - self._executor.load(queue) - self._held.kept[queue]
+            if free >= min(self._options.min_demand, limit + self._options.prefetch) and free > 0:
+                demand[queue] = free
+        return demand
+
+    async def run(self) -> None:
+        """Until `stopping` is set and the sleeper is poked."""
+        while not self.stopping:
+            demand = self._count_demand()
+            if not demand:
+                if not self.saturated:
+                    self.saturated = True
+                    self._emit(Saturated(self._executor.running))
+                await self._sleeper.poked()
+                continue
+            self.saturated = False
+            try:
+                self._sleeper.claiming()
+                worker = self._held.worker
+                started = time.perf_counter()
+                rows = await self._link.attempt(dispatching.claim_rows, worker, demand, self._options.lease_ttl)
+                if rows and self.stopping:
+                    pairs = [(row.id, row.claim_no) for row in rows]
+                    await self._link.attempt(working.release, worker, pairs)
+                    self._emit(Released(len(rows), 0, "stopping"))
+                elif rows:
+                    await self.take(rows, worker)
+                    queues = Counter(row.queue for row in rows)
+                    seconds = time.perf_counter() - started
+                    self._emit(Claimed(len(rows), seconds, dict(queues)))
+                    await self._sleeper.busy(worker, queues)
+                else:
+                    await self._sleeper.idle(worker, demand.keys())
+            except (*TROUBLE, UnicodeError) as error:
+                if self._link.uncertain:
+                    # The claim may have happened: rows that nobody knows of are held under this name.
+                    self._held.rename()
+                await self._link.trouble(error)
+                self._tidy()
+
+    async def take(self, rows: list[ClaimRow], worker: str) -> None:
+        """Start what can be run here, give back the rest."""
+        now = time.monotonic()
+        self._forget_old_classes()
+        missing: list[ClaimRow] = []
+        for row in rows:
+            machine = self._machines.get((row.fsm, row.version, row.step))
+            if machine is None or not self._try_start(row, machine, worker, now):
+                missing.append(row)
+        if missing:
+            await self._find_machines(missing, worker, now)
+
+    async def _find_machines(self, rows: list[ClaimRow], worker: str, now: float) -> None:
+        """Rows of machines that were not met before: import what may be imported, give back what is not known here."""
+        await self._import_names({row.fsm for row in rows if lookup(row.fsm, row.version) is None})
+        self._forget_old_classes()
+        away: dict[float, list[tuple[int, int]]] = {}
+        for row in rows:
+            machine = self._resolve_machine(row)
+            if machine is None or not self._try_start(row, machine, worker, now):
+                delay = _IMPORT_DELAY if self._is_importing(row.fsm) else UNKNOWN_DELAY
+                away.setdefault(delay, []).append((row.id, row.claim_no))
+        for delay, pairs in away.items():
+            await self._link.attempt(working.release, worker, pairs, delay)
+            self._emit(Released(len(pairs), delay, "unknown"))
+
+    def _try_start(self, row: ClaimRow, machine: tuple[Spec, Step], worker: str, now: float) -> bool:
+        try:
+            self.start(row, machine, worker, now)
+        except Exception as error:  # noqa: BLE001 - it costs this row its turn, and no other
+            logger.error("%s %s cannot be started here", row.fsm, row.id, exc_info=error)
+            return False
+        return True
+
+    def start(self, row: ClaimRow, machine: tuple[Spec, Step], worker: str, since: float) -> None:
+        spec, step = machine
+        keep = self._options.run_ahead if spec.run_ahead is None else spec.run_ahead
+        if keep:
+            keep = not self.stopping and time.monotonic() - since < RUN_AHEAD_FOR
+        work = Work(row, spec, step, worker, since, keep)
+        older = self._held.add(work)
+        if older is not None:
+            # Its lease ran out here, and it came back to us: what still runs is of no use any more.
+            self._executor.lose(older)
+        self._executor.submit(work)
+
+    def go_on(self, work: Work, row: ClaimRow) -> bool:
+        """Run the next step of an instance whose claim was kept; False: it is not known here."""
+        self._forget_old_classes()
+        machine = self._machines.get((row.fsm, row.version, row.step)) or self._look_up(row)
+        if machine is None or self.stopping or row.queue not in self._limits:
+            return False
+        self.start(row, machine, work.worker, work.since)
+        return True
+
+    def _forget_old_classes(self) -> None:
+        """A class that was defined again takes the place of the one before it."""
+        if self._generation != generation():
+            self._generation = generation()
+            self._machines.clear()
+
+    def _look_up(self, row: ClaimRow) -> tuple[Spec, Step] | None:
+        spec = lookup(row.fsm, row.version)
+        step = None if spec is None else spec.steps.get(row.step)
+        if spec is None or step is None:
+            return None
+        _ = spec.codec  # built here: what is wrong with it is the machine's fault
+        self._machines[row.fsm, row.version, row.step] = spec, step
+        return spec, step
+
+    async def _import_names(self, names: set[str]) -> None:
+        """Try each name once; an import that takes its time goes on aside."""
+        asked: dict[str, list[str]] = {}
+        for name in names - self._imported:
+            module = name.partition(":")[0]
+            # Most are names of other nodes: nothing to wait for.
+            if module != name and any(f"{module}.".startswith(f"{each}.") for each in self._options.autoload):
+                asked.setdefault(module, []).append(name)
+        for module in asked.keys() - self._imports.keys():
+            if len(self._imported) >= _MOST_NAMES:
+                self._imported.clear()  # trying one again does no harm
+            self._imported.update(asked[module])
+            self._imports[module] = asyncio.create_task(self._import_all(asked[module]))
+        if under_way := [self._imports[module] for module in asked]:
+            await asyncio.wait(under_way, timeout=_IMPORT_GRACE)
+        for module in [module for module, task in self._imports.items() if task.done()]:
+            del self._imports[module]
+
+    async def _import_all(self, names: list[str]) -> None:
+        """Names of one module, one after the other: one that it does not define says nothing of the next."""
+        for name in names:
+            await autoload_async(name, self._options.autoload)
+
+    def _is_importing(self, name: str) -> bool:
+        return name.partition(":")[0] in self._imports
+
+    def _resolve_machine(self, row: ClaimRow) -> tuple[Spec, Step] | None:
+        """Find a machine by name and version."""
+        reason: BaseException | None = None
+        try:
+            machine = self._look_up(row)
+        except BaseException as error:  # noqa: BLE001 - a class may raise anything when it is made, SystemExit too
+            machine, reason = None, error
+        if machine is None and self._is_importing(row.fsm):
+            return None
+        key = (row.fsm, row.version, row.step)
+        if machine is None and key not in self._warned and len(self._warned) < _MOST_TOLD:
+            self._warned.add(key)
+            logger.warning(
+                "%s v%d has no step %r in this process: its instances are given back for %g s%s%s",
+                row.fsm,
+                row.version,
+                row.step,
+                UNKNOWN_DELAY,
+                "" if reason is None else f" ({reason!r})",
+                "; no more of this kind are told" if len(self._warned) == _MOST_TOLD else "",
+            )
+        return machine

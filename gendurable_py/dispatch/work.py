@@ -1,0 +1,173 @@
+"""What this process holds: one claimed row on its way (`Work`), and all of them (`Held`).
+
+A work is made by the feeder, run by an executor, and settled by the committer. Whoever runs works is known here only
+as a `Runner`, so that those who feed and commit need not know how steps are run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import socket
+from collections import Counter
+from concurrent.futures import Future
+from typing import Any, Protocol
+
+from .._log import logger
+from ..errors import from_sqlstate
+from ..machine.claim import ClaimRow
+from ..machine.context import Context
+from ..machine.last_resort import encode_stop
+from ..machine.spec import Spec, Step
+from .answers import RUN, STOP, Meaning, read_refusal
+
+
+class Work:
+    """One claimed row on its way through this process; ``stage`` says what its outcome came from."""
+
+    __slots__ = (
+        "busy",
+        "ctx",
+        "ended",
+        "error",
+        "handed_over",
+        "keep",
+        "outcome",
+        "queue",
+        "rejection",
+        "row",
+        "since",
+        "spec",
+        "stage",
+        "started",
+        "step",
+        "task",
+        "uncertain",
+        "worker",
+    )
+
+    def __init__(self, row: ClaimRow, spec: Spec, step: Step, worker: str, since: float, keep: bool) -> None:
+        self.row = row
+        self.spec = spec
+        self.step = step
+        self.worker = worker
+        self.queue = row.queue
+        self.ctx: Context[Any] = Context(row, spec.codec)
+        self.since = since  # when it was claimed as a due row: run-ahead does not go on for ever
+        self.keep = keep
+        self.stage = RUN
+        self.outcome: bytes | None = None
+        self.error: BaseException | None = None
+        self.rejection: Exception | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.handed_over: set[Future[Any]] | None = None
+        self.busy = 0
+        self.uncertain = False
+        self.started = 0.0
+        self.ended = 0.0
+
+
+def break_off(work: Work, error: BaseException) -> None:
+    """Neither the step nor `handle` gave an outcome, and what they raised came this far."""
+    logger.critical("the executor failed on %s %s", work.row.fsm, work.row.id, exc_info=error)
+    work.outcome = encode_stop(work.row, error)
+
+
+def refuse(work: Work, sqlstate: str | None, message: str) -> Meaning:
+    """The server refuses its outcome: what is to be done instead, for which the work is ready afterwards."""
+    meaning = read_refusal(work.stage)
+    reason = from_sqlstate(sqlstate, message)
+    if meaning is Meaning.HANDLE:
+        work.rejection = reason
+        work.outcome = None
+    elif meaning is Meaning.STOP:
+        logger.error("%s %s: the outcome of handle was rejected: %s", work.row.fsm, work.row.id, message)
+        work.stage = STOP
+        work.outcome = encode_stop(work.row, reason)
+    else:
+        logger.error("%s %s cannot be stopped: %s; its lease will end", work.row.fsm, work.row.id, message)
+    return meaning
+
+
+class Runner(Protocol):
+    """Whoever runs works, within the limits of their queues."""
+
+    @property
+    def running(self) -> int: ...
+
+    @property
+    def draining(self) -> bool: ...
+
+    def load(self, queue: str) -> int: ...
+
+    def submit(self, work: Work) -> None: ...
+
+    def lose(self, work: Work) -> None: ...
+
+
+def make_worker_name() -> str:
+    """Unique for each engine in each process."""
+    return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+
+
+class Held:
+    """The claims of one engine.
+
+    After a claim whose answer was lost the server may hold rows for us that we do not know of. They can only be given
+    back with everything else under the same name, so from then on claims are made under a new one; once the last known
+    claim under the old name is settled, all that is left there is given back.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._generation = 0
+        self.worker = name
+        self._works: dict[int, Work] = {}
+        self._abandoned: set[str] = set()
+        self.uncommitted = 0
+        """Outcomes that wait for their first commit, or are on their way."""
+        self.blocked = 0
+        """Outcomes that met a lock or a fault of the server, and their bytes: they wait apart from the others."""
+        self.blocked_bytes = 0
+        self.failing = False
+        """Whether the last such outcome that was tried met a fault of the server."""
+        self.kept: Counter[str] = Counter()
+
+    def __len__(self) -> int:
+        return len(self._works)
+
+    def add(self, work: Work) -> Work | None:
+        """Hold a claim; answers an older one of the same instance, which is lost with that."""
+        older = self._works.get(work.row.id)
+        self._works[work.row.id] = work
+        return older
+
+    def drop(self, work: Work) -> None:
+        if self._works.get(work.row.id) is work:
+            del self._works[work.row.id]
+
+    def get(self, id: int, claim_no: int) -> Work | None:
+        work = self._works.get(id)
+        return work if work is not None and work.row.claim_no == claim_no else None
+
+    def works(self) -> list[Work]:
+        return list(self._works.values())
+
+    def claims(self) -> list[tuple[int, int]]:
+        return [(work.row.id, work.row.claim_no) for work in self._works.values()]
+
+    def rename(self) -> None:
+        """Claim under a new name from now on."""
+        self._abandoned.add(self.worker)
+        self._generation += 1
+        self.worker = f"{self._name}#{self._generation}"
+
+    def settled(self) -> list[str]:
+        """The old names under which nothing is held any more that is known; each is answered once."""
+        if not self._abandoned:
+            return []
+        used = {work.worker for work in self._works.values()}
+        free = [name for name in self._abandoned if name not in used]
+        self._abandoned.difference_update(free)
+        return free

@@ -1,0 +1,34 @@
+"""A claimed row as it comes over the wire: where a run of a step begins.
+
+Both sides count its columns: `CLAIMED` asks for them in the order of the fields.
+"""
+
+from __future__ import annotations
+
+from typing import LiteralString, NamedTuple
+
+CLAIMED: LiteralString = (
+    "id, claim_no, fsm, fsm_version, step, state::text, attempt, queue, partition_key, unique_key, parent_id, "
+    "awaits, timed_out, signals::text, childs::text, meta::text"
+)
+
+
+class ClaimRow(NamedTuple):
+    """A claimed row. The JSON columns stay text until a step looks at them."""
+
+    id: int
+    claim_no: int
+    fsm: str
+    version: int
+    step: str
+    state: str
+    attempt: int
+    queue: str
+    partition_key: str | None
+    unique_key: str | None
+    parent_id: int | None
+    awaits: list[str] | None
+    timed_out: bool
+    signals: str
+    childs: str
+    meta: str

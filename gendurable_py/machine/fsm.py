@@ -1,0 +1,180 @@
+"""Machines: classes whose methods are steps. They are checked, and made known, when they are defined.
+
+What one declared stands in its `Spec`; how its steps are run, in `dispatch.perform`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import Any, ClassVar, TypeVar, overload
+
+from ..errors import InvalidArgument
+from .codec import check_name
+from .context import Context
+from .outcome import Cancel, Outcome, Retry, Stop
+from .registry import register
+from .spec import Backoff, Spec
+
+F = TypeVar("F", bound=Callable[..., object])
+
+
+@overload
+def step(function: F, /) -> F: ...
+@overload
+def step(name: str, /) -> Callable[[F], F]: ...
+def step(target: F | str, /) -> F | Callable[[F], F]:
+    """Make a method a step: bare (the method's name is the step's) or with a name of its own."""
+    if isinstance(target, str):
+        name = target
+
+        def mark(function: F) -> F:
+            return _mark(function, name)
+
+        return mark
+    return _mark(target, getattr(target, "__name__", ""))
+
+
+def _mark(function: F, name: str) -> F:
+    check_name(name, "the name of a step")
+    if not callable(function) and not isinstance(function, (staticmethod, classmethod)):
+        raise InvalidArgument(f"a {type(function).__name__} cannot be a step", hint="mark a method with @step")
+    if hasattr(function, "gendurable_spec"):
+        raise InvalidArgument(f"{function!r} is a machine, not a step", hint="insert it, or make it a child")
+    function.__gendurable_step__ = name  # type: ignore[attr-defined]
+    return function
+
+
+class FSM:
+    """A machine: a class whose methods marked with `step` are its steps.
+
+    Options of the class statement: ``name`` (default ``package.module:Class``), ``version`` (1), ``queue``
+    (``default``), ``initial`` (``start``), ``max_attempts`` and ``backoff`` (the retry rule of the default `handle`),
+    ``run_ahead``, ``abstract``. All but name, version and abstract are inherited.
+
+    A class attribute ``State`` types the state: a pydantic model, a dataclass or a TypedDict; without it it is a dict.
+    """
+
+    gendurable_spec: ClassVar[Spec]
+    _options: ClassVar[dict[str, Any]] = {}
+    _spec_type: ClassVar[type[Spec]] = Spec
+
+    def __init_subclass__(
+        cls,
+        *,
+        name: str | None = None,
+        version: int = 1,
+        queue: str | None = None,
+        initial: str | None = None,
+        max_attempts: int | None = None,
+        backoff: Backoff | None = None,
+        run_ahead: bool | None = None,
+        abstract: bool = False,
+        **kwargs: object,
+    ) -> None:
+        super().__init_subclass__(**kwargs)
+        _check_options(cls.__qualname__, name, version, queue, initial, max_attempts, backoff)
+        given = {
+            "queue": queue,
+            "initial": initial,
+            "max_attempts": max_attempts,
+            "backoff": backoff,
+            "run_ahead": run_ahead,
+        }
+        cls._options = {**cls._options, **{key: value for key, value in given.items() if value is not None}}
+        if abstract:
+            return
+        spec = cls._spec_type(cls, name or _make_default_name(cls), version, cls._declared())
+        if spec.initial not in spec.attributes.values():
+            raise InvalidArgument(
+                f"{cls.__qualname__} has no step {spec.initial!r}", hint="name the first step with initial="
+            )
+        for attribute in spec.attributes:
+            _check_step(cls, attribute)
+        cls.gendurable_spec = spec
+        spec.check()
+        register(spec)
+
+    @classmethod
+    def _declared(cls) -> dict[str, str]:
+        """The steps: attribute to name."""
+        attributes = collect_steps(cls)
+        perform = callable(getattr(cls, "perform", None))
+        if perform and attributes:
+            raise explain_both(cls)
+        if not attributes:
+            hint = "derive it from Job" if perform else "mark a method with @step, or pass abstract=True"
+            raise InvalidArgument(f"{cls.__qualname__} has no step", hint=hint)
+        return attributes
+
+    def handle(self, error: Exception, ctx: Context[Any]) -> Outcome | Awaitable[Outcome]:
+        """Called with what a step raised, or with why its outcome was refused; gives another outcome.
+
+        By default the instance is stopped, or tried again by the class's retry rule if it has one. What this raises
+        ends the instance as failed.
+        """
+        spec = self.gendurable_spec
+        if isinstance(error, Cancel):
+            return Stop(str(error) or "cancelled")
+        if spec.retries:
+            return Retry(error, delay=None if spec.backoff is None else spec.backoff(ctx.attempt))
+        return Stop(error)
+
+
+def _check_options(
+    cls: str,
+    name: object,
+    version: object,
+    queue: object,
+    initial: object,
+    max_attempts: object,
+    backoff: object,
+) -> None:
+    for what, value in (("name", name), ("queue", queue), ("initial", initial)):
+        if value is not None:
+            check_name(value, f"{cls}: {what}")
+    for what, number in (("version", version), ("max_attempts", max_attempts)):
+        if number is None and what == "max_attempts":
+            continue
+        if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= 2**31 - 1:
+            raise InvalidArgument(f"{cls}: {what} is {number!r}", hint="give a whole number, 1 or more")
+    if backoff is not None and not callable(backoff):
+        raise InvalidArgument(f"{cls}: backoff is a {type(backoff).__name__}", hint="give a function of the attempt")
+
+
+def _check_step(cls: type[FSM], attribute: str) -> None:
+    function = inspect.unwrap(getattr(cls, attribute))
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise InvalidArgument(
+            f"{cls.__qualname__}.{attribute} is a generator", hint="a step returns its outcome, and yields nothing"
+        )
+
+
+def collect_steps(cls: type[FSM]) -> dict[str, str]:
+    """Attribute to step name, in order of definition. An override of a step is that step, marked again or not."""
+    found: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        for attribute, value in vars(base).items():
+            name = getattr(value, "__gendurable_step__", None)
+            if isinstance(name, str):
+                found[attribute] = name
+    names = list(found.values())
+    for name in names:
+        if names.count(name) > 1:
+            raise InvalidArgument(f"{cls.__qualname__} has two steps named {name!r}")
+    return found
+
+
+def explain_both(cls: type[FSM]) -> InvalidArgument:
+    return InvalidArgument(
+        f"{cls.__qualname__} has both steps and perform", hint="a job has perform, a machine has steps"
+    )
+
+
+def _make_default_name(cls: type[FSM]) -> str:
+    if cls.__module__ == "__main__" or "<locals>" in cls.__qualname__:
+        raise InvalidArgument(
+            f"{cls.__qualname__} of {cls.__module__} cannot be found by its default name",
+            hint="give it one that another process knows: name=",
+        )
+    return f"{cls.__module__}:{cls.__qualname__}"

@@ -1,0 +1,188 @@
+"""What a machine declared: its name and version, its steps, how its state is written, and its retry rule.
+
+`fsm` and `job` make one for each class when it is defined, `registry` keeps it, `encode` and the dispatcher read it. A
+job differs from a machine of steps in what it overrides here, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol
+
+from .._contract import Seconds
+from ..errors import InvalidArgument
+from .codec import StateCodec, dumps
+from .outcome import MachineLike, Outcome, StepLike
+
+Backoff = Callable[[int], Seconds]
+"""From the attempt that failed (0 for the first) to the pause before the next."""
+
+START = "start"
+"""The first step where none is named: the server's own default, so that a machine can be inserted before it is
+registered."""
+
+
+class Declared(Protocol):
+    """A class that declares a machine."""
+
+    def handle(self, error: Exception, ctx: Any) -> Outcome | Awaitable[Outcome]: ...
+
+
+def step_name(target: StepLike) -> str:
+    """The name of a step given by name or by method."""
+    if isinstance(target, str):
+        return target
+    name = getattr(target, "__gendurable_step__", None)
+    if not isinstance(name, str):
+        raise InvalidArgument(f"{target!r} is not a step", hint="name a step, or give a method marked with @step")
+    return name
+
+
+class Step:
+    """One step as the executor needs it."""
+
+    __slots__ = ("is_async", "json", "name", "run")
+
+    def __init__(self, name: str, run: Callable[[Any], object], is_async: bool) -> None:
+        self.name = name
+        self.json = dumps(name)
+        self.run = run
+        self.is_async = is_async
+
+
+class Spec:
+    """What a machine declared, and ``head``: how the JSON of each insert begins."""
+
+    __slots__ = (
+        "_codec",
+        "_instance",
+        "_lock",
+        "_references",
+        "_steps",
+        "attributes",
+        "backoff",
+        "cls",
+        "head",
+        "initial",
+        "max_attempts",
+        "name",
+        "queue",
+        "run_ahead",
+        "version",
+    )
+
+    def __init__(self, cls: type[Any], name: str, version: int, attributes: Mapping[str, str]) -> None:
+        self.cls = cls
+        self.name = name
+        self.version = version
+        self.attributes = attributes
+        options = cls._options
+        self.queue: str = options.get("queue", "default")
+        self.initial: str = options.get("initial", START)
+        self.max_attempts: int | None = options.get("max_attempts")
+        self.backoff: Backoff | None = options.get("backoff")
+        self.run_ahead: bool | None = options.get("run_ahead")
+        self.head = dumps({"fsm": name, "version": version, "queue": self.queue, "step": self.initial})[:-1]
+        self._codec: StateCodec[Any] | None = None
+        self._instance: Declared | None = None
+        self._steps: dict[str, Step] | None = None
+        self._references: dict[object, str] | None = None
+        self._lock = threading.RLock()
+
+    def __repr__(self) -> str:
+        return f"<machine {self.name} v{self.version}>"
+
+    @property
+    def codec(self) -> StateCodec[Any]:
+        """Built at first use, when the names in the annotations are known."""
+        if self._codec is None:
+            try:
+                self._codec = StateCodec(self.state_type())
+            except InvalidArgument as error:
+                raise InvalidArgument(f"{self.name}: {error}") from error.__cause__
+            except Exception as error:
+                raise InvalidArgument(
+                    f"{self.name}: the type of its state cannot be used: {error}",
+                    hint="State and a job's annotation are a pydantic model, a dataclass or a TypedDict whose names "
+                    "are known at run time, and not only under TYPE_CHECKING",
+                ) from error
+        return self._codec
+
+    def step_name(self, target: Callable[..., object]) -> str:
+        """The name of a step given by method, of this class or of one that it derives from: an override is meant."""
+        if self._references is None:
+            self._references = {
+                getattr(vars(base)[attribute], "__func__", vars(base)[attribute]): name
+                for base in reversed(self.cls.__mro__)
+                for attribute, name in self.attributes.items()
+                if attribute in vars(base)
+            }
+        try:
+            name = self._references.get(getattr(target, "__func__", target))
+        except TypeError:  # it is not even hashable
+            name = None
+        if name is None:
+            step_name(target)
+            raise InvalidArgument(f"{target!r} is a step of another machine than {self.name}")
+        return name
+
+    def check(self) -> None:
+        """Refuse a state that would lose something, if its type can be looked at yet: its names may come later."""
+        try:
+            _ = self.codec
+        except InvalidArgument as error:
+            cause = error.__cause__
+            if not isinstance(cause, NameError) and getattr(cause, "code", None) != "class-not-fully-defined":
+                raise
+
+    @property
+    def retries(self) -> bool:
+        return self.max_attempts is not None or self.backoff is not None
+
+    @property
+    def instance(self) -> Declared:
+        with self._lock:
+            if self._instance is None:
+                self._instance = self.cls()
+            return self._instance
+
+    @property
+    def steps(self) -> dict[str, Step]:
+        """The steps, bound to the one instance of the class in this process."""
+        if self._steps is None:
+            with self._lock:
+                instance = self.instance
+                made = {}
+                for attribute, name in self.attributes.items():
+                    method = getattr(instance, attribute)
+                    made[name] = Step(name, self.runner(method), inspect.iscoroutinefunction(method))
+                self._steps = made
+        return self._steps
+
+    def state_type(self) -> type[Any] | None:
+        return getattr(self.cls, "State", None)
+
+    def runner(self, method: Callable[..., object]) -> Callable[[Any], object]:
+        """A bound step as a function of the context alone."""
+        return method
+
+    def options(self) -> dict[str, object]:
+        return {} if self.max_attempts is None else {"max_attempts": self.max_attempts}
+
+    def read_answer(self, returned: object) -> object:
+        """What a step gave back that is no outcome: the one that it stands for, or itself if there is none."""
+        return returned
+
+    def read_error(self, error: BaseException) -> Outcome | None:
+        """The outcome of an error that is no failure, and of which `handle` is not told; None: it is one."""
+        return None
+
+
+def spec_of(machine: MachineLike) -> Spec:
+    """The declaration behind a machine class or a job."""
+    spec = getattr(machine, "gendurable_spec", None)
+    if not isinstance(spec, Spec) or (isinstance(machine, type) and spec.cls is not machine):
+        raise InvalidArgument(f"{machine!r} is not a machine", hint="give an FSM class (not an abstract one) or a job")
+    return spec

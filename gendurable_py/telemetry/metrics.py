@@ -1,0 +1,74 @@
+"""The metrics of `gendurable_py.otel`, counted from the events of the engines."""
+
+from __future__ import annotations
+
+from opentelemetry import metrics
+from opentelemetry.metrics import MeterProvider
+
+from . import events
+from .events import Event
+
+# The SDK's own buckets are for milliseconds.
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+_ROWS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+
+
+class Meters:
+    """One set of instruments for all engines of the process."""
+
+    def __init__(self, provider: MeterProvider | None) -> None:
+        meter = metrics.get_meter("gendurable", meter_provider=provider)
+
+        def seconds(name: str, what: str) -> metrics.Histogram:
+            return meter.create_histogram(name, "s", what, explicit_bucket_boundaries_advisory=_SECONDS)
+
+        self.running = meter.create_up_down_counter("gendurable.steps.running", "{step}", "Steps that run now")
+        self._steps = meter.create_counter("gendurable.steps", "{step}", "Runs of steps that have ended")
+        self._step_duration = seconds("gendurable.step.duration", "How long a step ran")
+        self._claims = meter.create_counter("gendurable.claims", "{instance}", "Instances claimed")
+        self._claim_duration = seconds("gendurable.claim.duration", "The round trip of a claim that found something")
+        self._commits = meter.create_counter("gendurable.commits", "{commit}", "Batches committed")
+        self._commit_size = meter.create_histogram(
+            "gendurable.commit.size", "{outcome}", "Outcomes in a batch", explicit_bucket_boundaries_advisory=_ROWS
+        )
+        self._commit_duration = seconds("gendurable.commit.duration", "The round trip of a commit")
+        self._outcomes = meter.create_counter("gendurable.outcomes", "{outcome}", "Outcomes by the server's answer")
+        self._lost = meter.create_counter("gendurable.lost", "{instance}", "Claims lost while their step ran")
+        self._released = meter.create_counter("gendurable.released", "{instance}", "Claims given back")
+        self._reconnects = meter.create_counter("gendurable.reconnects", "{failure}", "Failures of a connection")
+        self._blocked = meter.create_counter("gendurable.blocked", "s", "Seconds in which a step blocked the loop")
+        self._maintained = meter.create_counter("gendurable.maintained", "{instance}", "What maintenance did")
+
+    def event(self, event: Event) -> None:
+        match event:
+            case events.StepEnded():
+                about = {**_about(event.fsm, event.step), "gendurable.queue": event.queue}
+                self._steps.add(1, {**about, "gendurable.outcome": event.outcome or "cancelled"})
+                self._step_duration.record(event.seconds, about)
+            case events.Claimed():
+                self._claim_duration.record(event.seconds)
+                for queue, rows in event.queues.items():
+                    self._claims.add(rows, {"gendurable.queue": queue})
+            case events.Committed():
+                self._commits.add(1)
+                self._commit_size.record(event.rows)
+                self._commit_duration.record(event.seconds)
+                self._outcomes.add(event.ok, {"gendurable.result": "ok"})
+            case events.Stale() | events.Busy() | events.Rejected():
+                # Not from the commit's own numbers: what was committed before its answer was lost is stale there.
+                self._outcomes.add(1, {"gendurable.result": event.name})
+            case events.Lost():
+                self._lost.add(1, _about(event.fsm, event.step))
+            case events.Released():
+                self._released.add(event.rows, {"gendurable.reason": event.reason})
+            case events.Reconnecting():
+                self._reconnects.add(1, {"gendurable.link": event.link})
+            case events.Blocked():
+                self._blocked.add(event.seconds)
+            case events.Maintained():
+                for what, count in event.counts.items():
+                    self._maintained.add(count, {"gendurable.what": what})
+
+
+def _about(fsm: str, step: str) -> dict[str, str]:
+    return {"gendurable.fsm": fsm, "gendurable.step": step}
