@@ -130,7 +130,7 @@ class Watch:
             late = now - due
             if late < every or not in_time:
                 continue
-            seen = self._look()
+            seen = self._look_at_loop()
             if self._due == due:  # else it went on meanwhile
                 self._seen = due, seen
                 if late > _LONG * self._limit and told != due:
