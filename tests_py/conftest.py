@@ -3,7 +3,7 @@
     def test_it(conn): ...            one autocommit connection to a fresh database with gendurable
     def test_two(db):  ...            db.dsn, db.connect(), await db.aconnect(): as many as wanted, closed at the end
 
-Helpers stand in _wait.py: `from _wait import wait_until, run_in_thread, wait_until_blocked`.
+Helpers stand in support/: `from support.wait import wait_until, run_in_thread, wait_until_blocked`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from _server import Server, find, forget_libpq
+from support.server import Server, find, forget_libpq
 
 
 class Database:

@@ -26,9 +26,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tools"), str(ROOT / "tests_py")]
 
-import _server  # noqa: E402 - found by the line above
 import run_tests  # noqa: E402
 from run_tests import Count, SqlServer  # noqa: E402
+from support import server as _server  # noqa: E402 - found by the line above
 
 from gendurable_py import embedded  # noqa: E402
 from gendurable_py.embedded.cluster import Installation  # noqa: E402
@@ -200,7 +200,7 @@ def main() -> int:
     parser.add_argument("--all", action="store_true", help="all of tests_py, not a quick choice")
     at = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
     options = parser.parse_args(sys.argv[1:at])
-    files = sorted(str(path) for pattern in QUICK for path in (ROOT / "tests_py").glob(pattern))
+    files = sorted(str(path) for pattern in QUICK for path in (ROOT / "tests_py").rglob(pattern))
     arguments = sys.argv[at + 1 :] or ([] if options.all else files)
     _server.forget_libpq()
     _server.build_scripts()

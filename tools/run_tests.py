@@ -28,7 +28,7 @@ from psycopg.conninfo import conninfo_to_dict
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests_py")]
 
-import _server  # noqa: E402 - found by the line above
+from support import server as _server  # noqa: E402 - found by the line above
 
 from gendurable_py import embedded  # noqa: E402
 from gendurable_py.embedded.cluster import Installation  # noqa: E402

@@ -11,9 +11,9 @@ from collections import Counter
 from contextlib import ExitStack
 
 import psycopg
-from _clock import Clock, SteppingCluster
-from _clock import Unavailable as NoClock
 from psycopg import sql
+from support.clock import Clock, SteppingCluster
+from support.clock import Unavailable as NoClock
 
 from gendurable_py.embedded.cluster import Cluster
 from gendurable_py.install import extension_files

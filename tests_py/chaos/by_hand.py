@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from _wait import wait_until
+from support.wait import wait_until
 
 import gendurable_py as gd
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-from _wait import wait_until
+from support.wait import wait_until
 
 from .checker import Violation
 from .machines import is_slow

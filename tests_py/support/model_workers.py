@@ -1,0 +1,365 @@
+"""The rules of workers: claims, outcomes, leases. None of these calls may wait for a client's open transaction."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import psycopg
+from support.model import CRASH_CAP, SECOND, Change, Row
+from support.model_base import Base, Rows
+from support.model_inputs import BAD, QUEUES, WORKERS
+from support.model_inputs import outcome as any_outcome
+
+LEASE = 60 * SECOND
+FINISHED = "select id from gendurable.instance where status = 'failed' and id = any(%s)"
+
+
+class Workers(Base):
+    # --- claims
+
+    def claim(self) -> None:
+        name, queue, limit = self.chance.choice(WORKERS), self.chance.choice(QUEUES), self.chance.choice([1, 2, 3, 50])
+        if len(self.open) < len(self.world.holders) and self.chance.once_in(6):
+            self.claim_slowly(name, queue, limit)
+        else:
+            self.claim_now(name, queue, limit)
+
+    def claim_many(self) -> None:
+        name = self.chance.choice(WORKERS)
+        limits = {q: self.chance.randrange(5) for q in QUEUES}
+        rows, change = self.world.ask(
+            self.world.workers[name], "select * from gd_claim_many(%s, %s::jsonb)", name, limits
+        )
+        got = Counter(r["queue"] for r in rows)
+        assert all(got[q] <= limits[q] for q in QUEUES)
+        self.took(name, rows, change, self.world.workers[name])
+        change.apply()
+
+    def claim_slowly(self, name: str, queue: str, limit: int) -> None:
+        """The transaction of a claim stays open; nobody knows what it has locked."""
+        called = self.call(True, "select * from gd_claim(%s, %s, %s)", name, queue, limit, everything=True)
+        if called is not None:
+            rows, change, finish = called
+            finish()
+            self.took(name, rows, change, self.open[-1].conn)
+
+    def claim_now(self, name: str, queue: str, limit: int) -> int:
+        rows, change = self.world.ask(
+            self.world.workers[name], "select * from gd_claim(%s, %s, %s)", name, queue, limit
+        )
+        assert len(rows) <= limit
+        order = [self.model.rows[r["id"]].priority for r in rows if r["id"] in self.model.rows]
+        assert order == sorted(order)
+        assert all(r["queue"] == queue for r in rows)
+        self.took(name, rows, change, self.world.workers[name])
+        change.apply()
+        return len(rows)
+
+    def took(self, name: str, rows: Rows, change: Change, conn: psycopg.Connection[Any]) -> None:
+        """Check what a claim handed out, and why it could."""
+        if len(rows) > 1 or self.open:
+            self.contested()
+        before, after = change.now
+        self.crash_capped(change, conn)
+        taken = {r["id"] for r in rows}
+        assert len(taken) == len(rows)
+        free: dict[str, int] = {}
+        line: dict[str, list[int]] = {}
+        for key in {r["partition_key"] for r in rows} - {None}:
+            holders = [r for r in self.model.executing(key) if change.look(r.id).status == "executing"]  # type: ignore[union-attr]
+            free[key] = self.model.limit(key) - len(holders)
+            line[key] = [r.id for r in self.model.waiting(key, before)]
+        for got in rows:
+            row = change.row(got["id"])
+            assert row.queue not in self.model.paused
+            if row.status == "executing":
+                assert row.lease is not None and row.lease[0] <= after, "its claim is live"
+                assert row.crashes + 1 < CRASH_CAP
+            else:
+                assert row.waits and row.at is not None and row.at[0] <= after, "it was not due"
+                assert row.rests is None or row.rests[0] <= after, "it was given back for longer"
+                if row.key is not None:
+                    ahead = (
+                        line[row.key].index(row.id)
+                        if row.id in line[row.key]
+                        else sum(n not in taken for n in line[row.key])
+                    )
+                    assert ahead < free[row.key], ("out of turn", row.id, line[row.key], free[row.key])
+            assert got["claim_no"] > row.claim_no
+            self.presented(got, change.claim(row.id, got["claim_no"], name, LEASE), change)
+            self.claims[name][row.id] = got["claim_no"]
+
+    def presented(self, got: dict[str, Any], row: Row, change: Change) -> None:
+        same = {"step": row.step, "state": row.state, "attempt": row.attempt, "queue": row.queue, "fsm": "m"}
+        same |= {"partition_key": row.key, "unique_key": row.unique_key, "parent_id": row.parent, "awaits": row.awaits}
+        assert {k: got[k] for k in same} == same
+        signals = [(s["id"], (s["name"], s["payload"])) for s in got["signals"]]
+        assert signals == sorted(row.inbox.items())
+        if row.deadline is None or row.deadline[0] > change.now[1]:
+            assert not got["timed_out"]
+        elif row.deadline[1] <= change.now[0]:
+            assert got["timed_out"]
+        numbers = {*change.rows, *self.model.rows}
+        children = sorted(n for n in numbers if (c := change.look(n)) is not None and c.parent == row.id)
+        assert [c["id"] for c in got["childs"]] == children
+        for child in got["childs"]:
+            known = change.look(child["id"])
+            assert known is not None and child["state"] == known.state and child["result"] == known.result
+
+    def crash_capped(self, change: Change, conn: psycopg.Connection[Any]) -> list[int]:
+        """End what the call may have ended for its crashes."""
+        could = [
+            r.id
+            for r in self.model.rows.values()
+            if r.status == "executing" and r.lease and r.lease[0] <= change.now[1] and r.crashes + 1 >= CRASH_CAP
+        ]
+        ended = [r["id"] for r in conn.execute(FINISHED, (could,)).fetchall()] if could else []
+        if ended:
+            self.contested()
+        for number in ended:
+            change.end_crashed(number)
+            change.row(number).error = None
+        return ended
+
+    # --- outcomes
+
+    def commit(self) -> None:
+        self.commit_some(self.some_worker(), self.chance.randint(1, 4))
+
+    def work(self) -> None:
+        """What most workers do all day."""
+        name, count = self.chance.choice(WORKERS), self.chance.randint(1, 4)
+        self.claim_now(name, self.chance.choice(QUEUES), count)
+        self.commit_some(name, count)
+
+    def commit_some(self, name: str, count: int) -> None:
+        held = self.held(name)
+        if not held:
+            return
+        twice = self.chance.once_in(6)
+        chosen = self.chance.choices(held, k=count) if twice else self.chance.sample(held, min(count, len(held)))
+        self.commit_now(name, [self.outcome(*claim) for claim in chosen])
+
+    def held(self, name: str) -> list[tuple[int, int]]:
+        """The worker's claims; mostly those that still stand."""
+        claims = sorted(self.claims[name].items())
+        stand = [c for c in claims if (r := self.model.rows.get(c[0])) is not None and r.lease and r.claim_no == c[1]]
+        return claims if self.chance.once_in(6) else stand
+
+    def outcome(self, number: int, claim_no: int) -> dict[str, Any]:
+        row = self.model.rows.get(number)
+        inbox = sorted(row.inbox) if row else []
+        drawn = {"id": number, "claim_no": claim_no, **any_outcome(self.chance, self.token())}
+        used = self.chance.choice([inbox, inbox[:1], inbox[-1:], []])
+        return drawn if self.bad(drawn) or not used else {**drawn, "consume": used}
+
+    def bad(self, drawn: dict[str, Any]) -> bool:
+        return {k: v for k, v in drawn.items() if k not in ("id", "claim_no")} in BAD
+
+    def commit_now(self, name: str, batch: list[dict[str, Any]]) -> None:
+        rows, change = self.world.ask(self.world.workers[name], "select * from gd_commit(%s, %s::jsonb)", name, batch)
+        assert [r["ord"] for r in rows] == list(range(len(batch)))
+        if len(batch) > 1 or self.open:
+            self.contested()
+        rejects = any(r["result"] == "rejected" for r in rows)
+        seen = set()
+        for outcome, got in zip(batch, rows, strict=True):
+            claim = (outcome["id"], outcome["claim_no"])
+            row = self.model.rows.get(outcome["id"])
+            live = row is not None and row.status == "executing" and row.claim_no == outcome["claim_no"]
+            assert (got["id"], got["claim_no"]) == claim
+            bad = self.bad(outcome)
+            unread = bad and outcome["kind"] != "schedule_childs"
+            if got["result"] == "busy":
+                assert row is not None and live and self.open, ("busy", outcome)
+                names = {c.get("unique_key") for c in outcome.get("childs", [])} - {None}
+                assert self.touched(row) or any(
+                    o.everything or outcome.get("partition_key") in o.keys or names & o.unique for o in self.open
+                ), ("busy", outcome, self.open)
+            elif unread:
+                assert got["result"] == "rejected", (outcome, got)
+            elif not live or claim in seen:
+                assert got["result"] == "stale", (outcome, got)
+            elif bad:
+                assert got["result"] == "rejected", (outcome, got)
+            else:
+                assert row is not None
+                assert got["result"] == "ok", (outcome, got)
+                self.committed(name, row, outcome, got["detail"], change, len(batch) > 1, rejects)
+            seen.add(claim)
+        change.apply()
+
+    def committed(
+        self, name: str, row: Row, outcome: dict[str, Any], detail: Any, change: Change, batched: bool, rejects: bool
+    ) -> None:
+        children: list[int | None] = []
+        if outcome["kind"] == "schedule_childs":
+            children = self.created(row, outcome["childs"], change, batched or bool(self.open))
+        kept = detail["claim_no"] if detail else None
+        may = (
+            outcome.get("keep") is True
+            and "delay_ms" not in outcome
+            and "partition_key" not in outcome
+            and outcome.get("queue", row.queue) == row.queue
+            and outcome.get("priority", row.priority) == row.priority
+            and row.queue not in self.model.paused
+        )
+        crowded = row.key is not None and self.model.waiting(row.key, change.now[0]) != []
+        maybe_crowded = row.key is not None and self.model.waiting(row.key, change.now[1]) != []
+        if kept is not None:
+            assert may and (not crowded or rejects or self.open)
+            assert kept > row.claim_no
+            self.claims[name][row.id] = kept
+        elif not (rejects or self.open or maybe_crowded):
+            assert not may, "a claim was not kept"
+        change.commit(outcome, children, kept, LEASE)
+        if detail:
+            change.row(row.id).worker = name
+            self.presented(detail, change.row(row.id), change)
+
+    def created(self, row: Row, specs: list[dict[str, Any]], change: Change, contested: bool) -> list[int | None]:
+        query = "select id, (state ->> 'tok')::int as tok from gendurable.instance where parent_id = %s"
+        new = {r["tok"]: r["id"] for r in self.world.client.execute(query, (row.id,)).fetchall()}
+        taken: set[str] = set()
+        for spec in specs:
+            scope = spec.get("unique_scope", ["runnable"])
+            wanted = spec.get("unique_key") if "runnable" in scope else None
+            free = wanted is None or (wanted not in taken and change.holder(wanted) is None)
+            if not contested or wanted is None:
+                assert (spec["state"]["tok"] in new) == free, (spec, new)
+            if wanted is not None:
+                taken.add(wanted)
+        return [new.get(spec["state"]["tok"]) for spec in specs]
+
+    def commit_one(self) -> None:
+        name, hold = self.some_worker(), self.hold()
+        held = self.held(name)
+        if not held:
+            return
+        outcome = self.outcome(*self.chance.choice(held))
+        outcome.pop("keep", None)
+        bad = self.bad(outcome)
+        row = self.model.rows.get(outcome["id"])
+        keys = [outcome["partition_key"]] if outcome.get("partition_key") else []
+        unique = next((c["unique_key"] for c in outcome.get("childs", []) if "unique_key" in c), None)
+        live = row is not None and row.status == "executing" and row.claim_no == outcome["claim_no"]
+        try:
+            called = self.call(
+                hold, "select gd_commit_one(%s, %s::jsonb)", name, outcome, rows=[row] if row else [], unique=unique
+            )
+        except psycopg.DatabaseError as error:
+            for conn in self.world.holders:
+                if conn.info.transaction_status == psycopg.pq.TransactionStatus.INERROR:
+                    conn.rollback()
+            lost = error.sqlstate == "GD505" and not live
+            if lost or (bad and error.sqlstate == "GD501"):
+                return
+            raise
+        if called is None:
+            return
+        assert row is not None and live and not bad
+        _, change, finish = called
+        children: list[int | None] = []
+        if outcome["kind"] == "schedule_childs":
+            children = self.created_by_one(row, outcome["childs"], change, hold)
+        change.commit(outcome, children, None, LEASE)
+        finish()
+        if self.open and keys:
+            self.open[-1].keys.update(keys)
+
+    def created_by_one(self, row: Row, specs: list[dict[str, Any]], change: Change, hold: bool) -> list[int | None]:
+        free = [c for c in self.world.holders if all(o.conn is not c for o in self.open)]
+        client, self.world.client = self.world.client, free[0] if hold and free else self.world.client
+        try:
+            return self.created(row, specs, change, bool(self.open))
+        finally:
+            self.world.client = client
+
+    # --- leases
+
+    def heartbeat(self) -> None:
+        name = self.some_worker()
+        claims = [list(c) for c in self.claims[name].items()]
+        if not claims:
+            return
+        rows, change = self.world.ask(
+            self.world.workers[name], "select * from gd_heartbeat(%s, %s::jsonb, '120 s')", name, claims
+        )
+        lost = {r["id"] for r in rows}
+        for number, claim_no in claims:
+            row = self.model.rows.get(number)
+            live = row is not None and row.status == "executing" and row.claim_no == claim_no
+            assert (number in lost) == (not live), (number, row)
+            if row is not None and live:
+                old, lease = row.lease, change.after(120 * SECOND)
+                assert old is not None
+                # a row that is locked is not lost, and is renewed beside it or not: also in the eyes of who locked it
+                change.row(number).lease = (min(old[0], lease[0]), lease[1]) if self.touched(row) else lease
+                for other in (o.change.rows.get(number) for o in self.open if o.change is not None):
+                    if other is not None and other.lease is not None:
+                        other.lease = change.row(number).lease
+        change.apply()
+
+    def release(self) -> None:
+        name, everything, delay = self.some_worker(), self.chance.once_in(3), self.chance.choice([0, 0, 30])
+        claims = [list(c) for c in sorted(self.claims[name].items()) if self.chance.once_in(2)]
+        rows, change = self.world.ask(
+            self.world.workers[name],
+            "select gd_release(%s, %s::jsonb, %s * interval '1 second') as count",
+            name,
+            None if everything else claims if claims else "[]",
+            delay,
+        )
+        mine = [
+            r
+            for r in self.model.rows.values()
+            if r.status == "executing" and r.worker == name and (everything or [r.id, r.claim_no] in claims)
+        ]
+        back = self.left_execution(mine, self.world.client)
+        assert len(back) == rows[0]["count"]
+        self.contested()
+        for row in mine:
+            assert row.id in back or self.touched(row), ("not given back", row)
+        for number in back:
+            change.give_back(number, delay * SECOND, False)
+        change.apply()
+
+    def left_execution(self, rows: list[Row], conn: psycopg.Connection[Any]) -> list[int]:
+        query = "select id from gendurable.instance where status = 'runnable' and id = any(%s)"
+        return sorted(r["id"] for r in conn.execute(query, ([r.id for r in rows],)).fetchall())
+
+    def reap(self) -> None:
+        self.reap_now(self.chance.choice(WORKERS), self.chance.once_in(2))
+
+    def reap_now(self, name: str, maintain: bool) -> None:
+        conn = self.world.workers[name]
+        if maintain:
+            answer, change = self.world.ask(conn, "select gd_maintain() as done")
+            assert answer[0]["done"]["ran"] and answer[0]["done"]["repaired"] == 0, answer
+            count = answer[0]["done"]["reaped"]
+        else:
+            answer, change = self.world.ask(conn, "select gd_reap() as count")
+            count = answer[0]["count"]
+        before, after = change.now
+        expired = [r for r in self.model.rows.values() if r.status == "executing" and r.lease and r.lease[0] <= after]
+        ended = self.crash_capped(change, conn)
+        back = self.left_execution(expired, conn)
+        assert len(back) + len(ended) == count
+        self.contested()
+        for row in expired:
+            assert row.id in (*back, *ended) or row.lease[1] > before or self.touched(row), ("not reaped", row)
+        for number in back:
+            change.give_back(number, 0, True)
+        change.apply()
+
+    def crash(self) -> None:
+        """The process is gone, its leases are not."""
+        self.claims[self.some_worker()].clear()
+
+    def has_crashed_often(self) -> None:
+        crashes = self.chance.choice([18, 19])
+        row = self.some_row(lambda r: r.status == "executing")
+        if not self.open and row is not None and row.status == "executing":
+            self.world.admin.execute("update gendurable.instance set crashes = %s where id = %s", (crashes, row.id))
+            row.crashes = crashes

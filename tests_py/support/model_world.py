@@ -1,0 +1,193 @@
+"""The database beside the reference model: connections, the clock, the comparison, the invariants."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+from psycopg.rows import dict_row, tuple_row
+from support.model import SECOND, Change, Model, Row, Span
+
+US = "(extract(epoch from {}) * 1000000)::bigint"
+LEASE = "case when i.status = 'executing' then greatest(i.lease_expires_at, r.until) end"
+ROWS = f"""
+select i.id, i.status::text, i.step, i.state, i.attempt, i.crashes, i.queue, i.priority, i.partition_key as key,
+    i.unique_held as held, i.awaits, i.claim_no, i.worker, i.parent_id as parent, i.barrier_no as barrier, i.result,
+    case when i.status = 'awaiting_children' then i.children_pending end as pending,
+    {US.format("case when i.partition_key is null then i.eligible_at else i.lane_at end")} as at,
+    {US.format("i.deadline_at")} as deadline, {US.format(LEASE)} as lease,
+    {US.format("i.finished_at")} as finished,
+    array(select s.id from gendurable.signal s where s.instance_id = i.id order by s.id) as inbox
+from gendurable.instance i
+left join gendurable.renewal r on r.instance_id = i.id and r.claim_no = i.claim_no
+order by i.id
+"""
+
+# Each returns what is broken; nothing else may happen meanwhile, so no baton is on its way.
+INVARIANTS = {
+    "a key waits and nobody will look at it": """
+        select distinct i.partition_key from gendurable.instance i
+        where i.lane_at <= now() and i.slot_no is null and (i.eligible_at is null or i.eligible_at <= now())
+            and not exists (select from gendurable.paused_queue q where q.queue = i.queue)
+            and not exists (
+                select from gendurable.instance h where h.partition_key = i.partition_key and h.slot_no is not null)
+            and not exists (
+                select from gendurable.instance b
+                where b.partition_key = i.partition_key and b.slot_no is null
+                    and (b.eligible_at <= now() + interval '1 second'
+                        -- given back for a while, at its place: those behind it wait for it
+                        or (b.lane_at <= now() and b.eligible_at is not null))
+                    and not exists (select from gendurable.paused_queue q where q.queue = b.queue))""",
+    "a row is in no index of a claim": """
+        select i.id from gendurable.instance i
+        where (i.status = 'runnable' and i.partition_key is null and i.eligible_at is null)
+            or (i.status = 'awaiting_signal' and i.partition_key is null
+                and i.eligible_at is distinct from i.deadline_at)
+            or (i.finished_at is null and not exists (
+                select from gendurable.queue_name p where p.queue = i.queue))""",
+    "a barrier counts wrongly": """
+        select i.id from gendurable.instance i
+        where i.status = 'awaiting_children' and i.children_pending <> (
+            select count(*) from gendurable.instance c
+            where c.parent_id = i.id and c.barrier_no = i.claim_no and c.finished_at is null)""",
+    "a slot without a claim": """
+        select i.id from gendurable.instance i
+        where i.partition_key is not null and (i.slot_no is not null) <> (i.status = 'executing')""",
+    "a unique key is held outside of its scope": """
+        select i.id from gendurable.instance i
+        where i.unique_held is not null and i.status <> all (coalesce(
+            i.unique_scope, '{runnable,executing,awaiting_signal,awaiting_children}'))""",
+    "a signal waits for an answer that it is itself": """
+        select i.id from gendurable.instance i join gendurable.signal s on s.instance_id = i.id
+        where i.status = 'awaiting_signal' and s.name = any (i.awaits) and s.id <> all (coalesce(i.shown, '{}'))""",
+}
+SHIFTED = {
+    "instance": [
+        "inserted_at",
+        "eligible_at",
+        "lane_at",
+        "deadline_at",
+        "finished_at",
+        "lease_expires_at",
+        "updated_at",
+    ],
+    "signal": ["inserted_at"],
+    "renewal": ["until"],
+}
+EMPTY = (
+    "truncate gendurable.instance, gendurable.signal, gendurable.signal_seen, gendurable.watch, "
+    "gendurable.queue_name, gendurable.paused_queue, gendurable.key_limit, gendurable.renewal, gendurable.upkeep, "
+    "gendurable.doubtful_key"
+)
+
+
+class World:
+    def __init__(self, connect: Any, workers: list[str]) -> None:
+        # A worker that waits for a lock breaks a promise; a client may wait, here for a moment only.
+        self.admin: psycopg.Connection[Any] = connect(row_factory=tuple_row)
+        self.client: psycopg.Connection[Any] = connect(row_factory=dict_row, options="-c lock_timeout=20ms")
+        self.holders = [
+            connect(row_factory=dict_row, autocommit=False, options="-c lock_timeout=20ms") for _ in range(2)
+        ]
+        self.workers = {n: connect(row_factory=dict_row, options="-c lock_timeout=1s") for n in workers}
+
+        # a vacuum that cuts an emptied table locks it for a moment, which is nobody's open transaction
+        for table in SHIFTED:
+            self.admin.execute(f"alter table gendurable.{table} set (autovacuum_enabled = off)".encode())
+
+    def clean(self) -> None:
+        for conn in self.holders:
+            conn.rollback()
+        self.admin.execute(EMPTY.encode())
+        self.model = Model()
+        self.shifted = 0
+        self.forget_floors()
+
+    def forget_floors(self) -> None:
+        """The next claims scan in full, as they do about once a second."""
+        for conn in self.workers.values():
+            conn.execute("select set_config('gendurable.floor', '', false)")
+
+    def now(self) -> int:
+        row = self.admin.execute(f"select {US.format('clock_timestamp()')}".encode()).fetchone()
+        assert row is not None
+        return int(row[0]) + self.shifted
+
+    def ask(self, conn: psycopg.Connection[Any], query: str, *args: Any) -> tuple[list[dict[str, Any]], Change]:
+        """Call a function: its rows, and a transaction of the model with the time at which it ran."""
+        before = self.now()
+        # a list of names is an array, everything else that has structure is JSON
+        ready = [
+            json.dumps(a)
+            if isinstance(a, dict) or (isinstance(a, list) and not all(isinstance(x, str) for x in a))
+            else a
+            for a in args
+        ]
+        rows = conn.execute(query.encode(), ready).fetchall()
+        return rows, Change(self.model, (before, self.now()))
+
+    def real(self, moment: int) -> str:
+        """That moment of the model's clock as the database has it now."""
+        return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=moment - self.shifted)).isoformat()
+
+    def pass_time(self, seconds: int) -> None:
+        for table, columns in SHIFTED.items():
+            back = ", ".join(f"{c} = {c} - interval '{seconds} seconds'" for c in columns)
+            self.admin.execute(f"update gendurable.{table} set {back}".encode())
+        self.shifted += seconds * SECOND
+        self.forget_floors()
+
+    # --- comparison
+
+    def rows(self) -> dict[int, dict[str, Any]]:
+        cursor = self.admin.cursor(row_factory=dict_row)
+        return {r["id"]: r for r in cursor.execute(ROWS.encode()).fetchall()}
+
+    def compare(self, loose: set[int]) -> None:
+        """The committed rows are the model's. `loose`: rows that may or may not have got a contested unique key."""
+        real = self.rows()
+        assert real.keys() == self.model.rows.keys(), real.keys() ^ self.model.rows.keys()
+        for number, got in real.items():
+            row = self.model.rows[number]
+            if number in loose and got["held"] in (None, row.unique_key):
+                row.held = got["held"]
+            for name in (
+                "status",
+                "step",
+                "state",
+                "attempt",
+                "crashes",
+                "queue",
+                "priority",
+                "key",
+                "held",
+                "awaits",
+                "worker",
+                "parent",
+                "barrier",
+                "result",
+                "claim_no",
+            ):
+                assert got[name] == getattr(row, name), (number, name, got[name], row)
+            if row.status == "awaiting_children":
+                assert got["pending"] == row.pending, (number, "pending", got["pending"], row)
+            assert got["inbox"] == sorted(row.inbox), (number, "inbox", got["inbox"], row)
+            for name in ("at", "deadline", "lease", "finished"):
+                carries = name == "at" and row.ended
+                setattr(row, name, self._narrow(row, name, None if carries else got[name]))
+
+    def _narrow(self, row: Row, name: str, got: int | None) -> Span | None:
+        span: Span | None = getattr(row, name)
+        assert (got is None) == (span is None), (row.id, name, got, row)
+        if got is None or span is None:
+            return None
+        moment = got + self.shifted
+        assert span[0] <= moment <= span[1], (row.id, name, moment - span[0], moment - span[1], row)
+        return moment, moment
+
+    def check_invariants(self) -> None:
+        for what, query in INVARIANTS.items():
+            broken = self.admin.execute(query.encode()).fetchall()
+            assert broken == [], (what, broken)
