@@ -127,13 +127,18 @@ language plpgsql as $$
 declare
     v_outcomes gendurable.outcome[] := p_outcomes;
     v_answers jsonb := '{}'::jsonb;
+    v_odd boolean;
     v_locked record;
 begin
     if not gendurable._can_write() then
         return (select coalesce(jsonb_object_agg(o.ord, gendurable._answer('busy')), '{}') from unnest(p_outcomes) o);
     end if;
-    -- what cannot be read, and every outcome but the first of one claim
-    if (select count(distinct u.id) < count(*) or bool_or(u.kind = 'rejected') from unnest(p_outcomes) u) then
+    -- what cannot be read, and every outcome but the first of one claim; for one alone an expression, and not a query
+    v_odd := p_outcomes[1].kind = 'rejected';
+    if cardinality(p_outcomes) > 1 then
+        v_odd := (select count(distinct u.id) < count(*) or bool_or(u.kind = 'rejected') from unnest(p_outcomes) u);
+    end if;
+    if v_odd then
         select coalesce(jsonb_object_agg(o.ord, case
             when o.kind = 'rejected' then gendurable._answer('rejected', o.step, o.error)
             else gendurable._answer('stale')
