@@ -30,7 +30,7 @@ class Meaning(Enum):
 def read_answer(answer: Answer | None, stage: int, uncertain: bool) -> Meaning:
     """``uncertain``: this outcome was sent before, and the answer was lost."""
     if answer is None or answer.result == "ok":
-        return Meaning.COMMITTED if answer is None or answer.kept is None else Meaning.KEPT
+        return Meaning.KEPT if answer is not None and answer.kept is not None else Meaning.COMMITTED
     if answer.result == "busy":
         return Meaning.BUSY
     if answer.result == "stale":

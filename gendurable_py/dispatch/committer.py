@@ -41,6 +41,8 @@ CANCELLED_DELAY = 10.0
 """Seconds until a row is due again whose step was cancelled by others than the engine."""
 
 
+_KEPT = Meaning.KEPT
+
 _Answered = tuple[list[Work], list[Answer], str, float]
 """A batch, the answers to it, the worker that it was sent as, and the seconds that it took."""
 
@@ -264,6 +266,14 @@ class Committer:
 
     def _settle(self, work: Work, answer: Answer | None, worker: str) -> None:
         meaning = read_answer(answer, work.stage, work.uncertain)
+        if meaning is _KEPT:  # with run-ahead that is each step
+            assert answer is not None and answer.kept is not None
+            self._blocked.through(work)
+            self._uncount(work)
+            self._held.drop(work)
+            work.worker = worker
+            self._keep(work, answer.kept)
+            return
         if meaning is Meaning.BUSY:
             assert answer is not None
             # Words come with what is no lock: a fault that the server found in this one alone.
@@ -282,9 +292,6 @@ class Committer:
             work.ctx._cancelled = True
             if work.keep:  # a kept claim then stands under this name, unknown to us
                 self._held.rename()
-        elif answer is not None and answer.kept is not None:
-            work.worker = worker
-            self._keep(work, answer.kept)
 
     def _uncount(self, work: Work) -> None:
         if work.busy and self._blocked.leave(work):
