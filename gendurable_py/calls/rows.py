@@ -97,6 +97,8 @@ class Answer(NamedTuple):
 def when(epoch: Decimal) -> datetime:
     """A time of the server; those that Python has no year for are its first and its last."""
     try:
-        return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=int(epoch * 1_000_000))
+        # By whole numbers: arithmetic with decimals is rounded to what the caller's context says.
+        seconds, parts = epoch.as_integer_ratio()
+        return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=seconds * 1_000_000 // parts)
     except OverflowError:
         return (datetime.max if epoch > 0 else datetime.min).replace(tzinfo=UTC)

@@ -81,6 +81,7 @@ begin
             v_parked := false;
             v_done[1] := false;
             v_clock := clock_timestamp();
+            v_taken := ids;                        -- by that clock a lease that began just now may be over
         end if;
         if v_done[1] and v_done[2] then
             -- too little: look below the floor, if the ration allows

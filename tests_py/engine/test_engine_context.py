@@ -72,9 +72,11 @@ class HandleAsync(HandleLater, name="context.handle_async"):
 MACHINES = [Sync, Async, Handle, HandleLater, HandleAsync]
 
 
-async def test_nothing_leaks_from_one_run_to_the_next_and_all_begin_as_the_engine_did(db: Any, conn: Conn) -> None:
+async def test_nothing_leaks_from_one_run_to_the_next_and_all_begin_as_the_engine_did(
+    db: Any, conn: Conn, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tenant.set("of the program")
-    decimal.getcontext().prec = 5
+    monkeypatch.setattr(decimal.getcontext(), "prec", 5)
 
     def heard(name: str, measurements: Any, metadata: Any) -> None:
         tenant.set("set by on_event")

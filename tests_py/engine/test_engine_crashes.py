@@ -36,7 +36,11 @@ def work_until_killed(dsn: str) -> int:
     """A dispatcher in a process of its own; its exit code."""
     program = "import sys, test_engine_crashes as t; t.serve(sys.argv[1])"
     return subprocess.run(
-        [sys.executable, "-c", program, dsn], cwd=Path(__file__).parents[1], timeout=60, check=False
+        [sys.executable, "-c", program, dsn],
+        cwd=Path(__file__).parent,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        timeout=60,
+        check=False,
     ).returncode
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import decimal
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -151,6 +152,11 @@ def test_no_setting_of_a_connection_matters(db: Any, name: str, value: str) -> N
             conn.execute("select set_config(%s, %s, false)", (name, value))
         except psycopg.errors.UndefinedObject:
             pytest.skip(f"this server has no {name}")
+        every_call(conn)
+
+
+def test_no_decimal_context_of_the_program_matters(conn: psycopg.Connection[Any]) -> None:
+    with decimal.localcontext(decimal.Context(prec=1, traps=[decimal.Inexact, decimal.Rounded])):
         every_call(conn)
 
 

@@ -255,3 +255,37 @@ def test_a_claim_that_ends_an_instance_is_durable(w: Session) -> None:
     w.begin().claim_one()
     assert w.one("show synchronous_commit") == "off"
     w.commit_open()
+
+
+# -- a lease that ends within the claim: the clock stepped forward, or the claim took long
+
+LIFTS_ANOTHER = """
+create function public.lift_another() returns trigger language plpgsql as $$
+begin
+    if new.eligible_at is null and old.eligible_at is not null then
+        update gendurable.instance set woken = 0, eligible_at = clock_timestamp() where unique_key = 'another';
+    end if;
+    return null;
+end $$;
+create trigger lift_another after update on gendurable.instance
+for each row when (old.unique_key = 'baton') execute function public.lift_another();
+"""
+
+
+def test_a_row_is_handed_out_once_although_its_lease_ends_within_the_claim(
+    w: Session, conn: psycopg.Connection[Any]
+) -> None:
+    # The key "held" has a row that runs, and one that waits.
+    holder = w.insert(partition_key="held")
+    assert w.claim_one()["id"] == holder
+    another = w.insert(partition_key="held", unique_key="another")
+    assert w.claim() == []
+    # In the key "free" the first row is parked; the one behind it is due, as the baton.
+    first = w.insert(partition_key="free")
+    baton = w.insert(partition_key="free", unique_key="baton")
+    conn.execute("update gendurable.instance set eligible_at = null where id = any(%s)", ([first, another],))
+    # Each look of the claim parks a row and lifts another, so that it looks once more, by the clock of then.
+    conn.execute(LIFTS_ANOTHER.encode())
+    claims = w.rows("select * from gd_claim('w', 'default', 4, '1 microsecond')")
+    assert ids(claims) == [first]
+    assert w.status(baton) == w.status(another) == "runnable"
