@@ -184,6 +184,13 @@ def _columns(of: type[Any]) -> str:
 
 
 def gather(conn: psycopg.Connection[Any], folder: Path, told: list[dict[str, Any]]) -> Record:
+    """All of one moment: an engine that serves others may still be at its upkeep."""
+    with conn.transaction():
+        conn.execute("set transaction isolation level repeatable read")
+        return _gather(conn, folder, told)
+
+
+def _gather(conn: psycopg.Connection[Any], folder: Path, told: list[dict[str, Any]]) -> Record:
     written = lines(folder)
     ended = {(line["id"], line["claim"]): line["at"] for line in written if line["what"] == "ended"}
     runs = [line | {"ended": ended.get((line["id"], line["claim"]))} for line in written if line["what"] == "run"]
