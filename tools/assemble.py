@@ -68,6 +68,29 @@ end
 $grants$;
 """
 
+# Then what is private goes, and what there still is of it is made anew: helpers may be renamed and answer otherwise
+# from one release to the next, and no step has to say so.
+DROP_HELPERS = """do $helpers$
+declare
+  v_path constant text := pg_catalog.current_setting('search_path');
+  v_made record;
+begin
+  perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+  for v_made in
+    select format('trigger %I on %s', t.tgname, t.tgrelid::regclass) as name
+    from pg_trigger t
+    join pg_class c on c.oid = t.tgrelid and c.relnamespace = 'gendurable'::regnamespace
+    join pg_proc p on p.oid = t.tgfoid and p.pronamespace = 'gendurable'::regnamespace
+    union all
+    select 'function ' || p.oid::regprocedure from pg_proc p where p.pronamespace = 'gendurable'::regnamespace
+  loop
+    execute 'drop ' || v_made.name;
+  end loop;
+  perform pg_catalog.set_config('search_path', v_path, true);
+end
+$helpers$;
+"""
+
 # Read from the catalog and not from a list: a table that nobody marked would be empty after a restore.
 DUMP_MARKS = """
 do $marks$
@@ -223,7 +246,8 @@ def assemble(root: Path = ROOT) -> dict[str, str]:
         f"gendurable--{current}.sql": header + GUARD.format(command="CREATE EXTENSION gendurable") + body + marks,
     }
     for old, way in _upgrade_paths(root).items():
-        change = SETTLE + "\n".join(path.read_text(encoding="utf-8") for path in way) + "\n" + functions + record
+        steps = "\n".join(path.read_text(encoding="utf-8") for path in way)
+        change = SETTLE + DROP_HELPERS + steps + "\n" + functions + record
         guard = GUARD.format(command=f"ALTER EXTENSION gendurable UPDATE TO '{current}'")
         scripts[f"gendurable--{old}--{current}.sql"] = header + guard + change + marks
         scripts[f"gendurable.upgrade--{old}--{current}.sql"] = (

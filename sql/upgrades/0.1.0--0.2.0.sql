@@ -49,21 +49,6 @@ begin
     perform pg_catalog.set_config('search_path', v_path, true);
 end $$;
 
--- Helpers are private, and all that are still there are made anew: what is called otherwise now, or answers otherwise, goes.
-do $$
-declare
-    v_path constant text := pg_catalog.current_setting('search_path');
-    v_helper record;
-begin
-    perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
-    for v_helper in
-        select p.oid::regprocedure as signature from pg_proc p where p.pronamespace = 'gendurable'::regnamespace
-    loop
-        execute 'drop function ' || v_helper.signature;
-    end loop;
-    perform pg_catalog.set_config('search_path', v_path, true);
-end $$;
-
 -- Claims
 
 alter type gendurable.candidate add attribute heavy boolean, add attribute bare boolean;
