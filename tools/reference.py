@@ -73,14 +73,11 @@ where a.kind = 'view'
 group by c.oid, c.relname
 """
 
-# The names of the profiles stand nowhere but in the function that knows what is in them.
 PROFILES = """
-select x.profile[1] as profile, d.functions || d.views as may
-from pg_proc p
-cross join lateral regexp_matches(p.prosrc, 'when ''(\\w+)'' then', 'g') with ordinality x (profile, ord)
-cross join lateral gendurable._describe_profile(x.profile[1]) d
-where p.oid = 'gendurable._describe_profile(text)'::regprocedure
-order by x.ord
+select n.profile, d.functions || d.views as may
+from unnest(gendurable._profile_names()) with ordinality n (profile, ord)
+cross join lateral gendurable._describe_profile(n.profile) d
+order by n.ord
 """
 
 CODE = re.compile(
@@ -129,8 +126,6 @@ def read_catalog(conn: psycopg.Connection[Any]) -> Catalog:
         if not row["comment"]:
             raise Mistake(f"view {name} has no comment")
     profiles = {row["profile"]: row["may"] for row in cursor.execute(PROFILES).fetchall()}
-    if not profiles:
-        raise Mistake("no profile found in gendurable._describe_profile")
     return Catalog(functions, views, profiles)
 
 

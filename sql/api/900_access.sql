@@ -55,6 +55,13 @@ end $$;
 
 comment on function gendurable._grant_profile(text, oid, text) is 'Gives a role what its profile names, in the schema of the API.';
 
+create or replace function gendurable._profile_names() returns text[]
+language sql immutable parallel safe as $$
+    select '{client,worker,operator,reader}'::text[]
+$$;
+
+comment on function gendurable._profile_names() is 'The profiles of gd_grant, in the order in which the reference lists them.';
+
 create or replace function gendurable._describe_profile(p_profile text, out functions text[], out views text[])
 language plpgsql immutable as $$
 declare
@@ -78,7 +85,8 @@ begin
             views := v_views;
         else
             raise exception using errcode = 'GD502', message = 'no such profile',
-                detail = coalesce(quote_literal(p_profile), 'null'), hint = 'Profiles: client, worker, operator, reader.';
+                detail = coalesce(quote_literal(p_profile), 'null'),
+                hint = 'Profiles: ' || array_to_string(gendurable._profile_names(), ', ') || '.';
     end case;
 end $$;
 
@@ -187,7 +195,7 @@ begin
             select a.name
             from (select split_part(o.signature, '(', 1) as name from gendurable._api() o) a
             where a.name = any(x.functions || x.views)) as names
-        from unnest('{client,worker,operator,reader}'::text[]) y (profile)
+        from unnest(gendurable._profile_names()) y (profile)
         cross join lateral gendurable._describe_profile(y.profile) x
     )
     select h.rolname, p.profile
