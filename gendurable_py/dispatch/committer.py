@@ -41,8 +41,6 @@ CANCELLED_DELAY = 10.0
 """Seconds until a row is due again whose step was cancelled by others than the engine."""
 
 
-_KEPT = Meaning.KEPT
-
 _Answered = tuple[list[Work], list[Answer], str, float]
 """A batch, the answers to it, the worker that it was sent as, and the seconds that it took."""
 
@@ -266,14 +264,6 @@ class Committer:
 
     def _settle(self, work: Work, answer: Answer | None, worker: str) -> None:
         meaning = read_answer(answer, work.stage, work.uncertain)
-        if meaning is _KEPT:  # with run-ahead that is each step
-            assert answer is not None and answer.kept is not None
-            self._blocked.through(work)
-            self._uncount(work)
-            self._held.drop(work)
-            work.worker = worker
-            self._keep(work, answer.kept)
-            return
         if meaning is Meaning.BUSY:
             assert answer is not None
             # Words come with what is no lock: a fault that the server found in this one alone.
@@ -286,7 +276,11 @@ class Committer:
             return
         self._uncount(work)
         self._held.drop(work)
-        if meaning is Meaning.LOST:
+        if meaning is Meaning.KEPT:
+            assert answer is not None and answer.kept is not None
+            work.worker = worker
+            self._keep(work, answer.kept)
+        elif meaning is Meaning.LOST:
             self._lose(work)
         elif meaning is Meaning.REPEATED:
             work.ctx._cancelled = True
