@@ -103,7 +103,7 @@ begin
             p_queue, p_priority, (v_range - 1)::smallint,
             case when v_at_us[v_range] = 0 then '-infinity'
                 else timestamptz 'epoch' + v_at_us[v_range] * interval '1 microsecond' end,
-            v_at_id[v_range], v_clock, v_size, v_taken);
+            v_at_id[v_range], v_clock, v_size, v_taken, p_now);
         v_cost := v_cost + gendurable._walked() - v_walked;
         v_looked := v_looked + cardinality(v_picked);
         v_done[v_range] := cardinality(v_picked) < v_size;
@@ -196,17 +196,26 @@ create or replace function gendurable._take_round(
 language plpgsql as $$
 declare
     v_plain constant boolean := (select bool_and(c.plain) from unnest(p_picked) c);
+    v_picked gendurable.candidate[] := p_picked;
+    v_bells bigint[];
     v_slots int[];
     v_heavy boolean[];
     v_load record;
 begin
     keys := 0;
     left_out := false;
+    if not v_plain then
+        v_bells := array(select c.id from unnest(p_picked) c where c.id < 0 and c.rate_limit is null);
+        if v_bells <> '{}' then
+            perform gendurable._ring_schedules(v_bells, p_now);
+        end if;
+        v_picked := array(select c from unnest(p_picked) c where c.id > 0);
+    end if;
     if v_plain then
         select array_agg(c.id), array_agg(c.heavy) into ids, v_heavy from unnest(p_picked) c;
     else
         select g.ids, g.slots, g.heavy, g.keys, g.left_out into ids, v_slots, v_heavy, keys, left_out
-        from gendurable._pass_gate(p_picked, p_lease, p_now) g;
+        from gendurable._pass_gate(v_picked, p_lease, p_now) g;
     end if;
     if cardinality(ids) > p_need then
         -- a round behind a busy key looks at more than are wanted
@@ -240,7 +249,7 @@ taken, where there may be others behind it.';
 
 create or replace function gendurable._pick_due(
     p_queue text, p_priority int, p_woken smallint, p_after timestamptz, p_after_id bigint, p_now timestamptz,
-    p_limit int, p_taken bigint[]
+    p_limit int, p_taken bigint[], p_started timestamptz
 ) returns gendurable.candidate[]
 language plpgsql as $$
 begin
@@ -250,7 +259,8 @@ begin
             p_eligible_at => i.eligible_at,
             p_status => i.status,
             p_crashes => i.crashes,
-            p_plain => i.partition_key is null and i.unique_scope is null and i.crashes < 3
+            p_plain => i.partition_key is null and i.unique_scope is null and i.rate_limit is null and i.id > 0
+                and i.expires_at is null and i.timeout_at is null and i.crashes < 3
                 and (i.status = 'runnable' or i.status = 'awaiting_signal'),
             p_partition_key => i.partition_key,
             p_slot_no => i.slot_no,
@@ -260,7 +270,11 @@ begin
                     then gendurable._is_large(i.state) or gendurable._is_large(i.meta)
                 else false
             end,
-            p_bare => i.status = 'runnable' and i.awaits is null and i.deadline_at is null and i.shown is null
+            p_bare => i.status = 'runnable' and i.awaits is null and i.deadline_at is null and i.shown is null,
+            p_rate_limit => i.rate_limit,
+            p_weight => i.weight,
+            p_place => i.eligible_at,
+            p_lined => false
         )
         from gendurable.instance i
         where i.queue = p_queue and i.priority = p_priority and i.woken = p_woken
@@ -269,13 +283,17 @@ begin
             and (i.lease_expires_at is null or (
                 i.lease_expires_at <= p_now and not gendurable._is_renewed(i.id, i.claim_no, p_now)))
             and (p_taken is null or i.id <> all(p_taken))
+            -- a bell that was set since this claim began is for others: it would go round for ever
+            and (i.id > 0 or i.eligible_at <= p_started)
         order by i.eligible_at, i.id
         limit p_limit
         for no key update skip locked);
 end $$;
 
-comment on function gendurable._pick_due(text, int, smallint, timestamptz, bigint, timestamptz, int, bigint[]) is
-    'Locks the next due rows of an index range, without those that this claim has already.';
+comment on function gendurable._pick_due(
+    text, int, smallint, timestamptz, bigint, timestamptz, int, bigint[], timestamptz
+) is
+    'Locks the next due rows of an index range, without those that this claim has already, and bells that were due at its start.';
 
 create or replace function gendurable._shift_priority_back(
     p_queue text, p_priority int, p_now timestamptz, p_before timestamptz

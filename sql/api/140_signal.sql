@@ -92,7 +92,7 @@ begin
     -- second sees the other. Only an end or another signal is waited for here, never a running step.
     select i.status, i.awaits, i.queue, i.partition_key, i.eligible_at, i.unique_held into v_row
     from gendurable.instance i
-    where i.id = p_id
+    where i.id = p_id and i.id > 0
     for no key update;
     if not found or gendurable._is_terminal(v_row.status)
         or (p_key is not null and v_row.unique_held is distinct from p_key)

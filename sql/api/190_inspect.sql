@@ -5,7 +5,8 @@ create or replace function gd_result(p_id bigint) returns table (status text, re
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_column
 begin
-    return query select i.status::text, i.result, i.last_error from gendurable.instance i where i.id = p_id;
+    return query select i.status::text, i.result, i.last_error from gendurable.instance i
+        where i.id = p_id and i.id > 0;
 end $$;
 
 comment on function gd_result(bigint) is
@@ -21,10 +22,10 @@ declare
 begin
     -- The share lock waits for an end that is being committed and holds back the next one until this is visible:
     -- either the status below is terminal, or the end finds the watcher.
-    perform from gendurable.instance i where i.id = p_id for share;
+    perform from gendurable.instance i where i.id = p_id and i.id > 0 for share;
     select i.status, i.queue, i.eligible_at <= clock_timestamp() into v_status, v_queue, v_due
     from gendurable.instance i
-    where i.id = p_id;
+    where i.id = p_id and i.id > 0;
     if not gendurable._is_terminal(v_status) then
         insert into gendurable.watch (instance_id)
         select p_id where not exists (select from gendurable.watch w where w.instance_id = p_id);

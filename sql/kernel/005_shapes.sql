@@ -51,21 +51,24 @@ partition_key is the new one, null too; delayed: it is not due at once; keep: th
 
 create or replace function gendurable._candidate(
     p_id bigint, p_eligible_at timestamptz, p_status gendurable.status, p_crashes int, p_plain boolean,
-    p_partition_key text, p_slot_no int, p_lane_at timestamptz, p_heavy boolean, p_bare boolean
+    p_partition_key text, p_slot_no int, p_lane_at timestamptz, p_heavy boolean, p_bare boolean,
+    p_rate_limit text, p_weight double precision, p_place timestamptz, p_lined boolean
 ) returns gendurable.candidate
 language sql immutable parallel safe as $$
     select row(
         p_id, p_eligible_at, p_status, p_crashes, p_plain,
         p_partition_key, p_slot_no, p_lane_at, p_heavy, p_bare,
-        null, null, null, null
+        p_rate_limit, p_weight, p_place, p_lined
     )::gendurable.candidate
 $$;
 
 comment on function gendurable._candidate(
-    bigint, timestamptz, gendurable.status, int, boolean, text, int, timestamptz, boolean, boolean
+    bigint, timestamptz, gendurable.status, int, boolean, text, int, timestamptz, boolean, boolean, text, double precision,
+    timestamptz, boolean
 ) is
-    'A due row that a claim has locked. plain: it has neither key nor scope, and has not crashed often, so that no gate decides about
-it; heavy: it is worth to measure its text; bare: it has nothing that a start has to look after.';
+    'A row that a claim has locked. plain: it has no key, scope, limit or deadline, and has not crashed often, so that no gate
+decides about it; heavy: it is worth to measure its text; bare: it has nothing that a start has to look after; place: when it
+came to its rate limit; lined: it was taken out of the line there, and is not due.';
 
 -- A set of one row, since only so what stands behind FROM is inlined.
 create or replace function gendurable._claimed(

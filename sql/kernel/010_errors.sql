@@ -55,7 +55,7 @@ comment on function gendurable._need_read_committed() is
 create or replace function gendurable._need_instance(p_id bigint) returns void
 language plpgsql as $$
 begin
-    if p_id is null or not exists (select from gendurable.instance i where i.id = p_id) then
+    if p_id is null or p_id <= 0 or not exists (select from gendurable.instance i where i.id = p_id) then
         raise exception using errcode = 'GD503',
             message = 'no such instance', detail = 'id ' || coalesce(p_id::text, 'null'),
             hint = 'Ids come from gd_insert; finished instances are removed after their retention.';

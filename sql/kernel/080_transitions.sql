@@ -23,7 +23,7 @@ begin
                 when i.status = 'executing' then coalesce(i.lane_at, p_due)
                 else p_due
             end,
-            worker = null, lease_expires_at = null, slot_no = null,
+            worker = null, lease_expires_at = null, timeout_at = null, slot_no = null, queue_slot = null, bucket_at = null,
             -- what had ended begins anew
             attempt = case when i.finished_at is null then i.attempt + p_crashed::int else 0 end,
             crashes = case when i.finished_at is null then i.crashes + p_crashed::int else 0 end,
@@ -66,6 +66,9 @@ begin
         attempt = i.attempt + (i.status = 'executing')::int,
         crashes = i.crashes + (i.status = 'executing')::int,
         slot_no = w.slot_no,
+        -- out of a line it comes back into the index of the claims, where a lease is looked at
+        eligible_at = coalesce(i.eligible_at, p_now),
+        bucket_at = null,
         updated_at = p_now,
         unique_held = gendurable._unique_held(i.unique_held, i.unique_scope, 'executing'),
         deadline_at = case
@@ -172,6 +175,7 @@ begin
             end,
             deadline_at = case when o.kind = 'await' then o.deadline_at when o.shown_again then i.deadline_at end,
             slot_no = case when o.kept then i.slot_no end,
+            queue_slot = case when o.kept then i.queue_slot end,
             woken = case when o.kept then i.woken else 1 end,
             claim_no = case when o.kept then greatest(i.claim_no + 1, v_claim_no) else i.claim_no end,
             worker = case when o.kept then p_worker end,
@@ -181,9 +185,10 @@ begin
             awaits = case when o.kind = 'await' then o.awaits when o.shown_again then i.awaits end,
             shown = case when o.kind = 'await' or o.shown_again then i.shown end,
             children_pending = coalesce(o.children, i.children_pending),
-            rate_limit = case when o.kind = 'replay' then i.rate_limit else o.rate_limit end,
+            -- kept at the end for gd_retry: what is tried again is limited, too
+            rate_limit = case when o.kind = 'replay' or o.ends then i.rate_limit else o.rate_limit end,
             weight = case
-                when o.kind = 'replay' then i.weight when o.rate_limit is not null then coalesce(o.weight, 1)
+                when o.kind = 'replay' or o.ends then i.weight when o.rate_limit is not null then coalesce(o.weight, 1)
             end,
             last_error = coalesce(o.error, case when o.kind = 'replay' then i.last_error end),
             result = o.result,
@@ -228,7 +233,8 @@ begin
     with ended as (
         update gendurable.instance i
         set status = p_status, last_error = coalesce(p_error, i.last_error), finished_at = p_now, updated_at = p_now,
-            eligible_at = null, lane_at = null, slot_no = null, worker = null, lease_expires_at = null,
+            eligible_at = null, lane_at = null, bucket_at = null, slot_no = null, queue_slot = null, worker = null,
+            lease_expires_at = null, timeout_at = null, expires_at = null,
             crashes = i.crashes + p_crashed::int,
             unique_held = gendurable._unique_held(i.unique_held, i.unique_scope, p_status)
         where i.id = any(p_ids) and i.finished_at is null

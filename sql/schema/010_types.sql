@@ -48,3 +48,9 @@ create type gendurable.claimed as (
     partition_key text, unique_key text, parent_id bigint, awaits text[], timed_out boolean,
     signals jsonb, childs jsonb, meta jsonb
 );
+
+-- What a bucket knows of the line of one queue before it: when its bell rings, and the weight and the place (priority, at, id) of
+-- the row that stands first.
+create type gendurable.line as (
+    queue text, ring_at timestamptz, weight double precision, priority int, at timestamptz, id bigint
+);

@@ -45,7 +45,9 @@ create table gendurable.machine (
     initial_step text not null,
     queue text not null,
     max_attempts int,
-    primary key (fsm, version)
+    primary key (fsm, version),
+    timeouts jsonb,                       -- {step: ms}
+    retain jsonb                          -- {status: ms}
 );
 
 comment on table gendurable.machine is 'Registered machines: where a new instance starts, and in which queue.';

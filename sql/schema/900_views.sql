@@ -8,6 +8,7 @@ with i as not materialized (
         coalesce(x.children_pending, 0) as children_pending, x.state, x.result, x.last_error, x.meta, x.inserted_at,
         x.updated_at, x.finished_at
     from gendurable.instance x
+    where x.id > 0                       -- not the bells
 )
 
 select i.* from i;
@@ -44,7 +45,7 @@ comment on column gd_instances.finished_at is 'when it ended';
 
 -- Counted range by range of the claims' index, each count cut at 100,000, so that a look never reads the whole table.
 create view gd_queues as
-select q.queue, d.due, d.delayed, d.executing, p.parked, d.oldest_due_at, q.paused
+select q.queue, d.due, d.delayed, d.executing, p.parked, d.oldest_due_at, q.paused, p.limited
 from (
     select n.queue, bool_or(n.paused) as paused
     from (
@@ -101,11 +102,12 @@ cross join lateral (
                 select i.id from gendurable.instance i
                 where i.queue = q.queue and i.priority = y.priority and i.woken = w.woken
                     and i.eligible_at <= statement_timestamp() and i.status in ('runnable', 'awaiting_signal')
+                    and i.id > 0
                 limit 100000) x) as due,
             (select count(*) from (
                 select i.id from gendurable.instance i
                 where i.queue = q.queue and i.priority = y.priority and i.woken = w.woken
-                    and i.eligible_at > statement_timestamp()
+                    and i.eligible_at > statement_timestamp() and i.id > 0
                 limit 100000) x) as delayed,
             (select count(*) from (
                 select i.id from gendurable.instance i
@@ -115,13 +117,14 @@ cross join lateral (
             (select i.eligible_at from gendurable.instance i
                 where i.queue = q.queue and i.priority = y.priority and i.woken = w.woken
                     and i.eligible_at <= statement_timestamp() and i.status in ('runnable', 'awaiting_signal')
+                    and i.id > 0
                 order by i.eligible_at limit 1) as oldest_due_at
     ) c
 ) d
 cross join lateral (
-    select count(*) as parked
+    select count(*) as parked, count(x.bucket_at) as limited
     from (
-        select i.id from gendurable.instance i
+        select i.bucket_at from gendurable.instance i
         where i.queue = q.queue and i.eligible_at is null and i.finished_at is null
         limit 100000
     ) x
@@ -136,9 +139,10 @@ comment on column gd_queues.queue is 'its name';
 comment on column gd_queues.due is 'a worker may take it now';
 comment on column gd_queues.delayed is 'due later: a delay, a back-off, a deadline';
 comment on column gd_queues.executing is 'under a claim';
-comment on column gd_queues.parked is 'waits for a signal, for children or in its key';
+comment on column gd_queues.parked is 'waits for a signal, for children, in its key or for its rate limit';
 comment on column gd_queues.oldest_due_at is 'since when the first of the due ones waits';
 comment on column gd_queues.paused is 'gd_pause_queue has stopped it';
+comment on column gd_queues.limited is 'of the parked ones those that wait for their rate limit';
 
 create view gd_workers as
 select h.worker, count(*) as executing, to_timestamp(min(h.claim_no)::double precision / 1000000::double precision) as oldest_claim_at

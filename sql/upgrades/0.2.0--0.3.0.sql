@@ -12,6 +12,204 @@ alter type gendurable.candidate
 add attribute rate_limit text, add attribute weight double precision, add attribute place timestamptz,
 add attribute lined boolean;
 
+-- Limits, schedules, deadlines, retention
+
+create type gendurable.line as (
+    queue text, ring_at timestamptz, weight double precision, priority int, at timestamptz, id bigint
+);
+
+alter table gendurable.instance
+add column bucket_at timestamptz, add column queue_slot int, add column expires_at timestamptz,
+add column timeout_at timestamptz, add column keep_until timestamptz,
+drop constraint instance_status,
+add constraint instance_status check (
+    (finished_at is not null) = (status >= 'done')
+    and case status
+        when 'runnable' then eligible_at is not null or lane_at is not null or bucket_at is not null
+        when 'executing' then eligible_at is not null
+        when 'awaiting_signal' then coalesce(pg_catalog.cardinality(awaits) > 0, false)
+        when 'awaiting_children' then coalesce(children_pending > 0, false)
+        else true
+    end
+),
+add constraint instance_line check (
+    bucket_at is null or (status = 'runnable' and eligible_at is null and rate_limit is not null)
+);
+
+create index instance_line on gendurable.instance (rate_limit, queue, priority, bucket_at, id)
+where bucket_at is not null;
+
+create index instance_bell on gendurable.instance (rate_limit, queue)
+where id < 0;
+
+create unique index instance_queue_slot on gendurable.instance (queue, queue_slot)
+where queue_slot is not null;
+
+create index instance_expires on gendurable.instance (expires_at)
+where expires_at is not null;
+
+create sequence gendurable.bell_id_seq increment -1 maxvalue -1 start -1 cache 1;
+
+alter table gendurable.machine add column timeouts jsonb, add column retain jsonb;
+
+create table gendurable.rate_limit (
+    name text primary key,
+    allowed double precision not null check (allowed >= 0),
+    period interval,                      -- null where nothing is allowed
+    burst double precision not null check (burst > 0),
+    us_per_token double precision not null
+);
+
+comment on table gendurable.rate_limit is
+    'How much may start: allowed tokens in each period, burst of them at once; for rate_limit "name" and "name:...".';
+
+-- A bucket that is full and has no line needs no row. Changes insert a row and delete the one before: one that was updated in
+-- place would be found behind all its dead versions while somebody holds a snapshot.
+create table gendurable.bucket (
+    bucket text not null,
+    no bigint not null,
+    full_at timestamptz not null,
+    lines gendurable.line[] not null,
+    primary key (bucket, no)
+)
+with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
+
+comment on table gendurable.bucket is
+    'When each bucket of a rate limit is full again, and the lines before it; the highest number of a bucket counts.';
+
+-- No unique key: who closes a bucket waits for nobody.
+create table gendurable.bucket_closed (
+    bucket text not null,
+    until timestamptz not null
+);
+
+alter table gendurable.bucket_closed replica identity full;
+
+comment on table gendurable.bucket_closed is 'Buckets out of which nothing starts before a time: the latest counts.';
+
+-- looked up for every bucket that a claim meets
+create index bucket_closed_bucket on gendurable.bucket_closed (bucket, until);
+
+create table gendurable.queue_setting (
+    queue text primary key,
+    max_executing int check (max_executing >= 0),
+    changed_in xid8 not null default pg_current_xact_id()
+);
+
+comment on table gendurable.queue_setting is 'What gd_set_queue has said of a queue.';
+
+-- Almost always empty. No unique key: who holds waits for nobody.
+create table gendurable.hold (
+    reason text not null,
+    held_by text not null,
+    held_at timestamptz not null default clock_timestamp()
+);
+
+alter table gendurable.hold replica identity full;
+
+comment on table gendurable.hold is 'While there is a row, nothing is handed out.';
+
+-- What views show: not the bells
+
+create or replace view gd_instances as
+with i as not materialized (
+    select
+        x.id, x.fsm, x.fsm_version, x.step, x.status::text as status, x.queue, x.priority, x.eligible_at, x.attempt,
+        x.crashes, x.worker, x.lease_expires_at, x.awaits, x.partition_key, x.unique_key, x.parent_id,
+        coalesce(x.children_pending, 0) as children_pending, x.state, x.result, x.last_error, x.meta, x.inserted_at,
+        x.updated_at, x.finished_at
+    from gendurable.instance x
+    where x.id > 0                       -- not the bells
+)
+
+select i.* from i;
+
+create or replace view gd_queues as
+select q.queue, d.due, d.delayed, d.executing, p.parked, d.oldest_due_at, q.paused, p.limited
+from (
+    select n.queue, bool_or(n.paused) as paused
+    from (
+        select x.queue, false as paused from gendurable.queue_name x
+        union all
+        -- names may be forgotten beside an insert that is under way
+        select l.queue, false as paused
+        from (
+            with recursive l as (
+                (select i.queue from gendurable.instance i
+                    where i.eligible_at is not null
+                    order by i.queue limit 1)
+                union all
+                select (select i.queue from gendurable.instance i
+                    where i.eligible_at is not null and i.queue > l.queue
+                    order by i.queue limit 1)
+                from l
+                where l.queue is not null
+            )
+
+            select l.queue from l where l.queue is not null limit 10000
+        ) l
+        union all
+        select x.queue, true as paused from gendurable.paused_queue x
+    ) n
+    group by n.queue
+) q
+cross join lateral (
+    select
+        least(coalesce(sum(c.due), 0), 100000)::bigint as due,
+        least(coalesce(sum(c.delayed), 0), 100000)::bigint as delayed,
+        least(coalesce(sum(c.executing), 0), 100000)::bigint as executing,
+        min(c.oldest_due_at) as oldest_due_at
+    from (
+        -- from priority to priority through the index, whatever a queue once had
+        with recursive p as (
+            (select i.priority from gendurable.instance i
+                where i.queue = q.queue and i.eligible_at is not null
+                order by i.queue, i.priority limit 1)
+            union all
+            select (select i.priority from gendurable.instance i
+                where i.queue = q.queue and i.eligible_at is not null and i.priority > p.priority
+                order by i.queue, i.priority limit 1)
+            from p
+            where p.priority is not null
+        )
+
+        select p.priority from p where p.priority is not null limit 1000
+    ) y
+    cross join (values (0::smallint), (1::smallint)) w (woken)
+    cross join lateral (
+        select
+            (select count(*) from (
+                select i.id from gendurable.instance i
+                where i.queue = q.queue and i.priority = y.priority and i.woken = w.woken
+                    and i.eligible_at <= statement_timestamp() and i.status in ('runnable', 'awaiting_signal')
+                    and i.id > 0
+                limit 100000) x) as due,
+            (select count(*) from (
+                select i.id from gendurable.instance i
+                where i.queue = q.queue and i.priority = y.priority and i.woken = w.woken
+                    and i.eligible_at > statement_timestamp() and i.id > 0
+                limit 100000) x) as delayed,
+            (select count(*) from (
+                select i.id from gendurable.instance i
+                where i.queue = q.queue and i.priority = y.priority and i.woken = w.woken
+                    and i.eligible_at <= statement_timestamp() and i.status = 'executing'
+                limit 100000) x) as executing,
+            (select i.eligible_at from gendurable.instance i
+                where i.queue = q.queue and i.priority = y.priority and i.woken = w.woken
+                    and i.eligible_at <= statement_timestamp() and i.status in ('runnable', 'awaiting_signal')
+                    and i.id > 0
+                order by i.eligible_at limit 1) as oldest_due_at
+    ) c
+) d
+cross join lateral (
+    select count(*) as parked, count(x.bucket_at) as limited
+    from (
+        select i.bucket_at from gendurable.instance i
+        where i.queue = q.queue and i.eligible_at is null and i.finished_at is null
+        limit 100000
+    ) x
+) p;
+
 -- What the columns of the views mean
 
 comment on view gd_instances is 'Every instance.';
@@ -53,9 +251,10 @@ comment on column gd_queues.queue is 'its name';
 comment on column gd_queues.due is 'a worker may take it now';
 comment on column gd_queues.delayed is 'due later: a delay, a back-off, a deadline';
 comment on column gd_queues.executing is 'under a claim';
-comment on column gd_queues.parked is 'waits for a signal, for children or in its key';
+comment on column gd_queues.parked is 'waits for a signal, for children, in its key or for its rate limit';
 comment on column gd_queues.oldest_due_at is 'since when the first of the due ones waits';
 comment on column gd_queues.paused is 'gd_pause_queue has stopped it';
+comment on column gd_queues.limited is 'of the parked ones those that wait for their rate limit';
 
 comment on view gd_workers is 'Who holds claims now. It reads the 100,000 oldest due rows of each queue and priority.';
 
