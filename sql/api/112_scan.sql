@@ -36,12 +36,14 @@ declare
     v_keys int := 0;
     v_taken bigint[];
     v_parked boolean := false;
+    v_rang boolean := false;
     v_clock timestamptz := p_now;
     -- a round
     v_picked gendurable.candidate[];
     v_last gendurable.candidate;
     v_ids bigint[];
     v_light boolean;
+    v_rings boolean;
     v_mail boolean[];
     v_round record;
     v_walked bigint;
@@ -117,8 +119,8 @@ begin
                 array_agg(case
                     when (select true from gendurable.signal s where s.instance_id = c.id limit 1) then true
                     when c.bare then false
-                end)
-            into v_ids, v_light, v_mail
+                end), coalesce(bool_or(c.id < 0), false)
+            into v_ids, v_light, v_mail, v_rings
             from unnest(v_picked) c;
             if v_light and gendurable._carries_all() and not coalesce(true = any(v_mail), false)
                 and cardinality(v_ids) <= v_need
@@ -128,7 +130,10 @@ begin
                 mail := mail || v_mail;
                 v_wanted := v_wanted - cardinality(v_ids);
             else
-                v_round := gendurable._take_round(p_worker, v_picked, v_need, bytes, p_lease, p_now);
+                -- what comes out of a line counts for neither range
+                v_round := gendurable._take_round(
+                    p_worker, p_queue, p_priority, v_picked, case when v_rings then v_wanted else v_need end, bytes, p_lease,
+                    p_now);
                 ids := ids || v_round.ids;
                 started := started || v_round.started;
                 mail := mail || v_round.mail;
@@ -139,8 +144,10 @@ begin
                 v_wanted := v_wanted - cardinality(v_round.ids);
                 v_keys := v_keys + v_round.keys;
                 v_parked := v_parked or v_round.left_out;
+                v_rang := v_rang or v_rings or v_round.limited;
                 if v_round.last_id is not null then
-                    -- it took no more than were wanted, or can be carried: what was picked behind that one is due as before
+                    -- It took no more than were wanted, or can be carried: what was picked behind that one is due as before. 0:
+                    -- all of it is.
                     v_last := (select c from unnest(v_picked) c where c.id = v_round.last_id);
                     v_done[v_range] := false;
                 end if;
@@ -151,7 +158,7 @@ begin
         if v_done[v_range] then
             v_at_us[v_range] := v_now_us;
             v_at_id[v_range] := 0;
-        else
+        elsif v_last.id is not null then
             v_at_us[v_range] := gendurable._epoch_us(v_last.eligible_at);
             v_at_id[v_range] := v_last.id;
         end if;
@@ -162,7 +169,7 @@ begin
         v_first := false;
     end loop;
 
-    more := v_wanted > 0 and not (v_done[1] and v_done[2]);
+    more := v_wanted > 0 and (v_rang or not (v_done[1] and v_done[2]));
     if v_full then
         v_full_cost := v_cost;
         -- ended below the floor with more to find there: the next one as soon as the ration allows
@@ -189,63 +196,78 @@ keys and scopes, and of what crashed often, which have begun. memory: what to re
 nothing. more: it looked at enough for one claim, and there is more.';
 
 create or replace function gendurable._take_round(
-    p_worker text, p_picked gendurable.candidate[], p_need int, p_bytes bigint, p_lease interval, p_now timestamptz,
+    p_worker text, p_queue text, p_priority int, p_picked gendurable.candidate[], p_need int, p_bytes bigint,
+    p_lease interval, p_now timestamptz,
     out ids bigint[], out started bigint[], out mail boolean[], out parts jsonb, out bytes bigint, out keys int,
-    out left_out boolean, out last_id bigint
+    out left_out boolean, out last_id bigint, out limited boolean
 )
 language plpgsql as $$
 declare
     v_plain constant boolean := (select bool_and(c.plain) from unnest(p_picked) c);
-    v_picked gendurable.candidate[] := p_picked;
-    v_bells bigint[];
+    v_gate record;
     v_slots int[];
     v_heavy boolean[];
     v_load record;
 begin
     keys := 0;
     left_out := false;
-    if not v_plain then
-        v_bells := array(select c.id from unnest(p_picked) c where c.id < 0 and c.rate_limit is null);
-        if v_bells <> '{}' then
-            perform gendurable._ring_schedules(v_bells, p_now);
-        end if;
-        v_picked := array(select c from unnest(p_picked) c where c.id > 0);
-    end if;
     if v_plain then
         select array_agg(c.id), array_agg(c.heavy) into ids, v_heavy from unnest(p_picked) c;
+        if cardinality(ids) > p_need then
+            -- a round behind a busy key looks at more than are wanted
+            ids := ids[:p_need];
+            v_heavy := v_heavy[:p_need];
+            last_id := ids[p_need];
+        end if;
     else
-        select g.ids, g.slots, g.heavy, g.keys, g.left_out into ids, v_slots, v_heavy, keys, left_out
-        from gendurable._pass_gate(v_picked, p_lease, p_now) g;
-    end if;
-    if cardinality(ids) > p_need then
-        -- a round behind a busy key looks at more than are wanted
-        ids := ids[:p_need];
-        v_slots := v_slots[:p_need];
-        v_heavy := v_heavy[:p_need];
-        last_id := ids[p_need];
+        v_gate := gendurable._pass_gate(p_queue, p_priority, p_picked, p_need, p_lease, p_now);
+        ids := v_gate.ids;
+        v_slots := v_gate.slots;
+        v_heavy := v_gate.heavy;
+        keys := v_gate.keys;
+        left_out := v_gate.left_out;
+        last_id := v_gate.last_id;
     end if;
     bytes := p_bytes;
-    if ids = '{}' then
-        return;
+    if ids <> '{}' then
+        v_load := gendurable._load_round(ids, v_slots, v_heavy, bytes, p_now);
+        if v_load.last_id is not null then
+            last_id := coalesce((
+                select c.id
+                from unnest(p_picked) with ordinality c
+                where c.id = any(v_load.ids)
+                order by c.ordinality desc
+                limit 1), 0);
+        end if;
+        ids := v_load.ids;
+        mail := v_load.mail;
+        parts := v_load.parts;
+        bytes := v_load.bytes;
     end if;
-    v_load := gendurable._load_round(ids, v_slots, v_heavy, bytes, p_now);
-    ids := v_load.ids;
-    mail := v_load.mail;
-    parts := v_load.parts;
-    bytes := v_load.bytes;
-    last_id := coalesce(v_load.last_id, last_id);
     if not v_plain and ids <> '{}' then
         -- at once: who may follow in a key depends on who has begun
-        perform gendurable._take_unique_keys(ids, array_fill('executing'::gendurable.status, array[cardinality(ids)]));
+        if v_gate.scoped then
+            perform gendurable._take_unique_keys(ids, array_fill('executing'::gendurable.status, array[cardinality(ids)]));
+        end if;
         perform gendurable._to_executing(p_worker, ids, v_load.slots, p_now, p_lease);
         started := ids;
     end if;
+    limited := false;
+    if not v_plain then
+        limited := v_gate.opened is not null;
+    end if;
+    if limited then
+        perform gendurable._close_buckets(
+            p_queue, p_priority, v_gate.opened, v_gate.limited, ids, v_gate.parked, p_need);
+    end if;
 end $$;
 
-comment on function gendurable._take_round(text, gendurable.candidate[], int, bigint, interval, timestamptz) is
-    'Of rows that were picked, those that may start and can be carried, p_need at most; where a gate asked about them, their claims
-have begun (started). keys: of how many partition keys they were. left_out: some had to wait. last_id: the last row that was
-taken, where there may be others behind it.';
+comment on function gendurable._take_round(
+    text, text, int, gendurable.candidate[], int, bigint, interval, timestamptz
+) is
+    'Of rows that were picked, and those that bells among them call, those that may start and can be carried, p_need at most; where
+a gate asked about them, their claims have begun (started). keys: of how many partition keys and rate limits they were. left_out:
+some had to wait. last_id: the last picked row that was dealt with, where others behind it were not; 0: none was. limited: rate limits were asked, and may have set bells.';
 
 create or replace function gendurable._pick_due(
     p_queue text, p_priority int, p_woken smallint, p_after timestamptz, p_after_id bigint, p_now timestamptz,
@@ -273,8 +295,11 @@ begin
             p_bare => i.status = 'runnable' and i.awaits is null and i.deadline_at is null and i.shown is null,
             p_rate_limit => i.rate_limit,
             p_weight => i.weight,
-            p_place => i.eligible_at,
-            p_lined => false
+            -- of a bell: from which place on others came to the line
+            p_place => case when i.id < 0 then i.deadline_at else coalesce(i.lane_at, i.eligible_at) end,
+            p_lined => false,
+            p_priority => i.priority,
+            p_scoped => i.unique_scope is not null
         )
         from gendurable.instance i
         where i.queue = p_queue and i.priority = p_priority and i.woken = p_woken

@@ -1,31 +1,82 @@
 -- The gate: which of the rows that a claim has locked may start. Some lost their workers again and again and are parted from
--- each other, some only carry a baton, some wait for a slot of their key.
--- Invariant 2, within a key. Next: 116_hand_out.
+-- each other, some only carry a baton, some wait for a slot of their key; whose turn it is in its key may still lack a token.
+-- Invariant 2, within a key. Next: 115_limits.
 
 create or replace function gendurable._pass_gate(
-    p_picked gendurable.candidate[], p_lease interval, p_now timestamptz,
-    out ids bigint[], out slots int[], out heavy boolean[], out keys int, out left_out boolean
+    p_queue text, p_priority int, p_picked gendurable.candidate[], p_need int, p_lease interval, p_now timestamptz,
+    out ids bigint[], out slots int[], out heavy boolean[], out keys int, out left_out boolean, out last_id bigint,
+    out scoped boolean, out opened gendurable.opened[], out limited gendurable.candidate[], out parked bigint[]
 )
 language plpgsql as $$
 declare
-    v_candidates constant gendurable.candidate[] := gendurable._part_suspects(p_picked, p_lease, p_now);
+    v_candidates gendurable.candidate[] := p_picked;
+    v_known record;
+    v_bells bigint[];
     v_heavy bigint[];
+    v_admitted record;
+    v_waiting int;
 begin
-    select count(distinct c.partition_key)::int, array_agg(c.id) filter (where c.heavy)
-    into keys, v_heavy
-    from unnest(v_candidates) c;
-    select coalesce(array_agg(g.id order by g.ord), '{}'), array_agg(g.slot_no order by g.ord)
-    into ids, slots
-    from gendurable._admit_to_keys(v_candidates, p_now) g;
-    if v_heavy is not null then
+    select count(distinct c.partition_key)::int as keys, bool_or(c.crashes >= 2 and c.id > 0) as suspect,
+        bool_or(gendurable._is_chore(c.status, c.crashes, c.partition_key, c.lane_at, p_now)) as chores,
+        bool_or(c.scoped) as scoped, bool_or(c.heavy) as heavy, count(distinct c.rate_limit)::int as limits,
+        bool_or(c.id < 0) as bells
+    into v_known
+    from unnest(p_picked) c;
+    keys := v_known.keys + v_known.limits;
+    if v_known.bells then
+        v_bells := array(select c.id from unnest(p_picked) c where c.id < 0 and c.rate_limit is null);
+        if v_bells <> '{}' then
+            perform gendurable._ring_schedules(v_bells, p_now);
+        end if;
+    end if;
+    if v_known.suspect then
+        v_candidates := gendurable._part_suspects(v_candidates, p_lease, p_now);
+    end if;
+    if v_known.limits > 0 then
+        -- the buckets' locks, and the rows that their lines have to offer
+        select o.opened, o.candidates into opened, v_candidates
+        from gendurable._open_buckets(p_queue, p_priority, v_candidates, p_need) o;
+        select count(c.partition_key)::int, bool_or(c.scoped), bool_or(c.heavy)
+        into v_known.keys, v_known.scoped, v_known.heavy
+        from unnest(v_candidates) c;
+    end if;
+    scoped := v_known.scoped;
+    if v_known.bells then
+        v_candidates := array(select c from unnest(v_candidates) c where c.id > 0);
+    end if;
+    v_waiting := cardinality(v_candidates);
+    if v_known.keys > 0 or v_known.chores then
+        select coalesce(array_agg(g.id order by g.ord), '{}') as ids, array_agg(g.slot_no order by g.ord) as slots
+        into v_admitted
+        from gendurable._admit_to_keys(v_candidates, p_now) g;
+    else
+        select coalesce(array_agg(c.id), '{}') as ids, null::int[] as slots into v_admitted from unnest(v_candidates) c;
+    end if;
+    left_out := cardinality(v_admitted.ids) < v_waiting;
+    if v_known.limits > 0 then
+        limited := v_candidates;
+        select r.ids, r.slots, r.parked, r.last_id into ids, slots, parked, last_id
+        from gendurable._give_tokens(
+            p_queue, p_priority, opened, v_candidates, v_admitted.ids, v_admitted.slots, p_need, p_now) r;
+    else
+        ids := v_admitted.ids;
+        slots := v_admitted.slots;
+        if cardinality(ids) > p_need then
+            ids := ids[:p_need];
+            slots := slots[:p_need];
+            last_id := ids[p_need];
+        end if;
+    end if;
+    if v_known.heavy then
+        v_heavy := array(select c.id from unnest(v_candidates) c where c.heavy);
         heavy := array(select u.id = any(v_heavy) from unnest(ids) with ordinality u (id, ord) order by u.ord);
     end if;
-    left_out := cardinality(ids) < cardinality(v_candidates);
 end $$;
 
-comment on function gendurable._pass_gate(gendurable.candidate[], interval, timestamptz) is
-    'Which of the picked rows may start, with their slots, where a key, a scope or a crash is in play. keys: of how many keys they
-are. heavy: null where none is. left_out: some may not start.';
+comment on function gendurable._pass_gate(text, int, gendurable.candidate[], int, interval, timestamptz) is
+    'Which of the picked rows may start, p_need at most, with their slots, where a key, a scope, a limit or a crash is in play. keys:
+of how many keys and limits they are; left_out: some wait for their key. last_id: the last picked row that was dealt with, where
+others behind it were not, 0 for none. opened, limited, parked: for _close_buckets.';
 
 create or replace function gendurable._part_suspects(
     p_candidates gendurable.candidate[], p_lease interval, p_now timestamptz
@@ -41,7 +92,7 @@ begin
     v_suspects := array(
         select c.id
         from unnest(p_candidates) c
-        where c.crashes + (c.status = 'executing')::int between 3 and gendurable._crash_cap() - 1
+        where c.id > 0 and c.crashes + (c.status = 'executing')::int between 3 and gendurable._crash_cap() - 1
             -- one without a slot may be the baton of its key
             and (c.partition_key is null or c.slot_no is not null));
     if cardinality(v_suspects) < 2 then
@@ -123,6 +174,8 @@ begin
                 -- nothing may be parked while it is being decided who waits for what, which may take long
                 when not v_settled then p_now + gendurable._decision_pause()
             end,
+            -- no longer first in its key: out of the line before its limit, into the lane
+            bucket_at = null,
             -- so that whoever ends in the key can tell them from rows that were given back for a while, and lift them
             woken = case when v_settled then 1 else 0 end,
             updated_at = p_now

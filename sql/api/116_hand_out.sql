@@ -1,6 +1,6 @@
 -- What a worker gets: the claim is written, and the rows are put together with their inboxes and children. A claim
 -- carries a bounded number of bytes, and a row that cannot be handed out costs nobody else anything.
--- Next: the worker runs the step, renews the claim (120_lease), and commits (130_commit).
+-- Next: 117_close.
 
 create or replace function gendurable._load_round(
     p_ids bigint[], p_slots int[], p_heavy boolean[], p_bytes bigint, p_now timestamptz,

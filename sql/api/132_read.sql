@@ -46,7 +46,7 @@ language sql immutable parallel safe as $$
             then 'consume must be an array of signal ids, 10,000 at most'
         else case p_outcome ->> 'kind'
             when 'next' then case
-                when p_outcome - '{id,claim_no,kind,consume,step,state,delay_ms,partition_key,rate_limit,weight,priority,queue,keep}'::text[] <> '{}'
+                when p_outcome - '{id,claim_no,kind,consume,step,state,delay_ms,partition_key,rate_limit,weight,priority,queue,keep,close_ms}'::text[] <> '{}'
                     then 'unknown key in an outcome next'
                 else coalesce(
                     gendurable._text_problem(p_outcome -> 'step', 'step', true),
@@ -57,15 +57,17 @@ language sql immutable parallel safe as $$
                     gendurable._text_problem(p_outcome -> 'queue', 'queue', false),
                     gendurable._int_problem(p_outcome -> 'priority', 'priority', null),
                     gendurable._weight_problem(p_outcome -> 'weight'),
+                    gendurable._ms_problem(p_outcome -> 'close_ms', 'close_ms'),
                     case when jsonb_typeof(p_outcome -> 'keep') not in ('boolean', 'null')
                         then 'keep must be true or false' end)
             end
             when 'replay' then case
-                when p_outcome - '{id,claim_no,kind,consume,state,delay_ms,error}'::text[] <> '{}'
+                when p_outcome - '{id,claim_no,kind,consume,state,delay_ms,error,close_ms}'::text[] <> '{}'
                     then 'unknown key in an outcome replay'
                 else coalesce(
                     gendurable._object_problem(p_outcome -> 'state', 'state'),
                     gendurable._ms_problem(p_outcome -> 'delay_ms', 'delay_ms'),
+                    gendurable._ms_problem(p_outcome -> 'close_ms', 'close_ms'),
                     case when jsonb_typeof(p_outcome -> 'error') not in ('string', 'null')
                         then 'error must be a string' end)
             end
@@ -96,10 +98,12 @@ language sql immutable parallel safe as $$
                 when jsonb_typeof(p_outcome -> 'reason') is distinct from 'string' then 'reason must be a string'
             end
             when 'error' then case
-                when p_outcome - '{id,claim_no,kind,consume,error,delay_ms}'::text[] <> '{}'
+                when p_outcome - '{id,claim_no,kind,consume,error,delay_ms,close_ms}'::text[] <> '{}'
                     then 'unknown key in an outcome error'
                 when jsonb_typeof(p_outcome -> 'error') is distinct from 'string' then 'error must be a string'
-                else gendurable._ms_problem(p_outcome -> 'delay_ms', 'delay_ms')
+                else coalesce(
+                    gendurable._ms_problem(p_outcome -> 'delay_ms', 'delay_ms'),
+                    gendurable._ms_problem(p_outcome -> 'close_ms', 'close_ms'))
             end
             else 'kind must be next, replay, await, schedule_childs, done, stop or error'
         end
@@ -151,7 +155,8 @@ language sql stable as $$
         -- next: later than now; error: given at all, since 0 too replaces the back-off
         p_delayed => coalesce(p_outcome -> 'delay_ms', 'null') <> 'null'
             and (p_outcome ->> 'kind' = 'error' or p_outcome -> 'delay_ms' <> '0'),
-        p_keep => coalesce(p_outcome -> 'keep' = 'true', false)
+        p_keep => coalesce(p_outcome -> 'keep' = 'true', false),
+        p_close_ms => ceil((p_outcome ->> 'close_ms')::numeric)::bigint
     )
 $$;
 

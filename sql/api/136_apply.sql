@@ -14,6 +14,7 @@ declare
     v_limited boolean;
     v_moved boolean;
     v_keeps boolean;
+    v_closes boolean;
     v_settled boolean := true;
     v_crowded text[] := '{}'::text[];
     v_kept bigint[] := '{}'::bigint[];
@@ -21,11 +22,15 @@ declare
     v_written record;
 begin
     select bool_or(o.consume is not null), bool_or(o.kind in ('error', 'await', 'schedule_childs')),
-        bool_or(o.rate_limit is not null), bool_or(o.queue is not null), bool_or(o.keep)
-    into v_consumes, v_special, v_limited, v_moved, v_keeps
+        bool_or(o.rate_limit is not null), bool_or(o.queue is not null), bool_or(o.keep), bool_or(o.close_ms is not null)
+    into v_consumes, v_special, v_limited, v_moved, v_keeps, v_closes
     from unnest(p_outcomes) o;
     if v_limited then
-        perform gendurable._need_rate_limit(o.rate_limit) from unnest(p_outcomes) o where o.rate_limit is not null;
+        perform gendurable._need_rate_limit(o.rate_limit, coalesce(o.weight, 1))
+        from unnest(p_outcomes) o where o.rate_limit is not null;
+    end if;
+    if v_closes then
+        perform gendurable._close_rate_limits(p_outcomes, p_now);
     end if;
     if v_consumes then
         perform gendurable._use_up_signals(v_outcomes);
@@ -71,6 +76,30 @@ end $$;
 comment on function gendurable._apply_outcomes(text, gendurable.outcome[], text[], boolean, boolean, interval, timestamptz) is
     'Writes the outcomes, all in one update, and what follows from them; answers for the claims that were kept. Under
 the locks of the rows, their parents and the keys.';
+
+create or replace function gendurable._close_rate_limits(p_outcomes gendurable.outcome[], p_now timestamptz) returns void
+language plpgsql as $$
+declare
+    v_one record;
+begin
+    for v_one in
+        select case when o.kind = 'next' then o.rate_limit else i.rate_limit end as bucket, max(o.close_ms) as close_ms
+        from unnest(p_outcomes) o
+        join gendurable.instance i on i.id = any(array[o.id])
+        where o.close_ms is not null
+        group by 1
+    loop
+        if v_one.bucket is null then
+            perform gendurable._invalid('close_ms needs a rate limit', 'the instance, or the outcome next, names none',
+                'Leave close_ms out, or give the instance a rate_limit.');
+        end if;
+        insert into gendurable.bucket_closed (bucket, until)
+        values (v_one.bucket, p_now + v_one.close_ms * interval '1 millisecond');
+    end loop;
+end $$;
+
+comment on function gendurable._close_rate_limits(gendurable.outcome[], timestamptz) is
+    'Closes the buckets of outcomes with close_ms: that of the instance, of a next the new one.';
 
 create or replace function gendurable._use_up_signals(p_outcomes gendurable.outcome[]) returns void
 language plpgsql as $$

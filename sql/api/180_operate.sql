@@ -126,7 +126,7 @@ begin
     perform gendurable._lock_keys(array[v_key]);
     v_now := clock_timestamp();
     update gendurable.instance i
-    set eligible_at = p_eligible_at, woken = 1, updated_at = v_now,
+    set eligible_at = p_eligible_at, bucket_at = null, woken = 1, updated_at = v_now,
         lane_at = case when i.partition_key is not null then p_eligible_at end,
         deadline_at = case when i.status = 'awaiting_signal' then p_eligible_at else i.deadline_at end
     where i.id = p_id
@@ -162,7 +162,8 @@ begin
     perform gendurable._carry_out_decision(array(
         select distinct i.partition_key
         from gendurable.instance i
-        where i.lane_at is not null and i.slot_no is null and i.queue = p_queue and i.eligible_at is not null
+        where i.lane_at is not null and i.slot_no is null and i.queue = p_queue
+            and (i.eligible_at is not null or i.bucket_at is not null)
         union
         select i.partition_key
         from gendurable.instance i

@@ -115,7 +115,8 @@ begin
             select from gendurable.instance i where i.partition_key = p_key and i.slot_no is not null)
         -- one that is due later although its turn has come was given back for a while: those behind it wait
         and exists (
-            select from gendurable.instance i where i.id = any(gendurable._find_heads(p_key, 1)) and i.eligible_at is null)
+            select from gendurable.instance i
+            where i.id = any(gendurable._find_heads(p_key, 1)) and i.eligible_at is null and i.bucket_at is null)
         and not exists (
             select from gendurable.instance i
             where i.partition_key = p_key and i.lane_at is not null and i.slot_no is null

@@ -69,6 +69,7 @@ begin
                 else i.lease_expires_at                  -- renewed since, by the clock of now
             end,
             eligible_at = least(i.eligible_at, p_now),
+            bucket_at = null,
             lane_at = case when i.lane_at is not null then least(i.lane_at, p_now) end,
             deadline_at = case when i.deadline_at is not null and i.deadline_at <= i.updated_at
                 then least(i.deadline_at, p_now) else i.deadline_at end,

@@ -119,6 +119,31 @@ $$;
 comment on function gendurable._decision_pause() is
     'How long a row waits that must not be parked, since it is being decided who waits for what.';
 
+create or replace function gendurable._ring_quantum() returns interval
+language sql immutable parallel safe as $$
+    select interval '50 ms'
+$$;
+
+comment on function gendurable._ring_quantum() is
+    'How much a line before a rate limit waits for at once, where half the burst holds it: 20 bells a second. Twice as much would cost
+half as much.';
+
+create or replace function gendurable._longest_ring() returns interval
+language sql immutable parallel safe as $$
+    select interval '1 hour'
+$$;
+
+comment on function gendurable._longest_ring() is
+    'The bell of a line rings at the latest after this, also where nothing may start.';
+
+create or replace function gendurable._turn_length() returns interval
+language sql immutable parallel safe as $$
+    select interval '1 second'
+$$;
+
+comment on function gendurable._turn_length() is
+    'How long a line that nobody serves has its turn: others of the bucket wait for it no longer.';
+
 create or replace function gendurable._trace_keys() returns text[]
 language sql immutable parallel safe as $$
     select '{traceparent,tracestate,baggage}'::text[]
@@ -170,6 +195,22 @@ $$;
 
 comment on function gendurable._lock_of_decisions() is
     'Decisions (pause, resume, limits): four places, to the end of the transaction.';
+
+create or replace function gendurable._lock_of_buckets() returns int
+language sql immutable parallel safe as $$
+    select 7306
+$$;
+
+comment on function gendurable._lock_of_buckets() is
+    'Buckets of rate limits: by the hash of their names, only tried, to the end of the transaction.';
+
+create or replace function gendurable._lock_of_lines() returns int
+language sql immutable parallel safe as $$
+    select 7307
+$$;
+
+comment on function gendurable._lock_of_lines() is
+    'The lines before rate limits: shared by whoever puts rows there, to the end of the transaction; who sets a limit waits a little.';
 
 create or replace function gendurable._is_terminal(p_status gendurable.status) returns boolean
 language sql immutable parallel safe as $$

@@ -26,7 +26,8 @@ create or replace function gendurable._outcome(
     p_step text = null, p_state jsonb = null, p_eligible_at timestamptz = null, p_awaits text[] = null,
     p_childs jsonb = null, p_result jsonb = null, p_error text = null, p_consume bigint[] = null, p_rekey boolean = false,
     p_partition_key text = null, p_queue text = null, p_priority int = null, p_rate_limit text = null,
-    p_weight double precision = null, p_delayed boolean = false, p_keep boolean = false
+    p_weight double precision = null, p_delayed boolean = false, p_keep boolean = false,
+    p_close_ms bigint = null
 ) returns gendurable.outcome
 language sql immutable parallel safe as $$
     select row(
@@ -37,13 +38,13 @@ language sql immutable parallel safe as $$
         p_rekey, p_partition_key, p_queue, p_priority, p_rate_limit, p_weight,
         p_delayed, p_keep,
         null, null, null, null, null, null, null,
-        null
+        p_close_ms
     )::gendurable.outcome
 $$;
 
 comment on function gendurable._outcome(
     int, bigint, bigint, text, gendurable.status, boolean, text, jsonb, timestamptz, text[], jsonb, jsonb, text, bigint[],
-    boolean, text, text, int, text, double precision, boolean, boolean
+    boolean, text, text, int, text, double precision, boolean, boolean, bigint
 ) is
     'An outcome, as far as it tells by itself. ord: its position in the batch, from 0; status: where it leads unless the instance
 decides otherwise (136_apply); ends: that is an end; eligible_at: when it is due next, of an await its deadline; rekey:
@@ -52,19 +53,20 @@ partition_key is the new one, null too; delayed: it is not due at once; keep: th
 create or replace function gendurable._candidate(
     p_id bigint, p_eligible_at timestamptz, p_status gendurable.status, p_crashes int, p_plain boolean,
     p_partition_key text, p_slot_no int, p_lane_at timestamptz, p_heavy boolean, p_bare boolean,
-    p_rate_limit text, p_weight double precision, p_place timestamptz, p_lined boolean
+    p_rate_limit text, p_weight double precision, p_place timestamptz, p_lined boolean, p_priority int,
+    p_scoped boolean
 ) returns gendurable.candidate
 language sql immutable parallel safe as $$
     select row(
         p_id, p_eligible_at, p_status, p_crashes, p_plain,
         p_partition_key, p_slot_no, p_lane_at, p_heavy, p_bare,
-        p_rate_limit, p_weight, p_place, p_lined
+        p_rate_limit, p_weight, p_place, p_lined, p_priority, p_scoped
     )::gendurable.candidate
 $$;
 
 comment on function gendurable._candidate(
     bigint, timestamptz, gendurable.status, int, boolean, text, int, timestamptz, boolean, boolean, text, double precision,
-    timestamptz, boolean
+    timestamptz, boolean, int, boolean
 ) is
     'A row that a claim has locked. plain: it has no key, scope, limit or deadline, and has not crashed often, so that no gate
 decides about it; heavy: it is worth to measure its text; bare: it has nothing that a start has to look after; place: when it

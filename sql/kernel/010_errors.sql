@@ -106,17 +106,6 @@ $$;
 comment on function gendurable._is_ready(text, interval) is
     'Whether a worker may claim and commit with these arguments; if not, the _need functions say why.';
 
-create or replace function gendurable._need_rate_limit(p_name text) returns void
-language plpgsql as $$
-begin
-    perform gendurable._need_text(p_name, 'rate_limit');
-    raise exception using errcode = 'GD502',
-        message = 'no such rate limit', detail = quote_literal(p_name),
-        hint = 'This version defines no rate limits: leave rate_limit out.';
-end $$;
-
-comment on function gendurable._need_rate_limit(text) is 'Raises GD502: no rate limit can be defined yet.';
-
 create or replace function gendurable._can_write() returns boolean
 language plpgsql as $$
 begin

@@ -1,5 +1,5 @@
 -- Unique keys: who holds one, letting go of it and taking it again, as the status enters and leaves the key's scope.
--- Invariant 5: at most one holder, by the unique index on unique_held. Next: 050_lanes, the keys in which rows wait.
+-- Invariant 5: at most one holder, by the unique index on unique_held. Next: 045_buckets, rate limits.
 
 create or replace function gendurable._find_holder(p_unique_key text) returns bigint
 language plpgsql stable as $$

@@ -7,7 +7,8 @@
 -- Next: 060_baton.
 
 create or replace function gendurable._put_bell(
-    p_queue text, p_priority int, p_at timestamptz, p_bucket text, p_schedule text, p_since timestamptz = null
+    p_queue text, p_priority int, p_at timestamptz, p_bucket text, p_schedule text, p_since timestamptz = null,
+    p_tries int = 0
 ) returns bigint
 language plpgsql as $$
 declare
@@ -16,9 +17,11 @@ declare
 begin
     -- In the range of lifted rows: it rings also before a backlog of older ones.
     insert into gendurable.instance as i (
-        id, fsm, step, queue, priority, woken, eligible_at, rate_limit, unique_key, deadline_at, inserted_at, updated_at)
+        id, fsm, step, queue, priority, woken, eligible_at, rate_limit, unique_key, deadline_at, crashes,
+        inserted_at, updated_at)
     values (
-        nextval('gendurable.bell_id_seq'), '', '', p_queue, p_priority, 0, p_at, p_bucket, p_schedule, p_since, v_now, v_now)
+        nextval('gendurable.bell_id_seq'), '', '', p_queue, p_priority, 0, p_at, p_bucket, p_schedule, p_since, p_tries,
+        v_now, v_now)
     returning i.id into v_id;
     if p_at <= v_now + gendurable._longest_poll() then
         perform gendurable._wake_sleepers(array[p_queue]);
@@ -26,6 +29,6 @@ begin
     return v_id;
 end $$;
 
-comment on function gendurable._put_bell(text, int, timestamptz, text, text, timestamptz) is
+comment on function gendurable._put_bell(text, int, timestamptz, text, text, timestamptz, int) is
     'Puts a bell that rings at a time in a queue and priority: its id. p_since: rows came to the line without the lock of its bucket,
-from this place on.';
+from this place on; p_tries: how often it was put off.';

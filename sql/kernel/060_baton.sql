@@ -12,7 +12,10 @@ begin
     -- Lifted rows get an index range of their own, at its end: with their old time they would lie below the floor
     -- of every session that has passed it. A row written in this very transaction is above all floors already.
     with free as materialized (
-        select i.id from gendurable.instance i where i.id = any(p_ids) order by i.id for no key update skip locked
+        select i.id from gendurable.instance i
+        where i.id = any(p_ids) and i.bucket_at is null
+        order by i.id
+        for no key update skip locked
     ), lifted as (
         update gendurable.instance i
         set woken = 0, eligible_at = v_now, updated_at = v_now
@@ -26,14 +29,18 @@ begin
                 i.woken = 1 and i.lane_at <= v_now and i.eligible_at > v_now + 1.5 * gendurable._baton_pause(), false)
         returning i.queue
     )
-    select (select array_agg(f.id) from free f), (select array_agg(distinct l.queue) from lifted l)
+    select
+        (select array_agg(f.id) from free f)
+        -- one that stands in the line before its rate limit is its key's baton by the line's bell, and stays there
+        || (select array_agg(i.id) from gendurable.instance i where i.id = any(p_ids) and i.bucket_at is not null),
+        (select array_agg(distinct l.queue) from lifted l)
     into v_lifted, v_queues;
     perform gendurable._wake_sleepers(v_queues);
     return coalesce(v_lifted, '{}');
 end $$;
 
 comment on function gendurable._lift_rows(bigint[], timestamptz) is
-    'Makes waiting rows due now, as batons of their keys; the ids of those whose row could be locked.';
+    'Makes waiting rows due now, as batons of their keys; the ids of those whose row could be locked, and of those in a line.';
 
 create or replace function gendurable._pass_batons(p_keys text[], p_now timestamptz) returns text[]
 language plpgsql as $$

@@ -162,7 +162,7 @@ begin
         perform gendurable._invalid(v_bad.problem, format('instance %s of machine %s', v_bad.ord,
             coalesce(quote_literal(v_bad.fsm), 'null')), 'See COMMENT ON FUNCTION gd_insert for what each argument takes.');
     end if;
-    perform gendurable._need_rate_limit(n.rate_limit) from unnest(p_new) n where n.rate_limit is not null;
+    perform gendurable._need_rate_limits(p_new);
 end $$;
 
 comment on function gendurable._refuse_new_instances(gendurable.new_instance[]) is
@@ -178,12 +178,19 @@ declare
     v_created bigint[];
     v_due text[];
     v_unknown boolean;
+    v_limited boolean;
 begin
     -- Numbered before they are stored: the answer keeps the order of the input, whatever order the rows go in.
     if cardinality(p_new) = 1 then
         v_ids := array[nextval('gendurable.instance_id_seq')];
+        v_limited := p_new[1].rate_limit is not null;
     else
         v_ids := array(select nextval('gendurable.instance_id_seq') from generate_series(1, cardinality(p_new)));
+        v_limited := (select true from unnest(p_new) n where n.rate_limit is not null limit 1);
+    end if;
+    if v_limited then
+        -- the whole examination first: of several mistakes the first is told
+        perform gendurable._refuse_new_instances(p_new);
     end if;
 
     with put as (
@@ -217,7 +224,7 @@ begin
             order by m.version desc
             limit 1
         ) m on true
-        where gendurable._new_instance_problem(n) is null and n.rate_limit is null
+        where gendurable._new_instance_problem(n) is null
         -- keys in sorted order: two calls with the same new keys wait for each other one way round only
         order by n.unique_key, n.ord
         on conflict (unique_held) where unique_held is not null do nothing

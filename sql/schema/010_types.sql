@@ -39,7 +39,8 @@ create type gendurable.outcome as (
 create type gendurable.candidate as (
     id bigint, eligible_at timestamptz, status gendurable.status, crashes int, plain boolean,
     partition_key text, slot_no int, lane_at timestamptz, heavy boolean, bare boolean,
-    rate_limit text, weight double precision, place timestamptz, lined boolean
+    rate_limit text, weight double precision, place timestamptz, lined boolean, priority int,
+    scoped boolean
 );
 
 -- What a claim hands to a worker: the result of gd_claim and gd_claim_many, and the detail of a kept claim.
@@ -49,8 +50,16 @@ create type gendurable.claimed as (
     signals jsonb, childs jsonb, meta jsonb
 );
 
--- What a bucket knows of the line of one queue before it: when its bell rings, and the weight and the place (priority, at, id) of
--- the row that stands first.
+-- What a bucket knows of the line of one queue before it: when its bell rings, since when it waits for its turn among the lines of
+-- the bucket, and the weight and the place (priority, at, id) of the row that stands first.
 create type gendurable.line as (
-    queue text, ring_at timestamptz, weight double precision, priority int, at timestamptz, id bigint
+    queue text, ring_at timestamptz, turn_at timestamptz, weight double precision, priority int, at timestamptz, id bigint
+);
+
+-- A bucket that a claim has locked, with the line of the claim's queue: from 115_limits, where what is filled in means something.
+create type gendurable.opened as (
+    bucket text, no bigint, full_at timestamptz, lines gendurable.line[], clock timestamptz, us double precision,
+    burst double precision, closed_until timestamptz, level double precision, reserved double precision,
+    line gendurable.line, bells bigint[], settled boolean, bound_priority int, bound_at timestamptz, bound_id bigint,
+    ends boolean, last_priority int, last_at timestamptz, last_id bigint
 );

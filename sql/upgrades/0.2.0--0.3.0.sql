@@ -10,12 +10,20 @@ add attribute journal jsonb, add attribute traceback text, add attribute attribu
 
 alter type gendurable.candidate
 add attribute rate_limit text, add attribute weight double precision, add attribute place timestamptz,
-add attribute lined boolean;
+add attribute lined boolean, add attribute priority int, add attribute scoped boolean;
 
 -- Limits, schedules, deadlines, retention
 
 create type gendurable.line as (
-    queue text, ring_at timestamptz, weight double precision, priority int, at timestamptz, id bigint
+    queue text, ring_at timestamptz, turn_at timestamptz, weight double precision, priority int, at timestamptz, id bigint
+);
+
+-- A bucket that a claim has locked, with the line of the claim's queue: from 115_limits, where what is filled in means something.
+create type gendurable.opened as (
+    bucket text, no bigint, full_at timestamptz, lines gendurable.line[], clock timestamptz, us double precision,
+    burst double precision, closed_until timestamptz, level double precision, reserved double precision,
+    line gendurable.line, bells bigint[], settled boolean, bound_priority int, bound_at timestamptz, bound_id bigint,
+    ends boolean, last_priority int, last_at timestamptz, last_id bigint
 );
 
 alter table gendurable.instance
@@ -262,3 +270,48 @@ comment on column gd_workers.worker is 'the label that the claims were made with
 comment on column gd_workers.executing is 'how many claims it holds';
 comment on column gd_workers.oldest_claim_at is
 'since when it holds the oldest of them (a claim''s number is its time)';
+
+create view gd_rate_limits as
+select
+    r.name, r.allowed, r.period, r.burst, b.bucket,
+    case
+        when r.us_per_token = 'infinity' then 0
+        else least(greatest(
+            r.burst - extract(epoch from b.full_at - statement_timestamp())::double precision * 1000000 / r.us_per_token, 0),
+            r.burst)
+    end as level,
+    l.queue, l.ring_at as next_at, c.until as closed_until
+from gendurable.rate_limit r
+left join lateral (
+    select x.bucket, coalesce(y.full_at, statement_timestamp()) as full_at, y.lines
+    from (
+        select k.bucket from gendurable.bucket k
+        union
+        select k.bucket from gendurable.bucket_closed k where k.until > statement_timestamp()
+    ) x
+    left join gendurable.bucket y on y.bucket = x.bucket
+    where (x.bucket = r.name or starts_with(x.bucket, r.name || ':')) and not exists (
+        select from gendurable.rate_limit o
+        where length(o.name) > length(r.name) and (x.bucket = o.name or starts_with(x.bucket, o.name || ':'))
+    )
+) b on true
+left join lateral unnest(b.lines) l on true
+left join lateral (
+    select max(k.until) as until
+    from gendurable.bucket_closed k
+    where k.bucket = b.bucket and k.until > statement_timestamp()
+) c on true;
+
+comment on view gd_rate_limits is
+'Every rate limit, with each of its buckets out of which something has started lately or that has a line, and each queue
+that has a line there: rows that wait. A bucket that is not here is full.';
+
+comment on column gd_rate_limits.name is 'it decides for rate_limit "name" and "name:...", unless a longer name fits';
+comment on column gd_rate_limits.allowed is 'how many tokens a bucket gains in each period';
+comment on column gd_rate_limits.period is 'null where nothing is allowed';
+comment on column gd_rate_limits.burst is 'how many a bucket holds';
+comment on column gd_rate_limits.bucket is 'the rate_limit of the rows; null: all buckets are full';
+comment on column gd_rate_limits.level is 'how many tokens are in it now';
+comment on column gd_rate_limits.queue is 'a queue of which rows wait for tokens; null: none does';
+comment on column gd_rate_limits.next_at is 'when the first of them is tried next';
+comment on column gd_rate_limits.closed_until is 'gd_close_rate_limit, or close_ms of an outcome: nothing starts before';
