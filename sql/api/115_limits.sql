@@ -73,7 +73,16 @@ begin
     left join lateral (
         select x.no, x.full_at, x.lines from gendurable.bucket x where x.bucket = p_bucket order by x.no desc limit 1
     ) b on true
-    left join lateral gendurable._find_rate_limit(p_bucket) l on true
+    left join lateral (
+        -- as _find_rate_limit does
+        select x.us_per_token as us, x.burst
+        from gendurable.rate_limit x
+        where x.name = any(case
+            when position(':' in p_bucket) = 0 then array[p_bucket] else gendurable._limit_names(p_bucket)
+        end)
+        order by length(x.name) desc
+        limit 1
+    ) l on true
     left join lateral (
         select x.until
         from gendurable.bucket_closed x
@@ -164,7 +173,21 @@ declare
     v_lost bigint[];
     v_places timestamptz[];
     v_buckets text[];
+    v_sum double precision := 0;
 begin
+    if cardinality(p_opened) = 1 and cardinality(p_ids) = cardinality(p_candidates) and (p_candidates[1]).lined
+        and (p_candidates[cardinality(p_candidates)]).lined
+    then
+        -- Mostly a bell has called the first rows of one line, and nobody else is there: one after the other.
+        ids := '{}';
+        for v_at in 1 .. least(cardinality(p_ids), p_need) loop
+            v_sum := v_sum + least((p_candidates[v_at]).weight, (p_opened[1]).burst);
+            exit when v_sum > ((p_opened[1]).level - (p_opened[1]).reserved) * gendurable._token_slack();
+            ids := ids || p_ids[v_at];
+        end loop;
+        slots := p_slots[:cardinality(ids)];
+        return;
+    end if;
     select coalesce(array_agg(x.id order by x.lined desc, x.ord) filter (where x.starts and x.rank <= p_need), '{}'),
         array_agg(x.slot order by x.lined desc, x.ord) filter (where x.starts and x.rank <= p_need),
         array_agg(x.id order by x.ord) filter (where x.parks),
@@ -249,9 +272,8 @@ begin
                         select a.id, a.slot, null, null, null, true, null, null, null, null, null, null, null, null, null, null
                         from unnest(p_ids, p_slots) a (id, slot)
                         union all
-                        -- a billionth more: ten times 0.1 is a little less than 1, or more
                         select -o.ordinality, null, null, null, null, null, o.bucket, null, null, null,
-                            greatest(o.level - o.reserved, 0) * (1 + 1e-9), coalesce(o.burst, 'infinity'), o.ends,
+                            greatest(o.level - o.reserved, 0) * gendurable._token_slack(), coalesce(o.burst, 'infinity'), o.ends,
                             o.last_priority, o.last_at, o.last_id
                         from unnest(p_opened) with ordinality o
                     ) u

@@ -8,7 +8,20 @@ create or replace function gendurable._close_buckets(
 language plpgsql as $$
 declare
     v_one record;
+    v_taken double precision := 0;
 begin
+    if cardinality(p_opened) = 1 and p_parked is null and cardinality(p_started) <= 10 then
+        for v_at in 1 .. cardinality(p_candidates) loop
+            if (p_candidates[v_at]).id = any(p_started) and (p_candidates[v_at]).rate_limit = (p_opened[1]).bucket then
+                v_taken := v_taken + (p_candidates[v_at]).weight;
+            end if;
+        end loop;
+        if v_taken > 0 or (p_opened[1]).bells is not null then
+            perform gendurable._close_bucket(
+                p_queue, p_priority, p_opened[1], v_taken, null, cardinality(p_started) >= p_need);
+        end if;
+        return;
+    end if;
     for v_one in
         select o.opened, s.taken, s.parked_at
         from (

@@ -11,6 +11,13 @@ $$;
 
 comment on function gendurable._most_colons() is 'Colons in the name of a rate limit: each is one more name that may fit a bucket.';
 
+create or replace function gendurable._token_slack() returns double precision
+language sql immutable parallel safe as $$
+    select 1 + 1e-9
+$$;
+
+comment on function gendurable._token_slack() is 'Sums of weights may be a billionth above a level: ten times 0.1 are one token.';
+
 create or replace function gendurable._limit_names(p_bucket text) returns text[]
 language plpgsql immutable as $$
 declare
