@@ -136,7 +136,9 @@ begin
         -- One that is set already and rings early enough is left as it is; one that rang here is gone.
         v_bell := p_opened.bells is not null or v_old.ring_at is null or v_old.ring_at < v_now - gendurable._ring_quantum()
             or v_old.ring_at > v_line.ring_at + gendurable._ring_quantum() or v_line.priority < v_old.priority;
-        if not v_bell then
+        if v_bell then
+            v_line.bell_id := gendurable._put_bell(p_queue, v_line.priority, v_line.ring_at, p_opened.bucket, null);
+        else
             v_line.ring_at := v_old.ring_at;
         end if;
     end if;
@@ -151,9 +153,6 @@ begin
             || case when v_line.queue is null then '{}' else array[v_line] end);
     if p_opened.bells is not null then
         delete from gendurable.instance i where i.id = any(p_opened.bells);
-    end if;
-    if v_bell then
-        perform gendurable._put_bell(p_queue, v_line.priority, v_line.ring_at, p_opened.bucket, null);
     end if;
 end $$;
 

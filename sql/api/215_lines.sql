@@ -64,7 +64,14 @@ begin
     v_now := clock_timestamp();
     if v_ring is null then
         perform gendurable._put_bell(p_queue, v_priority, v_now, p_bucket, null);
-        return 1;
+        -- rows that came without the lock of the bucket have a bell that no bucket knows of
+        return (not exists (
+            select from gendurable.instance i
+            where i.queue = p_queue and i.id < 0 and i.rate_limit = p_bucket and i.eligible_at <= v_now + interval '1 second'
+                and i.priority = any(array(
+                    select distinct x.priority from gendurable.instance x
+                    where x.rate_limit = p_bucket and x.queue = p_queue and x.bucket_at is not null limit 10))
+                and i.woken = 0))::int;
     end if;
     -- Set by a clock that was ahead, or by a claim that did not know of a limit: it is no defect. By then the bucket is full.
     v_fills := greatest(
@@ -91,10 +98,14 @@ create or replace function gendurable._find_bell(p_bucket text, p_queue text) re
 language plpgsql as $$
 begin
     return (
-        select min(i.eligible_at) from gendurable.instance i where i.id < 0 and i.rate_limit = p_bucket and i.queue = p_queue);
+        select i.eligible_at
+        from (select b.lines from gendurable.bucket b where b.bucket = p_bucket order by b.no desc limit 1) b
+        cross join lateral unnest(b.lines) l
+        join gendurable.instance i on i.id = any(array[l.bell_id])
+        where l.queue = p_queue);
 end $$;
 
-comment on function gendurable._find_bell(text, text) is 'When the next bell of a line rings; null: it has none.';
+comment on function gendurable._find_bell(text, text) is 'When the bell of a line rings; null: it has none.';
 
 create or replace function gendurable._forget_buckets(p_now timestamptz) returns void
 language plpgsql as $$

@@ -50,10 +50,11 @@ create type gendurable.claimed as (
     signals jsonb, childs jsonb, meta jsonb
 );
 
--- What a bucket knows of the line of one queue before it: when its bell rings, since when it waits for its turn among the lines of
+-- What a bucket knows of the line of one queue before it: its bell and when that rings, since when it waits for its turn among the lines of
 -- the bucket, and the weight and the place (priority, at, id) of the row that stands first.
 create type gendurable.line as (
-    queue text, ring_at timestamptz, turn_at timestamptz, weight double precision, priority int, at timestamptz, id bigint
+    queue text, ring_at timestamptz, turn_at timestamptz, weight double precision, priority int, at timestamptz, id bigint,
+    bell_id bigint
 );
 
 -- A bucket that a claim has locked, with the line of the claim's queue: from 115_limits, where what is filled in means something.

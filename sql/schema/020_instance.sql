@@ -113,10 +113,6 @@ where lane_at is not null;
 create index instance_line on gendurable.instance (rate_limit, queue, priority, bucket_at, id)
 where bucket_at is not null;
 
--- gd_maintain, gd_set_rate_limit: the bells of a line. A bell is a due row that is no instance: its id is below 0.
-create index instance_bell on gendurable.instance (rate_limit, queue)
-where id < 0;
-
 -- at most one executing instance a slot of a queue
 create unique index instance_queue_slot on gendurable.instance (queue, queue_slot)
 where queue_slot is not null;

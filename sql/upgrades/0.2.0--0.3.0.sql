@@ -15,7 +15,8 @@ add attribute lined boolean, add attribute priority int, add attribute scoped bo
 -- Limits, schedules, deadlines, retention
 
 create type gendurable.line as (
-    queue text, ring_at timestamptz, turn_at timestamptz, weight double precision, priority int, at timestamptz, id bigint
+    queue text, ring_at timestamptz, turn_at timestamptz, weight double precision, priority int, at timestamptz, id bigint,
+    bell_id bigint
 );
 
 -- A bucket that a claim has locked, with the line of the claim's queue: from 115_limits, where what is filled in means something.
@@ -46,9 +47,6 @@ add constraint instance_line check (
 
 create index instance_line on gendurable.instance (rate_limit, queue, priority, bucket_at, id)
 where bucket_at is not null;
-
-create index instance_bell on gendurable.instance (rate_limit, queue)
-where id < 0;
 
 create unique index instance_queue_slot on gendurable.instance (queue, queue_slot)
 where queue_slot is not null;
