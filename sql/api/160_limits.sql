@@ -181,7 +181,7 @@ language sql immutable parallel safe as $$
     select p_allowed, case when p_allowed > 0 then p_period end, coalesce(p_burst, greatest(p_allowed, 1)),
         case
             when p_allowed = 0 then double precision 'infinity'
-            else greatest(extract(epoch from p_period)::double precision * 1000000 / greatest(p_allowed, 1e-300), 1e-9)
+            else greatest(extract(epoch from p_period)::double precision * 1000000 / greatest(p_allowed, 1e-300), 1e-300)
         end
 $$;
 

@@ -63,15 +63,21 @@ begin
     end if;
     v_now := clock_timestamp();
     if v_ring is null then
-        perform gendurable._put_bell(p_queue, v_priority, v_now, p_bucket, null);
         -- rows that came without the lock of the bucket have a bell that no bucket knows of
-        return (not exists (
+        if exists (
             select from gendurable.instance i
-            where i.queue = p_queue and i.id < 0 and i.rate_limit = p_bucket and i.eligible_at <= v_now + interval '1 second'
+            where i.queue = p_queue and i.woken = 0 and i.eligible_at <= v_now + interval '1 second'
+                and i.id < 0 and i.rate_limit = p_bucket
                 and i.priority = any(array(
-                    select distinct x.priority from gendurable.instance x
-                    where x.rate_limit = p_bucket and x.queue = p_queue and x.bucket_at is not null limit 10))
-                and i.woken = 0))::int;
+                    select distinct x.priority
+                    from gendurable.instance x
+                    where x.rate_limit = p_bucket and x.queue = p_queue and x.bucket_at is not null
+                    limit 10)))
+        then
+            return 0;
+        end if;
+        perform gendurable._put_bell(p_queue, v_priority, v_now, p_bucket, null);
+        return 1;
     end if;
     -- Set by a clock that was ahead, or by a claim that did not know of a limit: it is no defect. By then the bucket is full.
     v_fills := greatest(
