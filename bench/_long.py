@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import statistics
 
-from . import _beside, _engine, _held, _sql
+from . import _beside, _engine, _held, _limits, _sql
 from ._measure import Bench, Plot, Workload, lock_waits
 from ._workloads import fan_out
 
@@ -91,4 +91,37 @@ LONG = [
         False,
         Plot("growth", "Five steps while finished rows gather", "finished rows", "steps/s"),
     ),
+    Workload("rate limit 100/s, one session: part used", "", ">= 0.97", _limits.used(100, 10, 1), False),
+    Workload("rate limit 100/s, ten sessions: part used", "", ">= 0.95", _limits.used(100, 10, 10), False),
+    Workload(
+        "rate limit 100/s, three queues, ten sessions: part used",
+        "",
+        ">= 0.95",
+        _limits.used(100, 10, 10, queues=3),
+        False,
+    ),
+    Workload("rate limit 10/s, twenty buckets: part used", "", ">= 0.9", _limits.used(10, 5, 10, buckets=20), False),
+    Workload(
+        "rate limit 100/s, weights .5 to 20, a tenth lost and replayed: part used",
+        "",
+        "",
+        _limits.used(100, 20, 10, weights=(0.5, 1, 2, 20), lost=0.1, again=0.1),
+        False,
+    ),
+    Workload("rate limit 200/s, fifty keys: part used", "", "", _limits.used(200, 10, 6, keys=50), False),
+    Workload(
+        "free jobs beside 20,000 rows in line at 50/s, by alone", "x", ">= 0.9", _limits.beside_line(50, 20_000), False
+    ),
+    Workload(
+        "free jobs beside 20,000 rows in line at 1,000/s, by alone",
+        "x",
+        ">= 0.7",
+        _limits.beside_line(1000, 20_000),
+        False,
+    ),
+    Workload("claim that rings a bell and starts two, by a plain claim of two", "x", "<= 3.5", _limits.ring, False),
+    Workload("putting a row into a line, by an ordinary claim", "x", "", _limits.backlog, False),
+    Workload("claim of rows that find their tokens, by one of free rows", "x", "", _limits.at_hand, False),
+    Workload("one engine at 50/s: part used", "", ">= 0.95", _limits.engines(1), False),
+    Workload("five engines at 50/s: part used", "", ">= 0.9", _limits.engines(5), False),
 ]

@@ -71,6 +71,6 @@ def script(running: embedded.EmbeddedServer, text: str, seconds: float, clients:
 def clear(conn: psycopg.Connection) -> None:
     """An empty table, as after a vacuum: what one workload leaves must not slow the next one."""
     conn.execute("truncate gendurable.instance cascade")
-    conn.execute("truncate gendurable.queue_name")
+    conn.execute("truncate gendurable.queue_name, gendurable.rate_limit, gendurable.bucket, gendurable.bucket_closed")
     conn.execute("select set_config('gendurable.floor', '', false)")
     conn.execute("checkpoint")
