@@ -1,4 +1,4 @@
-"""Rate limits: how much of a limit is used, whether it was ever passed, and what it costs those it concerns and all others."""
+"""Rate limits: how much of one is used, whether it was ever passed, what it costs those it concerns and all others."""
 
 from __future__ import annotations
 
@@ -119,9 +119,9 @@ def used(
             repaired = bench.value("select (gd_maintain() ->> 'repaired')::int")
             weight = sum(start.weight for start in seen.starts)
             bench.notes.append(
-                f"limit {rate:g}/s, burst {burst:g}, {sessions} sessions, {queues} queues, {buckets} buckets, {keys} keys: "
-                f"{weight:,.0f} started in {seconds:g} s by {seen.claims:,} claims, {over:.2f} above burst + rate * T in the "
-                f"worst window, put into a line {entered:.0f} times at most, repaired {repaired:.0f}"
+                f"limit {rate:g}/s, burst {burst:g}, {sessions} sessions, {queues} queues, {buckets} buckets, "
+                f"{keys} keys: {weight:,.0f} started in {seconds:g} s by {seen.claims:,} claims, "
+                f"{over:.2f} above burst + rate * T in the worst window, put into a line {entered:.0f} times at most, repaired {repaired:.0f}"
             )
             if over > 1e-6 or repaired:
                 raise RuntimeError(bench.notes[-1])
@@ -154,8 +154,8 @@ def beside_line(rate: float, waiting: int, sessions: int = 10, seconds: float = 
                 measured.append(seen.free / seconds)
                 limited += len(seen.starts)
         bench.notes.append(
-            f"free jobs: {statistics.median(rates[False]):,.0f}/s alone, {statistics.median(rates[True]):,.0f}/s beside "
-            f"{waiting:,} rows in line before {rate:g}/s, of which {limited / 3 / seconds:,.0f}/s started"
+            f"free jobs: {statistics.median(rates[False]):,.0f}/s alone, "
+            f"{statistics.median(rates[True]):,.0f}/s beside {waiting:,} rows in line before {rate:g}/s, of which {limited / 3 / seconds:,.0f}/s started"
         )
         return statistics.median(rates[True]) / statistics.median(rates[False])
 
@@ -163,7 +163,7 @@ def beside_line(rate: float, waiting: int, sessions: int = 10, seconds: float = 
 
 
 def ring(bench: Bench) -> float:
-    """The server's processor time of a claim that rings a bell and starts two or three rows, by that of a plain claim of two."""
+    """The server's processor time of a claim that rings and starts two or three rows, by that of a plain claim of two."""
     bench.conn.execute("select gd_set_rate_limit('bench', 50, '1 second', 50)")
     _sql.insert(bench.conn, _sql.instances(bench.scale, rate_limit="bench"))
     _sql.insert(bench.conn, _sql.instances(bench.scale, queue="plain"))
@@ -185,8 +185,8 @@ def ring(bench: Bench) -> float:
                     ticks[queue] += took
     ringing, plain = statistics.median(times["default"]), statistics.median(times["plain"])
     bench.notes.append(
-        f"a claim that rings: {1e3 * ringing:.2f} ms of the server's processor, {20 * ringing:.1%} of one at 20 a second; "
-        f"a plain claim of two: {1e3 * plain:.2f} ms"
+        f"a claim that rings: {1e3 * ringing:.2f} ms of the server's processor, {20 * ringing:.1%} of one at 20 a "
+        f"second; a plain claim of two: {1e3 * plain:.2f} ms"
     )
     return ringing / plain
 

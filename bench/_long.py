@@ -91,8 +91,8 @@ LONG = [
         False,
         Plot("growth", "Five steps while finished rows gather", "finished rows", "steps/s"),
     ),
-    Workload("rate limit 100/s, one session: part used", "", ">= 0.97", _limits.used(100, 10, 1), False),
-    Workload("rate limit 100/s, ten sessions: part used", "", ">= 0.95", _limits.used(100, 10, 10), False),
+    Workload("rate limit 100/s, one session: part used", "", ">= 0.97", _limits.used(100, 100, 1), False),
+    Workload("rate limit 100/s, ten sessions: part used", "", ">= 0.95", _limits.used(100, 100, 10), False),
     Workload(
         "rate limit 100/s, three queues, ten sessions: part used",
         "",
@@ -108,7 +108,7 @@ LONG = [
         _limits.used(100, 20, 10, weights=(0.5, 1, 2, 20), lost=0.1, again=0.1),
         False,
     ),
-    Workload("rate limit 200/s, fifty keys: part used", "", "", _limits.used(200, 10, 6, keys=50), False),
+    Workload("rate limit 200/s, fifty keys: part used", "", "", _limits.used(200, 200, 6, keys=50), False),
     Workload(
         "free jobs beside 20,000 rows in line at 50/s, by alone", "x", ">= 0.9", _limits.beside_line(50, 20_000), False
     ),

@@ -107,7 +107,7 @@ def test_tokens_are_those_of_claims_that_commit(db, how):
 
 
 def test_a_claim_does_not_ring_the_bell_that_it_has_set(db):
-    a, b, c = three(db)
+    a, _, c = three(db)
     # tokens come faster than a claim takes, one at a time: each ring has one for the first row
     c.call("set_rate_limit", "mail", 1_000_000, "1 second", 1)
     rows = limited(c, 50)
@@ -294,12 +294,12 @@ def test_never_more_than_the_limit_in_any_window(db, queues, parts, keys, weight
     )
     control.conn.execute("create table entered (id bigint)")
     control.conn.execute(
-        """create function enter() returns trigger language plpgsql as $$
-        begin insert into public.entered values (new.id); return null; end $$""".encode()
+        b"""create function enter() returns trigger language plpgsql as $$
+        begin insert into public.entered values (new.id); return null; end $$"""
     )
     control.conn.execute(
-        """create trigger enter after update on gendurable.instance for each row
-        when (old.bucket_at is null and new.bucket_at is not null) execute function enter()""".encode()
+        b"""create trigger enter after update on gendurable.instance for each row
+        when (old.bucket_at is null and new.bucket_at is not null) execute function enter()"""
     )
     stop = time.monotonic() + 2
     starts: list[Start] = []

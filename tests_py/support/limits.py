@@ -21,9 +21,9 @@ class Start:
 def excess(starts: Iterable[Start], rate: float, burst: float) -> float:
     """How much more was started, in the worst of all windows, than burst + rate * T: 0 or less if the limit held.
 
-    A claim was made at some time between its begin and its return. So what lies in a window for certain is what began behind
-    the begin of the first and returned before the return of the last, and the window is at least as long as from that begin to
-    that return. For each begin the ends are walked in order, backwards over the begins: n log n insertions, n * n sums.
+    A claim was made at some time between its begin and its return. So what lies in a window for certain is what began
+    behind the begin of the first and returned before the return of the last, and the window is at least as long as from
+    that begin to that return. For each begin, from the last one on, the ends behind it are walked in order.
     """
     worst = float("-inf")
     by_bucket: dict[str, list[Start]] = defaultdict(list)
