@@ -121,7 +121,8 @@ def used(
             bench.notes.append(
                 f"limit {rate:g}/s, burst {burst:g}, {sessions} sessions, {queues} queues, {buckets} buckets, "
                 f"{keys} keys: {weight:,.0f} started in {seconds:g} s by {seen.claims:,} claims, "
-                f"{over:.2f} above burst + rate * T in the worst window, put into a line {entered:.0f} times at most, repaired {repaired:.0f}"
+                f"{over:.2f} above burst + rate * T in the worst window, put into a line {entered:.0f} times at most, "
+                f"repaired {repaired:.0f}"
             )
             if over > 1e-6 or repaired:
                 raise RuntimeError(bench.notes[-1])
@@ -155,7 +156,8 @@ def beside_line(rate: float, waiting: int, sessions: int = 10, seconds: float = 
                 limited += len(seen.starts)
         bench.notes.append(
             f"free jobs: {statistics.median(rates[False]):,.0f}/s alone, "
-            f"{statistics.median(rates[True]):,.0f}/s beside {waiting:,} rows in line before {rate:g}/s, of which {limited / 3 / seconds:,.0f}/s started"
+            f"{statistics.median(rates[True]):,.0f}/s beside {waiting:,} rows in line before "
+            f"{rate:g}/s, of which {limited / 3 / seconds:,.0f}/s started"
         )
         return statistics.median(rates[True]) / statistics.median(rates[False])
 
@@ -163,7 +165,7 @@ def beside_line(rate: float, waiting: int, sessions: int = 10, seconds: float = 
 
 
 def ring(bench: Bench) -> float:
-    """The server's processor time of a claim that rings and starts two or three rows, by that of a plain claim of two."""
+    """The server's processor time of a claim that rings and starts two or three rows, by that of a plain one of two."""
     bench.conn.execute("select gd_set_rate_limit('bench', 50, '1 second', 50)")
     _sql.insert(bench.conn, _sql.instances(bench.scale, rate_limit="bench"))
     _sql.insert(bench.conn, _sql.instances(bench.scale, queue="plain"))
@@ -227,8 +229,8 @@ def at_hand(bench: Bench) -> float:
     conn = bench.conn
     conn.execute("select gd_set_rate_limit('bench', 1e9, '1 second')")
     seconds = []
-    for options in ({}, {"rate_limit": "bench"}):
-        _sql.insert(conn, _sql.instances(2 * bench.scale, **options))
+    for limit in (None, "bench"):
+        _sql.insert(conn, _sql.instances(2 * bench.scale, rate_limit=limit))
         call = _sql.Calls(conn)
         while call.claim():
             pass
