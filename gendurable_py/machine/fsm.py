@@ -12,7 +12,7 @@ from typing import Any, ClassVar, TypeVar, overload
 from ..errors import InvalidArgument
 from .codec import check_name
 from .context import Context
-from .limits import RateLimitLike, read_rate_limits
+from .limits import RateLimit, RateLimitLike, read_rate_limits
 from .outcome import Cancel, Outcome, Retry, Stop
 from .registry import register
 from .spec import Backoff, Spec
@@ -83,7 +83,7 @@ class FSM:
             "max_attempts": max_attempts,
             "backoff": backoff,
             "run_ahead": run_ahead,
-            "rate_limits": None if rate_limits is None else read_rate_limits(rate_limits, cls.__qualname__),
+            "rate_limits": None if rate_limits is None else _read_rate_limits(rate_limits, cls.__qualname__),
         }
         cls._options = {**cls._options, **{key: value for key, value in given.items() if value is not None}}
         if abstract:
@@ -144,6 +144,13 @@ def _check_options(
             raise InvalidArgument(f"{cls}: {what} is {number!r}", hint="give a whole number, 1 or more")
     if backoff is not None and not callable(backoff):
         raise InvalidArgument(f"{cls}: backoff is a {type(backoff).__name__}", hint="give a function of the attempt")
+
+
+def _read_rate_limits(limits: object, cls: str) -> dict[str, RateLimit]:
+    found = read_rate_limits(limits, cls)
+    for name in found:
+        check_name(name, f"{cls}: the name of a rate limit")
+    return found
 
 
 def _check_step(cls: type[FSM], attribute: str) -> None:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from .._contract import Seconds
 from ..errors import InvalidArgument
-from .codec import check_name
 from .times import seconds
 
 
@@ -58,7 +57,7 @@ def _number(value: object, what: str) -> float:
 
 
 def read_rate_limits(limits: object, cls: str) -> dict[str, RateLimit]:
-    """What a class statement, or a job, gave as ``rate_limits``."""
+    """What a class statement, or a job, gave as ``rate_limits``; its names are looked at elsewhere."""
     if not isinstance(limits, Mapping):
         raise InvalidArgument(
             f"{cls}: rate_limits is a {type(limits).__name__}",
@@ -66,7 +65,6 @@ def read_rate_limits(limits: object, cls: str) -> dict[str, RateLimit]:
         )
     found = {}
     for name, limit in limits.items():
-        check_name(name, f"{cls}: the name of a rate limit")
         try:
             found[name] = _read_rate_limit(limit)
         except InvalidArgument as error:

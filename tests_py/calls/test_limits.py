@@ -262,8 +262,10 @@ def test_closing_without_a_limit_is_refused(conn: Conn) -> None:
 def test_limits_need_read_committed(db: Any) -> None:
     other = db.connect()
     other.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-    for call in (gd.set_rate_limit, gd.ensure_rate_limit):
-        with pytest.raises(errors.WrongIsolation):
-            call(other, "mail", 1, 1)
-    with pytest.raises(errors.WrongIsolation):
-        gd.close_rate_limit(other, "mail", None)
+    for call, arguments in (
+        (gd.set_rate_limit, ("mail", 1, 1)),
+        (gd.ensure_rate_limit, ("mail", 1, 1)),
+        (gd.close_rate_limit, ("mail", None)),
+    ):
+        with pytest.raises(errors.WrongIsolation), other.transaction():
+            call(other, *arguments)
