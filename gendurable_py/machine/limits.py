@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 
 from .._contract import Seconds
 from ..errors import InvalidArgument
-from .times import seconds
+
+_LONGEST = 1000 * 365.25 * 86400
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,16 +30,21 @@ class RateLimit:
     def __post_init__(self) -> None:
         if not 0 <= _number(self.allowed, "allowed") < math.inf:
             raise InvalidArgument(f"allowed is {self.allowed!r}", hint="give a finite number, 0 or more")
-        if seconds(self.period, "the period") < 1e-6:
-            raise InvalidArgument(f"the period is {self.period!r}", hint="give a microsecond or more")
+        if not 1e-6 <= self._seconds <= _LONGEST:
+            raise InvalidArgument(f"the period is {self.period!r}", hint="give a microsecond to 1,000 years")
         if self.burst is not None and not 0 < _number(self.burst, "burst") < math.inf:
             raise InvalidArgument(f"burst is {self.burst!r}", hint="give a finite number above 0")
+
+    @property
+    def _seconds(self) -> float:
+        period = self.period
+        return period.total_seconds() if isinstance(period, timedelta) else _number(period, "the period")
 
     @property
     def stored(self) -> tuple[float, float, float]:
         """As the server keeps it: allowed, the seconds of the period, burst."""
         burst = max(self.allowed, 1) if self.burst is None else self.burst
-        return float(self.allowed), seconds(self.period, "the period"), float(burst)
+        return float(self.allowed), self._seconds, float(burst)
 
     def __str__(self) -> str:
         return "{:g} in {:g} s, burst {:g}".format(*self.stored)
