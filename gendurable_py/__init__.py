@@ -10,8 +10,10 @@ from .calls import (
     childs,
     claim,
     claim_many,
+    close_rate_limit,
     commit,
     commit_one,
+    ensure_rate_limit,
     find,
     gc,
     grant,
@@ -28,6 +30,7 @@ from .calls import (
     resume_queue,
     retry,
     set_key_limit,
+    set_rate_limit,
     signal,
     signals,
     sleep,
@@ -50,6 +53,7 @@ from .install import install, uninstall, upgrade
 from .machine.context import Context
 from .machine.fsm import FSM, step
 from .machine.job import Job, job
+from .machine.limits import RateLimit
 from .machine.outcome import (
     UNSET,
     Await,
@@ -85,6 +89,7 @@ __all__ = [
     "Job",
     "Next",
     "Outcome",
+    "RateLimit",
     "Replay",
     "Result",
     "Retry",
@@ -100,8 +105,10 @@ __all__ = [
     "childs",
     "claim",
     "claim_many",
+    "close_rate_limit",
     "commit",
     "commit_one",
+    "ensure_rate_limit",
     "find",
     "gc",
     "grant",
@@ -120,6 +127,7 @@ __all__ = [
     "resume_queue",
     "retry",
     "set_key_limit",
+    "set_rate_limit",
     "signal",
     "signals",
     "sleep",

@@ -29,7 +29,7 @@ from pydantic import JsonValue
 
 from . import embedded
 from ._statement import About, Pause, Run, Script, Statement, nothing, script
-from .calls import dispatching, inserting, rehearsing, working
+from .calls import dispatching, inserting, limiting, rehearsing, working
 from .calls.rows import Answer, Instance
 from .dispatch.answers import Meaning, read_answer
 from .dispatch.perform import perform, perform_async
@@ -40,7 +40,7 @@ from .machine.codec import dumps
 from .machine.context import Context
 from .machine.outcome import MachineLike, Signal
 from .machine.registry import lookup
-from .machine.spec import Spec, spec_of
+from .machine.spec import Spec, collect_rate_limits, spec_of
 
 __all__ = ["assert_awaiting", "assert_done", "assert_failed", "context", "drain"]
 
@@ -60,10 +60,11 @@ def drain(
     """Run everything that is due, until nothing is; answers how many steps that took.
 
     Args:
-        machines: registered first; any imported machine can be run.
+        machines: registered first, with the rate limits that they declare; any imported machine can be run.
         queues: only these; None: all in which something waits.
         advance: let time pass, too: when nothing is due, what is due next (delayed, in back-off, or awaiting with a
-            deadline) is made due, until nothing is left but instances that wait for a signal for ever.
+            deadline) is made due, until nothing is left but instances that wait for a signal for ever, or for tokens of
+            a rate limit: set a wide one in the test.
         limit: steps after which it gives up.
 
     Raises:
@@ -71,8 +72,11 @@ def drain(
         RuntimeError: ``limit`` steps were not enough.
     """
     worker = f"drain:{secrets.token_hex(4)}"
+    machines = list(machines)
     for machine in machines:
         yield inserting.register.statement(machine)
+    for name, declared in collect_rate_limits(map(spec_of, machines)).items():
+        yield limiting.ensure_rate_limit.statement(name, *declared.stored)
     served = None if queues is None else list(queues)
     count = 0
     while True:

@@ -11,6 +11,7 @@ from .._contract import LEASE, RETENTION
 from ..machine.claim import CLAIMED
 from .inserting import insert, insert_many, register
 from .inspecting import childs, find, result, watch
+from .limiting import close_rate_limit, ensure_rate_limit, set_rate_limit
 from .operating import (
     cancel,
     gc,
@@ -42,8 +43,10 @@ __all__ = [
     "childs",
     "claim",
     "claim_many",
+    "close_rate_limit",
     "commit",
     "commit_one",
+    "ensure_rate_limit",
     "find",
     "gc",
     "grant",
@@ -60,6 +63,7 @@ __all__ = [
     "resume_queue",
     "retry",
     "set_key_limit",
+    "set_rate_limit",
     "signal",
     "signals",
     "sleep",

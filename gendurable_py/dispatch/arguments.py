@@ -18,7 +18,7 @@ from .._log import logger
 from ..errors import InvalidArgument
 from ..machine.fsm import FSM
 from ..machine.outcome import MachineLike
-from ..machine.spec import Spec, spec_of
+from ..machine.spec import Spec, collect_rate_limits, spec_of
 from ..machine.times import interval, retention_seconds
 from .options import Options
 
@@ -54,6 +54,8 @@ def check_options(options: Options, specs: Iterable[Spec]) -> None:
             f"min_demand is {options.min_demand}, but there are never more than {most} free slots",
             hint="give at most the concurrency of the smallest queue plus prefetch",
         )
+    specs = list(specs)
+    collect_rate_limits(specs)
     for spec in specs:
         if options.queues and spec.queue not in options.queues:
             logger.warning("%s uses the queue %r, which this engine does not serve", spec.name, spec.queue)

@@ -16,12 +16,13 @@ from ..calls import inserting, operating
 from ..errors import VersionMismatch
 from ..install import require_release
 from ..machine.outcome import MachineLike
-from ..machine.spec import Spec
+from ..machine.spec import Spec, collect_rate_limits
 from ..telemetry.events import Emit
 from .blocked import Blocked
 from .committer import Committer
 from .feeder import Feeder
 from .heartbeat import Heartbeats
+from .limits import Limits
 from .link import Link, conninfo
 from .maintenance import Maintenance
 from .options import Options
@@ -70,7 +71,7 @@ class Database:
         return Link(self._dsn, name, self._emit, durable=durable, timeout=timeout, shared=self._shared)
 
     async def introduce(self, specs: Iterable[Spec], ours: str) -> None:
-        """Check the versions, register the machines, listen: what fails here fails the start."""
+        """Check the versions, register machines and limits, listen: what fails here fails the start."""
         try:
             installed = await self._commits.insist(operating.version)
         except psycopg.errors.UndefinedFunction as error:
@@ -79,9 +80,11 @@ class Database:
                 hint="run CREATE EXTENSION gendurable, or gendurable_py.install(conn)",
             ) from error
         require_release(installed, ours)
+        specs = list(specs)
         for spec in specs:
             await self._commits.insist(inserting.register, cast("MachineLike", spec.cls))
             _ = spec.steps, spec.codec  # a class that cannot be used is told now, not at its first row
+        await Limits(self._commits, self._emit).register(collect_rate_limits(specs))
         await self._beats.open()
         await self.claims.open()
         await self.sleeper.prepare()

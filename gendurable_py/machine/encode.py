@@ -103,7 +103,8 @@ def read_kind(outcome: bytes | None) -> str | None:
 
 def _encode_other(spec: Spec, outcome: Outcome) -> bytes:
     if isinstance(outcome, Replay):
-        return b'"kind":"replay"' + _encode_state(spec, outcome.state) + _encode_delay(outcome.delay)
+        text = b'"kind":"replay"' + _encode_state(spec, outcome.state) + _encode_delay(outcome.delay)
+        return text + _encode_close(outcome.close)
     if isinstance(outcome, Await):
         names = outcome.names if isinstance(outcome.names, str) else list(outcome.names)
         text = b'"kind":"await","signals":' + dumps(names) + _encode_state(spec, outcome.state)
@@ -119,7 +120,8 @@ def _encode_other(spec: Spec, outcome: Outcome) -> bytes:
     if isinstance(outcome, Stop):
         return b'"kind":"stop","reason":' + dumps(outcome.text())
     if isinstance(outcome, Retry):
-        return b'"kind":"error","error":' + dumps(outcome.text()) + _encode_delay(outcome.delay, keep_zero=True)
+        text = b'"kind":"error","error":' + dumps(outcome.text()) + _encode_delay(outcome.delay, keep_zero=True)
+        return text + _encode_close(outcome.close)
     raise InvalidArgument(f"{type(outcome).__name__} is no outcome of a step")
 
 
@@ -141,6 +143,12 @@ def _encode_delay(delay: Any, keep_zero: bool = False) -> bytes:
     return b',"delay_ms":%d' % milliseconds(delay, "the delay")
 
 
+def _encode_close(close: Any) -> bytes:
+    if close is None or close == 0:
+        return b""
+    return b',"close_ms":%d' % milliseconds(close, "close")
+
+
 _NEXT_OPTIONS = ("partition_key", "priority", "queue", "rate_limit", "weight")
 
 
@@ -150,6 +158,12 @@ def _encode_next_options(outcome: Next) -> bytes:
         value = getattr(outcome, name)
         if value is not UNSET:
             text += b',"%b":%b' % (name.encode(), dumps(value))
+    if outcome.close is not None:
+        if outcome.rate_limit is UNSET or outcome.rate_limit is None:
+            raise InvalidArgument(
+                "close in a Next without rate_limit", hint="say of which limit nothing is to start: rate_limit="
+            )
+        text += _encode_close(outcome.close)
     return text
 
 

@@ -6,12 +6,13 @@ What one declared stands in its `Spec`; how its steps are run, in `dispatch.perf
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, ClassVar, TypeVar, overload
 
 from ..errors import InvalidArgument
 from .codec import check_name
 from .context import Context
+from .limits import RateLimit, RateLimitLike, read_rate_limits
 from .outcome import Cancel, Outcome, Retry, Stop
 from .registry import register
 from .spec import Backoff, Spec
@@ -50,7 +51,8 @@ class FSM:
 
     Options of the class statement: ``name`` (default ``package.module:Class``), ``version`` (1), ``queue``
     (``default``), ``initial`` (``start``), ``max_attempts`` and ``backoff`` (the retry rule of the default `handle`),
-    ``run_ahead``, ``abstract``. All but name, version and abstract are inherited.
+    ``run_ahead``, ``rate_limits`` (limits that an engine registers at start if they are not there), ``abstract``. All
+    but name, version and abstract are inherited.
 
     A class attribute ``State`` types the state: a pydantic model, a dataclass or a TypedDict; without it it is a dict.
     """
@@ -69,6 +71,7 @@ class FSM:
         max_attempts: int | None = None,
         backoff: Backoff | None = None,
         run_ahead: bool | None = None,
+        rate_limits: Mapping[str, RateLimitLike] | None = None,
         abstract: bool = False,
         **kwargs: object,
     ) -> None:
@@ -80,6 +83,7 @@ class FSM:
             "max_attempts": max_attempts,
             "backoff": backoff,
             "run_ahead": run_ahead,
+            "rate_limits": None if rate_limits is None else _read_rate_limits(rate_limits, cls.__qualname__),
         }
         cls._options = {**cls._options, **{key: value for key, value in given.items() if value is not None}}
         if abstract:
@@ -140,6 +144,13 @@ def _check_options(
             raise InvalidArgument(f"{cls}: {what} is {number!r}", hint="give a whole number, 1 or more")
     if backoff is not None and not callable(backoff):
         raise InvalidArgument(f"{cls}: backoff is a {type(backoff).__name__}", hint="give a function of the attempt")
+
+
+def _read_rate_limits(limits: object, cls: str) -> dict[str, RateLimit]:
+    found = read_rate_limits(limits, cls)
+    for name in found:
+        check_name(name, f"{cls}: the name of a rate limit")
+    return found
 
 
 def _check_step(cls: type[FSM], attribute: str) -> None:

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Concatenate, Generic, ParamSpec, TypeVar, cast
 from .._contract import DEFAULT_ATTEMPTS
 from ..errors import InvalidArgument
 from .fsm import FSM, collect_steps, explain_both
+from .limits import RateLimitLike
 from .outcome import Cancel, Done, Outcome, Stop
 from .spec import START, Backoff, Spec
 
@@ -115,6 +116,7 @@ def job(
     version: int = 1,
     max_attempts: int = DEFAULT_ATTEMPTS,
     backoff: Backoff | None = None,
+    rate_limits: Mapping[str, RateLimitLike] | None = None,
 ) -> Callable[[Callable[Concatenate[A, P], R]], JobFunction[Concatenate[A, P], R]]: ...
 def job(
     function: Callable[..., object] | None = None,
@@ -125,11 +127,13 @@ def job(
     version: int = 1,
     max_attempts: int = DEFAULT_ATTEMPTS,
     backoff: Backoff | None = None,
+    rate_limits: Mapping[str, RateLimitLike] | None = None,
 ) -> object:
     """A function as a machine of one step with retries.
 
     It takes ``(args, ctx)`` or ``(args)``; its annotation of ``args`` types the arguments. What it returns is the
     result; what it raises is tried again after a back-off, ``max_attempts`` times in all; `Cancel` ends it at once.
+    ``rate_limits`` are as of `FSM`.
     """
 
     def make(function: Callable[..., object]) -> JobFunction[..., object]:
@@ -152,6 +156,7 @@ def job(
             version=version,
             max_attempts=max_attempts,
             backoff=backoff,
+            rate_limits=rate_limits,
         )
         return JobFunction(function, cast("type[Job]", made))
 

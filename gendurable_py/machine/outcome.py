@@ -88,7 +88,10 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Next(Outcome):
-    """Go to ``step``, now or after ``delay``; the attempts start again at 0."""
+    """Go to ``step``, now or after ``delay``; the attempts start again at 0.
+
+    ``rate_limit`` is what this start needs tokens of, and only this one. ``close``: nothing of it starts for so long.
+    """
 
     step: StepLike
     state: object = UNSET
@@ -98,14 +101,20 @@ class Next(Outcome):
     queue: str | Unset = field(default=UNSET, kw_only=True)
     rate_limit: str | Unset | None = field(default=UNSET, kw_only=True)
     weight: float | Unset = field(default=UNSET, kw_only=True)
+    close: Seconds | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Replay(Outcome):
-    """The same step again after ``delay``, with ``attempt + 1``. It uses up no signal."""
+    """The same step again after ``delay``, with ``attempt + 1``. It uses up no signal.
+
+    ``close``: nothing that has the rate limit of this instance starts for so long, wherever it runs: what to do about
+    "429 Too Many Requests, Retry-After".
+    """
 
     state: object = UNSET
     delay: Seconds = 0
+    close: Seconds | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,10 +160,12 @@ class Retry(Outcome):
     What raising does in a job, and in a machine with a retry rule, as an outcome: any step or job may return it. The
     reason becomes ``last_error``. The attempts are the instance's ``max_attempts``, else the machine's, else 20.
     ``delay`` stands in place of the back-off (1 s, doubled with each attempt up to 5 minutes). It uses up no signal.
+    ``close`` is that of `Replay`.
     """
 
     reason: str | BaseException
     delay: Seconds | None = None
+    close: Seconds | None = field(default=None, kw_only=True)
 
     def text(self) -> str:
         return describe(self.reason)

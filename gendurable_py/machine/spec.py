@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from .._contract import Seconds
 from ..errors import InvalidArgument
 from .codec import StateCodec, dumps
+from .limits import RateLimit
 from .outcome import MachineLike, Outcome, StepLike
 
 Backoff = Callable[[int], Seconds]
@@ -69,6 +70,7 @@ class Spec:
         "max_attempts",
         "name",
         "queue",
+        "rate_limits",
         "run_ahead",
         "version",
     )
@@ -84,6 +86,7 @@ class Spec:
         self.max_attempts: int | None = options.get("max_attempts")
         self.backoff: Backoff | None = options.get("backoff")
         self.run_ahead: bool | None = options.get("run_ahead")
+        self.rate_limits: Mapping[str, RateLimit] = options.get("rate_limits", {})
         self.head = dumps({"fsm": name, "version": version, "queue": self.queue, "step": self.initial})[:-1]
         self._codec: StateCodec[Any] | None = None
         self._instance: Declared | None = None
@@ -186,3 +189,22 @@ def spec_of(machine: MachineLike) -> Spec:
     if not isinstance(spec, Spec) or (isinstance(machine, type) and spec.cls is not machine):
         raise InvalidArgument(f"{machine!r} is not a machine", hint="give an FSM class (not an abstract one) or a job")
     return spec
+
+
+def collect_rate_limits(specs: Iterable[Spec]) -> dict[str, RateLimit]:
+    """What these machines declare, as one.
+
+    Raises:
+        InvalidArgument: two of them say something else of one limit.
+    """
+    found: dict[str, tuple[RateLimit, Spec]] = {}
+    for spec in specs:
+        for name, limit in spec.rate_limits.items():
+            other, first = found.setdefault(name, (limit, spec))
+            if other.stored != limit.stored:
+                raise InvalidArgument(
+                    f"the rate limit {name!r} is {other} in {first.name} v{first.version}, "
+                    f"and {limit} in {spec.name} v{spec.version}",
+                    hint="define it once, and use that in both",
+                )
+    return {name: limit for name, (limit, _) in found.items()}

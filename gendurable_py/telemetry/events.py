@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 EVENTS: dict[str, type[Event]] = {}
 """All events by name."""
@@ -161,6 +161,30 @@ class Released(Event):
     rows: int
     delay: float
     reason: str
+
+
+# Limits
+
+Registered = Literal["created", "same", "different", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimitRegistered(Event):
+    """An engine that starts has registered a rate limit that one of its machines declares.
+
+    ``limit``: its name. ``result``: ``created``, ``same`` (it was there), ``different`` (another one was there, and
+    stays) or ``failed``, with the ``error``.
+    """
+
+    name = "rate_limit"
+    numbers = ("allowed", "period", "burst")
+
+    allowed: float
+    period: float
+    burst: float
+    limit: str
+    result: Registered
+    error: str | None
 
 
 # Leases

@@ -36,7 +36,8 @@ comment on function gd_insert(
   p_eligible_at, p_delay: when it is due: at a time, or after a delay; not both. A delay is added in UTC: a day is 24
     hours, whatever the session''s time zone. At most 285,000 years. A past time is kept and counts for the order;
     such a row is found within about a second. Default: now
-  p_rate_limit, p_weight: this version knows no rate limits: a name raises GD502
+  p_rate_limit: what its starts need tokens of, see gd_set_rate_limit; GD502 where no limit fits it. Default: none
+  p_weight: how many tokens each start takes; GD501 above the burst of the limit. Default: 1
   p_max_attempts: how often a step that raises is run in all; default: the machine''s, else 20
   p_meta: a JSON object that is carried along unchanged and shown to every step
 

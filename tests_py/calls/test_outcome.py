@@ -74,6 +74,10 @@ def encoded(outcome: object, ctx: Context[Any] | None = None, keep: bool = False
         ),
         (Replay(), {"kind": "replay"}),
         (Replay({"a": 1}, 0.5), {"kind": "replay", "state": {"a": 1}, "delay_ms": 500}),
+        (Replay(close=30), {"kind": "replay", "close_ms": 30000}),
+        (Replay(delay=1, close=timedelta(minutes=1)), {"kind": "replay", "delay_ms": 1000, "close_ms": 60000}),
+        (Replay(close=0), {"kind": "replay"}),
+        (Next("end", rate_limit="r", close=0.5), {"kind": "next", "step": "end", "rate_limit": "r", "close_ms": 500}),
         (Await("pay"), {"kind": "await", "signals": "pay"}),
         (
             Await(["pay", "cancel"], {"a": 1}, step="end", timeout=0),
@@ -85,6 +89,7 @@ def encoded(outcome: object, ctx: Context[Any] | None = None, keep: bool = False
         (Stop(ValueError("a\x00b\ud800")), {"kind": "stop", "reason": "ValueError: a\ufffdb?"}),
         (Retry(KeyError("k")), {"kind": "error", "error": "KeyError: 'k'"}),
         (Retry("again", 0), {"kind": "error", "error": "again", "delay_ms": 0}),
+        (Retry("429", close=30), {"kind": "error", "error": "429", "close_ms": 30000}),
     ],
 )
 def test_every_kind_has_exactly_the_keys_of_the_contract(outcome: Outcome, expected: dict[str, Any]) -> None:
@@ -149,6 +154,12 @@ def test_a_child_says_everything_that_an_insert_can() -> None:
         Next("end", delay=float("nan")),
         Next("end", delay="1"),  # type: ignore[arg-type]
         Replay(delay=float("inf")),
+        Replay(close=-1),
+        Replay(close=float("nan")),
+        Replay(close=True),
+        Retry("429", close="30"),  # type: ignore[arg-type]
+        Next("end", close=30),
+        Next("end", rate_limit=None, close=30),
         Await("pay", timeout=-1),
         Await("pay", step="nowhere"),
         ScheduleChilds("nowhere", []),

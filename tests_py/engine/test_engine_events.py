@@ -70,7 +70,7 @@ def test_every_event_says_what_is_promised(db: Any, conn: Conn) -> None:
     async def forever(args: dict[str, Any]) -> None:
         await asyncio.Event().wait()
 
-    @job(name="events.quick")
+    @job(name="events.quick", rate_limits={"events": (1, 1)})
     def quick(args: dict[str, Any]) -> None:
         return None
 

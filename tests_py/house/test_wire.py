@@ -385,10 +385,11 @@ def test_json_goes_where_the_table_says(db: Database) -> None:
 def test_words_channels_and_errors(db: Database) -> None:
     session = Session(db)
     said = {row["key"]: words(row["words"]) for row in table("Answers that are words")}
-    assert {*said} == {"gd_signal", "status"}
+    assert {*said} == {"gd_signal", "gd_ensure_rate_limit", "status"}
     assert said["status"] == session.one("select enum_range(null::gendurable.status)::text[]")
     id = session.insert()
     assert [session.signal(target, dedup="d") for target in (id, id, id + 1)] == said["gd_signal"]
+    assert [session.call("ensure_rate_limit", "l", n, "1 s") for n in (1, 1, 2)] == said["gd_ensure_rate_limit"]
     source = session.one(
         "select string_agg(p.prosrc, '') from pg_proc p where p.oid::regprocedure::text ~ '^gendurable[.]_|^gd_'"
     )

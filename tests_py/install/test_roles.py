@@ -19,18 +19,20 @@ from support.server import Server
 
 from gendurable_py.install import extension_files, install, plain_script, uninstall, version
 
-VIEWS = {"gd_instances", "gd_queues", "gd_workers", "gd_schedules"}
+VIEWS = {"gd_instances", "gd_queues", "gd_workers", "gd_rate_limits", "gd_schedules"}
 UPKEEP = {"gd_reap", "gd_gc", "gd_maintain"}
 CLIENT = {"gd_insert", "gd_insert_many", "gd_find", "gd_signal", "gd_result", "gd_watch", "gd_childs", "gd_version"}
 CLAIMS = {"gd_claim", "gd_claim_many", "gd_commit", "gd_commit_one", "gd_heartbeat", "gd_release"}
+LIMITS = {"gd_ensure_rate_limit", "gd_close_rate_limit"}
 # The table of the contract.
 MAY: dict[str, set[str]] = {
     "client": CLIENT,
-    "worker": CLIENT | UPKEEP | CLAIMS | {"gd_register", "gd_sleep", "gd_wake", "gd_signals"},
+    "worker": CLIENT | UPKEEP | CLAIMS | {"gd_register", "gd_sleep", "gd_wake", "gd_signals"} | LIMITS,
     "operator": CLIENT
     | VIEWS
     | UPKEEP
     | {"gd_cancel", "gd_retry", "gd_reschedule", "gd_pause_queue", "gd_resume_queue", "gd_set_key_limit"}
+    | LIMITS
     | {"gd_set_rate_limit", "gd_schedule", "gd_unschedule", "gd_signals"},
     "reader": VIEWS | {"gd_result", "gd_find", "gd_childs", "gd_signals", "gd_version"},
     "nobody": set(),

@@ -110,17 +110,19 @@ def jsons(ids: Sequence[int], claims: Sequence[Claim]) -> Callable[[str], st.Sea
         "weight": number, "priority": small, "queue": words, "keep": st.booleans() | scalars, "timeout_ms": number,
         "signals": words | st.lists(words, max_size=3), "childs": children, "result": anything,
         "reason": words | scalars, "error": words | scalars, "consume": signals | st.lists(scalars, max_size=3),
+        "close_ms": number,
     }  # fmt: skip
     #: a kind with its own keys, so that it gets further than the first check
     kinds = {
-        "next": ["step", "state", "delay_ms", "partition_key", "priority", "queue", "keep", "consume", "weight"],
-        "replay": ["state", "delay_ms", "error", "consume"],
+        "next": ["step", "state", "delay_ms", "partition_key", "priority", "queue", "keep", "consume", "weight",
+                 "rate_limit", "close_ms"],
+        "replay": ["state", "delay_ms", "error", "consume", "close_ms"],
         "await": ["signals", "step", "state", "timeout_ms", "consume"],
         "schedule_childs": ["step", "childs", "state", "consume"],
         "done": ["result", "consume"],
         "stop": ["reason", "consume"],
-        "error": ["error", "delay_ms", "consume"],
-    }
+        "error": ["error", "delay_ms", "consume", "close_ms"],
+    }  # fmt: skip
     needed = {"next": "step", "await": "signals", "schedule_childs": "childs", "stop": "reason", "error": "error"}
 
     def of_kind(kind: str) -> st.SearchStrategy[dict[str, Any]]:
