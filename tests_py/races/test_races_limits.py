@@ -257,8 +257,7 @@ def test_changes_of_a_bucket_cost_the_same_beside_a_held_snapshot(db):
     def opened() -> int:
         """Buffers that it takes to open the bucket and to find the first of the line."""
         return shared_buffers(
-            plain,
-            """select gendurable._open_bucket('mail', 'default', 0, 1, '{}'::bigint[], null, true)""",
+            plain, "select gendurable._open_bucket('mail', 'default', 0, 1, '{}'::bigint[], null, true)"
         )
 
     for _ in range(20):
@@ -266,6 +265,7 @@ def test_changes_of_a_bucket_cost_the_same_beside_a_held_snapshot(db):
     before = opened()
     for _ in range(1_000):
         start()
+    # without its bound a look would walk over every place that the line ever had, and touch the row of each
     assert opened() < before + 20
     a.end("commit")
 
