@@ -11,7 +11,7 @@ from support.wait import wait_until
 import gendurable_py as gd
 
 from .clients import backlog
-from .machines import STEPS, Journal, micros
+from .machines import BURST, LIMIT, RATE, STEPS, Journal, micros
 from .records import LOG, Record, gather
 from .sabotage import DEFECTS
 
@@ -37,6 +37,9 @@ class Hand:
         assert id is not None
         self._tell("insert", id, id, sent)
         return id
+
+    def limit(self) -> None:
+        gd.set_rate_limit(self._conn, LIMIT, RATE, 1, BURST)
 
     def signal(self, id: int, key: str) -> None:
         sent = micros()

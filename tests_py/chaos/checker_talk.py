@@ -158,7 +158,8 @@ def times(record: Record) -> Iterator[str]:
     for event in record.events:
         if not event.claimed or event.old_status == "executing":
             continue
-        if event.old_eligible_at is None or event.old_eligible_at > event.at:
+        due = event.old_eligible_at if event.old_bucket_at is None else event.old_bucket_at
+        if due is None or due > event.at:
             yield f"{event.id}: claimed though it was not due (seq {event.seq})"
         if event.key is not None and (event.old_lane_at is None or event.old_lane_at > event.at):
             yield f"{event.id}: claimed before its turn in its key (seq {event.seq})"

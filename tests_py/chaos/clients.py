@@ -15,7 +15,21 @@ import psycopg
 
 import gendurable_py as gd
 
-from .machines import SCOPES, Flaky, Keyed, Parent, Steps, Waiter, backoff, late, micros, unique
+from .machines import (
+    BUCKETS,
+    SCOPES,
+    WEIGHTS,
+    Flaky,
+    Keyed,
+    Parent,
+    Steps,
+    Waiter,
+    backoff,
+    late,
+    limited,
+    micros,
+    unique,
+)
 from .operators import Operators
 
 PAUSE = 0.03
@@ -24,7 +38,7 @@ BACKLOG = 250
 # What waits in keys, behind somebody's lock, must not keep the others from inserting.
 ROOM = 80
 
-EVEN = ("steps", "steps", "strict", "parent", "waiter", "unique", "unique")
+EVEN = ("steps", "steps", "strict", "parent", "waiter", "unique", "unique", "limited", "limited")
 ROUGH = ("flaky", "flaky", "backoff", "late", "late")
 
 
@@ -92,6 +106,15 @@ class Clients:
                 return lambda c: gd.insert(c, "chaos.strict", {"n": 0}, queue="strict")
             case "parent":
                 return lambda c: gd.insert(c, Parent, {"n": 0, "kids": fails + (fails > 2)})
+            case "limited":
+                options: dict[str, Any] = {
+                    "rate_limit": chance.choice(BUCKETS),
+                    "weight": chance.choice(WEIGHTS),
+                    "queue": chance.choice(("default", "keyed")),
+                    # some wait for their turn in a key first, together with others that have no limit
+                    "partition_key": chance.choice((None, None, "keyed:0", "keyed:1")),
+                }
+                return lambda c: gd.insert(c, limited, {"n": 0}, priority=priority, **options)
             case "flaky":
                 how = chance.choice(("raise", "replay"))
                 return lambda c: gd.insert(c, Flaky, {"n": 0, "fails": fails, "how": how})

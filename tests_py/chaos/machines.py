@@ -21,6 +21,7 @@ STEPS = {
     "chaos.unique": ("start",),
     "chaos.parent": ("start", "join"),
     "chaos.strict": ("start", "second", "last"),
+    "chaos.limited": ("start",),
 }
 # Machines of the rough load: they may end as failed, or wait for their time.
 ROUGH = {
@@ -43,6 +44,13 @@ REPLAY_DELAY = 0.05
 
 # Partition keys with this prefix have the limit that operators set; all others have one slot.
 WIDE = "wide"
+
+# The rate limit of chaos.limited: so many a second in each bucket, so many at once, and what one of them may weigh.
+LIMIT = "chaos"
+RATE = 30.0
+BURST = 6.0
+WEIGHTS = (1.0, 1.0, 0.5, 3.0)
+BUCKETS = ("chaos", "chaos:a", "chaos:b")
 
 # In which statuses a unique key is held. Behind "done" it is held until the instance is removed.
 SCOPES: dict[str, tuple[str, ...] | None] = {
@@ -151,6 +159,13 @@ def unique(args: dict[str, Any], ctx: Context[Any]) -> dict[str, Any]:
         return {"n": args["n"] + 1}
 
 
+@job(name="chaos.limited")
+def limited(args: dict[str, Any], ctx: Context[Any]) -> dict[str, Any]:
+    with ran(ctx):
+        time.sleep(PACE)
+        return {"n": args["n"] + 1}
+
+
 @job(name="chaos.late")
 def late(args: dict[str, Any], ctx: Context[Any]) -> dict[str, Any]:
     with ran(ctx):
@@ -228,4 +243,4 @@ class Waiter(FSM, name="chaos.waiter"):
             return Next("start", counted(ctx, got=got))
 
 
-MACHINES: list[Any] = [Steps, Keyed, unique, late, Flaky, backoff, Kid, Parent, Waiter]
+MACHINES: list[Any] = [Steps, Keyed, unique, limited, late, Flaky, backoff, Kid, Parent, Waiter]

@@ -21,7 +21,8 @@ create table chaos.log (
     id bigint, fsm text, queue text, old_status text, status text, old_step text, step text, old_n int, n int,
     old_claim bigint, claim bigint, lease_live boolean, key text, slot int, old_attempt int, attempt int, crashes int,
     priority int, lane_at timestamptz, eligible_at timestamptz,
-    old_priority int, old_lane_at timestamptz, old_eligible_at timestamptz, held text, parent bigint, barrier bigint
+    old_priority int, old_lane_at timestamptz, old_eligible_at timestamptz, held text, parent bigint, barrier bigint,
+    bucket text, weight double precision, old_bucket_at timestamptz
 );
 create table chaos.gone (
     at timestamptz not null default clock_timestamp(), id bigint, fsm text, status text, parent bigint, state jsonb,
@@ -32,12 +33,13 @@ begin
     insert into chaos.log (
         id, fsm, queue, old_status, status, old_step, step, old_n, n, old_claim, claim, lease_live, key, slot,
         old_attempt, attempt, crashes, priority, lane_at, eligible_at, old_priority, old_lane_at, old_eligible_at,
-        held, parent, barrier)
+        held, parent, barrier, bucket, weight, old_bucket_at)
     values (
         new.id, new.fsm, new.queue, old.status, new.status, old.step, new.step, (old.state ->> 'n')::int,
         (new.state ->> 'n')::int, old.claim_no, new.claim_no, old.lease_expires_at > clock_timestamp(),
         new.partition_key, new.slot_no, old.attempt, new.attempt, new.crashes, new.priority, new.lane_at,
-        new.eligible_at, old.priority, old.lane_at, old.eligible_at, new.unique_held, new.parent_id, new.barrier_no);
+        new.eligible_at, old.priority, old.lane_at, old.eligible_at, new.unique_held, new.parent_id, new.barrier_no,
+        new.rate_limit, new.weight, old.bucket_at);
     return null;
 end $$;
 create function chaos.note_removal() returns trigger language plpgsql as $$
@@ -69,7 +71,7 @@ when (old.fsm like 'chaos.%') execute function chaos.note_removal();
 """
 
 # Columns that hold a time; in a record they are microseconds since 1970.
-TIMES = ("at", "began", "lane_at", "eligible_at", "old_lane_at", "old_eligible_at", "finished_at")
+TIMES = ("at", "began", "lane_at", "eligible_at", "old_lane_at", "old_eligible_at", "finished_at", "old_bucket_at")
 
 
 @dataclass
@@ -109,6 +111,11 @@ class Event:
     parent: int | None = None
     # The claim of the parent in whose barrier this child counts.
     barrier: int | None = None
+    # The bucket of its rate limit, and the tokens that a start takes out of it.
+    bucket: str | None = None
+    weight: float | None = None
+    # Its place in the line before it, out of which it was claimed.
+    old_bucket_at: int | None = None
 
     @property
     def claimed(self) -> bool:

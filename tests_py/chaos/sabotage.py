@@ -68,6 +68,13 @@ DEFECTS = {
         "        limit p_limit\n        for no key update);",
         ("blocked",),
     ),
+    # what starts out of a line is not paid for
+    "free tokens": Defect(
+        "api/117_close.sql",
+        "p_opened.full_at, p_opened.us, p_opened.burst, least(p_taken, p_opened.level), p_opened.clock);",
+        "p_opened.full_at, p_opened.us, p_opened.burst, 0, p_opened.clock);",
+        ("limit",),
+    ),
     # a signal that a step used is there for the next one too
     "inbox kept": Defect(
         "api/132_read.sql",

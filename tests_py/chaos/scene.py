@@ -30,6 +30,7 @@ from . import TESTS
 from .checker import Violation, check
 from .clients import Clients, backlog
 from .faults import Faults
+from .machines import BURST, LIMIT, RATE
 from .records import LOG, Record, gather
 from .sabotage import DEFECTS
 from .worker import STYLES
@@ -130,6 +131,7 @@ class Scene:
         self.folder = Path(tempfile.mkdtemp(prefix="gd-chaos-"))
         with psycopg.connect(self.dsn) as conn:
             conn.execute(LOG.encode())
+            conn.execute("select gd_set_rate_limit(%s, %s, '1 second', %s)", (LIMIT, RATE, BURST))
         self.proxy = Proxy(self.dsn)
         self._workers_dsn = make_conninfo(self.proxy.dsn, user=user)
         self.workers: list[subprocess.Popen[bytes]] = []

@@ -96,6 +96,7 @@ def all_is_well() -> Record:
     _family(story)
     _flaky(story)
     _others(story)
+    _limited(story)
     return story.record
 
 
@@ -157,6 +158,13 @@ def _flaky(story: Story) -> None:
     story.tell("retry", 21, True)
     story.claim(21, fails=0, how="raise")
     story.end(21)
+
+
+def _limited(story: Story) -> None:
+    for id in range(31, 37):
+        story.insert(id, "chaos.limited", bucket="chaos", weight=1.0)
+        story.claim(id)
+        story.end(id)
 
 
 def _others(story: Story) -> None:

@@ -41,7 +41,7 @@ def test_nothing_is_lost_whatever_is_broken() -> None:
     } <= set(report.faults)
     assert report.instances.total() > 100
     assert report.maintained > 0
-    for fsm in ("steps", "keyed", "unique", "child", "parent", "waiter", "strict", "flaky", "late"):
+    for fsm in ("steps", "keyed", "unique", "limited", "child", "parent", "waiter", "strict", "flaky", "late"):
         assert report.instances[f"chaos.{fsm} done"], fsm
 
 
@@ -170,6 +170,7 @@ SEEDED: list[tuple[str, Callable[[Record], object]]] = [
     ("order", keep_with_others_waiting),
     ("order", lambda r: change(of(r, 13, old_status=None), priority=-1)),
     ("pause", pause_for_long),
+    ("limit", lambda r: change(of(r, 36, status="executing"), weight=1.5)),
     # 3: an accepted signal is used once
     ("signal", lambda r: r.rows[5].result["got"].append("5:0")),
     ("signal", lambda r: r.rows[5].result["got"].remove("5:0")),
@@ -246,12 +247,19 @@ def two_signals(hand: Hand) -> None:
         hand.signal(id, f"{id}:{number}")
 
 
+def more_than_a_burst(hand: Hand) -> None:
+    hand.limit()
+    for _ in range(20):
+        hand.insert("chaos.limited", rate_limit="chaos")
+
+
 STORIES: dict[str, Callable[[Hand], None]] = {
     "unfenced": comes_back_late,
     "no baton": three_of_a_key,
     "no order": three_of_a_key,
     "early release": family,
     "inbox kept": two_signals,
+    "free tokens": more_than_a_burst,
 }
 
 
