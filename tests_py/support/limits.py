@@ -23,8 +23,8 @@ def excess(starts: Iterable[Start], rate: float, burst: float, firsts: int = 1_0
 
     A claim was made at some time between its begin and its return. So what lies in a window for certain is what began
     behind the begin of the first and returned before the return of the last, and the window is at least as long as from
-    that begin to that return. For each begin, from the last one on, the ends behind it are walked in order; of more than
-    `firsts` begins for every n-th.
+    that begin to that return. For each begin, from the last one on, the ends behind it are walked in order; of more
+    than `firsts` begins for every n-th.
     """
     worst = float("-inf")
     by_bucket: dict[str, list[Start]] = defaultdict(list)
