@@ -15,7 +15,8 @@ begin
         -- from line to line through the index, whatever the number of rows in each
         select i.rate_limit as bucket, i.queue into v_line
         from gendurable.instance i
-        where i.bucket_at is not null and (v_place is null or (i.rate_limit, i.queue) > (v_place ->> 0, v_place ->> 1))
+        where i.bucket_at is not null
+            and (i.rate_limit, i.queue) > (coalesce(v_place ->> 0, ''), coalesce(v_place ->> 1, ''))
         order by i.rate_limit, i.queue
         limit 1;
         if not found then
@@ -42,6 +43,8 @@ declare
     v_ring timestamptz;
     v_fills timestamptz;
     v_priority int;
+    v_level int;
+    v_levels int := 0;
 begin
     v_ring := gendurable._find_bell(p_bucket, p_queue);
     v_now := clock_timestamp();
@@ -63,19 +66,24 @@ begin
     end if;
     v_now := clock_timestamp();
     if v_ring is null then
+        v_level := v_priority;
         -- rows that came without the lock of the bucket have a bell that no bucket knows of
-        if exists (
-            select from gendurable.instance i
-            where i.queue = p_queue and i.woken = 0 and i.eligible_at <= v_now + interval '1 second'
-                and i.id < 0 and i.rate_limit = p_bucket
-                and i.priority = any(array(
-                    select distinct x.priority
-                    from gendurable.instance x
-                    where x.rate_limit = p_bucket and x.queue = p_queue and x.bucket_at is not null
-                    limit 10)))
-        then
-            return 0;
-        end if;
+        while v_level is not null and v_levels < 10 loop
+            if exists (
+                select from gendurable.instance i
+                where i.queue = p_queue and i.priority = v_level and i.woken = 0
+                    and i.eligible_at <= v_now + interval '1 second' and i.id < 0 and i.rate_limit = p_bucket)
+            then
+                return 0;
+            end if;
+            v_levels := v_levels + 1;
+            v_level := (
+                select i.priority
+                from gendurable.instance i
+                where i.rate_limit = p_bucket and i.queue = p_queue and i.bucket_at is not null and i.priority > v_level
+                order by i.priority
+                limit 1);
+        end loop;
         perform gendurable._put_bell(p_queue, v_priority, v_now, p_bucket, null);
         return 1;
     end if;
