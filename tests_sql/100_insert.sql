@@ -258,6 +258,27 @@ select is(
         from gendurable.instance v where v.queue = 'u_batch')) c),
     '{ok,ok}', 'two that enter the scope in one batch of outcomes: both commit');
 
+-- deadlines
+
+select gd_insert('m', p_queue => 'exp', p_expires_at => '2031-05-06T07:08:09Z') as id \gset
+select is(i.expires_at, '2031-05-06T07:08:09Z', 'a deadline') from gendurable.instance i where i.id = :id;
+select lives_ok($$select gd_insert('m', p_queue => 'exp', p_expires_at => '2001-01-01T00:00:00Z')$$, 'one that has passed is no mistake');
+select t.raises($$select gd_insert('m', p_expires_at => 'infinity')$$, 'GD501', 'never');
+select t.raises($$select gd_insert('m', p_expires_at => '-infinity')$$, 'GD501', 'before all times');
+create temp table many as
+select m.ord, m.id from gd_insert_many('[{"fsm": "m", "expires_ms": 60000}, {"fsm": "m", "expires_at": "2031-05-06T07:08:09+02:00"},
+    {"fsm": "m", "expires_at": null, "expires_ms": null}]') m;
+select ok(i.expires_at > i.inserted_at + interval '30 seconds' and i.expires_at < i.inserted_at + interval '90 seconds', 'many: so many milliseconds from now')
+from many join gendurable.instance i on i.id = many.id where many.ord = 0;
+select results_eq(
+    'select many.ord, i.expires_at from many join gendurable.instance i on i.id = many.id where many.ord > 0 order by 1',
+    $$values (1, timestamptz '2031-05-06T05:08:09Z'), (2, null)$$, 'many: at a time, and none');
+select t.raises(format($$select * from gd_insert_many('[{"fsm": "m", %s}]')$$, x.keys), 'GD501', 'many: ' || x.keys)
+from (values
+    ('"expires_ms": -1'), ('"expires_ms": "5"'), ('"expires_ms": 1e16'), ('"expires_at": 5'), ('"expires_at": "tomorrow"'),
+    ('"expires_at": "infinity"'), ('"expires_at": "2031-05-06"'), ('"expires_at": "2031-05-06T07:08:09Z", "expires_ms": 5')) x (keys);
+update gendurable.instance set expires_at = null where id in (select many.id from many);
+
 -- the short examination of an instance, against the long one
 
 create temp table tried as

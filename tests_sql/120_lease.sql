@@ -53,6 +53,38 @@ select is(gd_maintain() ->> 'reaped', '1', 'when that is over, it is');
 select is((select count(*) from gendurable.renewal), 0::bigint, 'and goes');
 select gd_cancel(:hb) as _ \gset
 
+-- the lease of a timed step, and of an instance with a deadline, goes no further
+
+select gd_register('timed', 1, 'start', 'hb3', '{"timeouts": {"start": 5000}}');
+select gd_insert('timed', p_queue => 'hb3') as timed \gset
+select gd_insert('m', p_queue => 'hb3', p_expires_at => now() + interval '7 seconds') as mortal \gset
+select count(*) from t.take('hb3', 2, 'w', '1 hour');
+select results_eq(
+    format('select lease_expires_at = timeout_at, timeout_at - updated_at from gendurable.instance where id = %s', :timed),
+    $$values (true, interval '5 seconds')$$, 'the lease of a timed step ends with its timeout');
+select ok(i.lease_expires_at = i.expires_at, 'and no lease goes beyond the deadline') from gendurable.instance i where i.id = :mortal;
+select t.claims('hb3') as claims \gset
+select is_empty(format($$select * from gd_heartbeat('w', %L, '1 day')$$, :'claims'), '(renewed)');
+select ok(bool_and(i.lease_expires_at = coalesce(i.timeout_at, i.expires_at)), 'nor does a renewal')
+from gendurable.instance i where i.id in (:timed, :mortal);
+select gendurable._renew_beside(array[:timed], array[i.claim_no], '1 day', now() + interval '1 day') from gendurable.instance i where i.id = :timed;
+select is(r.until, i.timeout_at, 'nor one beside the row') from gendurable.renewal r join gendurable.instance i on i.id = :timed;
+delete from gendurable.renewal;
+select t.elapse(:timed, '5 seconds'), t.elapse(:mortal, '7 seconds');
+select results_eq(
+    format($$select id from gd_heartbeat('w', %L, '1 day') order by id$$, :'claims'),
+    format('values (%s::bigint), (%s)', :timed, :mortal), 'then both claims are lost');
+select ok(bool_and(i.lease_expires_at < now()), 'and not renewed') from gendurable.instance i where i.id in (:timed, :mortal);
+select is(gd_release('w', :'claims'), 0, 'and cannot be given back');
+select is(gd_reap(), 2, 'they are taken back');
+select results_eq(
+    format('select status, attempt, crashes, last_error from gd_instances where id = %s', :timed),
+    $$values ('runnable', 1, 0, 'timed out after 5 s in step ''start''')$$, 'a timeout counts as an error and not as a crash');
+select matches(v.last_error, '^expired at 2[0-9]{3}-[0-9]{2}-[0-9]{2}T[0-9:.]+Z$', 'past its deadline an instance has failed')
+from gd_instances v where v.id = :mortal;
+select is(t.status(:mortal), 'failed', '(failed)');
+select gd_cancel(:timed) as _ \gset
+
 -- release
 
 select gd_insert('m', p_queue => 'rel'), gd_insert('m', p_queue => 'rel'), gd_insert('m', p_queue => 'rel');

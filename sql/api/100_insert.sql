@@ -5,7 +5,8 @@ create or replace function gd_insert(
     p_fsm text, p_state jsonb = '{}', p_step text = null, p_version int = null, p_queue text = null,
     p_priority int = null, p_partition_key text = null, p_unique_key text = null, p_unique_scope text[] = null,
     p_eligible_at timestamptz = null, p_delay interval = null, p_rate_limit text = null,
-    p_weight double precision = 1, p_max_attempts int = null, p_meta jsonb = '{}'
+    p_weight double precision = 1, p_max_attempts int = null, p_meta jsonb = '{}',
+    p_expires_at timestamptz = null
 ) returns bigint
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 -- a plan for each call would cost three times the insert
@@ -16,12 +17,13 @@ begin
         p_queue => p_queue, p_priority => p_priority, p_partition_key => p_partition_key, p_unique_key => p_unique_key,
         p_unique_scope => p_unique_scope, p_eligible_at => p_eligible_at, p_delay => p_delay,
         p_rate_limit => p_rate_limit, p_weight => p_weight, p_max_attempts => p_max_attempts,
-        p_meta => nullif(p_meta, 'null')
+        p_meta => nullif(p_meta, 'null'), p_expires_at => p_expires_at
     )], null, null, '{}'))[1];
 end $$;
 
 comment on function gd_insert(
-    text, jsonb, text, int, text, int, text, text, text[], timestamptz, interval, text, double precision, int, jsonb
+    text, jsonb, text, int, text, int, text, text, text[], timestamptz, interval, text, double precision, int, jsonb,
+    timestamptz
 ) is
 'Inserts one instance and returns its id, or null when another instance holds p_unique_key.
 
@@ -40,6 +42,8 @@ comment on function gd_insert(
   p_weight: how many tokens each start takes; GD501 above the burst of the limit. Default: 1
   p_max_attempts: how often a step that raises is run in all; default: the machine''s, else 20
   p_meta: a JSON object that is carried along unchanged and shown to every step
+  p_expires_at: its deadline. If it has not ended by then it ends as "failed", with "expired at ..." as last_error,
+    wherever it stands; the outcome of a step that runs is "stale". Default: none
 
 Raises GD501 for an argument that is not valid, and GD502.';
 
@@ -64,9 +68,10 @@ end $$;
 
 comment on function gd_insert_many(jsonb) is
 'Inserts an array of objects in one statement: [{fsm, state, step, version, queue, priority, partition_key,
-unique_key, unique_scope, eligible_at, delay_ms, rate_limit, weight, max_attempts, meta}]. Only "fsm" is needed; an
-unknown key is a mistake. eligible_at is ISO 8601 with its zone, such as "2031-05-06T07:08:09Z"; any other text is
-refused, since what it means depends on the session. One row for each object:
+unique_key, unique_scope, eligible_at, delay_ms, rate_limit, weight, max_attempts, meta, expires_at, expires_ms}].
+Only "fsm" is needed; an unknown key is a mistake. eligible_at and expires_at are ISO 8601 with a zone, such as
+"2031-05-06T07:08:09Z"; any other text is refused, since what it means depends on the session. expires_ms is a
+deadline that many milliseconds from now, in place of expires_at. One row for each object:
 
   ord: its place in the input, from 0
   id: the new instance, or the one that holds the unique key; null in the rare case that the holder let the key go at
@@ -82,6 +87,7 @@ create or replace function gd_register(
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
     v_max_attempts int;
+    v_timeouts constant jsonb := nullif(p_options -> 'timeouts', 'null');
 begin
     perform gendurable._need_text(p_fsm, 'p_fsm');
     perform gendurable._need_text(p_initial_step, 'p_initial_step');
@@ -90,7 +96,7 @@ begin
         perform gendurable._invalid('p_version must be at least 1', 'got ' || coalesce(p_version::text, 'null'),
             'Number the versions of a machine 1, 2, 3, ...');
     end if;
-    perform gendurable._need_options(p_options, '{max_attempts}');
+    perform gendurable._need_options(p_options, '{max_attempts,timeouts}');
     if gendurable._int_problem(p_options -> 'max_attempts', 'max_attempts', 1) is not null then
         perform gendurable._invalid(gendurable._int_problem(p_options -> 'max_attempts', 'max_attempts', 1),
             'got ' || (p_options ->> 'max_attempts'), 'Pass {"max_attempts": n} with n at least 1.');
@@ -102,17 +108,20 @@ begin
         select from gendurable.machine m
         where m.fsm = p_fsm and m.version = p_version and m.initial_step = p_initial_step
             and m.queue = coalesce(p_queue, 'default') and m.max_attempts is not distinct from v_max_attempts
+            and m.timeouts is not distinct from v_timeouts
     ) then
         return;
     end if;
-    insert into gendurable.machine (fsm, version, initial_step, queue, max_attempts)
-    values (p_fsm, p_version, p_initial_step, coalesce(p_queue, 'default'), v_max_attempts)
+    insert into gendurable.machine (fsm, version, initial_step, queue, max_attempts, timeouts)
+    values (p_fsm, p_version, p_initial_step, coalesce(p_queue, 'default'), v_max_attempts, v_timeouts)
     on conflict (fsm, version) do update
-        set initial_step = excluded.initial_step, queue = excluded.queue, max_attempts = excluded.max_attempts;
+        set initial_step = excluded.initial_step, queue = excluded.queue, max_attempts = excluded.max_attempts,
+            timeouts = excluded.timeouts;
 end $$;
 
 comment on function gd_register(text, int, text, text, jsonb) is
-'Records the defaults of a machine''s version: its first step, its queue, and in the options {"max_attempts": n}. The
+'Records the defaults of a machine''s version: its first step, its queue, and in the options {"max_attempts": n,
+"timeouts": {step: ms}}: a claim of a step ends that many milliseconds after it began, whatever is renewed. The
 engine does it at start for its machines; from then on gd_insert(''checkout'', ...) is enough from anywhere. Called
 again it replaces the record; unchanged, it writes nothing. Raises GD501.';
 

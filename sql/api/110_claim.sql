@@ -34,6 +34,9 @@ begin
         return query select * from gendurable._hand_out(
             p_worker, v_got.ids, v_got.started, v_got.mail, v_got.parts, v_got.now, coalesce(p_lease, '60 seconds'));
     end if;
+    if v_got.timed and v_got.ids <> '{}' then
+        perform gendurable._time_claims(v_got.ids, v_got.now);
+    end if;
 end $$;
 
 comment on function gd_claim(text, text, int, interval, jsonb) is
@@ -52,6 +55,9 @@ nothing is due, or the queue is paused.
     none. States and results beyond 16 MB are null, with the key "cut": true; gd_childs pages them. A last_error of
     more than 8,000 bytes is cut to 2,000 characters and " ..."
   meta: as given at the insert
+
+Where the step has a timeout (gd_register), the claim ends that long after it began, whatever is renewed. Where the
+instance has a deadline, no lease goes beyond it.
 
 A claim ends early when it holds 16 MB of JSON of a queue; what it leaves is due as before. A row that is larger is
 handed out alone. One that cannot be handed out at all ends as "failed", with the reason in last_error: a state and
@@ -96,6 +102,9 @@ begin
         return query select * from gendurable._hand_out(
             p_worker, v_got.ids, v_got.started, v_got.mail, v_got.parts, v_got.now, coalesce(p_lease, '60 seconds'));
     end if;
+    if v_got.timed and v_got.ids <> '{}' then
+        perform gendurable._time_claims(v_got.ids, v_got.now);
+    end if;
 end $$;
 
 comment on function gd_claim_many(text, jsonb, interval, jsonb) is
@@ -134,7 +143,7 @@ comment on function gendurable._need_limits(jsonb) is 'Raises GD501 unless these
 
 create or replace function gendurable._claim_queues(
     p_worker text, p_queues text[], p_limits jsonb, p_lease interval,
-    out ids bigint[], out started bigint[], out mail boolean[], out parts jsonb, out now timestamptz
+    out ids bigint[], out started bigint[], out mail boolean[], out parts jsonb, out now timestamptz, out timed boolean
 )
 language plpgsql as $$
 declare
@@ -154,8 +163,9 @@ declare
     v_text text;
 begin
     now := v_now;
-    select exists (select from gendurable.doubtful_key), exists (select from gendurable.paused_queue)
-    into v_doubts, v_pauses;
+    select exists (select from gendurable.doubtful_key), exists (select from gendurable.paused_queue),
+        exists (select from gendurable.machine m where m.timeouts is not null)
+    into v_doubts, v_pauses, timed;
     if v_doubts then
         perform gendurable._settle_doubts(v_now);
     end if;
@@ -189,7 +199,8 @@ begin
 end $$;
 
 comment on function gendurable._claim_queues(text, text[], jsonb, interval) is
-    'Due rows of each queue, up to its limit, as of _claim_queue; now: when they were claimed.';
+    'Due rows of each queue, up to its limit, as of _claim_queue; now: when they were claimed; timed: some machine has
+steps with a timeout.';
 
 create or replace function gendurable._claim_queue(
     p_worker text, p_queue text, p_limit int, p_bytes bigint, p_lease interval, p_now timestamptz, p_before timestamptz,

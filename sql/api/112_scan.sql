@@ -299,7 +299,8 @@ begin
             p_place => case when i.id < 0 then i.deadline_at else coalesce(i.lane_at, i.eligible_at) end,
             p_lined => false,
             p_priority => i.priority,
-            p_scoped => i.unique_scope is not null
+            p_scoped => i.unique_scope is not null,
+            p_over => i.expires_at <= p_now or (i.status = 'executing' and i.timeout_at <= p_now)
         )
         from gendurable.instance i
         where i.queue = p_queue and i.priority = p_priority and i.woken = p_woken

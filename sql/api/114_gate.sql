@@ -1,5 +1,5 @@
 -- The gate: which of the rows that a claim has locked may start. Some lost their workers again and again and are parted from
--- each other, some only carry a baton, some wait for a slot of their key; whose turn it is in its key may still lack a token.
+-- each other, some only carry a baton, some wait for a slot of their key, the time of some is up; whose turn it is in its key may still lack a token.
 -- Invariant 2, within a key. Next: 115_limits.
 
 create or replace function gendurable._pass_gate(
@@ -15,11 +15,13 @@ declare
     v_heavy bigint[];
     v_admitted record;
     v_waiting int;
+    v_over record;
 begin
+    left_out := false;
     select count(distinct c.partition_key)::int as keys, bool_or(c.crashes >= 2 and c.id > 0) as suspect,
         bool_or(gendurable._is_chore(c.status, c.crashes, c.partition_key, c.lane_at, p_now)) as chores,
         bool_or(c.scoped) as scoped, bool_or(c.heavy) as heavy, count(distinct c.rate_limit)::int as limits,
-        bool_or(c.id < 0) as bells
+        bool_or(c.id < 0) as bells, bool_or(c.over) as over
     into v_known
     from unnest(p_picked) c;
     keys := v_known.keys + v_known.limits;
@@ -29,6 +31,11 @@ begin
             perform gendurable._ring_schedules(v_bells, p_now);
         end if;
     end if;
+    if v_known.over then
+        v_over := gendurable._drop_over(v_candidates);
+        v_candidates := v_over.candidates;
+        left_out := v_over.ended > 0;
+    end if;
     if v_known.suspect then
         v_candidates := gendurable._part_suspects(v_candidates, p_lease, p_now);
     end if;
@@ -36,6 +43,11 @@ begin
         -- the buckets' locks, and the rows that their lines have to offer
         select o.opened, o.candidates into opened, v_candidates
         from gendurable._open_buckets(p_queue, p_priority, v_candidates, p_need) o;
+        if (select bool_or(c.over) from unnest(v_candidates) c) then
+            v_over := gendurable._drop_over(v_candidates);
+            v_candidates := v_over.candidates;
+            left_out := left_out or v_over.ended > 0;
+        end if;
         select count(c.partition_key)::int, bool_or(c.scoped), bool_or(c.heavy)
         into v_known.keys, v_known.scoped, v_known.heavy
         from unnest(v_candidates) c;
@@ -52,7 +64,7 @@ begin
     else
         select coalesce(array_agg(c.id), '{}') as ids, null::int[] as slots into v_admitted from unnest(v_candidates) c;
     end if;
-    left_out := cardinality(v_admitted.ids) < v_waiting;
+    left_out := left_out or cardinality(v_admitted.ids) < v_waiting;
     if v_known.limits > 0 then
         limited := v_candidates;
         select r.ids, r.slots, r.parked, r.last_id into ids, slots, parked, last_id
@@ -77,6 +89,20 @@ comment on function gendurable._pass_gate(text, int, gendurable.candidate[], int
     'Which of the picked rows may start, p_need at most, with their slots, where a key, a scope, a limit or a crash is in play. keys:
 of how many keys and limits they are; left_out: some wait for their key. last_id: the last picked row that was dealt with, where
 others behind it were not, 0 for none. opened, limited, parked: for _close_buckets.';
+
+create or replace function gendurable._drop_over(
+    p_candidates gendurable.candidate[], out candidates gendurable.candidate[], out ended int
+)
+language plpgsql as $$
+begin
+    -- who waits behind them in their keys is lifted
+    select e.count into ended
+    from gendurable._end_over_isolated(array(select c.id from unnest(p_candidates) c where c.over)) e;
+    candidates := array(select c from unnest(p_candidates) c where c.over is not true);
+end $$;
+
+comment on function gendurable._drop_over(gendurable.candidate[]) is
+    'Ends the candidates whose time is up, as far as their keys and parents are free: how many. The others.';
 
 create or replace function gendurable._part_suspects(
     p_candidates gendurable.candidate[], p_lease interval, p_now timestamptz

@@ -142,7 +142,8 @@ begin
                 p_place => i.bucket_at,
                 p_lined => true,
                 p_priority => i.priority,
-                p_scoped => i.unique_scope is not null
+                p_scoped => i.unique_scope is not null,
+                p_over => i.expires_at <= v_clock
             )
             from gendurable.instance i
             where i.rate_limit = p_bucket and i.queue = p_queue and i.bucket_at is not null

@@ -14,6 +14,7 @@ declare
     v_nos bigint[];
     v_held bigint[];
     v_lease constant interval := coalesce(p_lease, '60 seconds');
+    v_now timestamptz;
     v_until timestamptz;
 begin
     perform gendurable._need_read_committed();
@@ -21,17 +22,18 @@ begin
     perform gendurable._need_lease(v_lease);
     select coalesce(array_agg(c.id), '{}'), coalesce(array_agg(c.claim_no), '{}') into v_ids, v_nos
     from gendurable._parse_claims(p_claims) c;
-    v_until := clock_timestamp() + v_lease;
+    v_now := clock_timestamp();
+    v_until := v_now + v_lease;
 
     with held as materialized (
         select i.id
         from unnest(v_ids, v_nos) c (id, claim_no)
         join gendurable.instance i on i.id = any(array[c.id])
-        where i.claim_no = c.claim_no and i.status = 'executing'
+        where i.claim_no = c.claim_no and i.status = 'executing' and not gendurable._is_over(i.expires_at, i.timeout_at, v_now)
         for no key update of i skip locked
     ), renewed as (
         update gendurable.instance i
-        set lease_expires_at = v_until
+        set lease_expires_at = least(v_until, i.timeout_at, i.expires_at)
         from held h
         where i.id = any(array[h.id])
         returning i.id
@@ -58,12 +60,14 @@ begin
         from unnest(v_ids, v_nos) c (id, claim_no)
         where not exists (
             select from gendurable.instance i
-            where i.id = any(array[c.id]) and i.claim_no = c.claim_no and i.status = 'executing');
+            where i.id = any(array[c.id]) and i.claim_no = c.claim_no and i.status = 'executing'
+                and not gendurable._is_over(i.expires_at, i.timeout_at, v_now));
 end $$;
 
 comment on function gd_heartbeat(text, jsonb, interval) is
-'Renews the leases of the claims [[id, claim_no], ...] and returns those that are lost: committed, cancelled, or taken
-over. An expired lease that nobody has taken over is renewed. A row that somebody has locked is not reported. Once
+'Renews the leases of the claims [[id, claim_no], ...] and returns those that are lost: committed, cancelled, taken
+over, past the timeout of their step or the deadline of their instance; no lease goes beyond these. An expired lease
+that nobody has taken over is renewed. A row that somebody has locked is not reported. Once
 half of its lease has passed, its claim is renewed beside the row: nobody takes it over while its worker sends
 heartbeats, however long the lock is held. Needs READ COMMITTED (GD504); raises GD501.';
 
@@ -98,7 +102,7 @@ begin
         select i.id
         from unnest(v_ids, v_nos) c (id, claim_no)
         join gendurable.instance i on i.id = any(array[c.id])
-        where i.claim_no = c.claim_no and i.status = 'executing'
+        where i.claim_no = c.claim_no and i.status = 'executing' and not gendurable._is_over(i.expires_at, i.timeout_at, v_now)
         for no key update of i skip locked);
     -- What somebody's open transaction holds is left to its lease: giving back waits for nobody. The server's lock
     -- table is small and shared: so many keys in one transaction and no more.
@@ -120,7 +124,7 @@ comment on function gd_release(text, jsonb, interval) is
 'Gives claims [[id, claim_no], ...] back, due after p_delay, without burning an attempt; null: all that p_worker
 holds, for which it reads the due rows of each priority until 1,000 in a row are held by nobody. Returns how many.
 Left to their lease, or to the next call: what somebody''s open transaction holds, and rows of more than 500 keys in
-one call. Needs READ COMMITTED (GD504); raises GD501.';
+one call. A claim past the timeout of its step, or the deadline of its instance, cannot be given back. Needs READ COMMITTED (GD504); raises GD501.';
 
 create or replace function gendurable._parse_claims(p_claims jsonb)
 returns table (id bigint, claim_no bigint)
@@ -154,7 +158,7 @@ begin
     -- Mostly the lock is that of the commit, which lasts for milliseconds: while half of the lease is left, the next
     -- heartbeat has time enough.
     for v_row in
-        select distinct c.id, c.claim_no
+        select distinct c.id, c.claim_no, least(p_until, i.timeout_at, i.expires_at) as until
         from unnest(p_ids, p_nos) c (id, claim_no)
         join gendurable.instance i on i.id = any(array[c.id])
         where i.claim_no = c.claim_no and i.status = 'executing' and i.lease_expires_at <= p_until - p_lease / 2
@@ -163,7 +167,7 @@ begin
         begin
             perform set_config('lock_timeout', '5ms', true);
             insert into gendurable.renewal as r (instance_id, claim_no, until)
-            values (v_row.id, v_row.claim_no, p_until)
+            values (v_row.id, v_row.claim_no, v_row.until)
             on conflict (instance_id, claim_no) do update set until = excluded.until;
         exception when lock_not_available then
             -- another heartbeat for the same claim has not ended

@@ -58,7 +58,8 @@ comment on function gd_commit(text, jsonb, interval) is
 'Commits outcomes of claimed instances in one transaction, and answers for each, by its place ord, with a result:
 
   ok: committed. detail is null, but for "keep", where it is the next claim, or null when that was given back
-  stale: the claim is not this one any more, or the batch names it twice; nothing was written
+  stale: the claim is not this one any more, the timeout of its step or the deadline of its instance has passed, or
+    the batch names it twice; nothing was written
   busy: another transaction holds a lock that this outcome needs; nothing was written, send it again
   rejected: the outcome is not valid; detail says why (message, sqlstate). Nothing was written and the claim stands:
     commit another outcome, normally "error"
@@ -96,20 +97,21 @@ begin
         where p.id = (select i.parent_id from gendurable.instance i where i.id = v_outcome.id)
         for no key update;
     end if;
-    select i.partition_key, i.unique_scope is not null as scoped into v_row
+    select i.partition_key, i.unique_scope is not null as scoped, i.expires_at, i.timeout_at into v_row
     from gendurable.instance i
     where i.id = v_outcome.id and i.claim_no = v_outcome.claim_no and i.status = 'executing'
     for no key update;
     if not found then
-        raise exception using errcode = 'GD505', message = 'the claim is lost',
-            detail = format('id %s, claim_no %s', v_outcome.id, v_outcome.claim_no),
-            hint = 'Roll back: another worker runs this step, or the instance was cancelled.';
+        perform gendurable._raise_lost(v_outcome);
     end if;
     v_keys := array(
         select distinct k from unnest(array[v_row.partition_key, v_outcome.partition_key]) k
         where k is not null order by 1);
     perform gendurable._lock_keys(v_keys);
     v_now := clock_timestamp();
+    if gendurable._is_over(v_row.expires_at, v_row.timeout_at, v_now) then
+        perform gendurable._raise_lost(v_outcome);
+    end if;
     v_outcome := gendurable._parse_outcome(0, v_json, v_now);
     perform gendurable._apply_outcomes(
         p_worker, array[v_outcome], v_keys, v_row.scoped, false, interval '60 seconds', v_now);
@@ -119,6 +121,16 @@ comment on function gd_commit_one(text, jsonb) is
 'Commits one outcome inside the caller''s own transaction, together with the writes of the step. It waits for locks.
 It raises GD505 when the claim is lost, and the reason when the outcome is not valid, so that all of it rolls back.
 "keep" is not honoured. Needs READ COMMITTED (GD504).';
+
+create or replace function gendurable._raise_lost(p_outcome gendurable.outcome) returns void
+language plpgsql as $$
+begin
+    raise exception using errcode = 'GD505', message = 'the claim is lost',
+        detail = format('id %s, claim_no %s', p_outcome.id, p_outcome.claim_no),
+        hint = 'Roll back: another worker runs this step, its time was up, or the instance was cancelled.';
+end $$;
+
+comment on function gendurable._raise_lost(gendurable.outcome) is 'Raises GD505: the outcome comes under a claim that is lost.';
 
 create or replace function gendurable._commit_outcomes(
     p_worker text, p_outcomes gendurable.outcome[], p_lease interval, p_now timestamptz

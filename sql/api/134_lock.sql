@@ -7,6 +7,7 @@ create or replace function gendurable._lock_outcomes(
 )
 language plpgsql as $$
 declare
+    v_now constant timestamptz := clock_timestamp();
     v_ords int[];
     v_parents bigint[];
     v_held bigint[];
@@ -21,6 +22,7 @@ begin
             select x.partition_key, x.unique_scope, x.barrier_no, x.parent_id, x.children_pending
             from gendurable.instance x
             where x.id = o.id and x.claim_no = o.claim_no and x.status = 'executing'
+                and not gendurable._is_over(x.expires_at, x.timeout_at, v_now)
             for no key update skip locked
         ) i
     )
@@ -37,6 +39,7 @@ begin
         into answers
         from unnest(p_outcomes) o
         left join gendurable.instance i on i.id = any(array[o.id]) and i.claim_no = o.claim_no and i.status = 'executing'
+            and not gendurable._is_over(i.expires_at, i.timeout_at, v_now)
         where o.ord <> all(v_ords);
     end if;
 

@@ -139,38 +139,6 @@ end $$;
 comment on function gendurable._resolve_outcomes(gendurable.outcome[], timestamptz) is
     'Decides what depends on the instance, outcome by outcome. Under the rows'' locks, after signals were used up.';
 
-create or replace function gendurable._decide_error(p_outcome gendurable.outcome, p_now timestamptz)
-returns gendurable.outcome
-language plpgsql as $$
-declare
-    v_one gendurable.outcome := p_outcome;
-    v_row record;
-begin
-    select i.attempt, coalesce(i.max_attempts, (
-            select m.max_attempts from gendurable.machine m where m.fsm = i.fsm and m.version = i.fsm_version
-        ), gendurable._default_attempts()) as max_attempts
-    into v_row
-    from gendurable.instance i
-    where i.id = v_one.id;
-    if v_row.attempt + 1 >= v_row.max_attempts then
-        v_one.kind := 'stop';
-        v_one.status := 'failed';
-        v_one.ends := true;
-        v_one.eligible_at := null;
-        return v_one;
-    end if;
-    v_one.kind := 'replay';
-    if not v_one.delayed then
-        -- a fifth up or down: instances that failed together do not come back together
-        v_one.eligible_at := p_now + (0.8 + 0.4 * random())
-            * least(interval '1 second' * power(2, least(v_row.attempt, 20)), interval '5 minutes');
-    end if;
-    return v_one;
-end $$;
-
-comment on function gendurable._decide_error(gendurable.outcome, timestamptz) is
-    'An error becomes a replay after a back-off (1 s, doubled each time, 5 minutes at most), or the end after the last attempt.';
-
 create or replace function gendurable._decide_await(p_outcome gendurable.outcome, p_now timestamptz)
 returns gendurable.outcome
 language plpgsql as $$
@@ -200,10 +168,13 @@ returns gendurable.outcome
 language plpgsql as $$
 declare
     v_one gendurable.outcome := p_outcome;
-    v_meta constant jsonb := (select i.meta from gendurable.instance i where i.id = v_one.id);
+    v_row record;
 begin
+    select i.meta, i.expires_at into v_row from gendurable.instance i where i.id = v_one.id;
     v_one.children := cardinality(array_remove(
-        gendurable._insert_instances(gendurable._parse_instances(v_one.childs), v_one.id, v_one.claim_no, gendurable._trace_of(v_meta)),
+        gendurable._insert_instances(
+            gendurable._parse_instances(v_one.childs), v_one.id, v_one.claim_no, gendurable._trace_of(v_row.meta),
+            v_row.expires_at),
         null));
     if v_one.children = 0 then
         v_one.status := 'runnable';
@@ -221,7 +192,8 @@ create or replace function gendurable._choose_kept(
 language plpgsql as $$
 declare
     -- mostly there is nothing that only the row tells
-    v_look constant boolean := p_crowded <> '{}' or p_family or exists (select from gendurable.paused_queue);
+    v_look constant boolean := p_crowded <> '{}' or p_family or exists (select from gendurable.paused_queue)
+        or exists (select from gendurable.machine m where m.timeouts is not null);
 begin
     select coalesce(array_agg(k.id), '{}'), bool_or(k.mail)
     into ids, mail
@@ -236,6 +208,10 @@ begin
                         and not exists (select from gendurable.paused_queue q where q.queue = i.queue)
                         -- children and large inboxes are handed out by claims, which carry a bounded number of bytes
                         and i.children_pending is null
+                        -- the time of a step counts from its claim
+                        and not exists (
+                            select from gendurable.machine m
+                            where m.fsm = i.fsm and m.version = i.fsm_version and m.timeouts ? o.step)
                     from gendurable.instance i
                     where i.id = o.id)
                 else true

@@ -11,7 +11,7 @@ set lock_timeout = '10ms' as $$
 declare
     v_until constant timestamptz := gendurable._upkeep_end();
     v_retention constant interval := coalesce(p_retention, '7 days');
-    v_answer jsonb := jsonb '{"ran": false, "reaped": 0, "repaired": 0, "removed": 0, "shifted": 0, "more": false}';
+    v_answer jsonb := jsonb '{"ran": false, "reaped": 0, "expired": 0, "repaired": 0, "removed": 0, "shifted": 0, "more": false}';
     v_errors jsonb := '{}'::jsonb;
     v_part text;
     v_state text;
@@ -27,7 +27,7 @@ begin
         return v_answer || '{"errors": {"all": {"sqlstate": "55P03", "message": "the table of the instances is locked"}}}';
     end if;
     v_answer := v_answer || '{"ran": true}';
-    foreach v_part in array '{reaped,shifted,repaired,removed,renewals,names}'::text[] loop
+    foreach v_part in array '{reaped,expired,shifted,repaired,removed,renewals,names}'::text[] loop
         begin
             v_answer := v_answer || gendurable._maintain_part(v_part, v_retention, v_until);
         exception
@@ -46,13 +46,14 @@ begin
 end $$;
 
 comment on function gd_maintain(interval) is
-'All upkeep in one bounded call: takes expired claims back, removes instances that ended longer than p_retention ago,
+'All upkeep in one bounded call: takes expired claims back, ends instances past their deadline, removes instances that ended longer than p_retention ago,
 repairs keys, and what a clock wrote that was set back since. Each part by itself: one that fails is told in
 "errors", and the others are done. For every dispatcher and for pg_cron, as often as wanted. It answers with an
 object:
 
   ran: false where another session is at it, or has locked the table; nothing was done
   reaped, removed: claims that were taken back; instances that were removed
+  expired: instances that were ended since their deadline has passed
   repaired: rows of keys, and lines before rate limits, that waited for nobody: anything but 0 is a defect worth a report
   shifted: rows with times in the future
   more: there is more to do now, call again
@@ -77,7 +78,8 @@ end $$;
 
 comment on function gd_reap(int) is
 'Takes back up to p_limit claims whose lease has expired: due again now, attempt + 1, their key''s slot freed; after
-20 lost claims in a row an instance ends as "failed". Claims do the same by the way, so this is for keys whose holder
+20 lost claims in a row an instance ends as "failed". A claim past the timeout of its step counts as an error of the
+step: due again after the back-off, or "failed" after the last attempt. Claims do the same by the way, so this is for keys whose holder
 sits in a queue that is paused or not served; gd_maintain calls it. Returns how many. Locked rows, claims renewed
 beside their row, and rows that cannot be given back now are left for a later call. A call looks at 20,000 rows and
 takes the locks of 500 keys at most, and the next one goes on there; a priority''s walk ends after 1,000 rows in a
@@ -129,6 +131,9 @@ begin
         when 'reaped' then
             select r.count, r.more into v_done from gendurable._reap_expired(2000, p_until) r;
             return jsonb_build_object('reaped', v_done.count) || case when v_done.more then '{"more": true}' else '{}' end::jsonb;
+        when 'expired' then
+            select e.count, e.more into v_done from gendurable._end_expired(2000, p_until) e;
+            return jsonb_build_object('expired', v_done.count) || case when v_done.more then '{"more": true}' else '{}' end::jsonb;
         when 'shifted' then
             return jsonb_build_object('shifted', gendurable._turn_ahead_back(v_now, p_until));
         when 'repaired' then

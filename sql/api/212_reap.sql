@@ -1,5 +1,5 @@
 -- Expired leases: claims are taken away from workers that do not renew them, a bounded stretch of the due rows a call.
--- Next: 214_repair.
+-- Instances past their deadline are ended, wherever they stand. Next: 214_repair.
 
 create or replace function gendurable._reap_expired(p_limit int, p_until timestamptz, out count int, out more boolean)
 language plpgsql as $$
@@ -73,7 +73,7 @@ language plpgsql as $$
 declare
     v_row record;
 begin
-    select i.crashes, i.partition_key, i.updated_at into v_row
+    select i.crashes, i.partition_key, i.updated_at, i.expires_at, i.timeout_at into v_row
     from gendurable.instance i
     where i.id = p_id and i.claim_no = p_claim_no and i.status = 'executing'
         and (gendurable._is_ahead(i.updated_at, p_now) or (
@@ -85,6 +85,9 @@ begin
     if gendurable._is_ahead(v_row.updated_at, p_now) then
         perform gendurable._turn_rows_back(array[p_id], p_now);
         return 0;
+    end if;
+    if gendurable._is_over(v_row.expires_at, v_row.timeout_at, p_now) then
+        return (select e.count from gendurable._end_over(array[p_id]) e);
     end if;
     if v_row.partition_key is not null
         and not pg_try_advisory_xact_lock(gendurable._key_lock(v_row.partition_key))
@@ -99,3 +102,70 @@ end $$;
 
 comment on function gendurable._reap_one(bigint, bigint, timestamptz) is
     'Takes one expired claim back if nothing that it needs is locked; 1 if it did.';
+
+create or replace function gendurable._end_expired(p_limit int, p_until timestamptz, out count int, out more boolean)
+language plpgsql as $$
+declare
+    v_now constant timestamptz := clock_timestamp();
+    v_look constant int := gendurable._most_looks();
+    v_place jsonb := gendurable._recall_place('expired');
+    v_behind boolean := v_place is not null;         -- rows before the place were not looked at in this call
+    v_looked int := 0;
+    v_keyed int := 0;
+    v_found record;
+    v_some record;
+begin
+    count := 0;
+    while count < p_limit and v_looked < v_look and v_keyed < gendurable._most_keys() and clock_timestamp() < p_until loop
+        select f.ids, f.looked, f.place into v_found
+        from gendurable._find_expired(v_place, v_now, least(p_limit - count, 100)) f;
+        v_place := v_found.place;
+        v_looked := v_looked + v_found.looked;
+        if v_found.ids <> '{}' then
+            v_some := gendurable._end_over_isolated(v_found.ids);
+            count := count + v_some.count;
+            v_keyed := v_keyed + v_some.keyed;
+        end if;
+        exit when v_place is null and not v_behind;
+        v_behind := v_behind and v_place is not null;
+    end loop;
+    more := v_place is not null and count > 0;
+    perform gendurable._keep_place('expired', v_place);
+end $$;
+
+comment on function gendurable._end_expired(int, timestamptz) is
+    'Ends up to p_limit instances past their deadline: how many, and whether there is more to do at once.';
+
+create or replace function gendurable._find_expired(
+    p_place jsonb, p_now timestamptz, p_limit int, out ids bigint[], out looked int, out place jsonb
+)
+language plpgsql as $$
+declare
+    v_after constant timestamptz := case
+        when p_place is null then '-infinity'
+        else timestamptz 'epoch' + (p_place ->> 0)::bigint * interval '1 microsecond'
+    end;
+    v_all bigint[];
+    v_times timestamptz[];
+begin
+    select coalesce(array_agg(x.id order by x.expires_at, x.id), '{}'), array_agg(x.expires_at order by x.expires_at, x.id)
+    into v_all, v_times
+    from (
+        select i.id, i.expires_at
+        from gendurable.instance i
+        where i.expires_at <= p_now and (i.expires_at, i.id) > (v_after, coalesce((p_place ->> 1)::bigint, 0))
+        order by i.expires_at, i.id
+        limit p_limit
+    ) x;
+    looked := cardinality(v_all);
+    if looked = p_limit then
+        place := jsonb_build_array(gendurable._epoch_us(v_times[looked]), v_all[looked]);
+    end if;
+    -- what somebody has locked is met again when the walk has come round
+    ids := array(
+        select i.id from gendurable.instance i where i.id = any(v_all) order by i.id for no key update skip locked);
+end $$;
+
+comment on function gendurable._find_expired(jsonb, timestamptz, int) is
+    'Locks the next p_limit instances past their deadline, from a place on: the ids, how many were looked at, and the place behind
+them, null at the end.';

@@ -65,9 +65,11 @@ begin
     ), turned as (
         update gendurable.instance i
         set lease_expires_at = case
-                when i.lease_expires_at > i.updated_at then p_now + (i.lease_expires_at - i.updated_at)
+                when i.lease_expires_at > i.updated_at
+                    then least(p_now + (i.lease_expires_at - i.updated_at), i.expires_at)
                 else i.lease_expires_at                  -- renewed since, by the clock of now
             end,
+            timeout_at = p_now + (i.timeout_at - i.updated_at),
             eligible_at = least(i.eligible_at, p_now),
             bucket_at = null,
             lane_at = case when i.lane_at is not null then least(i.lane_at, p_now) end,
@@ -93,5 +95,5 @@ begin
 end $$;
 
 comment on function gendurable._turn_rows_back(bigint[], timestamptz) is
-    'Rows that a clock wrote which was ahead: a lease gets the length that it had, from now on, and what was due then is due
+    'Rows that a clock wrote which was ahead: a lease and a timeout get the length that they had, from now on, and what was due then is due
 now, with its place in its key; how many.';

@@ -6,18 +6,19 @@
 create or replace function gendurable._new_instance(
     p_ord int, p_fsm text, p_version int, p_step text, p_state jsonb, p_queue text, p_priority int, p_partition_key text,
     p_unique_key text, p_unique_scope text[], p_eligible_at timestamptz, p_delay interval, p_rate_limit text,
-    p_weight double precision, p_max_attempts int, p_meta jsonb
+    p_weight double precision, p_max_attempts int, p_meta jsonb, p_expires_at timestamptz
 ) returns gendurable.new_instance
 language sql immutable parallel safe as $$
     select row(
         p_ord, p_fsm, p_version, p_step, p_state, p_queue, p_priority, p_partition_key,
         p_unique_key, p_unique_scope, p_eligible_at, p_delay, p_rate_limit,
-        p_weight, p_max_attempts, p_meta, null, null
+        p_weight, p_max_attempts, p_meta, null, p_expires_at
     )::gendurable.new_instance
 $$;
 
 comment on function gendurable._new_instance(
-    int, text, int, text, jsonb, text, int, text, text, text[], timestamptz, interval, text, double precision, int, jsonb
+    int, text, int, text, jsonb, text, int, text, text, text[], timestamptz, interval, text, double precision, int, jsonb,
+    timestamptz
 ) is
     'An instance that is to be inserted. ord: its position in the call, from 0. null: what its machine says, else the default.';
 
@@ -54,23 +55,24 @@ create or replace function gendurable._candidate(
     p_id bigint, p_eligible_at timestamptz, p_status gendurable.status, p_crashes int, p_plain boolean,
     p_partition_key text, p_slot_no int, p_lane_at timestamptz, p_heavy boolean, p_bare boolean,
     p_rate_limit text, p_weight double precision, p_place timestamptz, p_lined boolean, p_priority int,
-    p_scoped boolean
+    p_scoped boolean, p_over boolean
 ) returns gendurable.candidate
 language sql immutable parallel safe as $$
     select row(
         p_id, p_eligible_at, p_status, p_crashes, p_plain,
         p_partition_key, p_slot_no, p_lane_at, p_heavy, p_bare,
-        p_rate_limit, p_weight, p_place, p_lined, p_priority, p_scoped
+        p_rate_limit, p_weight, p_place, p_lined, p_priority, p_scoped, p_over
     )::gendurable.candidate
 $$;
 
 comment on function gendurable._candidate(
     bigint, timestamptz, gendurable.status, int, boolean, text, int, timestamptz, boolean, boolean, text, double precision,
-    timestamptz, boolean, int, boolean
+    timestamptz, boolean, int, boolean, boolean
 ) is
     'A row that a claim has locked. plain: it has no key, scope, limit or deadline, and has not crashed often, so that no gate
 decides about it; heavy: it is worth to measure its text; bare: it has nothing that a start has to look after; place: when it
-came to its rate limit; lined: it was taken out of the line there, and is not due.';
+came to its rate limit; lined: it was taken out of the line there, and is not due; over: its deadline or the timeout of
+its step has passed.';
 
 -- A set of one row, since only so what stands behind FROM is inlined.
 create or replace function gendurable._claimed(

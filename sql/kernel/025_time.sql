@@ -17,6 +17,15 @@ $$;
 comment on function gendurable._is_ahead(timestamptz, timestamptz) is
     'Whether a time was written by a clock that has been set back since.';
 
+create or replace function gendurable._is_over(p_expires_at timestamptz, p_timeout_at timestamptz, p_now timestamptz)
+returns boolean
+language sql immutable parallel safe as $$
+    select coalesce(p_expires_at <= p_now, false) or coalesce(p_timeout_at <= p_now, false)
+$$;
+
+comment on function gendurable._is_over(timestamptz, timestamptz, timestamptz) is
+    'Whether the deadline of an instance has passed, or the timeout of the step that its claim is for.';
+
 create or replace function gendurable._is_renewed(p_id bigint, p_claim_no bigint, p_now timestamptz) returns boolean
 language plpgsql stable as $$
 begin

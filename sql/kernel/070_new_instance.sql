@@ -23,6 +23,7 @@ language sql immutable parallel safe as $$
         when p_new.eligible_at is not null and p_new.delay is not null
             then 'eligible_at and delay exclude each other'
         when not isfinite(p_new.eligible_at) then 'eligible_at must be finite'
+        when not isfinite(p_new.expires_at) then 'expires_at must be finite'
         when not isfinite(p_new.delay) then 'delay must be finite'
         when p_new.delay < interval '0' then 'delay must not be negative'
         when p_new.delay > interval '285000 years' then 'delay is too long'
@@ -67,7 +68,7 @@ create or replace function gendurable._new_instance_json_problem(p_object jsonb)
 language sql immutable parallel safe as $$
     select case
         when jsonb_typeof(p_object) is distinct from 'object' then 'an instance must be a JSON object'
-        when p_object - '{fsm,state,step,version,queue,priority,partition_key,unique_key,unique_scope,eligible_at,delay_ms,rate_limit,weight,max_attempts,meta}'::text[] <> '{}'
+        when p_object - '{fsm,state,step,version,queue,priority,partition_key,unique_key,unique_scope,eligible_at,delay_ms,rate_limit,weight,max_attempts,meta,expires_at,expires_ms}'::text[] <> '{}'
             then 'unknown key in an instance'
         else coalesce(
             gendurable._text_problem(p_object -> 'fsm', 'fsm', true),
@@ -77,6 +78,12 @@ language sql immutable parallel safe as $$
             gendurable._text_problem(p_object -> 'unique_key', 'unique_key', false),
             gendurable._text_problem(p_object -> 'rate_limit', 'rate_limit', false),
             gendurable._time_problem(p_object -> 'eligible_at', 'eligible_at'),
+            gendurable._time_problem(p_object -> 'expires_at', 'expires_at'),
+            gendurable._ms_problem(p_object -> 'expires_ms', 'expires_ms'),
+            case
+                when coalesce(p_object -> 'expires_at', 'null') <> 'null' and coalesce(p_object -> 'expires_ms', 'null') <> 'null'
+                    then 'expires_at and expires_ms exclude each other'
+            end,
             gendurable._object_problem(p_object -> 'state', 'state'),
             gendurable._object_problem(p_object -> 'meta', 'meta'),
             gendurable._int_problem(p_object -> 'version', 'version', 1),
@@ -99,6 +106,7 @@ comment on function gendurable._new_instance_json_problem(jsonb) is
 create or replace function gendurable._parse_instances(p_instances jsonb) returns gendurable.new_instance[]
 language plpgsql as $$
 declare
+    v_now constant timestamptz := clock_timestamp();
     v_bad record;
     v_new gendurable.new_instance[];
 begin
@@ -117,7 +125,8 @@ begin
     if found then
         perform gendurable._invalid(v_bad.problem, format('instance %s: %s', v_bad.ord, left(v_bad.object::text, 200)),
             'Keys of an instance: fsm, state, step, version, queue, priority, partition_key, unique_key, unique_scope, '
-            || 'eligible_at (such as 2026-01-31T12:00:00Z), delay_ms, rate_limit, weight, max_attempts, meta.');
+            || 'eligible_at (such as 2026-01-31T12:00:00Z), delay_ms, rate_limit, weight, max_attempts, meta, expires_at, '
+            || 'expires_ms.');
     end if;
 
     select array_agg(gendurable._new_instance(
@@ -138,7 +147,9 @@ begin
         p_rate_limit => o ->> 'rate_limit',
         p_weight => (o ->> 'weight')::double precision,
         p_max_attempts => (o ->> 'max_attempts')::numeric::int,
-        p_meta => nullif(o -> 'meta', 'null')
+        p_meta => nullif(o -> 'meta', 'null'),
+        p_expires_at => coalesce(
+            (o ->> 'expires_at')::timestamptz, v_now + gendurable._ms(nullif(o -> 'expires_ms', 'null')))
     ) order by e.ord)
     into v_new
     from jsonb_array_elements(p_instances) with ordinality e (o, ord);
@@ -169,7 +180,8 @@ comment on function gendurable._refuse_new_instances(gendurable.new_instance[]) 
     'Raises GD501 or GD502 for the first new instance that cannot be stored, if there is one.';
 
 create or replace function gendurable._insert_instances(
-    p_new gendurable.new_instance[], p_parent_id bigint, p_barrier_no bigint, p_trace jsonb
+    p_new gendurable.new_instance[], p_parent_id bigint, p_barrier_no bigint, p_trace jsonb,
+    p_expires_at timestamptz = null
 ) returns bigint[]
 language plpgsql as $$
 declare
@@ -197,7 +209,7 @@ begin
         insert into gendurable.instance as i (
             id, inserted_at, updated_at, parent_id, barrier_no, max_attempts, fsm_version, priority, eligible_at,
             lane_at, fsm, step, queue, partition_key, unique_key, unique_held, unique_scope, rate_limit, weight, meta,
-            state)
+            state, expires_at)
         select
             v_ids[n.ord + 1], v_now, v_now, p_parent_id, p_barrier_no, n.max_attempts,
             coalesce(n.version, m.version, 1), coalesce(n.priority, 0), d.due,
@@ -206,7 +218,7 @@ begin
             n.unique_key, case when 'runnable' = any(coalesce(n.unique_scope, '{runnable}')) then n.unique_key end,
             n.unique_scope::gendurable.status[], n.rate_limit,
             case when n.rate_limit is not null then coalesce(n.weight, 1) end,
-            p_trace || coalesce(n.meta, '{}'), coalesce(n.state, '{}')
+            p_trace || coalesce(n.meta, '{}'), coalesce(n.state, '{}'), least(n.expires_at, p_expires_at)
         from unnest(p_new) n
         cross join lateral (
             -- in UTC, where a day has 24 hours: the zone of the session must not change what a delay is
@@ -257,5 +269,5 @@ begin
     return v_ids;
 end $$;
 
-comment on function gendurable._insert_instances(gendurable.new_instance[], bigint, bigint, jsonb) is
-    'Checks and stores new instances and wakes their queues. The ids in the order of the input, null where the unique key is taken.';
+comment on function gendurable._insert_instances(gendurable.new_instance[], bigint, bigint, jsonb, timestamptz) is
+    'Checks and stores new instances and wakes their queues; none has a later deadline than p_expires_at. The ids in the order of the input, null where the unique key is taken.';

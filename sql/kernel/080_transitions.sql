@@ -60,7 +60,9 @@ begin
     update gendurable.instance i
     set status = 'executing',
         worker = p_worker,
-        lease_expires_at = p_now + p_lease,
+        -- nobody holds it beyond its deadline
+        lease_expires_at = least(p_now + p_lease, i.expires_at),
+        timeout_at = null,
         -- a claim committed asynchronously can be lost in a crash of the server: its number is not used again
         claim_no = greatest(i.claim_no + 1, v_claim_no),
         attempt = i.attempt + (i.status = 'executing')::int,
@@ -179,9 +181,11 @@ begin
             woken = case when o.kept then i.woken else 1 end,
             claim_no = case when o.kept then greatest(i.claim_no + 1, v_claim_no) else i.claim_no end,
             worker = case when o.kept then p_worker end,
-            lease_expires_at = case when o.kept then p_now + p_lease end,
+            lease_expires_at = case when o.kept then least(p_now + p_lease, i.expires_at) end,
+            timeout_at = null,                       -- no claim is kept into a timed step
+            expires_at = case when not o.ends then i.expires_at end,
             attempt = case when o.kind = 'replay' then i.attempt + 1 when o.ends then i.attempt else 0 end,
-            crashes = 0,
+            crashes = case when p_worker is null then i.crashes else 0 end,
             awaits = case when o.kind = 'await' then o.awaits when o.shown_again then i.awaits end,
             shown = case when o.kind = 'await' or o.shown_again then i.shown end,
             children_pending = coalesce(o.children, i.children_pending),
@@ -221,7 +225,15 @@ comment on function gendurable._write_outcomes(
     text, gendurable.outcome[], bigint[], boolean, text[], interval, timestamptz
 ) is
     'Writes outcomes whose claims hold: which instances ended, of these the done ones, the barriers that they counted in, the queues
-in which something is due soon, and the answers for claims that go on (p_kept; p_mail: some have signals).';
+in which something is due soon, and the answers for claims that go on (p_kept; p_mail: some have signals). p_worker: null where
+no worker has answered: the time of the step was up.';
+
+create or replace function gendurable._expiry_error(p_expires_at timestamptz) returns text
+language sql stable parallel safe as $$
+    select 'expired at ' || to_char(p_expires_at at time zone 'UTC', 'FMYYYY-MM-DD"T"HH24:MI:SS.MS"Z"')
+$$;
+
+comment on function gendurable._expiry_error(timestamptz) is 'The last error of an instance whose deadline has passed.';
 
 create or replace function gendurable._to_ended(
     p_ids bigint[], p_status gendurable.status, p_error text, p_crashed boolean, p_now timestamptz,
@@ -232,7 +244,10 @@ begin
     perform gendurable._take_unique_keys(p_ids, array_fill(p_status, array[cardinality(p_ids)]));
     with ended as (
         update gendurable.instance i
-        set status = p_status, last_error = coalesce(p_error, i.last_error), finished_at = p_now, updated_at = p_now,
+        set status = p_status,
+            last_error = coalesce(
+                p_error, case when p_status = 'failed' then gendurable._expiry_error(i.expires_at) end, i.last_error),
+            finished_at = p_now, updated_at = p_now,
             eligible_at = null, lane_at = null, bucket_at = null, slot_no = null, queue_slot = null, worker = null,
             lease_expires_at = null, timeout_at = null, expires_at = null,
             crashes = i.crashes + p_crashed::int,
@@ -247,7 +262,7 @@ begin
 end $$;
 
 comment on function gendurable._to_ended(bigint[], gendurable.status, text, boolean, timestamptz) is
-    'Ends rows from outside of a step, as failed or cancelled: the ids, the barriers that they counted in, and the keys whose batons
+    'Ends rows from outside of a step, as failed (without an error: their deadline has passed) or cancelled: the ids, the barriers that they counted in, and the keys whose batons
 are to be kept. Awaits, deadline and inbox stay, for gd_retry.';
 
 create or replace function gendurable._give_back(

@@ -1,7 +1,7 @@
 -- Endings, from a step or from outside of one: inbox, watchers, the parent's barrier, the key.
 -- A barrier has a number, the parent's claim_no at its fan-out. A child counts in it while it has not ended; claim
 -- numbers only grow, so a parent that has left a barrier is never in it again and no child can count twice.
--- Invariant 4. Next: 095_present, what a worker sees of inbox and children.
+-- Invariant 4. Next: 092_time_up, what ends by the clock.
 
 create or replace function gendurable._finish_ended(
     p_ids bigint[], p_done bigint[], p_parents bigint[], p_barriers bigint[], p_now timestamptz
@@ -124,33 +124,40 @@ comment on function gendurable._end_and_carry(bigint[], gendurable.status, text,
     'Ends instances without the locks of their keys, and leaves each key a carrier of its baton. Under the locks of the
 rows and their parents.';
 
-create or replace function gendurable._end_failed(p_ids bigint[], p_error text, p_crashed boolean, p_now timestamptz) returns int
+create or replace function gendurable._prepare_ends(p_ids bigint[]) returns bigint[]
 language plpgsql as $$
 declare
     v_parents bigint[];
-    v_ids bigint[];
 begin
+    if current_setting('synchronous_commit') = 'off' then
+        -- a claim may be lost in a crash of the server, but not an end of which others are told
+        perform set_config('synchronous_commit', 'on', true);
+    end if;
     v_parents := array(
         select p.id
         from gendurable.instance p
         where p.id in (select i.parent_id from gendurable.instance i where i.id = any(p_ids))
         for no key update skip locked);
-    v_ids := array(
+    return array(
         select i.id
         from gendurable.instance i
         where i.id = any(p_ids) and (
             i.parent_id is null or i.parent_id = any(v_parents)
             or not exists (select from gendurable.instance p where p.id = i.parent_id)));
-    if current_setting('synchronous_commit') = 'off' then
-        -- a claim may be lost in a crash of the server, but not an end of which others are told
-        perform set_config('synchronous_commit', 'on', true);
-    end if;
-    return gendurable._end_outside(v_ids, 'failed', p_error, p_crashed, p_now);
+end $$;
+
+comment on function gendurable._prepare_ends(bigint[]) is
+    'Locks the parents of instances that are to end, and lets what is written be durable; those whose parent nobody else has locked.';
+
+create or replace function gendurable._end_failed(p_ids bigint[], p_error text, p_crashed boolean, p_now timestamptz) returns int
+language plpgsql as $$
+begin
+    return gendurable._end_outside(gendurable._prepare_ends(p_ids), 'failed', p_error, p_crashed, p_now);
 end $$;
 
 comment on function gendurable._end_failed(bigint[], text, boolean, timestamptz) is
-    'Ends instances that no worker can have, but those whose parent is locked: the next claim does these. Under the locks of
-the rows and their keys.';
+    'Ends instances that no worker can have (p_error null: their deadline has passed), but those whose parent is locked: the next
+claim does these. Under the locks of the rows and their keys.';
 
 create or replace function gendurable._end_crashed(p_ids bigint[], p_now timestamptz) returns int
 language plpgsql as $$

@@ -118,7 +118,7 @@ create unique index instance_queue_slot on gendurable.instance (queue, queue_slo
 where queue_slot is not null;
 
 -- gd_maintain: what has not ended in time
-create index instance_expires on gendurable.instance (expires_at)
+create index instance_expires on gendurable.instance (expires_at, id)
 where expires_at is not null;
 
 -- at most one executing instance a slot: over-admission cannot be committed

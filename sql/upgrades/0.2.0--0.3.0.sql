@@ -10,7 +10,8 @@ add attribute journal jsonb, add attribute traceback text, add attribute attribu
 
 alter type gendurable.candidate
 add attribute rate_limit text, add attribute weight double precision, add attribute place timestamptz,
-add attribute lined boolean, add attribute priority int, add attribute scoped boolean;
+add attribute lined boolean, add attribute priority int, add attribute scoped boolean,
+add attribute over boolean;
 
 -- Limits, schedules, deadlines, retention
 
@@ -51,12 +52,19 @@ where bucket_at is not null;
 create unique index instance_queue_slot on gendurable.instance (queue, queue_slot)
 where queue_slot is not null;
 
-create index instance_expires on gendurable.instance (expires_at)
+create index instance_expires on gendurable.instance (expires_at, id)
 where expires_at is not null;
 
 create sequence gendurable.bell_id_seq increment -1 maxvalue -1 start -1 cache 1;
 
 alter table gendurable.machine add column timeouts jsonb, add column retain jsonb;
+
+create index machine_timed on gendurable.machine (fsm, version)
+where timeouts is not null;
+
+drop function gd_insert(
+    text, jsonb, text, int, text, int, text, text, text[], timestamptz, interval, text, double precision, int, jsonb
+);
 
 create table gendurable.rate_limit (
     name text primary key,
