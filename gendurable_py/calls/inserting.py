@@ -12,6 +12,7 @@ from datetime import datetime
 from .. import _trace
 from .._contract import Seconds
 from .._statement import Statement, call, nothing, one_value
+from ..errors import InvalidArgument
 from ..machine.codec import dumps
 from ..machine.encode import Insertable, check_step, encode_inserts
 from ..machine.outcome import UNSET, MachineLike, StepLike
@@ -38,8 +39,12 @@ def insert(
     weight: float | None = None,
     max_attempts: int | None = None,
     meta: Mapping[str, object] | None = None,
+    expires_at: datetime | None = None,
+    expires: Seconds | None = None,
 ) -> Statement[int | None]:
     """Insert one instance: its id, or None if another holds the unique key.
+
+    ``expires_at`` (or ``expires``, in seconds from now) is its deadline: past it the instance has failed.
 
     With a machine class or a job the state and the step are checked before any SQL; a name is for a machine that lives
     elsewhere.
@@ -53,10 +58,13 @@ def insert(
         first = spec.initial if step is None else check_step(spec, step)
         version = spec.version if version is None else version
         queue = spec.queue if queue is None else queue
+    if expires_at is not None and expires is not None:
+        raise InvalidArgument("expires_at and expires exclude each other", hint="give one of the two")
     meta = _trace.traced(meta, _trace.carrier())
     return Statement(
         "select gd_insert(%s, %s::jsonb, %s, %s, %s, %s, %s, %s, %s::text[], %s, "
-        "make_interval(secs => %s), %s, %s, %s, %s::jsonb)",
+        "make_interval(secs => %s), %s, %s, %s, %s::jsonb, "
+        "coalesce(%s::timestamptz, clock_timestamp() + make_interval(secs => %s)))",
         (
             fsm,
             text.decode(),
@@ -73,6 +81,8 @@ def insert(
             weight,
             max_attempts,
             None if meta is None else dumps(meta).decode(),
+            None if expires_at is None else aware(expires_at),
+            None if expires is None else seconds(expires, "expires"),
         ),
         one_value,
     )

@@ -29,6 +29,7 @@ from .options import Options
 from .pooled import Shared
 from .services import Failed, Loop, Services
 from .sleeper import Sleeper
+from .timeouts import Timeouts
 from .work import Held, Runner, Work, make_worker_name
 
 
@@ -64,7 +65,19 @@ class Database:
             go_on=lambda work, row: self._feeder.go_on(work, row),
             progressed=self._progress,
         )
-        self._feeder = Feeder(self.claims, self.sleeper, executor, self.held, emit, options, tidy=self._committer.tidy)
+        self._timeouts = Timeouts(
+            executor, self.held, emit, settle=self._committer.add, give_back=self._committer.give_back
+        )
+        self._feeder = Feeder(
+            self.claims,
+            self.sleeper,
+            executor,
+            self.held,
+            emit,
+            options,
+            tidy=self._committer.tidy,
+            watch=self._timeouts.watch,
+        )
         self._feeding = Loop("feeder", self._feeder.run)
 
     def _make_link(self, name: str, *, durable: bool = True, timeout: float) -> Link:
@@ -104,6 +117,9 @@ class Database:
 
     def finish(self, works: list[Work]) -> None:
         """The steps of these have ended."""
+        for work in works:
+            if work.turn is not None:
+                self._timeouts.leave(work)
         self._committer.add(works)
         # A queue that is asleep was empty: its free slot is no reason to ask again.
         if not self.sleeper.covers({work.queue for work in works}):
@@ -149,6 +165,7 @@ class Database:
     async def stop(self) -> None:
         """End whatever goes on."""
         self._serving = False
+        self._timeouts.stop()
         for link in self.links:
             link.hang_up()
         await self._services.stop()

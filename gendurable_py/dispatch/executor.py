@@ -75,6 +75,8 @@ class Executor:
             self._running[work.queue] += 1
             self._threads.put(work)
             return
+        if work.turn is not None:
+            work.turn.acquire(blocking=False)
         work.handed_over = calls = set[Future[Any]]()
         context = self._contexts.fresh()
         context.run(handed_over.set, calls)
@@ -146,6 +148,15 @@ class Executor:
         work.ctx._cancelled = True
         if work.task is not None:
             work.task.cancel()
+
+    def take_back(self, work: Work) -> bool:
+        """Whether a timed step had not begun; then it will not."""
+        if work.turn is None or not work.turn.acquire(blocking=False):
+            return False
+        with contextlib.suppress(ValueError):
+            self._backlog[work.queue].remove(work)
+        work.ctx._cancelled = True  # if it is on its way to a thread
+        return True
 
     def withdraw(self) -> list[Work]:
         """Start nothing more; answers what had not been started."""

@@ -66,6 +66,7 @@ class Feeder:
         options: Options,
         *,
         tidy: Callable[[], None],
+        watch: Callable[[Work, float], None],
     ) -> None:
         self._link = link
         self._sleeper = sleeper
@@ -75,6 +76,7 @@ class Feeder:
         self._options = options
         self._limits = options.queues
         self._tidy = tidy
+        self._watch = watch
         self._machines: dict[tuple[str, int, str], tuple[Spec, Step]] = {}
         self._warned: set[tuple[str, int, str]] = set()
         self._imported: set[str] = set()
@@ -178,6 +180,8 @@ class Feeder:
         if older is not None:
             # Its lease ran out here, and it came back to us: what still runs is of no use any more.
             self._executor.lose(older)
+        if step.timeout is not None:
+            self._watch(work, step.timeout)
         self._executor.submit(work)
 
     def go_on(self, work: Work, row: ClaimRow) -> bool:

@@ -85,7 +85,7 @@ class Threads:
         perform, fresh = self._perform, self._contexts.fresh
         while (work := get()) is not None:
             current[slot] = work
-            if not work.ctx._cancelled:
+            if not work.ctx._cancelled and (work.turn is None or work.turn.acquire(blocking=False)):
                 try:
                     fresh().run(perform, work, loop)
                 except BaseException as error:  # noqa: BLE001 - without its thread the slot would be lost for ever

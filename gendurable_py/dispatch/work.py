@@ -10,6 +10,7 @@ import asyncio
 import os
 import secrets
 import socket
+import threading
 from collections import Counter
 from concurrent.futures import Future
 from typing import Any, Protocol
@@ -43,6 +44,8 @@ class Work:
         "started",
         "step",
         "task",
+        "timer",
+        "turn",
         "uncertain",
         "worker",
     )
@@ -62,6 +65,8 @@ class Work:
         self.rejection: Exception | None = None
         self.task: asyncio.Task[None] | None = None
         self.handed_over: set[Future[Any]] | None = None
+        self.timer: asyncio.TimerHandle | None = None
+        self.turn: threading.Lock | None = None  # of a timed step: who has it starts the step, or gives it back
         self.busy = 0
         self.uncertain = False
         self.started = 0.0
@@ -104,6 +109,8 @@ class Runner(Protocol):
     def submit(self, work: Work) -> None: ...
 
     def lose(self, work: Work) -> None: ...
+
+    def take_back(self, work: Work) -> bool: ...
 
 
 def make_worker_name() -> str:

@@ -211,9 +211,10 @@ def encode_insert(what: Insertable, trace: Mapping[str, str] | None = None) -> b
         meta = what.get("meta")
         if trace and (meta is None or isinstance(meta, Mapping)):
             what = {**what, "meta": _trace.traced(meta, trace)}
-        eligible_at = what.get("eligible_at")
-        if isinstance(eligible_at, datetime):
-            what = {**what, "eligible_at": aware(eligible_at).isoformat()}
+        for name in ("eligible_at", "expires_at"):
+            when = what.get(name)
+            if isinstance(when, datetime):
+                what = {**what, name: aware(when).isoformat()}
         return dumps(what)
     child = what if isinstance(what, Child) else Child(what)
     made: dict[str, object] = {}
@@ -238,6 +239,10 @@ def encode_insert(what: Insertable, trace: Mapping[str, str] | None = None) -> b
         made["eligible_at"] = aware(child.eligible_at).isoformat()
     if child.delay is not None:
         made["delay_ms"] = milliseconds(child.delay, "the delay")
+    if child.expires_at is not None:
+        made["expires_at"] = aware(child.expires_at).isoformat()
+    if child.expires is not None:
+        made["expires_ms"] = milliseconds(child.expires, "expires")
     meta = _trace.traced(child.meta, trace)
     if meta is not None:
         made["meta"] = meta

@@ -9,6 +9,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, ClassVar, TypeVar, overload
 
+from .._contract import Seconds
 from ..errors import InvalidArgument
 from .codec import check_name
 from .context import Context
@@ -16,6 +17,7 @@ from .limits import RateLimit, RateLimitLike, read_rate_limits
 from .outcome import Cancel, Outcome, Retry, Stop
 from .registry import register
 from .spec import Backoff, Spec
+from .times import timeout as read_timeout
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -23,26 +25,33 @@ F = TypeVar("F", bound=Callable[..., object])
 @overload
 def step(function: F, /) -> F: ...
 @overload
-def step(name: str, /) -> Callable[[F], F]: ...
-def step(target: F | str, /) -> F | Callable[[F], F]:
-    """Make a method a step: bare (the method's name is the step's) or with a name of its own."""
-    if isinstance(target, str):
-        name = target
+def step(name: str | None = None, /, *, timeout: Seconds | None = None) -> Callable[[F], F]: ...
+def step(target: F | str | None = None, /, *, timeout: Seconds | None = None) -> F | Callable[[F], F]:
+    """Make a method a step: bare (the method's name is the step's) or with a name of its own.
 
-        def mark(function: F) -> F:
-            return _mark(function, name)
+    ``timeout``: how long a run of it may take, from its claim on. Then it is cancelled or told, its claim ends, and it
+    counts as an error.
+    """
+    if target is not None and not isinstance(target, str):
+        return _mark(target, getattr(target, "__name__", ""), None)
+    name = target
 
-        return mark
-    return _mark(target, getattr(target, "__name__", ""))
+    def mark(function: F) -> F:
+        return _mark(function, getattr(function, "__name__", "") if name is None else name, timeout)
+
+    return mark
 
 
-def _mark(function: F, name: str) -> F:
+def _mark(function: F, name: str, timeout: Seconds | None) -> F:
     check_name(name, "the name of a step")
     if not callable(function) and not isinstance(function, (staticmethod, classmethod)):
         raise InvalidArgument(f"a {type(function).__name__} cannot be a step", hint="mark a method with @step")
     if hasattr(function, "gendurable_spec"):
         raise InvalidArgument(f"{function!r} is a machine, not a step", hint="insert it, or make it a child")
     function.__gendurable_step__ = name  # type: ignore[attr-defined]
+    if timeout is not None:
+        seconds = read_timeout(timeout, f"the timeout of step {name!r}")
+        function.__gendurable_timeout__ = seconds  # type: ignore[attr-defined]
     return function
 
 
@@ -51,8 +60,8 @@ class FSM:
 
     Options of the class statement: ``name`` (default ``package.module:Class``), ``version`` (1), ``queue``
     (``default``), ``initial`` (``start``), ``max_attempts`` and ``backoff`` (the retry rule of the default `handle`),
-    ``run_ahead``, ``rate_limits`` (limits that an engine registers at start if they are not there), ``abstract``. All
-    but name, version and abstract are inherited.
+    ``timeout`` (of each step that has none of its own), ``run_ahead``, ``rate_limits`` (limits that an engine registers
+    at start if they are not there), ``abstract``. All but name, version and abstract are inherited.
 
     A class attribute ``State`` types the state: a pydantic model, a dataclass or a TypedDict; without it it is a dict.
     """
@@ -70,6 +79,7 @@ class FSM:
         initial: str | None = None,
         max_attempts: int | None = None,
         backoff: Backoff | None = None,
+        timeout: Seconds | None = None,
         run_ahead: bool | None = None,
         rate_limits: Mapping[str, RateLimitLike] | None = None,
         abstract: bool = False,
@@ -82,13 +92,14 @@ class FSM:
             "initial": initial,
             "max_attempts": max_attempts,
             "backoff": backoff,
+            "timeout": None if timeout is None else read_timeout(timeout, f"{cls.__qualname__}: timeout"),
             "run_ahead": run_ahead,
             "rate_limits": None if rate_limits is None else _read_rate_limits(rate_limits, cls.__qualname__),
         }
         cls._options = {**cls._options, **{key: value for key, value in given.items() if value is not None}}
         if abstract:
             return
-        spec = cls._spec_type(cls, name or _make_default_name(cls), version, cls._declared())
+        spec = cls._spec_type(cls, name or _make_default_name(cls), version, cls._declared(), collect_timeouts(cls))
         if spec.initial not in spec.attributes.values():
             raise InvalidArgument(
                 f"{cls.__qualname__} has no step {spec.initial!r}", hint="name the first step with initial="
@@ -173,6 +184,17 @@ def collect_steps(cls: type[FSM]) -> dict[str, str]:
     for name in names:
         if names.count(name) > 1:
             raise InvalidArgument(f"{cls.__qualname__} has two steps named {name!r}")
+    return found
+
+
+def collect_timeouts(cls: type[FSM]) -> dict[str, float]:
+    """Attribute to seconds, where a step has a timeout of its own. An override inherits it, unless it has another."""
+    found: dict[str, float] = {}
+    for base in reversed(cls.__mro__):
+        for attribute, value in vars(base).items():
+            seconds = getattr(value, "__gendurable_timeout__", None)
+            if isinstance(seconds, float):
+                found[attribute] = seconds
     return found
 
 

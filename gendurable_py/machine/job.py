@@ -12,7 +12,7 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Concatenate, Generic, ParamSpec, TypeVar, cast, overload
 
-from .._contract import DEFAULT_ATTEMPTS
+from .._contract import DEFAULT_ATTEMPTS, Seconds
 from ..errors import InvalidArgument
 from .fsm import FSM, collect_steps, explain_both
 from .limits import RateLimitLike
@@ -116,6 +116,7 @@ def job(
     version: int = 1,
     max_attempts: int = DEFAULT_ATTEMPTS,
     backoff: Backoff | None = None,
+    timeout: Seconds | None = None,
     rate_limits: Mapping[str, RateLimitLike] | None = None,
 ) -> Callable[[Callable[Concatenate[A, P], R]], JobFunction[Concatenate[A, P], R]]: ...
 def job(
@@ -127,12 +128,14 @@ def job(
     version: int = 1,
     max_attempts: int = DEFAULT_ATTEMPTS,
     backoff: Backoff | None = None,
+    timeout: Seconds | None = None,
     rate_limits: Mapping[str, RateLimitLike] | None = None,
 ) -> object:
     """A function as a machine of one step with retries.
 
     It takes ``(args, ctx)`` or ``(args)``; its annotation of ``args`` types the arguments. What it returns is the
-    result; what it raises is tried again after a back-off, ``max_attempts`` times in all; `Cancel` ends it at once.
+    result; what it raises is tried again after a back-off, ``max_attempts`` times in all; `Cancel` ends it at once. A
+    run that takes longer than ``timeout`` is cancelled or told, and counts as an error.
     ``rate_limits`` are as of `FSM`.
     """
 
@@ -156,6 +159,7 @@ def job(
             version=version,
             max_attempts=max_attempts,
             backoff=backoff,
+            timeout=timeout,
             rate_limits=rate_limits,
         )
         return JobFunction(function, cast("type[Job]", made))

@@ -1,4 +1,4 @@
-"""The outcome of last resort: where nothing else can be said of a run, its instance is stopped."""
+"""Outcomes that no step gave: where nothing else can be said of a run, its instance is stopped; or its time was up."""
 
 from __future__ import annotations
 
@@ -10,3 +10,8 @@ from .describe import describe
 def encode_stop(row: ClaimRow, reason: str | BaseException) -> bytes:
     """A stop as JSON. It cannot fail."""
     return b'{"id":%d,"claim_no":%d,"kind":"stop","reason":%b}' % (row.id, row.claim_no, dumps(describe(reason)))
+
+
+def encode_error(row: ClaimRow, message: str) -> bytes:
+    """An error as JSON: tried again after the server's back-off, until the attempts are used up."""
+    return b'{"id":%d,"claim_no":%d,"kind":"error","error":%b}' % (row.id, row.claim_no, dumps(message))

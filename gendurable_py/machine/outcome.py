@@ -193,3 +193,5 @@ class Child:
     weight: float | None = field(default=None, kw_only=True)
     max_attempts: int | None = field(default=None, kw_only=True)
     meta: Mapping[str, object] | None = field(default=None, kw_only=True)
+    expires_at: datetime | None = field(default=None, kw_only=True)
+    expires: Seconds | None = field(default=None, kw_only=True)

@@ -44,13 +44,14 @@ def step_name(target: StepLike) -> str:
 class Step:
     """One step as the executor needs it."""
 
-    __slots__ = ("is_async", "json", "name", "run")
+    __slots__ = ("is_async", "json", "name", "run", "timeout")
 
-    def __init__(self, name: str, run: Callable[[Any], object], is_async: bool) -> None:
+    def __init__(self, name: str, run: Callable[[Any], object], is_async: bool, timeout: float | None = None) -> None:
         self.name = name
         self.json = dumps(name)
         self.run = run
         self.is_async = is_async
+        self.timeout = timeout
 
 
 class Spec:
@@ -72,10 +73,18 @@ class Spec:
         "queue",
         "rate_limits",
         "run_ahead",
+        "timeouts",
         "version",
     )
 
-    def __init__(self, cls: type[Any], name: str, version: int, attributes: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        cls: type[Any],
+        name: str,
+        version: int,
+        attributes: Mapping[str, str],
+        timeouts: Mapping[str, float],
+    ) -> None:
         self.cls = cls
         self.name = name
         self.version = version
@@ -87,6 +96,8 @@ class Spec:
         self.backoff: Backoff | None = options.get("backoff")
         self.run_ahead: bool | None = options.get("run_ahead")
         self.rate_limits: Mapping[str, RateLimit] = options.get("rate_limits", {})
+        limits = {step: timeouts.get(attribute, options.get("timeout")) for attribute, step in attributes.items()}
+        self.timeouts: dict[str, float] = {step: limit for step, limit in limits.items() if limit is not None}
         self.head = dumps({"fsm": name, "version": version, "queue": self.queue, "step": self.initial})[:-1]
         self._codec: StateCodec[Any] | None = None
         self._instance: Declared | None = None
@@ -160,7 +171,8 @@ class Spec:
                 made = {}
                 for attribute, name in self.attributes.items():
                     method = getattr(instance, attribute)
-                    made[name] = Step(name, self.runner(method), inspect.iscoroutinefunction(method))
+                    is_async = inspect.iscoroutinefunction(method)
+                    made[name] = Step(name, self.runner(method), is_async, self.timeouts.get(name))
                 self._steps = made
         return self._steps
 
@@ -172,7 +184,10 @@ class Spec:
         return method
 
     def options(self) -> dict[str, object]:
-        return {} if self.max_attempts is None else {"max_attempts": self.max_attempts}
+        """What `gd_register` is told of it. A timeout that is in the code no more must go there, too."""
+        limits = {step: round(seconds * 1000) for step, seconds in self.timeouts.items()}
+        attempts = {} if self.max_attempts is None else {"max_attempts": self.max_attempts}
+        return {**attempts, "timeouts": limits or None}
 
     def read_answer(self, returned: object) -> object:
         """What a step gave back that is no outcome: the one that it stands for, or itself if there is none."""

@@ -50,6 +50,14 @@ def milliseconds(value: Seconds, what: str) -> int:
     return round(seconds(value, what) * 1000)
 
 
+def timeout(value: Seconds, what: str) -> float:
+    """The timeout of a step in seconds, in whole milliseconds: the server counts in these, and 0 would be no time."""
+    found = milliseconds(value, what)
+    if not found:
+        raise InvalidArgument(f"{what} is {value}", hint="give a millisecond or more")
+    return found / 1000
+
+
 def interval(value: Seconds, what: str) -> timedelta:
     """A duration as Python has it, checked like `seconds`."""
     return timedelta(seconds=seconds(value, what))

@@ -75,6 +75,23 @@ class StepEnded(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class StepTimedOut(Event):
+    """A step was not over within its timeout. It was cancelled or told, and the error is on its way.
+
+    ``seconds``: the timeout. `StepEnded` follows when the run has ended; its outcome is dropped.
+    """
+
+    name = "timeout"
+    numbers = ("seconds", "attempt")
+
+    seconds: float
+    attempt: int
+    id: int
+    fsm: str
+    step: str
+
+
+@dataclass(frozen=True, slots=True)
 class Committed(Event):
     """A batch of outcomes was answered."""
 

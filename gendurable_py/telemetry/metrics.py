@@ -33,6 +33,7 @@ class Meters:
         )
         self._commit_duration = seconds("gendurable.commit.duration", "The round trip of a commit")
         self._outcomes = meter.create_counter("gendurable.outcomes", "{outcome}", "Outcomes by the server's answer")
+        self._timeouts = meter.create_counter("gendurable.timeouts", "{step}", "Steps that were not over in time")
         self._lost = meter.create_counter("gendurable.lost", "{instance}", "Claims lost while their step ran")
         self._released = meter.create_counter("gendurable.released", "{instance}", "Claims given back")
         self._reconnects = meter.create_counter("gendurable.reconnects", "{failure}", "Failures of a connection")
@@ -57,6 +58,8 @@ class Meters:
             case events.Stale() | events.Busy() | events.Rejected():
                 # Not from the commit's own numbers: what was committed before its answer was lost is stale there.
                 self._outcomes.add(1, {"gendurable.result": event.name})
+            case events.StepTimedOut():
+                self._timeouts.add(1, _about(event.fsm, event.step))
             case events.Lost():
                 self._lost.add(1, _about(event.fsm, event.step))
             case events.Released():

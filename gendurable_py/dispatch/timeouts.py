@@ -1,0 +1,89 @@
+"""Timeouts of steps: what is to be done when the time of one is up, and when it is running out before the step began.
+
+The server counts from the claim, and takes a claim away that is not settled by then. Here the clock runs from when the
+claim came, and rings a little earlier: the error that is committed must not come too late. What still runs is told, its
+task is cancelled, and whatever it makes of that is dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+
+from .._log import logger
+from ..machine.last_resort import encode_error
+from ..telemetry.events import Emit, StepTimedOut
+from .answers import HANDLE
+from .work import Held, Runner, Work
+
+_MARGIN = 1.0
+_MARGIN_PART = 0.1
+
+
+class Timeouts:
+    """Watches the works of one database whose steps have a timeout."""
+
+    def __init__(
+        self,
+        executor: Runner,
+        held: Held,
+        emit: Emit,
+        *,
+        settle: Callable[[list[Work]], None],
+        give_back: Callable[[list[Work]], None],
+    ) -> None:
+        self._executor = executor
+        self._held = held
+        self._emit = emit
+        self._settle = settle
+        self._give_back = give_back
+
+    def watch(self, work: Work, timeout: float) -> None:
+        """Before it is submitted."""
+        work.turn = threading.Lock()
+        self._ring(work, timeout, timeout / 2, self._look)
+
+    def leave(self, work: Work) -> None:
+        """It has ended, or is of no use any more."""
+        if work.timer is not None:
+            work.timer.cancel()
+        work.timer = work.turn = None
+
+    def stop(self) -> None:
+        for work in self._held.works():
+            self.leave(work)
+
+    def _ring(self, work: Work, timeout: float, after: float, call: Callable[[Work, float], None]) -> None:
+        left = work.since + after - time.monotonic()
+        work.timer = asyncio.get_running_loop().call_later(max(0.0, left), call, work, timeout)
+
+    def _look(self, work: Work, timeout: float) -> None:
+        """Half of the time has passed: what has not begun is left to somebody who has a free slot."""
+        work.timer = None
+        if self._executor.take_back(work):
+            self._give_back([work])
+        else:
+            self._ring(work, timeout, timeout - min(_MARGIN, timeout * _MARGIN_PART), self._end)
+
+    def _end(self, work: Work, timeout: float) -> None:
+        work.timer = None
+        row = work.row
+        if work.outcome is not None or self._held.get(row.id, row.claim_no) is not work:
+            return
+        logger.warning(
+            "step %s of %s %s is not over after %g s: it counts as an error%s",
+            row.step,
+            row.fsm,
+            row.id,
+            timeout,
+            "" if work.step.is_async else ", and its thread keeps its slot until it ends",
+        )
+        verdict = Work(row, work.spec, work.step, work.worker, work.since, False)
+        verdict.stage = HANDLE
+        verdict.outcome = encode_error(row, f"timed out after {timeout:g} s in step '{row.step}'")
+        self._held.add(verdict)
+        self._executor.lose(work)
+        self._settle([verdict])
+        self._emit(StepTimedOut(timeout, row.attempt, row.id, row.fsm, row.step))
