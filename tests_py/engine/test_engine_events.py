@@ -70,11 +70,15 @@ def test_every_event_says_what_is_promised(db: Any, conn: Conn) -> None:
     async def forever(args: dict[str, Any]) -> None:
         await asyncio.Event().wait()
 
+    @job(name="events.slow", timeout=0.2, max_attempts=1)
+    async def slow(args: dict[str, Any]) -> None:
+        await asyncio.Event().wait()
+
     @job(name="events.quick", rate_limits={"events": (1, 1)})
     def quick(args: dict[str, Any]) -> None:
         return None
 
-    machines = [Refused, stale, locked, blocks, forever, quick]
+    machines = [Refused, stale, locked, blocks, forever, slow, quick]
     engine = Engine(
         db.dsn,
         machines,
@@ -85,7 +89,7 @@ def test_every_event_says_what_is_promised(db: Any, conn: Conn) -> None:
         on_event=events,
     )
     with running(engine):
-        ended(conn, gd.insert(conn, Refused), gd.insert(conn, blocks))
+        ended(conn, gd.insert(conn, Refused), gd.insert(conn, blocks), gd.insert(conn, slow))
         # A heartbeat may be quicker than the commit, and then it is the one that tells.
         wait_until(lambda: ended(conn, gd.insert(conn, stale)) and events.count("stale"))
         gd.insert(conn, "events.unknown")
