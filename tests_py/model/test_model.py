@@ -103,6 +103,9 @@ class Machine(Clients, Workers):
         for row in self.model.rows.values():
             if self.touched(row) or row.queue in self.model.paused or not row.waits:
                 continue
+            assert row.expires is None or row.expires[1] > before or row.at is None or row.at[1] > before or row.key, (
+                row
+            )
             if row.at is None or row.at[1] > before or (row.rests is not None and row.rests[1] > before):
                 continue
             assert row.key is not None, ("overlooked", row)

@@ -15,8 +15,15 @@ from typing import Any
 TERMINAL = ("done", "failed", "cancelled")
 CRASH_CAP = 20
 SECOND = 1_000_000
+TIMEOUTS = {"start": 45}
+"""Seconds, by step."""
 
 Span = tuple[int, int]
+
+
+def nearest(*spans: Span | None) -> Span | None:
+    known = [span for span in spans if span is not None]
+    return (min(span[0] for span in known), min(span[1] for span in known)) if known else None
 
 
 @dataclass
@@ -50,6 +57,15 @@ class Row:
     result: Any = None
     error: str | None = None
     finished: Span | None = None
+    expires: Span | None = None
+    timeout: Span | None = None
+
+    def over(self, now: Span) -> bool | None:
+        """Whether its deadline or the timeout of its claim has passed; None: that cannot be known."""
+        end = nearest(self.expires, self.timeout)
+        if end is None or end[0] > now[1]:
+            return False
+        return True if end[1] <= now[0] else None
 
     @property
     def ended(self) -> bool:
@@ -153,9 +169,11 @@ class Change:
             scope=spec.get("unique_scope"),
             max_attempts=spec.get("max_attempts"),
             at=at,
+            expires=self.after(int(spec["expires_ms"]) * 1000) if "expires_ms" in spec else None,
         )
         if parent is not None:
             row.parent, row.barrier = parent.id, parent.claim_no
+            row.expires = nearest(row.expires, parent.expires)
         if row.in_scope("runnable"):
             row.held = row.unique_key
         self.rows[number] = row
@@ -178,13 +196,15 @@ class Change:
         if row.unseen():
             row.deadline = None
         row.shown = {n for n, (name, _) in row.inbox.items() if name in (row.awaits or [])}
-        row.claim_no, row.worker, row.lease = claim_no, worker, self.after(lease)
+        row.claim_no, row.worker = claim_no, worker
+        row.timeout = self.after(TIMEOUTS[row.step] * SECOND) if row.step in TIMEOUTS else None
+        row.lease = nearest(self.after(lease), row.timeout, row.expires)
         self.enter(row, "executing")
         return row
 
     def give_back(self, number: int, delay: int, crashed: bool) -> None:
         row = self.row(number)
-        row.worker = row.lease = None
+        row.worker = row.lease = row.timeout = None
         if row.key is None or row.at is None:
             row.at = self.after(delay)
         row.attempt += crashed
@@ -195,7 +215,7 @@ class Change:
 
     def end(self, number: int, status: str, error: str | None) -> None:
         row = self.row(number)
-        row.worker = row.lease = row.at = None
+        row.worker = row.lease = row.at = row.timeout = row.expires = None
         if status == "done":
             row.deadline = row.awaits = None
             row.shown, row.inbox = set(), {}
@@ -207,6 +227,12 @@ class Change:
     def end_crashed(self, number: int) -> None:
         self.row(number).crashes += 1
         self.end(number, "failed", None)
+
+    def time_out(self, number: int) -> None:
+        row = self.row(number)
+        crashes = row.crashes
+        self.commit({"id": number, "kind": "error", "error": "timed out"}, [], None, 0)
+        row.crashes = crashes
 
     def count_out(self, child: Row) -> None:
         parent = self.look(child.parent) if child.parent is not None else None
@@ -313,10 +339,11 @@ class Change:
         if kept is None:
             self.leave(row, "runnable", delay)
         else:
-            row.claim_no, row.lease = kept, self.after(lease)
+            row.claim_no, row.timeout = kept, None
+            row.lease = nearest(self.after(lease), row.expires)
             self.enter(row, "executing")
 
     def leave(self, row: Row, status: str, at: Span | None) -> None:
-        row.worker = row.lease = None
+        row.worker = row.lease = row.timeout = None
         row.at = at
         self.enter(row, status)

@@ -50,6 +50,7 @@ def instance(chance: Chance, token: int) -> dict[str, Any]:
         unique_key=[None, None, None, *UNIQUE],
         delay_ms=[None, None, None, None, 30_000, 1_000_000],
         max_attempts=[None, None, 1, 2],
+        expires_ms=[None, None, None, None, 0, 33_000, 300_000],
     )
     if "unique_key" in new and chance.once_in(2):
         new["unique_scope"] = chance.choice(SCOPES)

@@ -6,13 +6,13 @@ from collections import Counter
 from typing import Any
 
 import psycopg
-from support.model import CRASH_CAP, SECOND, Change, Row
+from support.model import CRASH_CAP, SECOND, Change, Row, nearest
 from support.model_base import Base, Rows
 from support.model_inputs import BAD, QUEUES, WORKERS
 from support.model_inputs import outcome as any_outcome
 
 LEASE = 60 * SECOND
-FINISHED = "select id from gendurable.instance where status = 'failed' and id = any(%s)"
+STANDS = "select id, status::text, crashes, last_error from gendurable.instance where id = any(%s)"
 
 
 class Workers(Base):
@@ -61,7 +61,7 @@ class Workers(Base):
         if len(rows) > 1 or self.open:
             self.contested()
         before, after = change.now
-        self.crash_capped(change, conn)
+        self.ended_by_clock(change, conn)
         taken = {r["id"] for r in rows}
         assert len(taken) == len(rows)
         free: dict[str, int] = {}
@@ -69,15 +69,21 @@ class Workers(Base):
         for key in {r["partition_key"] for r in rows} - {None}:
             holders = [r for r in self.model.executing(key) if change.look(r.id).status == "executing"]  # type: ignore[union-attr]
             free[key] = self.model.limit(key) - len(holders)
-            line[key] = [r.id for r in self.model.waiting(key, before)]
+            line[key] = [
+                r.id
+                for r in self.model.waiting(key, before)
+                if not change.look(r.id).ended  # type: ignore[union-attr]
+            ]
         for got in rows:
             row = change.row(got["id"])
             assert row.queue not in self.model.paused
             if row.status == "executing":
                 assert row.lease is not None and row.lease[0] <= after, "its claim is live"
+                assert row.over(change.now) is not True, "its time was up"
                 assert row.crashes + 1 < CRASH_CAP
             else:
                 assert row.waits and row.at is not None and row.at[0] <= after, "it was not due"
+                assert row.over(change.now) is not True, "its deadline has passed"
                 assert row.rests is None or row.rests[0] <= after, "it was given back for longer"
                 if row.key is not None:
                     ahead = (
@@ -107,20 +113,38 @@ class Workers(Base):
             known = change.look(child["id"])
             assert known is not None and child["state"] == known.state and child["result"] == known.result
 
-    def crash_capped(self, change: Change, conn: psycopg.Connection[Any]) -> list[int]:
-        """End what the call may have ended for its crashes."""
+    def ended_by_clock(self, change: Change, conn: psycopg.Connection[Any]) -> int:
+        """Follow what the call has done with rows past a deadline, a timeout or the crash cap: how many."""
+        after = change.now[1]
         could = [
-            r.id
+            r
             for r in self.model.rows.values()
-            if r.status == "executing" and r.lease and r.lease[0] <= change.now[1] and r.crashes + 1 >= CRASH_CAP
+            if not r.ended and ((r.lease is not None and r.lease[0] <= after) or (r.expires and r.expires[0] <= after))
         ]
-        ended = [r["id"] for r in conn.execute(FINISHED, (could,)).fetchall()] if could else []
-        if ended:
+        found = conn.execute(STANDS, ([r.id for r in could],)).fetchall() if could else []
+        real = {r["id"]: r for r in found}
+        count = 0
+        for row in could:
+            got = real[row.id]
+            error = got["last_error"] or ""
+            if got["status"] == "failed" and error.startswith("expired at"):
+                assert row.expires is not None and row.expires[0] <= after, "it had not expired"
+                change.end(row.id, "failed", None)
+            elif row.status != "executing" or got["status"] not in ("failed", "runnable"):
+                continue
+            elif error.startswith("timed out") and got["crashes"] == row.crashes:
+                assert row.timeout is not None and row.timeout[0] <= after, "its time was not up"
+                change.time_out(row.id)
+            elif got["status"] == "failed":
+                assert row.crashes + 1 >= CRASH_CAP, "it had not crashed so often"
+                change.end_crashed(row.id)
+                change.row(row.id).error = None
+            else:
+                continue
+            count += 1
+        if count:
             self.contested()
-        for number in ended:
-            change.end_crashed(number)
-            change.row(number).error = None
-        return ended
+        return count
 
     # --- outcomes
 
@@ -168,6 +192,7 @@ class Workers(Base):
             claim = (outcome["id"], outcome["claim_no"])
             row = self.model.rows.get(outcome["id"])
             live = row is not None and row.status == "executing" and row.claim_no == outcome["claim_no"]
+            over = row.over(change.now) if row is not None else False
             assert (got["id"], got["claim_no"]) == claim
             bad = self.bad(outcome)
             unread = bad and outcome["kind"] != "schedule_childs"
@@ -179,7 +204,7 @@ class Workers(Base):
                 ), ("busy", outcome, self.open)
             elif unread:
                 assert got["result"] == "rejected", (outcome, got)
-            elif not live or claim in seen:
+            elif not live or claim in seen or over or (over is None and got["result"] == "stale"):
                 assert got["result"] == "stale", (outcome, got)
             elif bad:
                 assert got["result"] == "rejected", (outcome, got)
@@ -252,7 +277,8 @@ class Workers(Base):
             for conn in self.world.holders:
                 if conn.info.transaction_status == psycopg.pq.TransactionStatus.INERROR:
                     conn.rollback()
-            lost = error.sqlstate == "GD505" and not live
+            late = row is not None and (row.expires is not None or row.timeout is not None)
+            lost = error.sqlstate == "GD505" and (not live or late)
             if lost or (bad and error.sqlstate == "GD501"):
                 return
             raise
@@ -290,10 +316,11 @@ class Workers(Base):
         for number, claim_no in claims:
             row = self.model.rows.get(number)
             live = row is not None and row.status == "executing" and row.claim_no == claim_no
-            assert (number in lost) == (not live), (number, row)
-            if row is not None and live:
-                old, lease = row.lease, change.after(120 * SECOND)
-                assert old is not None
+            over = row.over(change.now) if row is not None else False
+            assert (number in lost) == (not live or over is True) or over is None, (number, row)
+            if row is not None and live and number not in lost:
+                old, lease = row.lease, nearest(change.after(120 * SECOND), row.timeout, row.expires)
+                assert old is not None and lease is not None
                 # a row that is locked is not lost, and is renewed beside it or not: also in the eyes of who locked it
                 change.row(number).lease = (min(old[0], lease[0]), lease[1]) if self.touched(row) else lease
                 for other in (o.change.rows.get(number) for o in self.open if o.change is not None):
@@ -320,7 +347,9 @@ class Workers(Base):
         assert len(back) == rows[0]["count"]
         self.contested()
         for row in mine:
-            assert row.id in back or self.touched(row), ("not given back", row)
+            over = row.over(change.now)
+            assert row.id not in back or not over, ("given back too late", row)
+            assert row.id in back or self.touched(row) or over is not False, ("not given back", row)
         for number in back:
             change.give_back(number, delay * SECOND, False)
         change.apply()
@@ -337,18 +366,24 @@ class Workers(Base):
         if maintain:
             answer, change = self.world.ask(conn, "select gd_maintain() as done")
             assert answer[0]["done"]["ran"] and answer[0]["done"]["repaired"] == 0, answer
-            count = answer[0]["done"]["reaped"]
+            count = answer[0]["done"]["reaped"] + answer[0]["done"]["expired"]
         else:
             answer, change = self.world.ask(conn, "select gd_reap() as count")
             count = answer[0]["count"]
         before, after = change.now
         expired = [r for r in self.model.rows.values() if r.status == "executing" and r.lease and r.lease[0] <= after]
-        ended = self.crash_capped(change, conn)
-        back = self.left_execution(expired, conn)
-        assert len(back) + len(ended) == count
+        ended = self.ended_by_clock(change, conn)
+        back = [n for n in self.left_execution(expired, conn) if n not in change.rows]
+        assert len(back) + ended == count
+        for row in self.model.rows.values() if maintain else ():
+            gone = row.expires is not None and not row.ended and row.expires[1] <= before
+            assert not gone or change.row(row.id).ended or self.touched(row), ("not ended", row)
         self.contested()
         for row in expired:
-            assert row.id in (*back, *ended) or row.lease[1] > before or self.touched(row), ("not reaped", row)
+            assert row.id in back or row.id in change.rows or row.lease[1] > before or self.touched(row), (
+                "not reaped",
+                row,
+            )
         for number in back:
             change.give_back(number, 0, True)
         change.apply()

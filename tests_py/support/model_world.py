@@ -8,7 +8,7 @@ from typing import Any
 
 import psycopg
 from psycopg.rows import dict_row, tuple_row
-from support.model import SECOND, Change, Model, Row, Span
+from support.model import SECOND, TIMEOUTS, Change, Model, Row, Span
 
 US = "(extract(epoch from {}) * 1000000)::bigint"
 LEASE = "case when i.status = 'executing' then greatest(i.lease_expires_at, r.until) end"
@@ -18,7 +18,8 @@ select i.id, i.status::text, i.step, i.state, i.attempt, i.crashes, i.queue, i.p
     case when i.status = 'awaiting_children' then i.children_pending end as pending,
     {US.format("case when i.partition_key is null then i.eligible_at else i.lane_at end")} as at,
     {US.format("i.deadline_at")} as deadline, {US.format(LEASE)} as lease,
-    {US.format("i.finished_at")} as finished,
+    {US.format("i.finished_at")} as finished, {US.format("i.expires_at")} as expires,
+    {US.format("i.timeout_at")} as timeout,
     array(select s.id from gendurable.signal s where s.instance_id = i.id order by s.id) as inbox
 from gendurable.instance i
 left join gendurable.renewal r on r.instance_id = i.id and r.claim_no = i.claim_no
@@ -59,6 +60,12 @@ INVARIANTS = {
         select i.id from gendurable.instance i
         where i.unique_held is not null and i.status <> all (coalesce(
             i.unique_scope, '{runnable,executing,awaiting_signal,awaiting_children}'))""",
+    "a lease goes beyond a timeout or a deadline": """
+        select i.id from gendurable.instance i
+        left join gendurable.renewal r on r.instance_id = i.id and r.claim_no = i.claim_no
+        where (i.status = 'executing' and greatest(i.lease_expires_at, r.until) > least(i.timeout_at, i.expires_at))
+            or (i.status <> 'executing' and i.timeout_at is not null)
+            or (i.finished_at is not null and i.expires_at is not null)""",
     "a signal waits for an answer that it is itself": """
         select i.id from gendurable.instance i join gendurable.signal s on s.instance_id = i.id
         where i.status = 'awaiting_signal' and s.name = any (i.awaits) and s.id <> all (coalesce(i.shown, '{}'))""",
@@ -72,6 +79,8 @@ SHIFTED = {
         "finished_at",
         "lease_expires_at",
         "updated_at",
+        "expires_at",
+        "timeout_at",
     ],
     "signal": ["inserted_at"],
     "renewal": ["until"],
@@ -92,6 +101,9 @@ class World:
             connect(row_factory=dict_row, autocommit=False, options="-c lock_timeout=20ms") for _ in range(2)
         ]
         self.workers = {n: connect(row_factory=dict_row, options="-c lock_timeout=1s") for n in workers}
+
+        timeouts = json.dumps({"timeouts": {step: seconds * 1000 for step, seconds in TIMEOUTS.items()}})
+        self.admin.execute("select gd_register('m', 1, 'start', 'default', %s::jsonb)", (timeouts,))
 
         # a vacuum that cuts an emptied table locks it for a moment, which is nobody's open transaction
         for table in SHIFTED:
@@ -174,7 +186,7 @@ class World:
             if row.status == "awaiting_children":
                 assert got["pending"] == row.pending, (number, "pending", got["pending"], row)
             assert got["inbox"] == sorted(row.inbox), (number, "inbox", got["inbox"], row)
-            for name in ("at", "deadline", "lease", "finished"):
+            for name in ("at", "deadline", "lease", "finished", "expires", "timeout"):
                 carries = name == "at" and row.ended
                 setattr(row, name, self._narrow(row, name, None if carries else got[name]))
 
