@@ -52,6 +52,21 @@ from unnest(
     '{2031-05-06,2031-05-06T07:08:09,06/05/2031 07:08 UTC,tomorrow,now,infinity,epoch,05.06.2031}'::text[]
     || '{2031-05-06T07:08:09 Europe/Berlin,20310506T070809Z}'::text[]) v (text);
 select t.raises($$select gd_insert_many('[{"fsm": "m", "eligible_at": 5}]')$$, 'GD501', 'nor a number');
+create temp table mortal as select n.ord, n.id from gd_insert_many(
+        '[{"fsm": "m", "expires_at": "2031-05-06T07:08:09Z"}, {"fsm": "m", "expires_at": "10000-01-01T00:00:00+0000"},
+          {"fsm": "m", "expires_at": "0001-01-01T00:00:00Z"}, {"fsm": "m", "expires_ms": 9e15}, {"fsm": "m", "expires_ms": 12960000000}]') n;
+select is(
+    (select array_agg(extract(epoch from i.expires_at)::bigint order by n.ord) from mortal n join gendurable.instance i on i.id = n.id where n.ord < 3),
+    array[1935817689, 253402300800, -62135596800], 'so is a deadline');
+select is(
+    (select extract(epoch from i.expires_at - i.inserted_at)::bigint / 100 from mortal n join gendurable.instance i on i.id = n.id where n.ord = 4),
+    129600::bigint, 'and so many milliseconds are so many, whatever the zone');
+select is(gd_maintain() ->> 'expired', '1', '(the one that has passed)');
+select is(r.last_error, 'expired at 0001-01-01T00:00:00.000Z', 'told in UTC and in one style') from mortal n cross join gd_result(n.id) r where n.ord = 2;
+select t.raises($$select gd_insert_many('[{"fsm": "m", "expires_ms": 1e400}]')$$, 'GD501', 'many: a deadline past all numbers');
+select t.raises($$select gd_insert_many('[{"fsm": "m", "expires_at": "06/05/2031 07:08 UTC"}]')$$, 'GD501', 'many: a deadline in a style of its own');
+select gd_insert('m', p_queue => 'bc', p_expires_at => '4713-01-01 BC');
+select is(gd_maintain() ->> 'expired', '1', 'a deadline before all others');
 reset datestyle;
 reset timezone;
 

@@ -230,7 +230,7 @@ no worker has answered: the time of the step was up.';
 
 create or replace function gendurable._expiry_error(p_expires_at timestamptz) returns text
 language sql stable parallel safe as $$
-    select 'expired at ' || to_char(p_expires_at at time zone 'UTC', 'FMYYYY-MM-DD"T"HH24:MI:SS.MS"Z"')
+    select 'expired at ' || to_char(p_expires_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')
 $$;
 
 comment on function gendurable._expiry_error(timestamptz) is 'The last error of an instance whose deadline has passed.';

@@ -122,7 +122,7 @@ async def test_threads_that_are_told_to_end_get_no_company() -> None:
         assert gate.wait(60)
 
     ran = Threads(asyncio.get_running_loop(), 10, blocks, lambda work: None, Contexts())
-    ran.put(cast("Any", SimpleNamespace(ctx=SimpleNamespace(_cancelled=False))))
+    ran.put(cast("Any", SimpleNamespace(turn=None, ctx=SimpleNamespace(_cancelled=False))))
     while not entered.is_set():  # noqa: ASYNC110 - set in a thread
         await asyncio.sleep(0.001)
     ran.close()

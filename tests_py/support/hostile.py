@@ -99,7 +99,7 @@ def jsons(ids: Sequence[int], claims: Sequence[Claim]) -> Callable[[str], st.Sea
         "fsm": words, "state": state, "step": words, "version": small, "queue": words, "priority": small,
         "partition_key": words, "unique_key": words, "unique_scope": scopes, "meta": state, "weight": number,
         "eligible_at": st.one_of(st.sampled_from(TIMES), scalars), "delay_ms": number, "rate_limit": words,
-        "max_attempts": small,
+        "max_attempts": small, "expires_at": st.one_of(st.sampled_from(TIMES), scalars), "expires_ms": number,
     }  # fmt: skip
     instance = some_of(fields, always={"fsm": st.just("m")})
     children = st.one_of(st.lists(instance, max_size=3), st.lists(st.just({"fsm": "m"}), max_size=3), anything)
