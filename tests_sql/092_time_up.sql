@@ -107,7 +107,11 @@ select t.elapse(:a, '5 seconds');
 select is(gd_reap(), 1, 'reaped');
 select is((select array_agg(x.id) from t.take('key', 5) x), array[:c]::bigint[], 'who waited is lifted');
 select is(t.repaired(), 0, 'no baton was dropped');
-select t.put(:c, '{"kind": "done"}'), gd_cancel(:a);
+select gd_insert('timed', p_queue => 'key', p_partition_key => 'tk') as d \gset
+select is_empty($$select * from t.take('key', 5)$$, '(one is parked)');
+select t.elapse(:c, '5 seconds');
+select is((select array_agg(x.id) from t.take('key', 5) x), array[:d]::bigint[], 'the claim that meets it hands out who was parked behind it');
+select t.put(:d, '{"kind": "done"}'), gd_cancel(:c), gd_cancel(:a);
 
 -- the parent's barrier counts the last attempt
 
@@ -126,6 +130,11 @@ select t.beyond('uq', '{"unique_key": "uq", "unique_scope": ["executing"]}') as 
 select is(gd_find('uq'), :'id', '(held)');
 select is(gd_reap(), 1, '(over)');
 select is(gd_find('uq'), null, 'a scope is left');
+select t.beyond('uq2', '{"unique_key": "uq2", "unique_scope": ["runnable"]}') as other \gset
+select is(gd_find('uq2'), null, '(not held)');
+select is(gd_reap(), 1, '(over)');
+select is(gd_find('uq2'), :'other', 'and entered again');
+select gd_cancel(:other) as _ \gset
 select gd_cancel(:id) as _ \gset
 
 -- a clock that was set back
@@ -154,6 +163,13 @@ select gd_register('timed2', 1, 'start', 'reg', '{"timeouts": null}');
 select t.put(:id, '{"kind": "replay"}');
 select count(*) from t.take('reg');
 select is((select i.timeout_at from gendurable.instance i where i.id = :id), null, 'or none');
+select gd_register('timed2', 1, 'start', 'reg', '{"timeouts": {"start": 5000}}');
+select t.put(:id, '{"kind": "replay"}');
+select count(*) from t.take('reg', 1, 'w', '1 second');
+select gd_register('timed2', 1, 'start', 'reg', '{"timeouts": null}');
+select t.elapse(:id, '2 seconds');
+select count(*) from t.take('reg');
+select is((select row(i.crashes, i.timeout_at)::text from gendurable.instance i where i.id = :id), '(1,)', 'also where the claim follows a crash');
 select t.put(:id, '{"kind": "done"}');
 
 -- deadlines: wherever the instance stands

@@ -6,6 +6,7 @@ All lose their claim in time, and what comes late is stale.
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from support.wait import wait_until
 
 import gendurable_py as gd
 from gendurable_py import FSM, Child, Context, Done, Engine, Next, Outcome, Replay, ScheduleChilds, job, step
+from gendurable_py.dispatch.work import Work
 from gendurable_py.errors import InvalidArgument
 from gendurable_py.testing import assert_done, assert_failed, drain
 
@@ -154,8 +156,10 @@ def test_what_ends_in_time_is_not_disturbed(db: Any, conn: Conn) -> None:
     with running(engine):
         ids = [gd.insert(conn, Machine) for _ in range(50)]
         results = ended(conn, *ids)
-        # a timer that was forgotten would keep what it watches
         wait_until(lambda: len(engine._database.held) == 0)
+        gc.collect()
+        kept = [each for each in gc.get_objects() if isinstance(each, Work) and each.row.fsm == "timeouts.quick"]
+        assert len(kept) < 10  # a timer that was forgotten would keep what it watches, for half a minute
     assert {result.status for result in results} == {"done"}
     assert events.count("timeout") == events.count("stale") == events.count("lost") == 0
 

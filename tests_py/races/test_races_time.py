@@ -191,6 +191,23 @@ def test_a_parent_that_somebody_holds_keeps_its_child_from_expiring_and_nobody_e
     assert c.look(parent)["children_pending"] == 1
 
 
+def test_a_parent_that_somebody_holds_is_not_waited_for_at_the_last_timeout(db):
+    a, b, c = three(db)
+    timed(c, queue="nobody")
+    parent = c.insert(queue="parents")
+    childs = [{"fsm": "timed", "queue": "c", "max_attempts": 1}]
+    a.commit(outcome(a.claim_one("parents"), "schedule_childs", step="join", childs=childs))
+    child = a.claim_one("c")["id"]
+    elapse(c, child)
+    b.begin().rows("select from gendurable.instance where id = %s for no key update", parent)
+    assert a.call("reap") == 0
+    assert a.claim(queue="c") == []
+    assert c.status(child) == "executing"
+    b.roll_back()
+    assert a.call("reap") == 1
+    assert (c.status(child), c.status(parent)) == ("failed", "runnable")
+
+
 def test_a_key_that_somebody_holds_keeps_its_rows_and_nobody_waits(db):
     a, b, c = three(db)
     keyed, parked, free = c.insert(partition_key="k"), c.insert(partition_key="k"), c.insert()
