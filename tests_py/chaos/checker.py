@@ -77,6 +77,8 @@ def transitions(record: Record) -> Iterator[str]:
             yield f"{row.id}: is {row.status}, the log says {status}"
         if row.status == "done":
             wanted = row.state["wants"] if row.fsm == "chaos.waiter" else len((STEPS | ROUGH)[row.fsm])
+            if row.result.get("late") and not record.stepped:
+                yield f"{row.id}: ended by a run that took longer than it may"
             if row.result["n"] != wanted:
                 yield f"{row.id}: {row.fsm} ended with n = {row.result['n']} instead of {wanted}"
 

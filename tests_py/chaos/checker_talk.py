@@ -147,15 +147,22 @@ def times(record: Record) -> Iterator[str]:
     if record.stepped:
         return
     asked: dict[int, list[tuple[int, int, int]]] = defaultdict(list)
+    expires: dict[int, int] = {}
     moved: dict[int, list[int]] = defaultdict(list)
     for line in record.told:
         if line.get("due") is not None and line["answer"] not in (None, False, "unknown"):
             # (in force from, until when nothing may start, when it was asked for)
             known = line["answered"] if line["what"] == "reschedule" else 0
             asked[line["id"]].append((known, line["due"], line["sent"]))
+        if line.get("expires") is not None:
+            expires[line["id"]] = line["expires"]
         if line["what"] in ("reschedule", "retry"):
             moved[line["id"]].append(line["sent"])
     for event in record.events:
+        # A retry has no deadline any more. A commit under way has what it needs to end.
+        over = event.began > expires.get(event.id, event.began) + 100_000 and not moved[event.id]
+        if over and (event.claimed or event.committed or event.status == "done"):
+            yield f"{event.id}: {event.status} after its deadline (seq {event.seq})"
         if not event.claimed or event.old_status == "executing":
             continue
         due = event.old_eligible_at if event.old_bucket_at is None else event.old_bucket_at

@@ -17,6 +17,7 @@ import gendurable_py as gd
 
 from .machines import (
     BUCKETS,
+    LIFE,
     SCOPES,
     WEIGHTS,
     Flaky,
@@ -28,6 +29,7 @@ from .machines import (
     late,
     limited,
     micros,
+    timed,
     unique,
 )
 from .operators import Operators
@@ -39,7 +41,7 @@ BACKLOG = 250
 ROOM = 80
 
 EVEN = ("steps", "steps", "strict", "parent", "waiter", "unique", "unique", "limited", "limited")
-ROUGH = ("flaky", "flaky", "backoff", "late", "late")
+ROUGH = ("flaky", "flaky", "backoff", "late", "late", "mortal", "timed")
 
 
 class Clients:
@@ -89,11 +91,12 @@ class Clients:
             if kind == "waiter":
                 self._waiter(client, number)
                 continue
-            delay = client.random.uniform(0.1, 1.5) if kind == "late" else None
+            delay = client.random.uniform(0.1, 1.5) if kind in ("late", "mortal") else None
             made = client.call(self._maker(kind, client.random, delay))
             if made is not None:
                 due = None if delay is None else client.sent + int(delay * 1_000_000)
-                self._tell(client, "insert", made, made, due=due)
+                expires = client.answered + int(LIFE * 1_000_000) if kind == "mortal" else None
+                self._tell(client, "insert", made, made, due=due, expires=expires)
 
     @staticmethod
     def _maker(kind: str, chance: random.Random, delay: float | None) -> Callable[[Any], int | None]:
@@ -123,6 +126,11 @@ class Clients:
             case "late":
                 assert delay is not None
                 return lambda c: gd.insert(c, late, {"n": 0}, delay=delay)
+            case "mortal":
+                assert delay is not None
+                return lambda c: gd.insert(c, late, {"n": 0}, delay=delay, expires=LIFE)
+            case "timed":
+                return lambda c: gd.insert(c, timed, {"n": 0})
         key = chance.choice(sorted(SCOPES))
         return lambda c: gd.insert(c, unique, {"n": 0}, unique_key=key, unique_scope=SCOPES[key])
 

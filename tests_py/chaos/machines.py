@@ -28,11 +28,15 @@ ROUGH = {
     "chaos.flaky": ("start",),
     "chaos.backoff": ("start",),
     "chaos.late": ("start",),
+    "chaos.timed": ("start",),
 }
 # Long enough for faults to meet steps under way.
 PACE = 0.004
 # So long that a step runs a second time when the worker comes back that was stopped in the first.
 SLOW = 0.5
+# How long a run of the timed machine may take, and how long those live that have a deadline.
+TIMEOUT = 0.2
+LIFE = 1.0
 TERMINAL = ("done", "failed", "cancelled")
 
 # How long finished instances are kept, in seconds: some vanish while it goes on.
@@ -172,6 +176,16 @@ def late(args: dict[str, Any], ctx: Context[Any]) -> dict[str, Any]:
         return {"n": args["n"] + 1}
 
 
+@job(name="chaos.timed", timeout=TIMEOUT)
+def timed(args: dict[str, Any], ctx: Context[Any]) -> dict[str, Any]:
+    """Its first run takes longer than it may: what that says must never be committed."""
+    with ran(ctx):
+        late = ctx.attempt == 0
+        if late:
+            time.sleep(SLOW)
+        return {"n": args["n"] + 1, "late": late}
+
+
 def fail_as_told(ctx: Context[Any], state: dict[str, Any]) -> None:
     if ctx.attempt < state["fails"]:
         raise RuntimeError("as it was told")
@@ -243,4 +257,4 @@ class Waiter(FSM, name="chaos.waiter"):
             return Next("start", counted(ctx, got=got))
 
 
-MACHINES: list[Any] = [Steps, Keyed, unique, limited, late, Flaky, backoff, Kid, Parent, Waiter]
+MACHINES: list[Any] = [Steps, Keyed, unique, limited, late, timed, Flaky, backoff, Kid, Parent, Waiter]

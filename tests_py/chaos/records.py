@@ -22,7 +22,8 @@ create table chaos.log (
     old_claim bigint, claim bigint, lease_live boolean, key text, slot int, old_attempt int, attempt int, crashes int,
     priority int, lane_at timestamptz, eligible_at timestamptz,
     old_priority int, old_lane_at timestamptz, old_eligible_at timestamptz, held text, parent bigint, barrier bigint,
-    bucket text, weight double precision, old_bucket_at timestamptz
+    bucket text, weight double precision, old_bucket_at timestamptz,
+    expired boolean
 );
 create table chaos.gone (
     at timestamptz not null default clock_timestamp(), id bigint, fsm text, status text, parent bigint, state jsonb,
@@ -33,13 +34,14 @@ begin
     insert into chaos.log (
         id, fsm, queue, old_status, status, old_step, step, old_n, n, old_claim, claim, lease_live, key, slot,
         old_attempt, attempt, crashes, priority, lane_at, eligible_at, old_priority, old_lane_at, old_eligible_at,
-        held, parent, barrier, bucket, weight, old_bucket_at)
+        held, parent, barrier, bucket, weight, old_bucket_at, expired)
     values (
         new.id, new.fsm, new.queue, old.status, new.status, old.step, new.step, (old.state ->> 'n')::int,
         (new.state ->> 'n')::int, old.claim_no, new.claim_no, old.lease_expires_at > clock_timestamp(),
         new.partition_key, new.slot_no, old.attempt, new.attempt, new.crashes, new.priority, new.lane_at,
         new.eligible_at, old.priority, old.lane_at, old.eligible_at, new.unique_held, new.parent_id, new.barrier_no,
-        new.rate_limit, new.weight, old.bucket_at);
+        new.rate_limit, new.weight, old.bucket_at,
+        new.status = 'failed' and new.last_error like 'expired at %');
     return null;
 end $$;
 create function chaos.note_removal() returns trigger language plpgsql as $$
@@ -116,6 +118,8 @@ class Event:
     weight: float | None = None
     # Its place in the line before it, out of which it was claimed.
     old_bucket_at: int | None = None
+    # It failed since its deadline had passed.
+    expired: bool | None = False
 
     @property
     def claimed(self) -> bool:
@@ -129,8 +133,8 @@ class Event:
 
     @property
     def committed(self) -> bool:
-        """A step's outcome that progressed; a cancellation is not a step's."""
-        ended = self.status in ("done", "failed") and self.old_status == "executing"
+        """A step's outcome that progressed; a cancellation is not a step's, and neither is an end by a deadline."""
+        ended = self.status in ("done", "failed") and self.old_status == "executing" and not self.expired
         return self.old_status is not None and (self.n != self.old_n or ended)
 
 

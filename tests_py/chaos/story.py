@@ -192,3 +192,13 @@ def _others(story: Story) -> None:
     story.time += 2 * SECOND
     story.claim(10)
     story.end(10)
+    story.event(14, "chaos.late")
+    story.tell("insert", 14, 14, expires=story.time + SECOND)
+    story.claim(14)
+    story.end(14)
+    story.insert(15, "chaos.timed")
+    story.claim(15)
+    story.event(15, status="runnable", attempt=1, eligible_at=story.time + SECOND)
+    story.time += 2 * SECOND
+    story.claim(15)
+    story.end(15, late=False)

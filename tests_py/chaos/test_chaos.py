@@ -41,7 +41,7 @@ def test_nothing_is_lost_whatever_is_broken() -> None:
     } <= set(report.faults)
     assert report.instances.total() > 100
     assert report.maintained > 0
-    for fsm in ("steps", "keyed", "unique", "limited", "child", "parent", "waiter", "strict", "flaky", "late"):
+    for fsm in ("steps", "keyed", "unique", "limited", "child", "parent", "waiter", "strict", "flaky", "late", "timed"):
         assert report.instances[f"chaos.{fsm} done"], fsm
 
 
@@ -144,6 +144,7 @@ SEEDED: list[tuple[str, Callable[[Record], object]]] = [
     ("transition", lambda r: r.events.remove(of(r, 8, n=1, status="runnable"))),
     ("transition", lambda r: r.events.append(copy.copy(of(r, 5, old_status=None)))),
     ("transition", lambda r: r.rows[8].result.update(n=2)),
+    ("transition", lambda r: r.rows[15].result.update(late=True)),
     ("run", lambda r: r.runs.remove(run_of(r, 8))),
     ("run", lambda r: r.runs.append(dict(run_of(r, 8)))),
     ("run", lambda r: run_of(r, 8).update(step="last")),
@@ -157,6 +158,8 @@ SEEDED: list[tuple[str, Callable[[Record], object]]] = [
     ("time", lambda r: change(of(r, 10, status="executing"), old_eligible_at=1 << 60)),
     ("time", lambda r: change(of(r, 1, status="executing"), old_lane_at=1 << 60)),
     ("time", nobody_else_to_blame),
+    ("time", lambda r: said(r, "insert", 14).update(expires=of(r, 14, status="executing").began - SECOND)),
+    ("time", lambda r: said(r, "insert", 14).update(expires=of(r, 14, status="done").began - SECOND)),
     # 2: one live claim an instance, K executing instances a key, order within a key
     ("claim", lambda r: change(of(r, 6, status="executing"), old_status="executing", lease_live=True)),
     ("claim", lambda r: change(of(r, 7, status="executing"), old_claim=99)),
