@@ -261,6 +261,30 @@ select t.elapse(:id, '2 minutes');
 select is(gd_reap(), 1, 'where both have passed');
 select t.is_expired(:id, 'the deadline counts');
 
+-- in the line before a rate limit: what has expired takes no token
+
+select gd_set_rate_limit('rare', 1, '1 hour');
+select t.mortal('line', '{"rate_limit": "rare"}') as first \gset
+select t.mortal('line', '{"rate_limit": "rare"}') as second \gset
+select t.mortal('line', '{"rate_limit": "rare", "expires_ms": null}') as third \gset
+select is((select array_agg(c.id) from t.take('line', 5) c), array[:first]::bigint[], '(one token)');
+select is((select count(i.bucket_at) from gendurable.instance i where i.id in (:second, :third)), 2::bigint, '(two stand in line)');
+select t.elapse(:first, '1 minute'), t.elapse(:second, '1 minute');
+select gd_set_rate_limit('rare', 1000000000, '1 hour');
+select is((select array_agg(c.id) from t.take('line', 5) c), array[:third]::bigint[], 'a claim that serves the line goes on to the next');
+select t.is_expired(x.id, 'expired: ' || x.name) from (values (:first, 'running'), (:second, 'in line')) x (id, name);
+select t.put(:third, '{"kind": "done"}');
+select t.mortal('line', '{"rate_limit": "rare"}') as due \gset
+select t.elapse(:due, '1 minute');
+select is_empty($$select * from t.take('line', 5)$$, 'and one that has just come');
+select t.is_expired(:due, 'expired before it stood in line');
+select gd_set_rate_limit('never', 0);
+select t.mortal('line0', '{"rate_limit": "never"}') as waits \gset
+select is_empty($$select * from t.take('line0', 5)$$, '(it stands in line for ever)');
+select t.elapse(:waits, '1 minute');
+select is(gd_maintain() ->> 'expired', '1', 'the upkeep finds it there');
+select t.is_expired(:waits, 'expired in a line that does not move');
+
 -- a row that cannot be ended costs no other
 
 select t.mortal('bad') as bad \gset
