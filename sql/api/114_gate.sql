@@ -1,5 +1,6 @@
--- The gate: which of the rows that a claim has locked may start. Some lost their workers again and again and are parted from
--- each other, some only carry a baton, some wait for a slot of their key, the time of some is up; whose turn it is in its key may still lack a token.
+-- The gate: which of the rows that a claim has locked may start. The time of some is up, some lost their workers again and again
+-- and are parted from each other, some only carry a baton, some wait for a slot of their key; whose turn it is in its key may
+-- still lack a token.
 -- Invariant 2, within a key. Next: 115_limits.
 
 create or replace function gendurable._pass_gate(

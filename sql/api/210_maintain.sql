@@ -46,9 +46,10 @@ begin
 end $$;
 
 comment on function gd_maintain(interval) is
-'All upkeep in one bounded call: takes expired claims back, ends instances past their deadline, removes instances that ended longer than p_retention ago,
-repairs keys, and what a clock wrote that was set back since. Each part by itself: one that fails is told in
-"errors", and the others are done. For every dispatcher and for pg_cron, as often as wanted. It answers with an
+'All upkeep in one bounded call: takes expired claims back, ends instances past their deadline, removes instances that
+ended longer ago than p_retention, repairs keys, and what a clock wrote that was set back since. Each part by itself:
+one that fails is told in "errors", and the others are done. For every dispatcher and for pg_cron, as often as wanted.
+It answers with an
 object:
 
   ran: false where another session is at it, or has locked the table; nothing was done

@@ -270,4 +270,5 @@ begin
 end $$;
 
 comment on function gendurable._insert_instances(gendurable.new_instance[], bigint, bigint, jsonb, timestamptz) is
-    'Checks and stores new instances and wakes their queues; none has a later deadline than p_expires_at. The ids in the order of the input, null where the unique key is taken.';
+    'Checks and stores new instances and wakes their queues; none has a later deadline than p_expires_at. The ids in the order of
+the input, null where the unique key is taken.';

@@ -262,8 +262,8 @@ begin
 end $$;
 
 comment on function gendurable._to_ended(bigint[], gendurable.status, text, boolean, timestamptz) is
-    'Ends rows from outside of a step, as failed (without an error: their deadline has passed) or cancelled: the ids, the barriers that they counted in, and the keys whose batons
-are to be kept. Awaits, deadline and inbox stay, for gd_retry.';
+    'Ends rows from outside of a step, as failed (without an error: their deadline has passed) or cancelled: the ids, the barriers
+that they counted in, and the keys whose batons are to be kept. Awaits, deadline and inbox stay, for gd_retry.';
 
 create or replace function gendurable._give_back(
     p_ids bigint[], p_now timestamptz, p_due timestamptz, p_crashed boolean
