@@ -108,6 +108,7 @@ begin
     values (p_fsm, p_version, p_initial_step, coalesce(p_queue, 'default'), v_max_attempts)
     on conflict (fsm, version) do update
         set initial_step = excluded.initial_step, queue = excluded.queue, max_attempts = excluded.max_attempts;
+    perform gendurable._move_bells(p_fsm);
 end $$;
 
 comment on function gd_register(text, int, text, text, jsonb) is
