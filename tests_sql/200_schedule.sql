@@ -96,9 +96,13 @@ from unnest(array[
 ]) o;
 select t.raises($$select gd_schedule('bad', '@daily', 'm', '{"rate_limit": "nobody set this"}')$$, 'GD502', 'a limit that there is not');
 select is_empty('select * from gd_schedules', 'and nothing of it was scheduled');
-begin isolation level repeatable read;
+set default_transaction_isolation = 'repeatable read';
 select t.raises($$select gd_schedule('bad', '@daily', 'm')$$, 'GD504', 'a fixed snapshot');
-rollback;
+select t.raises($$select gd_unschedule('bad')$$, 'GD504', 'unschedule');
+select t.raises($$select gd_pause_schedule('bad')$$, 'GD504', 'pause');
+select t.raises($$select gd_resume_schedule('bad')$$, 'GD504', 'resume');
+select t.raises($$select * from gd_announce_schedules('[]')$$, 'GD504', 'announce');
+reset default_transaction_isolation;
 
 -- a schedule, and its tick
 

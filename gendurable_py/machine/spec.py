@@ -70,6 +70,7 @@ class Spec:
         "name",
         "queue",
         "run_ahead",
+        "schedules",
         "version",
     )
 
@@ -84,6 +85,7 @@ class Spec:
         self.max_attempts: int | None = options.get("max_attempts")
         self.backoff: Backoff | None = options.get("backoff")
         self.run_ahead: bool | None = options.get("run_ahead")
+        self.schedules: tuple[Any, ...] = ()  # of `schedule.Schedule`, by the decorators that follow
         self.head = dumps({"fsm": name, "version": version, "queue": self.queue, "step": self.initial})[:-1]
         self._codec: StateCodec[Any] | None = None
         self._instance: Declared | None = None
