@@ -7,14 +7,13 @@ migrations, people and machines that live elsewhere.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime
 from typing import Unpack
 
 from .._statement import Statement, call, nothing, one_value
-from ..machine.codec import loads
 from ..machine.outcome import UNSET, MachineLike
 from ..machine.schedule import ScheduleOptions, encode_options, encode_schedules
 from ..machine.spec import spec_of
+from .dispatching import announcement
 from .rows import Announced
 
 
@@ -85,15 +84,4 @@ def announce_schedules(machines: Iterable[MachineLike]) -> Statement[list[Announ
     An `Engine` does it at start and once an hour for its machines. None that is there is changed, whatever it says.
     """
     specs = [spec_of(machine) for machine in machines]
-    return Statement(
-        "select name, result, cron, timezone, fsm, options::text, seen_at "
-        "from gd_announce_schedules(%s::jsonb, %s::text[])",
-        (encode_schedules(specs).decode(), [spec.name for spec in specs]),
-        lambda rows: [_announced(*row) for row in rows],
-    )
-
-
-def _announced(
-    name: str, result: str, cron: str, timezone: str, fsm: str, options: str, seen_at: datetime | None
-) -> Announced:
-    return Announced(name, result, cron, timezone, fsm, loads(options), seen_at)
+    return announcement(encode_schedules(specs), [spec.name for spec in specs])

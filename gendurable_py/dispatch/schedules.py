@@ -10,15 +10,13 @@ import asyncio
 import json
 import random
 from collections.abc import Iterable
-from typing import Any, cast
 
 import psycopg
 
 from .._log import logger
+from ..calls.dispatching import announce
 from ..calls.rows import Announced
-from ..calls.scheduling import announce_schedules
 from ..errors import GendurableError
-from ..machine.outcome import MachineLike
 from ..machine.schedule import encode_schedules
 from ..machine.spec import Spec
 from ..telemetry.events import Emit, Scheduled
@@ -40,7 +38,8 @@ class Schedules(Service):
         super().__init__()
         self._link = link
         self._emit = emit
-        self._machines: list[MachineLike] = []
+        self._specs: list[Spec] = []
+        self._document = b"[]"
         self._told: set[tuple[str, str, str]] = set()
         self._refused = False
         self._pause = _EVERY
@@ -48,7 +47,7 @@ class Schedules(Service):
     @property
     def wanted(self) -> bool:
         """Whether there is something to announce again."""
-        return bool(self._machines) and not self._refused
+        return bool(self._specs) and not self._refused
 
     async def introduce(self, specs: Iterable[Spec], link: Link) -> None:
         """Announce the schedules of these machines from now on, for the first time on this link.
@@ -56,10 +55,9 @@ class Schedules(Service):
         Raises:
             GendurableError: one of them is not valid.
         """
-        specs = list(specs)
-        encode_schedules(specs)  # what is wrong with it is told without the server
-        self._machines = [cast("MachineLike", spec.cls) for spec in specs]
-        if self._machines:
+        self._specs = list(specs)
+        self._document = encode_schedules(self._specs)
+        if self._specs:
             await self._announce(link)
 
     async def run(self) -> None:
@@ -76,7 +74,7 @@ class Schedules(Service):
 
     async def _announce(self, link: Link) -> None:
         try:
-            answers = await link.insist(announce_schedules, self._machines)
+            answers = await link.insist(announce, self._document, [spec.name for spec in self._specs])
         except _MISSING as error:
             self._refused = True
             self._tell(None, None, "refused", f"schedules in the code are left out: {str(error).strip()}")
@@ -97,7 +95,7 @@ class Schedules(Service):
             )
         here = next(
             _show(made.cron, made.timezone, spec.name, json.loads(made.encode(spec))["options"])
-            for spec in (machine.gendurable_spec for machine in cast("list[Any]", self._machines))
+            for spec in self._specs
             for made in spec.schedules
             if made.name == row.name
         )

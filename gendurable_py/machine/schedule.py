@@ -11,9 +11,8 @@ from typing import Any, Literal, TypedDict, TypeVar, Unpack, cast
 
 from ..errors import InvalidArgument
 from .codec import check_name, dumps
-from .encode import check_step
 from .outcome import UNSET, MachineLike, StepLike
-from .spec import Spec, spec_of, step_name
+from .spec import Spec, check_step, spec_of, step_name
 
 M = TypeVar("M")
 

@@ -188,3 +188,13 @@ def spec_of(machine: MachineLike) -> Spec:
     if not isinstance(spec, Spec) or (isinstance(machine, type) and spec.cls is not machine):
         raise InvalidArgument(f"{machine!r} is not a machine", hint="give an FSM class (not an abstract one) or a job")
     return spec
+
+
+def check_step(spec: Spec, target: StepLike) -> str:
+    """The name of a step of this machine, without building its instance."""
+    name = target if isinstance(target, str) else spec.step_name(target)
+    if name not in spec.attributes.values():
+        raise InvalidArgument(
+            f"{spec.name} has no step {name!r}", hint=f"its steps are {', '.join(spec.attributes.values())}"
+        )
+    return name
