@@ -19,9 +19,10 @@ select x.profile, p.name
 from (values
     ('client', string_to_array('gd_insert gd_insert_many gd_find gd_signal gd_result gd_watch gd_childs gd_version', ' ')),
     ('worker', string_to_array('gd_register gd_claim gd_claim_many gd_commit gd_commit_one gd_heartbeat gd_release gd_sleep gd_wake gd_signals '
-        || 'gd_ensure_rate_limit gd_close_rate_limit gd_reap gd_gc gd_maintain', ' ')),
+        || 'gd_schedule gd_announce_schedules gd_ensure_rate_limit gd_close_rate_limit gd_reap gd_gc gd_maintain', ' ')),
     ('operator', string_to_array('gd_cancel gd_retry gd_reschedule gd_pause_queue gd_resume_queue gd_set_key_limit gd_set_rate_limit '
-        || 'gd_ensure_rate_limit gd_close_rate_limit gd_schedule gd_unschedule gd_signals gd_reap gd_gc gd_maintain', ' ')),
+        || 'gd_ensure_rate_limit gd_close_rate_limit gd_schedule gd_unschedule gd_pause_schedule gd_resume_schedule gd_trigger '
+        || 'gd_signals gd_reap gd_gc gd_maintain', ' ')),
     ('reader', string_to_array('gd_result gd_find gd_childs gd_signals gd_version gd_instances gd_queues gd_workers gd_rate_limits gd_schedules', ' '))
 ) x (profile, names)
 cross join lateral unnest(x.names) p (name);

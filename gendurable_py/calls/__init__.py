@@ -24,7 +24,15 @@ from .operating import (
     set_key_limit,
     version,
 )
-from .rows import Claim, Claims, Committed, Inserted, Result, Sleep, when
+from .rows import Announced, Claim, Claims, Committed, Inserted, Result, Sleep, when
+from .scheduling import (
+    announce_schedules,
+    pause_schedule,
+    resume_schedule,
+    schedule,
+    trigger,
+    unschedule,
+)
 from .talking import signal, signals
 from .waiting import wait
 from .working import claim, claim_many, commit, commit_one, heartbeat, reap, release, sleep, wake
@@ -33,12 +41,14 @@ __all__ = [
     "CLAIMED",
     "LEASE",
     "RETENTION",
+    "Announced",
     "Claim",
     "Claims",
     "Committed",
     "Inserted",
     "Result",
     "Sleep",
+    "announce_schedules",
     "cancel",
     "childs",
     "claim",
@@ -55,18 +65,23 @@ __all__ = [
     "insert_many",
     "maintain",
     "pause_queue",
+    "pause_schedule",
     "reap",
     "register",
     "release",
     "reschedule",
     "result",
     "resume_queue",
+    "resume_schedule",
     "retry",
+    "schedule",
     "set_key_limit",
     "set_rate_limit",
     "signal",
     "signals",
     "sleep",
+    "trigger",
+    "unschedule",
     "version",
     "wait",
     "wake",

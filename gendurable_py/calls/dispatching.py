@@ -6,14 +6,14 @@ answer.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from datetime import timedelta
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 from .._statement import Statement, call, nothing
 from ..machine.claim import CLAIMED, ClaimRow
-from ..machine.codec import dumps
-from .rows import Answer
+from ..machine.codec import dumps, loads
+from .rows import Announced, Answer
 
 
 @call
@@ -92,3 +92,25 @@ def settled(horizon: str, worker: str, queues: Iterable[str]) -> Statement[tuple
 def listen() -> Statement[None]:
     """Receive the wake-ups: the channel is public, the payload is the queue."""
     return Statement("listen gendurable", (), nothing)
+
+
+def announcement(schedules: bytes, machines: Sequence[str]) -> Statement[list[Announced]]:
+    """What `machine.schedule` has encoded, said for machines of these names."""
+    return Statement(
+        "select name, result, cron, timezone, fsm, options::text, seen_at "
+        "from gd_announce_schedules(%s::jsonb, %s::text[])",
+        (schedules.decode(), list(machines)),
+        lambda rows: [_announced(*row) for row in rows],
+    )
+
+
+@call
+def announce(schedules: bytes, machines: Sequence[str]) -> Statement[list[Announced]]:
+    """`scheduling.announce_schedules`, of what was encoded once."""
+    return announcement(schedules, machines)
+
+
+def _announced(
+    name: str, result: str, cron: str, timezone: str, fsm: str, options: str, seen_at: datetime | None
+) -> Announced:
+    return Announced(name, result, cron, timezone, fsm, loads(options), seen_at)

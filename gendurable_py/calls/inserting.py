@@ -14,9 +14,9 @@ from .._contract import Seconds
 from .._statement import Statement, call, nothing, one_value
 from ..errors import InvalidArgument
 from ..machine.codec import dumps
-from ..machine.encode import Insertable, check_step, encode_inserts
+from ..machine.encode import Insertable, encode_inserts
 from ..machine.outcome import UNSET, MachineLike, StepLike
-from ..machine.spec import spec_of, step_name
+from ..machine.spec import check_step, spec_of, step_name
 from ..machine.times import aware, seconds
 from .rows import Inserted
 

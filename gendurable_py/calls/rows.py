@@ -84,6 +84,21 @@ class Sleep(NamedTuple):
     horizon: str
 
 
+class Announced(NamedTuple):
+    """A schedule as it stands in the database.
+
+    ``result``: made, same, differs (from what was announced), gone (it was announced once), or busy (call again).
+    """
+
+    name: str
+    result: str
+    cron: str
+    timezone: str
+    fsm: str
+    options: JsonValue
+    seen_at: datetime | None
+
+
 class Answer(NamedTuple):
     """The answer for one outcome, as the dispatcher needs it. ``kept``: the next claim of the same instance."""
 

@@ -27,6 +27,7 @@ from .link import Link, conninfo
 from .maintenance import Maintenance
 from .options import Options
 from .pooled import Shared
+from .schedules import Schedules
 from .services import Failed, Loop, Services
 from .sleeper import Sleeper
 from .timeouts import Timeouts
@@ -52,7 +53,9 @@ class Database:
         self._aside = self._make_link("busy commits", timeout=timeout)
         self._beats = self._make_link("heartbeats", timeout=min(timeout, lease / 3))
         self._chores = self._make_link("maintenance", timeout=600)
-        self.links = [self.claims, self._commits, self._aside, self._beats, self._chores]
+        self._timetable = self._make_link("schedules", timeout=timeout)
+        self.links = [self.claims, self._commits, self._aside, self._beats, self._chores, self._timetable]
+        self._schedules = Schedules(self._timetable, emit)
         self.sleeper = Sleeper(self.claims, emit, options)
         self._committer = Committer(
             self._commits,
@@ -98,6 +101,7 @@ class Database:
             await self._commits.insist(inserting.register, cast("MachineLike", spec.cls))
             _ = spec.steps, spec.codec  # a class that cannot be used is told now, not at its first row
         await Limits(self._commits, self._emit).register(collect_rate_limits(specs))
+        await self._schedules.introduce(specs, self._commits)
         await self._beats.open()
         await self.claims.open()
         await self.sleeper.prepare()
@@ -112,6 +116,8 @@ class Database:
         start(Heartbeats(self._beats, self._executor, self.held, self._emit, options))
         if options.reap_interval is not None:
             start(Maintenance(self._chores, self._emit, options))
+        if self._schedules.wanted:
+            start(self._schedules)
 
     # What happens meanwhile
 

@@ -30,7 +30,7 @@ from .outcome import (
     StepLike,
     Stop,
 )
-from .spec import Spec, spec_of, step_name
+from .spec import Spec, check_step, spec_of, step_name
 from .times import aware, milliseconds
 
 LONGEST_OUTCOME = 32 << 20
@@ -249,13 +249,3 @@ def encode_insert(what: Insertable, trace: Mapping[str, str] | None = None) -> b
     if made:
         text += b"," + dumps(made)[1:-1]  # a key that stands in the head, too: jsonb takes the last one
     return text + b',"state":' + state + b"}"
-
-
-def check_step(spec: Spec, target: StepLike) -> str:
-    """The name of a step of this machine, without building its instance."""
-    name = target if isinstance(target, str) else spec.step_name(target)
-    if name not in spec.attributes.values():
-        raise InvalidArgument(
-            f"{spec.name} has no step {name!r}", hint=f"its steps are {', '.join(spec.attributes.values())}"
-        )
-    return name

@@ -74,6 +74,7 @@ class Spec:
         "rate_limits",
         "run_ahead",
         "timeouts",
+        "schedules",
         "version",
     )
 
@@ -98,6 +99,7 @@ class Spec:
         self.rate_limits: Mapping[str, RateLimit] = options.get("rate_limits", {})
         limits = {step: timeouts.get(attribute, options.get("timeout")) for attribute, step in attributes.items()}
         self.timeouts: dict[str, float] = {step: limit for step, limit in limits.items() if limit is not None}
+        self.schedules: tuple[Any, ...] = ()  # of `schedule.Schedule`, by the decorators that follow
         self.head = dumps({"fsm": name, "version": version, "queue": self.queue, "step": self.initial})[:-1]
         self._codec: StateCodec[Any] | None = None
         self._instance: Declared | None = None
@@ -223,3 +225,13 @@ def collect_rate_limits(specs: Iterable[Spec]) -> dict[str, RateLimit]:
                     hint="define it once, and use that in both",
                 )
     return {name: limit for name, (limit, _) in found.items()}
+
+
+def check_step(spec: Spec, target: StepLike) -> str:
+    """The name of a step of this machine, without building its instance."""
+    name = target if isinstance(target, str) else spec.step_name(target)
+    if name not in spec.attributes.values():
+        raise InvalidArgument(
+            f"{spec.name} has no step {name!r}", hint=f"its steps are {', '.join(spec.attributes.values())}"
+        )
+    return name

@@ -308,6 +308,23 @@ class Maintained(Event):
         return self.said
 
 
+@dataclass(frozen=True, slots=True)
+class Scheduled(Event):
+    """What became of a schedule that the code of this engine declares.
+
+    ``result``: ``made`` (it was not there), ``differs`` (an operator has changed it, or the code has changed: the one
+    in the database stays), ``gone`` (it is in the database and no longer in the code), or ``refused`` (schedules
+    cannot be announced at all: ``schedule`` and ``fsm`` are None).
+    """
+
+    name = "schedule"
+
+    schedule: str | None
+    fsm: str | None
+    result: str
+    message: str
+
+
 # Connections
 
 

@@ -117,6 +117,7 @@ begin
     on conflict (fsm, version) do update
         set initial_step = excluded.initial_step, queue = excluded.queue, max_attempts = excluded.max_attempts,
             timeouts = excluded.timeouts;
+    perform gendurable._move_bells(p_fsm);
 end $$;
 
 comment on function gd_register(text, int, text, text, jsonb) is

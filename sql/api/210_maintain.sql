@@ -55,7 +55,8 @@ object:
   ran: false where another session is at it, or has locked the table; nothing was done
   reaped, removed: claims that were taken back; instances that were removed
   expired: instances that were ended since their deadline has passed
-  repaired: rows of keys, and lines before rate limits, that waited for nobody: anything but 0 is a defect worth a report
+  repaired: rows of keys and lines before rate limits that waited for nobody, schedules without a bell: anything but 0 is
+    a defect worth a report
   shifted: rows with times in the future
   more: there is more to do now, call again
   errors: {part: {sqlstate, message}}, with "rows" besides for rows that could not be removed
@@ -140,7 +141,9 @@ begin
         when 'repaired' then
             perform gendurable._relieve_stray_carriers(v_now);
             perform gendurable._settle_doubts(v_now);
-            return jsonb_build_object('repaired', gendurable._repair_batons(v_now, p_until) + gendurable._repair_lines(p_until));
+            return jsonb_build_object(
+                'repaired', gendurable._repair_batons(v_now, p_until) + gendurable._repair_lines(p_until)
+                + gendurable._repair_schedules(p_until));
         when 'removed' then
             if not gendurable._is_alone(-1) then
                 return '{}'::jsonb;

@@ -1,4 +1,4 @@
--- Keys that lost their baton, which should never be, and carriers of batons that no claim meets.
+-- Keys that lost their baton and schedules that lost their bell, which should never be, and carriers of batons that no claim meets.
 -- Invariant 6, once more. Next: 216_clock.
 
 create or replace function gendurable._relieve_stray_carriers(p_now timestamptz) returns void
@@ -130,3 +130,41 @@ end $$;
 
 comment on function gendurable._lacks_baton(text, timestamptz) is
     'Whether rows of the key wait while nothing will ever look at them. It should never be so.';
+
+create or replace function gendurable._repair_schedules(p_until timestamptz) returns int
+language plpgsql as $$
+declare
+    v_most constant int := 2000;
+    v_from text := coalesce(gendurable._recall_place('schedules') #>> '{}'::text[], '');
+    v_names text[];
+    v_name text;
+    v_count int := 0;
+begin
+    v_names := array(select s.name from gendurable.schedule s where s.name > v_from order by s.name limit v_most);
+    for v_name in
+        select s.name
+        from unnest(v_names) n (name)
+        join gendurable.schedule s on s.name = any(array[n.name])
+        cross join lateral gendurable._find_bell_place(s.fsm, s.options) p
+        where s.paused_at is null and (
+            p.queue <> s.queue or p.priority <> s.priority
+            or not coalesce((select true from gendurable.instance i where i.id = s.bell_id limit 1), false))
+    loop
+        begin
+            v_count := v_count + gendurable._rehang_bell(v_name)::int;
+        exception
+            when others or assert_failure then
+                if not gendurable._blames_row(sqlstate) then
+                    raise;
+                end if;                              -- a later call tries again
+        end;
+        exit when clock_timestamp() > p_until;
+    end loop;
+    perform gendurable._keep_place(
+        'schedules', to_jsonb(case when cardinality(v_names) = v_most then v_names[v_most] end));
+    return v_count;
+end $$;
+
+comment on function gendurable._repair_schedules(timestamptz) is
+    'Puts a bell for each schedule that has none, and moves those that stand in a former queue of their machine, for 2,000 schedules
+a call; how many had none.';

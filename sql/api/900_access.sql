@@ -21,8 +21,8 @@ comment on function gd_grant(regrole, text) is
 'Gives a role the rights of a profile, and remembers it: an upgrade gives the role what is new. Profiles add up.
 
   client: insert, signal, results
-  worker: what a client may, claiming, committing, upkeep
-  operator: what a client may, the views, cancel, retry, pause, limits, upkeep
+  worker: what a client may, claiming, committing, scheduling, upkeep
+  operator: what a client may, the views, cancel, retry, pause, limits, schedules, upkeep
   reader: the views and results
 
 Raises GD501, and GD502 for an unknown profile.';
@@ -68,7 +68,7 @@ declare
     v_client constant text[] :=
         '{gd_insert,gd_insert_many,gd_find,gd_signal,gd_result,gd_watch,gd_childs,gd_version}'::text[];
     v_reader constant text[] := '{gd_result,gd_find,gd_childs,gd_signals,gd_version}'::text[];
-    v_views constant text[] := '{gd_instances,gd_queues,gd_workers,gd_rate_limits}'::text[];
+    v_views constant text[] := '{gd_instances,gd_queues,gd_workers,gd_rate_limits,gd_schedules}'::text[];
     v_upkeep constant text[] := '{gd_reap,gd_gc,gd_maintain}'::text[];
 begin
     views := '{}';
@@ -76,9 +76,9 @@ begin
         when 'client' then
             functions := v_client;
         when 'worker' then
-            functions := v_client || v_upkeep || '{gd_register,gd_claim,gd_claim_many,gd_commit,gd_commit_one,gd_heartbeat,gd_release,gd_sleep,gd_wake,gd_signals,gd_ensure_rate_limit,gd_close_rate_limit}'::text[];
+            functions := v_client || v_upkeep || '{gd_register,gd_claim,gd_claim_many,gd_commit,gd_commit_one,gd_heartbeat,gd_release,gd_sleep,gd_wake,gd_signals,gd_ensure_rate_limit,gd_close_rate_limit,gd_schedule,gd_announce_schedules}'::text[];
         when 'operator' then
-            functions := v_client || v_upkeep || '{gd_cancel,gd_retry,gd_reschedule,gd_pause_queue,gd_resume_queue,gd_set_key_limit,gd_set_rate_limit,gd_ensure_rate_limit,gd_close_rate_limit,gd_signals}'::text[];
+            functions := v_client || v_upkeep || '{gd_cancel,gd_retry,gd_reschedule,gd_pause_queue,gd_resume_queue,gd_set_key_limit,gd_set_rate_limit,gd_ensure_rate_limit,gd_close_rate_limit,gd_schedule,gd_unschedule,gd_pause_schedule,gd_resume_schedule,gd_trigger,gd_signals}'::text[];
             views := v_views;
         when 'reader' then
             functions := v_reader;

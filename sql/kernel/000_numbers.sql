@@ -57,6 +57,13 @@ $$;
 
 comment on function gendurable._most_children() is 'Children that a claim presents.';
 
+create or replace function gendurable._most_ticks() returns int
+language sql immutable parallel safe as $$
+    select 100
+$$;
+
+comment on function gendurable._most_ticks() is 'Missed ticks of one schedule that a claim inserts instances for.';
+
 create or replace function gendurable._most_looks() returns int
 language sql immutable parallel safe as $$
     select 20000
@@ -211,6 +218,14 @@ $$;
 
 comment on function gendurable._lock_of_lines() is
     'The lines before rate limits: shared by whoever puts rows there, to the end of the transaction; who sets a limit waits a little.';
+
+create or replace function gendurable._lock_of_schedules() returns int
+language sql immutable parallel safe as $$
+    select 7308
+$$;
+
+comment on function gendurable._lock_of_schedules() is
+    'Changes of a schedule: one session at a time for each name, to the end of the transaction.';
 
 create or replace function gendurable._is_terminal(p_status gendurable.status) returns boolean
 language sql immutable parallel safe as $$

@@ -91,6 +91,20 @@ comment on function gendurable._claimed(
     bigint, bigint, text, int, text, jsonb, int, text, text, text, bigint, text[], boolean, jsonb, jsonb, jsonb
 ) is 'What a worker gets of a row that it has claimed, or whose claim it keeps.';
 
+create or replace function gendurable._cron(
+    p_minutes int[], p_hours int[], p_days int[], p_months int[], p_weekdays int[], p_either boolean, p_elapsed boolean,
+    p_every interval
+) returns gendurable.cron
+language sql immutable parallel safe as $$
+    select row(
+        p_minutes, p_hours, p_days, p_months, p_weekdays, p_either, p_elapsed, p_every
+    )::gendurable.cron
+$$;
+
+comment on function gendurable._cron(int[], int[], int[], int[], int[], boolean, boolean, interval) is
+    'A cron expression that was read: sorted values, Sunday is 0. either: a day is meant by either of its fields, else by both;
+elapsed: it goes by elapsed time where clocks change, else by the clock; every: all of @every, the rest is null then.';
+
 create or replace function gendurable._answer(p_result text, p_sqlstate text = null, p_message text = null) returns jsonb
 language sql stable parallel safe as $$
     select jsonb_build_object('result', p_result, 'detail', case

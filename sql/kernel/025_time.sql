@@ -1,5 +1,5 @@
 -- Times: as numbers, and those that a clock wrote which has been set back since (who moves these stands in api/216_clock).
--- Next: 030_wake, telling those who sleep.
+-- Next: 027_cron, expressions that name times.
 
 create or replace function gendurable._epoch_us(p_at timestamptz) returns bigint
 language sql stable parallel safe as $$

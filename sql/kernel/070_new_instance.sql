@@ -1,6 +1,6 @@
 -- Storing new instances, for gd_insert and for fan-outs: their JSON or arguments become gendurable.new_instance values,
 -- and one function checks and stores these.
--- Next: 080_transitions, what becomes of them.
+-- Next: 075_schedules, who inserts by the clock.
 
 create or replace function gendurable._new_instance_problem(p_new gendurable.new_instance) returns text
 language sql immutable parallel safe as $$

@@ -64,3 +64,8 @@ create type gendurable.opened as (
     line gendurable.line, bells bigint[], settled boolean, bound_priority int, bound_at timestamptz, bound_id bigint,
     ends boolean, last_priority int, last_at timestamptz, last_id bigint
 );
+
+-- A cron expression, as it was read.
+create type gendurable.cron as (
+    minutes int[], hours int[], days int[], months int[], weekdays int[], either boolean, elapsed boolean, every interval
+);

@@ -226,3 +226,29 @@ comment on column gd_rate_limits.level is 'how many tokens are in it now';
 comment on column gd_rate_limits.queue is 'a queue of which rows wait for tokens; null: none does';
 comment on column gd_rate_limits.next_at is 'when the first of them is tried next';
 comment on column gd_rate_limits.closed_until is 'gd_close_rate_limit, or close_ms of an outcome: nothing starts before';
+
+create view gd_schedules as
+select
+    s.name, s.cron, s.timezone, s.fsm, s.queue, s.priority, s.options, s.next_at, s.last_tick_at, s.last_at, s.last_id,
+    s.last_error, s.paused_at, s.seen_at
+from gendurable.schedule s;
+
+comment on view gd_schedules is
+'Every schedule. A next_at that lies behind now means that nobody claims in its queue, or that the queue is paused.';
+
+comment on column gd_schedules.name is 'how all functions call it';
+comment on column gd_schedules.cron is 'the expression';
+comment on column gd_schedules.timezone is 'the zone whose clock the expression is about';
+comment on column gd_schedules.fsm is 'the machine of which each tick inserts an instance';
+comment on column gd_schedules.queue is 'whose claims fire it';
+comment on column gd_schedules.priority is 'that of what it inserts';
+comment on column gd_schedules.options is 'what gd_schedule was told besides';
+comment on column gd_schedules.next_at is 'the next tick, or the first one that was missed; null while it is paused';
+comment on column gd_schedules.last_tick_at is
+'the last tick that inserted, was held back by its overlap, or failed';
+comment on column gd_schedules.last_at is 'when a tick inserted last';
+comment on column gd_schedules.last_id is 'the instance that it inserted, which may have been removed since';
+comment on column gd_schedules.last_error is 'why the last tick inserted nothing; null: it did, or its overlap held it back';
+comment on column gd_schedules.paused_at is 'since when gd_pause_schedule has stopped it';
+comment on column gd_schedules.seen_at is
+'when somebody scheduled it last, or an engine had it in its code: to the hour';

@@ -123,6 +123,65 @@ alter table gendurable.hold replica identity full;
 
 comment on table gendurable.hold is 'While there is a row, nothing is handed out.';
 
+-- Schedules
+
+create type gendurable.cron as (
+    minutes int[], hours int[], days int[], months int[], weekdays int[], either boolean, elapsed boolean, every interval
+);
+
+create table gendurable.schedule (
+    name text primary key,
+    cron text not null,
+    timezone text not null,
+    fsm text not null,
+    options jsonb not null,
+    queue text not null,                  -- where its bell stands, as gd_schedule found it, or the last tick
+    priority int not null,
+    since timestamptz not null,           -- from when on @every counts
+    next_at timestamptz,                  -- the tick that its bell stands for; null while it is paused
+    bell_id bigint,                       -- any other bell with its name is deleted when it rings
+    last_tick_at timestamptz,             -- the last tick that inserted, found its place taken, or failed
+    last_at timestamptz,                  -- when a tick inserted last, and what
+    last_id bigint,
+    last_error text,
+    paused_at timestamptz,
+    seen_at timestamptz not null,
+    declared boolean not null default false,   -- it was announced by the code of an engine
+
+    constraint schedule_options check (jsonb_typeof(options) = 'object'),
+    constraint schedule_bell check ((next_at is null) = (bell_id is null) and (next_at is null) = (paused_at is not null))
+)
+-- a row a tick, each of them written in place
+with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500, autovacuum_vacuum_cost_delay = 0);
+
+comment on table gendurable.schedule is 'Schedules, with where each of them is.';
+
+create view gd_schedules as
+select
+    s.name, s.cron, s.timezone, s.fsm, s.queue, s.priority, s.options, s.next_at, s.last_tick_at, s.last_at, s.last_id,
+    s.last_error, s.paused_at, s.seen_at
+from gendurable.schedule s;
+
+comment on view gd_schedules is
+'Every schedule. A next_at that lies behind now means that nobody claims in its queue, or that the queue is paused.';
+
+comment on column gd_schedules.name is 'how all functions call it';
+comment on column gd_schedules.cron is 'the expression';
+comment on column gd_schedules.timezone is 'the zone whose clock the expression is about';
+comment on column gd_schedules.fsm is 'the machine of which each tick inserts an instance';
+comment on column gd_schedules.queue is 'whose claims fire it';
+comment on column gd_schedules.priority is 'that of what it inserts';
+comment on column gd_schedules.options is 'what gd_schedule was told besides';
+comment on column gd_schedules.next_at is 'the next tick, or the first one that was missed; null while it is paused';
+comment on column gd_schedules.last_tick_at is
+'the last tick that inserted, was held back by its overlap, or failed';
+comment on column gd_schedules.last_at is 'when a tick inserted last';
+comment on column gd_schedules.last_id is 'the instance that it inserted, which may have been removed since';
+comment on column gd_schedules.last_error is 'why the last tick inserted nothing; null: it did, or its overlap held it back';
+comment on column gd_schedules.paused_at is 'since when gd_pause_schedule has stopped it';
+comment on column gd_schedules.seen_at is
+'when somebody scheduled it last, or an engine had it in its code: to the hour';
+
 -- What views show: not the bells
 
 create or replace view gd_instances as

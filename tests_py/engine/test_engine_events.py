@@ -14,7 +14,7 @@ from support.faults import broken_commits
 from support.wait import wait_until
 
 import gendurable_py as gd
-from gendurable_py import FSM, Context, Engine, Next, job, step
+from gendurable_py import FSM, Context, Engine, Next, job, scheduled, step
 from gendurable_py.telemetry.events import EVENTS
 
 Conn = psycopg.Connection[Any]
@@ -74,6 +74,7 @@ def test_every_event_says_what_is_promised(db: Any, conn: Conn) -> None:
     async def slow(args: dict[str, Any]) -> None:
         await asyncio.Event().wait()
 
+    @scheduled("@daily", name="events.scheduled")
     @job(name="events.quick", rate_limits={"events": (1, 1)})
     def quick(args: dict[str, Any]) -> None:
         return None
@@ -126,7 +127,7 @@ def test_every_event_says_what_is_promised(db: Any, conn: Conn) -> None:
         assert (set(measurements), set(metadata)) == (wanted_measurements, wanted_metadata), name
         assert all(type(value) in (int, float) for value in measurements.values())
     assert "unknown" in {about["reason"] for _, about in events.named("release")}
-    links = {"claims", "commits", "busy commits", "heartbeats", "maintenance"}
+    links = {"claims", "commits", "busy commits", "heartbeats", "maintenance", "schedules"}
     assert {about["link"] for _, about in events.named("recovered")} <= links
     told = {(about["fsm"], about["outcome"]) for _, about in events.named("step")}
     assert told >= {("events.refused", "next"), ("events.refused", "stop"), ("events.forever", None)}

@@ -27,13 +27,18 @@ LIMITS = {"gd_ensure_rate_limit", "gd_close_rate_limit"}
 # The table of the contract.
 MAY: dict[str, set[str]] = {
     "client": CLIENT,
-    "worker": CLIENT | UPKEEP | CLAIMS | {"gd_register", "gd_sleep", "gd_wake", "gd_signals"} | LIMITS,
+    "worker": CLIENT
+    | UPKEEP
+    | CLAIMS
+    | {"gd_register", "gd_sleep", "gd_wake", "gd_signals", "gd_schedule", "gd_announce_schedules"}
+    | LIMITS,
     "operator": CLIENT
     | VIEWS
     | UPKEEP
     | {"gd_cancel", "gd_retry", "gd_reschedule", "gd_pause_queue", "gd_resume_queue", "gd_set_key_limit"}
     | LIMITS
-    | {"gd_set_rate_limit", "gd_schedule", "gd_unschedule", "gd_signals"},
+    | {"gd_set_rate_limit", "gd_signals", "gd_schedule", "gd_unschedule"}
+    | {"gd_pause_schedule", "gd_resume_schedule", "gd_trigger"},
     "reader": VIEWS | {"gd_result", "gd_find", "gd_childs", "gd_signals", "gd_version"},
     "nobody": set(),
 }

@@ -27,6 +27,7 @@ class Busy:
     claims: dict[str, Claim] = field(default_factory=dict)
     last_id: int = 0
     last_signal: int = 0
+    scheduled: bool = False
 
 
 def one(conn: Conn, query: str, *params: Any) -> Any:
@@ -114,7 +115,8 @@ def fill(conn: Conn) -> Busy:
         conn.execute("select gd_set_rate_limit('api', 1000, '1 second')")
         ids["limited"] = insert(conn, "limited", rate_limit="api")
     if has(conn, "gd_schedule"):
-        conn.execute("select gd_schedule('nightly', '0 3 * * *', 'm')")
+        conn.execute("select gd_schedule('nightly', '0 3 * * *', 'm', '{\"queue\": \"nightly\"}', 'Europe/Berlin')")
+        made.scheduled = True
     made.last_id = one(conn, "select max(id) from gendurable.instance")
     made.last_signal = one(conn, "select max(id) from gendurable.signal")
     return made
@@ -222,7 +224,12 @@ def goes_on(connect: Callable[[], Conn], made: Busy) -> None:
     assert run(conn, "ended", "done")["id"] == ids["failed"]
     if "limited" in ids:
         assert run(conn, "limited", "done")["id"] == ids["limited"]
-    if has(conn, "gd_schedule"):
+    if made.scheduled:
+        assert one(conn, "select next_at > now() from gd_schedules where name = 'nightly'")
+        conn.execute("update gendurable.schedule set next_at = now() - interval '1 hour'")
+        conn.execute("update gendurable.instance set eligible_at = now() where id < 0 and unique_key = 'nightly'")
+        assert run(conn, "nightly", "done")["meta"]["schedule"] == "nightly"
+        assert one(conn, "select next_at > now() from gd_schedules where name = 'nightly'")
         assert one(conn, "select gd_unschedule('nightly')") is True
 
     for queue in ("new", "home"):

@@ -88,7 +88,7 @@ SHIFTED = {
 EMPTY = (
     "truncate gendurable.instance, gendurable.signal, gendurable.signal_seen, gendurable.watch, "
     "gendurable.queue_name, gendurable.paused_queue, gendurable.key_limit, gendurable.renewal, gendurable.upkeep, "
-    "gendurable.doubtful_key"
+    "gendurable.doubtful_key, gendurable.schedule"
 )
 
 
