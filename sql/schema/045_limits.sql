@@ -2,9 +2,9 @@
 
 create table gendurable.rate_limit (
     name text primary key,
-    allowed double precision not null check (allowed >= 0),
+    allowed double precision not null check (allowed >= 0::double precision),
     period interval,                      -- null where nothing is allowed
-    burst double precision not null check (burst > 0),
+    burst double precision not null check (burst > 0::double precision),
     us_per_token double precision not null
 );
 

@@ -68,9 +68,9 @@ drop function gd_insert(
 
 create table gendurable.rate_limit (
     name text primary key,
-    allowed double precision not null check (allowed >= 0),
+    allowed double precision not null check (allowed >= 0::double precision),
     period interval,                      -- null where nothing is allowed
-    burst double precision not null check (burst > 0),
+    burst double precision not null check (burst > 0::double precision),
     us_per_token double precision not null
 );
 
@@ -275,7 +275,7 @@ cross join lateral (
     ) c
 ) d
 cross join lateral (
-    select count(*) as parked, count(x.bucket_at) as limited
+    select count(*) as parked, count(*) filter (where x.bucket_at is not null) as limited
     from (
         select i.bucket_at from gendurable.instance i
         where i.queue = q.queue and i.eligible_at is null and i.finished_at is null
@@ -340,9 +340,10 @@ create view gd_rate_limits as
 select
     r.name, r.allowed, r.period, r.burst, b.bucket,
     case
-        when r.us_per_token = 'infinity' then 0
+        when r.us_per_token = double precision 'infinity' then 0::double precision
         else least(greatest(
-            r.burst - extract(epoch from b.full_at - statement_timestamp())::double precision * 1000000 / r.us_per_token, 0),
+            r.burst - extract(epoch from b.full_at - statement_timestamp())::double precision * 1000000::double precision
+            / r.us_per_token, 0::double precision),
             r.burst)
     end as level,
     l.queue, l.ring_at as next_at, c.until as closed_until
@@ -355,9 +356,9 @@ left join lateral (
         select k.bucket from gendurable.bucket_closed k where k.until > statement_timestamp()
     ) x
     left join gendurable.bucket y on y.bucket = x.bucket
-    where (x.bucket = r.name or starts_with(x.bucket, r.name || ':')) and not exists (
+    where (x.bucket = r.name or starts_with(x.bucket, r.name || ':'::text)) and not exists (
         select from gendurable.rate_limit o
-        where length(o.name) > length(r.name) and (x.bucket = o.name or starts_with(x.bucket, o.name || ':'))
+        where length(o.name) > length(r.name) and (x.bucket = o.name or starts_with(x.bucket, o.name || ':'::text))
     )
 ) b on true
 left join lateral unnest(b.lines) l on true
