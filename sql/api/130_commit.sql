@@ -96,7 +96,7 @@ begin
         where p.id = (select i.parent_id from gendurable.instance i where i.id = v_outcome.id)
         for no key update;
     end if;
-    select i.partition_key, i.unique_scope is not null as scoped into v_row
+    select i.partition_key, i.unique_scope is not null as scoped, i.children_pending is not null as family into v_row
     from gendurable.instance i
     where i.id = v_outcome.id and i.claim_no = v_outcome.claim_no and i.status = 'executing'
     for no key update;
@@ -112,7 +112,7 @@ begin
     v_now := clock_timestamp();
     v_outcome := gendurable._parse_outcome(0, v_json, v_now);
     perform gendurable._apply_outcomes(
-        p_worker, array[v_outcome], v_keys, v_row.scoped, false, interval '60 seconds', v_now);
+        p_worker, array[v_outcome], v_keys, v_row.scoped, v_row.family, interval '60 seconds', v_now);
 end $$;
 
 comment on function gd_commit_one(text, jsonb) is

@@ -37,7 +37,7 @@ language sql immutable parallel safe as $$
         p_rekey, p_partition_key, p_queue, p_priority, p_rate_limit, p_weight,
         p_delayed, p_keep,
         null, null, null, null, null, null, null,
-        null
+        null, null
     )::gendurable.outcome
 $$;
 

@@ -52,6 +52,10 @@ create table gendurable.machine (
 
 comment on table gendurable.machine is 'Registered machines: where a new instance starts, and in which queue.';
 
+-- "does any machine say how long it is kept", once in a call that ends something; almost always empty
+create index machine_retain on gendurable.machine (fsm, version)
+where retain is not null;
+
 -- One row: what is installed, and in which schema its API is. Every assembled script writes it at its end.
 create table gendurable.meta (
     version text not null,
