@@ -14,7 +14,7 @@ from .codec import check_name
 from .context import Context
 from .outcome import Cancel, Outcome, Retry, Stop
 from .registry import register
-from .spec import Backoff, Spec
+from .spec import Backoff, Retain, Spec, read_retain
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -50,7 +50,8 @@ class FSM:
 
     Options of the class statement: ``name`` (default ``package.module:Class``), ``version`` (1), ``queue``
     (``default``), ``initial`` (``start``), ``max_attempts`` and ``backoff`` (the retry rule of the default `handle`),
-    ``run_ahead``, ``abstract``. All but name, version and abstract are inherited.
+    ``run_ahead``, ``retain`` (how long it is kept after each end, ``{"done": 0, "failed": timedelta(days=30)}``; what
+    is not named, for the engine's ``retention``), ``abstract``. All but name, version and abstract are inherited.
 
     A class attribute ``State`` types the state: a pydantic model, a dataclass or a TypedDict; without it it is a dict.
     """
@@ -69,6 +70,7 @@ class FSM:
         max_attempts: int | None = None,
         backoff: Backoff | None = None,
         run_ahead: bool | None = None,
+        retain: Retain | None = None,
         abstract: bool = False,
         **kwargs: object,
     ) -> None:
@@ -80,6 +82,7 @@ class FSM:
             "max_attempts": max_attempts,
             "backoff": backoff,
             "run_ahead": run_ahead,
+            "retain": None if retain is None else read_retain(retain, cls.__qualname__),
         }
         cls._options = {**cls._options, **{key: value for key, value in given.items() if value is not None}}
         if abstract:

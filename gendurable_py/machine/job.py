@@ -16,7 +16,7 @@ from .._contract import DEFAULT_ATTEMPTS
 from ..errors import InvalidArgument
 from .fsm import FSM, collect_steps, explain_both
 from .outcome import Cancel, Done, Outcome, Stop
-from .spec import START, Backoff, Spec
+from .spec import START, Backoff, Retain, Spec
 
 if sys.version_info >= (3, 14):
     import annotationlib
@@ -115,6 +115,7 @@ def job(
     version: int = 1,
     max_attempts: int = DEFAULT_ATTEMPTS,
     backoff: Backoff | None = None,
+    retain: Retain | None = None,
 ) -> Callable[[Callable[Concatenate[A, P], R]], JobFunction[Concatenate[A, P], R]]: ...
 def job(
     function: Callable[..., object] | None = None,
@@ -125,6 +126,7 @@ def job(
     version: int = 1,
     max_attempts: int = DEFAULT_ATTEMPTS,
     backoff: Backoff | None = None,
+    retain: Retain | None = None,
 ) -> object:
     """A function as a machine of one step with retries.
 
@@ -152,6 +154,7 @@ def job(
             version=version,
             max_attempts=max_attempts,
             backoff=backoff,
+            retain=retain,
         )
         return JobFunction(function, cast("type[Job]", made))
 

@@ -11,13 +11,18 @@ import threading
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
-from .._contract import Seconds
+from .._contract import TERMINAL, Seconds
 from ..errors import InvalidArgument
 from .codec import StateCodec, dumps
 from .outcome import MachineLike, Outcome, StepLike
+from .times import retention_seconds
 
 Backoff = Callable[[int], Seconds]
 """From the attempt that failed (0 for the first) to the pause before the next."""
+
+Retain = Mapping[str, Seconds]
+"""How long an instance is kept after an end: ``done``, ``failed``, ``cancelled``. 0: it is removed as soon as it can be;
+for ``done`` that is in the same commit."""
 
 START = "start"
 """The first step where none is named: the server's own default, so that a machine can be inserted before it is
@@ -38,6 +43,20 @@ def step_name(target: StepLike) -> str:
     if not isinstance(name, str):
         raise InvalidArgument(f"{target!r} is not a step", hint="name a step, or give a method marked with @step")
     return name
+
+
+def read_retain(retain: object, cls: str) -> dict[str, int | None]:
+    """As it is registered, in milliseconds. What is not named is reset: the class is all that it says."""
+    if not isinstance(retain, Mapping) or not all(key in TERMINAL for key in retain):
+        raise InvalidArgument(
+            f"{cls}: retain is {retain!r}"[:200], hint='give the times of some ends: {"done": 0, "failed": 3600}'
+        )
+    return {
+        status: round(retention_seconds(retain[status], f"{cls}: retain of {status}") * 1000)
+        if status in retain
+        else None
+        for status in TERMINAL
+    }
 
 
 class Step:
@@ -69,6 +88,7 @@ class Spec:
         "max_attempts",
         "name",
         "queue",
+        "retain",
         "run_ahead",
         "version",
     )
@@ -84,6 +104,7 @@ class Spec:
         self.max_attempts: int | None = options.get("max_attempts")
         self.backoff: Backoff | None = options.get("backoff")
         self.run_ahead: bool | None = options.get("run_ahead")
+        self.retain: Mapping[str, int | None] | None = options.get("retain")
         self.head = dumps({"fsm": name, "version": version, "queue": self.queue, "step": self.initial})[:-1]
         self._codec: StateCodec[Any] | None = None
         self._instance: Declared | None = None
@@ -169,7 +190,9 @@ class Spec:
         return method
 
     def options(self) -> dict[str, object]:
-        return {} if self.max_attempts is None else {"max_attempts": self.max_attempts}
+        """What it registers. What the class does not say stays as it is on the server."""
+        said = {"max_attempts": self.max_attempts, "retain": self.retain}
+        return {key: value for key, value in said.items() if value is not None}
 
     def read_answer(self, returned: object) -> object:
         """What a step gave back that is no outcome: the one that it stands for, or itself if there is none."""

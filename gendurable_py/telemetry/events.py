@@ -267,6 +267,17 @@ class Maintained(Event):
         return self.said
 
 
+@dataclass(frozen=True, slots=True)
+class Collected(Event):
+    """`gd_gc` was called: a batch of instances whose retention is over."""
+
+    name = "collect"
+    numbers = ("removed", "seconds")
+
+    removed: int
+    seconds: float
+
+
 # Connections
 
 

@@ -118,7 +118,7 @@ def test_sql_means_the_same_whatever_the_encoding_and_the_settings(path: Path) -
 
 VOCABULARY = ("000", "005", "010", "020", "025", "030")
 """The files of the kernel whose functions are read by their names."""
-WALKS = {"gd_insert": 3, "gd_claim_many": 14, "gd_commit": 13, "gd_signal": 3}
+WALKS = {"gd_insert": 3, "gd_claim_many": 14, "gd_commit": 14, "gd_signal": 3}
 """Through how many files the ways through the code lead at most, as docs/internals.md tells them."""
 
 
