@@ -21,8 +21,8 @@ Backoff = Callable[[int], Seconds]
 """From the attempt that failed (0 for the first) to the pause before the next."""
 
 Retain = Mapping[str, Seconds]
-"""How long an instance is kept after an end: ``done``, ``failed``, ``cancelled``. 0: it is removed as soon as it can be;
-for ``done`` that is in the same commit."""
+"""How long an instance is kept after an end: ``done``, ``failed``, ``cancelled``. 0: it is removed as soon as it can
+be; for ``done`` that is in the same commit."""
 
 START = "start"
 """The first step where none is named: the server's own default, so that a machine can be inserted before it is

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 from support.races import Session, outcome, three
 
 
@@ -246,3 +247,126 @@ def test_a_signal_under_a_fixed_snapshot_sees_the_park_or_fails(db):
     b.roll_back()
     assert b.signal(id) == "delivered"
     consumes_it_once(a, id)
+
+
+# -- removal: whoever inserts has the row locked, and refuses one that has ended
+
+
+def is_owned_by_nobody(session: Session) -> bool:
+    query = """
+        select exists (
+            select from (
+                select instance_id from gendurable.signal
+                union all select instance_id from gendurable.signal_seen
+                union all select instance_id from gendurable.watch) o
+            where not exists (select from gendurable.instance i where i.id = o.instance_id))"""
+    found: bool = session.one(query)
+    return found
+
+
+CALLS = {
+    "signal": lambda session, id: session.signal(id, dedup="k"),
+    "signal by key": lambda session, id: session.signal("u", dedup="k"),
+    "watch": lambda session, id: session.call("watch", id),
+}
+REFUSED = {"signal": "no_target", "signal by key": "no_target", "watch": None}
+
+
+def fleeting(session: Session) -> int:
+    session.call("register", "m", 1, "start", "default", Jsonb({"retain": {"done": 0}}))
+    return session.insert(unique_key="u")
+
+
+@pytest.mark.parametrize("how", ["commit", "rollback"])
+@pytest.mark.parametrize("call", CALLS)
+def test_a_call_that_waits_for_the_removal_of_its_instance(db, call, how):
+    a, b, c = three(db)
+    id = fleeting(c)
+    claim = a.claim_one()
+    a.begin()
+    assert a.finish(claim) == ["ok"]
+    waiting = b.blocked(c, CALLS[call], b, id)
+    a.end(how)
+    if how == "commit":
+        assert waiting.result() == REFUSED[call]
+    else:
+        assert waiting.result() == ("executing" if call == "watch" else "delivered")
+        # a watched one is kept, another one goes with its inbox
+        assert a.finish(claim) == ["ok"]
+        assert (call == "watch") == bool(c.rows("select from gd_result(%s)", id))
+    assert not is_owned_by_nobody(c)
+
+
+@pytest.mark.parametrize("how", ["commit", "rollback"])
+@pytest.mark.parametrize("call", CALLS)
+def test_a_removal_that_meets_an_open_call(db, call, how):
+    a, b, c = three(db)
+    id = fleeting(c)
+    claim = a.claim_one()
+    CALLS[call](b.begin(), id)
+    assert a.finish(claim) == ["busy"]
+    b.end(how)
+    assert a.finish(claim) == ["ok"]
+    kept = how == "commit" and call == "watch"
+    assert bool(c.rows("select from gd_result(%s)", id)) == kept
+    assert not is_owned_by_nobody(c)
+
+
+@pytest.mark.parametrize("how", ["commit", "rollback"])
+@pytest.mark.parametrize("call", CALLS)
+def test_the_collector_passes_over_what_is_being_signalled(db, call, how):
+    a, b, c = three(db)
+    id = c.insert(unique_key="u")
+    assert a.commit(outcome(a.claim_one(), "stop", reason="x")) == ["ok"]
+    # made live again, and not committed: the signal is for whom the collector would take
+    assert b.begin().call("retry", id) is True
+    assert CALLS[call](b, id) in ("delivered", "runnable")
+    assert c.one("select gd_gc('0')") == 0
+    b.end(how)
+    assert c.one("select gd_gc('0')") == (0 if how == "commit" else 1)
+    assert not is_owned_by_nobody(c)
+
+
+@pytest.mark.parametrize("how", ["commit", "rollback"])
+@pytest.mark.parametrize("call", ["signal", "watch"])
+def test_a_call_that_waits_for_the_collector(db, call, how):
+    a, b, c = three(db)
+    id = c.insert(unique_key="u")
+    assert c.signal(id, dedup="k") == "delivered"
+    assert a.commit(outcome(a.claim_one(), "stop", reason="x")) == ["ok"]
+    assert a.begin().one("select gd_gc('0')") == 1
+    waiting = b.blocked(c, CALLS[call], b, id)
+    a.end(how)
+    assert waiting.result() == ("failed" if call == "watch" and how == "rollback" else REFUSED[call])
+    assert not is_owned_by_nobody(c)
+    assert c.one("select count(*) from gendurable.signal_seen") == (0 if how == "commit" else 1)
+
+
+def test_a_reference_that_an_open_transaction_has_made_does_not_hold_up_the_commit(db):
+    a, b, c = three(db)
+    c.conn.execute("create table orders (instance bigint references gendurable.instance)")
+    id = fleeting(c)
+    claim = a.claim_one()
+    b.begin().conn.execute("insert into orders values (%s)", (id,))
+    assert a.finish(claim) == ["ok"]
+    assert c.status(id) == "done"
+    assert c.one("select gd_gc()") == 0
+    b.roll_back()
+    assert c.one("select gd_gc()") == 1
+    # and what is referred to is kept, as long as that is so; the others of the batch go later
+    ids = [c.insert() for _ in range(3)]
+    c.conn.execute("insert into orders values (%s)", (ids[1],))
+    assert a.finish(*a.claim(3)) == ["ok"] * 3
+    assert c.one("select gd_gc()") == 2
+    assert [row["id"] for row in c.rows("select id from gd_instances")] == [ids[1]]
+
+
+def test_a_reference_that_is_checked_at_the_commit_leaves_all_to_the_collector(db):
+    a, _, c = three(db)
+    c.conn.execute("create table orders (instance bigint references gendurable.instance deferrable initially deferred)")
+    ids = [fleeting(c)]
+    c.conn.execute("insert into orders values (%s)", (ids[0],))
+    ids.append(c.insert())
+    assert a.finish(*a.claim(2)) == ["ok"] * 2
+    assert [c.status(id) for id in ids] == ["done", "done"]
+    assert c.one("select gd_gc()") == 1
