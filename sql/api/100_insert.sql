@@ -163,17 +163,18 @@ end $$;
 comment on function gendurable._timeouts_problem(jsonb) is 'What is wrong with the timeouts of steps, or null.';
 
 create or replace function gendurable._retain_problem(p_retain jsonb) returns text
-language sql immutable parallel safe as $$
-    select case
+language plpgsql immutable parallel safe as $$
+begin
+    return case
         when jsonb_typeof(p_retain) not in ('object', 'null') then 'retain must be a JSON object'
-        when jsonb_typeof(p_retain) = 'object' and p_retain - '{done,failed,cancelled}'::text[] <> '{}'
+        when jsonb_typeof(p_retain) = 'object' and p_retain - gendurable._terminal_statuses()::text[] <> '{}'
             then 'retain has the keys done, failed and cancelled'
         else coalesce(
             gendurable._ms_problem(p_retain -> 'done', 'retain of done'),
             gendurable._ms_problem(p_retain -> 'failed', 'retain of failed'),
             gendurable._ms_problem(p_retain -> 'cancelled', 'retain of cancelled'))
-    end
-$$;
+    end;
+end $$;
 
 comment on function gendurable._retain_problem(jsonb) is 'What is wrong with the times for which a machine keeps its instances, or null.';
 

@@ -148,8 +148,9 @@ begin
             i.eligible_at is null                    -- else it carries the baton of its key
             and (
                 i.parent_id is null
-                or not exists (
-                    select from gendurable.instance p where p.id = i.parent_id and p.finished_at is null)) as fits
+                or (
+                    select true from gendurable.instance p
+                    where p.id = any(array[i.parent_id]) and p.finished_at is null) is null) as fits
         from unnest(v_found) with ordinality f (id, ord)
         join gendurable.instance i on i.id = any(array[f.id])
     ) o;
@@ -233,29 +234,39 @@ and how many of the ids were tried before the time was up.';
 create or replace function gendurable._remove_ended(p_ids bigint[]) returns int
 language plpgsql as $$
 declare
-    v_old bigint[];
+    v_old record;
     v_parents bigint[];
     v_gone bigint[];
 begin
-    v_old := array(
-        select i.id
+    with old as materialized (
+        select i.id, i.parent_id
         from gendurable.instance i
         where i.id = any(p_ids) and i.finished_at is not null and i.eligible_at is null
-        for update skip locked);
-    -- A parent that gd_retry makes live again at this moment keeps its children: locked, or no longer ended.
-    v_parents := array(
-        select p.id
-        from gendurable.instance p
-        where p.id in (select i.parent_id from gendurable.instance i where i.id = any(v_old))
-            and p.finished_at is not null
-        for share skip locked);
-    v_gone := gendurable._remove_instances(array(
-        select i.id
-        from gendurable.instance i
-        where i.id = any(v_old) and (
+        for update skip locked
+    )
+    select coalesce(array_agg(o.id), '{}') as ids, array_agg(o.parent_id) as parents, count(o.parent_id) > 0 as family into v_old
+    from old o;
+    if v_old.family then
+        -- A parent that gd_retry makes live again at this moment keeps its children: locked, or no longer ended.
+        v_parents := array(
+            select p.id
+            from (select distinct x.id from unnest(v_old.parents) x (id) where x.id is not null) x
+            cross join lateral (
+                select i.id from gendurable.instance i
+                where i.id = any(array[x.id]) and i.finished_at is not null
+                for share skip locked
+            ) p
+            union all
+            select distinct x.id
+            from unnest(v_old.parents) x (id)
+            where x.id is not null and (select true from gendurable.instance p where p.id = any(array[x.id])) is null);
+        v_old.ids := array(
+            select o.id
+            from unnest(v_old.ids, v_old.parents) o (id, parent_id)
             -- a subquery, which is hashed; the array would be walked for each row
-            i.parent_id is null or i.parent_id in (select p.id from unnest(v_parents) p (id))
-            or not exists (select from gendurable.instance p where p.id = i.parent_id))));
+            where o.parent_id is null or o.parent_id in (select p.id from unnest(v_parents) p (id)));
+    end if;
+    v_gone := gendurable._remove_instances(v_old.ids);
     if gendurable._has_deferred() then
         -- somebody's foreign key that is checked at the commit would take all of the call back then
         set constraints all immediate;
@@ -275,7 +286,7 @@ declare
 begin
     for v_note in
         select e.id, e.parent_id,
-            exists (select from gendurable.instance p where p.id = e.parent_id and p.finished_at is null) as lives
+            (select true from gendurable.instance p where p.id = any(array[e.parent_id]) and p.finished_at is null) as lives
         from gendurable.ended_parent e
         order by e.id
         limit 1000
@@ -283,7 +294,7 @@ begin
     loop
         exit when v_left <= 0 or clock_timestamp() >= p_until;
         -- one that lives, or does so again, is put down once more at its end
-        if not v_note.lives then
+        if v_note.lives is null then
             v_ids := array(
                 select c.id
                 from gendurable.instance c

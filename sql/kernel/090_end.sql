@@ -141,9 +141,12 @@ declare
 begin
     v_parents := array(
         select p.id
-        from gendurable.instance p
-        where p.id in (select i.parent_id from gendurable.instance i where i.id = any(p_ids))
-        for no key update skip locked);
+        from (
+            select distinct i.parent_id from gendurable.instance i where i.id = any(p_ids) and i.parent_id is not null
+        ) x
+        cross join lateral (
+            select i.id from gendurable.instance i where i.id = any(array[x.parent_id]) for no key update skip locked
+        ) p);
     v_ids := array(
         select i.id
         from gendurable.instance i

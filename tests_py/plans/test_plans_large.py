@@ -87,3 +87,25 @@ def test_a_batch_of_the_collector_touches_pages_by_the_batch(conn: Conn) -> None
     assert free == (100_000,)
     freed = conn.execute("select count(*) from gendurable.instance where parent_id = %s and barrier_no is null", parent)
     assert freed.fetchone() == (20_000,)
+
+
+def test_a_vacuum_of_an_emptied_table_does_not_make_the_collector_read_all_of_the_next_one(conn: Conn) -> None:
+    # The statistics say then that there are no rows: every plan seems to cost the same.
+    conn.execute("alter table gendurable.instance set (autovacuum_enabled = off)")
+
+    def fill() -> None:
+        ended(conn, 10_000)
+        ended(conn, 10_000, "parent_id", value="(select min(id) from gendurable.instance)")
+        ended(conn, 10_000, "keep_until", value="now() - interval '1 hour'")
+
+    fill()
+    small = shared_buffers(conn, "select gd_gc('0')")
+    while conn.execute("select gd_gc('0')").fetchone() != (0,):
+        pass
+    conn.execute("vacuum gendurable.instance")
+    assert conn.execute("select reltuples from pg_class where relname = 'instance'").fetchone() == (0,)
+    fill()
+    for _ in range(16):
+        assert shared_buffers(conn, "select gd_gc('0')") <= 2 * small
+        conn.execute("select gd_gc('0')")
+    assert conn.execute("select count(*) from gd_instances").fetchone() == (0,)
