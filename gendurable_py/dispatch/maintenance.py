@@ -12,7 +12,7 @@ import time
 from .._log import logger
 from ..calls import operating
 from ..telemetry.events import Emit, Maintained
-from .collect import Collector
+from .collect import BATCH, Collector
 from .link import TROUBLE, Link
 from .options import Options
 from .services import Service
@@ -33,7 +33,7 @@ class Maintenance(Service):
         self._emit = emit
         self._reap_interval = options.reap_interval
         self._retention = options.retention
-        self._collector = Collector(link, emit, options)
+        self._collector = Collector(lambda: link.attempt(operating.gc, self._retention, BATCH), emit)
 
     async def run(self) -> None:
         maintain_at = collect_at = time.monotonic() + self._pause()

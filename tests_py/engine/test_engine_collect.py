@@ -59,23 +59,16 @@ def test_a_node_without_maintenance_collects_nothing(db: Any, conn: Conn) -> Non
     assert (events.count("collect"), left(conn)) == (0, 10)
 
 
-class Told:
-    """A link that answers what it was given."""
-
-    def __init__(self, *removed: int) -> None:
-        self.removed = list(removed)
-
-    async def attempt(self, call: Any, retention: timedelta, limit: int) -> int:
-        assert (retention, limit) == (timedelta(days=1), 2000)
-        await asyncio.sleep(0.01)
-        return self.removed.pop(0)
-
-
 @pytest.mark.parametrize(("overdue", "times"), [(0.0, 9), (60.0, 9), (61.0, 1)])
 async def test_the_pauses_leave_it_its_share_of_the_time(overdue: float, times: int) -> None:
     seen: list[Any] = []
-    options: Any = type("Options", (), {"retention": timedelta(days=1)})
-    collector = Collector(Told(2000, 1000, 999, 0), seen.append, options)  # type: ignore[arg-type]
+    answers = [2000, 1000, 999, 0]
+
+    async def remove() -> int:
+        await asyncio.sleep(0.01)
+        return answers.pop(0)
+
+    collector = Collector(remove, seen.append)
     collector.overdue = overdue
     for _ in range(2):
         pause = await collector.collect()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from psycopg.types.json import Jsonb
 from support.races import LOST, Session, outcome, three
 from support.wait import wait_until
 
@@ -330,95 +329,3 @@ def test_a_child_that_was_taken_over_counts_once(db):
     assert b.finish(*new) == ["ok", "ok"]
     assert a.finish(old[1]) == ["stale"]
     joins_once(c, parent, 2)
-
-
-@pytest.mark.parametrize("how", ["commit", "rollback"])
-def test_retention_leaves_the_children_of_a_parent_that_is_being_retried(db, how):
-    a, b, c = three(db)
-    parent = c.insert()
-    assert a.commit(outcome(a.claim_one(), "schedule_childs", step="join", childs=[{"fsm": "m"}])) == ["ok"]
-    assert a.finish(a.claim_one()) == ["ok"]
-    assert a.commit(outcome(a.claim_one(), "stop", reason="too bad")) == ["ok"]
-    assert c.begin().call("retry", parent)
-    assert b.one("select gd_gc('0')") == 0
-    c.end(how)
-    if how == "commit":
-        assert [kid["status"] for kid in a.claim_one()["childs"]] == ["done"]
-        assert b.one("select gd_gc('0')") == 0
-    else:
-        assert b.one("select gd_gc('0')") == 2
-
-
-def stray(a, b, c, *, machine="m"):
-    """A child that runs, and whose parent runs again and does not wait for it any more: their claims."""
-    parent = c.insert(fsm=machine)
-    fan = outcome(a.claim_one(), "schedule_childs", step="join", childs=[{"fsm": "m", "queue": "kids"}])
-    assert a.commit(fan) == ["ok"]
-    [child] = b.claim(1, "kids")
-    assert c.call("cancel", parent) and c.call("retry", parent)
-    return a.claim_one(), child
-
-
-@pytest.mark.parametrize("last", ["parent", "child"])
-def test_the_retention_finds_a_child_whichever_of_the_two_ends_last(db, last):
-    a, b, c = three(db)
-    parent, child = stray(a, b, c)
-    assert {"parent": a, "child": b}[last].begin()
-    assert (a.finish(parent), b.finish(child)) == (["ok"], ["ok"])
-    # the one that has not committed is not seen, and the other one's note is struck out
-    assert c.one("select gd_gc('0')") == 0
-    assert c.one("select count(*) from gendurable.ended_parent") == 0
-    {"parent": a, "child": b}[last].commit_open()
-    assert c.one("select gd_gc('0')") == 2
-    assert c.rows("select id from gd_instances") == []
-
-
-def test_the_retention_finds_a_child_whose_fleeting_parent_is_gone(db):
-    a, b, c = three(db)
-    c.call("register", "fleeting", 1, "start", "default", Jsonb({"retain": {"done": 0}}))
-    parent, child = stray(a, b, c, machine="fleeting")
-    assert a.finish(parent) == ["ok"]
-    assert c.rows("select from gd_result(%s)", parent["id"]) == []
-    assert c.one("select gd_gc('0')") == 0
-    assert b.finish(child) == ["ok"]
-    assert c.one("select gd_gc('0')") == 1
-
-
-@pytest.mark.parametrize("how", ["commit", "rollback"])
-def test_a_retry_beside_the_collector_that_frees_the_children(db, how):
-    a, b, c = three(db)
-    parent = c.insert()
-    fan = outcome(a.claim_one(), "schedule_childs", step="join", childs=[{"fsm": "m", "queue": "kids"}] * 2)
-    assert a.commit(fan) == ["ok"]
-    kids = a.claim(2, "kids")
-    assert a.finish(*kids) == ["ok", "ok"]
-    assert a.commit(outcome(a.claim_one(), "stop", reason="too bad")) == ["ok"]
-    assert c.begin().call("retry", parent) is True
-    # it has ended for all that the collector sees: the children are freed, and not removed
-    assert b.one("select gd_gc('0')") == 0
-    c.end(how)
-    assert b.one("select gd_gc('0')") == (0 if how == "commit" else 3)
-    if how == "commit":
-        claim = a.claim_one()
-        assert len(claim["childs"]) == 2
-        assert a.finish(claim) == ["ok"]
-        assert b.one("select gd_gc('0')") == 3
-
-
-def test_a_child_that_somebody_has_locked_is_freed_later_and_holds_up_no_other_family(db):
-    a, b, c = three(db)
-    for _ in range(2):
-        c.insert()
-        fan = outcome(a.claim_one(), "schedule_childs", step="join", childs=[{"fsm": "m", "queue": "kids"}] * 2)
-        assert a.commit(fan) == ["ok"]
-        assert a.finish(*a.claim(2, "kids")) == ["ok", "ok"]
-        assert a.finish(a.claim_one()) == ["ok"]
-    [locked] = b.begin().rows(
-        "select id from gendurable.instance where parent_id is not null order by id limit 1 for update"
-    )
-    assert c.one("select gd_gc('0')") == 5
-    assert [row["id"] for row in c.rows("select id from gd_instances")] == [locked["id"]]
-    assert c.one("select count(*) from gendurable.ended_parent") == 1
-    b.roll_back()
-    assert c.one("select gd_gc('0')") == 1
-    assert c.one("select count(*) from gendurable.ended_parent") == 0
