@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import statistics
 
-from . import _beside, _engine, _held, _limits, _sql
+from . import _beside, _engine, _held, _limits, _sql, _steady
 from ._measure import Bench, Plot, Workload, lock_waits
 from ._workloads import fan_out
 
@@ -82,6 +82,14 @@ LONG = [
         "<= 1.2",
         _beside.ended_and_delayed(1000, 100),
         False,
+    ),
+    Workload(
+        "steady state under retention, last minute by the second",
+        "x",
+        ">= 0.9",
+        _steady.steady,
+        False,
+        Plot("steady", "One engine, a backlog, a retention of 60 seconds", "minutes", "jobs/s"),
     ),
     Workload(
         "five steps beside 10,000,000 finished rows, by none",

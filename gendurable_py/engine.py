@@ -63,7 +63,8 @@ class Engine:
         autoload: packages from which an unknown default name may be imported; None: those of the machines.
         lease_ttl: how long a claim lives without a heartbeat; heartbeat_interval: how often all are renewed.
         poll_interval, max_poll_interval: looking for work while idle, and the ceiling of its doubling.
-        reap_interval: how often `calls.maintain` is called; None: not on this node. retention: what it keeps.
+        reap_interval: how often `calls.maintain` is called, and what has ended is collected; None: not on this node.
+        retention: how long it is kept, unless its machine says so (``retain``).
         prefetch: rows claimed beyond the free slots. min_demand: do not claim for fewer free slots.
         drain_timeout: how long running steps may take to finish once it is told to stop.
         run_ahead: keep the claim across `Next`, so that an instance's steps follow each other without a claim.

@@ -50,6 +50,40 @@ select t.raises($$select gd_register('m', 1, 's', 'q', '{"max_attempts": 0}')$$,
 select t.raises($$select gd_register('m', 1, 's', 'q', '{"max_attempts": "3"}')$$, 'GD501', 'max_attempts is a number');
 select t.raises($$select gd_register('m', 1, 's', 'q', '[]')$$, 'GD501', 'options are an object');
 
+-- an option that is absent stays, null resets; of retain each key by itself, of timeouts all at once
+
+create function t.options() returns text
+language sql as $$
+    select row(m.max_attempts, m.timeouts, m.retain)::text from gendurable.machine m where m.fsm = 'opt' and m.version = 1
+$$;
+select gd_register('opt', 1, 's', 'q', '{"max_attempts": 3, "timeouts": {"s": 1000, "b": 0.5}, "retain": {"done": 0, "failed": 60000}}');
+select is(t.options(), '(3,"{""b"": 0.5, ""s"": 1000}","{""done"": 0, ""failed"": 60000}")', 'options are recorded');
+select gd_register('opt', 1, 's');
+select is(t.options(), '(3,"{""b"": 0.5, ""s"": 1000}","{""done"": 0, ""failed"": 60000}")', 'what is absent stays');
+select is((select m.queue from gendurable.machine m where m.fsm = 'opt'), 'default', 'but not the queue, which is no option');
+select m.xmin as before from gendurable.machine m where m.fsm = 'opt' \gset
+select gd_register('opt', 1, 's', 'default', '{"max_attempts": 3.0, "timeouts": {"b": 0.50, "s": 1000}, "retain": {"failed": 60000, "cancelled": null}}');
+select is((select m.xmin from gendurable.machine m where m.fsm = 'opt'), :'before', 'unchanged, nothing is written');
+select gd_register('opt', 1, 's', 'default', '{"timeouts": {"s": 7}, "retain": {"done": null, "cancelled": 5}}');
+select is(t.options(), '(3,"{""s"": 7}","{""failed"": 60000, ""cancelled"": 5}")', 'timeouts as a whole, retain key by key');
+select gd_register('opt', 1, 's', 'default', '{"max_attempts": null, "timeouts": {}, "retain": null}');
+select is(t.options(), '(,,)', 'null resets');
+select gd_register('opt', 1, 's', 'default', '{"retain": {"done": null}}');
+select is(t.options(), '(,,)', 'and what says nothing is nothing');
+select lives_ok($$select gd_register('opt', 1, 's', 'default', 'null'), gd_register('opt', 1, 's', 'default', null)$$, 'null is no option');
+select t.raises(format('select gd_register(%L, 1, %L, %L, %L)', 'opt', 's', 'q', x.options), 'GD501', 'options: ' || left(x.options::text, 60))
+from (values
+    ('{"retain": 1}'::jsonb), ('{"retain": []}'), ('{"retain": {"running": 1}}'), ('{"retain": {"done": -1}}'), ('{"retain": {"done": "1"}}'),
+    ('{"retain": {"failed": 9.1e15}}'), ('{"retain": {"cancelled": true}}'), ('{"retain": {"done": {}}}'),
+    ('{"timeouts": 1}'), ('{"timeouts": [1]}'), ('{"timeouts": {"s": 0}}'), ('{"timeouts": {"s": -1}}'), ('{"timeouts": {"s": null}}'),
+    ('{"timeouts": {"s": "1"}}'), ('{"timeouts": {"s": 9.1e15}}'), ('{"timeouts": {"": 1}}'),
+    (jsonb_build_object('timeouts', jsonb_build_object(repeat('x', 2001), 1))),
+    (jsonb_build_object('timeouts', (select jsonb_object_agg(n, 1) from generate_series(1, 1001) n)))) x (options);
+select lives_ok(format('select gd_register(%L, 1, %L, %L, %L)', 'opt', 's', 'q', x.options), 'options: ' || left(x.options::text, 60))
+from (values
+    ('{"retain": {"done": 9e15}, "timeouts": {"s": 9e15}}'::jsonb), ('{"retain": {"done": 1e-9}}'),
+    (jsonb_build_object('timeouts', (select jsonb_object_agg(n, 1) from generate_series(1, 1000) n)))) x (options);
+
 -- bad input: its SQLSTATE, a hint, nothing written
 
 select t.raises($$select gd_insert(null)$$, 'GD501', 'a null machine');

@@ -34,9 +34,12 @@ def wait(id: int, timeout: Seconds | None = None, *, listen: bool = False) -> Sc
     without polling, several of them on one connection. Notifications that are not its own are handed on to the
     handlers of the connection. A wait that is cancelled leaves the connection as it was.
 
+    An instance of a machine with ``retain={"done": 0}`` is kept for those who began to wait before its end, for a
+    minute. Not so inside a transaction, on a standby, or for a role that may not watch.
+
     Raises:
         TimeoutError: it has not ended within ``timeout`` seconds.
-        UnknownInstance: there is no such instance.
+        UnknownInstance: there is no such instance, or not any more.
         InvalidArgument: the wait can never end: the connection is inside a transaction that has written something,
             which nobody sees before it commits, or that sees nothing new (REPEATABLE READ, SERIALIZABLE).
     """
@@ -44,8 +47,13 @@ def wait(id: int, timeout: Seconds | None = None, *, listen: bool = False) -> Sc
     conn = cast(AnyConnection, (yield About(lambda conn: conn)))
     if listen:
         return (yield from _wait_listening(conn, id, timeout, deadline))
+    if (yield About(_is_free)):
+        # Who is watched is not removed at its end. A watch in an open transaction would hold the instance up.
+        with contextlib.suppress(psycopg.errors.InsufficientPrivilege, psycopg.errors.ReadOnlySqlTransaction):
+            yield watch.statement(id)
+        return (yield from _wait_until_ended(id, timeout, deadline, None))
     found = yield from _look(id)
-    if found.status not in TERMINAL and not (yield About(_is_free)):
+    if found.status not in TERMINAL:
         fixed, written = yield Statement(
             "select current_setting('transaction_isolation') in ('repeatable read', 'serializable'), "
             "pg_current_xact_id_if_assigned() is not null",

@@ -16,7 +16,7 @@ from .context import Context
 from .limits import RateLimit, RateLimitLike, read_rate_limits
 from .outcome import Cancel, Outcome, Retry, Stop
 from .registry import register
-from .spec import Backoff, Spec
+from .spec import Backoff, Retain, Spec, read_retain
 from .times import timeout as read_timeout
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -61,7 +61,9 @@ class FSM:
     Options of the class statement: ``name`` (default ``package.module:Class``), ``version`` (1), ``queue``
     (``default``), ``initial`` (``start``), ``max_attempts`` and ``backoff`` (the retry rule of the default `handle`),
     ``timeout`` (of each step that has none of its own), ``run_ahead``, ``rate_limits`` (limits that an engine registers
-    at start if they are not there), ``abstract``. All but name, version and abstract are inherited.
+    at start if they are not there), ``retain`` (how long it is kept after each end, ``{"done": 0, "failed":
+    timedelta(days=30)}``; what is not named, for the engine's ``retention``), ``abstract``. All but name, version and
+    abstract are inherited.
 
     A class attribute ``State`` types the state: a pydantic model, a dataclass or a TypedDict; without it it is a dict.
     """
@@ -82,6 +84,7 @@ class FSM:
         timeout: Seconds | None = None,
         run_ahead: bool | None = None,
         rate_limits: Mapping[str, RateLimitLike] | None = None,
+        retain: Retain | None = None,
         abstract: bool = False,
         **kwargs: object,
     ) -> None:
@@ -95,6 +98,7 @@ class FSM:
             "timeout": None if timeout is None else read_timeout(timeout, f"{cls.__qualname__}: timeout"),
             "run_ahead": run_ahead,
             "rate_limits": None if rate_limits is None else _read_rate_limits(rate_limits, cls.__qualname__),
+            "retain": None if retain is None else read_retain(retain, cls.__qualname__),
         }
         cls._options = {**cls._options, **{key: value for key, value in given.items() if value is not None}}
         if abstract:

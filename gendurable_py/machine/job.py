@@ -17,7 +17,7 @@ from ..errors import InvalidArgument
 from .fsm import FSM, collect_steps, explain_both
 from .limits import RateLimitLike
 from .outcome import Cancel, Done, Outcome, Stop
-from .spec import START, Backoff, Spec
+from .spec import START, Backoff, Retain, Spec
 
 if sys.version_info >= (3, 14):
     import annotationlib
@@ -118,6 +118,7 @@ def job(
     backoff: Backoff | None = None,
     timeout: Seconds | None = None,
     rate_limits: Mapping[str, RateLimitLike] | None = None,
+    retain: Retain | None = None,
 ) -> Callable[[Callable[Concatenate[A, P], R]], JobFunction[Concatenate[A, P], R]]: ...
 def job(
     function: Callable[..., object] | None = None,
@@ -130,6 +131,7 @@ def job(
     backoff: Backoff | None = None,
     timeout: Seconds | None = None,
     rate_limits: Mapping[str, RateLimitLike] | None = None,
+    retain: Retain | None = None,
 ) -> object:
     """A function as a machine of one step with retries.
 
@@ -161,6 +163,7 @@ def job(
             backoff=backoff,
             timeout=timeout,
             rate_limits=rate_limits,
+            retain=retain,
         )
         return JobFunction(function, cast("type[Job]", made))
 

@@ -11,14 +11,19 @@ import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Protocol
 
-from .._contract import Seconds
+from .._contract import TERMINAL, Seconds
 from ..errors import InvalidArgument
 from .codec import StateCodec, dumps
 from .limits import RateLimit
 from .outcome import MachineLike, Outcome, StepLike
+from .times import retention_seconds
 
 Backoff = Callable[[int], Seconds]
 """From the attempt that failed (0 for the first) to the pause before the next."""
+
+Retain = Mapping[str, Seconds]
+"""How long an instance is kept after an end: ``done``, ``failed``, ``cancelled``. 0: it is removed as soon as it can
+be; for ``done`` that is in the same commit."""
 
 START = "start"
 """The first step where none is named: the server's own default, so that a machine can be inserted before it is
@@ -39,6 +44,20 @@ def step_name(target: StepLike) -> str:
     if not isinstance(name, str):
         raise InvalidArgument(f"{target!r} is not a step", hint="name a step, or give a method marked with @step")
     return name
+
+
+def read_retain(retain: object, cls: str) -> dict[str, int | None]:
+    """As it is registered, in milliseconds. What is not named is reset: the class is all that it says."""
+    if not isinstance(retain, Mapping) or not all(key in TERMINAL for key in retain):
+        raise InvalidArgument(
+            f"{cls}: retain is {retain!r}"[:200], hint='give the times of some ends: {"done": 0, "failed": 3600}'
+        )
+    return {
+        status: round(retention_seconds(retain[status], f"{cls}: retain of {status}") * 1000)
+        if status in retain
+        else None
+        for status in TERMINAL
+    }
 
 
 class Step:
@@ -72,6 +91,7 @@ class Spec:
         "name",
         "queue",
         "rate_limits",
+        "retain",
         "run_ahead",
         "timeouts",
         "schedules",
@@ -100,6 +120,7 @@ class Spec:
         limits = {step: timeouts.get(attribute, options.get("timeout")) for attribute, step in attributes.items()}
         self.timeouts: dict[str, float] = {step: limit for step, limit in limits.items() if limit is not None}
         self.schedules: tuple[Any, ...] = ()  # of `schedule.Schedule`, by the decorators that follow
+        self.retain: Mapping[str, int | None] | None = options.get("retain")
         self.head = dumps({"fsm": name, "version": version, "queue": self.queue, "step": self.initial})[:-1]
         self._codec: StateCodec[Any] | None = None
         self._instance: Declared | None = None
@@ -186,10 +207,11 @@ class Spec:
         return method
 
     def options(self) -> dict[str, object]:
-        """What `gd_register` is told of it. A timeout that is in the code no more must go there, too."""
+        """What it registers. What the class does not say stays as it is on the server, but for timeouts: one that is in
+        the code no more must go there, too."""
         limits = {step: round(seconds * 1000) for step, seconds in self.timeouts.items()}
-        attempts = {} if self.max_attempts is None else {"max_attempts": self.max_attempts}
-        return {**attempts, "timeouts": limits or None}
+        said = {"max_attempts": self.max_attempts, "retain": self.retain}
+        return {**{key: value for key, value in said.items() if value is not None}, "timeouts": limits or None}
 
     def read_answer(self, returned: object) -> object:
         """What a step gave back that is no outcome: the one that it stands for, or itself if there is none."""

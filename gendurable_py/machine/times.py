@@ -33,7 +33,7 @@ def seconds(value: Seconds, what: str) -> float:
     return found
 
 
-def retention_seconds(value: Seconds) -> float:
+def retention_seconds(value: Seconds, what: str = "the retention") -> float:
     """A retention in seconds. `timedelta.max` and the like, beyond all times that the server has, keep everything.
 
     Raises:
@@ -41,8 +41,8 @@ def retention_seconds(value: Seconds) -> float:
     """
     if isinstance(value, timedelta) or (isinstance(value, float) and _LONGEST < value <= timedelta.max.total_seconds()):
         found = value.total_seconds() if isinstance(value, timedelta) else value
-        return seconds(min(found, _LONGEST), "the retention")
-    return seconds(value, "the retention")
+        return seconds(min(found, _LONGEST), what)
+    return seconds(value, what)
 
 
 def milliseconds(value: Seconds, what: str) -> int:

@@ -325,6 +325,17 @@ class Scheduled(Event):
     message: str
 
 
+@dataclass(frozen=True, slots=True)
+class Collected(Event):
+    """`gd_gc` was called: a batch of instances whose retention is over."""
+
+    name = "collect"
+    numbers = ("removed", "seconds")
+
+    removed: int
+    seconds: float
+
+
 # Connections
 
 

@@ -71,6 +71,8 @@ class Meters:
             case events.Maintained():
                 for what, count in event.counts.items():
                     self._maintained.add(count, {"gendurable.what": what})
+            case events.Collected():
+                self._maintained.add(event.removed, {"gendurable.what": "removed"})
 
 
 def _about(fsm: str, step: str) -> dict[str, str]:

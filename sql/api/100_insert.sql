@@ -86,8 +86,8 @@ create or replace function gd_register(
 ) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
-    v_max_attempts int;
-    v_timeouts constant jsonb := nullif(p_options -> 'timeouts', 'null');
+    v_options constant jsonb := coalesce(nullif(p_options, 'null'), '{}');
+    v_problem text;
 begin
     perform gendurable._need_text(p_fsm, 'p_fsm');
     perform gendurable._need_text(p_initial_step, 'p_initial_step');
@@ -96,35 +96,119 @@ begin
         perform gendurable._invalid('p_version must be at least 1', 'got ' || coalesce(p_version::text, 'null'),
             'Number the versions of a machine 1, 2, 3, ...');
     end if;
-    perform gendurable._need_options(p_options, '{max_attempts,timeouts}');
-    if gendurable._int_problem(p_options -> 'max_attempts', 'max_attempts', 1) is not null then
-        perform gendurable._invalid(gendurable._int_problem(p_options -> 'max_attempts', 'max_attempts', 1),
-            'got ' || (p_options ->> 'max_attempts'), 'Pass {"max_attempts": n} with n at least 1.');
+    perform gendurable._need_options(p_options, '{max_attempts,timeouts,retain}');
+    v_problem := coalesce(
+        gendurable._int_problem(v_options -> 'max_attempts', 'max_attempts', 1),
+        gendurable._timeouts_problem(v_options -> 'timeouts'),
+        gendurable._retain_problem(v_options -> 'retain'));
+    if v_problem is not null then
+        perform gendurable._invalid(v_problem, 'got ' || left(p_options::text, 200),
+            'Known options: {"max_attempts": n, "timeouts": {step: ms}, "retain": {"done": ms, "failed": ms, "cancelled": ms}}; '
+            || 'leave out what is to stay, null resets.');
     end if;
-    v_max_attempts := (p_options ->> 'max_attempts')::numeric::int;
 
     -- Every dispatcher registers at start: an unchanged machine takes no lock and writes nothing.
     if exists (
         select from gendurable.machine m
         where m.fsm = p_fsm and m.version = p_version and m.initial_step = p_initial_step
-            and m.queue = coalesce(p_queue, 'default') and m.max_attempts is not distinct from v_max_attempts
-            and m.timeouts is not distinct from v_timeouts
+            and m.queue = coalesce(p_queue, 'default')
+            and m.max_attempts is not distinct from gendurable._next_attempts(m.max_attempts, v_options)
+            and m.timeouts is not distinct from gendurable._next_timeouts(m.timeouts, v_options)
+            and m.retain is not distinct from gendurable._next_retain(m.retain, v_options)
     ) then
         return;
     end if;
-    insert into gendurable.machine (fsm, version, initial_step, queue, max_attempts, timeouts)
-    values (p_fsm, p_version, p_initial_step, coalesce(p_queue, 'default'), v_max_attempts, v_timeouts)
+    insert into gendurable.machine as m (fsm, version, initial_step, queue, max_attempts, timeouts, retain)
+    values (
+        p_fsm, p_version, p_initial_step, coalesce(p_queue, 'default'), gendurable._next_attempts(null, v_options),
+        gendurable._next_timeouts(null, v_options), gendurable._next_retain(null, v_options))
     on conflict (fsm, version) do update
-        set initial_step = excluded.initial_step, queue = excluded.queue, max_attempts = excluded.max_attempts,
-            timeouts = excluded.timeouts;
+        set initial_step = excluded.initial_step, queue = excluded.queue,
+            max_attempts = gendurable._next_attempts(m.max_attempts, v_options),
+            timeouts = gendurable._next_timeouts(m.timeouts, v_options),
+            retain = gendurable._next_retain(m.retain, v_options);
     perform gendurable._move_bells(p_fsm);
 end $$;
 
 comment on function gd_register(text, int, text, text, jsonb) is
-'Records the defaults of a machine''s version: its first step, its queue, and in the options {"max_attempts": n,
-"timeouts": {step: ms}}: a claim of a step ends that many milliseconds after it began, whatever is renewed. The
-engine does it at start for its machines; from then on gd_insert(''checkout'', ...) is enough from anywhere. Called
-again it replaces the record; unchanged, it writes nothing. Raises GD501.';
+'Records the defaults of a machine''s version: its first step, its queue, and in the options
+
+  max_attempts: how often a step is tried
+  timeouts: {step: ms}, how long a claim of the step lasts at most
+  retain: {"done": ms, "failed": ms, "cancelled": ms}, how long an instance is kept after such an end, whatever the
+    retention of gd_gc; "done": 0 is not at all: the commit removes it. What is not named is kept as long as gd_gc says
+
+The engine does it at start for its machines; from then on gd_insert(''checkout'', ...) is enough from anywhere. Called
+again it replaces step and queue; an option that is absent stays as it was, as does what retain does not name, and null
+resets. "retain" is for those that end from then on. Unchanged, it writes nothing. Raises GD501.';
+
+create or replace function gendurable._timeouts_problem(p_timeouts jsonb) returns text
+language plpgsql immutable parallel safe as $$
+begin
+    if p_timeouts is null or p_timeouts = 'null' then
+        return null;
+    end if;
+    if jsonb_typeof(p_timeouts) <> 'object' then
+        return 'timeouts must be a JSON object';
+    end if;
+    if (select count(*) from (select from jsonb_object_keys(p_timeouts) limit 1001) k) > 1000 then
+        return 'timeouts has more than 1,000 steps';
+    end if;
+    return (
+        select case
+            when t.step = '' then 'timeouts names a step without a name'
+            when octet_length(t.step) > gendurable._longest_name() then 'timeouts names a step whose name is too long'
+            when jsonb_typeof(t.ms) <> 'number' then 'timeouts must be numbers of milliseconds'
+            when t.ms <= '0' then 'timeouts must be positive'
+            else gendurable._ms_problem(t.ms, 'a timeout')
+        end as problem
+        from jsonb_each(p_timeouts) t (step, ms)
+        order by problem
+        limit 1);
+end $$;
+
+comment on function gendurable._timeouts_problem(jsonb) is 'What is wrong with the timeouts of steps, or null.';
+
+create or replace function gendurable._retain_problem(p_retain jsonb) returns text
+language plpgsql immutable parallel safe as $$
+begin
+    return case
+        when jsonb_typeof(p_retain) not in ('object', 'null') then 'retain must be a JSON object'
+        when jsonb_typeof(p_retain) = 'object' and p_retain - gendurable._terminal_statuses()::text[] <> '{}'
+            then 'retain has the keys done, failed and cancelled'
+        else coalesce(
+            gendurable._ms_problem(p_retain -> 'done', 'retain of done'),
+            gendurable._ms_problem(p_retain -> 'failed', 'retain of failed'),
+            gendurable._ms_problem(p_retain -> 'cancelled', 'retain of cancelled'))
+    end;
+end $$;
+
+comment on function gendurable._retain_problem(jsonb) is 'What is wrong with the times for which a machine keeps its instances, or null.';
+
+create or replace function gendurable._next_attempts(p_old int, p_options jsonb) returns int
+language sql immutable parallel safe as $$
+    select case when p_options ? 'max_attempts' then (p_options ->> 'max_attempts')::numeric::int else p_old end
+$$;
+
+comment on function gendurable._next_attempts(int, jsonb) is 'max_attempts of a machine after a registration.';
+
+create or replace function gendurable._next_timeouts(p_old jsonb, p_options jsonb) returns jsonb
+language sql immutable parallel safe as $$
+    select case when p_options ? 'timeouts' then nullif(nullif(p_options -> 'timeouts', 'null'), '{}') else p_old end
+$$;
+
+comment on function gendurable._next_timeouts(jsonb, jsonb) is 'timeouts of a machine after a registration.';
+
+create or replace function gendurable._next_retain(p_old jsonb, p_options jsonb) returns jsonb
+language sql immutable parallel safe as $$
+    select case
+        when jsonb_typeof(p_options -> 'retain') = 'object'
+            then nullif(jsonb_strip_nulls(coalesce(p_old, '{}') || (p_options -> 'retain')), '{}')
+        when not p_options ? 'retain' then p_old
+    end
+$$;
+
+comment on function gendurable._next_retain(jsonb, jsonb) is 'retain of a machine after a registration.';
 
 create or replace function gd_find(p_unique_key text) returns bigint
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$

@@ -97,7 +97,9 @@ begin
         where p.id = (select i.parent_id from gendurable.instance i where i.id = v_outcome.id)
         for no key update;
     end if;
-    select i.partition_key, i.unique_scope is not null as scoped, i.expires_at, i.timeout_at into v_row
+    select i.partition_key, i.unique_scope is not null as scoped, i.children_pending is not null as family, i.expires_at,
+        i.timeout_at
+    into v_row
     from gendurable.instance i
     where i.id = v_outcome.id and i.claim_no = v_outcome.claim_no and i.status = 'executing'
     for no key update;
@@ -114,7 +116,7 @@ begin
     end if;
     v_outcome := gendurable._parse_outcome(0, v_json, v_now);
     perform gendurable._apply_outcomes(
-        p_worker, array[v_outcome], v_keys, v_row.scoped, false, interval '60 seconds', v_now);
+        p_worker, array[v_outcome], v_keys, v_row.scoped, v_row.family, interval '60 seconds', v_now);
 end $$;
 
 comment on function gd_commit_one(text, jsonb) is

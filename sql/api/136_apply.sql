@@ -1,6 +1,6 @@
 -- Writing outcomes, with every lock held: resolve what the instances decide, one update for all, and what follows.
 -- Invariants 1 and 3. Next: the instance is due again (110_claim), waits for a signal (140_signal) or for children, or has ended
--- (kernel/090_end).
+-- (kernel/090_end), and is kept for a time (138_keep).
 
 create or replace function gendurable._apply_outcomes(
     p_worker text, p_outcomes gendurable.outcome[], p_keys text[], p_scoped boolean, p_family boolean, p_lease interval,
@@ -19,11 +19,14 @@ declare
     v_crowded text[] := '{}'::text[];
     v_kept bigint[] := '{}'::bigint[];
     v_mail boolean;
+    v_ends boolean;
+    v_freed text[];
     v_written record;
 begin
     select bool_or(o.consume is not null), bool_or(o.kind in ('error', 'await', 'schedule_childs')),
-        bool_or(o.rate_limit is not null), bool_or(o.queue is not null), bool_or(o.keep), bool_or(o.close_ms is not null)
-    into v_consumes, v_special, v_limited, v_moved, v_keeps, v_closes
+        bool_or(o.rate_limit is not null), bool_or(o.queue is not null), bool_or(o.keep), bool_or(o.close_ms is not null),
+        bool_or(o.ends or o.kind = 'error')
+    into v_consumes, v_special, v_limited, v_moved, v_keeps, v_closes, v_ends
     from unnest(p_outcomes) o;
     if v_limited then
         perform gendurable._need_rate_limit(o.rate_limit, coalesce(o.weight, 1))
@@ -37,6 +40,14 @@ begin
     end if;
     if v_special then
         v_outcomes := gendurable._resolve_outcomes(v_outcomes, p_now);
+    end if;
+    if v_ends and gendurable._retains() then
+        select k.outcomes, k.queues into v_outcomes, v_freed from gendurable._keep_outcomes(v_outcomes, p_now) k;
+        if v_outcomes = '{}' then
+            perform gendurable._keep_batons(p_keys, '{}', p_now);
+            perform gendurable._wake_sleepers(v_freed);
+            return '{}'::jsonb;
+        end if;
     end if;
     if p_keys <> '{}' then
         v_settled := gendurable._is_settled();
@@ -64,12 +75,16 @@ begin
 
     v_written := gendurable._write_outcomes(p_worker, v_outcomes, v_kept, v_mail, v_crowded, p_lease, p_now);
     if v_written.ended is not null then
+        if p_family then
+            perform gendurable._note_ended_parents(array(
+                select i.id from gendurable.instance i where i.id = any(v_written.ended) and i.children_pending is not null));
+        end if;
         perform gendurable._finish_ended(v_written.ended, v_written.done, v_written.parents, v_written.barriers, p_now);
     end if;
     if p_keys <> '{}' then
         perform gendurable._keep_batons(p_keys, array(select o.id from unnest(v_outcomes) o), p_now);
     end if;
-    perform gendurable._wake_sleepers(v_written.queues);
+    perform gendurable._wake_sleepers(v_written.queues || v_freed);
     return coalesce(v_written.answers, '{}');
 end $$;
 

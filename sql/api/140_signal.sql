@@ -19,7 +19,7 @@ comment on function gd_signal(bigint, text, jsonb, text) is
 
   delivered: it is in the inbox, until an outcome uses it up or the instance ends
   duplicate: the instance has had this p_dedup_key before
-  no_target: there is no such instance, or it has ended
+  no_target: there is no such instance (any more), or it has ended
 
 It never waits for a running step, only for another transaction that is writing this instance''s row. Raises GD501.';
 

@@ -38,9 +38,9 @@ begin
 end $$;
 
 comment on function gd_watch(bigint) is
-'The status now; null: no such instance. Unless it is terminal, a notification "gendurable_done" with the id as
-payload is sent when the instance ends. "LISTEN gendurable_done" first, call this in a transaction of its own, then
-wait.';
+'The status now; null: no such instance (any more). Unless it is terminal, a notification "gendurable_done" with the id
+as payload is sent when the instance ends, and it is kept for a minute then, also where its machine keeps it for less.
+"LISTEN gendurable_done" first, call this in a transaction of its own, then wait.';
 
 create or replace function gd_version() returns text
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$

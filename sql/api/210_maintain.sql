@@ -11,7 +11,8 @@ set lock_timeout = '10ms' as $$
 declare
     v_until constant timestamptz := gendurable._upkeep_end();
     v_retention constant interval := coalesce(p_retention, '7 days');
-    v_answer jsonb := jsonb '{"ran": false, "reaped": 0, "expired": 0, "repaired": 0, "removed": 0, "shifted": 0, "more": false}';
+    v_answer jsonb := jsonb
+        '{"ran": false, "reaped": 0, "expired": 0, "repaired": 0, "removed": 0, "shifted": 0, "overdue": 0.0, "more": false}';
     v_errors jsonb := '{}'::jsonb;
     v_part text;
     v_state text;
@@ -55,6 +56,7 @@ object:
   ran: false where another session is at it, or has locked the table; nothing was done
   reaped, removed: claims that were taken back; instances that were removed
   expired: instances that were ended since their deadline has passed
+  overdue: for how many seconds the next one that is to be removed has been waiting for it
   repaired: rows of keys and lines before rate limits that waited for nobody, schedules without a bell: anything but 0 is
     a defect worth a report
   shifted: rows with times in the future
@@ -107,11 +109,11 @@ begin
 end $$;
 
 comment on function gd_gc(interval, int) is
-'Removes up to p_limit instances that ended longer than p_retention ago, with their inboxes and remembered signal
-keys; never a child whose parent has not ended. A retention beyond all timestamps keeps everything. Returns how many:
-0 where another session is at it. A call looks at 20,000 rows or p_limit, and the next one goes on there: what cannot
-be removed (locked, or a foreign key of yours refers to it) is passed over. Needs READ COMMITTED (GD504); raises
-GD501.';
+'Removes up to p_limit instances that ended longer than p_retention ago, or longer than their machine keeps them
+("retain" of gd_register), with their inboxes and remembered signal keys; never a child whose parent has not ended. A
+retention beyond all timestamps keeps all whose machine says nothing. Returns how many: 0 where another session is at
+it. A call looks at 20,000 rows or p_limit, and the next one goes on there: what cannot be removed (locked, or a
+foreign key of yours refers to it) is passed over. Needs READ COMMITTED (GD504); raises GD501.';
 
 create or replace function gendurable._need_retention(p_retention interval) returns void
 language plpgsql as $$
@@ -146,10 +148,10 @@ begin
                 + gendurable._repair_schedules(p_until));
         when 'removed' then
             if not gendurable._is_alone(-1) then
-                return '{}'::jsonb;
+                return jsonb_build_object('overdue', gendurable._find_overdue(p_retention));
             end if;
             select g.* into v_done from gendurable._remove_old(p_retention, 2000, p_until) g;
-            return jsonb_build_object('removed', v_done.count)
+            return jsonb_build_object('removed', v_done.count, 'overdue', gendurable._find_overdue(p_retention))
                 || case when v_done.more then '{"more": true}' else '{}' end::jsonb
                 || case
                     when v_done.state is null then '{}'

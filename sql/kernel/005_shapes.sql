@@ -39,7 +39,7 @@ language sql immutable parallel safe as $$
         p_rekey, p_partition_key, p_queue, p_priority, p_rate_limit, p_weight,
         p_delayed, p_keep,
         null, null, null, null, null, null, null,
-        p_close_ms
+        p_close_ms, null
     )::gendurable.outcome
 $$;
 

@@ -27,7 +27,7 @@ begin
             -- what had ended begins anew
             attempt = case when i.finished_at is null then i.attempt + p_crashed::int else 0 end,
             crashes = case when i.finished_at is null then i.crashes + p_crashed::int else 0 end,
-            finished_at = null, result = null,
+            finished_at = null, result = null, keep_until = null,
             -- a signal has answered the await; else it stands as it was
             deadline_at = case when i.status <> 'awaiting_signal' then i.deadline_at end,
             children_pending = case when i.children_pending is not null then 0 end,
@@ -197,6 +197,7 @@ begin
             last_error = coalesce(o.error, case when o.kind = 'replay' then i.last_error end),
             result = o.result,
             finished_at = case when o.ends then p_now end,
+            keep_until = o.keep_until,
             updated_at = p_now,
             unique_held = gendurable._unique_held(i.unique_held, i.unique_scope, o.next_status)
         from (

@@ -32,6 +32,7 @@ create or replace function gendurable._count_out_of_barriers(
 language plpgsql as $$
 declare
     v_ready bigint[];
+    v_left bigint[];
 begin
     if p_parents is null then
         return;
@@ -49,10 +50,15 @@ begin
         where i.id = any(array[e.parent_id]) and i.claim_no = e.barrier_no and i.status = 'awaiting_children'
             and i.children_pending > e.count
     )
-    select array_agg(i.id) into v_ready
+    select array_agg(i.id) filter (where i.children_pending <= e.count), array_agg(e.parent_id) filter (where i.id is null)
+    into v_ready, v_left
     from ended e
-    join gendurable.instance i on i.id = any(array[e.parent_id])
-    where i.claim_no = e.barrier_no and i.status = 'awaiting_children' and i.children_pending <= e.count;
+    left join gendurable.instance i
+        on i.id = any(array[e.parent_id]) and i.claim_no = e.barrier_no and i.status = 'awaiting_children';
+    if v_left is not null then
+        -- their parent does not wait for them any more: it may have ended, and been put down, before they did
+        perform gendurable._note_ended_parents(v_left);
+    end if;
     if v_ready is not null then
         perform gendurable._to_runnable(v_ready, p_now, false, p_now);
     end if;
@@ -87,6 +93,9 @@ begin
     v_ended := gendurable._to_ended(p_ids, p_status, p_error, p_crashed, p_now);
     ids := v_ended.ids;
     keys := v_ended.keys;
+    if ids is not null then
+        perform gendurable._keep_ended(ids, p_now);
+    end if;
     perform gendurable._finish_ended(ids, null, v_ended.parents, v_ended.barriers, p_now);
 end $$;
 
@@ -135,9 +144,12 @@ begin
     end if;
     v_parents := array(
         select p.id
-        from gendurable.instance p
-        where p.id in (select i.parent_id from gendurable.instance i where i.id = any(p_ids))
-        for no key update skip locked);
+        from (
+            select distinct i.parent_id from gendurable.instance i where i.id = any(p_ids) and i.parent_id is not null
+        ) x
+        cross join lateral (
+            select i.id from gendurable.instance i where i.id = any(array[x.parent_id]) for no key update skip locked
+        ) p);
     return array(
         select i.id
         from gendurable.instance i

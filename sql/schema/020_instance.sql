@@ -41,7 +41,7 @@ create table gendurable.instance (
     queue_slot int,                       -- the slot of its queue that it holds, where the queue has a limit
     expires_at timestamptz,               -- when it has failed, if it has not ended by then; null at the end
     timeout_at timestamptz,               -- when its claim ends, whatever is renewed; null: whenever the lease does
-    keep_until timestamptz,               -- how long it is kept after its end; null: as long as all are
+    keep_until timestamptz,               -- how long it is kept after its end; null: as long as those whose machine says nothing
 
     constraint instance_state_is_object check (jsonb_typeof(state) = 'object' and jsonb_typeof(meta) = 'object'),
     constraint instance_times_are_finite check (isfinite(eligible_at) and isfinite(lane_at)),
@@ -49,7 +49,7 @@ create table gendurable.instance (
     -- Few and short: each statement that writes a row reads the text of all checks anew, 45 us for what stood here first.
     -- The order of the statuses is used: from done on they are terminal.
     constraint instance_status check (
-        (finished_at is not null) = (status >= 'done')
+        (finished_at is not null) = (status >= 'done') and (keep_until is null or status >= 'done')
         and case status
             when 'runnable' then eligible_at is not null or lane_at is not null or bucket_at is not null
             when 'executing' then eligible_at is not null
@@ -133,9 +133,18 @@ where unique_held is not null;
 create index instance_children on gendurable.instance (parent_id, id)
 where parent_id is not null;
 
--- gd_gc: the oldest finished rows
+-- gd_gc: the oldest finished rows. Not what its machine keeps for a time of its own, and no child of a barrier: many of these may
+-- have ended under a parent that lives. They come in when their barrier_no is taken away (ended_parent).
 create index instance_finished on gendurable.instance (finished_at, id)
-where finished_at is not null;
+where finished_at is not null and keep_until is null and barrier_no is null;
+
+-- gd_gc: what its machine keeps for a time of its own
+create index instance_kept on gendurable.instance (keep_until, id)
+where keep_until is not null and barrier_no is null;
+
+-- gd_gc: the children that come into one of these indexes when their parent has ended
+create index instance_ended_child on gendurable.instance (parent_id, id)
+where finished_at is not null and barrier_no is not null;
 
 -- gd_queues: what is parked in a queue. A row is in this index or in the one of the claims, so parking costs no more.
 create index instance_parked on gendurable.instance (queue)

@@ -55,6 +55,9 @@ comment on table gendurable.machine is 'Registered machines: where a new instanc
 -- each claim asks whether any machine has timed steps; almost always empty
 create index machine_timed on gendurable.machine (fsm, version)
 where timeouts is not null;
+-- "does any machine say how long it is kept", once in a call that ends something; almost always empty
+create index machine_retain on gendurable.machine (fsm, version)
+where retain is not null;
 
 -- One row: what is installed, and in which schema its API is. Every assembled script writes it at its end.
 create table gendurable.meta (

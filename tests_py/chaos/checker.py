@@ -230,6 +230,11 @@ def removals(record: Record) -> Iterator[str]:
             yield f"{removal.id}: removed with the baton of its key"
 
 
+def orphans(record: Record) -> Iterator[str]:
+    """Nothing is left of what was removed, and nothing is overlooked for ever."""
+    yield from record.orphans
+
+
 def stuck(record: Record) -> Iterator[str]:
     """All has ended by itself."""
     for row in record.rows.values():
@@ -258,6 +263,7 @@ JUDGES: dict[str, Judge] = {
     "told": Judge(7, told),
     "ledger": Judge(7, ledger),
     "removal": Judge(7, removals),
+    "orphan": Judge(7, orphans),
 }
 
 # What the scene itself sees: that work goes on beside an open transaction. (And that no dispatcher and no client gives

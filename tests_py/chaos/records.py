@@ -63,10 +63,10 @@ create trigger chaos_update after update on gendurable.instance for each row
 when (
     new.fsm like 'chaos.%' and (
         old.status, old.claim_no, old.slot_no, old.lane_at, old.eligible_at, old.priority, old.unique_held, old.attempt,
-        old.barrier_no, old.queue, old.partition_key, old.state -> 'n')
+        old.queue, old.partition_key, old.state -> 'n')
     is distinct from
     (new.status, new.claim_no, new.slot_no, new.lane_at, new.eligible_at, new.priority, new.unique_held, new.attempt,
-        new.barrier_no, new.queue, new.partition_key, new.state -> 'n'))
+        new.queue, new.partition_key, new.state -> 'n'))
 execute function chaos.note();
 create trigger chaos_delete after delete on gendurable.instance for each row
 when (old.fsm like 'chaos.%') execute function chaos.note_removal();
@@ -179,12 +179,31 @@ class Record:
     # Outcomes that came too late, since the claim was somebody else's.
     stale: int = 0
     signals_left: int = 0
+    # What belongs to instances that are gone, and ended children that the retention will never look at.
+    orphans: list[str] = field(default_factory=list)
     # The server's clock stepped: its times compare neither with each other nor with the clients'.
     stepped: bool = False
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for path in sorted(folder.glob("*.jsonl")) for line in path.read_text().splitlines()]
+
+
+ORPHANS = """
+select o.what || ' of ' || o.instance_id
+from (
+    select 'a signal' as what, s.instance_id from gendurable.signal s
+    union all select 'a dedup key', s.instance_id from gendurable.signal_seen s
+    union all select 'a watcher', w.instance_id from gendurable.watch w
+) o
+where not exists (select from gendurable.instance i where i.id = o.instance_id)
+union all
+select 'the child ' || c.id || ' of ' || c.parent_id
+from gendurable.instance c
+where c.finished_at is not null and c.barrier_no is not null
+    and not exists (select from gendurable.instance p where p.id = c.parent_id and p.finished_at is null)
+    and not exists (select from gendurable.ended_parent e where e.parent_id = c.parent_id)
+"""
 
 
 def _columns(of: type[Any]) -> str:
@@ -231,4 +250,5 @@ def _gather(conn: psycopg.Connection[Any], folder: Path, told: list[dict[str, An
         maintained=sum(line["what"] == "maintain" for line in written),
         stale=sum(line["what"] == "stale" for line in written),
         signals_left=left[0] if left else 0,
+        orphans=[text for (text,) in conn.execute(ORPHANS)],
     )

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from psycopg.types.json import Jsonb
-from support.plans import shared_buffers
 from support.races import LOST, Session, drains, ids, lane, three
 from support.wait import wait_until
 
@@ -59,37 +58,6 @@ def test_a_retention_beyond_all_times_keeps_everything_and_the_rest_is_done(db: 
     assert a.status(lost) == "runnable"
     assert a.one("select gd_gc(%s)", retention) == 0
     assert [a.status(id) for id in old] == ["done", "done"]
-
-
-@pytest.mark.parametrize("when", ["", "deferrable initially deferred"])
-def test_a_foreign_key_of_the_application_costs_the_rows_it_refers_to(db: Any, when: str) -> None:
-    a = Session(db)
-    old, lost = ended(a, 50), lose(a)
-    a.conn.execute(f"create table orders (instance bigint references gendurable.instance {when})".encode())
-    a.conn.execute("insert into orders values (%s), (%s)", (old[7], old[31]))
-    answer = maintain(a)
-    assert (answer["reaped"], answer["removed"]) == (1, 48)
-    assert answer["errors"]["removed"]["sqlstate"] == "23503"
-    assert answer["errors"]["removed"]["rows"] == 2
-    assert a.status(lost) == "runnable"
-    assert a.rows("select id from gd_instances where queue = 'old' order by id") == [{"id": old[7]}, {"id": old[31]}]
-    a.conn.execute("drop table orders")
-    assert a.one("select gd_gc()") == 2
-
-
-def test_many_rows_that_cannot_be_removed_do_not_stand_in_the_way_of_the_others(db: Any) -> None:
-    a = Session(db)
-    old = ended(a, 3000)
-    a.conn.execute("create table orders (instance bigint primary key references gendurable.instance)")
-    a.conn.execute("insert into orders select unnest(%s::bigint[])", (old[:2500],))
-    calls = 0
-    while a.one("select count(*) from gd_instances where queue = 'old'") > 2500:
-        maintain(a)
-        calls += 1
-        assert calls < 12, "it does not get past them"
-    # and it comes round: what can be removed by now is found again
-    a.conn.execute("delete from orders where instance = any(%s)", (old[:10],))
-    wait_until(lambda: maintain(a) and a.one("select count(*) from gd_instances where queue = 'old'") == 2490, 30)
 
 
 @pytest.mark.parametrize("part", ["reaped", "removed"])
@@ -281,33 +249,6 @@ def test_a_heartbeat_waits_for_no_other_one(db: Any) -> None:
 
 
 # -- bounded, whatever clients once did
-
-
-def test_old_children_of_a_live_parent_do_not_stop_retention(db: Any) -> None:
-    a = Session(db)
-    parent = a.insert()
-    a.conn.execute(
-        "insert into gendurable.instance (fsm, step, queue, status, finished_at, parent_id) "
-        "select 'm', 's', 'c', 'done', now() - interval '60 days', %s from generate_series(1, 50000)",
-        (parent,),
-    )
-    old = ended(a, 3)
-    # 20,000 looks, each at the row and at its parent
-    assert shared_buffers(db.connect(), "select gd_gc()") < 200_000
-    for _ in range(3):
-        maintain(a)
-    assert a.rows("select id from gd_instances where id = any(%s)", old) == []
-    assert a.one("select count(*) from gd_instances where queue = 'c'") == 50000
-    # the parent ends, and all of them can go
-    assert ids(a.claim()) == [parent]
-    a.conn.execute(
-        "update gendurable.instance set status = 'done', finished_at = now(), eligible_at = null, worker = null, "
-        "lease_expires_at = null where id = %s",
-        (parent,),
-    )
-    removed = [maintain(a) for _ in range(3)]
-    assert [answer["removed"] for answer in removed] == [2000] * 3
-    assert all(answer["more"] for answer in removed)
 
 
 def test_a_dropped_baton_is_found_behind_thousands_of_keys(db: Any) -> None:

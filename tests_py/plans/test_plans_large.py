@@ -46,3 +46,66 @@ def test_a_claim_and_a_commit_touch_pages_by_the_batch(conn: Conn) -> None:
             assert shared_buffers(session, "select * from gd_commit('w', %s)", commit_text(claims)) <= MOST_BUFFERS
             if session is not conn:
                 session.close()
+
+
+def ended(conn: Conn, count: int, what: str = "", *, value: str = "null") -> None:
+    """Instances that ended an hour ago; of `what` each has a value."""
+    conn.execute(
+        f"insert into gendurable.instance (fsm, step, queue, status, finished_at, {what or 'result'}) "
+        f"select 'm', 's', 'old', 'done', now() - interval '1 hour' + g * interval '1 us', {value} "
+        f"from generate_series(1, {count}) g".encode()
+    )
+
+
+def test_a_batch_of_the_collector_touches_pages_by_the_batch(conn: Conn) -> None:
+    ended(conn, 24_000)
+    for _ in range(8):  # the plans are kept
+        assert conn.execute("select gd_gc('0')").fetchone() == (2000,)
+    small = shared_buffers(conn, "select gd_gc('0')")
+    # a parent that lives over many children that have ended, many that their machine keeps, and many that are old
+    parent = conn.execute("select gd_insert('m')").fetchone()
+    assert parent is not None
+    conn.execute("update gendurable.instance set children_pending = 0 where id = %s", parent)
+    ended(conn, 100_000, "parent_id, barrier_no", value=f"{parent[0]}, 1")
+    ended(conn, 100_000, "keep_until", value="now() + interval '1 day'")
+    ended(conn, 1_000_000)
+    for analyzed in (False, True):
+        if analyzed:
+            conn.execute("analyze gendurable.instance")
+        for session in (conn, psycopg.connect(conn.info.dsn, password=conn.info.password, autocommit=True)):
+            # an index that is a level deeper, and pages that are half as full
+            assert shared_buffers(session, "select gd_gc('0')") <= 2 * small, (analyzed, session is conn, small)
+            assert shared_buffers(session, "select gd_gc('1 day')") <= small / 10
+            assert shared_buffers(session, "select gendurable._find_overdue('0')") <= small / 10
+            if session is not conn:
+                session.close()
+    # the parent ends, and its children come in by the batch, too
+    conn.execute("select gd_cancel(%s)", parent)
+    assert shared_buffers(conn, "select gd_gc('1 day')") <= 60 * small
+    assert conn.execute("select gd_gc('1 day')").fetchone() == (0,)
+    free = conn.execute("select count(*) from gd_instances where parent_id = %s", parent).fetchone()
+    assert free == (100_000,)
+    freed = conn.execute("select count(*) from gendurable.instance where parent_id = %s and barrier_no is null", parent)
+    assert freed.fetchone() == (20_000,)
+
+
+def test_a_vacuum_of_an_emptied_table_does_not_make_the_collector_read_all_of_the_next_one(conn: Conn) -> None:
+    # The statistics say then that there are no rows: every plan seems to cost the same.
+    conn.execute("alter table gendurable.instance set (autovacuum_enabled = off)")
+
+    def fill() -> None:
+        ended(conn, 10_000)
+        ended(conn, 10_000, "parent_id", value="(select min(id) from gendurable.instance)")
+        ended(conn, 10_000, "keep_until", value="now() - interval '1 hour'")
+
+    fill()
+    small = shared_buffers(conn, "select gd_gc('0')")
+    while conn.execute("select gd_gc('0')").fetchone() != (0,):
+        pass
+    conn.execute("vacuum gendurable.instance")
+    assert conn.execute("select reltuples from pg_class where relname = 'instance'").fetchone() == (0,)
+    fill()
+    for _ in range(16):
+        assert shared_buffers(conn, "select gd_gc('0')") <= 2 * small
+        conn.execute("select gd_gc('0')")
+    assert conn.execute("select count(*) from gd_instances").fetchone() == (0,)

@@ -329,20 +329,3 @@ def test_a_child_that_was_taken_over_counts_once(db):
     assert b.finish(*new) == ["ok", "ok"]
     assert a.finish(old[1]) == ["stale"]
     joins_once(c, parent, 2)
-
-
-@pytest.mark.parametrize("how", ["commit", "rollback"])
-def test_retention_leaves_the_children_of_a_parent_that_is_being_retried(db, how):
-    a, b, c = three(db)
-    parent = c.insert()
-    assert a.commit(outcome(a.claim_one(), "schedule_childs", step="join", childs=[{"fsm": "m"}])) == ["ok"]
-    assert a.finish(a.claim_one()) == ["ok"]
-    assert a.commit(outcome(a.claim_one(), "stop", reason="too bad")) == ["ok"]
-    assert c.begin().call("retry", parent)
-    assert b.one("select gd_gc('0')") == 0
-    c.end(how)
-    if how == "commit":
-        assert [kid["status"] for kid in a.claim_one()["childs"]] == ["done"]
-        assert b.one("select gd_gc('0')") == 0
-    else:
-        assert b.one("select gd_gc('0')") == 2

@@ -28,7 +28,8 @@ PARTS = {
     " where oid = schema",
     "relation": f"""
         select oid::regclass, relkind, relpersistence, reloptions::text, {acl("relacl")}, relrowsecurity,
-            relhastriggers, relreplident, obj_description(oid, 'pg_class')
+            exists (select from pg_trigger t where t.tgrelid = relation.oid), relreplident,
+            obj_description(oid, 'pg_class')
         from relation""",
     "column": f"""
         select r.oid::regclass, row_number() over (partition by r.oid order by a.attnum), a.attname,

@@ -69,6 +69,20 @@ INVARIANTS = {
     "a signal waits for an answer that it is itself": """
         select i.id from gendurable.instance i join gendurable.signal s on s.instance_id = i.id
         where i.status = 'awaiting_signal' and s.name = any (i.awaits) and s.id <> all (coalesce(i.shown, '{}'))""",
+    "something belongs to an instance that is gone": """
+        select o.instance_id from (
+            select s.instance_id from gendurable.signal s
+            union all select s.instance_id from gendurable.signal_seen s
+            union all select w.instance_id from gendurable.watch w) o
+        where not exists (select from gendurable.instance i where i.id = o.instance_id)""",
+    "somebody watches what has ended": """
+        select w.instance_id from gendurable.watch w join gendurable.instance i on i.id = w.instance_id
+        where i.finished_at is not null""",
+    "the retention will never look at a child": """
+        select c.id from gendurable.instance c
+        where c.finished_at is not null and c.barrier_no is not null
+            and not exists (select from gendurable.instance p where p.id = c.parent_id and p.finished_at is null)
+            and not exists (select from gendurable.ended_parent e where e.parent_id = c.parent_id)""",
 }
 SHIFTED = {
     "instance": [
@@ -88,7 +102,7 @@ SHIFTED = {
 EMPTY = (
     "truncate gendurable.instance, gendurable.signal, gendurable.signal_seen, gendurable.watch, "
     "gendurable.queue_name, gendurable.paused_queue, gendurable.key_limit, gendurable.renewal, gendurable.upkeep, "
-    "gendurable.doubtful_key, gendurable.schedule"
+    "gendurable.doubtful_key, gendurable.schedule, gendurable.ended_parent"
 )
 
 
@@ -165,6 +179,8 @@ class World:
             row = self.model.rows[number]
             if number in loose and got["held"] in (None, row.unique_key):
                 row.held = got["held"]
+            if row.ended and got["barrier"] is None:
+                row.barrier = None  # its parent has ended: the retention looks at it
             for name in (
                 "status",
                 "step",

@@ -1,0 +1,92 @@
+-- How long an instance is kept after its end, and its removal: one function removes an instance and all that it owns. What may
+-- be removed, and when, is decided in api/138_keep (at once, in the commit that ends it) and api/218_retention.
+-- A child of a barrier is no matter of the retention while its parent lives: it stands in none of the indexes. Whoever ends a
+-- parent puts it down in ended_parent, and so does a child that ends when its parent does not wait for it any more. Neither
+-- asks how the other one stands: whichever commits last has left a note that finds both.
+-- Next: 090_end.
+
+create or replace function gendurable._told_pause() returns interval
+language sql immutable parallel safe as $$
+    select interval '1 minute'
+$$;
+
+comment on function gendurable._told_pause() is
+    'How long a watched instance is kept at least, if its machine says less: whoever waits for it looks at it when he is told.';
+
+create or replace function gendurable._retains() returns boolean
+language plpgsql stable as $$
+begin
+    return (select true from gendurable.machine m where m.retain is not null limit 1);
+end $$;
+
+comment on function gendurable._retains() is 'Whether any machine says how long its instances are kept; else null.';
+
+create or replace function gendurable._keep_end(p_retain jsonb, p_status text, p_watched boolean, p_now timestamptz)
+returns timestamptz
+language sql stable parallel safe as $$
+    select greatest(
+        p_now + gendurable._ms(p_retain -> p_status),
+        case when p_watched and p_retain ? p_status then p_now + gendurable._told_pause() end)
+$$;
+
+comment on function gendurable._keep_end(jsonb, text, boolean, timestamptz) is
+    'Until when an instance that ends now is kept, by its machine''s retain; null: as long as those of which no machine says it.';
+
+create or replace function gendurable._keep_ended(p_ids bigint[], p_now timestamptz) returns void
+language plpgsql as $$
+begin
+    if gendurable._retains() then
+        update gendurable.instance i
+        set keep_until = gendurable._keep_end(m.retain, i.status::text,
+            (select true from gendurable.watch w where w.instance_id = i.id limit 1), p_now)
+        from gendurable.machine m
+        where i.id = any(p_ids) and m.fsm = i.fsm and m.version = i.fsm_version and m.retain ? i.status::text;
+    end if;
+    perform gendurable._note_ended_parents(array(
+        select i.id from gendurable.instance i where i.id = any(p_ids) and i.children_pending is not null));
+end $$;
+
+comment on function gendurable._keep_ended(bigint[], timestamptz) is
+    'What the retention has to know of instances that were ended from outside of a step. Before their watchers are told.';
+
+create or replace function gendurable._note_ended_parents(p_parents bigint[]) returns void
+language plpgsql as $$
+begin
+    if p_parents <> '{}' then
+        insert into gendurable.ended_parent (parent_id) select distinct p.id from unnest(p_parents) p (id);
+    end if;
+end $$;
+
+comment on function gendurable._note_ended_parents(bigint[]) is
+    'Puts parents down whose ended children have to come into the indexes of the retention.';
+
+create or replace function gendurable._has_deferred() returns boolean
+language plpgsql stable as $$
+begin
+    return exists (
+        select from pg_trigger t where t.tgrelid = 'gendurable.instance'::regclass and t.tginitdeferred);
+end $$;
+
+comment on function gendurable._has_deferred() is
+    'Whether somebody''s foreign key or trigger on the instances is checked at the commit only.';
+
+create or replace function gendurable._remove_instances(p_ids bigint[]) returns bigint[]
+language plpgsql as $$
+declare
+    v_gone bigint[];
+begin
+    with gone as (
+        delete from gendurable.instance i where i.id = any(p_ids) returning i.id
+    )
+    -- not what a trigger of the application has kept
+    select coalesce(array_agg(g.id), '{}') into v_gone from gone g;
+    delete from gendurable.signal s where s.instance_id = any(v_gone);
+    delete from gendurable.signal_seen s where s.instance_id = any(v_gone);
+    delete from gendurable.watch w where w.instance_id = any(v_gone);
+    delete from gendurable.renewal r where r.instance_id = any(v_gone);
+    return v_gone;
+end $$;
+
+comment on function gendurable._remove_instances(bigint[]) is
+    'Removes instances and all that they own; the ids of those that are gone. Under their locks for update: nobody delivers a signal
+or watches meanwhile.';
