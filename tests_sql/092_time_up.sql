@@ -301,7 +301,7 @@ select is_empty($$select * from t.take('bad', 5)$$, 'a claim goes on');
 select is(array[t.status(:bad), t.status(:good)], '{runnable,failed}', 'and ends the other one');
 select t.mortal('bad') as good \gset
 select t.elapse(:good, '1 minute');
-select is((select m.a - '{ran,removed,reaped,more,shifted,repaired}'::text[] from (select gd_maintain() as a) m), '{"errors": {}, "expired": 1}', 'so does the upkeep');
+select is((select m.a - '{ran,removed,reaped,more,shifted,repaired,overdue}'::text[] from (select gd_maintain() as a) m), '{"errors": {}, "expired": 1}', 'so does the upkeep');
 select is(array[t.status(:bad), t.status(:good)], '{runnable,failed}', '(it was)');
 drop trigger refuse on gendurable.instance;
 select is(gd_maintain() ->> 'expired', '1', 'later it can be ended');
