@@ -21,9 +21,11 @@ from (values
     ('worker', string_to_array('gd_register gd_claim gd_claim_many gd_commit gd_commit_one gd_heartbeat gd_release gd_sleep gd_wake gd_signals '
         || 'gd_schedule gd_announce_schedules gd_ensure_rate_limit gd_close_rate_limit gd_reap gd_gc gd_maintain', ' ')),
     ('operator', string_to_array('gd_cancel gd_retry gd_reschedule gd_pause_queue gd_resume_queue gd_set_key_limit gd_set_rate_limit '
+        || 'gd_cancel_many gd_retry_many gd_reschedule_many gd_set_queue gd_hold_all gd_release_hold '
         || 'gd_ensure_rate_limit gd_close_rate_limit gd_schedule gd_unschedule gd_pause_schedule gd_resume_schedule gd_trigger '
         || 'gd_signals gd_reap gd_gc gd_maintain', ' ')),
-    ('reader', string_to_array('gd_result gd_find gd_childs gd_signals gd_version gd_instances gd_queues gd_workers gd_rate_limits gd_schedules', ' '))
+    ('reader', string_to_array('gd_result gd_find gd_childs gd_signals gd_match gd_version gd_instances gd_queues gd_workers gd_rate_limits '
+        || 'gd_holds gd_schedules', ' '))
 ) x (profile, names)
 cross join lateral unnest(x.names) p (name);
 -- a worker may do what a client may, an operator what a client and a reader may
@@ -66,7 +68,7 @@ select bag_has(
     $$select p.proname::text from pg_proc p where p.pronamespace = (select m.api_schema from gendurable.meta m)::regnamespace$$,
     $$select name from may
       where name not like '%schedule'
-          and name not in ('gd_instances', 'gd_queues', 'gd_workers', 'gd_rate_limits', 'gd_schedules')
+          and name not in ('gd_instances', 'gd_queues', 'gd_workers', 'gd_rate_limits', 'gd_holds', 'gd_schedules')
       group by name$$, 'every function that a profile names exists');
 
 -- the rights suffice for the work
@@ -97,6 +99,9 @@ reset role;
 set local role gd_t_operator;
 select is((select gd_cancel(m.id, 'by hand') from made m), true, 'operator: cancel');
 select lives_ok($$select gd_pause_queue('acc'), gd_resume_queue('acc'), gd_set_key_limit('k', 2)$$, 'operator: pause, resume, limits');
+select lives_ok($$select gd_set_queue('acc', '{"limit": 1}'), gd_set_queue('acc', '{"limit": null}'), gd_hold_all('a test'), gd_release_hold()$$,
+    'operator: limits of queues, hold and release');
+select is((select r.result from gd_match('{"queue": "acc", "status": "done"}') f, gd_cancel_many(f.ids) r), null, 'operator: many at once');
 select throws_ok($$select * from gd_claim('w')$$, '42501', null, 'operator: no claim');
 reset role;
 set local role gd_t_nobody;

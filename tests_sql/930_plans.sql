@@ -52,6 +52,10 @@ begin
     union all
     select 'm', 's', 'due', 'awaiting_signal', null, null, null, null, '{go}' from generate_series(1, p_rows / 4)
     union all
+    select 'm', 's', 'lim', 'runnable', now() - interval '1 hour', null, null, null, null from generate_series(1, p_rows)
+    union all
+    select 'm', 's', 'cold', 'runnable', now(), now(), null, 'cold:' || n % 50, null from generate_series(1, p_rows) n
+    union all
     select 'm', 's', 'hot', 'runnable', null, now() - interval '1 hour', null, 'hot', null from generate_series(1, p_rows);
     -- the head of the hot key is lifted
     update gendurable.instance set eligible_at = now(), woken = 0
@@ -75,12 +79,15 @@ declare
     v_parent bigint;
     v_cancelled bigint;
     v_holders jsonb;
+    v_some bigint[];
     v_cost record;
 begin
     for v_name, v_sql in
         select * from (values
             ('claim', $q$select * from gd_claim('w', 'due', %5$s)$q$),
             ('claim_many', $q$select * from gd_claim_many('w', '{"due": 20, "hot": 5}')$q$),
+            ('claim of a queue with a limit', $q$select * from gd_claim('w', 'lim', 5)$q$),
+            ('commit in a queue with a limit', $q$select * from gd_commit('w', t.outcomes('lim', 5, '{"kind": "next", "step": "b"}'))$q$),
             ('claim of the next of a hot key', $q$select * from gd_claim('w', 'hot', 5)$q$),
             ('commit next', $q$select * from gd_commit('w', t.outcomes('due', %5$s, '{"kind": "next", "step": "b"}'))$q$),
             ('commit done', $q$select * from gd_commit('w', t.outcomes('due', %5$s, '{"kind": "done"}'))$q$),
@@ -106,6 +113,10 @@ begin
             ('reschedule', $q$select gd_reschedule(%s, now() + interval '1 hour')$q$),
             ('cancel', $q$select gd_cancel(%s)$q$),
             ('retry', $q$select gd_retry(%4$s)$q$),
+            ('match', $q$select * from gd_match('{"fsm": "nobody"}', 0, 100, 1000)$q$),
+            ('reschedule_many', $q$select * from gd_reschedule_many(%6$L, now() + interval '1 hour')$q$),
+            ('cancel_many', $q$select * from gd_cancel_many(%6$L)$q$),
+            ('retry_many', $q$select * from gd_retry_many(%6$L)$q$),
             ('gc', $q$select gd_gc('0', %5$s)$q$),
             ('sleep', $q$select * from gd_sleep('w', '{due,hot}')$q$)
         ) x (name, sql)
@@ -114,8 +125,16 @@ begin
             coalesce(jsonb_agg(jsonb_build_object('id', i.id, 'claim_no', i.claim_no, 'kind', 'done')) filter (where i.slot_no is not null), '[]')
         into v_awaiting, v_parent, v_cancelled, v_holders
         from gendurable.instance i;
+        -- 100 that wait in a key and await signals; the same ones are retried, since the last of them were cancelled
+        v_some := array(
+            (select i.id from gendurable.instance i where i.queue = 'cold' and i.status = 'runnable' order by i.id desc limit 50)
+            union all
+            (select i.id from gendurable.instance i where i.status = 'awaiting_signal' order by i.id desc limit 50));
+        if v_name = 'retry_many' then
+            v_some := array(select i.id from gendurable.instance i where i.status = 'cancelled' order by i.id desc limit 100);
+        end if;
         select c.seq, c.buffers into v_cost
-        from t.cost(case when v_sql like '%\%%' then format(v_sql, v_awaiting, v_parent, v_holders, v_cancelled, p_batch) else v_sql end) c;
+        from t.cost(case when v_sql like '%\%%' then format(v_sql, v_awaiting, v_parent, v_holders, v_cancelled, p_batch, v_some) else v_sql end) c;
         insert into t.measured values (p_n, v_name, v_cost.seq, v_cost.buffers);
         perform gd_wake('w');
         commit;
@@ -124,6 +143,8 @@ end $$;
 
 -- The queues that the rows of t.load are in are known before.
 select gd_insert('m', p_queue => q) from unnest('{due,hot}'::text[]) q;
+select gd_set_queue('lim', '{"limit": 1000}');
+update gendurable.queue_setting set changed_in = null;    -- every claim knows of it
 set enable_seqscan = on;
 -- cached while the tables are empty: a plan is kept after its fifth use
 call t.load(300);

@@ -5,17 +5,19 @@ Each is one transaction of the server. `maintain` is what must happen now and th
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import cast
 
 from pydantic import JsonValue
 
 from .._contract import RETENTION, Seconds
-from .._statement import Statement, call, nothing, one_value
+from .._statement import Rows, Statement, call, nothing, one_value
 from ..machine.codec import dumps, loads
-from ..machine.outcome import UNSET, StepLike
+from ..machine.outcome import UNSET, StepLike, Unset
 from ..machine.spec import step_name
 from ..machine.times import aware, retention_seconds
+from .rows import Matched
 
 
 @call
@@ -40,6 +42,72 @@ def retry(id: int, step: StepLike | None = None, state: object = UNSET) -> State
 def reschedule(id: int, eligible_at: datetime) -> Statement[bool]:
     """Move the time of a runnable instance, or the deadline of an await; False: not possible now."""
     return Statement("select gd_reschedule(%s, %s)", (id, aware(eligible_at)), one_value)
+
+
+@call
+def match(
+    filter: Mapping[str, object] | None = None, after: int = 0, limit: int = 1000, look: int = 20_000
+) -> Statement[Matched]:
+    """The ids of instances that fit a filter, up to ``limit`` of them, from behind ``after`` on.
+
+    A call looks at ``look`` instances at most: as long as ``next`` is not None, pass it as ``after`` to go on. For
+    `cancel_many` and its like, and before them, to see what they would concern.
+    """
+    text = None if filter is None else dumps(filter).decode()
+    return Statement(
+        "select ids, next from gd_match(%s::jsonb, %s, %s, %s)",
+        (text, after, limit, look),
+        lambda rows: Matched(rows[0][0], rows[0][1]),
+    )
+
+
+@call
+def cancel_many(ids: Iterable[int], reason: str | None = None) -> Statement[dict[int, str]]:
+    """`cancel` for many in one transaction, waiting for nobody; 500 to 1,000 are best, 10,000 the most.
+
+    For each id: done; no (it had ended, or cannot be written); busy (locked elsewhere: send it again); none.
+    """
+    return Statement("select id, result from gd_cancel_many(%s::bigint[], %s)", (list(ids), reason), _results)
+
+
+@call
+def retry_many(ids: Iterable[int]) -> Statement[dict[int, str]]:
+    """`retry` for many, where they ended and with their own state; answers as `cancel_many`."""
+    return Statement("select id, result from gd_retry_many(%s::bigint[])", (list(ids),), _results)
+
+
+@call
+def reschedule_many(ids: Iterable[int], eligible_at: datetime) -> Statement[dict[int, str]]:
+    """`reschedule` for many, all to one time; answers as `cancel_many`."""
+    return Statement(
+        "select id, result from gd_reschedule_many(%s::bigint[], %s)", (list(ids), aware(eligible_at)), _results
+    )
+
+
+def _results(rows: Rows) -> dict[int, str]:
+    return {row[0]: row[1] for row in rows}
+
+
+@call
+def set_queue(queue: str, *, limit: int | Unset | None = UNSET) -> Statement[None]:
+    """How many instances of a queue execute at once, over all workers; 0: none, None: any number.
+
+    What is left out stays as it was.
+    """
+    options = {} if limit is UNSET else {"limit": limit}
+    return Statement("select gd_set_queue(%s, %s::jsonb)", (queue, dumps(options).decode()), nothing)
+
+
+@call
+def hold_all(reason: str) -> Statement[None]:
+    """Hand out nothing more, in any queue, until `release_hold`; what is executing goes on."""
+    return Statement("select gd_hold_all(%s)", (reason,), nothing)
+
+
+@call
+def release_hold() -> Statement[bool]:
+    """End what `hold_all` began; False: nothing was held."""
+    return Statement("select gd_release_hold()", (), one_value)
 
 
 @call

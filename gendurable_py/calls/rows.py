@@ -76,6 +76,13 @@ class Instance(NamedTuple):
     last_error: str | None
 
 
+class Matched(NamedTuple):
+    """A page of ids. ``next``: where the next one begins; None: that was all."""
+
+    ids: list[int]
+    next: int | None
+
+
 class Sleep(NamedTuple):
     """``due_in``: seconds from now, on the server's clock, until the next row is due; None: none is known."""
 

@@ -158,27 +158,51 @@ declare
     v_queue text;
     v_doubts boolean;
     v_pauses boolean;
+    v_held boolean;
+    v_limits boolean;
     v_paused text[];
+    v_limited text[];
+    v_tries int := 3;
+    v_room int;
     v_got record;
     v_text text;
 begin
     now := v_now;
     select exists (select from gendurable.doubtful_key), exists (select from gendurable.paused_queue),
-        exists (select from gendurable.machine m where m.timeouts is not null)
-    into v_doubts, v_pauses, timed;
+        exists (select from gendurable.machine m where m.timeouts is not null), exists (select from gendurable.hold),
+        exists (select from gendurable.queue_setting)
+    into v_doubts, v_pauses, timed, v_held, v_limits;
+    if v_held then
+        return;
+    end if;
     if v_doubts then
         perform gendurable._settle_doubts(v_now);
     end if;
     if v_pauses then
         v_paused := array(select q.queue from gendurable.paused_queue q where q.queue = any(p_queues));
     end if;
+    if v_limits then
+        v_limited := gendurable._find_limited(p_queues);
+    end if;
     for v_turn in 1 .. v_count loop
         exit when v_bytes <= 0;
         v_queue := p_queues[1 + (v_from + v_turn - 1) % v_count];
         continue when p_limits -> v_queue = '0' or coalesce(v_queue = any(v_paused), false);
+        v_room := null;
+        if v_queue = any(v_limited) then
+            v_room := gendurable._open_queue(v_queue, (p_limits -> v_queue)::int, v_tries, v_now);
+            -- the first one that is busy is waited for, no other
+            v_tries := case when v_room is null then 1 else v_tries end;
+            continue when coalesce(v_room, 0) = 0;
+        end if;
         v_got := gendurable._claim_queue(
-            p_worker, v_queue, (p_limits -> v_queue)::int, gendurable._most_bytes(), p_lease, v_now, v_before,
+            p_worker, v_queue, least((p_limits -> v_queue)::int, v_room), gendurable._most_bytes(), p_lease, v_now, v_before,
             v_memory -> v_queue);
+        if v_room is not null and v_got.ids is not null then
+            perform gendurable._fill_slots(
+                v_queue, v_got.ids, v_room > cardinality(v_got.ids) and (
+                    cardinality(v_got.ids) >= (p_limits -> v_queue)::int or v_got.bytes <= 0));
+        end if;
         if v_got.ids is not null then
             ids := ids || v_got.ids;
             started := started || v_got.started;

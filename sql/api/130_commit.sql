@@ -98,7 +98,7 @@ begin
         for no key update;
     end if;
     select i.partition_key, i.unique_scope is not null as scoped, i.children_pending is not null as family, i.expires_at,
-        i.timeout_at
+        i.timeout_at, i.queue, i.queue_slot
     into v_row
     from gendurable.instance i
     where i.id = v_outcome.id and i.claim_no = v_outcome.claim_no and i.status = 'executing'
@@ -117,6 +117,9 @@ begin
     v_outcome := gendurable._parse_outcome(0, v_json, v_now);
     perform gendurable._apply_outcomes(
         p_worker, array[v_outcome], v_keys, v_row.scoped, v_row.family, interval '60 seconds', v_now);
+    if v_row.queue_slot is not null then
+        perform gendurable._wake_sleepers(array[v_row.queue]);
+    end if;
 end $$;
 
 comment on function gd_commit_one(text, jsonb) is
@@ -170,8 +173,12 @@ begin
         v_answers := v_answers || v_locked.answers;
         v_outcomes := array(select u from unnest(v_outcomes) u where not v_answers ? u.ord::text);
     end if;
-    return v_answers || gendurable._apply_isolated(
+    v_answers := v_answers || gendurable._apply_isolated(
         p_worker, v_outcomes, v_locked.keys, v_locked.scoped, v_locked.family, p_lease, p_now);
+    if v_locked.slotted is not null then
+        perform gendurable._wake_for_slots(v_locked.slotted, v_locked.queues);
+    end if;
+    return v_answers;
 end $$;
 
 comment on function gendurable._commit_outcomes(text, gendurable.outcome[], interval, timestamptz) is

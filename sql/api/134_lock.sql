@@ -3,7 +3,7 @@
 
 create or replace function gendurable._lock_outcomes(
     p_outcomes gendurable.outcome[], out answers jsonb, out keys text[], out scoped boolean,
-    out family boolean
+    out family boolean, out slotted bigint[], out queues text[]
 )
 language plpgsql as $$
 declare
@@ -15,11 +15,11 @@ declare
 begin
     -- A commit waits for nobody: what is locked is skipped and answered busy. Nothing waits, so no order can deadlock.
     with held as materialized (
-        select o.ord, i.partition_key, i.unique_scope, i.children_pending,
+        select o.ord, o.id, i.partition_key, i.unique_scope, i.children_pending, i.queue, i.queue_slot,
             case when i.barrier_no is not null and (o.ends or o.kind = 'error') then i.parent_id end as parent_id
         from unnest(p_outcomes) o
         cross join lateral (
-            select x.partition_key, x.unique_scope, x.barrier_no, x.parent_id, x.children_pending
+            select x.partition_key, x.unique_scope, x.barrier_no, x.parent_id, x.children_pending, x.queue, x.queue_slot
             from gendurable.instance x
             where x.id = o.id and x.claim_no = o.claim_no and x.status = 'executing'
                 and not gendurable._is_over(x.expires_at, x.timeout_at, v_now)
@@ -29,8 +29,9 @@ begin
     select coalesce(array_agg(h.ord), '{}'),
         coalesce(array_agg(distinct h.parent_id) filter (where h.parent_id is not null), '{}'),
         coalesce(array_agg(distinct h.partition_key) filter (where h.partition_key is not null), '{}'),
-        bool_or(h.unique_scope is not null), bool_or(h.children_pending is not null)
-    into v_ords, v_parents, keys, scoped, family
+        bool_or(h.unique_scope is not null), bool_or(h.children_pending is not null),
+        array_agg(h.id) filter (where h.queue_slot is not null), array_agg(h.queue) filter (where h.queue_slot is not null)
+    into v_ords, v_parents, keys, scoped, family, slotted, queues
     from held h;
 
     answers := '{}';
@@ -83,4 +84,5 @@ begin
 end $$;
 
 comment on function gendurable._lock_outcomes(gendurable.outcome[]) is
-    'Takes every lock that the outcomes need and that is free; answers for those that miss one or have lost their claim.';
+    'Takes every lock that the outcomes need and that is free; answers for those that miss one or have lost their claim. slotted and
+queues: rows that hold slots of their queues.';

@@ -206,21 +206,29 @@ create or replace function gendurable._choose_kept(
 )
 language plpgsql as $$
 declare
-    -- mostly there is nothing that only the row tells
-    v_look constant boolean := p_crowded <> '{}' or p_family or exists (select from gendurable.paused_queue)
-        or exists (select from gendurable.machine m where m.timeouts is not null);
+    v_look boolean;
+    v_held boolean;
 begin
+    -- mostly there is nothing that only the row tells
+    select p_crowded <> '{}' or p_family or exists (select from gendurable.paused_queue) or exists (select from gendurable.queue_setting)
+            or exists (select from gendurable.machine m where m.timeouts is not null),
+        exists (select from gendurable.hold)
+    into v_look, v_held;
     select coalesce(array_agg(k.id), '{}'), bool_or(k.mail)
     into ids, mail
     from (
         select o.id, (select true from gendurable.signal s where s.instance_id = o.id limit 1) as mail
         from unnest(p_outcomes) o
-        where o.keep and not o.delayed and not o.rekey and o.rate_limit is null
+        where o.keep and not v_held and not o.delayed and not o.rekey and o.rate_limit is null
             and case
                 when v_look or o.queue is not null or o.priority is not null then (
                     select coalesce(o.queue, i.queue) = i.queue and coalesce(o.priority, i.priority) = i.priority
                         and (i.partition_key is null or i.partition_key <> all(p_crowded))
                         and not exists (select from gendurable.paused_queue q where q.queue = i.queue)
+                        -- beyond a limit that was lowered, or without a slot of its own, it makes room
+                        and not exists (
+                            select from gendurable.queue_setting s
+                            where s.queue = i.queue and coalesce(i.queue_slot >= s.max_executing, s.max_executing is not null))
                         -- children and large inboxes are handed out by claims, which carry a bounded number of bytes
                         and i.children_pending is null
                         -- the time of a step counts from its claim

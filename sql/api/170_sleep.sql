@@ -18,6 +18,7 @@ declare
     v_memory constant jsonb := gendurable._recall_memory();
     v_looks int := 0;
     v_horizon xid8;
+    v_limited text[];
 begin
     perform gendurable._need_text(p_worker, 'p_worker');
     perform gendurable._need_read_committed();
@@ -39,8 +40,22 @@ begin
     -- snapshot's xmax would be too small: it is the last id that has ended, plus one, and may belong to a writer.)
     v_horizon := pg_current_xact_id();
     v_now := clock_timestamp();
+    if exists (select from gendurable.hold) then
+        return query select null::timestamptz, v_horizon;    -- gd_release_hold wakes everybody
+        return;
+    end if;
+    if exists (select from gendurable.queue_setting) then
+        v_limited := gendurable._find_limited(p_queues);
+    end if;
     foreach v_queue in array p_queues loop
         continue when exists (select from gendurable.paused_queue q where q.queue = v_queue);
+        if v_queue = any(v_limited) then
+            -- whoever ends there wakes this session: until then nothing that becomes due is worth a claim
+            continue when gendurable._is_full(v_queue, v_now);
+            if gendurable._is_busy(v_queue) then
+                v_next := least(v_next, v_now + interval '250 ms');
+            end if;
+        end if;
         if not gendurable._may_look(v_memory -> v_queue, gendurable._epoch_us(v_now)) then
             -- the next claim may not look for priorities that this session does not know
             v_next := least(v_next, v_now + interval '250 ms');

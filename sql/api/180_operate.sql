@@ -1,6 +1,6 @@
 -- The operator's hand: cancel, retry, reschedule, pause, resume. These wait for locks, in the one order of all
 -- waiting calls: rows by id (a parent's is smaller than its children's), then keys, sorted.
--- Next: 190_inspect.
+-- Next: 182_bulk, the same for many at once.
 
 create or replace function gd_cancel(p_id bigint, p_reason text = null, p_cascade boolean = false) returns boolean
 language plpgsql security definer
@@ -8,9 +8,7 @@ set search_path = pg_catalog, pg_temp
 set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off as $$
 declare
     v_batch constant int := 1000;
-    -- handed to the parent, and to whoever reads the views
-    v_reason constant text := case
-        when length(p_reason) > 8000 then left(p_reason, 8000) || ' [cut]' else p_reason end;
+    v_reason constant text := gendurable._cut_reason(p_reason);
     v_now timestamptz;
     v_live bigint[];
     v_keys text[];
@@ -51,9 +49,6 @@ create or replace function gd_retry(p_id bigint, p_step text = null, p_state jso
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off as $$
-declare
-    v_now timestamptz;
-    v_waits boolean;
 begin
     perform gendurable._need_read_committed();
     perform gendurable._need_instance(p_id);
@@ -65,34 +60,11 @@ begin
             'Leave it out to keep the state.');
     end if;
     perform gendurable._lock_tree(p_id, false);
-    v_now := clock_timestamp();
-    v_waits := exists (
-        select from gendurable.instance i
-        join gendurable.instance p on p.id = i.parent_id
-        where i.id = p_id and p.status = 'awaiting_children' and p.claim_no = i.barrier_no);
     begin
-        update gendurable.instance i
-        set step = coalesce(p_step, i.step), state = coalesce(nullif(p_state, 'null'), i.state),
-            -- the step that ended is shown again what it was shown then, another one awaits nothing
-            awaits = case when p_step is null then i.awaits end,
-            shown = case when p_step is null then i.shown end,
-            deadline_at = case when p_step is null then i.deadline_at end,
-            -- a barrier that its parent has left is not entered again
-            barrier_no = case when v_waits then i.barrier_no end
-        where i.id = p_id and i.status in ('failed', 'cancelled');
-        if not found then
-            return false;
-        end if;
-        perform gendurable._to_runnable(array[p_id], v_now, false, v_now);
+        return gendurable._retry_instances(array[p_id], p_step, nullif(p_state, 'null'), clock_timestamp()) = 1;
     exception when unique_violation then
         return false;
     end;
-    if v_waits then
-        update gendurable.instance p
-        set children_pending = p.children_pending + 1, updated_at = v_now
-        where p.id = (select i.parent_id from gendurable.instance i where i.id = p_id);
-    end if;
-    return true;
 end $$;
 
 comment on function gd_retry(bigint, text, jsonb) is
@@ -106,16 +78,11 @@ language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off as $$
 declare
-    v_now timestamptz;
     v_key text;
-    v_queue text;
 begin
     perform gendurable._need_read_committed();
     perform gendurable._need_instance(p_id);
-    if p_eligible_at is null or not isfinite(p_eligible_at) then
-        perform gendurable._invalid('p_eligible_at must be a finite time', 'got ' || coalesce(p_eligible_at::text, 'null'),
-            'Pass when the instance is to be due.');
-    end if;
+    perform gendurable._need_time(p_eligible_at);
     select i.partition_key into v_key
     from gendurable.instance i
     where i.id = p_id and i.status in ('runnable', 'awaiting_signal')
@@ -124,19 +91,7 @@ begin
         return false;
     end if;
     perform gendurable._lock_keys(array[v_key]);
-    v_now := clock_timestamp();
-    update gendurable.instance i
-    set eligible_at = p_eligible_at, bucket_at = null, woken = 1, updated_at = v_now,
-        lane_at = case when i.partition_key is not null then p_eligible_at end,
-        deadline_at = case when i.status = 'awaiting_signal' then p_eligible_at else i.deadline_at end
-    where i.id = p_id
-    returning i.queue into v_queue;
-    if v_key is not null then
-        perform gendurable._keep_batons(array[v_key], array[p_id], v_now);
-    end if;
-    if p_eligible_at <= v_now + gendurable._longest_poll() then
-        perform gendurable._wake_sleepers(array[v_queue]);
-    end if;
+    perform gendurable._reschedule_instances(array[p_id], p_eligible_at, clock_timestamp());
     return true;
 end $$;
 
@@ -200,32 +155,6 @@ end $$;
 
 comment on function gd_resume_queue(text) is
 'Ends a pause; workers are woken. Waits as gd_pause_queue does. Raises GD501, GD504.';
-
-create or replace function gendurable._cancel_instances(p_ids bigint[], p_keys text[], p_reason text, p_now timestamptz) returns void
-language plpgsql as $$
-declare
-    v_locked bigint[];
-    v_others bigint[];
-begin
-    select coalesce(array_agg(i.id) filter (where i.partition_key is null or i.partition_key = any(p_keys)), '{}'),
-        -- null-safe: where no key is locked, null <> all('{}') is true
-        coalesce(array_agg(i.id) filter (where i.partition_key is not null and i.partition_key <> all(p_keys)), '{}')
-    into v_locked, v_others
-    from gendurable.instance i
-    where i.id = any(p_ids);
-    if v_others <> '{}' then
-        perform gendurable._end_and_carry(v_others, 'cancelled', p_reason, p_now);
-    end if;
-    begin
-        perform gendurable._end_outside(v_locked, 'cancelled', p_reason, false, p_now);
-    exception when lock_not_available then
-        -- all that wait in one of the keys are locked by somebody, and the queues of those that end are paused
-        perform gendurable._end_and_carry(v_locked, 'cancelled', p_reason, p_now);
-    end;
-end $$;
-
-comment on function gendurable._cancel_instances(bigint[], text[], text, timestamptz) is
-    'Cancels instances; those of other keys than the locked ones leave carriers of their batons.';
 
 create or replace function gendurable._lock_tree(p_id bigint, p_cascade boolean) returns bigint[]
 language plpgsql as $$

@@ -70,34 +70,15 @@ and how many keys they have.';
 
 create or replace function gendurable._reap_one(p_id bigint, p_claim_no bigint, p_now timestamptz) returns int
 language plpgsql as $$
-declare
-    v_row record;
 begin
-    select i.crashes, i.partition_key, i.updated_at, i.expires_at, i.timeout_at into v_row
-    from gendurable.instance i
-    where i.id = p_id and i.claim_no = p_claim_no and i.status = 'executing'
-        and (gendurable._is_ahead(i.updated_at, p_now) or (
-            i.lease_expires_at <= p_now and not gendurable._is_renewed(i.id, i.claim_no, p_now)))
+    perform from gendurable.instance i
+    where i.id = p_id and i.claim_no = p_claim_no and i.status = 'executing' and gendurable._is_ahead(i.updated_at, p_now)
     for no key update skip locked;
-    if not found then
-        return 0;
-    end if;
-    if gendurable._is_ahead(v_row.updated_at, p_now) then
+    if found then
         perform gendurable._turn_rows_back(array[p_id], p_now);
         return 0;
     end if;
-    if gendurable._is_over(v_row.expires_at, v_row.timeout_at, p_now) then
-        return (select e.count from gendurable._end_over(array[p_id]) e);
-    end if;
-    if v_row.partition_key is not null
-        and not pg_try_advisory_xact_lock(gendurable._key_lock(v_row.partition_key))
-    then
-        return 0;
-    end if;
-    if v_row.crashes + 1 >= gendurable._crash_cap() then
-        return gendurable._end_crashed(array[p_id], p_now);
-    end if;
-    return gendurable._give_back(array[p_id], p_now, p_now, true);
+    return gendurable._take_back(p_id, p_claim_no, p_now);
 end $$;
 
 comment on function gendurable._reap_one(bigint, bigint, timestamptz) is

@@ -67,8 +67,8 @@ language plpgsql immutable as $$
 declare
     v_client constant text[] :=
         '{gd_insert,gd_insert_many,gd_find,gd_signal,gd_result,gd_watch,gd_childs,gd_version}'::text[];
-    v_reader constant text[] := '{gd_result,gd_find,gd_childs,gd_signals,gd_version}'::text[];
-    v_views constant text[] := '{gd_instances,gd_queues,gd_workers,gd_rate_limits,gd_schedules}'::text[];
+    v_reader constant text[] := '{gd_result,gd_find,gd_childs,gd_signals,gd_match,gd_version}'::text[];
+    v_views constant text[] := '{gd_instances,gd_queues,gd_workers,gd_rate_limits,gd_schedules,gd_holds}'::text[];
     v_upkeep constant text[] := '{gd_reap,gd_gc,gd_maintain}'::text[];
 begin
     views := '{}';
@@ -78,7 +78,7 @@ begin
         when 'worker' then
             functions := v_client || v_upkeep || '{gd_register,gd_claim,gd_claim_many,gd_commit,gd_commit_one,gd_heartbeat,gd_release,gd_sleep,gd_wake,gd_signals,gd_ensure_rate_limit,gd_close_rate_limit,gd_schedule,gd_announce_schedules}'::text[];
         when 'operator' then
-            functions := v_client || v_upkeep || '{gd_cancel,gd_retry,gd_reschedule,gd_pause_queue,gd_resume_queue,gd_set_key_limit,gd_set_rate_limit,gd_ensure_rate_limit,gd_close_rate_limit,gd_schedule,gd_unschedule,gd_pause_schedule,gd_resume_schedule,gd_trigger,gd_signals}'::text[];
+            functions := v_client || v_upkeep || '{gd_cancel,gd_retry,gd_reschedule,gd_pause_queue,gd_resume_queue,gd_set_key_limit,gd_set_rate_limit,gd_ensure_rate_limit,gd_close_rate_limit,gd_schedule,gd_unschedule,gd_pause_schedule,gd_resume_schedule,gd_trigger,gd_signals,gd_match,gd_cancel_many,gd_retry_many,gd_reschedule_many,gd_set_queue,gd_hold_all,gd_release_hold}'::text[];
             views := v_views;
         when 'reader' then
             functions := v_reader;

@@ -227,6 +227,14 @@ $$;
 comment on function gendurable._lock_of_schedules() is
     'Changes of a schedule: one session at a time for each name, to the end of the transaction.';
 
+create or replace function gendurable._lock_of_queues() returns int
+language sql immutable parallel safe as $$
+    select 7309
+$$;
+
+comment on function gendurable._lock_of_queues() is
+    'Queues with a limit: one claim at a time, a lock a queue. Held to the end of the transaction, and only tried.';
+
 create or replace function gendurable._is_terminal(p_status gendurable.status) returns boolean
 language sql immutable parallel safe as $$
     select p_status = any(gendurable._terminal_statuses())

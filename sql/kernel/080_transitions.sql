@@ -241,6 +241,9 @@ create or replace function gendurable._to_ended(
     out ids bigint[], out parents bigint[], out barriers bigint[], out keys text[]
 )
 language plpgsql as $$
+declare
+    v_queues constant text[] := array(
+        select distinct i.queue from gendurable.instance i where i.id = any(p_ids) and i.queue_slot is not null);
 begin
     perform gendurable._take_unique_keys(p_ids, array_fill(p_status, array[cardinality(p_ids)]));
     with ended as (
@@ -260,6 +263,7 @@ begin
         array_agg(distinct e.partition_key) filter (where e.partition_key is not null)
     into ids, parents, barriers, keys
     from ended e;
+    perform gendurable._wake_sleepers(v_queues);
 end $$;
 
 comment on function gendurable._to_ended(bigint[], gendurable.status, text, boolean, timestamptz) is
@@ -272,14 +276,20 @@ create or replace function gendurable._give_back(
 language plpgsql as $$
 declare
     v_keys text[];
+    v_queues text[];
     v_count int;
 begin
-    v_keys := array(
-        select distinct i.partition_key
-        from gendurable.instance i
-        where i.id = any(p_ids) and i.partition_key is not null);
+    select array_agg(distinct i.partition_key) filter (where i.partition_key is not null),
+        array_agg(distinct i.queue) filter (where i.queue_slot is not null)
+    into v_keys, v_queues
+    from gendurable.instance i
+    where i.id = any(p_ids);
     v_count := gendurable._to_runnable(p_ids, p_due, p_crashed, p_now);
     perform gendurable._keep_batons(v_keys, p_ids, p_now);
+    if v_queues is not null then
+        -- whenever they are due: others may have their slots
+        perform gendurable._wake_sleepers(v_queues);
+    end if;
     return v_count;
 end $$;
 

@@ -69,6 +69,8 @@ declare
     v_ids constant bigint[] := gendurable._prepare_ends(p_ids);
     v_outcomes gendurable.outcome[];
     v_keys text[];
+    v_queues constant text[] := array(
+        select distinct i.queue from gendurable.instance i where i.id = any(p_ids) and i.queue_slot is not null);
     v_written record;
 begin
     -- what a worker would have committed: the error may be the last one, and that counts in the barrier of the parent
@@ -92,7 +94,8 @@ begin
         perform gendurable._finish_ended(v_written.ended, null, v_written.parents, v_written.barriers, p_now);
     end if;
     perform gendurable._keep_batons(v_keys, v_ids, p_now);
-    perform gendurable._wake_sleepers(v_written.queues);
+    -- whenever they are due again: others may have their slots
+    perform gendurable._wake_sleepers(v_written.queues || v_queues);
     return cardinality(v_outcomes);
 end $$;
 

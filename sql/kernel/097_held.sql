@@ -1,5 +1,5 @@
 -- Finding claims that are held: a held row stays in the index that serves the claims, where its lease is looked at.
--- The kernel ends here; the stages of an instance's life begin in api/100_insert.
+-- Next: 098_filter.
 
 create or replace function gendurable._find_held(
     p_worker text, p_place jsonb, p_now timestamptz, p_look int, p_limit int,

@@ -69,3 +69,11 @@ create type gendurable.opened as (
 create type gendurable.cron as (
     minutes int[], hours int[], days int[], months int[], weekdays int[], either boolean, elapsed boolean, every interval
 );
+
+-- What a filter asks for (kernel/098_filter); null: it does not ask.
+create type gendurable.filter as (
+    ids bigint[], fsm text, version int, step text, statuses gendurable.status[], queue text, partition_key text,
+    partition_prefix text, unique_key text, unique_prefix text, rate_limit text, parent_id bigint, worker text, error text,
+    meta jsonb, inserted_before timestamptz, inserted_after timestamptz, finished_before timestamptz,
+    finished_after timestamptz, due_before timestamptz, stuck_since timestamptz
+);

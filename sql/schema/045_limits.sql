@@ -41,10 +41,11 @@ create index bucket_closed_bucket on gendurable.bucket_closed (bucket, until);
 create table gendurable.queue_setting (
     queue text primary key,
     max_executing int check (max_executing >= 0),
-    changed_in xid8 not null default pg_current_xact_id()
+    changed_in xid8 default pg_current_xact_id(),    -- while claims are under way that may not know of the limit
+    known_in xid8                                    -- all that begin from this transaction on do
 );
 
-comment on table gendurable.queue_setting is 'What gd_set_queue has said of a queue.';
+comment on table gendurable.queue_setting is 'What gd_set_queue has said of a queue: how many of it may execute at once.';
 
 -- Almost always empty. No unique key: who holds waits for nobody.
 create table gendurable.hold (

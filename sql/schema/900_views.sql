@@ -45,7 +45,7 @@ comment on column gd_instances.finished_at is 'when it ended';
 
 -- Counted range by range of the claims' index, each count cut at 100,000, so that a look never reads the whole table.
 create view gd_queues as
-select q.queue, d.due, d.delayed, d.executing, p.parked, d.oldest_due_at, q.paused, p.limited
+select q.queue, d.due, d.delayed, d.executing, p.parked, d.oldest_due_at, q.paused, p.limited, s.max_executing
 from (
     select n.queue, bool_or(n.paused) as paused
     from (
@@ -70,6 +70,8 @@ from (
         ) l
         union all
         select x.queue, true as paused from gendurable.paused_queue x
+        union all
+        select x.queue, false as paused from gendurable.queue_setting x
     ) n
     group by n.queue
 ) q
@@ -128,10 +130,11 @@ cross join lateral (
         where i.queue = q.queue and i.eligible_at is null and i.finished_at is null
         limit 100000
     ) x
-) p;
+) p
+left join gendurable.queue_setting s on q.queue = s.queue;
 
 comment on view gd_queues is
-'Every queue that has or had instances, or is paused. Counted through the indexes; each count is exact up to 100,000
+'Every queue that has or had instances, is paused or has a limit. Counted through the indexes; each count is exact up to 100,000
 and cut there. A queue with due rows, nothing executing and an old oldest_due_at is one that nobody serves, and it
 holds up the keys of its rows.';
 
@@ -143,6 +146,7 @@ comment on column gd_queues.parked is 'waits for a signal, for children, in its 
 comment on column gd_queues.oldest_due_at is 'since when the first of the due ones waits';
 comment on column gd_queues.paused is 'gd_pause_queue has stopped it';
 comment on column gd_queues.limited is 'of the parked ones those that wait for their rate limit';
+comment on column gd_queues.max_executing is 'how many may execute at once, as gd_set_queue says; null: any number';
 
 create view gd_workers as
 select h.worker, count(*) as executing, to_timestamp(min(h.claim_no)::double precision / 1000000::double precision) as oldest_claim_at
@@ -253,3 +257,17 @@ comment on column gd_schedules.last_error is 'why the last tick inserted nothing
 comment on column gd_schedules.paused_at is 'since when gd_pause_schedule has stopped it';
 comment on column gd_schedules.seen_at is
 'when somebody scheduled it last, or an engine had it in its code: to the hour';
+
+create view gd_holds as
+with h as not materialized (
+    select x.reason, x.held_by, x.held_at
+    from gendurable.hold x
+)
+
+select h.* from h;
+
+comment on view gd_holds is 'While there is a row, nothing is handed out: gd_hold_all has stopped it. gd_release_hold removes all rows.';
+
+comment on column gd_holds.reason is 'why';
+comment on column gd_holds.held_by is 'who: the role of the session, behind the name in the setting gendurable.actor if it has one';
+comment on column gd_holds.held_at is 'since when';

@@ -28,6 +28,14 @@ create type gendurable.opened as (
     ends boolean, last_priority int, last_at timestamptz, last_id bigint
 );
 
+-- What a filter asks for (kernel/098_filter); null: it does not ask.
+create type gendurable.filter as (
+    ids bigint[], fsm text, version int, step text, statuses gendurable.status[], queue text, partition_key text,
+    partition_prefix text, unique_key text, unique_prefix text, rate_limit text, parent_id bigint, worker text, error text,
+    meta jsonb, inserted_before timestamptz, inserted_after timestamptz, finished_before timestamptz,
+    finished_after timestamptz, due_before timestamptz, stuck_since timestamptz
+);
+
 alter table gendurable.instance
 add column bucket_at timestamptz, add column queue_slot int, add column expires_at timestamptz,
 add column timeout_at timestamptz, add column keep_until timestamptz,
@@ -144,10 +152,11 @@ create index bucket_closed_bucket on gendurable.bucket_closed (bucket, until);
 create table gendurable.queue_setting (
     queue text primary key,
     max_executing int check (max_executing >= 0),
-    changed_in xid8 not null default pg_current_xact_id()
+    changed_in xid8 default pg_current_xact_id(),    -- while claims are under way that may not know of the limit
+    known_in xid8                                    -- all that begin from this transaction on do
 );
 
-comment on table gendurable.queue_setting is 'What gd_set_queue has said of a queue.';
+comment on table gendurable.queue_setting is 'What gd_set_queue has said of a queue: how many of it may execute at once.';
 
 -- Almost always empty. No unique key: who holds waits for nobody.
 create table gendurable.hold (
@@ -235,7 +244,7 @@ with i as not materialized (
 select i.* from i;
 
 create or replace view gd_queues as
-select q.queue, d.due, d.delayed, d.executing, p.parked, d.oldest_due_at, q.paused, p.limited
+select q.queue, d.due, d.delayed, d.executing, p.parked, d.oldest_due_at, q.paused, p.limited, s.max_executing
 from (
     select n.queue, bool_or(n.paused) as paused
     from (
@@ -260,6 +269,8 @@ from (
         ) l
         union all
         select x.queue, true as paused from gendurable.paused_queue x
+        union all
+        select x.queue, false as paused from gendurable.queue_setting x
     ) n
     group by n.queue
 ) q
@@ -318,7 +329,8 @@ cross join lateral (
         where i.queue = q.queue and i.eligible_at is null and i.finished_at is null
         limit 100000
     ) x
-) p;
+) p
+left join gendurable.queue_setting s on q.queue = s.queue;
 
 -- What the columns of the views mean
 
@@ -353,7 +365,7 @@ comment on column gd_instances.updated_at is 'when its row was written last';
 comment on column gd_instances.finished_at is 'when it ended';
 
 comment on view gd_queues is
-'Every queue that has or had instances, or is paused. Counted through the indexes; each count is exact up to 100,000
+'Every queue that has or had instances, is paused or has a limit. Counted through the indexes; each count is exact up to 100,000
 and cut there. A queue with due rows, nothing executing and an old oldest_due_at is one that nobody serves, and it
 holds up the keys of its rows.';
 
@@ -365,6 +377,7 @@ comment on column gd_queues.parked is 'waits for a signal, for children, in its 
 comment on column gd_queues.oldest_due_at is 'since when the first of the due ones waits';
 comment on column gd_queues.paused is 'gd_pause_queue has stopped it';
 comment on column gd_queues.limited is 'of the parked ones those that wait for their rate limit';
+comment on column gd_queues.max_executing is 'how many may execute at once, as gd_set_queue says; null: any number';
 
 comment on view gd_workers is 'Who holds claims now. It reads the 100,000 oldest due rows of each queue and priority.';
 
@@ -418,3 +431,17 @@ comment on column gd_rate_limits.level is 'how many tokens are in it now';
 comment on column gd_rate_limits.queue is 'a queue of which rows wait for tokens; null: none does';
 comment on column gd_rate_limits.next_at is 'when the first of them is tried next';
 comment on column gd_rate_limits.closed_until is 'gd_close_rate_limit, or close_ms of an outcome: nothing starts before';
+
+create view gd_holds as
+with h as not materialized (
+    select x.reason, x.held_by, x.held_at
+    from gendurable.hold x
+)
+
+select h.* from h;
+
+comment on view gd_holds is 'While there is a row, nothing is handed out: gd_hold_all has stopped it. gd_release_hold removes all rows.';
+
+comment on column gd_holds.reason is 'why';
+comment on column gd_holds.held_by is 'who: the role of the session, behind the name in the setting gendurable.actor if it has one';
+comment on column gd_holds.held_at is 'since when';

@@ -226,6 +226,14 @@ def test_operating(conn: Conn) -> None:
     assert row(conn, id)["state"] == {"n": 1}
     gd.set_key_limit(conn, "tenant", 2)
     gd.set_key_limit(conn, "tenant", None)
+    gd.hold_all(conn, "a restored copy")
+    assert gd.claim(conn, "w") == []
+    assert gd.release_hold(conn)
+    assert not gd.release_hold(conn)
+    gd.set_queue(conn, "default", limit=0)
+    gd.set_queue(conn, "default")
+    assert gd.claim(conn, "w") == []
+    gd.set_queue(conn, "default", limit=None)
     finish(conn, id)
     assert gd.gc(conn, retention=0) == 1
     assert isinstance(gd.maintain(conn), dict)
@@ -234,6 +242,28 @@ def test_operating(conn: Conn) -> None:
     slept = gd.sleep(conn, "w", ["default"])
     assert (slept.next_due, slept.due_in) == (None, None)
     assert int(slept.horizon) > 0
+
+
+def test_many_at_once(conn: Conn) -> None:
+    ids = [gd.insert(conn, work, partition_key=f"tenant:{n}") or 0 for n in range(5)]
+    assert gd.match(conn, {"partition_prefix": "tenant:"}) == gd.Matched(ids, None)
+    assert gd.match(conn) == gd.Matched(ids, None)
+    first = gd.match(conn, {"queue": "default"}, limit=3)
+    assert first == gd.Matched(ids[:3], ids[2])
+    assert gd.match(conn, {"queue": "default"}, after=ids[2]) == gd.Matched(ids[3:], None)
+    assert gd.match(conn, {"fsm": "nobody"}, look=2) == gd.Matched([], ids[1])
+    assert gd.cancel_many(conn, iter([*ids[:3], 10**9]), "not wanted") == {
+        ids[0]: "done",
+        ids[1]: "done",
+        ids[2]: "done",
+        10**9: "none",
+    }
+    assert gd.retry_many(conn, ids[2:4]) == {ids[2]: "done", ids[3]: "no"}
+    later = datetime.now(UTC) + timedelta(hours=1)
+    assert gd.reschedule_many(conn, ids[:3], later) == {ids[0]: "no", ids[1]: "no", ids[2]: "done"}
+    assert row(conn, ids[2])["eligible_at"] == later
+    with pytest.raises(gd.InvalidArgument):
+        gd.match(conn, {"fsmm": "work"})
 
 
 def test_childs_are_read_in_pages(conn: Conn) -> None:

@@ -112,9 +112,10 @@ def test_nothing_private_of_asyncio_is_used(name: str) -> None:
 
 # What is written elsewhere, in code of users and in the documentation: the homes behind these names may move.
 PUBLIC = {
-    "gendurable_py.calls": "CLAIMED LEASE RETENTION cancel childs claim claim_many close_rate_limit commit commit_one "
-    "ensure_rate_limit find gc grant heartbeat insert insert_many maintain pause_queue reap register release "
-    "reschedule result resume_queue retry set_key_limit set_rate_limit signal signals sleep version wake watch when",
+    "gendurable_py.calls": "CLAIMED LEASE RETENTION cancel cancel_many childs claim claim_many close_rate_limit commit "
+    "commit_one ensure_rate_limit find gc grant heartbeat hold_all insert insert_many maintain match pause_queue reap "
+    "register release release_hold reschedule reschedule_many result resume_queue retry retry_many set_key_limit "
+    "set_queue set_rate_limit signal signals sleep version wake watch when",
     "gendurable_py.context": "ClaimRow Context",
     "gendurable_py.embedded": "EmbeddedServer installation start",
     "gendurable_py.engine": "Engine OnEvent",

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -14,57 +12,12 @@ import pytest
 from conftest import Database
 from psycopg.types.json import Jsonb
 from support.races import Row, Session, outcome
+from support.wire import PAGE, SECTIONS, Cells, cell, examples, keys, needed, probes, table, words
 
 from gendurable_py.calls.rows import Claim, Committed
 from gendurable_py.errors import from_sqlstate
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "wire.md").read_text("utf-8")
 KINDS = ("next", "replay", "await", "schedule_childs", "done", "stop", "error")
-Cells = dict[str, str]
-
-# -- the document
-
-
-def sections() -> dict[str, str]:
-    found: dict[str, str] = {}
-    under, fenced = "", False
-    for line in PAGE.splitlines(keepends=True):
-        fenced ^= line.startswith("```")
-        if line.startswith("#") and not fenced:
-            under = line.lstrip("#").strip()
-        found[under] = found.get(under, "") + line
-    return found
-
-
-SECTIONS = sections()
-
-
-def table(heading: str) -> list[Cells]:
-    """The rows of a section's table, by column; its first column is `key`."""
-    lines = re.findall(r"^\|(.*)\|$", SECTIONS[heading], re.MULTILINE)
-    names, rule, *rows = [[cell.strip() for cell in line.split("|")] for line in lines]
-    assert names[0] == "key", heading
-    assert rows, heading
-    assert {*rule} == {"---"}, heading
-    made = [dict(zip(names, row, strict=True)) for row in rows]
-    for row in made:
-        assert re.fullmatch("`[^`]+`", row["key"]), row
-        row["key"] = row["key"].strip("`")
-    return made
-
-
-def keys(heading: str) -> list[str]:
-    return [row["key"] for row in table(heading)]
-
-
-def examples(heading: str) -> tuple[Any, Any]:
-    """The minimal and the full one."""
-    minimal, full = re.findall(r"^```json\n(.*?)^```$", SECTIONS[heading], re.MULTILINE | re.DOTALL)
-    return json.loads(minimal), json.loads(full)
-
-
-def words(text: str) -> list[str]:
-    return re.findall(r"`(\w+)`", text)
 
 
 def for_kind(kind: str) -> list[Cells]:
@@ -73,61 +26,28 @@ def for_kind(kind: str) -> list[Cells]:
     return rows
 
 
-def needed(rows: Iterable[Cells]) -> set[str]:
-    return {row["key"] for row in rows if {"yes": True, "no": False}[row["needed"]]}
-
-
 def example_outcomes(kind: str) -> tuple[Row, Row]:
     minimal, full = ([one for one in block if one["kind"] == kind] for block in examples("Outcomes"))
     return minimal[0], full[0]
-
-
-def cell(heading: str, key: str, column: str) -> str:
-    return next(row[column] for row in table(heading) if row["key"] == key)
 
 
 def test_every_table_and_every_example_is_compared() -> None:
     assert {heading for heading, text in SECTIONS.items() if "\n|---" in text} == {
         "Where JSON goes", "Outcomes", "Instances", "Claimed rows", "Signals of a claimed row",
         "Children of a claimed row", "Answers of gd_commit", "Detail of a rejected outcome", "Options of gd_register",
-        "The answer of gd_maintain", "An error of gd_maintain", "Answers that are words", "Notifications", "Errors",
+        "Options of gd_set_queue", "Filters", "The answer of gd_maintain", "An error of gd_maintain",
+        "Answers that are words", "Notifications", "Errors",
     }  # fmt: skip
     with_json = {heading for heading, text in SECTIONS.items() if "```json" in text}
     assert with_json == {
         "Outcomes", "Instances", "Claimed rows", "Detail of a rejected outcome", "Options of gd_register",
-        "Limits of queues", "Lists of claims", "An error of gd_maintain",
+        "Options of gd_set_queue", "Filters", "Limits of queues", "Lists of claims", "An error of gd_maintain",
     }  # fmt: skip
     assert [heading for heading, text in SECTIONS.items() if text.count("\n|---") > 1] == []
     assert PAGE.count("```") == 2 * 2 * len(with_json)
 
 
 # -- what a key takes
-
-OTHERS: Row = {"string": "x", "number": 1, "boolean": True, "object": {}, "array": ["x"]}
-
-
-def probes(row: Cells, example: Any) -> list[tuple[Any, bool]]:
-    """Values for a key, and whether the table says that the server reads them."""
-    kinds = {kind for kind in OTHERS if row["type"] == "any" or re.search(rf"\b{kind}\b", row["type"])}
-    assert kinds, row
-    made = [
-        (example if kind in kinds and isinstance(example, type(sample)) else sample, kind in kinds)
-        for kind, sample in OTHERS.items()
-    ]
-    if "number" in kinds:
-        made.append((1.5, "whole" not in row["type"]))
-    bounds = re.match(r"(-?[\d,]+) to (-?[\d,]+)( bytes| elements)?", row["bounds"])
-    if bounds:
-        low, high = (int(text.replace(",", "")) for text in bounds.groups()[:2])
-        element = 1 if "numbers" in row["type"] else "x"
-        make: Callable[[int], Any] = {
-            " bytes": lambda size: "x" * size,
-            " elements": lambda size: [element] * size,
-            None: lambda value: value,
-        }[bounds[3]]
-        made += [(make(low), True), (make(high), True), (make(high + 1), False)]
-        made += [(make(low - 1), False)] if low > 0 or bounds[3] is None else []
-    return [*made, (None, row["needed"] == "no")]
 
 
 def read(session: Session, outcomes: list[Row]) -> list[str | None]:
@@ -268,12 +188,46 @@ def test_other_examples_are_taken(db: Database) -> None:
     for value, good in probes(row, 5):
         with nullcontext() if good else pytest.raises(psycopg.Error, match="max_attempts"):
             session.call("register", "m", 1, "start", "default", Jsonb({row["key"]: value}))
+    [row] = table("Options of gd_set_queue")
+    assert (row["key"], needed([row])) == (next(iter(examples("Options of gd_set_queue")[1])), set())
+    for value, good in probes(row, 5):
+        with nullcontext() if good else pytest.raises(psycopg.Error, match="limit"):
+            session.call("set_queue", "q", Jsonb({row["key"]: value}))
+    session.call("set_queue", "q", Jsonb({row["key"]: None}))
     for queues in examples("Limits of queues"):
         assert session.rows("select * from gd_claim_many('w', %s)", Jsonb(queues)) == []
     for claims in examples("Lists of claims"):
         lost = session.rows("select * from gd_heartbeat('w', %s)", Jsonb(claims))
         assert [[row["id"], row["claim_no"]] for row in lost] == claims
         assert session.call("release", "w", Jsonb(claims)) == 0
+
+
+def test_a_filter_has_the_keys_that_are_listed_and_takes_what_the_table_says(db: Database) -> None:
+    session, rows = Session(db), table("Filters")
+    minimal, full = examples("Filters")
+    assert (minimal, {*full}) == ({}, {row["key"] for row in rows})
+
+    def refused(filter: Any) -> str | None:
+        try:
+            session.rows("select * from gd_match(%s)", Jsonb(filter))
+        except psycopg.Error as error:
+            return error.diag.message_primary if error.sqlstate == "GD501" else repr(error)
+        return None
+
+    assert (refused({}), refused(full), refused({"nope": 1})) == (None, None, "unknown filter")
+    hint = session.one("select prosrc from pg_proc where proname = '_parse_filter'")
+    assert {*re.findall(r"'{([a-z_,]+),'", hint)[0].split(",")} <= {*full}
+    wrong = []
+    for row in rows:
+        tried = probes({**row, "needed": "yes"}, full[row["key"]])
+        # one or several of what the example has
+        tried = [
+            (full[row["key"]][0], True) if isinstance(v, str | int) and good and "array" in row["type"] else (v, good)
+            for v, good in tried
+        ]
+        said = [(value, good, refused({row["key"]: value})) for value, good in tried]
+        wrong += [(row["key"], *one) for one in said if (one[2] is None) is not one[1] or "Error" in (one[2] or "")]
+    assert wrong == []
 
 
 # -- what the server gives
@@ -386,11 +340,17 @@ def test_json_goes_where_the_table_says(db: Database) -> None:
 def test_words_channels_and_errors(db: Database) -> None:
     session = Session(db)
     said = {row["key"]: words(row["words"]) for row in table("Answers that are words")}
-    assert {*said} == {"gd_signal", "gd_ensure_rate_limit", "status"}
+    assert {*said} == {"gd_signal", "gd_ensure_rate_limit", "gd_cancel_many", "status"}
     assert said["status"] == session.one("select enum_range(null::gendurable.status)::text[]")
     id = session.insert()
     assert [session.signal(target, dedup="d") for target in (id, id, id + 1)] == said["gd_signal"]
     assert [session.call("ensure_rate_limit", "l", n, "1 s") for n in (1, 1, 2)] == said["gd_ensure_rate_limit"]
+    other = Session(db)
+    ids = [id, session.insert(), session.insert(), 10**9]
+    session.call("cancel", ids[1])
+    other.begin().rows("select from gendurable.instance where id = %s for update", ids[2])
+    many = session.rows("select * from gd_cancel_many(%s)", ids)
+    assert [row["result"] for row in many] == said["gd_cancel_many"][:4]
     source = session.one(
         "select string_agg(p.prosrc, '') from pg_proc p where p.oid::regprocedure::text ~ '^gendurable[.]_|^gd_'"
     )

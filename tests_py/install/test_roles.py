@@ -19,7 +19,7 @@ from support.server import Server
 
 from gendurable_py.install import extension_files, install, plain_script, uninstall, version
 
-VIEWS = {"gd_instances", "gd_queues", "gd_workers", "gd_rate_limits", "gd_schedules"}
+VIEWS = {"gd_instances", "gd_queues", "gd_workers", "gd_rate_limits", "gd_holds", "gd_schedules"}
 UPKEEP = {"gd_reap", "gd_gc", "gd_maintain"}
 CLIENT = {"gd_insert", "gd_insert_many", "gd_find", "gd_signal", "gd_result", "gd_watch", "gd_childs", "gd_version"}
 CLAIMS = {"gd_claim", "gd_claim_many", "gd_commit", "gd_commit_one", "gd_heartbeat", "gd_release"}
@@ -37,9 +37,11 @@ MAY: dict[str, set[str]] = {
     | UPKEEP
     | {"gd_cancel", "gd_retry", "gd_reschedule", "gd_pause_queue", "gd_resume_queue", "gd_set_key_limit"}
     | LIMITS
+    | {"gd_match", "gd_cancel_many", "gd_retry_many", "gd_reschedule_many"}
+    | {"gd_set_queue", "gd_hold_all", "gd_release_hold"}
     | {"gd_set_rate_limit", "gd_signals", "gd_schedule", "gd_unschedule"}
     | {"gd_pause_schedule", "gd_resume_schedule", "gd_trigger"},
-    "reader": VIEWS | {"gd_result", "gd_find", "gd_childs", "gd_signals", "gd_version"},
+    "reader": VIEWS | {"gd_result", "gd_find", "gd_childs", "gd_signals", "gd_match", "gd_version"},
     "nobody": set(),
 }
 PROFILES = ("client", "worker", "operator", "reader")

@@ -109,3 +109,31 @@ def test_a_vacuum_of_an_emptied_table_does_not_make_the_collector_read_all_of_th
         assert shared_buffers(conn, "select gd_gc('0')") <= 2 * small
         conn.execute("select gd_gc('0')")
     assert conn.execute("select count(*) from gd_instances").fetchone() == (0,)
+
+
+def test_bulk_calls_touch_pages_by_the_page(conn: Conn) -> None:
+    conn.execute(
+        "insert into gendurable.instance (fsm, step, queue, partition_key, eligible_at, lane_at, meta) "
+        "select 'm', 'start', 'default', case when g % 20 = 0 then 'k:' || g % 1000 end, now(), "
+        "case when g % 20 = 0 then now() end, jsonb_build_object('g', g) from generate_series(1, 1000000) g"
+    )
+    filters: list[dict[str, Any]] = [
+        {"fsm": "nobody"},
+        {"partition_prefix": "nobody"},
+        {"status": "failed", "error": "x", "meta": {"g": -1}, "stuck_for_ms": 0},
+        {"id": [-1], "unique_key": "u", "parent_id": 1, "finished_after": "2020-01-01T00:00:00Z"},
+    ]
+    for analyzed in (False, True):
+        if analyzed:
+            conn.execute("analyze gendurable.instance")
+        for filter in filters:
+            for after in (0, 500_000, 980_000):
+                # 20,000 rows stand on some 900 pages, and the whole table on 45,000
+                query = "select * from gd_match(%s, %s)"
+                assert shared_buffers(conn, query, json.dumps(filter), after) <= MOST_BUFFERS
+                assert conn.execute(query, (json.dumps(filter), after)).fetchone() == ([], after + 20_000)
+        first = 300_000 * (1 + analyzed)
+        ids = list(range(first, first + 1000))
+        for call in ("gd_reschedule_many(%s, now())", "gd_cancel_many(%s)", "gd_retry_many(%s)"):
+            # some 20 a row: the row, its entry in each index, and the lane of its key
+            assert shared_buffers(conn, f"select * from {call}", ids) <= 60_000

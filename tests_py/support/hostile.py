@@ -53,6 +53,13 @@ INTERVALS = [
     "2147483647 days", "9223372036854.775807 s", "-9223372036854.775808 s", "1e300 s", "1 mon -30 days", "P1Y",
     "infinity", "-infinity", "", "x",
 ]  # fmt: skip
+FILTERS = [
+    "id", "fsm", "version", "status", "partition_prefix", "rate_limit", "parent_id", "error", "meta", "inserted_before",
+    "finished_after", "due_before", "stuck_for_ms", "attributes",
+]  # fmt: skip
+ID_ARRAYS = [
+    "{}", "{NULL}", "{0}", "{-1}", "{1,1}", "{{1,2},{3,4}}", "[5:6]={1,2}", "{9223372036854775807}", "{1.5}", "{x}",
+]  # fmt: skip
 ARRAYS = [
     "{}", "{NULL}", "{runnable}", "{executing,runnable}", "{done,done}", "{default,lane}",
     "{{runnable,done},{failed,done}}", "[5:6]={runnable,done}", '{""}', '{"a,b","c\\"d"}', "{{NULL}}", "{a,{b}}", "{",
@@ -143,7 +150,8 @@ def jsons(ids: Sequence[int], claims: Sequence[Claim]) -> Callable[[str], st.Sea
         "p_claims": st.lists(pairs, max_size=4),
         "p_instances": st.lists(instance, max_size=4),
         "p_queues": st.dictionaries(words, st.sampled_from([0, 1, 5, -1, 2**31, 1.5, None]), max_size=4),
-        "p_options": some_of({"max_attempts": scalars, "x": scalars}, always={}),
+        "p_options": some_of({"max_attempts": scalars, "limit": scalars, "x": scalars}, always={}),
+        "p_filter": some_of(dict.fromkeys(FILTERS, st.one_of(scalars, st.lists(scalars, max_size=2))), always={}),
     }
 
     def of(name: str) -> st.SearchStrategy[bytes]:
@@ -178,7 +186,8 @@ def values(
     by_name = {"p_cron": "0 3 * * *", "p_profile": "client"}
     by_type = {
         "text": "m", "integer": "1", "bigint": str(ids[0]), "double precision": "1", "interval": "1 s",
-        "boolean": "t", "timestamp with time zone": "now", "text[]": "{default}", "regrole": "10", "jsonb": "{}",
+        "boolean": "t", "timestamp with time zone": "now", "text[]": "{default}", "bigint[]": f"{{{ids[0]}}}",
+        "regrole": "10", "jsonb": "{}",
     }  # fmt: skip
 
     def good_one(argument: Argument) -> bytes | None:
@@ -197,6 +206,7 @@ def values(
             "timestamp with time zone": TIMES,
             "interval": INTERVALS,
             "text[]": ARRAYS,
+            "bigint[]": [*ID_ARRAYS, "{" + ",".join(str(id) for id in ids) + "}"],
             "regrole": ROLES,
             "boolean": BOOLEANS,
         }

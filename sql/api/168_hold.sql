@@ -1,0 +1,43 @@
+-- Holding everything: nothing is handed out, whatever is due. For a restored copy, and for emergencies.
+-- Next: 170_sleep.
+
+create or replace function gd_hold_all(p_reason text) returns void
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off as $$
+declare
+    v_actor constant text := nullif(left(current_setting('gendurable.actor', true), 200), '');
+    v_by constant text := coalesce(v_actor || ' as ', '') || session_user;
+begin
+    perform gendurable._need_read_committed();
+    perform gendurable._need_text(p_reason, 'p_reason');
+    insert into gendurable.hold (reason, held_by)
+    select p_reason, v_by
+    where not exists (select from gendurable.hold h where h.reason = p_reason and h.held_by = v_by);
+end $$;
+
+comment on function gd_hold_all(text) is
+'Stops everything: claims that begin after the commit of this answer nothing, in all queues, and no schedule fires.
+Claims that are kept ("keep") are given back. Running steps commit, heartbeats, inserts, signals and gd_maintain go
+on. The view gd_holds says why, by whom and since when. Each reason is a row of its own, and gd_release_hold removes
+them all. Waits for nobody. Raises GD501, GD504.';
+
+create or replace function gd_release_hold() returns boolean
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set lock_timeout = '1s' as $$
+begin
+    perform gendurable._need_read_committed();
+    delete from gendurable.hold;
+    if not found then
+        return false;
+    end if;
+    -- whatever queues they sleep on
+    perform gendurable._notify_listeners('');
+    return true;
+end $$;
+
+comment on function gd_release_hold() is
+'Ends what gd_hold_all began, whoever did; workers are woken. False: nothing was held. Another transaction that does
+the same is met with 55P03 after a second. Raises GD504.';

@@ -1,0 +1,105 @@
+-- Many instances at once: finding them, a bounded stretch a call, and doing to each what gd_cancel, gd_retry and gd_reschedule
+-- do to one. These wait for nobody: what is locked elsewhere is answered, and asked for again.
+-- Next: 183_bulk_locks.
+
+create or replace function gd_match(
+    p_filter jsonb = '{}', p_after bigint = 0, p_limit int = 1000, p_look int = 20000
+) returns table (ids bigint[], next bigint)
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+-- the filter as constants: a plan for any filter would ask all of it of each row
+set plan_cache_mode = force_custom_plan as $$
+#variable_conflict use_column
+declare
+    v_now constant timestamptz := clock_timestamp();
+    v_filter gendurable.filter;
+    v_after constant bigint := greatest(coalesce(p_after, 0), 0);
+    v_limit constant int := coalesce(p_limit, 1000);
+    v_look constant int := coalesce(p_look, 20000);
+    v_last bigint;
+    v_ids bigint[];
+begin
+    perform gendurable._need_limit(p_limit);
+    if v_look < 1 then
+        perform gendurable._invalid('p_look must be at least 1', 'got ' || v_look, 'Pass how many instances one call looks at.');
+    end if;
+    v_filter := gendurable._parse_filter(p_filter, v_now);
+    -- where this call ends, whatever it finds; null: there are no more
+    v_last := (select i.id from gendurable.instance i where i.id > v_after order by i.id offset v_look - 1 limit 1);
+    v_ids := array(
+        select i.id
+        from gendurable.instance i
+        where i.id > v_after and i.id <= coalesce(v_last, 9223372036854775807) and gendurable._fits(i, v_filter, v_now)
+        order by i.id
+        limit v_limit);
+    return query select v_ids, case
+        when cardinality(v_ids) < v_limit then v_last
+        else coalesce(v_ids[v_limit], v_after)
+    end;
+end $$;
+
+comment on function gd_match(jsonb, bigint, int, int) is
+'Which instances fit a filter, by id, from behind p_after on: up to p_limit ids. A call looks at p_look instances at
+most, whatever it finds, and next says where to go on: pass it as p_after. Next null: that was all. Each page sees
+what is there when it is asked for. An empty filter fits all. For gd_cancel_many and its like, and before them, to
+see what they would concern. Raises GD501, also for a key that it does not know and for null as a value.';
+
+create or replace function gd_cancel_many(p_ids bigint[], p_reason text = null) returns table (id bigint, result text)
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set plan_cache_mode = force_generic_plan
+-- what cannot be skipped (a unique key in somebody's open transaction, a table lock) is waited for this long
+set lock_timeout = '10ms' as $$
+#variable_conflict use_column
+begin
+    return query select o.id, o.result from gendurable._operate_many('cancel', p_ids, gendurable._cut_reason(p_reason), null) o;
+end $$;
+
+comment on function gd_cancel_many(bigint[], text) is
+'gd_cancel for many instances, without their descendants, in one transaction; it waits for nobody. One row for each
+id, also where it is given twice, with a result:
+
+  done: it has ended as "cancelled"
+  no: it had ended already, or it cannot be written (a warning says why)
+  busy: somebody has its row, its key or its parent locked; send it again
+  none: there is no such instance
+
+500 to 1,000 ids a call are best, 10,000 are the most. What SQL finds is a filter too:
+gd_cancel_many(array(select id from gd_instances where ...)). Needs READ COMMITTED (GD504); raises GD501.';
+
+create or replace function gd_retry_many(p_ids bigint[]) returns table (id bigint, result text)
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set plan_cache_mode = force_generic_plan
+-- what cannot be skipped (a unique key in somebody's open transaction, a table lock) is waited for this long
+set lock_timeout = '10ms' as $$
+#variable_conflict use_column
+begin
+    return query select o.id, o.result from gendurable._operate_many('retry', p_ids, null, null) o;
+end $$;
+
+comment on function gd_retry_many(bigint[]) is
+'gd_retry for many instances, where they ended and with their own state; it waits for nobody. One row for each id, as
+of gd_cancel_many: "no" where it is neither failed nor cancelled, or its unique key is taken, also by another one of
+the same call. Needs READ COMMITTED (GD504); raises GD501.';
+
+create or replace function gd_reschedule_many(p_ids bigint[], p_eligible_at timestamptz) returns table (id bigint, result text)
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set plan_cache_mode = force_generic_plan
+-- what cannot be skipped (a unique key in somebody's open transaction, a table lock) is waited for this long
+set lock_timeout = '10ms' as $$
+#variable_conflict use_column
+begin
+    perform gendurable._need_time(p_eligible_at);
+    return query select o.id, o.result from gendurable._operate_many('reschedule', p_ids, null, p_eligible_at) o;
+end $$;
+
+comment on function gd_reschedule_many(bigint[], timestamptz) is
+'gd_reschedule for many instances, all to one time; it waits for nobody. One row for each id, as of gd_cancel_many:
+"no" where it is neither runnable nor awaits a signal. Instances of more than 500 partition keys are "busy" beyond
+these: send them again. Needs READ COMMITTED (GD504); raises GD501.';
