@@ -111,3 +111,14 @@ def test_a_throttled_step_stops_its_limit_for_all_engines(db: Any, conn: Conn) -
         gd.close_rate_limit(conn, "api", None)
         results = ended(conn, first, *(made.id for made in rest))
     assert [result.result for result in results] == ["through"] * 7
+
+
+def test_a_closed_limit_opens_by_itself_for_an_engine_that_sleeps(db: Any, conn: Conn) -> None:
+    @job(name="engine_limits.pauses", rate_limits={"pauses": (1000, 1)})
+    async def pauses(args: dict[str, Any], ctx: Context[Any]) -> Any:
+        return Replay(close=0.5) if ctx.attempt == 0 else "through"
+
+    engine = Engine(db.dsn, [pauses], poll_interval=600, max_poll_interval=600, reap_interval=None)
+    with running(engine):
+        [result] = ended(conn, gd.insert(conn, pauses, rate_limit="pauses"))
+    assert result.result == "through"

@@ -102,10 +102,11 @@ def jsons(ids: Sequence[int], claims: Sequence[Claim]) -> Callable[[str], st.Sea
     number = st.one_of(st.integers(0, 5000), st.floats(0, 1e6), st.sampled_from([0, 2**31, 1e15, 1e300]), scalars)
     small = st.one_of(st.integers(1, 5), st.integers(-5, 5), scalars)
     scopes = st.sampled_from([[], ["done"], ["runnable", "executing"], ["x"], [None], "runnable"])
+    limits = st.just("api") | words
     fields = {
         "fsm": words, "state": state, "step": words, "version": small, "queue": words, "priority": small,
         "partition_key": words, "unique_key": words, "unique_scope": scopes, "meta": state, "weight": number,
-        "eligible_at": st.one_of(st.sampled_from(TIMES), scalars), "delay_ms": number, "rate_limit": words,
+        "eligible_at": st.one_of(st.sampled_from(TIMES), scalars), "delay_ms": number, "rate_limit": limits,
         "max_attempts": small, "expires_at": st.one_of(st.sampled_from(TIMES), scalars), "expires_ms": number,
     }  # fmt: skip
     instance = some_of(fields, always={"fsm": st.just("m")})
@@ -113,7 +114,7 @@ def jsons(ids: Sequence[int], claims: Sequence[Claim]) -> Callable[[str], st.Sea
     signals = st.lists(st.integers(1, 9), max_size=3)
     outcome_fields = {
         "kind": st.sampled_from(["next", "replay", "await", "schedule_childs", "done", "stop", "error", "", None]),
-        "step": words, "state": state, "delay_ms": number, "partition_key": st.none() | words, "rate_limit": words,
+        "step": words, "state": state, "delay_ms": number, "partition_key": st.none() | words, "rate_limit": limits,
         "weight": number, "priority": small, "queue": words, "keep": st.booleans() | scalars, "timeout_ms": number,
         "signals": words | st.lists(words, max_size=3), "childs": children, "result": anything,
         "reason": words | scalars, "error": words | scalars, "consume": signals | st.lists(scalars, max_size=3),
@@ -183,7 +184,7 @@ def values(
         "p_instances": [{"fsm": "m"}], "p_outcomes": [claim], "p_outcome": claim, "p_claims": [claims[0]],
         "p_queues": {"default": 1},
     }  # fmt: skip
-    by_name = {"p_cron": "0 3 * * *", "p_profile": "client"}
+    by_name = {"p_cron": "0 3 * * *", "p_profile": "client", "p_bucket": "api"}
     by_type = {
         "text": "m", "integer": "1", "bigint": str(ids[0]), "double precision": "1", "interval": "1 s",
         "boolean": "t", "timestamp with time zone": "now", "text[]": "{default}", "bigint[]": f"{{{ids[0]}}}",
