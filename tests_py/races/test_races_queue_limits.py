@@ -213,17 +213,25 @@ def test_whoever_makes_room_wakes_who_sleeps(db, end):
     assert len(b.claim_soon()) == 1
 
 
-def test_a_lost_claim_that_is_taken_back_wakes_who_sleeps(db):
+UP = {"a lease": "lease_expires_at = now()", "a timeout": "lease_expires_at = now(), timeout_at = now(), attempt = 15"}
+
+
+@pytest.mark.parametrize("end", UP)
+def test_a_claim_that_is_over_wakes_who_sleeps(db, end):
     a, b, c = three(db)
     set_limit(c, 1)
     c.insert()
     [claim] = a.claim(1)
     settle(b)
     falls_asleep(b)
-    c.conn.execute("update gendurable.instance set lease_expires_at = now() where id = %s", (claim["id"],))
+    c.insert()
+    assert told(b) == ["default"]
+    c.conn.execute(f"update gendurable.instance set {UP[end]} where id = %s".encode(), (claim["id"],))
     assert c.call("reap") == 1
+    # where it is due again only after a back-off of minutes as well
     assert told(b) == ["default"]
     assert len(b.claim_soon()) == 1
+    assert executing(c) == 1
 
 
 def test_a_kept_claim_wakes_nobody(db):
@@ -333,6 +341,7 @@ def test_never_more_than_the_limit_execute(db, limit, sessions, lost):
     with ThreadPoolExecutor(sessions) as pool:
         for done in [pool.submit(work, number) for number in range(sessions)]:
             done.result(60)
-    assert max(most) == limit
+    # how many at most depends on who ran when
+    assert 0 < max(most) <= limit
     assert executing(c) == 0
     no_baton_was_lost(c)
