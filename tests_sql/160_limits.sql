@@ -51,8 +51,10 @@ select t.raises($$select gd_set_rate_limit('x', 1, '1 second', 'infinity')$$, 'G
 select t.raises($$select gd_set_rate_limit('x', 1, '1 second', 'nan')$$, 'GD501', 'nor is it no number');
 select t.raises($$select gd_set_rate_limit('x', 1, '400 days', 1000)$$, 'GD501', 'a bucket fills within 1,000 years');
 select t.raises($$select gd_set_rate_limit('x', 1e-300, '1 second')$$, 'GD501', 'however little is allowed');
+select t.raises($$select gd_set_rate_limit('x', 5e-324, '1000000000 seconds')$$, 'GD501', 'or how long the time is');
+select t.raises($$select gd_set_rate_limit('x', 1e300, '1 second', 1e-300)$$, 'GD501', 'or how small the burst');
 select t.raises($$select gd_set_rate_limit(repeat('x:', 30), 1, '1 second')$$, 'GD501', 'and has few colons');
-select lives_ok($$select gd_set_rate_limit('y', 1e300, '1 second')$$, 'as much as there is may be allowed');
+select lives_ok($$select gd_set_rate_limit('y', 1e200, '1 second')$$, 'as much as there is may be allowed');
 select lives_ok($$select gd_set_rate_limit('y', null)$$, 'and the limit be removed');
 select lives_ok($$select gd_set_rate_limit('y', null)$$, 'also where there is none');
 select t.raises($$select gd_insert('m', p_rate_limit => 'none')$$, 'GD502', 'an insert names a limit that is set');
@@ -349,6 +351,18 @@ select is(t.answer(:open, '{"kind": "next", "step": "s", "close_ms": 1}') #>> '{
 select is(t.answer(:open, '{"kind": "done", "close_ms": 1}') #>> '{detail,sqlstate}', 'GD501', 'nor at an end');
 select is(t.answer(:open, '{"kind": "replay", "close_ms": -1}') #>> '{detail,sqlstate}', 'GD501', 'nor for a negative time');
 
+select gd_set_rate_limit('gone', 1, '1 day', 10);
+select t.limited('gone', 2, 'gone') is not null;
+select gd_close_rate_limit('gone', clock_timestamp() + interval '1 hour');
+select is(t.count('gone'), 0::bigint, 'what is closed waits');
+select gd_set_rate_limit('gone', null);
+select is(t.count('gone'), 2::bigint, 'and starts when the limit is gone');
+select lives_ok($$select gd_close_rate_limit('gone', null)$$, 'nothing is left to be opened');
+select gd_set_rate_limit('short', 1, '1 day', 1);
+select t.limited('short', 3, 'short:eu') is not null, t.count('short');
+select is(gd_ensure_rate_limit('short:eu', 1000000, '1 microsecond', 8), 'created', 'code that sets a limit with a longer name');
+select is(t.count('short') + t.count('short'), 2::bigint, 'lets start what waited before the shorter one');
+
 -- A claim that starts limited rows is durable
 select gd_set_rate_limit('durable', 1, '1 day', 1);
 select t.limited('durable', 1, 'durable') is not null;
@@ -380,6 +394,12 @@ select is(t.repaired(), 1, 'a line without a bell gets one, and that is told');
 select is((select eligible_at <= clock_timestamp() from gendurable.instance where id < 0 and queue = 'nobody'), true, 'at once');
 select t.fill('nobody', 1);
 select is(t.count('nobody'), 1::bigint, 'so that it goes on');
+-- a bell that was put off has an id that no bucket knows of, perhaps in the priority of a row that has gone
+select gd_set_rate_limit('off', 1, '1 day', 1);
+select t.limited('off', 3, 'off', '{"priority": 5}') is not null, t.count('off');
+delete from gendurable.instance where id < 0 and queue = 'off';
+select gendurable._put_bell('off', 0, clock_timestamp(), 'off', null) < 0;
+select is(t.repaired(), 0, 'a bell in another priority is one as well');
 select gd_set_rate_limit('far', 1, '1 second', 1);
 select t.limited('far', 3, 'far') is not null, t.count('far');
 update gendurable.instance set eligible_at = clock_timestamp() + interval '50 minutes' where id < 0 and queue = 'far';

@@ -27,7 +27,9 @@ select bag_eq(
     $$values ('instance'::name, 'id'::name), ('signal', 'instance_id'), ('signal_seen', 'instance_id'), ('watch', 'instance_id'),
         ('renewal', 'instance_id'),
         -- kept beyond the parent's removal, until its children are free
-        ('instance', 'parent_id'), ('ended_parent', 'parent_id')$$,
+        ('instance', 'parent_id'), ('ended_parent', 'parent_id'),
+        -- the latest that it has inserted, whether it is there or not; a bell is no instance
+        ('schedule', 'last_id'), ('schedule', 'bell_id')$$,
     'all tables with an id of an instance are known');
 select is_empty(
     $$select c.relname from pg_class c

@@ -168,10 +168,14 @@ declare
     v_text text;
 begin
     now := v_now;
-    select exists (select from gendurable.doubtful_key), exists (select from gendurable.paused_queue),
-        exists (select from gendurable.machine m where m.timeouts is not null), exists (select from gendurable.hold),
-        exists (select from gendurable.queue_setting)
-    into v_doubts, v_pauses, timed, v_held, v_limits;
+    timed := false;
+    -- one table in place of five
+    if exists (select from gendurable.special) then
+        select exists (select from gendurable.doubtful_key), exists (select from gendurable.paused_queue),
+            exists (select from gendurable.machine m where m.timeouts is not null), exists (select from gendurable.hold),
+            exists (select from gendurable.queue_setting)
+        into v_doubts, v_pauses, timed, v_held, v_limits;
+    end if;
     if v_held then
         return;
     end if;

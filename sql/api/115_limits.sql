@@ -86,7 +86,8 @@ begin
     left join lateral (
         select x.until
         from gendurable.bucket_closed x
-        where x.bucket = p_bucket and x.until > v_clock
+        -- what has no limit any more cannot be closed
+        where x.bucket = p_bucket and x.until > v_clock and l.us is not null
         order by x.until desc limit 1
     ) c on true;
     opened.level := case

@@ -12,14 +12,15 @@ declare
     v_parents bigint[];
     v_held bigint[];
     v_new_keys text[];
+    v_slotted boolean;
 begin
     -- A commit waits for nobody: what is locked is skipped and answered busy. Nothing waits, so no order can deadlock.
     with held as materialized (
-        select o.ord, o.id, i.partition_key, i.unique_scope, i.children_pending, i.queue, i.queue_slot,
+        select o.ord, i.partition_key, i.unique_scope, i.children_pending, i.queue_slot,
             case when i.barrier_no is not null and (o.ends or o.kind = 'error') then i.parent_id end as parent_id
         from unnest(p_outcomes) o
         cross join lateral (
-            select x.partition_key, x.unique_scope, x.barrier_no, x.parent_id, x.children_pending, x.queue, x.queue_slot
+            select x.partition_key, x.unique_scope, x.barrier_no, x.parent_id, x.children_pending, x.queue_slot
             from gendurable.instance x
             where x.id = o.id and x.claim_no = o.claim_no and x.status = 'executing'
                 and not gendurable._is_over(x.expires_at, x.timeout_at, v_now)
@@ -30,9 +31,15 @@ begin
         coalesce(array_agg(distinct h.parent_id) filter (where h.parent_id is not null), '{}'),
         coalesce(array_agg(distinct h.partition_key) filter (where h.partition_key is not null), '{}'),
         bool_or(h.unique_scope is not null), bool_or(h.children_pending is not null),
-        array_agg(h.id) filter (where h.queue_slot is not null), array_agg(h.queue) filter (where h.queue_slot is not null)
-    into v_ords, v_parents, keys, scoped, family, slotted, queues
+        bool_or(h.queue_slot is not null)
+    into v_ords, v_parents, keys, scoped, family, v_slotted
     from held h;
+    if v_slotted then
+        select array_agg(i.id), array_agg(i.queue) into slotted, queues
+        from unnest(p_outcomes) o
+        join gendurable.instance i on i.id = any(array[o.id])
+        where o.ord = any(v_ords) and i.queue_slot is not null;
+    end if;
 
     answers := '{}';
     if cardinality(v_ords) < cardinality(p_outcomes) then

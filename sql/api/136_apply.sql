@@ -206,14 +206,14 @@ create or replace function gendurable._choose_kept(
 )
 language plpgsql as $$
 declare
-    v_look boolean;
-    v_held boolean;
-begin
     -- mostly there is nothing that only the row tells
-    select p_crowded <> '{}' or p_family or exists (select from gendurable.paused_queue) or exists (select from gendurable.queue_setting)
-            or exists (select from gendurable.machine m where m.timeouts is not null),
-        exists (select from gendurable.hold)
-    into v_look, v_held;
+    v_look boolean := p_crowded <> '{}' or p_family;
+    v_held boolean := false;
+begin
+    if exists (select from gendurable.special) then
+        v_look := true;
+        v_held := exists (select from gendurable.hold);
+    end if;
     select coalesce(array_agg(k.id), '{}'), bool_or(k.mail)
     into ids, mail
     from (

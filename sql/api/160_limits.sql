@@ -87,6 +87,8 @@ begin
     where not exists (select from gendurable.rate_limit x where x.name = p_name)
     on conflict (name) do nothing;
     if found then
+        -- what waits before a limit with a shorter name, and none of those that claims are just putting there: see gd_maintain
+        perform gendurable._ring_lines(p_name);
         return 'created';
     end if;
     select r.burst, r.us into v_limit from gendurable._read_limit(p_allowed, p_period, p_burst) r;
@@ -114,7 +116,10 @@ set search_path = pg_catalog, pg_temp
 set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off as $$
 begin
     perform gendurable._need_read_committed();
-    perform gendurable._need_rate_limit(p_bucket, 0);
+    perform gendurable._need_text(p_bucket, 'p_bucket');
+    if p_until is not null then
+        perform gendurable._need_rate_limit(p_bucket, 0);
+    end if;
     if not isfinite(p_until) then
         perform gendurable._invalid('p_until must be finite', 'got ' || p_until,
             'Pass until when nothing is to start; null opens the bucket.');
@@ -151,16 +156,16 @@ begin
     if p_allowed is null then
         return;
     end if;
-    if not (p_allowed >= 0 and p_allowed < 'infinity') then
-        perform gendurable._invalid('p_allowed must be a finite number, 0 or more', 'got ' || p_allowed,
+    if not (p_allowed = 0 or p_allowed between 1e-100 and 1e200) then
+        perform gendurable._invalid('p_allowed must be 0, or a number between 1e-100 and 1e200', 'got ' || p_allowed,
             'Pass how much may start in each period; null removes the limit.');
     end if;
     if p_allowed > 0 and (p_period is null or not isfinite(p_period) or not extract(epoch from p_period) > 0) then
         perform gendurable._invalid('p_period must be positive', 'got ' || coalesce(p_period::text, 'null'),
             'Pass in what time p_allowed may start, for example ''1 second''.');
     end if;
-    if not (coalesce(p_burst, 1) > 0 and coalesce(p_burst, 1) < 'infinity') then
-        perform gendurable._invalid('p_burst must be a positive number', 'got ' || p_burst,
+    if not coalesce(p_burst, 1) between 1e-100 and 1e200 then
+        perform gendurable._invalid('p_burst must be a number between 1e-100 and 1e200', 'got ' || p_burst,
             'Pass how much may start at once; default: p_allowed.');
     end if;
     select r.burst, r.us into v_new from gendurable._read_limit(p_allowed, p_period, p_burst) r;

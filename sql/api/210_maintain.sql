@@ -161,6 +161,7 @@ begin
         when 'names' then
             perform gendurable._forget_names();
             perform gendurable._forget_buckets(v_now);
+            perform gendurable._forget_special();
             return '{}'::jsonb;
         else
             delete from gendurable.renewal r

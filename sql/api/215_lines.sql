@@ -43,7 +43,7 @@ declare
     v_ring timestamptz;
     v_fills timestamptz;
     v_priority int;
-    v_level int;
+    v_level bigint := -2147483649;
     v_levels int := 0;
 begin
     v_ring := gendurable._find_bell(p_bucket, p_queue);
@@ -66,9 +66,11 @@ begin
     end if;
     v_now := clock_timestamp();
     if v_ring is null then
-        v_level := v_priority;
-        -- rows that came without the lock of the bucket have a bell that no bucket knows of
-        while v_level is not null and v_levels < 10 loop
+        -- Rows that came without the lock of the bucket have a bell that no bucket knows of, and one that met a locked bucket was
+        -- put off under another id: in any priority, since who set it may have gone.
+        while v_levels < 100 loop
+            v_level := gendurable._find_next_priority(p_queue, v_level, null);
+            exit when v_level is null;
             if exists (
                 select from gendurable.instance i
                 where i.queue = p_queue and i.priority = v_level and i.woken = 0
@@ -77,12 +79,6 @@ begin
                 return 0;
             end if;
             v_levels := v_levels + 1;
-            v_level := (
-                select i.priority
-                from gendurable.instance i
-                where i.rate_limit = p_bucket and i.queue = p_queue and i.bucket_at is not null and i.priority > v_level
-                order by i.priority
-                limit 1);
         end loop;
         perform gendurable._put_bell(p_queue, v_priority, v_now, p_bucket, null);
         return 1;

@@ -249,6 +249,21 @@ begin
         create constraint trigger granted_renew after update on gendurable.granted
         deferrable initially deferred for each row execute function gendurable._renew_grant();
     end if;
+    if not exists (
+        select from pg_trigger t where t.tgrelid = 'gendurable.hold'::regclass and t.tgname = 'hold_special'
+    ) then
+        create trigger hold_special after insert on gendurable.hold
+        for each row execute function gendurable._mark_special();
+        create trigger paused_queue_special after insert on gendurable.paused_queue
+        for each row execute function gendurable._mark_special();
+        create trigger queue_setting_special after insert on gendurable.queue_setting
+        for each row execute function gendurable._mark_special();
+        create trigger machine_special after insert or update on gendurable.machine
+        for each row when (new.timeouts is not null or new.retain is not null)
+        execute function gendurable._mark_special();
+        create trigger doubtful_key_special after insert on gendurable.doubtful_key
+        referencing new table as added for each statement execute function gendurable._mark_doubt();
+    end if;
     if exists (select from pg_extension e where e.extname = 'gendurable') then
         -- For the same reason what is given to roles is given when the script has ended: at commit, by the trigger.
         update gendurable.granted set profile = profile;

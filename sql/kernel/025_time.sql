@@ -20,7 +20,7 @@ comment on function gendurable._is_ahead(timestamptz, timestamptz) is
 create or replace function gendurable._is_over(p_expires_at timestamptz, p_timeout_at timestamptz, p_now timestamptz)
 returns boolean
 language sql immutable parallel safe as $$
-    select coalesce(p_expires_at <= p_now, false) or coalesce(p_timeout_at <= p_now, false)
+    select coalesce(least(p_expires_at, p_timeout_at) <= p_now, false)
 $$;
 
 comment on function gendurable._is_over(timestamptz, timestamptz, timestamptz) is

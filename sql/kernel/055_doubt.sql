@@ -4,6 +4,54 @@
 -- and whoever claims next looks at them again when their locks are free (065_decide).
 -- Invariant 8. Next: 060_baton.
 
+create or replace function gendurable._mark_special() returns trigger
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+    -- Always a row of its own, in the same transaction: one that is there already may just be removed by the upkeep.
+    insert into gendurable.special default values;
+    return null;
+end $$;
+
+comment on function gendurable._mark_special() is 'Says that one of the tables of gendurable.special has got a row.';
+
+create or replace function gendurable._mark_doubt() returns trigger
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+    if exists (select from added) then
+        insert into gendurable.special default values;
+    end if;
+    return null;
+end $$;
+
+comment on function gendurable._mark_doubt() is '_mark_special, once for all keys of a statement.';
+
+create or replace function gendurable._forget_special() returns void
+language plpgsql as $$
+begin
+    -- One statement, one snapshot: who adds to one of the tables meanwhile adds a row that is not seen here.
+    delete from gendurable.special d
+    where d.id in (select s.id from gendurable.special s order by s.id limit 10000 for update skip locked)
+        and not exists (select from gendurable.paused_queue)
+        and not exists (select from gendurable.doubtful_key)
+        and not exists (select from gendurable.hold)
+        and not exists (select from gendurable.queue_setting)
+        and not exists (select from gendurable.machine m where m.timeouts is not null)
+        and not exists (select from gendurable.machine m where m.retain is not null);
+    if not found then
+        -- of the many that decisions have left one is enough
+        delete from gendurable.special d
+        where d.id in (
+            select s.id
+            from gendurable.special s
+            where s.id < (select max(x.id) from gendurable.special x)
+            order by s.id
+            limit 10000
+            for update skip locked);
+    end if;
+end $$;
+
+comment on function gendurable._forget_special() is 'Empties gendurable.special where nothing is special any more, and else keeps it short.';
+
 create or replace function gendurable._is_free(p_place int) returns boolean
 language sql volatile as $$
     select pg_try_advisory_lock_shared(gendurable._lock_of_decisions(), p_place)

@@ -41,6 +41,25 @@ $$;
 comment on function gendurable._new_instance_problem(gendurable.new_instance) is
     'What is wrong with an instance that is to be inserted, or null.';
 
+create or replace function gendurable._is_plain_new(p_new gendurable.new_instance) returns boolean
+language sql immutable parallel safe as $$
+    select octet_length(p_new.fsm) between 1 and gendurable._longest_name()
+        and (p_new.step, p_new.queue, p_new.partition_key, p_new.unique_key, p_new.version, p_new.max_attempts, p_new.delay,
+            p_new.eligible_at, p_new.weight, p_new.rate_limit, p_new.unique_scope, p_new.expires_at, p_new.meta) is null
+        and coalesce(jsonb_typeof(p_new.state) = 'object', true)
+$$;
+
+comment on function gendurable._is_plain_new(gendurable.new_instance) is 'Whether a new instance has no more than its machine and its state, and these are in order.';
+
+create or replace function gendurable._examine_new_instance(p_new gendurable.new_instance) returns text
+language plpgsql immutable parallel safe as $$
+begin
+    -- not inlined: it is set up once, and not in each statement that stores a row
+    return gendurable._new_instance_problem(p_new);
+end $$;
+
+comment on function gendurable._examine_new_instance(gendurable.new_instance) is '_new_instance_problem, for statements that mostly need not ask.';
+
 -- What most new instances are: not worth the full examination, which takes half as long as storing a row.
 create or replace function gendurable._is_plain_instance(p_object jsonb) returns boolean
 language sql immutable parallel safe as $$
@@ -113,6 +132,18 @@ begin
     if jsonb_typeof(p_instances) is distinct from 'array' then
         perform gendurable._invalid('instances must be a JSON array', 'got ' || coalesce(jsonb_typeof(p_instances), 'null'),
             'Pass an array of objects, each with at least the key fsm.');
+    end if;
+
+    if (select bool_and(gendurable._is_plain_instance(e.object)) from jsonb_array_elements(p_instances) e (object)) then
+        -- nearly always: a statement sets up anew all the expressions in it, and half of a single insert went there
+        return array(
+            select gendurable._new_instance(
+                p_ord => e.ord::int - 1, p_fsm => o ->> 'fsm', p_version => (o ->> 'version')::int, p_step => o ->> 'step',
+                p_state => o -> 'state', p_queue => o ->> 'queue', p_priority => null, p_partition_key => null,
+                p_unique_key => null, p_unique_scope => null, p_eligible_at => null, p_delay => null, p_rate_limit => null,
+                p_weight => null, p_max_attempts => null, p_meta => null, p_expires_at => null)
+            from jsonb_array_elements(p_instances) with ordinality e (o, ord)
+            order by e.ord);
     end if;
 
     select e.ord - 1 as ord, e.object, gendurable._new_instance_json_problem(e.object) as problem into v_bad
@@ -236,7 +267,7 @@ begin
             order by m.version desc
             limit 1
         ) m on true
-        where gendurable._new_instance_problem(n) is null
+        where case when gendurable._is_plain_new(n) then true else gendurable._examine_new_instance(n) is null end
         -- keys in sorted order: two calls with the same new keys wait for each other one way round only
         order by n.unique_key, n.ord
         on conflict (unique_held) where unique_held is not null do nothing

@@ -14,12 +14,15 @@ comment on function gendurable._told_pause() is
     'How long a watched instance is kept at least, if its machine says less: whoever waits for it looks at it when he is told.';
 
 create or replace function gendurable._retains() returns boolean
-language plpgsql stable as $$
+language plpgsql as $$
 begin
+    if not exists (select from gendurable.special) then
+        return false;
+    end if;
     return (select true from gendurable.machine m where m.retain is not null limit 1);
 end $$;
 
-comment on function gendurable._retains() is 'Whether any machine says how long its instances are kept; else null.';
+comment on function gendurable._retains() is 'Whether any machine says how long its instances are kept; else false or null.';
 
 create or replace function gendurable._keep_end(p_retain jsonb, p_status text, p_watched boolean, p_now timestamptz)
 returns timestamptz
