@@ -175,6 +175,7 @@ insert into gendurable.instance (id, fsm, step, queue, woken, eligible_at, uniqu
 values (-1000000, '', '', 'q3', 0, now() - interval '1 hour', 'nobody'), (-1000001, '', '', 'q3', 0, now() - interval '1 hour', 'one');
 select is_empty($$select * from t.take('q3', 10)$$, 'a bell without its schedule fires nothing');
 select is_empty('select * from gendurable.instance where id <= -1000000', 'and is gone');
+select is(t.bells('one'), 1::bigint, 'with nothing put in its place');
 
 -- Keyed: proved rule 3, and limits of 1, with either range first
 
@@ -210,6 +211,13 @@ select ok((select next_at from gd_schedules where name = 'cu-all') < now(), 'and
 select count(*) from t.take('cu-all', 1000);
 select is(count(distinct v.meta ->> 'tick'), count(*), 'each tick once') from gd_instances v where v.queue = 'cu-all';
 select cmp_ok(count(*), '>=', 120::bigint, 'all of them') from gd_instances v where v.queue = 'cu-all';
+select gd_schedule('cu-held', '*/10 * * * *', 'm', '{"queue": "cu-held", "catch_up": "all", "overlap": "skip"}');
+select t.tick_at('cu-held', date_trunc('hour', now()) - interval '60 hours');
+select gd_trigger('cu-held') as id \gset
+select gd_reschedule(:id, '2099-01-01');
+select is_empty($$select * from t.take('cu-held', 2)$$, 'and where nothing comes of it');
+select is(s.next_at, date_trunc('hour', now()) - interval '60 hours' + 100 * interval '10 minutes', 'a hundred a claim, too')
+from gd_schedules s where s.name = 'cu-held';
 select t.tick_at('cu-none', date_trunc('hour', now()) - interval '20 hours');
 select is((select count(*) from t.take('cu-none', 1000)), 0::bigint, 'none: what was missed is over');
 select ok(s.next_at > now() and s.last_tick_at is null and s.last_error is null, 'the next one will come') from gd_schedules s where s.name = 'cu-none';
