@@ -175,6 +175,7 @@ insert into gendurable.instance (id, fsm, step, queue, woken, eligible_at, uniqu
 values (-1000000, '', '', 'q3', 0, now() - interval '1 hour', 'nobody'), (-1000001, '', '', 'q3', 0, now() - interval '1 hour', 'one');
 select is_empty($$select * from t.take('q3', 10)$$, 'a bell without its schedule fires nothing');
 select is_empty('select * from gendurable.instance where id <= -1000000', 'and is gone');
+select is(t.bells('one'), 1::bigint, 'with nothing put in its place');
 
 -- Keyed: proved rule 3, and limits of 1, with either range first
 
@@ -210,6 +211,13 @@ select ok((select next_at from gd_schedules where name = 'cu-all') < now(), 'and
 select count(*) from t.take('cu-all', 1000);
 select is(count(distinct v.meta ->> 'tick'), count(*), 'each tick once') from gd_instances v where v.queue = 'cu-all';
 select cmp_ok(count(*), '>=', 120::bigint, 'all of them') from gd_instances v where v.queue = 'cu-all';
+select gd_schedule('cu-held', '*/10 * * * *', 'm', '{"queue": "cu-held", "catch_up": "all", "overlap": "skip"}');
+select t.tick_at('cu-held', date_trunc('hour', now()) - interval '60 hours');
+select gd_trigger('cu-held') as id \gset
+select gd_reschedule(:id, '2099-01-01');
+select is_empty($$select * from t.take('cu-held', 2)$$, 'and where nothing comes of it');
+select is(s.next_at, date_trunc('hour', now()) - interval '60 hours' + 100 * interval '10 minutes', 'a hundred a claim, too')
+from gd_schedules s where s.name = 'cu-held';
 select t.tick_at('cu-none', date_trunc('hour', now()) - interval '20 hours');
 select is((select count(*) from t.take('cu-none', 1000)), 0::bigint, 'none: what was missed is over');
 select ok(s.next_at > now() and s.last_tick_at is null and s.last_error is null, 'the next one will come') from gd_schedules s where s.name = 'cu-none';
@@ -221,7 +229,7 @@ select is((select count(*) from t.take('cu-none', 1000)), 1::bigint, 'but for on
 
 select gd_schedule('ov-' || o, '@hourly', 'm', jsonb_build_object('queue', 'ov-' || o, 'overlap', o)) from unnest('{allow,skip,queue}'::text[]) o;
 select t.tick_at('ov-' || o, now() - interval '1 minute') from unnest('{allow,skip,queue}'::text[]) o;
-select count(*) from unnest('{ov-allow,ov-skip,ov-queue}'::text[]) q cross join lateral t.take(q, 9) c;
+select count(c.id) from unnest('{ov-allow,ov-skip,ov-queue}'::text[]) q cross join lateral t.take(q, 9) c;
 select t.tick_at('ov-' || o, now() - interval '1 minute') from unnest('{allow,skip,queue}'::text[]) o;
 select is((select count(*) from t.take('ov-allow', 9)), 1::bigint, 'allow: another one beside it');
 select is((select count(*) from t.take('ov-skip', 9)), 0::bigint, 'skip: none');
@@ -257,7 +265,8 @@ select gd_insert('m', p_queue => 'err');
 select is((select count(*) from t.take('err', 9)), 1::bigint, 'a zone that the server has no longer stops nobody');
 select matches(s.last_error, 'time zone', 'and is told') from gd_schedules s where s.name = 'broken';
 select ok(
-    (select i.eligible_at from gendurable.instance i where i.unique_key = 'broken' and i.id < 0) between now() + interval '30 minutes' and now() + interval '2 hours'
+    (select i.eligible_at from gendurable.instance i where i.unique_key = 'broken' and i.id < 0)
+        between now() + interval '30 minutes' and now() + interval '2 hours'
     and s.next_at < now(), 'the tick stays due, and is tried again in an hour') from gd_schedules s where s.name = 'broken';
 select gd_unschedule('broken');
 
@@ -280,7 +289,8 @@ select gd_schedule('pa', '*/6 * * * *', 'm', '{"queue": "pa", "catch_up": "all",
 select is(t.bells('pa'), 0::bigint, 'whatever it is changed to');
 select is(t.repaired(), 0, 'nor is that repaired');
 select ok(gd_trigger('pa') > 0, 'by hand it fires');
-select ok((v.meta ->> 'tick')::timestamptz between now() - interval '1 minute' and clock_timestamp() and v.meta ->> 'schedule' = 'pa', 'with the time as its tick')
+select ok((v.meta ->> 'tick')::timestamptz between now() - interval '1 minute' and clock_timestamp() and v.meta ->> 'schedule' = 'pa',
+    'with the time as its tick')
 from gd_instances v where v.queue = 'pa';
 select is((select count(*) from t.take('pa', 9)), 1::bigint, 'at once');
 select is(gd_resume_schedule('pa'), true, 'resumed');
@@ -370,7 +380,10 @@ select results_eq(
     $$select name, seen_at > now() - interval '1 hour' from gd_schedules where name in ('a1', 'a2') order by name$$,
     $$values ('a1', false), ('a2', true)$$, 'what was seen');
 select t.raises(format($$select * from gd_announce_schedules(%L)$$, x), 'GD501', format('announced: %s', x))
-from unnest('{"{}","[1]","[{\"name\": \"x\"}]","[{\"name\": \"x\", \"cron\": \"x\", \"fsm\": \"m\"}]","[{\"name\": \"x\", \"cron\": \"@daily\", \"fsm\": \"m\", \"nope\": 1}]"}'::text[]) x;
+from unnest(array[
+    '{}', '[1]', '[{"name": "x"}]', '[{"name": "x", "cron": "x", "fsm": "m"}]',
+    '[{"name": "x", "cron": "@daily", "fsm": "m", "nope": 1}]'
+]) x;
 select is_empty($$select * from gd_schedules where name = 'x'$$, 'none of them was scheduled');
 select t.raises($$select * from gd_announce_schedules(null)$$, 'GD501', 'nothing announced');
 

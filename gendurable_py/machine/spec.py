@@ -93,8 +93,8 @@ class Spec:
         "rate_limits",
         "retain",
         "run_ahead",
-        "timeouts",
         "schedules",
+        "timeouts",
         "version",
     )
 

@@ -147,10 +147,11 @@ begin
                 v_parked := v_parked or v_round.left_out;
                 v_rang := v_rang or v_rings or v_round.limited;
                 if v_rings then
-                    -- What schedules have inserted stands in the second range, beside what was taken of the same time. A bell
-                    -- of theirs costs as much as some keys.
+                    -- What schedules have inserted stands in the second range, which is next, beside what was taken there of
+                    -- the same time. A bell of theirs costs as much as some keys.
                     v_ticks := (select count(*) from unnest(v_picked) c where c.id < 0 and c.rate_limit is null);
                     v_keys := v_keys + 5 * v_ticks;
+                    v_first := v_first or v_ticks > 0;
                     v_done[2] := v_done[2] and v_ticks = 0;
                     v_taken := case when v_ticks = 0 then v_taken else ids end;
                 end if;

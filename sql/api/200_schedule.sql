@@ -62,10 +62,10 @@ or that nobody serves fires nothing, and its ticks are missed ones. No tick come
   p_timezone: a name out of pg_timezone_names. Where its clock changes, an expression whose minute or hour begins
     with * goes by elapsed time: it leaves a skipped hour out, and ticks in both passes of a repeated one. Any other
     ticks once right after a skipped hour that it names, and in the first pass of a repeated one
-  p_options: the keys of an object of gd_insert_many, without fsm, eligible_at and delay_ms, and two more
-  p_options.catch_up: what ticks leave that were missed: "one" (the default): one instance, for the latest; "none":
+  p_options: the keys of an object of gd_insert_many, without fsm, eligible_at and delay_ms, and:
+  catch_up: what ticks leave that were missed: "one" (the default): one instance, for the latest; "none":
     nothing, unless it is of the last minute; "all": an instance for each, 100 a claim
-  p_options.overlap: while an earlier one has not ended: "allow" (the default); "skip": nothing is inserted, by the
+  overlap: while an earlier one has not ended: "allow" (the default); "skip": nothing is inserted, by the
     unique key "schedule:NAME" unless the options have one; "queue": it waits, by the partition key "schedule:NAME"
     unless the options have one
 

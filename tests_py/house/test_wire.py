@@ -36,12 +36,13 @@ def test_every_table_and_every_example_is_compared() -> None:
         "Where JSON goes", "Outcomes", "Instances", "Claimed rows", "Signals of a claimed row",
         "Children of a claimed row", "Answers of gd_commit", "Detail of a rejected outcome", "Options of gd_register",
         "Options of gd_set_queue", "Filters", "The answer of gd_maintain", "An error of gd_maintain",
-        "Answers that are words", "Notifications", "Errors",
+        "Answers that are words", "Notifications", "Errors", "Options of a schedule", "Schedules that are announced",
     }  # fmt: skip
     with_json = {heading for heading, text in SECTIONS.items() if "```json" in text}
     assert with_json == {
         "Outcomes", "Instances", "Claimed rows", "Detail of a rejected outcome", "Options of gd_register",
         "Options of gd_set_queue", "Filters", "Limits of queues", "Lists of claims", "An error of gd_maintain",
+        "Options of a schedule", "Schedules that are announced",
     }  # fmt: skip
     assert [heading for heading, text in SECTIONS.items() if text.count("\n|---") > 1] == []
     assert PAGE.count("```") == 2 * 2 * len(with_json)

@@ -365,7 +365,12 @@ def test_pgspot_finds_nothing(tmp_path: Path) -> None:
             # PS002, `create or replace`: PostgreSQL refuses to replace what is not the extension's.
             # In tables and views all operands have their operator exactly, which is found in pg_catalog first: proved
             # by the test above that installs among everything inexact.
-            safe = ("create table gendurable.", "alter table gendurable.", "create view gd_", "create or replace view gd_")
+            safe = (
+                "create table gendurable.",
+                "alter table gendurable.",
+                "create view gd_",
+                "create or replace view gd_",
+            )
             known = finding.startswith("PS002") or statement.startswith(safe)
             if not known:
                 findings.append(finding)
