@@ -14,9 +14,12 @@ $$;
 -- What has an instance's id, and belongs to none that is there.
 create view t.orphan as
 select 'signal' as what, s.instance_id from gendurable.signal s
-union all select 'signal_seen', s.instance_id from gendurable.signal_seen s
-union all select 'watch', w.instance_id from gendurable.watch w
-union all select 'renewal', r.instance_id from gendurable.renewal r;
+union all
+select 'signal_seen', s.instance_id from gendurable.signal_seen s
+union all
+select 'watch', w.instance_id from gendurable.watch w
+union all
+select 'renewal', r.instance_id from gendurable.renewal r;
 create view t.lost as select o.* from t.orphan o where not t.is_there(o.instance_id);
 
 -- A list of all tables with the id of an instance: whoever adds one says here who removes it, and when.
@@ -28,8 +31,8 @@ select bag_eq(
         ('renewal', 'instance_id'),
         -- kept beyond the parent's removal, until its children are free
         ('instance', 'parent_id'), ('ended_parent', 'parent_id'),
-        -- the latest that it has inserted, whether it is there or not; a bell is no instance
-        ('schedule', 'last_id'), ('schedule', 'bell_id')$$,
+        -- the bell is no instance, and the last one is looked for, and may be gone
+        ('schedule', 'bell_id'), ('schedule', 'last_id')$$,
     'all tables with an id of an instance are known');
 select is_empty(
     $$select c.relname from pg_class c
@@ -81,6 +84,29 @@ select gd_register('kept', 1, 's', 'kept', '{"retain": {"done": null}}');
 select t.run('kept', '{"kind": "done"}');
 select is((select i.keep_until from gendurable.instance i where i.id = :erring), null, 'a machine may say nothing again');
 select is(gd_gc('0'), 1, 'and what ends then goes by the call''s retention');
+
+-- whoever ends it: a timeout that is the last error, a deadline
+
+select gd_register('limit', 1, 's', 'limit', '{"retain": {"failed": 60000}, "timeouts": {"s": 1000}}');
+select gd_insert('limit', p_max_attempts => 1) as late \gset
+select count(*) from t.take('limit');
+update gendurable.instance set timeout_at = clock_timestamp() - interval '1 s', lease_expires_at = clock_timestamp() - interval '1 s' where id = :late;
+select gd_reap();
+select gd_insert('limit', p_delay => '1 hour', p_expires_at => now() - interval '1 s') as expired \gset
+select gd_maintain() is null;
+select results_eq(
+    format('select status, keep_until - finished_at from gendurable.instance where id in (%s, %s)', :late, :expired),
+    $$values ('failed'::gendurable.status, interval '1 min'), ('failed', '1 min')$$, 'what ends by the clock is kept as its machine says');
+select gd_insert('m', p_queue => 'fam', p_max_attempts => 1) as p \gset
+select t.run('fam', '{"kind": "schedule_childs", "step": "j", "childs": [{"fsm": "m", "queue": "kid"}]}');
+select t.run('kid', '{"kind": "done"}');
+select count(*) from t.take('fam');
+update gendurable.instance set timeout_at = clock_timestamp() - interval '1 s', lease_expires_at = clock_timestamp() - interval '1 s' where id = :p;
+select gd_reap();
+select is(t.status(:p), 'failed', '(a parent that was not over in time)');
+select is(gd_gc('0'), 2, 'goes with its child');
+select t.old(:late, '1 min'), t.old(:expired, '1 min');
+select is(gd_gc(), 2, '(and they are over)');
 
 -- neither kind holds up the other
 

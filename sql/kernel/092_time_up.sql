@@ -91,6 +91,7 @@ begin
     v_written := gendurable._write_outcomes(
         null, v_outcomes, '{}'::bigint[], false, '{}'::text[], interval '0', p_now);
     if v_written.ended is not null then
+        perform gendurable._keep_ended(v_written.ended, p_now);
         perform gendurable._finish_ended(v_written.ended, null, v_written.parents, v_written.barriers, p_now);
     end if;
     perform gendurable._keep_batons(v_keys, v_ids, p_now);

@@ -204,6 +204,7 @@ SEEDED: list[tuple[str, Callable[[Record], object]]] = [
     ("removal", lambda r: setattr(r.removals[0], "parent_alive", True)),
     ("removal", lambda r: setattr(r.removals[0], "carried", True)),
     ("removal", lambda r: setattr(r.rows[4], "status", "runnable")),
+    ("orphan", lambda r: r.orphans.append("a signal of 4")),
 ]
 
 
