@@ -177,7 +177,7 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_column
 declare
     v_given record;
-    v_names text[] := '{}';
+    v_names text[] := array[]::text[];
 begin
     perform gendurable._need_read_committed();
     if jsonb_typeof(p_schedules) is distinct from 'array'
