@@ -96,17 +96,19 @@ declare
     v_s record;
 begin
     perform gendurable._need_read_committed();
-    perform gendurable._need_schedule(p_name);
+    perform gendurable._need_text(p_name, 'p_name');
     perform gendurable._lock_schedule(p_name);
     select s.bell_id, s.paused_at into v_s from gendurable.schedule s where s.name = p_name;
-    if v_s.paused_at is not null then
+    if not found then
+        perform gendurable._refuse_schedule(p_name);
+    elsif v_s.paused_at is not null then
         return false;
     end if;
     delete from gendurable.instance i where i.id = v_s.bell_id and i.id < 0;
     update gendurable.schedule s
     set paused_at = clock_timestamp(), next_at = null, bell_id = null
-    where s.name = p_name and s.paused_at is null;
-    return found;
+    where s.name = p_name;
+    return true;
 end $$;
 
 comment on function gd_pause_schedule(text) is
@@ -120,8 +122,11 @@ declare
     v_now timestamptz;
 begin
     perform gendurable._need_read_committed();
-    perform gendurable._need_schedule(p_name);
+    perform gendurable._need_text(p_name, 'p_name');
     perform gendurable._lock_schedule(p_name);
+    if not exists (select from gendurable.schedule s where s.name = p_name) then
+        perform gendurable._refuse_schedule(p_name);
+    end if;
     v_now := clock_timestamp();
     update gendurable.schedule s
     set paused_at = null,
@@ -149,9 +154,12 @@ declare
     v_now constant timestamptz := clock_timestamp();
     v_s record;
 begin
-    perform gendurable._need_schedule(p_name);
+    perform gendurable._need_text(p_name, 'p_name');
     -- Nothing of it is written to the schedule: whoever forgets this transaction holds up no tick.
     select s.fsm, s.options into v_s from gendurable.schedule s where s.name = p_name;
+    if not found then
+        perform gendurable._refuse_schedule(p_name);
+    end if;
     return (gendurable._insert_instances(gendurable._parse_instances(jsonb_build_array(
         gendurable._make_tick(p_name, v_s.fsm, v_s.options, v_now, v_now))), null, null, '{}'))[1];
 end $$;
@@ -169,7 +177,7 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_column
 declare
     v_given record;
-    v_names text[] := '{}';
+    v_names text[] := array[]::text[];
 begin
     perform gendurable._need_read_committed();
     if jsonb_typeof(p_schedules) is distinct from 'array'

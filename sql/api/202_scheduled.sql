@@ -41,17 +41,14 @@ end $$;
 
 comment on function gendurable._see_schedule(text, boolean) is 'Notes that a schedule is still wanted.';
 
-create or replace function gendurable._need_schedule(p_name text) returns void
+create or replace function gendurable._refuse_schedule(p_name text) returns void
 language plpgsql as $$
 begin
-    perform gendurable._need_text(p_name, 'p_name');
-    if not exists (select from gendurable.schedule s where s.name = p_name) then
-        raise exception using errcode = 'GD502',
-            message = 'no such schedule', detail = quote_literal(p_name), hint = 'The view gd_schedules lists them.';
-    end if;
+    raise exception using errcode = 'GD502',
+        message = 'no such schedule', detail = quote_literal(p_name), hint = 'The view gd_schedules lists them.';
 end $$;
 
-comment on function gendurable._need_schedule(text) is 'Raises GD502 unless there is a schedule of this name.';
+comment on function gendurable._refuse_schedule(text) is 'Raises GD502: there is no schedule of this name.';
 
 create or replace function gendurable._need_tick(
     p_cron gendurable.cron, p_text text, p_zone text, p_since timestamptz, p_after timestamptz

@@ -28,7 +28,7 @@ create or replace function gendurable._read_cron_field(
 ) returns int[]
 language plpgsql as $$
 declare
-    v_found int[] := '{}';
+    v_found int[] := array[]::int[];
     v_item text;
     v_part text[];
     v_from int;

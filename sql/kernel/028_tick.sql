@@ -89,7 +89,8 @@ declare
     v_at timestamptz;
     v_first timestamptz;
 begin
-    loop
+    -- in the second pass of a repeated hour its times lie behind
+    while v_at is null or v_at <= p_after loop
         v_local := gendurable._next_local(p_cron, v_local);
         if v_local is null then
             return null;
@@ -105,11 +106,8 @@ begin
                 v_at := v_first;
             end if;
         end if;
-        -- in the second pass of a repeated hour its times lie behind
-        if v_at > p_after then
-            return v_at;
-        end if;
     end loop;
+    return v_at;
 end $$;
 
 comment on function gendurable._next_by_clock(gendurable.cron, text, timestamptz) is

@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 import psycopg
+import pytest
 from support.races import Session, three
 from support.wait import run_in_thread, wait_until, wait_until_blocked
 
@@ -49,8 +50,10 @@ def test_ten_claimers_fire_each_tick_once(db: Any) -> None:
 
     with ThreadPoolExecutor(CLAIMERS) as pool:
         claims = [pool.submit(claim) for _ in range(CLAIMERS)]
-        wait_until(lambda: conn.execute("select count(*) >= 4 from gd_instances").fetchone()[0])
-        stop.set()
+        try:
+            wait_until(lambda: conn.execute("select count(*) >= 4 from gd_instances").fetchone()[0])
+        finally:
+            stop.set()
         got = sum(claim.result() for claim in claims)
     rows = conn.execute("select meta ->> 'tick' from gd_instances where meta ->> 'schedule' = 'often'").fetchall()
     ticks = sorted(datetime.fromisoformat(tick) for (tick,) in rows)
@@ -94,9 +97,11 @@ def test_ten_sessions_change_one_schedule_two_hundred_times(db: Any) -> None:
 
     with ThreadPoolExecutor(CLAIMERS + 2) as pool:
         claims = [pool.submit(claim) for _ in range(2)]
-        for done in [pool.submit(change, number) for number in range(CLAIMERS)]:
-            done.result()
-        stop.set()
+        try:
+            for done in [pool.submit(change, number) for number in range(CLAIMERS)]:
+                done.result()
+        finally:
+            stop.set()
         for done in claims:
             done.result()
     last = Session(db)
@@ -135,6 +140,19 @@ def test_a_schedule_that_is_being_changed_is_left_alone(db: Any) -> None:
     assert b.rows(bell) == before
     [row] = b.claim_soon()
     assert row["meta"]["schedule"] == "one"
+
+
+@pytest.mark.parametrize("call", ["pause_schedule", "resume_schedule"])
+def test_what_is_unscheduled_meanwhile_is_not_there(db: Any, call: str) -> None:
+    a, b, c = three(db)
+    a.rows("select gd_schedule('one', '@hourly', 'm')")
+    a.begin().rows("select gd_unschedule('one')")
+    waiting = run_in_thread(b.call, call, "one")
+    wait_until_blocked(c.conn, b.conn)
+    a.commit_open()
+    with pytest.raises(psycopg.Error) as caught:
+        waiting.result()
+    assert caught.value.sqlstate == "GD502"
 
 
 def test_a_tick_that_is_rolled_back_fires_again(db: Any) -> None:
