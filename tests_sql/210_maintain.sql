@@ -59,7 +59,9 @@ select is(
     '{"reaped": 1, "expired": 0, "removed": 1, "repaired": 0, "shifted": 0, "more": false, "errors": {}}', 'maintain: reaped, removed, and nothing to repair');
 select is(t.status(:id), 'runnable', '(reaped)');
 select is(
-    gd_maintain(), '{"ran": true, "overdue": 0, "reaped": 0, "expired": 0, "removed": 0, "repaired": 0, "shifted": 0, "more": false, "errors": {}}', 'once more: nothing to do');
+    gd_maintain(),
+    '{"ran": true, "overdue": 0, "reaped": 0, "expired": 0, "removed": 0, "repaired": 0, "shifted": 0, "more": false, "errors": {}}',
+    'once more: nothing to do');
 
 -- deadlines
 

@@ -16,7 +16,7 @@ declare
     v_settled constant boolean := pg_try_advisory_xact_lock_shared(gendurable._lock_of_lines(), 0)
         and gendurable._is_settled();
     v_group record;
-    v_one record;
+    v_one gendurable.opened;
     v_tried int := 0;
 begin
     opened := '{}';
@@ -34,8 +34,9 @@ begin
         if v_tried <= gendurable._most_keys() and gendurable._try_bucket(v_group.bucket) then
             v_one := gendurable._open_bucket(
                 v_group.bucket, p_queue, p_priority, p_need, v_group.bells, v_group.since, v_settled);
-            opened := opened || v_one.opened;
             candidates := candidates || v_one.rows;
+            v_one.rows := null;
+            opened := opened || v_one;
         elsif v_group.bells is not null then
             delete from gendurable.instance i where i.id = any(v_group.bells);
             perform gendurable._put_bell(
@@ -50,25 +51,25 @@ comment on function gendurable._open_buckets(text, int, gendurable.candidate[], 
 of the lines whose time has come.';
 
 create or replace function gendurable._open_bucket(
-    p_bucket text, p_queue text, p_priority int, p_need int, p_bells bigint[], p_since timestamptz, p_settled boolean,
-    out opened gendurable.opened, out rows gendurable.candidate[]
-)
+    p_bucket text, p_queue text, p_priority int, p_need int, p_bells bigint[], p_since timestamptz, p_settled boolean
+) returns gendurable.opened
 language plpgsql as $$
 declare
     -- behind the lock: with an older time a bell that was rung here would seem to be still to come
     v_clock constant timestamptz := clock_timestamp();
     v_most int := 0;
+    v_one gendurable.opened;
 begin
-    opened.bucket := p_bucket;
-    opened.clock := v_clock;
-    opened.bells := p_bells;
-    opened.settled := p_settled;
-    opened.bound_priority := -2147483648;
-    opened.bound_at := '-infinity';
-    opened.bound_id := 0;
-    rows := '{}';
+    v_one.bucket := p_bucket;
+    v_one.clock := v_clock;
+    v_one.bells := p_bells;
+    v_one.settled := p_settled;
+    v_one.bound_priority := -2147483648;
+    v_one.bound_at := '-infinity';
+    v_one.bound_id := 0;
+    v_one.rows := '{}';
     select b.no, b.full_at, coalesce(b.lines, '{}'), l.us, l.burst, c.until
-    into opened.no, opened.full_at, opened.lines, opened.us, opened.burst, opened.closed_until
+    into v_one.no, v_one.full_at, v_one.lines, v_one.us, v_one.burst, v_one.closed_until
     from (select 1) one
     left join lateral (
         select x.no, x.full_at, x.lines from gendurable.bucket x where x.bucket = p_bucket order by x.no desc limit 1
@@ -90,43 +91,43 @@ begin
         where x.bucket = p_bucket and x.until > v_clock and l.us is not null
         order by x.until desc limit 1
     ) c on true;
-    opened.level := case
-        when opened.closed_until is null then gendurable._level(opened.full_at, opened.us, opened.burst, v_clock)
+    v_one.level := case
+        when v_one.closed_until is null then gendurable._level(v_one.full_at, v_one.us, v_one.burst, v_clock)
         else 0
     end;
-    if opened.lines <> '{}' then
-        opened.line := (select l from unnest(opened.lines) l where l.queue = p_queue);
-        if (opened.line).queue is not null then
-            opened.bound_priority := (opened.line).priority;
-            opened.bound_at := (opened.line).at;
-            opened.bound_id := (opened.line).id;
+    if v_one.lines <> '{}' then
+        v_one.line := (select l from unnest(v_one.lines) l where l.queue = p_queue);
+        if (v_one.line).queue is not null then
+            v_one.bound_priority := (v_one.line).priority;
+            v_one.bound_at := (v_one.line).at;
+            v_one.bound_id := (v_one.line).id;
         end if;
     end if;
-    opened.reserved := gendurable._reserved(
-        opened.lines, p_queue, coalesce((opened.line).turn_at, v_clock), opened.burst, v_clock);
+    v_one.reserved := gendurable._reserved(
+        v_one.lines, p_queue, coalesce((v_one.line).turn_at, v_clock), v_one.burst, v_clock);
 
-    if p_bells is null and coalesce((opened.line).ring_at > v_clock, true) then
+    if p_bells is null and coalesce((v_one.line).ring_at > v_clock, true) then
         -- its time has not come, or there is none: what has just come may go before its first row, if that is its place
-        if (opened.line).queue is null then
-            opened.ends := true;
-            opened.bound_priority := 2147483647;
-            opened.bound_at := 'infinity';
-            return;
+        if (v_one.line).queue is null then
+            v_one.ends := true;
+            v_one.bound_priority := 2147483647;
+            v_one.bound_at := 'infinity';
+            return v_one;
         end if;
-        opened.ends := false;
-        opened.last_priority := opened.bound_priority;
-        opened.last_at := opened.bound_at;
-        opened.last_id := opened.bound_id;
-        return;
+        v_one.ends := false;
+        v_one.last_priority := v_one.bound_priority;
+        v_one.last_at := v_one.bound_at;
+        v_one.last_id := v_one.bound_id;
+        return v_one;
     end if;
-    if (p_priority, p_since, 0::bigint) < (opened.bound_priority, opened.bound_at, opened.bound_id) then
-        opened.bound_priority := p_priority;
-        opened.bound_at := p_since;
-        opened.bound_id := 0;
+    if (p_priority, p_since, 0::bigint) < (v_one.bound_priority, v_one.bound_at, v_one.bound_id) then
+        v_one.bound_priority := p_priority;
+        v_one.bound_at := p_since;
+        v_one.bound_id := 0;
     end if;
-    if opened.level > 0 and opened.level > opened.reserved then
-        v_most := least(p_need, ceil(least(opened.level - opened.reserved, 1000)) + 1, 500)::int;
-        rows := array(
+    if v_one.level > 0 and v_one.level > v_one.reserved then
+        v_most := least(p_need, ceil(least(v_one.level - v_one.reserved, 1000)) + 1, 500)::int;
+        v_one.rows := array(
             select gendurable._candidate(
                 p_id => i.id,
                 p_eligible_at => i.eligible_at,
@@ -148,15 +149,16 @@ begin
             )
             from gendurable.instance i
             where i.rate_limit = p_bucket and i.queue = p_queue and i.bucket_at is not null
-                and (i.priority, i.bucket_at, i.id) >= (opened.bound_priority, opened.bound_at, opened.bound_id)
+                and (i.priority, i.bucket_at, i.id) >= (v_one.bound_priority, v_one.bound_at, v_one.bound_id)
             order by i.priority, i.bucket_at, i.id
             limit v_most
             for no key update skip locked);
     end if;
-    opened.ends := cardinality(rows) < v_most;
-    opened.last_priority := (rows[cardinality(rows)]).priority;
-    opened.last_at := (rows[cardinality(rows)]).place;
-    opened.last_id := (rows[cardinality(rows)]).id;
+    v_one.ends := cardinality(v_one.rows) < v_most;
+    v_one.last_priority := (v_one.rows[cardinality(v_one.rows)]).priority;
+    v_one.last_at := (v_one.rows[cardinality(v_one.rows)]).place;
+    v_one.last_id := (v_one.rows[cardinality(v_one.rows)]).id;
+    return v_one;
 end $$;
 
 comment on function gendurable._open_bucket(text, text, int, int, bigint[], timestamptz, boolean) is

@@ -261,8 +261,6 @@ begin
         create trigger machine_special after insert or update on gendurable.machine
         for each row when (new.timeouts is not null or new.retain is not null)
         execute function gendurable._mark_special();
-        create trigger doubtful_key_special after insert on gendurable.doubtful_key
-        referencing new table as added for each statement execute function gendurable._mark_doubt();
     end if;
     if exists (select from pg_extension e where e.extname = 'gendurable') then
         -- For the same reason what is given to roles is given when the script has ended: at commit, by the trigger.

@@ -14,17 +14,6 @@ end $$;
 
 comment on function gendurable._mark_special() is 'Says that one of the tables of gendurable.special has got a row.';
 
-create or replace function gendurable._mark_doubt() returns trigger
-language plpgsql set search_path = pg_catalog, pg_temp as $$
-begin
-    if exists (select from added) then
-        insert into gendurable.special default values;
-    end if;
-    return null;
-end $$;
-
-comment on function gendurable._mark_doubt() is '_mark_special, once for all keys of a statement.';
-
 create or replace function gendurable._forget_special() returns void
 language plpgsql as $$
 begin
@@ -105,6 +94,7 @@ begin
     insert into gendurable.doubtful_key (partition_key)
     select distinct k.key from unnest(p_keys) k (key) where k.key is not null;
     if found then
+        insert into gendurable.special default values;
         -- the empty name wakes everybody: any claim may look at them
         perform gendurable._notify_listeners('');
     end if;

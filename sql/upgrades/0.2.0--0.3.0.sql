@@ -25,7 +25,7 @@ create type gendurable.opened as (
     bucket text, no bigint, full_at timestamptz, lines gendurable.line[], clock timestamptz, us double precision,
     burst double precision, closed_until timestamptz, level double precision, reserved double precision,
     line gendurable.line, bells bigint[], settled boolean, bound_priority int, bound_at timestamptz, bound_id bigint,
-    ends boolean, last_priority int, last_at timestamptz, last_id bigint
+    ends boolean, last_priority int, last_at timestamptz, last_id bigint, rows gendurable.candidate[]
 );
 
 -- What a filter asks for (kernel/098_filter); null: it does not ask.

@@ -368,6 +368,7 @@ def test_pgspot_finds_nothing(tmp_path: Path) -> None:
             safe = (
                 "create table gendurable.",
                 "alter table gendurable.",
+                "insert into gendurable.",
                 "create view gd_",
                 "create or replace view gd_",
             )
