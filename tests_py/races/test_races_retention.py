@@ -118,6 +118,31 @@ def test_a_reference_that_an_open_transaction_has_made_does_not_hold_up_the_comm
     assert [row["id"] for row in c.rows("select id from gd_instances")] == [ids[1]]
 
 
+def test_a_row_that_cannot_be_removed_now_is_waited_for_by_nobody(db):
+    a, b, c = three(db)
+    c.conn.execute("create table orders (instance bigint references gendurable.instance)")
+    ids = [fleeting(c), *(c.insert() for _ in range(3))]
+    claims = a.claim(4)
+    b.begin().conn.execute("insert into orders values (%s), (%s)", (ids[0], ids[1]))
+    # not even by a call that waits for locks, and the others of a batch are removed
+    a.commit_one(outcome(claims[0], "done"))
+    assert a.finish(*claims[1:]) == ["ok"] * 3
+    assert [row["id"] for row in c.rows("select id from gd_instances order by id")] == ids[:2]
+    b.roll_back()
+    assert c.one("select gd_gc()") == 2
+
+
+def test_what_is_being_made_live_again_is_not_waited_for_and_not_removed(db):
+    a, b, c = three(db)
+    id = c.insert()
+    assert a.commit(outcome(a.claim_one(), "stop", reason="x")) == ["ok"]
+    assert b.begin().call("retry", id) is True
+    assert c.one("select gendurable._remove_ended(array[%s]::bigint[])", id) == 0
+    b.commit_open()
+    assert c.one("select gendurable._remove_ended(array[%s]::bigint[])", id) == 0
+    assert c.status(id) == "runnable"
+
+
 def test_a_reference_that_is_checked_at_the_commit_leaves_all_to_the_collector(db):
     a, _, c = three(db)
     c.conn.execute("create table orders (instance bigint references gendurable.instance deferrable initially deferred)")
