@@ -54,8 +54,9 @@ comment on function gendurable._filter_problem(text, jsonb) is 'What is wrong wi
 create or replace function gendurable._parse_filter(p_filter jsonb, p_now timestamptz) returns gendurable.filter
 language plpgsql stable as $$
 declare
-    v_known constant text[] := '{id,fsm,version,step,status,queue,partition_key,partition_prefix,unique_key,unique_prefix,rate_limit,'
-        'parent_id,worker,error,meta,inserted_before,inserted_after,finished_before,finished_after,due_before,stuck_for_ms}';
+    v_known constant text[] := '{id,fsm,version,step,status,queue,partition_key,partition_prefix,unique_key,unique_prefix}'::text[]
+        || '{rate_limit,parent_id,worker,error,meta,inserted_before,inserted_after,finished_before,finished_after}'::text[]
+        || '{due_before,stuck_for_ms}'::text[];
     v_wrong record;
     v_statuses text[];
 begin
