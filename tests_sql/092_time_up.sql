@@ -25,7 +25,8 @@ select gd_insert('timed', p_queue => 'one') as id \gset
 select gd_insert('m', p_queue => 'one') as plain \gset
 select count(*) from t.take('one', 5, 'w', '2 seconds');
 select results_eq(
-    format('select i.id, i.timeout_at - i.updated_at, i.lease_expires_at - i.updated_at from gendurable.instance i where i.id in (%s, %s) order by 1', :id, :plain),
+    format('select i.id, i.timeout_at - i.updated_at, i.lease_expires_at - i.updated_at from gendurable.instance i where i.id in (%s, %s) order by 1', :id,
+    :plain),
     format($$values (%s::bigint, interval '5 seconds', interval '2 seconds'), (%s, null, '2 seconds')$$, :id, :plain),
     'a timed step has its timeout, and a shorter lease stays; another has none');
 select t.put(:id, '{"kind": "next", "step": "slow", "keep": true}');
@@ -34,13 +35,15 @@ select is((select i.timeout_at from gendurable.instance i where i.id = :id), nul
 select count(*) from t.take('one', 1, 'w', '1 hour');
 select is((select i.lease_expires_at - i.updated_at from gendurable.instance i where i.id = :id), '1.5005 s', 'the next step has its own');
 select is((t.answer(:id, '{"kind": "next", "step": "free", "keep": true}') #>> '{detail,step}'), 'free', 'a claim is kept into a step without one');
-select is((select row(i.timeout_at, i.lease_expires_at > now() + interval '30 seconds')::text from gendurable.instance i where i.id = :id), '(,t)', 'and has the whole lease');
+select is((select row(i.timeout_at, i.lease_expires_at > now() + interval '30 seconds')::text from gendurable.instance i where i.id = :id), '(,t)',
+    'and has the whole lease');
 select t.put(:plain, '{"kind": "done"}'), t.put(:id, '{"kind": "done"}');
 select gd_insert('timed', p_queue => 'one') as id \gset
 select count(*) from t.take('one', 1, 'w', '1 second');
 select t.elapse(:id, '2 seconds');
 select is((select c.attempt from t.take('one', 1, 'w', '1 hour') c), 1, 'a lease that ends before the timeout is a crash');
-select is((select row(i.crashes, i.timeout_at - i.updated_at)::text from gendurable.instance i where i.id = :id), '(1,00:00:05)', 'and the next claim has all of its time');
+select is((select row(i.crashes, i.timeout_at - i.updated_at)::text from gendurable.instance i where i.id = :id), '(1,00:00:05)',
+    'and the next claim has all of its time');
 select is(gd_release('w', jsonb_build_array(jsonb_build_array(i.id, i.claim_no))), 1, '(given back)') from gendurable.instance i where i.id = :id;
 select is((select i.timeout_at from gendurable.instance i where i.id = :id), null, 'what is given back has none');
 select gd_cancel(:id) as _ \gset
@@ -80,7 +83,8 @@ select t.put(:id, '{"kind": "done"}');
 select t.beyond('crash', '{}') as id \gset
 update gendurable.instance set crashes = 19 where id = :id;
 select is_empty($$select * from t.take('crash', 5)$$, '(over)');
-select is((select row(v.status, v.attempt, v.crashes)::text from gd_instances v where v.id = :id), '(runnable,1,19)', 'a timeout is no crash, also before the cap');
+select is((select row(v.status, v.attempt, v.crashes)::text from gd_instances v where v.id = :id), '(runnable,1,19)',
+    'a timeout is no crash, also before the cap');
 select gd_cancel(:id) as _ \gset
 select gd_insert('timed', p_queue => 'aw') as id \gset
 select t.run('aw', '{"kind": "await", "signals": "go", "step": "start"}');
@@ -145,7 +149,8 @@ set updated_at = i.updated_at + interval '1 hour', timeout_at = i.timeout_at + i
 where i.id = :id;
 select is(gd_maintain() ->> 'reaped', '0', '(the claim was made by a clock that was ahead)');
 select results_eq(
-    format('select i.timeout_at - i.updated_at, i.lease_expires_at = i.timeout_at, i.updated_at <= clock_timestamp() from gendurable.instance i where i.id = %s', :id),
+    format('select i.timeout_at - i.updated_at, i.lease_expires_at = i.timeout_at, i.updated_at <= clock_timestamp() from gendurable.instance i
+        where i.id = %s', :id),
     $$values (interval '5 seconds', true, true)$$, 'its time begins anew');
 select gd_cancel(:id) as _ \gset
 
@@ -227,12 +232,15 @@ select t.mortal('e_later', '{"delay_ms": 3600000}') as later \gset
 select count(*) from t.take('e', 1, 'w', '1 hour');
 select count(*) from t.take('e_key', 5);
 select t.run('e_aw', '{"kind": "await", "signals": "go", "step": "s"}');
-select t.run('e_p', '{"kind": "schedule_childs", "step": "join", "childs": [{"fsm": "c", "queue": "e_c", "expires_ms": 3600000}, {"fsm": "c", "queue": "e_c", "expires_ms": 1000}]}');
+select t.run('e_p', '{"kind": "schedule_childs", "step": "join",
+        "childs": [{"fsm": "c", "queue": "e_c", "expires_ms": 3600000}, {"fsm": "c", "queue": "e_c", "expires_ms": 1000}]}');
 select v.id as child, lead(v.id) over (order by v.id) as near from gd_instances v where v.parent_id = :parent order by 1 limit 1 \gset
 select is(
-    (select array_agg(c.expires_at < p.expires_at order by c.id) from gendurable.instance c join gendurable.instance p on p.id = :parent where c.parent_id = :parent),
+    (select array_agg(c.expires_at < p.expires_at order by c.id) from gendurable.instance c join gendurable.instance p on p.id = :parent
+        where c.parent_id = :parent),
     '{f,t}', 'a child has the nearer deadline of its own and its parent''s');
-select is((select c.expires_at from gendurable.instance c where c.id = :child), (select p.expires_at from gendurable.instance p where p.id = :parent), '(the parent''s)');
+select is((select c.expires_at from gendurable.instance c where c.id = :child), (select p.expires_at from gendurable.instance p where p.id = :parent),
+    '(the parent''s)');
 select gd_insert('m', p_queue => 'e_key', p_partition_key => 'ek') as behind \gset
 select is_empty($$select * from t.take('e_key', 5)$$, '(parked)');
 select t.elapse(x.id, '1 minute') from unnest(array[:running, :holds, :parked, :awaits, :parent, :later, :child, :near]) x (id);
@@ -294,19 +302,21 @@ language plpgsql as $$
 begin
     raise exception 'not this one';
 end $$;
-select format('create trigger refuse before update on gendurable.instance for each row when (old.id = %s and new.status = ''failed'') execute function t.refuse()', :bad) as ddl \gset
-:ddl;
+select format('create trigger refuse before update on gendurable.instance for each row when (old.id = %s
+        and new.status = ''failed'') execute function t.refuse()', :bad) \gexec
 select t.elapse(:bad, '1 minute'), t.elapse(:good, '1 minute');
 select is_empty($$select * from t.take('bad', 5)$$, 'a claim goes on');
 select is(array[t.status(:bad), t.status(:good)], '{runnable,failed}', 'and ends the other one');
 select t.mortal('bad') as good \gset
 select t.elapse(:good, '1 minute');
-select is((select m.a - '{ran,removed,reaped,more,shifted,repaired,overdue}'::text[] from (select gd_maintain() as a) m), '{"errors": {}, "expired": 1}', 'so does the upkeep');
+select is((select m.a - '{ran,removed,reaped,more,shifted,repaired,overdue}'::text[] from (select gd_maintain() as a) m), '{"errors": {}, "expired": 1}',
+    'so does the upkeep');
 select is(array[t.status(:bad), t.status(:good)], '{runnable,failed}', '(it was)');
 drop trigger refuse on gendurable.instance;
 select is(gd_maintain() ->> 'expired', '1', 'later it can be ended');
 
 select is((select count(*) from gendurable.instance i where i.timeout_at is not null and i.status <> 'executing'), 0::bigint, 'only claims have timeouts');
-select is((select count(*) from gendurable.instance i where i.expires_at is not null and i.finished_at is not null), 0::bigint, 'nothing that ended has a deadline');
+select is((select count(*) from gendurable.instance i where i.expires_at is not null and i.finished_at is not null), 0::bigint,
+    'nothing that ended has a deadline');
 
 select * from finish();

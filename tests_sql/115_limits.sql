@@ -24,13 +24,15 @@ begin
     return v_got;
 end $$;
 select gd_claim_many('w', '{"turn-a": 10, "turn-b": 10}') is not null;
-select is((select string_agg(x.t, ',') from (select t.turn() as t from generate_series(1, 6)) x) ~ '^(turn-a,turn-b,)+turn-a,turn-b$|^(turn-b,turn-a,)+turn-b,turn-a$',
+select is((select string_agg(x.t, ',') from (select t.turn() as t
+        from generate_series(1, 6)) x) ~ '^(turn-a,turn-b,)+turn-a,turn-b$|^(turn-b,turn-a,)+turn-b,turn-a$',
     true, 'they take turns, row by row, whichever the claim asks first');
 select gd_pause_queue('turn-a');
 select is((select string_agg(x.t, ',') from (select t.turn() as t from generate_series(1, 2)) x), 'turn-b,turn-b', 'a paused one holds nobody up');
 select gd_resume_queue('turn-a');
 update gendurable.bucket b set lines = array(
-    select row(l.queue, clock_timestamp() - interval '2 seconds', l.turn_at - interval '1 hour' * (l.queue = 'turn-a')::int, l.weight, l.priority, l.at, l.id, l.bell_id)::gendurable.line
+    select row(l.queue, clock_timestamp() - interval '2 seconds',
+        l.turn_at - interval '1 hour' * (l.queue = 'turn-a')::int, l.weight, l.priority, l.at, l.id, l.bell_id)::gendurable.line
     from unnest(b.lines) l)
 where b.bucket = 'turns';
 select t.fill('turns', 1);
@@ -46,7 +48,8 @@ select gd_close_rate_limit('closed', clock_timestamp() + interval '1 hour');
 select gd_close_rate_limit('closed', clock_timestamp() + interval '1 minute');
 select is(t.count('closed'), 2::bigint, 'a closed bucket starts nothing, whatever it holds; another one does');
 select is((select max(closed_until) > now() + interval '50 minutes' from gd_rate_limits where bucket = 'closed'), true, 'the latest time counts');
-select is((select min(i.eligible_at) > now() + interval '50 minutes' from gendurable.instance i where i.id < 0 and i.queue = 'closed' and i.rate_limit = 'closed'), true, 'and its bell rings then');
+select is((select min(i.eligible_at) > now() + interval '50 minutes' from gendurable.instance i where i.id < 0 and i.queue = 'closed'
+        and i.rate_limit = 'closed'), true, 'and its bell rings then');
 select is(t.level('closed'), 10.00, 'no token is lost');
 select gd_close_rate_limit('closed', null);
 select is(t.count('closed'), 4::bigint, 'opened, it goes on at once');

@@ -187,7 +187,8 @@ select is(t.limit_of(:k), 'kept 3', 'with its weight');
 select c.id from t.take('kept') c \gset
 select is(t.answer(:k, '{"kind": "next", "step": "s", "rate_limit": "kept", "keep": true}') -> 'detail', 'null', 'a claim is not kept into a limit');
 select c.id from t.take('kept') c \gset
-select is(t.answer(:k, '{"kind": "next", "step": "s", "rate_limit": "kept", "weight": 101}') #>> '{detail,sqlstate}', 'GD501', 'a weight above the burst is rejected');
+select is(t.answer(:k, '{"kind": "next", "step": "s", "rate_limit": "kept", "weight": 101}') #>> '{detail,sqlstate}', 'GD501',
+    'a weight above the burst is rejected');
 select is(t.answer(:k, '{"kind": "next", "step": "s", "rate_limit": "none"}') #>> '{detail,sqlstate}', 'GD502', 'so is a limit that is none');
 select t.put(:k, '{"kind": "await", "signals": "s"}');
 select is(t.limit_of(:k), null, 'an await clears it');

@@ -145,8 +145,10 @@ select is(t.run('ord', '{"kind": "done"}'), (:'ids'::bigint[])[6], '(so it does)
 
 -- parents
 select gd_insert('par', p_queue => 'par') as p \gset
-select t.run('par', '{"kind": "schedule_childs", "step": "j", "childs": [{"fsm": "pc", "queue": "pc"}, {"fsm": "pc", "queue": "pc"}, {"fsm": "pc", "queue": "pc"}]}');
-select is(t.results($$select * from gd_cancel_many(array(select v.id from gd_instances v where v.fsm = 'pc' order by v.id limit 2))$$), 'done done', 'children');
+select t.run('par', '{"kind": "schedule_childs", "step": "j",
+        "childs": [{"fsm": "pc", "queue": "pc"}, {"fsm": "pc", "queue": "pc"}, {"fsm": "pc", "queue": "pc"}]}');
+select is(t.results($$select * from gd_cancel_many(array(select v.id from gd_instances v where v.fsm = 'pc' order by v.id limit 2))$$), 'done done',
+    'children');
 select is((select v.children_pending from gd_instances v where v.id = :p), 1, 'are counted out');
 select is(t.results(format('select * from gd_cancel_many(array(select v.id from gd_instances v where v.fsm = %L) || %s::bigint)', 'pc', :p)), 'done no no done',
     'a parent with its last child');
@@ -181,10 +183,12 @@ select gd_cancel(:twin);
 select t.run('ret', '{"kind": "done"}') as done \gset
 select is(t.results(format('select * from gd_retry_many(%L)', :'ids'::bigint[] || :twin || :holder || array[null, 99999999]::bigint[])),
     'no done done done no no no no none none', 'retry: its key is taken, three that ended, live ones, the holder, one whose twin was first');
-select is((select count(*) from gd_instances v where v.id = any((:'ids'::bigint[])[2:4]) and v.status = 'runnable' and v.attempt = 0), 3::bigint, '(they run again)');
+select is((select count(*) from gd_instances v where v.id = any((:'ids'::bigint[])[2:4]) and v.status = 'runnable' and v.attempt = 0), 3::bigint,
+    '(they run again)');
 select is(gd_find('ret:2'), (:'ids'::bigint[])[2], 'with their keys');
 select gd_insert('rep', p_queue => 'rep') as p \gset
-select t.run('rep', '{"kind": "schedule_childs", "step": "j", "childs": [{"fsm": "rc", "queue": "rc"}, {"fsm": "rc", "queue": "rc"}, {"fsm": "rc", "queue": "rc"}]}');
+select t.run('rep', '{"kind": "schedule_childs", "step": "j",
+        "childs": [{"fsm": "rc", "queue": "rc"}, {"fsm": "rc", "queue": "rc"}, {"fsm": "rc", "queue": "rc"}]}');
 select t.run('rc', '{"kind": "stop", "reason": "x"}');
 select t.run('rc', '{"kind": "stop", "reason": "x"}');
 select is(t.results($$select * from gd_retry_many(array(select v.id from gd_instances v where v.fsm = 'rc'))$$), 'done done no', 'two of three children');
@@ -197,7 +201,8 @@ select is((select c.step from t.take('rep') c), 'j', 'and then the parent goes o
 select array_agg(gd_insert('res', p_queue => 'res', p_delay => '1 hour', p_partition_key => case when g > 2 then 'res' end) order by g) as ids
 from generate_series(1, 5) g \gset
 select gd_cancel((:'ids'::bigint[])[2]);
-select is(t.results(format('select * from gd_reschedule_many(%L, now() - interval ''1 second'')', :'ids'::bigint[] || 99999999::bigint)), 'done no done done done none', 'reschedule');
+select is(t.results(format('select * from gd_reschedule_many(%L, now() - interval ''1 second'')', :'ids'::bigint[] || 99999999::bigint)),
+    'done no done done done none', 'reschedule');
 select is((select count(*) from t.take('res', 10)), 2::bigint, 'one without a key, and one of the key');
 select is(t.results(format('select * from gd_reschedule_many(%L, ''2099-01-01Z'')', :'ids')), 'no no no done done', 'what executes is not moved');
 select t.put(v.id, '{"kind": "done"}') from gd_instances v where v.fsm = 'res' and v.status = 'executing';

@@ -80,7 +80,8 @@ begin
     ) n;
 end $$;
 
-comment on function gendurable._need_rate_limits(gendurable.new_instance[]) is '_need_rate_limit, for those of new instances that name one.';
+comment on function gendurable._need_rate_limits(gendurable.new_instance[]) is
+    '_need_rate_limit, for those of new instances that name one.';
 
 create or replace function gendurable._try_bucket(p_bucket text) returns boolean
 language sql volatile as $$

@@ -39,7 +39,8 @@ begin
     end if;
 end $$;
 
-comment on function gendurable._forget_special() is 'Empties gendurable.special where nothing is special any more, and else keeps it short.';
+comment on function gendurable._forget_special() is
+    'Empties gendurable.special where nothing is special any more, and else keeps it short.';
 
 create or replace function gendurable._is_free(p_place int) returns boolean
 language sql volatile as $$

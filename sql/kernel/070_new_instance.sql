@@ -49,7 +49,8 @@ language sql immutable parallel safe as $$
         and coalesce(jsonb_typeof(p_new.state) = 'object', true)
 $$;
 
-comment on function gendurable._is_plain_new(gendurable.new_instance) is 'Whether a new instance has no more than its machine and its state, and these are in order.';
+comment on function gendurable._is_plain_new(gendurable.new_instance) is
+    'Whether a new instance has no more than its machine and its state, and these are in order.';
 
 create or replace function gendurable._examine_new_instance(p_new gendurable.new_instance) returns text
 language plpgsql immutable parallel safe as $$
@@ -58,7 +59,8 @@ begin
     return gendurable._new_instance_problem(p_new);
 end $$;
 
-comment on function gendurable._examine_new_instance(gendurable.new_instance) is '_new_instance_problem, for statements that mostly need not ask.';
+comment on function gendurable._examine_new_instance(gendurable.new_instance) is
+    '_new_instance_problem, for statements that mostly need not ask.';
 
 -- What most new instances are: not worth the full examination, which takes half as long as storing a row.
 create or replace function gendurable._is_plain_instance(p_object jsonb) returns boolean

@@ -205,7 +205,7 @@ left join lateral (
         union
         select k.bucket from gendurable.bucket_closed k where k.until > statement_timestamp()
     ) x
-    left join gendurable.bucket y on y.bucket = x.bucket
+    left join gendurable.bucket y on x.bucket = y.bucket
     where (x.bucket = r.name or starts_with(x.bucket, r.name || ':'::text)) and not exists (
         select from gendurable.rate_limit o
         where length(o.name) > length(r.name) and (x.bucket = o.name or starts_with(x.bucket, o.name || ':'::text))

@@ -6,7 +6,8 @@ alter type gendurable.new_instance add attribute attributes jsonb, add attribute
 
 alter type gendurable.outcome
 add attribute inserts jsonb, add attribute signals jsonb, add attribute from_step text, add attribute from_state jsonb,
-add attribute journal jsonb, add attribute traceback text, add attribute attributes jsonb, add attribute close_ms bigint, add attribute keep_until timestamptz;
+add attribute journal jsonb, add attribute traceback text, add attribute attributes jsonb, add attribute close_ms bigint,
+add attribute keep_until timestamptz;
 
 alter type gendurable.candidate
 add attribute rate_limit text, add attribute weight double precision, add attribute place timestamptz,
@@ -416,7 +417,7 @@ left join lateral (
         union
         select k.bucket from gendurable.bucket_closed k where k.until > statement_timestamp()
     ) x
-    left join gendurable.bucket y on y.bucket = x.bucket
+    left join gendurable.bucket y on x.bucket = y.bucket
     where (x.bucket = r.name or starts_with(x.bucket, r.name || ':'::text)) and not exists (
         select from gendurable.rate_limit o
         where length(o.name) > length(r.name) and (x.bucket = o.name or starts_with(x.bucket, o.name || ':'::text))
