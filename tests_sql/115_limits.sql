@@ -95,6 +95,18 @@ select is(t.count('durable'), 1::bigint, 'one of limited rows');
 select is(current_setting('synchronous_commit'), 'on', 'is: lost in a crash, its tokens would come back');
 commit;
 
+-- A round that looks at more than are wanted: what is behind the last one that starts is as it was
+select gd_set_rate_limit('more', 1, '1 day', 2);
+select t.limited('more', 4, 'more') as m \gset
+select is(
+    g.*, ((:'m'::bigint[])[:1], '{null}'::int[], null::bigint[], (:'m'::bigint[])[1])::record, 'one is wanted: nobody behind it is parked')
+from (
+    select gendurable._pick_due('more', 0, 1::smallint, '-infinity', 0, clock_timestamp(), 10, null, clock_timestamp()) as picked
+) p
+cross join lateral gendurable._open_buckets('more', 0, p.picked, 1) o
+cross join lateral gendurable._give_tokens(
+    'more', 0, o.opened, p.picked, :'m'::bigint[], '{null,null,null,null}', 1, clock_timestamp()) g;
+
 -- Bells are nobody
 select gd_set_rate_limit('nobody', 1, '1 day', 1);
 select t.limited('nobody', 2, 'nobody') is not null, t.count('nobody');
