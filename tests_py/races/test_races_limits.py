@@ -264,8 +264,10 @@ def test_lost_workers_of_limited_keys_drop_no_baton(db):
 def test_changes_of_a_bucket_cost_the_same_beside_a_held_snapshot(db):
     """A row that is updated in place would be found behind all its dead versions, and so would the first of a line."""
     a, b, c = three(db)
+    c.call("set_rate_limit", "mail", 1, DAY, 1)
+    limited(c, 1_500)
+    wait_until(lambda: b.claim(1_000) is not None and len(line(c)) == 1_499)
     c.call("set_rate_limit", "mail", 1_000_000, "1 second", 1)
-    limited(c, 2_000)
     # the settings that claims have
     plain = db.connect(options="-c enable_seqscan=off -c enable_bitmapscan=off")
     a.begin("repeatable read").conn.execute("select count(*) from gendurable.bucket")
