@@ -50,7 +50,7 @@ def wait(id: int, timeout: Seconds | None = None, *, listen: bool = False) -> Sc
     if (yield About(_is_free)):
         # Who is watched is not removed at its end. A watch in an open transaction would hold the instance up.
         with contextlib.suppress(psycopg.errors.InsufficientPrivilege, psycopg.errors.ReadOnlySqlTransaction):
-            yield watch.statement(id)
+            yield from _watch(id)
         return (yield from _wait_until_ended(id, timeout, deadline, None))
     found = yield from _look(id)
     if found.status not in TERMINAL:
@@ -86,7 +86,7 @@ def _wait_listening(conn: AnyConnection, id: int, timeout: Seconds | None, deadl
         yield Statement("listen gendurable_done", (), _read_nothing)
         # The hook first: the end may be told in the middle of any statement that follows.
         catch = Catch(conn, lambda notify: _is_done(notify, id))
-        yield watch.statement(id)
+        yield from _watch(id)
         return (yield from _wait_until_ended(id, timeout, deadline, catch))
     finally:
         if catch is not None:
@@ -95,6 +95,14 @@ def _wait_listening(conn: AnyConnection, id: int, timeout: Seconds | None, deadl
             # What it was told, or cancelled for, matters more than a connection that is gone.
             with contextlib.suppress(psycopg.Error):
                 yield Statement("unlisten gendurable_done", (), _read_nothing)
+
+
+def _watch(id: int) -> Script[None]:
+    while True:
+        # Under REPEATABLE READ a row that was written at this moment is refused: the next transaction sees it.
+        with contextlib.suppress(psycopg.errors.SerializationFailure):
+            yield watch.statement(id)
+            return
 
 
 def _wait_until_ended(id: int, timeout: Seconds | None, deadline: float | None, catch: Catch | None) -> Script[Result]:

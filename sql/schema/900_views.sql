@@ -233,10 +233,14 @@ comment on column gd_rate_limits.next_at is 'when the first of them is tried nex
 comment on column gd_rate_limits.closed_until is 'gd_close_rate_limit, or close_ms of an outcome: nothing starts before';
 
 create view gd_schedules as
-select
-    s.name, s.cron, s.timezone, s.fsm, s.queue, s.priority, s.options, s.next_at, s.last_tick_at, s.last_at, s.last_id,
-    s.last_error, s.paused_at, s.seen_at
-from gendurable.schedule s;
+with s as not materialized (
+    select
+        x.name, x.cron, x.timezone, x.fsm, x.queue, x.priority, x.options, x.next_at, x.last_tick_at, x.last_at, x.last_id,
+        x.last_error, x.paused_at, x.seen_at
+    from gendurable.schedule x
+)
+
+select s.* from s;
 
 comment on view gd_schedules is
 'Every schedule. A next_at that lies behind now means that nobody claims in its queue, or that the queue is paused.';

@@ -204,10 +204,14 @@ with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_thr
 comment on table gendurable.schedule is 'Schedules, with where each of them is.';
 
 create view gd_schedules as
-select
-    s.name, s.cron, s.timezone, s.fsm, s.queue, s.priority, s.options, s.next_at, s.last_tick_at, s.last_at, s.last_id,
-    s.last_error, s.paused_at, s.seen_at
-from gendurable.schedule s;
+with s as not materialized (
+    select
+        x.name, x.cron, x.timezone, x.fsm, x.queue, x.priority, x.options, x.next_at, x.last_tick_at, x.last_at, x.last_id,
+        x.last_error, x.paused_at, x.seen_at
+    from gendurable.schedule x
+)
+
+select s.* from s;
 
 comment on view gd_schedules is
 'Every schedule. A next_at that lies behind now means that nobody claims in its queue, or that the queue is paused.';

@@ -201,7 +201,6 @@ LOOKUPS = {
     "id = {id}": "instance_pkey",
     "id = any('{{1,2,3}}')": "instance_pkey",
     "parent_id = {id}": "instance_children",
-    "finished_at > now() - interval '1 minute' order by finished_at": "instance_finished",
     "queue = 'q' and priority = 0 and eligible_at < now() order by eligible_at": "instance_due",
 }
 
