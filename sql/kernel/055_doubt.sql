@@ -19,7 +19,7 @@ language plpgsql as $$
 begin
     -- One statement, one snapshot: who adds to one of the tables meanwhile adds a row that is not seen here.
     delete from gendurable.special d
-    where d.id in (select s.id from gendurable.special s order by s.id limit 10000 for update skip locked)
+    where d.ctid = any(array(select s.ctid from gendurable.special s limit 10000 for update skip locked))
         and not exists (select from gendurable.paused_queue)
         and not exists (select from gendurable.doubtful_key)
         and not exists (select from gendurable.hold)
@@ -27,15 +27,15 @@ begin
         and not exists (select from gendurable.machine m where m.timeouts is not null)
         and not exists (select from gendurable.machine m where m.retain is not null);
     if not found then
-        -- of the many that decisions have left one is enough
+        -- of the many that decisions have left the latest is enough
         delete from gendurable.special d
-        where d.id in (
-            select s.id
+        where d.ctid = any(array(
+            select s.ctid
             from gendurable.special s
-            where s.id < (select max(x.id) from gendurable.special x)
-            order by s.id
+            where s.marked_at < (select max(x.marked_at) from gendurable.special x)
+            order by s.marked_at
             limit 10000
-            for update skip locked);
+            for update skip locked));
     end if;
 end $$;
 

@@ -345,3 +345,20 @@ def test_never_more_than_the_limit_execute(db, limit, sessions, lost):
     assert 0 < max(most) <= limit
     assert executing(c) == 0
     no_baton_was_lost(c)
+
+
+def test_upkeep_that_forgets_what_was_special_forgets_no_decision_that_is_open(db):
+    a, b, c = (Session(db, name) for name in "abc")
+    c.call("pause_queue", "q")
+    c.call("resume_queue", "q")
+    c.insert()
+    # its mark is there and not seen; the one of before is seen and goes
+    a.begin().call("hold_all", "open")
+    assert b.maintain()["ran"]
+    assert c.one("select count(*) from gendurable.special") == 0
+    a.end("commit")
+    assert b.claim(1) == []
+    b.maintain()
+    assert b.claim(1) == []
+    c.call("release_hold")
+    assert len(b.claim_soon()) == 1
