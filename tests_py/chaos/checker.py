@@ -1,11 +1,11 @@
 """Compares what was written down with the invariants; answers what does not fit.
 
 Each judge reads the record and yields what contradicts it. They are named after what they look at and numbered after
-the invariants: 1 transitions and ticks, 2 claims, keys and limits, 3 signals, 4 barriers, 5 unique keys, 6 nothing is stuck,
-7 crashes lose nothing, 8 no open transaction stops others. Where the server's clock stepped, times do not count. Every
-judge looks across crashes of server and workers; what clients were told before one ("told") and what a step wrote in
-its transaction ("ledger") are all that 7 adds. For 8 the scene itself watches the work that goes on beside a client's
-open transaction.
+the invariants: 1 transitions and ticks, 2 claims, keys and limits, 3 signals, 4 barriers, 5 unique keys, 6 nothing is
+stuck, 7 crashes lose nothing, 8 no open transaction stops others. Where the server's clock stepped, times do not
+count. Every judge looks across crashes of server and workers; what clients were told before one ("told") and what a
+step wrote in its transaction ("ledger") are all that 7 adds. For 8 the scene itself watches the work that goes on
+beside a client's open transaction.
 """
 
 from __future__ import annotations
