@@ -39,12 +39,13 @@ RULES = {
     "limit_a_key": 5,
     "hold_a_key": 1,
     "set_a_rate_limit": 4,
-    "hold_or_release": 2,
+    "hold_or_release": 4,
     "end_a_transaction": 8,
     "heartbeat": 2,
     "release": 3,
     "crash": 1,
     "has_crashed_often": 2,
+    "lose_a_worker": 3,
     "reap": 3,
     "collect": 3,
     "time_passes": 6,
@@ -140,6 +141,8 @@ class Machine(Clients, Leases):
         self.hold_now(False)
         for name in RATES:
             self.set_rate_now(name, "open")
+        self.everything_that_can_start_starts()
+        self.database_agrees()
         for _ in range(30):
             live = [r for r in self.model.rows.values() if not r.ended]
             if not live:

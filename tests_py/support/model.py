@@ -15,7 +15,7 @@ from typing import Any
 TERMINAL = ("done", "failed", "cancelled")
 CRASH_CAP = 20
 SECOND = 1_000_000
-BURST = 3.0
+BURST = 2.0
 """Of every rate limit that binds."""
 TIMEOUTS = {"start": 45}
 """Seconds, by step."""

@@ -10,7 +10,7 @@ KEYS = ["a", "b", "c:1"]
 UNIQUE = ["u", "v"]
 SIGNALS = ["x", "y", "z"]
 RATES = {"free": "open", "tight": "tight"}
-BUCKETS = ["free", "free:a", "tight", "tight:a"]
+BUCKETS = ["free", "tight", "tight", "tight:a"]
 WORKERS = ["w0", "w1", "w2"]
 SCOPES = [
     [],
@@ -54,7 +54,7 @@ def instance(chance: Chance, token: int) -> dict[str, Any]:
         max_attempts=[None, None, 1, 2],
         expires_ms=[None, None, None, None, 0, 33_000, 300_000],
     )
-    if chance.once_in(3):
+    if chance.once_in(2):
         new |= {"rate_limit": chance.choice(BUCKETS), "weight": chance.choice([0.5, 1, 1, 2])}
     if "unique_key" in new and chance.once_in(2):
         new["unique_scope"] = chance.choice(SCOPES)

@@ -6,7 +6,7 @@ from typing import Any
 
 import psycopg
 from support.model import SECOND, Row, nearest
-from support.model_inputs import WORKERS
+from support.model_inputs import QUEUES, WORKERS
 from support.model_workers import Workers
 
 
@@ -98,6 +98,14 @@ class Leases(Workers):
     def crash(self) -> None:
         """The process is gone, its leases are not."""
         self.claims[self.some_worker()].clear()
+
+    def lose_a_worker(self) -> None:
+        """It is gone for longer than its leases, and another one claims."""
+        self.crash()
+        if not self.open:
+            self.world.pass_time(65)
+        for queue in QUEUES:
+            self.claim_now(self.chance.choice(WORKERS), queue, self.chance.choice([2, 50]))
 
     def has_crashed_often(self) -> None:
         crashes = self.chance.choice([18, 19])
