@@ -50,8 +50,9 @@ class Workers(Limits):
             self.world.workers[name], "select * from gd_claim(%s, %s, %s)", name, queue, limit
         )
         assert len(rows) <= limit
-        order = [self.model.rows[r["id"]].priority for r in rows if r["id"] in self.model.rows]
-        assert order == sorted(order), rows
+        # a bell brings the rows of its line along, whatever their priority
+        free = [r for r in map(self.model.rows.get, [r["id"] for r in rows]) if r is not None and r.rate_limit is None]
+        assert [r.priority for r in free] == sorted(r.priority for r in free)
         assert all(r["queue"] == queue for r in rows)
         self.took(name, rows, change, self.world.workers[name])
         change.apply()
@@ -231,6 +232,7 @@ class Workers(Limits):
             and "delay_ms" not in outcome
             and "partition_key" not in outcome
             and "rate_limit" not in outcome
+            and row.pending is None
             and not self.model.held
             and outcome.get("queue", row.queue) == row.queue
             and outcome.get("priority", row.priority) == row.priority
