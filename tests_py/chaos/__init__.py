@@ -9,8 +9,8 @@
 - `worker.py` and `machines.py` are what the processes run; `clients.py` inserts and signals, `operators.py` does what
   operators do.
 - `records.py` gathers what was written down: by a trigger in the transactions, by steps and clients outside of them.
-- `checker.py`, `checker_keys.py` and `checker_talk.py` compare that with the invariants. They read nothing but records,
-  so a doctored one (`story.py`) must make them complain.
+- `checker.py`, `checker_keys.py`, `checker_limits.py` and `checker_talk.py` compare that with the invariants. They
+  read nothing but records, so a doctored one (`story.py`) must make them complain.
 - `sabotage.py` has defects to plant into the engine, which the suite has to find; `by_hand.py` plays workers without
   leaving anything to chance.
 """

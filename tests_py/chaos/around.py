@@ -34,7 +34,7 @@ LEFT = """
 select format('%s: %s is still %s, step %s, attempt %s: %s', id, left(fsm, 30), status, left(step, 20), attempt,
     left(last_error, 80))
 from gendurable.instance
-where finished_at is null and fsm not like 'chaos.%'
+where finished_at is null and id > 0 and fsm not like 'chaos.%'
 order by id
 limit 20
 """

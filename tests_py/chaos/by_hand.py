@@ -11,13 +11,13 @@ from support.wait import wait_until
 import gendurable_py as gd
 
 from .clients import backlog
-from .machines import BURST, LIMIT, RATE, STEPS, Journal, micros
+from .machines import BURST, FEW, LIMIT, MOST, RATE, SCHEDULES, STEPS, Journal, micros
 from .records import LOG, Record, gather
 from .sabotage import DEFECTS
 
 # A lease that is over before the call returns.
 LOST = 1e-6
-QUEUES = ("default", "keyed")
+QUEUES = ("default", "keyed", FEW)
 
 
 class Hand:
@@ -40,6 +40,26 @@ class Hand:
 
     def limit(self) -> None:
         gd.set_rate_limit(self._conn, LIMIT, RATE, 1, BURST)
+
+    def few(self) -> None:
+        gd.set_queue(self._conn, FEW, limit=MOST)
+
+    def schedule(self, name: str) -> None:
+        options: Any = SCHEDULES[name]
+        gd.schedule(self._conn, name, "@every 1 second", "chaos.tick", {"n": 0}, **options)
+
+    def miss(self, time: str) -> None:
+        """As if all had been scheduled so long before, and nobody had claimed since."""
+        self._conn.execute(
+            "update gendurable.schedule set since = since - %s::interval, next_at = next_at - %s::interval",
+            (time, time),
+        )
+        self._conn.execute(
+            "update gendurable.instance set eligible_at = eligible_at - %s::interval where id < 0", (time,)
+        )
+
+    def pause(self, name: str) -> None:
+        gd.pause_schedule(self._conn, name)
 
     def signal(self, id: int, key: str) -> None:
         sent = micros()

@@ -1,11 +1,11 @@
 """Compares what was written down with the invariants; answers what does not fit.
 
 Each judge reads the record and yields what contradicts it. They are named after what they look at and numbered after
-the invariants: 1 transitions, 2 claims, keys and rate limits, 3 signals, 4 barriers, 5 unique keys, 6 nothing is stuck,
-7 crashes lose nothing, 8 no open transaction stops others. Where the server's clock stepped, times do not count. Every
-judge looks across crashes of server and workers; what clients were told before one ("told") and what a step wrote in
-its transaction ("ledger") are all that 7 adds. For 8 the scene itself watches the work that goes on beside a client's
-open transaction.
+the invariants: 1 transitions and ticks, 2 claims, keys and limits, 3 signals, 4 barriers, 5 unique keys, 6 nothing is
+stuck, 7 crashes lose nothing, 8 no open transaction stops others. Where the server's clock stepped, times do not
+count. Every judge looks across crashes of server and workers; what clients were told before one ("told") and what a
+step wrote in its transaction ("ledger") are all that 7 adds. For 8 the scene itself watches the work that goes on
+beside a client's open transaction.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from .checker_keys import NEVER, keys, order, overlap, pauses
-from .checker_limits import limits
+from .checker_limits import limits, queues, schedules
 from .checker_talk import barriers, joins, signals, times, uniques
 from .machines import ATTEMPTS, RETENTION, ROUGH, STEPS, TERMINAL, pause_after
 from .records import Event, Record
@@ -249,12 +249,14 @@ JUDGES: dict[str, Judge] = {
     "run": Judge(1, runs),
     "attempt": Judge(1, attempts),
     "time": Judge(1, times),
+    "schedule": Judge(1, schedules),
     "claim": Judge(2, claims),
     "key": Judge(2, keys),
     "overlap": Judge(2, overlap),
     "order": Judge(2, order),
     "pause": Judge(2, pauses),
     "limit": Judge(2, limits),
+    "queue": Judge(2, queues),
     "signal": Judge(3, signals),
     "barrier": Judge(4, barriers),
     "join": Judge(4, joins),

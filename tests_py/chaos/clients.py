@@ -17,9 +17,11 @@ import gendurable_py as gd
 
 from .machines import (
     BUCKETS,
+    FEW,
     LIFE,
     SCOPES,
     WEIGHTS,
+    Few,
     Flaky,
     Keyed,
     Parent,
@@ -40,7 +42,7 @@ BACKLOG = 250
 # What waits in keys, behind somebody's lock, must not keep the others from inserting.
 ROOM = 80
 
-EVEN = ("steps", "steps", "strict", "parent", "waiter", "unique", "unique", "limited", "limited")
+EVEN = ("steps", "steps", "strict", "parent", "waiter", "unique", "unique", "limited", "limited", "few", "few")
 ROUGH = ("flaky", "flaky", "backoff", "late", "late", "mortal", "timed")
 
 
@@ -107,13 +109,15 @@ class Clients:
                 return lambda c: gd.insert(c, Steps, {"n": 0}, priority=priority)
             case "strict":
                 return lambda c: gd.insert(c, "chaos.strict", {"n": 0}, queue="strict")
+            case "few":
+                return lambda c: gd.insert(c, Few, {"n": 0}, priority=priority)
             case "parent":
                 return lambda c: gd.insert(c, Parent, {"n": 0, "kids": fails + (fails > 2)})
             case "limited":
                 options: dict[str, Any] = {
                     "rate_limit": chance.choice(BUCKETS),
                     "weight": chance.choice(WEIGHTS),
-                    "queue": chance.choice(("default", "keyed")),
+                    "queue": chance.choice(("default", "keyed", FEW)),
                     # some wait for their turn in a key first, together with others that have no limit
                     "partition_key": chance.choice((None, None, "keyed:0", "keyed:1")),
                 }
@@ -216,7 +220,9 @@ class Client:
 def backlog(conn: psycopg.Connection[Any], *, own: bool = False) -> int:
     """What has not ended; `own`: without the rows of others in the same scene, which must not keep clients waiting."""
     of = "and fsm like 'chaos.%'" if own else ""
-    row = conn.execute(f"select count(*) from gendurable.instance where finished_at is null {of}".encode()).fetchone()
+    row = conn.execute(
+        f"select count(*) from gendurable.instance where finished_at is null and id > 0 {of}".encode()
+    ).fetchone()
     return int(row[0]) if row else 0
 
 

@@ -155,7 +155,7 @@ class Faults:
             conn.execute(
                 # by id, as all do that wait for rows
                 "select gd_signal(id, 'even', 'null') from (select id from ("
-                "select id from gendurable.instance where finished_at is null order by random() limit 5"
+                "select id from gendurable.instance where finished_at is null and id > 0 order by random() limit 5"
                 ") chosen order by id) sorted"
             )
             conn.execute(

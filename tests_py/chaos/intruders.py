@@ -228,7 +228,7 @@ class Intruders:
 
 def _some(columns: str, more: str = "", limit: int = 5) -> str:
     return (
-        f"select {columns} from (select id, partition_key from gendurable.instance where {TOUCHABLE} {more} "
+        f"select {columns} from (select id, partition_key from gendurable.instance where {TOUCHABLE} and id > 0 {more} "
         f"order by random() limit {limit}) chosen"
     )
 

@@ -22,6 +22,8 @@ STEPS = {
     "chaos.parent": ("start", "join"),
     "chaos.strict": ("start", "second", "last"),
     "chaos.limited": ("start",),
+    "chaos.few": ("start", "last"),
+    "chaos.tick": ("start",),
 }
 # Machines of the rough load: they may end as failed, or wait for their time.
 ROUGH = {
@@ -55,6 +57,17 @@ RATE = 30.0
 BURST = 6.0
 WEIGHTS = (1.0, 1.0, 0.5, 3.0)
 BUCKETS = ("chaos", "chaos:a", "chaos:b")
+
+# A queue of which so many execute at once, over all workers.
+FEW = "few"
+MOST = 2
+
+# What is inserted each second, by name: the options of the schedule.
+SCHEDULES: dict[str, dict[str, Any]] = {
+    "each": {"catch_up": "all"},
+    "one by one": {"catch_up": "one", "overlap": "queue", "queue": "keyed"},
+}
+PERIOD = 1_000_000
 
 # In which statuses a unique key is held. Behind "done" it is held until the instance is removed.
 SCOPES: dict[str, tuple[str, ...] | None] = {
@@ -94,20 +107,23 @@ class Journal:
 
 
 journal: Journal | None = None
+# Ticks come whatever else stands still: what they write must not pass for work that goes on.
+ticking: Journal | None = None
 
 
 @contextmanager
-def ran(ctx: Context[Any], **more: Any) -> Iterator[None]:
+def ran(ctx: Context[Any], to: Journal | None = None, **more: Any) -> Iterator[None]:
     """Around a step: that it began, and that it ended, however it did."""
-    assert journal is not None
+    to = to or journal
+    assert to is not None
     # The number of the claim is what tells two runs of a step apart; steps have no business with it otherwise.
     claim = ctx._row.claim_no
     about = {"id": ctx.id, "fsm": ctx.fsm, "step": ctx.step, "attempt": ctx.attempt, "key": ctx.partition_key}
-    journal.write(what="run", claim=claim, by=f"engine:{os.getpid()}", at=micros(), **about, **more)
+    to.write(what="run", claim=claim, by=f"engine:{os.getpid()}", at=micros(), **about, **more)
     try:
         yield
     finally:
-        journal.write(what="ended", id=ctx.id, claim=claim, at=micros())
+        to.write(what="ended", id=ctx.id, claim=claim, at=micros())
 
 
 def is_slow(id: int) -> bool:
@@ -167,6 +183,26 @@ def unique(args: dict[str, Any], ctx: Context[Any]) -> dict[str, Any]:
 def limited(args: dict[str, Any], ctx: Context[Any]) -> dict[str, Any]:
     with ran(ctx):
         time.sleep(PACE)
+        return {"n": args["n"] + 1}
+
+
+class Few(FSM, name="chaos.few", queue=FEW, run_ahead=True):
+    @step
+    def start(self, ctx: Context[Any]) -> Next:
+        with ran(ctx):
+            time.sleep(PACE)
+            return Next("last", counted(ctx), delay=0.01 * (ctx.id % 4 // 3))
+
+    @step
+    async def last(self, ctx: Context[Any]) -> Done:
+        with ran(ctx):
+            await asyncio.sleep(PACE)
+            return Done({"n": ctx.state["n"] + 1})
+
+
+@job(name="chaos.tick")
+def tick(args: dict[str, Any], ctx: Context[Any]) -> dict[str, Any]:
+    with ran(ctx, to=ticking):
         return {"n": args["n"] + 1}
 
 
@@ -257,4 +293,4 @@ class Waiter(FSM, name="chaos.waiter"):
             return Next("start", counted(ctx, got=got))
 
 
-MACHINES: list[Any] = [Steps, Keyed, unique, limited, late, timed, Flaky, backoff, Kid, Parent, Waiter]
+MACHINES: list[Any] = [Steps, Keyed, unique, limited, Few, tick, late, timed, Flaky, backoff, Kid, Parent, Waiter]

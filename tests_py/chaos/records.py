@@ -23,7 +23,7 @@ create table chaos.log (
     priority int, lane_at timestamptz, eligible_at timestamptz,
     old_priority int, old_lane_at timestamptz, old_eligible_at timestamptz, held text, parent bigint, barrier bigint,
     bucket text, weight double precision, old_bucket_at timestamptz,
-    expired boolean
+    expired boolean, queue_slot int, schedule text, tick timestamptz
 );
 create table chaos.gone (
     at timestamptz not null default clock_timestamp(), id bigint, fsm text, status text, parent bigint, state jsonb,
@@ -34,14 +34,16 @@ begin
     insert into chaos.log (
         id, fsm, queue, old_status, status, old_step, step, old_n, n, old_claim, claim, lease_live, key, slot,
         old_attempt, attempt, crashes, priority, lane_at, eligible_at, old_priority, old_lane_at, old_eligible_at,
-        held, parent, barrier, bucket, weight, old_bucket_at, expired)
+        held, parent, barrier, bucket, weight, old_bucket_at, expired,
+        queue_slot, schedule, tick)
     values (
         new.id, new.fsm, new.queue, old.status, new.status, old.step, new.step, (old.state ->> 'n')::int,
         (new.state ->> 'n')::int, old.claim_no, new.claim_no, old.lease_expires_at > clock_timestamp(),
         new.partition_key, new.slot_no, old.attempt, new.attempt, new.crashes, new.priority, new.lane_at,
         new.eligible_at, old.priority, old.lane_at, old.eligible_at, new.unique_held, new.parent_id, new.barrier_no,
         new.rate_limit, new.weight, old.bucket_at,
-        new.status = 'failed' and new.last_error like 'expired at %');
+        new.status = 'failed' and new.last_error like 'expired at %',
+        new.queue_slot, new.meta ->> 'schedule', (new.meta ->> 'tick')::timestamptz);
     return null;
 end $$;
 create function chaos.note_removal() returns trigger language plpgsql as $$
@@ -63,17 +65,29 @@ create trigger chaos_update after update on gendurable.instance for each row
 when (
     new.fsm like 'chaos.%' and (
         old.status, old.claim_no, old.slot_no, old.lane_at, old.eligible_at, old.priority, old.unique_held, old.attempt,
-        old.queue, old.partition_key, old.state -> 'n')
+        old.queue, old.partition_key, old.state -> 'n', old.queue_slot)
     is distinct from
     (new.status, new.claim_no, new.slot_no, new.lane_at, new.eligible_at, new.priority, new.unique_held, new.attempt,
-        new.queue, new.partition_key, new.state -> 'n'))
+        new.queue, new.partition_key, new.state -> 'n', new.queue_slot))
 execute function chaos.note();
 create trigger chaos_delete after delete on gendurable.instance for each row
 when (old.fsm like 'chaos.%') execute function chaos.note_removal();
 """
 
 # Columns that hold a time; in a record they are microseconds since 1970.
-TIMES = ("at", "began", "lane_at", "eligible_at", "old_lane_at", "old_eligible_at", "finished_at", "old_bucket_at")
+TIMES = (
+    "at",
+    "began",
+    "lane_at",
+    "eligible_at",
+    "old_lane_at",
+    "old_eligible_at",
+    "finished_at",
+    "old_bucket_at",
+    "tick",
+    "since",
+    "last_tick_at",
+)
 
 
 @dataclass
@@ -120,6 +134,11 @@ class Event:
     old_bucket_at: int | None = None
     # It failed since its deadline had passed.
     expired: bool | None = False
+    # The slot of its queue that it holds, where the queue has a limit.
+    queue_slot: int | None = None
+    # By which schedule it was inserted, and for when.
+    schedule: str | None = None
+    tick: int | None = None
 
     @property
     def claimed(self) -> bool:
@@ -163,10 +182,22 @@ class Removal:
 
 
 @dataclass
+class Schedule:
+    """How a schedule stands at the end: from when it counts, and the last tick that it dealt with."""
+
+    name: str
+    since: int
+    last_tick_at: int | None
+    # Each missed tick is caught up with, and not only the latest.
+    all: bool
+
+
+@dataclass
 class Record:
     events: list[Event] = field(default_factory=list)
     rows: dict[int, Row] = field(default_factory=dict)
     removals: list[Removal] = field(default_factory=list)
+    schedules: list[Schedule] = field(default_factory=list)
     # A line for each run of a step, with "ended" where it did.
     runs: list[dict[str, Any]] = field(default_factory=list)
     # What clients were told: {"what", "id", "answer", "sent", "answered", "tries", ...}
@@ -205,10 +236,14 @@ where c.finished_at is not null and c.barrier_no is not null
     and not exists (select from gendurable.ended_parent e where e.parent_id = c.parent_id)
 """
 
+SCHEDULES = """
+select s.name, s.since, s.last_tick_at, s.options ->> 'catch_up' = 'all' as "all" from gendurable.schedule s
+"""
+
 
 def _columns(of: type[Any]) -> str:
     return ", ".join(
-        f"(extract(epoch from {f.name}) * 1000000)::bigint as {f.name}" if f.name in TIMES else f.name
+        f"(extract(epoch from {f.name}) * 1000000)::bigint as {f.name}" if f.name in TIMES else f'"{f.name}"'
         for f in fields(of)
     )
 
@@ -234,6 +269,10 @@ def _gather(conn: psycopg.Connection[Any], folder: Path, told: list[dict[str, An
             "where fsm like 'chaos.%' "
             "union all select id, fsm, status, parent, state, result, last_error from chaos.gone order by id"
         ).fetchall()
+    with conn.cursor(row_factory=class_row(Schedule)) as cursor:
+        schedules = cursor.execute(
+            f"select {_columns(Schedule)} from ({SCHEDULES}) s order by name".encode()
+        ).fetchall()
     # What has failed or was cancelled keeps its inbox for a retry.
     left = conn.execute(
         "select count(*) from gendurable.signal s left join gendurable.instance i on i.id = s.instance_id "
@@ -243,6 +282,7 @@ def _gather(conn: psycopg.Connection[Any], folder: Path, told: list[dict[str, An
         events=events,
         rows={row.id: row for row in rows},
         removals=removals,
+        schedules=schedules,
         runs=runs,
         told=told,
         ledger=[(id, n) for id, n in conn.execute("select id, n from chaos.ledger")],

@@ -75,6 +75,20 @@ DEFECTS = {
         "p_opened.full_at, p_opened.us, p_opened.burst, 0, p_opened.clock);",
         ("limit",),
     ),
+    # a claim does not count what executes in its queue
+    "no room": Defect(
+        "kernel/099_slots.sql",
+        "    v_room := v_room - v_used.used;\n",
+        "",
+        ("queue",),
+    ),
+    # a schedule that has fired stands at the tick that it fired for
+    "tick again": Defect(
+        "kernel/075_schedules.sql",
+        "    if v_again is not null then\n        v_next := v_s.next_at;\n    end if;\n",
+        "    v_next := v_s.next_at;\n",
+        ("schedule",),
+    ),
     # a signal that a step used is there for the next one too
     "inbox kept": Defect(
         "api/132_read.sql",

@@ -30,7 +30,7 @@ from . import TESTS
 from .checker import Violation, check
 from .clients import Clients, backlog
 from .faults import Faults
-from .machines import BURST, LIMIT, RATE
+from .machines import BURST, FEW, LIMIT, MOST, RATE, SCHEDULES, tick
 from .records import LOG, Record, gather
 from .sabotage import DEFECTS
 from .worker import STYLES
@@ -131,7 +131,12 @@ class Scene:
         self.folder = Path(tempfile.mkdtemp(prefix="gd-chaos-"))
         with psycopg.connect(self.dsn) as conn:
             conn.execute(LOG.encode())
-            conn.execute("select gd_set_rate_limit(%s, %s, '1 second', %s)", (LIMIT, RATE, BURST))
+            gd.set_rate_limit(conn, LIMIT, RATE, 1, BURST)
+            gd.set_queue(conn, FEW, limit=MOST)
+            for name, options in SCHEDULES.items():
+                # Where the clock goes on by an hour, all that it has left out would be the work.
+                missed = {"catch_up": "one"} if more else {}
+                gd.schedule(conn, name, "@every 1 second", tick, {"n": 0}, **{**options, **missed})
         self.proxy = Proxy(self.dsn)
         self._workers_dsn = make_conninfo(self.proxy.dsn, user=user)
         self.workers: list[subprocess.Popen[bytes]] = []
@@ -207,7 +212,7 @@ class Scene:
         return journal.exists() and journal.stat().st_size > 0
 
     def _written(self) -> int:
-        return sum(path.stat().st_size for path in self.folder.glob("*.jsonl"))
+        return sum(path.stat().st_size for path in self.folder.glob("worker-*.jsonl"))
 
     def watch(self, kind: str, when: str) -> None:
         """Wait until a good deal of work has been done since now."""
@@ -240,6 +245,8 @@ class Scene:
         try:
             wait_until(lambda: not self.clients.busy, DRAIN_SECONDS)
             with psycopg.connect(self.dsn, autocommit=True) as conn:
+                for name in SCHEDULES:
+                    gd.pause_schedule(conn, name)
                 wait_until(lambda: backlog(conn) == 0, DRAIN_SECONDS)
         except TimeoutError:
             who = "clients are still busy" if self.clients.busy else "instances have not ended"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from .records import Event, Record, Removal, Row
+from .machines import FEW, PERIOD
+from .records import Event, Record, Removal, Row, Schedule
 
 SECOND = 1_000_000
 
@@ -55,6 +56,7 @@ class Story:
             status="executing",
             claim=now.claim + 10,
             slot=held,
+            queue_slot=slot if now.queue == FEW else None,
             attempt=(now.attempt or 0) + (now.status == "executing"),
         )
         about = {"id": id, "fsm": made.fsm, "claim": made.claim, "step": made.step, "attempt": made.attempt}
@@ -64,7 +66,13 @@ class Story:
     def next(self, id: int, step: str, **changes: Any) -> None:
         now = self._now[id]
         due = self.time + 990
-        place: dict[str, Any] = {"eligible_at": due, "lane_at": due if now.key else None, "slot": None, "attempt": 0}
+        place: dict[str, Any] = {
+            "eligible_at": due,
+            "lane_at": due if now.key else None,
+            "slot": None,
+            "queue_slot": None,
+            "attempt": 0,
+        }
         self.event(id, **{"status": "runnable", "n": now.n + 1, "step": step, **place, **changes})
 
     def end(
@@ -77,7 +85,9 @@ class Story:
         error: str | None = None,
         **result: Any,
     ) -> None:
-        made = self.event(id, status=status, slot=None, lane_at=None, eligible_at=None, held=None, same=same)
+        made = self.event(
+            id, status=status, slot=None, queue_slot=None, lane_at=None, eligible_at=None, held=None, same=same
+        )
         outcome = {"n": made.n + 1, **result} if status == "done" else None
         kept = {"n": made.n, **(state or {})}
         self.record.rows[id] = Row(id, made.fsm, status, made.parent, kept, outcome, error)
@@ -97,6 +107,8 @@ def all_is_well() -> Record:
     _flaky(story)
     _others(story)
     _limited(story)
+    _few(story)
+    _ticks(story)
     return story.record
 
 
@@ -165,6 +177,34 @@ def _limited(story: Story) -> None:
         story.insert(id, "chaos.limited", bucket="chaos", weight=1.0)
         story.claim(id)
         story.end(id)
+
+
+def _few(story: Story) -> None:
+    """Three of a queue of which two execute at once."""
+    for id in (41, 42, 43):
+        story.insert(id, "chaos.few", queue=FEW)
+    story.claim(41, slot=0)
+    story.claim(42, slot=1)
+    story.next(41, "last")
+    story.claim(43, slot=0)
+    for id in (42, 43):
+        story.next(id, "last")
+    for id in (41, 42, 43):
+        story.claim(id)
+        story.end(id)
+
+
+def _ticks(story: Story) -> None:
+    since = story.time
+    for name, all in (("each", True), ("one by one", False)):
+        story.record.schedules.append(Schedule(name, since, since + 3 * PERIOD, all))
+    for number, (name, tick) in enumerate(
+        [("each", 1), ("one by one", 1), ("each", 2), ("each", 3), ("one by one", 3)]
+    ):
+        story.time = max(story.time, since + tick * PERIOD)
+        story.event(51 + number, "chaos.tick", schedule=name, tick=since + tick * PERIOD)
+        story.claim(51 + number)
+        story.end(51 + number)
 
 
 def _others(story: Story) -> None:

@@ -14,7 +14,7 @@ from chaos.around import play_around
 from chaos.aside import Gaps, without_excuse
 from chaos.by_hand import LOST, Hand
 from chaos.checker import INVARIANTS, JUDGES, check
-from chaos.records import Event, Record
+from chaos.records import Event, Record, Schedule
 from chaos.sabotage import DEFECTS
 from chaos.scene import Unavailable, installation, play
 from chaos.story import SECOND, all_is_well
@@ -41,7 +41,21 @@ def test_nothing_is_lost_whatever_is_broken() -> None:
     } <= set(report.faults)
     assert report.instances.total() > 100
     assert report.maintained > 0
-    for fsm in ("steps", "keyed", "unique", "limited", "child", "parent", "waiter", "strict", "flaky", "late", "timed"):
+    for fsm in (
+        "steps",
+        "keyed",
+        "unique",
+        "limited",
+        "few",
+        "tick",
+        "child",
+        "parent",
+        "waiter",
+        "strict",
+        "flaky",
+        "late",
+        "timed",
+    ):
         assert report.instances[f"chaos.{fsm} done"], fsm
 
 
@@ -160,6 +174,14 @@ SEEDED: list[tuple[str, Callable[[Record], object]]] = [
     ("time", nobody_else_to_blame),
     ("time", lambda r: said(r, "insert", 14).update(expires=of(r, 14, status="executing").began - SECOND)),
     ("time", lambda r: said(r, "insert", 14).update(expires=of(r, 14, status="done").began - SECOND)),
+    ("schedule", lambda r: change(of(r, 53, old_status=None), tick=of(r, 51).tick)),
+    ("schedule", lambda r: change(of(r, 53, old_status=None), tick=of(r, 51).tick + 1)),
+    ("schedule", lambda r: change(of(r, 51, old_status=None), tick=r.schedules[0].since)),
+    ("schedule", lambda r: change(of(r, 53, old_status=None), schedule="one by one")),
+    ("schedule", lambda r: setattr(r.rows[55], "status", "runnable")),
+    ("schedule", lambda r: r.rows.pop(55)),
+    ("schedule", lambda r: setattr(r.schedules[1], "last_tick_at", of(r, 53).tick)),
+    ("schedule", lambda r: r.schedules.append(Schedule("never", 0, None, False))),
     # 2: one live claim an instance, K executing instances a key, order within a key
     ("claim", lambda r: change(of(r, 6, status="executing"), old_status="executing", lease_live=True)),
     ("claim", lambda r: change(of(r, 7, status="executing"), old_claim=99)),
@@ -174,6 +196,10 @@ SEEDED: list[tuple[str, Callable[[Record], object]]] = [
     ("order", lambda r: change(of(r, 13, old_status=None), priority=-1)),
     ("pause", pause_for_long),
     ("limit", lambda r: change(of(r, 36, status="executing"), weight=1.5)),
+    ("queue", lambda r: r.events.remove(of(r, 41, n=1, status="runnable"))),
+    ("queue", lambda r: change(of(r, 42, status="executing"), queue_slot=0)),
+    ("queue", lambda r: change(of(r, 42, status="executing"), queue_slot=None)),
+    ("queue", lambda r: change(of(r, 42, n=1, status="runnable"), queue_slot=1)),
     # 3: an accepted signal is used once
     ("signal", lambda r: r.rows[5].result["got"].append("5:0")),
     ("signal", lambda r: r.rows[5].result["got"].remove("5:0")),
@@ -257,6 +283,23 @@ def more_than_a_burst(hand: Hand) -> None:
         hand.insert("chaos.limited", rate_limit="chaos")
 
 
+def more_than_fit(hand: Hand) -> None:
+    hand.few()
+    for _ in range(4):
+        hand.insert("chaos.few", queue="few")
+    for claim in [hand.start() for _ in range(4)]:
+        if claim is not None:
+            hand.finish(claim)
+
+
+def missed_ticks(hand: Hand) -> None:
+    hand.schedule("each")
+    hand.miss("5 s")
+    for _ in range(6):
+        hand.finish(wait_until(hand.start))
+    hand.pause("each")
+
+
 STORIES: dict[str, Callable[[Hand], None]] = {
     "unfenced": comes_back_late,
     "no baton": three_of_a_key,
@@ -264,6 +307,8 @@ STORIES: dict[str, Callable[[Hand], None]] = {
     "early release": family,
     "inbox kept": two_signals,
     "free tokens": more_than_a_burst,
+    "no room": more_than_fit,
+    "tick again": missed_ticks,
 }
 
 

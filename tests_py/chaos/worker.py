@@ -14,6 +14,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -96,12 +97,13 @@ class SqlWorker:
 def main() -> None:
     dsn, path, given = sys.argv[1:]
     style, _, around = given.partition("+")
-    queues = {"default": 8, "keyed": 4}
+    queues = {"default": 8, "keyed": 4, machines.FEW: 4}
     served = machines.MACHINES
     if around:
         queues[payloads.QUEUE] = 3
         served = [*served, payloads.Hostile]
     machines.journal = machines.Journal(path)
+    machines.ticking = machines.Journal(Path(path).with_name(f"ticks-{Path(path).name}"))
     stopped = threading.Event()
     # A client like others, which owes its settings to nobody else.
     beside = SqlWorker(make_conninfo(dsn, user="postgres", options=OPTIONS) if around else dsn)

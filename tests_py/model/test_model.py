@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, rule, run_state_machine_as_test
 from support.model import SECOND, Row
 from support.model_clients import Clients
-from support.model_inputs import QUEUES, WORKERS, Chance
-from support.model_workers import Workers
+from support.model_inputs import QUEUES, RATES, WORKERS, Chance
+from support.model_leases import Leases
 from support.model_world import World
 
 LONGER = "GENDURABLE_MODEL_EXAMPLES" in os.environ
@@ -38,11 +38,14 @@ RULES = {
     "pause_or_resume": 3,
     "limit_a_key": 5,
     "hold_a_key": 1,
+    "set_a_rate_limit": 4,
+    "hold_or_release": 4,
     "end_a_transaction": 8,
     "heartbeat": 2,
     "release": 3,
     "crash": 1,
     "has_crashed_often": 2,
+    "lose_a_worker": 3,
     "reap": 3,
     "collect": 3,
     "time_passes": 6,
@@ -50,7 +53,7 @@ RULES = {
 }
 
 
-class Machine(Clients, Workers):
+class Machine(Clients, Leases):
     @initialize(salt=st.integers(0, 1 << 16))
     def begin_with_some(self, salt: int) -> None:
         self.salt = salt
@@ -100,8 +103,12 @@ class Machine(Clients, Workers):
         empty = 0
         while empty < 3:  # a claim that lifts the first row of a key may leave it to the next one
             empty = 0 if sum(self.claim_now(name, queue, 50) for queue in QUEUES) else empty + 1
+            if not self.open:
+                self.world.pass_time(1)  # the bell of a line rings a little later
         for row in self.model.rows.values():
             if self.touched(row) or row.queue in self.model.paused or not row.waits:
+                continue
+            if self.model.held or (row.rate_limit is not None and (self.open or self.model.starves(row))):
                 continue
             assert row.expires is None or row.expires[1] > before or row.at is None or row.at[1] > before or row.key, (
                 row
@@ -111,7 +118,12 @@ class Machine(Clients, Workers):
             assert row.key is not None, ("overlooked", row)
             # a row that was given back for a while keeps its turn: it counts as one that has begun
             ahead = self.model.waiting(row.key, before)
-            resting = [r for r in ahead[: ahead.index(row)] if r.rests is not None and r.rests[1] > before]
+            resting = [
+                r
+                for r in ahead[: ahead.index(row)]
+                if (r.rests is not None and r.rests[1] > before)
+                or (r.rate_limit and (self.open or self.model.starves(r)))
+            ]
             busy = len(self.model.executing(row.key)) + len(resting)
             assert busy >= self.model.limit(row.key), ("a free slot was not given", row)
 
@@ -126,6 +138,11 @@ class Machine(Clients, Workers):
         """No instance is stuck: each one can be driven to its end."""
         for queue in list(self.model.paused):
             self.pause_now(queue, False)
+        self.hold_now(False)
+        for name in RATES:
+            self.set_rate_now(name, "open")
+        self.everything_that_can_start_starts()
+        self.database_agrees()
         for _ in range(30):
             live = [r for r in self.model.rows.values() if not r.ended]
             if not live:
@@ -137,8 +154,10 @@ class Machine(Clients, Workers):
         assert not live, ("stuck", live)
         self.reap_now("w0", True)
         self.database_agrees()
-        self.world.pass_time(10)
+        self.world.pass_time(4000)
         self.run_all()
+        bells = self.world.admin.execute("select count(*) from gendurable.instance where id < 0").fetchone()
+        assert bells == (0,), "a bell rings for nobody"
         self.collect_now(0)
         assert self.model.rows == {}, "ended instances are not removed"
 

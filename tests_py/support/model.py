@@ -15,6 +15,8 @@ from typing import Any
 TERMINAL = ("done", "failed", "cancelled")
 CRASH_CAP = 20
 SECOND = 1_000_000
+BURST = 2.0
+"""Of every rate limit that binds."""
 TIMEOUTS = {"start": 45}
 """Seconds, by step."""
 
@@ -59,6 +61,8 @@ class Row:
     finished: Span | None = None
     expires: Span | None = None
     timeout: Span | None = None
+    rate_limit: str | None = None
+    weight: float = 1
 
     def over(self, now: Span) -> bool | None:
         """Whether its deadline or the timeout of its claim has passed; None: that cannot be known."""
@@ -89,12 +93,41 @@ class Row:
 
 
 class Model:
-    """All instances that are committed, the paused queues and the limits of keys."""
+    """All instances that are committed, the paused queues, whether all is held, and the limits of keys and rates.
+
+    A rate limit is open (it never binds), tight (it gives `BURST` and as good as nothing after that) or shut. Lines do
+    not exist here, as lanes do not. `tokens`: the most that may be left of a bucket of a tight limit.
+    """
 
     def __init__(self) -> None:
         self.rows: dict[int, Row] = {}
         self.paused: set[str] = set()
         self.limits: dict[str, int] = {}
+        self.held = False
+        self.rates: dict[str, str] = {}
+        self.tokens: dict[str, float] = {}
+        # whether that is exactly what is left: not behind a limit that was another one
+        self.exact = True
+        self.changed = 0
+
+    def rate(self, row: Row) -> str:
+        return "open" if row.rate_limit is None else self.rates[row.rate_limit.partition(":")[0]]
+
+    def left(self, bucket: str) -> float:
+        return self.tokens.get(bucket, BURST)
+
+    def set_rate(self, name: str, rate: str) -> None:
+        self.rates[name] = rate
+        self.tokens = {b: left for b, left in self.tokens.items() if b.partition(":")[0] != name}
+        self.exact = False
+        self.changed += 1
+
+    def starves(self, row: Row) -> bool:
+        """Whether it may lack tokens: unless those that wait for its bucket can have all that they want."""
+        if row.rate_limit is None or self.rate(row) == "open":
+            return False
+        wanted = sum(r.weight for r in self.rows.values() if r.rate_limit == row.rate_limit and not r.ended)
+        return self.rate(row) == "shut" or not self.exact or wanted > self.left(row.rate_limit)
 
     def limit(self, key: str) -> int:
         fitting = [p for p in self.limits if key == p or key.startswith(p + ":")]
@@ -130,6 +163,8 @@ class Change:
         self.now = span
         self.rows: dict[int, Row] = {}
         self.gone: set[int] = set()
+        self.taken: list[tuple[str, float]] = []
+        self._changed = model.changed
 
     def after(self, microseconds: int) -> Span:
         return self.now[0] + microseconds, self.now[1] + microseconds
@@ -153,6 +188,8 @@ class Change:
         self.model.rows.update(self.rows)
         for number in self.gone:
             self.model.rows.pop(number, None)
+        for bucket, weight in self.taken if self._changed == self.model.changed else ():
+            self.model.tokens[bucket] = self.model.left(bucket) - weight
 
     # --- what calls do
 
@@ -170,6 +207,8 @@ class Change:
             max_attempts=spec.get("max_attempts"),
             at=at,
             expires=self.after(int(spec["expires_ms"]) * 1000) if "expires_ms" in spec else None,
+            rate_limit=spec.get("rate_limit"),
+            weight=spec.get("weight", 1),
         )
         if parent is not None:
             row.parent, row.barrier = parent.id, parent.claim_no
@@ -197,6 +236,11 @@ class Change:
             row.deadline = None
         row.shown = {n for n, (name, _) in row.inbox.items() if name in (row.awaits or [])}
         row.claim_no, row.worker = claim_no, worker
+        if row.rate_limit is not None:
+            if self.model.rate(row) != "open":
+                self.taken.append((row.rate_limit, row.weight))
+            if row.key is None and row.at is not None:
+                row.at = row.at[0], self.now[1]  # out of a line it is due when it starts
         row.timeout = self.after(TIMEOUTS[row.step] * SECOND) if row.step in TIMEOUTS else None
         row.lease = nearest(self.after(lease), row.timeout, row.expires)
         self.enter(row, "executing")
@@ -314,6 +358,7 @@ class Change:
             self.leave(row, "runnable", delay)
             return
         row.attempt, row.error = 0, None
+        row.rate_limit, row.weight = outcome.get("rate_limit"), outcome.get("weight", 1)
         row.step = outcome.get("step", row.step)
         if kind == "await":
             names = outcome["signals"]

@@ -11,7 +11,8 @@ select 0 as ord, n.id, n.id is not null as created
 from gd_insert(
     'm', p_state => %s::jsonb, p_queue => %s, p_priority => %s, p_partition_key => %s, p_unique_key => %s,
     p_unique_scope => %s::text[], p_eligible_at => %s, p_delay => %s::float8 * interval '1 millisecond',
-    p_max_attempts => %s, p_expires_at => clock_timestamp() + %s::float8 * interval '1 millisecond') n (id)
+    p_max_attempts => %s, p_expires_at => clock_timestamp() + %s::float8 * interval '1 millisecond', p_rate_limit => %s,
+    p_weight => coalesce(%s, 1)) n (id)
 """
 ARGUMENTS = (
     "queue",
@@ -23,6 +24,8 @@ ARGUMENTS = (
     "delay_ms",
     "max_attempts",
     "expires_ms",
+    "rate_limit",
+    "weight",
 )
 
 

@@ -9,6 +9,8 @@ QUEUES = ["default", "other"]
 KEYS = ["a", "b", "c:1"]
 UNIQUE = ["u", "v"]
 SIGNALS = ["x", "y", "z"]
+RATES = {"free": "open", "tight": "tight"}
+BUCKETS = ["free", "tight", "tight", "tight:a"]
 WORKERS = ["w0", "w1", "w2"]
 SCOPES = [
     [],
@@ -52,6 +54,8 @@ def instance(chance: Chance, token: int) -> dict[str, Any]:
         max_attempts=[None, None, 1, 2],
         expires_ms=[None, None, None, None, 0, 33_000, 300_000],
     )
+    if chance.once_in(2):
+        new |= {"rate_limit": chance.choice(BUCKETS), "weight": chance.choice([0.5, 1, 1, 2])}
     if "unique_key" in new and chance.once_in(2):
         new["unique_scope"] = chance.choice(SCOPES)
     return new
@@ -76,6 +80,9 @@ def outcome(chance: Chance, token: int) -> dict[str, Any]:
         )
         if chance.once_in(4):
             fields["partition_key"] = chance.choice([None, *KEYS])
+        if chance.once_in(4):
+            fields["rate_limit"] = chance.choice(BUCKETS)
+            fields |= chance.fields(weight=[None, 0.5, 2])
     elif kind == "await":
         fields["signals"] = chance.choice(["x", "y", ["x", "y"], ["z"]])
         fields |= chance.fields(timeout_ms=[None, None, 0, 30_000], step=[None, f"s{token}"])

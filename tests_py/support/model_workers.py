@@ -1,4 +1,4 @@
-"""The rules of workers: claims, outcomes, leases. None of these calls may wait for a client's open transaction."""
+"""The rules of workers: claims and outcomes. None of these calls may wait for a client's open transaction."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ from collections import Counter
 from typing import Any
 
 import psycopg
-from support.model import CRASH_CAP, SECOND, Change, Row, nearest
-from support.model_base import Base, Rows
+from support.model import CRASH_CAP, SECOND, Change, Row
+from support.model_base import Rows
 from support.model_inputs import BAD, QUEUES, WORKERS
 from support.model_inputs import outcome as any_outcome
+from support.model_limits import Limits
 
 LEASE = 60 * SECOND
 STANDS = "select id, status::text, crashes, last_error from gendurable.instance where id = any(%s)"
 
 
-class Workers(Base):
+class Workers(Limits):
     # --- claims
 
     def claim(self) -> None:
@@ -49,8 +50,9 @@ class Workers(Base):
             self.world.workers[name], "select * from gd_claim(%s, %s, %s)", name, queue, limit
         )
         assert len(rows) <= limit
-        order = [self.model.rows[r["id"]].priority for r in rows if r["id"] in self.model.rows]
-        assert order == sorted(order)
+        # a bell brings the rows of its line along, whatever their priority
+        free = [r for r in map(self.model.rows.get, [r["id"] for r in rows]) if r is not None and r.rate_limit is None]
+        assert [r.priority for r in free] == sorted(r.priority for r in free)
         assert all(r["queue"] == queue for r in rows)
         self.took(name, rows, change, self.world.workers[name])
         change.apply()
@@ -61,7 +63,9 @@ class Workers(Base):
         if len(rows) > 1 or self.open:
             self.contested()
         before, after = change.now
+        assert not (rows and self.model.held), "all is held"
         self.ended_by_clock(change, conn)
+        self.gave_up_for_tokens(change, conn)
         taken = {r["id"] for r in rows}
         assert len(taken) == len(rows)
         free: dict[str, int] = {}
@@ -95,6 +99,7 @@ class Workers(Base):
             assert got["claim_no"] > row.claim_no
             self.presented(got, change.claim(row.id, got["claim_no"], name, LEASE), change)
             self.claims[name][row.id] = got["claim_no"]
+        self.paid(change)
 
     def presented(self, got: dict[str, Any], row: Row, change: Change) -> None:
         same = {"step": row.step, "state": row.state, "attempt": row.attempt, "queue": row.queue, "fsm": "m"}
@@ -226,6 +231,9 @@ class Workers(Base):
             outcome.get("keep") is True
             and "delay_ms" not in outcome
             and "partition_key" not in outcome
+            and "rate_limit" not in outcome
+            and row.pending is None
+            and not self.model.held
             and outcome.get("queue", row.queue) == row.queue
             and outcome.get("priority", row.priority) == row.priority
             and row.queue not in self.model.paused
@@ -301,100 +309,3 @@ class Workers(Base):
             return self.created(row, specs, change, bool(self.open))
         finally:
             self.world.client = client
-
-    # --- leases
-
-    def heartbeat(self) -> None:
-        name = self.some_worker()
-        claims = [list(c) for c in self.claims[name].items()]
-        if not claims:
-            return
-        rows, change = self.world.ask(
-            self.world.workers[name], "select * from gd_heartbeat(%s, %s::jsonb, '120 s')", name, claims
-        )
-        lost = {r["id"] for r in rows}
-        for number, claim_no in claims:
-            row = self.model.rows.get(number)
-            live = row is not None and row.status == "executing" and row.claim_no == claim_no
-            over = row.over(change.now) if row is not None else False
-            assert (number in lost) == (not live or over is True) or over is None, (number, row)
-            if row is not None and live and number not in lost:
-                old, lease = row.lease, nearest(change.after(120 * SECOND), row.timeout, row.expires)
-                assert old is not None and lease is not None
-                # a row that is locked is not lost, and is renewed beside it or not: also in the eyes of who locked it
-                change.row(number).lease = (min(old[0], lease[0]), lease[1]) if self.touched(row) else lease
-                for other in (o.change.rows.get(number) for o in self.open if o.change is not None):
-                    if other is not None and other.lease is not None:
-                        other.lease = change.row(number).lease
-        change.apply()
-
-    def release(self) -> None:
-        name, everything, delay = self.some_worker(), self.chance.once_in(3), self.chance.choice([0, 0, 30])
-        claims = [list(c) for c in sorted(self.claims[name].items()) if self.chance.once_in(2)]
-        rows, change = self.world.ask(
-            self.world.workers[name],
-            "select gd_release(%s, %s::jsonb, %s * interval '1 second') as count",
-            name,
-            None if everything else claims if claims else "[]",
-            delay,
-        )
-        mine = [
-            r
-            for r in self.model.rows.values()
-            if r.status == "executing" and r.worker == name and (everything or [r.id, r.claim_no] in claims)
-        ]
-        back = self.left_execution(mine, self.world.client)
-        assert len(back) == rows[0]["count"]
-        self.contested()
-        for row in mine:
-            over = row.over(change.now)
-            assert row.id not in back or not over, ("given back too late", row)
-            assert row.id in back or self.touched(row) or over is not False, ("not given back", row)
-        for number in back:
-            change.give_back(number, delay * SECOND, False)
-        change.apply()
-
-    def left_execution(self, rows: list[Row], conn: psycopg.Connection[Any]) -> list[int]:
-        query = "select id from gendurable.instance where status = 'runnable' and id = any(%s)"
-        return sorted(r["id"] for r in conn.execute(query, ([r.id for r in rows],)).fetchall())
-
-    def reap(self) -> None:
-        self.reap_now(self.chance.choice(WORKERS), self.chance.once_in(2))
-
-    def reap_now(self, name: str, maintain: bool) -> None:
-        conn = self.world.workers[name]
-        if maintain:
-            answer, change = self.world.ask(conn, "select gd_maintain() as done")
-            assert answer[0]["done"]["ran"] and answer[0]["done"]["repaired"] == 0, answer
-            count = answer[0]["done"]["reaped"] + answer[0]["done"]["expired"]
-        else:
-            answer, change = self.world.ask(conn, "select gd_reap() as count")
-            count = answer[0]["count"]
-        before, after = change.now
-        expired = [r for r in self.model.rows.values() if r.status == "executing" and r.lease and r.lease[0] <= after]
-        ended = self.ended_by_clock(change, conn)
-        back = [n for n in self.left_execution(expired, conn) if n not in change.rows]
-        assert len(back) + ended == count
-        for row in self.model.rows.values() if maintain else ():
-            gone = row.expires is not None and not row.ended and row.expires[1] <= before
-            assert not gone or change.row(row.id).ended or self.touched(row), ("not ended", row)
-        self.contested()
-        for row in expired:
-            assert row.id in back or row.id in change.rows or row.lease[1] > before or self.touched(row), (
-                "not reaped",
-                row,
-            )
-        for number in back:
-            change.give_back(number, 0, True)
-        change.apply()
-
-    def crash(self) -> None:
-        """The process is gone, its leases are not."""
-        self.claims[self.some_worker()].clear()
-
-    def has_crashed_often(self) -> None:
-        crashes = self.chance.choice([18, 19])
-        row = self.some_row(lambda r: r.status == "executing")
-        if not self.open and row is not None and row.status == "executing":
-            self.world.admin.execute("update gendurable.instance set crashes = %s where id = %s", (crashes, row.id))
-            row.crashes = crashes

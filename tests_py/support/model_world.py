@@ -8,23 +8,29 @@ from typing import Any
 
 import psycopg
 from psycopg.rows import dict_row, tuple_row
-from support.model import SECOND, TIMEOUTS, Change, Model, Row, Span
+from support.model import BURST, SECOND, TIMEOUTS, Change, Model, Row, Span
+from support.model_inputs import RATES
 
 US = "(extract(epoch from {}) * 1000000)::bigint"
 LEASE = "case when i.status = 'executing' then greatest(i.lease_expires_at, r.until) end"
 ROWS = f"""
 select i.id, i.status::text, i.step, i.state, i.attempt, i.crashes, i.queue, i.priority, i.partition_key as key,
     i.unique_held as held, i.awaits, i.claim_no, i.worker, i.parent_id as parent, i.barrier_no as barrier, i.result,
+    i.rate_limit, coalesce(i.weight, 1) as weight,
     case when i.status = 'awaiting_children' then i.children_pending end as pending,
-    {US.format("case when i.partition_key is null then i.eligible_at else i.lane_at end")} as at,
+    {US.format("case when i.partition_key is null then coalesce(i.eligible_at, i.bucket_at) else i.lane_at end")} as at,
     {US.format("i.deadline_at")} as deadline, {US.format(LEASE)} as lease,
     {US.format("i.finished_at")} as finished, {US.format("i.expires_at")} as expires,
     {US.format("i.timeout_at")} as timeout,
     array(select s.id from gendurable.signal s where s.instance_id = i.id order by s.id) as inbox
 from gendurable.instance i
 left join gendurable.renewal r on r.instance_id = i.id and r.claim_no = i.claim_no
+where i.id > 0
 order by i.id
 """
+
+SET_RATE = "select gd_set_rate_limit(%s, %s, %s::interval, %s)"
+SETTINGS = {"open": (1e9, "1 second", 1e9), "tight": (1, "1000 days", BURST), "shut": (0, None, BURST)}
 
 # Each returns what is broken; nothing else may happen meanwhile, so no baton is on its way.
 INVARIANTS = {
@@ -38,16 +44,23 @@ INVARIANTS = {
                 select from gendurable.instance b
                 where b.partition_key = i.partition_key and b.slot_no is null
                     and (b.eligible_at <= now() + interval '1 second'
+                        -- by the bell of its line
+                        or b.bucket_at is not null
                         -- given back for a while, at its place: those behind it wait for it
                         or (b.lane_at <= now() and b.eligible_at is not null))
                     and not exists (select from gendurable.paused_queue q where q.queue = b.queue))""",
     "a row is in no index of a claim": """
         select i.id from gendurable.instance i
-        where (i.status = 'runnable' and i.partition_key is null and i.eligible_at is null)
+        where (i.status = 'runnable' and i.partition_key is null and coalesce(i.eligible_at, i.bucket_at) is null)
             or (i.status = 'awaiting_signal' and i.partition_key is null
                 and i.eligible_at is distinct from i.deadline_at)
             or (i.finished_at is null and not exists (
                 select from gendurable.queue_name p where p.queue = i.queue))""",
+    "a line has no bell": """
+        select distinct i.rate_limit, i.queue from gendurable.instance i
+        where i.bucket_at is not null and not exists (
+            select from gendurable.instance b
+            where b.id < 0 and b.rate_limit = i.rate_limit and b.queue = i.queue and b.eligible_at is not null)""",
     "a barrier counts wrongly": """
         select i.id from gendurable.instance i
         where i.status = 'awaiting_children' and i.children_pending <> (
@@ -95,14 +108,24 @@ SHIFTED = {
         "updated_at",
         "expires_at",
         "timeout_at",
+        "bucket_at",
     ],
+    "bucket": ["full_at"],
     "signal": ["inserted_at"],
     "renewal": ["until"],
 }
+LINES = """
+update gendurable.bucket b set lines = array(
+    select row(l.queue, l.ring_at - back, l.turn_at - back, l.weight, l.priority, l.at - back, l.id, l.bell_id)
+        ::gendurable.line
+    from unnest(b.lines) l)
+from (select %s * interval '1 second') x (back)
+"""
 EMPTY = (
     "truncate gendurable.instance, gendurable.signal, gendurable.signal_seen, gendurable.watch, "
     "gendurable.queue_name, gendurable.paused_queue, gendurable.key_limit, gendurable.renewal, gendurable.upkeep, "
-    "gendurable.doubtful_key, gendurable.schedule, gendurable.ended_parent"
+    "gendurable.doubtful_key, gendurable.schedule, gendurable.ended_parent, "
+    "gendurable.bucket, gendurable.rate_limit, gendurable.hold"
 )
 
 
@@ -128,6 +151,9 @@ class World:
             conn.rollback()
         self.admin.execute(EMPTY.encode())
         self.model = Model()
+        for name, rate in RATES.items():
+            self.admin.execute(SET_RATE.encode(), (name, *SETTINGS[rate]))
+            self.model.rates[name] = rate
         self.shifted = 0
         self.forget_floors()
 
@@ -162,6 +188,7 @@ class World:
         for table, columns in SHIFTED.items():
             back = ", ".join(f"{c} = {c} - interval '{seconds} seconds'" for c in columns)
             self.admin.execute(f"update gendurable.{table} set {back}".encode())
+        self.admin.execute(LINES.encode(), (seconds,))
         self.shifted += seconds * SECOND
         self.forget_floors()
 
@@ -197,6 +224,8 @@ class World:
                 "barrier",
                 "result",
                 "claim_no",
+                "rate_limit",
+                "weight",
             ):
                 assert got[name] == getattr(row, name), (number, name, got[name], row)
             if row.status == "awaiting_children":
