@@ -119,7 +119,9 @@ class Target:
         results = {done.get_value(row, column) for row in range(done.ntuples)}
         assert results <= {b"ok", b"stale", b"busy", b"rejected"}
         if b"ok" not in results:
-            assert self.conn.execute(SEEN.encode()).fetchone() == before, f"{results} left something behind"
+            # but for the locks of keys, which last as long as the transaction: what is rejected may have got them
+            after = self.conn.execute(SEEN.encode()).fetchone()
+            assert after is not None and after[:-1] == before[:-1], f"{results} left something behind"
 
 
 @pytest.fixture(scope="module")

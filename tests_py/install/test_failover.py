@@ -16,6 +16,7 @@ import pytest
 from chaos import machines
 from chaos.checker import check
 from chaos.clients import Clients, backlog
+from chaos.machines import BURST, FEW, LIMIT, MOST, RATE
 from chaos.records import LOG, Record, gather
 from chaos.worker import SqlWorker
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -64,6 +65,8 @@ def pair() -> Iterator[tuple[Cluster, Cluster]]:
         with psycopg.connect(primary.dsn, autocommit=True) as conn:
             conn.execute("create extension gendurable")
             conn.execute(LOG.encode())
+            gd.set_rate_limit(conn, LIMIT, RATE, 1, BURST)
+            gd.set_queue(conn, FEW, limit=MOST)
             # Not through a view of the installation: the copy is made by whoever runs the tests.
             command = [programs.bindir / "pg_basebackup", "-D", folder / "data", "-d", primary.dsn]
             subprocess.run([*command, "-X", "stream", "-c", "fast", "-R"], check=True, capture_output=True)
@@ -94,7 +97,7 @@ def test_a_promoted_standby_has_all_that_was_acknowledged(pair: Any, tmp_path: P
     dsn = both(primary, standby)
     monkeypatch.setattr(machines, "journal", machines.Journal(tmp_path / "journal.jsonl"))
     engines = [
-        Engine(dsn, machines.MACHINES, queues={"default": 8, "keyed": 4}, lease_ttl=3, heartbeat_interval=0.9)
+        Engine(dsn, machines.MACHINES, queues={"default": 8, "keyed": 4, FEW: 4}, lease_ttl=3, heartbeat_interval=0.9)
         for _ in range(2)
     ]
     clients = Clients(dsn, seed=1)
