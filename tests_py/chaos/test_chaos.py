@@ -175,7 +175,7 @@ SEEDED: list[tuple[str, Callable[[Record], object]]] = [
     ("time", lambda r: said(r, "insert", 14).update(expires=of(r, 14, status="executing").began - SECOND)),
     ("time", lambda r: said(r, "insert", 14).update(expires=of(r, 14, status="done").began - SECOND)),
     ("schedule", lambda r: change(of(r, 53, old_status=None), tick=of(r, 51).tick)),
-    ("schedule", lambda r: change(of(r, 53, old_status=None), tick=of(r, 51).tick + 1)),
+    ("schedule", lambda r: change(of(r, 53, old_status=None), tick=r.schedules[0].since + 1)),
     ("schedule", lambda r: change(of(r, 51, old_status=None), tick=r.schedules[0].since)),
     ("schedule", lambda r: change(of(r, 53, old_status=None), schedule="one by one")),
     ("schedule", lambda r: setattr(r.rows[55], "status", "runnable")),
@@ -296,7 +296,9 @@ def missed_ticks(hand: Hand) -> None:
     hand.schedule("each")
     hand.miss("5 s")
     for _ in range(6):
-        hand.finish(wait_until(hand.start))
+        claim = wait_until(hand.start)
+        assert claim is not None
+        hand.finish(claim)
     hand.pause("each")
 
 
