@@ -107,6 +107,23 @@ cross join lateral gendurable._open_buckets('more', 0, p.picked, 1) o
 cross join lateral gendurable._give_tokens(
     'more', 0, o.opened, p.picked, :'m'::bigint[], '{null,null,null,null}', 1, clock_timestamp()) g;
 
+-- The order of priorities holds for all rows of a claim
+select gd_set_rate_limit('mixed', 1, '1 day', 9);
+select t.limited('mixed', 1, 'mixed', '{"priority": -1, "weight": 9}') is not null, t.count('mixed');
+select t.limited('mixed', 1, 'mixed', '{"priority": -1}') is not null, t.limited('mixed', 2, 'mixed', '{"priority": 1}') is not null;
+select t.count('mixed');
+select gd_insert('m', p_queue => 'mixed') is not null;
+select t.fill('mixed', 9);
+select t.ring('mixed');
+select is((
+    select string_agg(i.priority::text, ' ' order by c.at)
+    from (select x.id, row_number() over () as at from t.take('mixed', 2) x) c join gendurable.instance i using (id)
+), '-1 0', 'rows without a limit come before less urgent ones of a line');
+select is((
+    select string_agg(i.priority::text, ' ' order by c.at)
+    from (select x.id, row_number() over () as at from t.take('mixed', 9) x) c join gendurable.instance i using (id)
+), '1 1', 'whose bell rings for the next claim');
+
 -- Bells are nobody
 select gd_set_rate_limit('nobody', 1, '1 day', 1);
 select t.limited('nobody', 2, 'nobody') is not null, t.count('nobody');

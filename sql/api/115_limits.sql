@@ -150,6 +150,8 @@ begin
             from gendurable.instance i
             where i.rate_limit = p_bucket and i.queue = p_queue and i.bucket_at is not null
                 and (i.priority, i.bucket_at, i.id) >= (v_one.bound_priority, v_one.bound_at, v_one.bound_id)
+                -- those behind it have a bell in their priority: rows without a limit may come before them
+                and i.priority <= p_priority
             order by i.priority, i.bucket_at, i.id
             limit v_most
             for no key update skip locked);

@@ -119,7 +119,7 @@ begin
             + gendurable._reserved(p_opened.lines, p_queue, v_line.turn_at, p_opened.burst, v_now);
         v_line.ring_at := greatest(p_opened.closed_until, case
             when p_opened.us is null or v_level >= v_need then v_now + case
-                when p_full or (p_taken > 0 and not p_opened.ends) then interval '0'
+                when p_full or (p_taken > 0 and not p_opened.ends) or v_first.priority > p_priority then interval '0'
                 -- a token is there, and the row could not be had
                 else interval '25 ms'
             end

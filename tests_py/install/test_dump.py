@@ -109,7 +109,8 @@ def test_a_restored_database_goes_on_where_it_stopped(
     # The next dump is as good: the restored tables are still marked.
     marked = restored.execute(
         "select count(*) from pg_class c where c.relnamespace = 'gendurable'::regnamespace and c.relkind in ('r', 'S')"
-        " and c.relname <> 'special' and c.oid = any(select unnest(e.extconfig) from pg_extension e where e.extname = 'gendurable')"
+        " and c.relname <> 'special'"
+        " and c.oid = any(select unnest(e.extconfig) from pg_extension e where e.extname = 'gendurable')"
     ).fetchone()
     assert marked == (len([name for name in before if name.startswith("gendurable.")]) if how == "extension" else 0,)
     if how == "plain script":

@@ -13,6 +13,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 NAMES = [
+    "nightly",
     "",
     "m",
     "default",
