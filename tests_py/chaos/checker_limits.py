@@ -34,10 +34,10 @@ def limits(record: Record) -> Iterator[str]:
 
 def queues(record: Record) -> Iterator[str]:
     """At most so many of the queue execute, each in a slot of its own, which it has when its claim commits."""
-    last: dict[tuple[str, int | None], int] = {}
+    last: dict[tuple[str, int], int] = {}
     for event in record.events:
         if event.queue == FEW:
-            last[event.xid, None] = last[event.xid, event.id] = event.seq
+            last[event.xid, event.id] = event.seq
     holders: dict[int, int | None] = {}
     for event in record.events:
         if event.queue != FEW:
@@ -51,10 +51,11 @@ def queues(record: Record) -> Iterator[str]:
             holders.pop(event.id, None)
             if event.queue_slot is not None and last[event.xid, event.id] == event.seq:
                 yield f"{event.id}: {event.status} in slot {event.queue_slot} of queue {FEW} (seq {event.seq})"
-        # Claims come one after the other; whatever else happens meanwhile only frees slots.
-        slots = list(holders.values())
-        if last[event.xid, None] == event.seq and (None in slots or len(set(slots)) < len(slots)):
-            yield f"queue {FEW}: slots {holders} (seq {event.seq})"
+        # Within a claim a row may execute before it gets its slot, and others may end meanwhile.
+        if event.status == "executing" and last[event.xid, event.id] == event.seq:
+            others = [slot for id, slot in holders.items() if id != event.id]
+            if event.queue_slot is None or event.queue_slot in others:
+                yield f"queue {FEW}: slots {holders} (seq {event.seq})"
 
 
 def schedules(record: Record) -> Iterator[str]:
