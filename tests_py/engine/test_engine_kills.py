@@ -132,6 +132,10 @@ def test_server_and_engines_are_killed_and_every_transition_is_committed_once() 
                 scene.go_on()
                 assert scene.violations == []
         wait_until(lambda: all_serve(scene), 60)
+        with psycopg.connect(scene.dsn, autocommit=True) as conn:
+            # Clients draw what they insert: until there was some of each.
+            drawn = "select distinct fsm from chaos.log"
+            wait_until(lambda: set(STEPS) <= {fsm for (fsm,) in conn.execute(drawn)}, 60)
         scene.calm()
         with psycopg.connect(scene.dsn, autocommit=True) as conn:
             repaired = gd.maintain(conn)["repaired"]

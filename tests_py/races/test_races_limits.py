@@ -268,6 +268,7 @@ def test_changes_of_a_bucket_cost_the_same_beside_a_held_snapshot(db):
     limited(c, 1_500)
     wait_until(lambda: b.claim(1_000) is not None and len(line(c)) == 1_499)
     c.call("set_rate_limit", "mail", 1_000_000, "1 second", 1)
+    fill(c, 1)  # it went on from what was there, which was nothing
     # the settings that claims have
     plain = db.connect(options="-c enable_seqscan=off -c enable_bitmapscan=off")
     a.begin("repeatable read").conn.execute("select count(*) from gendurable.bucket")
