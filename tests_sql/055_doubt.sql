@@ -38,7 +38,7 @@ select is(
     case when m.call ~ 'doubt' then array[x.seen[1], 1, x.seen[3]] else array[least(x.seen[1], 1), x.seen[2], x.seen[3]] end,
     '{1,1,0}'::bigint[], m.call || ' is, until it is undone')
 from t.mark m
-cross join lateral (select t.marks(m.call, m.undo) as seen offset 0) x;
+cross join lateral t.marks(m.call, m.undo) x (seen);
 
 -- One that is added while the upkeep looks is not lost: it is another row
 insert into gendurable.special default values;

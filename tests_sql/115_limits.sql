@@ -117,11 +117,11 @@ select t.fill('mixed', 9);
 select t.ring('mixed');
 select is((
     select string_agg(i.priority::text, ' ' order by c.at)
-    from (select x.id, row_number() over () as at from t.take('mixed', 2) x) c join gendurable.instance i using (id)
+    from (select x.id, row_number() over () as at from t.take('mixed', 2) x) c join gendurable.instance i on i.id = c.id
 ), '-1 0', 'rows without a limit come before less urgent ones of a line');
 select is((
     select string_agg(i.priority::text, ' ' order by c.at)
-    from (select x.id, row_number() over () as at from t.take('mixed', 9) x) c join gendurable.instance i using (id)
+    from (select x.id, row_number() over () as at from t.take('mixed', 9) x) c join gendurable.instance i on i.id = c.id
 ), '1 1', 'whose bell rings for the next claim');
 
 -- Bells are nobody
