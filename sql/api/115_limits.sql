@@ -74,16 +74,7 @@ begin
     left join lateral (
         select x.no, x.full_at, x.lines from gendurable.bucket x where x.bucket = p_bucket order by x.no desc limit 1
     ) b on true
-    left join lateral (
-        -- as _find_rate_limit does
-        select x.us_per_token as us, x.burst
-        from gendurable.rate_limit x
-        where x.name = any(case
-            when position(':' in p_bucket) = 0 then array[p_bucket] else gendurable._limit_names(p_bucket)
-        end)
-        order by length(x.name) desc
-        limit 1
-    ) l on true
+    left join lateral gendurable._find_rate_limit(p_bucket) l on true
     left join lateral (
         select x.until
         from gendurable.bucket_closed x

@@ -56,7 +56,8 @@ begin
             set allowed = excluded.allowed, period = excluded.period, burst = excluded.burst,
                 us_per_token = excluded.us_per_token;
     end if;
-    perform gendurable._outwait_lines();
+    -- Claims that put rows into lines and do not know of it; the bells of a long one are looked at by the upkeep.
+    perform gendurable._outwait_holders(gendurable._lock_of_lines());
     perform gendurable._ring_lines(p_name);
 end $$;
 
@@ -192,35 +193,6 @@ $$;
 
 comment on function gendurable._read_limit(double precision, interval, double precision) is
     'A rate limit as it is stored: us, the microseconds that a token takes.';
-
-create or replace function gendurable._outwait_lines() returns void
-language plpgsql as $$
-declare
-    v_held text[] := gendurable._find_line_holders();
-begin
-    -- Those that are at work end in a few milliseconds; a longer one's bells are looked at by the upkeep.
-    for v_try in 1 .. 8 loop
-        exit when v_held = '{}';
-        perform pg_sleep(0.005 * v_try);
-        v_held := array(select h from unnest(v_held) h where h = any(gendurable._find_line_holders()));
-    end loop;
-end $$;
-
-comment on function gendurable._outwait_lines() is
-    'Waits a little for claims that put rows into lines without knowing of the limit that is being set.';
-
-create or replace function gendurable._find_line_holders() returns text[]
-language plpgsql as $$
-begin
-    return array(
-        select l.virtualtransaction
-        from pg_locks l
-        where l.locktype = 'advisory' and l.classid = gendurable._lock_of_lines() and l.objsubid = 2 and l.granted
-            and l.pid is distinct from pg_backend_pid()
-            and l.database = (select d.oid from pg_database d where d.datname = current_database()));
-end $$;
-
-comment on function gendurable._find_line_holders() is 'The transactions that have put rows into lines.';
 
 create or replace function gendurable._ring_lines(p_name text) returns void
 language plpgsql as $$

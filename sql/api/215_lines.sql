@@ -84,17 +84,16 @@ begin
         return 1;
     end if;
     -- Set by a clock that was ahead, or by a claim that did not know of a limit: it is no defect. By then the bucket is full.
-    v_fills := greatest(
-        (
-            select max(c.until) from gendurable.bucket_closed c where c.bucket = p_bucket),
-        (
-            select gendurable._later(v_now, l.burst * l.us)
-            from gendurable._find_rate_limit(p_bucket) l
-            where l.us < 'infinity'), case
-        -- nothing is allowed: any time will do
-        when (select l.us from gendurable._find_rate_limit(p_bucket) l) = 'infinity' then v_now + gendurable._longest_ring()
-        else v_now
-    end);
+    select case
+            when l.us is null then v_now
+            -- nothing is allowed: any time will do
+            when l.us = 'infinity' then v_now + gendurable._longest_ring()
+            else gendurable._later(v_now, l.burst * l.us)
+        end
+    into v_fills
+    from (select 1) one
+    left join lateral gendurable._find_rate_limit(p_bucket) l on true;
+    v_fills := greatest(v_fills, (select max(c.until) from gendurable.bucket_closed c where c.bucket = p_bucket));
     if v_ring > least(v_fills, v_now + gendurable._longest_ring()) + interval '1 second' then
         perform gendurable._put_bell(p_queue, v_priority, v_now, p_bucket, null);
     end if;

@@ -30,20 +30,20 @@ end $$;
 
 comment on function gendurable._limit_names(text) is 'The names of rate limits that fit a bucket: of "a:b" these are "a" and "a:b".';
 
-create or replace function gendurable._find_rate_limit(p_bucket text, out us double precision, out burst double precision)
-language plpgsql stable as $$
-begin
-    select l.us_per_token, l.burst into us, burst
+-- A set of one row at most, since only so what stands behind FROM is inlined.
+create or replace function gendurable._find_rate_limit(p_bucket text) returns table (us double precision, burst double precision)
+language sql stable parallel safe as $$
+    select l.us_per_token, l.burst
     from gendurable.rate_limit l
     where l.name = any(case
         when position(':' in p_bucket) = 0 then array[p_bucket] else gendurable._limit_names(p_bucket)
     end)
     order by length(l.name) desc
-    limit 1;
-end $$;
+    limit 1
+$$;
 
 comment on function gendurable._find_rate_limit(text) is
-    'Which limit decides for a bucket: microseconds a token (infinite: nothing is allowed) and the burst. Nulls: there is none.';
+    'Which limit decides for a bucket: microseconds a token (infinite: nothing is allowed) and the burst. No row: there is none.';
 
 create or replace function gendurable._need_rate_limit(p_bucket text, p_weight double precision) returns void
 language plpgsql as $$

@@ -1,33 +1,46 @@
 -- What a decision (055_doubt) does about the keys that it is about, and what claims do later about those that were in doubt.
 -- Next: 070_new_instance, how an instance comes into the table.
 
-create or replace function gendurable._find_key_holders() returns text[]
+create or replace function gendurable._find_holders(p_class int) returns text[]
 language plpgsql as $$
 begin
     -- prepared transactions have no process
     return array(
         select (((l.classid::bigint << 32) | l.objid::bigint)::text || ' ' || l.virtualtransaction)
         from pg_locks l
-        where l.locktype = 'advisory' and l.objsubid = 1 and l.granted and l.pid is distinct from pg_backend_pid()
+        where l.locktype = 'advisory' and l.granted and l.pid is distinct from pg_backend_pid()
+            and case when p_class is null then l.objsubid = 1 else l.objsubid = 2 and l.classid = p_class end
             and l.database = (select d.oid from pg_database d where d.datname = current_database()));
 end $$;
 
-comment on function gendurable._find_key_holders() is 'Which locks of keys other transactions hold: the lock, and whose it is.';
+comment on function gendurable._find_holders(int) is
+    'Which locks of a class other transactions hold, null: of keys; the lock, and whose it is.';
 
-create or replace function gendurable._find_held_keys() returns text[]
+create or replace function gendurable._outwait_holders(p_class int) returns text[]
 language plpgsql as $$
 declare
-    v_held text[] := gendurable._find_key_holders();
-    v_locks bigint[];
-    v_keys text[] := '{}'::text[];
-    v_key text := '';
+    v_held text[] := gendurable._find_holders(p_class);
 begin
     -- those that are at work end in a few milliseconds
     for v_try in 1 .. 8 loop
         exit when v_held = '{}';
         perform pg_sleep(0.005 * v_try);
-        v_held := array(select h from unnest(v_held) h where h = any(gendurable._find_key_holders()));
+        v_held := array(select h from unnest(v_held) h where h = any(gendurable._find_holders(p_class)));
     end loop;
+    return v_held;
+end $$;
+
+comment on function gendurable._outwait_holders(int) is
+    'Waits a fifth of a second at most for those who hold locks of a class now, null: of keys; what of it is still held.';
+
+create or replace function gendurable._find_held_keys() returns text[]
+language plpgsql as $$
+declare
+    v_held constant text[] := gendurable._outwait_holders(null);
+    v_locks bigint[];
+    v_keys text[] := '{}'::text[];
+    v_key text := '';
+begin
     if v_held = '{}' then
         return v_keys;
     end if;
