@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import psycopg
-from psycopg import pq
+from psycopg import pq, sql
 from psycopg.rows import tuple_row
 
 from .._statement import Statement, call, nothing, one_value
@@ -85,24 +85,32 @@ async def transaction(conn: psycopg.AsyncConnection[Any], made: Settings, statem
 
 
 async def _transaction(conn: psycopg.AsyncConnection[Any], made: Settings, statement: Statement[R]) -> R:
+    """All of it as one simple query, its values written into the text.
+
+    Not as a pipeline: there a client asks the server to flush once more after the end of the transaction. The proxy
+    takes that for the beginning of the next one, which nobody ever ends, and its server connection is lost to all.
+    """
     local = set_locally.statement(made)
-    rows: list[tuple[Any, ...]] = []
+    steps = [
+        "begin isolation level read committed, read write, not deferrable",
+        *(["set local transaction_timeout to 0"] if conn.info.server_version >= 170000 else []),
+        "set local statement_timeout to 0",
+        local.sql,
+        statement.sql,
+        "commit",
+    ]
+    text = sql.SQL("; ").join(sql.SQL(each) if isinstance(each, str) else each for each in steps)
+    answers: list[list[tuple[Any, ...]]] = []
+    cursor = psycopg.AsyncClientCursor(conn, row_factory=tuple_row)
     try:
-        async with contextlib.AsyncExitStack() as stack:
-            if psycopg.Pipeline.is_supported():
-                await stack.enter_async_context(conn.pipeline())
-            await conn.execute("begin isolation level read committed, read write, not deferrable")
-            if conn.info.server_version >= 170000:
-                await conn.execute("set local transaction_timeout to 0")
-            await conn.execute("set local statement_timeout to 0")
-            await conn.execute(local.sql, local.params)
-            cursor = psycopg.AsyncCursor(conn, row_factory=tuple_row)
-            await cursor.execute(statement.sql, statement.params)
-            end = await conn.execute("commit")
-            rows = await cursor.fetchall()
-        if end.statusmessage != "COMMIT":
-            raise psycopg.InternalError(f"the transaction ended with {end.statusmessage}")
-        return statement.read(rows)
+        await cursor.execute(text, [*local.params, *statement.params])
+        more: bool | None = True
+        while more:
+            answers.append([] if cursor.description is None else await cursor.fetchall())
+            more = cursor.nextset()
+        if cursor.statusmessage != "COMMIT":
+            raise psycopg.InternalError(f"the transaction ended with {cursor.statusmessage}")
+        return statement.read(answers[-2])
     except psycopg.Error as error:
         if not conn.closed and conn.info.transaction_status != pq.TransactionStatus.IDLE:
             with contextlib.suppress(psycopg.Error):
@@ -112,6 +120,6 @@ async def _transaction(conn: psycopg.AsyncConnection[Any], made: Settings, state
             raise
         raise ours from error
     except BaseException:
-        # Broken off in the middle of a pipeline: the proxy takes back what is rolled back by the end of the connection.
+        # Broken off in the middle: the proxy takes back what is rolled back by the end of the connection.
         await conn.close()
         raise

@@ -18,6 +18,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from support.engine import Events, asleep, ended, field, running
+from support.proxy import Proxy
 from support.wait import wait_until
 
 import gendurable_py as gd
@@ -159,6 +160,25 @@ def test_one_that_was_not_told_finds_out_and_leaves_nothing_behind(
     warnings = [record.getMessage() for record in caplog.records if "proxy" in record.getMessage()]
     assert len(warnings) == 1 and "notify=False" in warnings[0]
     assert events.count("sleep") == events.count("reconnect") == 0
+
+
+def test_nothing_is_said_after_the_end_of_a_transaction(db: Any, conn: Conn) -> None:
+    """A proxy takes what comes after it for another transaction, and keeps a server connection for it for ever."""
+    with Proxy(db.dsn) as proxy:
+        proxy.listen()
+        engine = Engine(proxy.dsn, [work], notify=False, poll_interval=0.02, max_poll_interval=0.05)
+        with running(engine):
+            assert ended(conn, gd.insert(conn, work, {"n": 3}))[0].result == 3
+        kinds = [kind for said in proxy.said for kind in messages(bytes(said))]
+    assert len(kinds) > 10 and set(kinds) <= {"Q", "X"}
+
+
+def messages(said: bytes) -> Iterator[str]:
+    """The kinds of a client's messages: https://www.postgresql.org/docs/current/protocol-message-formats.html."""
+    at = int.from_bytes(said[:4], "big")  # the first one has no kind
+    while at < len(said):
+        yield chr(said[at])
+        at += 1 + int.from_bytes(said[at + 1 : at + 5], "big")
 
 
 def test_where_sessions_are_pooled_it_listens(db: Any, conn: Conn, caplog: pytest.LogCaptureFixture) -> None:

@@ -14,7 +14,8 @@ class Proxy:
     """Forwards to the server of a dsn. `dsn` is the way through it.
 
     lose_answer_to(text): the next message that contains the text reaches the server; its answer does not come back,
-    the connection ends instead. silence(): whatever is said from now on goes nowhere, until `heal`.
+    the connection ends instead. silence(): whatever is said from now on goes nowhere, until `heal`. `said` is what
+    clients have said since `listen`, a list of bytes a connection.
     """
 
     def __init__(self, dsn: str) -> None:
@@ -29,6 +30,8 @@ class Proxy:
         self._open.set()
         self.refusing = False
         self.answers_lost = 0
+        self.said: list[bytearray] = []
+        self._listening = False
         threading.Thread(target=self._accept, daemon=True).start()
 
     def __enter__(self) -> Proxy:
@@ -41,6 +44,9 @@ class Proxy:
 
     def lose_answer_to(self, text: bytes) -> None:
         self._lost = text
+
+    def listen(self) -> None:
+        self._listening = True
 
     def silence(self) -> None:
         self._open.clear()
@@ -112,9 +118,13 @@ class Proxy:
         pair: tuple[socket.socket, socket.socket],
         doomed: threading.Event,
     ) -> None:
+        said = bytearray()
+        if source is pair[0] and self._listening:
+            self.said.append(said)
         with suppress(OSError):
             while data := source.recv(65536):
                 self._open.wait()
+                said += data if self._listening else b""
                 if source is pair[0] and self._lost is not None and self._lost in data:
                     self._lost = None
                     doomed.set()
