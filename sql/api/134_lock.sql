@@ -16,7 +16,7 @@ declare
 begin
     -- A commit waits for nobody: what is locked is skipped and answered busy. Nothing waits, so no order can deadlock.
     with held as materialized (
-        select o.ord, i.partition_key, i.unique_scope, i.children_pending, i.queue_slot,
+        select o.ord, o.partition_key as new_key, i.partition_key, i.unique_scope, i.children_pending, i.queue_slot,
             case when i.barrier_no is not null and (o.ends or o.kind = 'error') then i.parent_id end as parent_id
         from unnest(p_outcomes) o
         cross join lateral (
@@ -28,11 +28,12 @@ begin
         ) i
     )
     select coalesce(array_agg(h.ord), '{}'),
-        coalesce(array_agg(distinct h.parent_id) filter (where h.parent_id is not null), '{}'),
-        coalesce(array_agg(distinct h.partition_key) filter (where h.partition_key is not null), '{}'),
+        coalesce(array_agg(h.parent_id) filter (where h.parent_id is not null), '{}'),
+        coalesce(array_agg(h.partition_key) filter (where h.partition_key is not null), '{}'),
+        coalesce(array_agg(h.new_key) filter (where h.new_key is not null), '{}'),
         bool_or(h.unique_scope is not null), bool_or(h.children_pending is not null),
         bool_or(h.queue_slot is not null)
-    into v_ords, v_parents, keys, scoped, family, v_slotted
+    into v_ords, v_parents, keys, v_new_keys, scoped, family, v_slotted
     from held h;
     if v_slotted then
         select array_agg(i.id), array_agg(i.queue) into slotted, queues
@@ -71,8 +72,6 @@ begin
         where i.parent_id = any(v_parents) and o.ord = any(v_ords) and (o.ends or o.kind = 'error');
     end if;
 
-    v_new_keys := array(
-        select o.partition_key from unnest(p_outcomes) o where o.partition_key is not null and o.ord = any(v_ords));
     if keys <> '{}' or v_new_keys <> '{}' then
         keys := array(select distinct k from unnest(keys || v_new_keys) k order by 1);
         v_new_keys := keys;

@@ -215,11 +215,15 @@ begin
         array_agg(w.id) filter (where w.status = 'done'),
         array_agg(w.parent_id) filter (where w.finished_at is not null and w.barrier_no is not null),
         array_agg(w.barrier_no) filter (where w.finished_at is not null and w.barrier_no is not null),
-        array_agg(distinct w.queue) filter (
+        array_agg(w.queue) filter (
             where w.status <> 'executing' and w.eligible_at <= p_now + gendurable._longest_poll()),
         jsonb_object_agg(w.ord, gendurable._kept_answer(p_mail)) filter (where w.status = 'executing')
     into ended, done, parents, barriers, queues, answers
     from written w;
+    if cardinality(queues) > 1 then
+        -- not sorted in the aggregate, which costs more, and most where a row is committed alone
+        queues := array(select distinct q from unnest(queues) q);
+    end if;
 end $$;
 
 comment on function gendurable._write_outcomes(
