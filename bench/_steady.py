@@ -85,7 +85,7 @@ def look(bench: Bench, feeder: Feeder, began: float) -> Minute:
 
 def steady(bench: Bench) -> float:
     """One engine as it is by default, but for the retention: jobs a second of the last minute, by the second one."""
-    minutes = max(5, 20 * bench.scale // 10_000)
+    minutes = max(7, 20 * bench.scale // 10_000)
     with _engine.dispatcher(bench.server.dsn, 10, retention=RETENTION) as engine:
         feeder = Feeder(bench.server.dsn)
         began = time.monotonic()
@@ -109,11 +109,16 @@ def steady(bench: Bench) -> float:
         f"steady state: of {feeder.inserted:,} jobs {left:,.0f} are left after the retention; the engine spent "
         f"{spent:,.0f} s on processors"
     )
-    third = seen[3]
+    for number in (3, 5):
+        then = seen[number]
+        bench.notes.append(
+            f"steady state: by minute {number}: table {seen[-1].table / then.table:.2f}, "
+            f"indexes {seen[-1].indexes / then.indexes:.2f}"
+        )
+    # over five minutes, since one collects by half minutes; what is removed ended a minute and a half before
     bench.notes.append(
-        f"steady state: table by that of minute 3: {seen[-1].table / third.table:.2f}, indexes: "
-        f"{seen[-1].indexes / third.indexes:.2f}; removed in the last minute, by what finished in the one before: "
-        f"{(seen[-1].removed - seen[-2].removed) / (seen[-2].finished - seen[-3].finished):.2f}"
+        "steady state: removed in the last five minutes, by what finished in those a minute before: "
+        f"{(seen[-1].removed - seen[-6].removed) / (seen[-2].finished - seen[-7].finished):.2f}"
     )
     rates = [(b.finished - a.finished) / (b.seconds - a.seconds) for a, b in itertools.pairwise(seen)]
     bench.curves["jobs/s"] = [(float(number), rate) for number, rate in enumerate(rates, 1)]
