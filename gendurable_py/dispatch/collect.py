@@ -39,6 +39,6 @@ class Collector:
         if removed < BATCH / 2 and not (removed and took >= _LONG):
             self.overdue = 0.0
             return None
-        # By and by, and not at once after a minute: where more ends than a tenth removes, the table finds its size early.
+        # By and by, not at once after a minute: where more ends than a tenth removes, the table finds its size early.
         share = _SHARE + (_SHARE_OVERDUE - _SHARE) * min(1.0, self.overdue / _OVERDUE)
         return max(_SHORTEST_PAUSE, took * (1 / share - 1))
