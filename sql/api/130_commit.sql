@@ -91,11 +91,9 @@ begin
     v_json := p_outcome - 'keep'::text;
     v_outcome := gendurable._parse_outcome(0, v_json, v_now);
 
-    -- the order that every waiting call uses: the parent, the row, then its keys, sorted
-    if v_outcome.ends or v_outcome.kind = 'error' then
-        perform from gendurable.instance p
-        where p.id = (select i.parent_id from gendurable.instance i where i.id = v_outcome.id)
-        for no key update;
+    -- the order that every waiting call uses: rows by id, with that a parent before its children; then keys, sorted
+    if v_outcome.ends or v_outcome.kind = 'error' or v_outcome.sends is not null then
+        perform gendurable._lock_with_targets(v_outcome);
     end if;
     select i.partition_key, i.unique_scope is not null as scoped, i.children_pending is not null as family, i.expires_at,
         i.timeout_at, i.queue, i.queue_slot
