@@ -20,7 +20,6 @@ from .outcome import (
     Await,
     Child,
     Done,
-    Insert,
     MachineLike,
     New,
     Next,
@@ -238,7 +237,9 @@ Insertable = New | MachineLike | Mapping[str, object]
 
 
 def encode_inserts(instances: Iterable[Insertable]) -> bytes:
-    """The array that `gd_insert_many` takes: of `Child`s or `Insert`s, bare machines, or mappings with the keys of the SQL contract.
+    """The array that `gd_insert_many` takes.
+
+    Of `Child`s or `Insert`s, bare machines, or mappings with the keys of the SQL contract.
 
     Raises:
         InvalidArgument: a state does not fit its machine, or a value cannot be encoded.

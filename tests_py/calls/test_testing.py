@@ -210,7 +210,9 @@ def test_an_insert_that_the_server_refuses_is_the_error_of_its_step(conn: Conn) 
     class Wrong(FSM, name="testing.wrong"):
         @step
         def start(self, ctx: Context[Any]) -> Next:
-            return Next("start", insert=[Insert(Order, {"order": 1}), Insert(Order, {"order": 2}, rate_limit="nowhere")])
+            return Next(
+                "start", insert=[Insert(Order, {"order": 1}), Insert(Order, {"order": 2}, rate_limit="nowhere")]
+            )
 
         def handle(self, error: Exception, ctx: Context[Any]) -> Done:
             return Done(type(error).__name__, signal=[Send(ctx.id, "to an instance that has ended")])

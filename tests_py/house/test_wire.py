@@ -40,8 +40,8 @@ def test_every_table_and_every_example_is_compared() -> None:
     }  # fmt: skip
     with_json = {heading for heading, text in SECTIONS.items() if "```json" in text}
     assert with_json == {
-        "Outcomes", "Signals of an outcome", "Instances", "Claimed rows", "Detail of a rejected outcome", "Options of gd_register",
-        "Options of gd_set_queue", "Filters", "Limits of queues", "Lists of claims", "An error of gd_maintain",
+        "Outcomes", "Signals of an outcome", "Instances", "Claimed rows", "Detail of a rejected outcome",
+        "Options of gd_register", "Options of gd_set_queue", "Filters", "Limits of queues", "Lists of claims", "An error of gd_maintain",
         "Options of a schedule", "Schedules that are announced",
     }  # fmt: skip
     assert [heading for heading, text in SECTIONS.items() if text.count("\n|---") > 1] == []
@@ -121,8 +121,10 @@ def test_signals_of_an_outcome_take_what_the_table_says(db: Database) -> None:
         [base], [example] = ([one for one in some if one.get(by)] for some in (minimal, full))
         addresses = key in ("id", "unique_key")
         tried.append(({k: v for k, v in base.items() if k != key}, row["needed"] == "no" and not addresses))
-        tried += [({**base, key: value}, good and not (addresses and value is None))
-                  for value, good in probes(row, example[key])]
+        tried += [
+            ({**base, key: value}, good and not (addresses and value is None))
+            for value, good in probes(row, example[key])
+        ]
     tried += [({**minimal[0], **minimal[1]}, False), ({**minimal[0], "nope": None}, False)]
     said = read(Session(db), [{"id": 1, "claim_no": 1, "kind": "done", "signal": [one]} for one, _ in tried])
     wrong = [(str(one)[:300], why) for (one, good), why in zip(tried, said, strict=True) if (why is None) is not good]

@@ -1,4 +1,4 @@
-"""What outcomes insert and send against open transactions: busy and nothing of it, or all of it; and nobody deadlocks."""
+"""What outcomes insert and send against open transactions: busy and nothing of it, or all of it, and no deadlock."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from psycopg import errors
 from support.races import Row, Session, outcome, three
+from support.wait import wait_until
 
 
 def inbox(session: Session, id: int) -> list[Any]:
@@ -33,9 +34,7 @@ def test_a_target_that_somebody_holds_is_busy_and_nothing_of_the_outcome_happens
     a, b, c = three(db)
     target, other = c.insert(unique_key="t", queue="far"), c.insert(queue="far")
     first, second = (a.claim_one() for _ in [c.insert(), c.insert()])
-    step = outcome(
-        first, "done", insert=[{"fsm": "new"}], signal=[to(other, 1), to(target if by == "id" else "t", 2)]
-    )
+    step = outcome(first, "done", insert=[{"fsm": "new"}], signal=[to(other, 1), to(target if by == "id" else "t", 2)])
     held(b, target)
     assert a.commit(step, outcome(second, "done", signal=[to(other, 3)])) == ["busy", "ok"]
     nothing_of_it(c, first, target)
@@ -70,9 +69,7 @@ def test_many_unique_keys_that_an_open_transaction_has_inserted_hold_up_nobody_e
     b.begin()
     for n in range(0, 40, 2):
         b.insert(unique_key=f"u{n}", queue="far")
-    steps = [
-        outcome(claim, "done", insert=[{"fsm": "new", "unique_key": f"u{n}"}]) for n, claim in enumerate(claims)
-    ]
+    steps = [outcome(claim, "done", insert=[{"fsm": "new", "unique_key": f"u{n}"}]) for n, claim in enumerate(claims)]
     assert a.commit(*steps) == ["busy", "ok"] * 20
     b.roll_back()
     assert a.commit(*steps[::2]) == ["ok"] * 20
@@ -128,9 +125,9 @@ def test_two_rows_that_signal_each_other_each_in_its_own_transaction(db):
 def test_a_child_and_its_parent_that_signal_each_other_each_in_its_own_transaction(db):
     a, b, c = three(db)
     parent = c.insert()
-    assert a.commit(
-        outcome(a.claim_one(), "schedule_childs", step="join", childs=[{"fsm": "c"}, {"fsm": "c"}])
-    ) == ["ok"]
+    assert a.commit(outcome(a.claim_one(), "schedule_childs", step="join", childs=[{"fsm": "c"}, {"fsm": "c"}])) == [
+        "ok"
+    ]
     one, two = a.claim(2)
     held(c, parent)
     first = a.blocked(Session(db), a.commit_one, outcome(one, "done", signal=[to(two["id"], 1), to(parent, 1)]))
@@ -179,11 +176,11 @@ def test_a_commit_that_dies_has_neither_inserted_nor_sent(db):
     claim = a.claim_one()
     step = outcome(claim, "done", insert=[{"fsm": "new"}], signal=[to(target, 1)])
     assert a.begin().commit(step) == ["ok"]
-    c.rows("select pg_terminate_backend(%s)", a.conn.info.backend_pid)
+    pid = a.conn.info.backend_pid
+    c.rows("select pg_terminate_backend(%s)", pid)
     with pytest.raises(errors.AdminShutdown):
         a.commit_open()
-    while c.rows("select from pg_locks l join pg_stat_activity s using (pid) where s.pid = %s", a.conn.info.backend_pid):
-        pass
+    wait_until(lambda: not c.rows("select from pg_stat_activity where pid = %s", pid))
     nothing_of_it(c, claim, target)
     assert b.commit(step) == ["ok"]
     assert inbox(c, target) == [1] and c.one("select count(*) from gd_instances where fsm = 'new'") == 1

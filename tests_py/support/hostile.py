@@ -113,7 +113,8 @@ def jsons(ids: Sequence[int], claims: Sequence[Claim]) -> Callable[[str], st.Sea
     instance = some_of(fields, always={"fsm": st.just("m")})
     children = st.one_of(st.lists(instance, max_size=3), st.lists(st.just({"fsm": "m"}), max_size=3), anything)
     signals = st.lists(st.integers(1, 9), max_size=3)
-    targets = st.fixed_dictionaries({"id": st.sampled_from(ids) | scalars}) | st.fixed_dictionaries({"unique_key": words})
+    ids_of = st.fixed_dictionaries({"id": st.sampled_from(ids) | scalars})
+    targets = ids_of | st.fixed_dictionaries({"unique_key": words})
     send = st.tuples(targets, some_of({"payload": anything, "dedup_key": words}, always={"name": words})).map(
         lambda pair: pair[0] | pair[1]
     )
