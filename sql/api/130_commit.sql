@@ -209,6 +209,11 @@ begin
             v_result := case
                 when gendurable._blames_lock(v_state) or v_state = '23505' then 'busy' else 'rejected' end;
     end;
+    if v_state = '55P03' then
+        -- an open transaction may stand before every outcome of a batch: half as long for each that follows
+        perform set_config('lock_timeout', greatest(
+            (extract(epoch from current_setting('lock_timeout')::interval) * 500)::int, 1)::text, true);
+    end if;
     if v_half = 0 then
         return jsonb_build_object(p_outcomes[1].ord, case
             when v_result = 'busy' then gendurable._answer('busy')

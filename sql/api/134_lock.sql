@@ -79,6 +79,7 @@ begin
             select o from unnest(p_outcomes) o
             where o.sends is not null and o.ord = any(v_ords) and not answers ? o.ord::text));
     end if;
+
     if keys <> '{}' or v_new_keys <> '{}' then
         keys := array(select distinct k from unnest(keys || v_new_keys) k order by 1);
         v_new_keys := keys;

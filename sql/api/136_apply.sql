@@ -1,6 +1,6 @@
 -- Writing outcomes, with every lock held: resolve what the instances decide, one update for all, and what follows.
--- Invariants 1 and 3. What goes out with it is 137_outbox. Next: the instance is due again (110_claim), waits for a signal (140_signal) or for children, or has ended
--- (kernel/090_end), and is kept for a time (138_keep).
+-- Invariants 1 and 3. Next: what goes out with it (137_outbox); the instance is due again (110_claim), waits for a signal
+-- (140_signal) or for children, or has ended (kernel/090_end), and is kept for a time (138_keep).
 
 create or replace function gendurable._apply_outcomes(
     p_worker text, p_outcomes gendurable.outcome[], p_keys text[], p_scoped boolean, p_family boolean, p_lease interval,
@@ -112,7 +112,8 @@ declare
     v_one record;
 begin
     for v_one in
-        select case when o.kind = 'next' or o.from_step is not null then o.rate_limit else i.rate_limit end as bucket, max(o.close_ms) as close_ms
+        select case when o.kind = 'next' or o.from_step is not null then o.rate_limit else i.rate_limit end as bucket,
+            max(o.close_ms) as close_ms
         from unnest(p_outcomes) o
         join gendurable.instance i on i.id = any(array[o.id])
         where o.close_ms is not null

@@ -41,8 +41,8 @@ def test_every_table_and_every_example_is_compared() -> None:
     with_json = {heading for heading, text in SECTIONS.items() if "```json" in text}
     assert with_json == {
         "Outcomes", "Signals of an outcome", "Instances", "Claimed rows", "Detail of a rejected outcome",
-        "Options of gd_register", "Options of gd_set_queue", "Filters", "Limits of queues", "Lists of claims", "An error of gd_maintain",
-        "Options of a schedule", "Schedules that are announced",
+        "Options of gd_register", "Options of gd_set_queue", "Filters", "Limits of queues", "Lists of claims",
+        "An error of gd_maintain", "Options of a schedule", "Schedules that are announced",
     }  # fmt: skip
     assert [heading for heading, text in SECTIONS.items() if text.count("\n|---") > 1] == []
     assert PAGE.count("```") == 2 * 2 * len(with_json)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from psycopg import errors
+from psycopg.types.json import Jsonb
 from support.races import Row, Session, outcome, three
 from support.wait import wait_until
 
@@ -43,6 +44,18 @@ def test_a_target_that_somebody_holds_is_busy_and_nothing_of_the_outcome_happens
     assert a.commit(step) == ["ok"]
     assert inbox(c, other) == [3, 1] and inbox(c, target) == [2]
     assert c.one("select count(*) from gd_instances where fsm = 'new'") == 1
+
+
+def test_a_target_that_somebody_holds_is_found_without_waiting_for_it(db):
+    # with no lock_timeout that would end a wait, as gd_commit has one
+    a, b, c = three(db)
+    target = c.insert(unique_key="t", queue="far")
+    claims = [a.claim_one() for _ in [c.insert(), c.insert(), c.insert()]]
+    sends = [to("t"), to(target), to(target + 10_000)]
+    steps = [outcome(claim, "done", signal=[send]) for claim, send in zip(claims, sends, strict=True)]
+    held(b, target)
+    locked = "select answers from gendurable._lock_outcomes(gendurable._parse_outcomes(%s, now()))"
+    assert {ord: answer["result"] for ord, answer in a.one(locked, Jsonb(steps)).items()} == {"0": "busy", "1": "busy"}
 
 
 @pytest.mark.parametrize("how", ["commit", "rollback"])
