@@ -144,20 +144,6 @@ select is(
 
 select gd_insert('m', p_queue => 'rej') as id \gset
 select claim_no as no from t.take('rej') \gset
-create function t.rejects(p_id bigint, p_outcome jsonb, p_sqlstate text, p_name text) returns text
-language plpgsql as $$
-declare
-    v_before text := (select to_jsonb(i)::text from gendurable.instance i where i.id = p_id);
-    v_count bigint := (select count(*) from gendurable.instance);
-    v_answer jsonb := t.answer(p_id, p_outcome);
-begin
-    return public.ok(
-        v_answer ->> 'result' = 'rejected' and v_answer #>> '{detail,sqlstate}' ~ p_sqlstate
-        and v_answer #>> '{detail,message}' <> '' and v_count = (select count(*) from gendurable.instance)
-        and v_before = (select to_jsonb(i)::text from gendurable.instance i where i.id = p_id), p_name)
-        || coalesce(case when v_answer ->> 'result' <> 'rejected' or v_answer #>> '{detail,sqlstate}' !~ p_sqlstate
-            then E'\n# got ' || v_answer::text end, '');
-end $$;
 select t.rejects(:id, '{"kind": "sideways"}', 'GD501', 'an unknown kind');
 select t.rejects(:id, '{"kind": 5}', 'GD501', 'a kind that is a number');
 select t.rejects(:id, '{}', 'GD501', 'no kind');

@@ -6,8 +6,8 @@ A signal is kept until a step uses it up. `inspecting` shows the rest of an inst
 from __future__ import annotations
 
 from .._statement import Statement, call, one_value
-from ..errors import InvalidArgument
 from ..machine.codec import dumps, loads
+from ..machine.encode import key_of_target
 from ..machine.outcome import Signal
 from .rows import when
 
@@ -15,12 +15,9 @@ from .rows import when
 @call
 def signal(target: int | str, name: str, payload: object = None, *, dedup_key: str | None = None) -> Statement[str]:
     """Send a signal to an instance, by id or by unique key: ``delivered``, ``duplicate`` or ``no_target``."""
-    if isinstance(target, bool) or not isinstance(target, (int, str)):
-        raise InvalidArgument(
-            f"a {type(target).__name__} is no instance", hint="give its id, a number, or its unique key, a text"
-        )
+    by = key_of_target(target)
     text = dumps(payload).decode()
-    if isinstance(target, str):
+    if by == "unique_key":
         return Statement("select gd_signal(%s::text, %s, %s::jsonb, %s)", (target, name, text, dedup_key), one_value)
     return Statement("select gd_signal(%s::bigint, %s, %s::jsonb, %s)", (target, name, text, dedup_key), one_value)
 

@@ -21,11 +21,14 @@ from .outcome import (
     Child,
     Done,
     MachineLike,
+    New,
     Next,
     Outcome,
     Replay,
     Retry,
     ScheduleChilds,
+    Send,
+    Sending,
     Signal,
     StepLike,
     Stop,
@@ -71,6 +74,8 @@ def encode_outcome(ctx: Context[Any], spec: Spec, outcome: object, keep: bool) -
         text = b'{"id":%d,"claim_no":%d,' % (row.id, row.claim_no) + _encode_other(spec, outcome)
     else:
         raise _explain_no_outcome(ctx, outcome)
+    if isinstance(outcome, Sending):
+        text += _encode_outbox(outcome)
     used = _list_consumed(ctx, outcome)
     if used:
         text += b',"consume":' + dumps(used)
@@ -123,6 +128,41 @@ def _encode_other(spec: Spec, outcome: Outcome) -> bytes:
         text = b'"kind":"error","error":' + dumps(outcome.text()) + _encode_delay(outcome.delay, keep_zero=True)
         return text + _encode_close(outcome.close)
     raise InvalidArgument(f"{type(outcome).__name__} is no outcome of a step")
+
+
+def _encode_outbox(outcome: Sending) -> bytes:
+    text = b""
+    if outcome.insert != ():
+        news = list(outcome.insert)
+        for new in news:
+            if isinstance(new, Child):
+                raise InvalidArgument("a Child in insert=", hint="Insert(...) is no child; those of ScheduleChilds are")
+        text = b',"insert":' + encode_inserts(news)
+    if outcome.signal != ():
+        text += b',"signal":[' + b",".join([_encode_send(send) for send in outcome.signal]) + b"]"
+    return text
+
+
+def _encode_send(send: Send) -> bytes:
+    if not isinstance(send, Send):
+        raise InvalidArgument(f"a {type(send).__name__} in signal=", hint="give Send(target, name, payload) objects")
+    made: dict[str, object] = {key_of_target(send.target): send.target, "name": send.name, "payload": send.payload}
+    if send.dedup_key is not None:
+        made["dedup_key"] = send.dedup_key
+    return dumps(made)
+
+
+def key_of_target(target: object) -> str:
+    """How a signal names the instance that it goes to: by ``id`` or by ``unique_key``.
+
+    Raises:
+        InvalidArgument: it is neither.
+    """
+    if isinstance(target, bool) or not isinstance(target, (int, str)):
+        raise InvalidArgument(
+            f"a {type(target).__name__} is no instance", hint="give its id, a number, or its unique key, a text"
+        )
+    return "id" if isinstance(target, int) else "unique_key"
 
 
 def _name_step(spec: Spec, target: StepLike) -> bytes:
@@ -193,11 +233,13 @@ _PLAIN_OPTIONS = (
 )
 
 
-Insertable = Child | MachineLike | Mapping[str, object]
+Insertable = New | MachineLike | Mapping[str, object]
 
 
 def encode_inserts(instances: Iterable[Insertable]) -> bytes:
-    """The array that `gd_insert_many` takes: of `Child`s, bare machines, or mappings with the keys of the SQL contract.
+    """The array that `gd_insert_many` takes.
+
+    Of `Child`s or `Insert`s, bare machines, or mappings with the keys of the SQL contract.
 
     Raises:
         InvalidArgument: a state does not fit its machine, or a value cannot be encoded.
@@ -207,7 +249,7 @@ def encode_inserts(instances: Iterable[Insertable]) -> bytes:
 
 
 def encode_insert(what: Insertable, trace: Mapping[str, str] | None = None) -> bytes:
-    if not isinstance(what, Child) and isinstance(what, Mapping):
+    if not isinstance(what, New) and isinstance(what, Mapping):
         meta = what.get("meta")
         if trace and (meta is None or isinstance(meta, Mapping)):
             what = {**what, "meta": _trace.traced(meta, trace)}
@@ -216,7 +258,7 @@ def encode_insert(what: Insertable, trace: Mapping[str, str] | None = None) -> b
             if isinstance(when, datetime):
                 what = {**what, name: aware(when).isoformat()}
         return dumps(what)
-    child = what if isinstance(what, Child) else Child(what)
+    child = what if isinstance(what, New) else New(what)
     made: dict[str, object] = {}
     if isinstance(child.machine, str):
         text = b'{"fsm":' + dumps(child.machine)

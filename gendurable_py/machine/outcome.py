@@ -1,4 +1,4 @@
-"""What a step gives back, and the values it meets: six outcomes, `Child`, `Signal`, `ChildResult`.
+"""What a step gives back, and the values it meets: the outcomes, `Child`, `Insert`, `Send`, `Signal`, `ChildResult`.
 
 A field left out means "unchanged" (`UNSET`), which is not the same as None: ``partition_key=None`` releases the key.
 Delays and timeouts are seconds or a `datetime.timedelta`.
@@ -87,7 +87,20 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Next(Outcome):
+class Sending(Outcome):
+    """The base of the outcomes with an outbox: what happens in the commit of the outcome, or not at all.
+
+    ``insert``: new instances, no children: `Insert` objects, bare machines, or mappings with the keys of the SQL
+    contract. Where a unique key is taken, nothing is created. ``signal``: `Send` objects, delivered in their order;
+    what goes to an instance that has ended, or that there is not, is dropped.
+    """
+
+    insert: Iterable[Insert | MachineLike | Mapping[str, object]] = field(default=(), kw_only=True)
+    signal: Iterable[Send] = field(default=(), kw_only=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Next(Sending):
     """Go to ``step``, now or after ``delay``; the attempts start again at 0.
 
     ``rate_limit`` is what this start needs tokens of, and only this one. ``close``: nothing of it starts for so long.
@@ -105,7 +118,7 @@ class Next(Outcome):
 
 
 @dataclass(frozen=True, slots=True)
-class Replay(Outcome):
+class Replay(Sending):
     """The same step again after ``delay``, with ``attempt + 1``. It uses up no signal.
 
     ``close``: nothing that has the rate limit of this instance starts for so long, wherever it runs: what to do about
@@ -118,7 +131,7 @@ class Replay(Outcome):
 
 
 @dataclass(frozen=True, slots=True)
-class Await(Outcome):
+class Await(Sending):
     """Park until one of the names is in the inbox, or until ``timeout``; then run ``step`` (default: this step)."""
 
     names: str | Sequence[str]
@@ -128,7 +141,7 @@ class Await(Outcome):
 
 
 @dataclass(frozen=True, slots=True)
-class ScheduleChilds(Outcome):
+class ScheduleChilds(Sending):
     """Insert the children and park; ``step`` runs once all that were created have ended."""
 
     step: StepLike
@@ -137,14 +150,14 @@ class ScheduleChilds(Outcome):
 
 
 @dataclass(frozen=True, slots=True)
-class Done(Outcome):
+class Done(Sending):
     """The end: ``result`` is any JSON."""
 
     result: object = None
 
 
 @dataclass(frozen=True, slots=True)
-class Stop(Outcome):
+class Stop(Sending):
     """The end as ``failed``: the reason, or the exception that was it, becomes ``last_error``."""
 
     reason: str | BaseException
@@ -172,11 +185,8 @@ class Retry(Outcome):
 
 
 @dataclass(frozen=True, slots=True)
-class Child:
-    """An instance to insert: a child of `ScheduleChilds`, or an element of `insert_many`.
-
-    ``machine`` is a machine class, a job, or the name of a machine that lives elsewhere.
-    """
+class New:
+    """An instance to insert. ``machine`` is a machine class, a job, or the name of a machine that lives elsewhere."""
 
     machine: MachineLike | str
     state: object = UNSET
@@ -195,3 +205,26 @@ class Child:
     meta: Mapping[str, object] | None = field(default=None, kw_only=True)
     expires_at: datetime | None = field(default=None, kw_only=True)
     expires: Seconds | None = field(default=None, kw_only=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Child(New):
+    """A child of `ScheduleChilds`, or an element of `insert_many`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Insert(New):
+    """An instance of its own that an outcome inserts: no child, nobody waits for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """A signal that an outcome sends: ``target`` is the id of an instance, or a unique key.
+
+    As with `gendurable_py.signal`, one of two with the same ``dedup_key`` is delivered.
+    """
+
+    target: int | str
+    name: str
+    payload: object = None
+    dedup_key: str | None = field(default=None, kw_only=True)

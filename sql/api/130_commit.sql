@@ -91,11 +91,9 @@ begin
     v_json := p_outcome - 'keep'::text;
     v_outcome := gendurable._parse_outcome(0, v_json, v_now);
 
-    -- the order that every waiting call uses: the parent, the row, then its keys, sorted
-    if v_outcome.ends or v_outcome.kind = 'error' then
-        perform from gendurable.instance p
-        where p.id = (select i.parent_id from gendurable.instance i where i.id = v_outcome.id)
-        for no key update;
+    -- the order that every waiting call uses: rows by id, with that a parent before its children; then keys, sorted
+    if v_outcome.ends or v_outcome.kind = 'error' or v_outcome.sends is not null then
+        perform gendurable._lock_with_targets(v_outcome);
     end if;
     select i.partition_key, i.unique_scope is not null as scoped, i.children_pending is not null as family, i.expires_at,
         i.timeout_at, i.queue, i.queue_slot
@@ -211,6 +209,11 @@ begin
             v_result := case
                 when gendurable._blames_lock(v_state) or v_state = '23505' then 'busy' else 'rejected' end;
     end;
+    if v_state = '55P03' then
+        -- an open transaction may stand before every outcome of a batch: half as long for each that follows
+        perform set_config('lock_timeout', greatest(
+            (extract(epoch from current_setting('lock_timeout')::interval) * 500)::int, 1)::text, true);
+    end if;
     if v_half = 0 then
         return jsonb_build_object(p_outcomes[1].ord, case
             when v_result = 'busy' then gendurable._answer('busy')

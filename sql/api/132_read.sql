@@ -28,6 +28,70 @@ end $$;
 
 comment on function gendurable._names_problem(jsonb) is 'What is wrong with the names of an await, or null.';
 
+create or replace function gendurable._send_problem(p_send jsonb) returns text
+language sql immutable parallel safe as $$
+    select case
+        when jsonb_typeof(p_send) is distinct from 'object' then 'a signal must be a JSON object'
+        when p_send - '{id,unique_key,name,payload,dedup_key}'::text[] <> '{}' then 'unknown key in a signal'
+        when (coalesce(p_send -> 'id', 'null') = 'null') = (coalesce(p_send -> 'unique_key', 'null') = 'null')
+            then 'a signal needs either an id or a unique_key'
+        when coalesce(p_send -> 'id', 'null') <> 'null' and not gendurable._is_bigint(p_send -> 'id')
+            then 'the id of a signal must be a whole number in its range'
+        else coalesce(
+            gendurable._text_problem(p_send -> 'unique_key', 'the unique_key of a signal', false),
+            gendurable._text_problem(p_send -> 'name', 'the name of a signal', true),
+            gendurable._text_problem(p_send -> 'dedup_key', 'the dedup_key of a signal', false))
+    end
+$$;
+
+comment on function gendurable._send_problem(jsonb) is 'What is wrong with the JSON of a signal that an outcome sends, or null.';
+
+create or replace function gendurable._outbox_problem(p_outcome jsonb) returns text
+language plpgsql immutable parallel safe as $$
+declare
+    v_at constant jsonb := p_outcome -> 'at';
+begin
+    return case
+        when jsonb_typeof(v_at) not in ('object', 'null') then 'at must be a JSON object'
+        when jsonb_typeof(v_at) = 'object' and v_at - '{step,state}'::text[] <> '{}' then 'unknown key in at'
+        when jsonb_typeof(p_outcome -> 'insert') not in ('array', 'null') then 'insert must be an array of instances'
+        when jsonb_typeof(p_outcome -> 'signal') not in ('array', 'null') then 'signal must be an array of signals'
+        else coalesce(
+            case
+                when jsonb_typeof(v_at) = 'object' then coalesce(
+                    gendurable._text_problem(v_at -> 'step', 'the step of at', true),
+                    gendurable._object_problem(v_at -> 'state', 'the state of at'))
+            end,
+            case
+                when jsonb_typeof(p_outcome -> 'signal') = 'array' then (
+                    select gendurable._send_problem(s.send)
+                    from jsonb_array_elements(p_outcome -> 'signal') s (send)
+                    where gendurable._send_problem(s.send) is not null
+                    limit 1)
+            end)
+    end;
+end $$;
+
+comment on function gendurable._outbox_problem(jsonb) is
+    'What is wrong with insert, signal and at of an outcome, or null. What the instances are is looked at where they are inserted.';
+
+create or replace function gendurable._parse_sends(p_sends jsonb) returns gendurable.send[]
+language plpgsql stable as $$
+begin
+    -- to values, since a number that is out of its range must be an error of its outcome, and of no other
+    return (
+        select array_agg(gendurable._send(
+            p_id => (s.send ->> 'id')::numeric::bigint,
+            p_unique_key => s.send ->> 'unique_key',
+            p_name => s.send ->> 'name',
+            p_payload => s.send -> 'payload',
+            p_dedup_key => s.send ->> 'dedup_key'
+        ) order by s.ord)
+        from jsonb_array_elements(p_sends) with ordinality s (send, ord));
+end $$;
+
+comment on function gendurable._parse_sends(jsonb) is 'Reads the signals that an outcome sends; null where there are none.';
+
 create or replace function gendurable._outcome_problem(p_outcome jsonb) returns text
 language sql immutable parallel safe as $$
     select case
@@ -44,9 +108,11 @@ language sql immutable parallel safe as $$
             or case when jsonb_typeof(p_outcome -> 'consume') = 'array'
                 then jsonb_array_length(p_outcome -> 'consume') > 10000 end)
             then 'consume must be an array of signal ids, 10,000 at most'
+        when p_outcome ?| '{insert,signal,at}'::text[] and gendurable._outbox_problem(p_outcome) is not null
+            then gendurable._outbox_problem(p_outcome)
         else case p_outcome ->> 'kind'
             when 'next' then case
-                when p_outcome - '{id,claim_no,kind,consume,step,state,delay_ms,partition_key,rate_limit,weight,priority,queue,keep,close_ms}'::text[] <> '{}'
+                when p_outcome - '{id,claim_no,kind,consume,insert,signal,at,step,state,delay_ms,partition_key,rate_limit,weight,priority,queue,keep,close_ms}'::text[] <> '{}'
                     then 'unknown key in an outcome next'
                 else coalesce(
                     gendurable._text_problem(p_outcome -> 'step', 'step', true),
@@ -62,7 +128,7 @@ language sql immutable parallel safe as $$
                         then 'keep must be true or false' end)
             end
             when 'replay' then case
-                when p_outcome - '{id,claim_no,kind,consume,state,delay_ms,error,close_ms}'::text[] <> '{}'
+                when p_outcome - '{id,claim_no,kind,consume,insert,signal,at,state,delay_ms,error,close_ms}'::text[] <> '{}'
                     then 'unknown key in an outcome replay'
                 else coalesce(
                     gendurable._object_problem(p_outcome -> 'state', 'state'),
@@ -72,7 +138,7 @@ language sql immutable parallel safe as $$
                         then 'error must be a string' end)
             end
             when 'await' then case
-                when p_outcome - '{id,claim_no,kind,consume,signals,step,state,timeout_ms}'::text[] <> '{}'
+                when p_outcome - '{id,claim_no,kind,consume,insert,signal,at,signals,step,state,timeout_ms}'::text[] <> '{}'
                     then 'unknown key in an outcome await'
                 else coalesce(
                     gendurable._names_problem(p_outcome -> 'signals'),
@@ -81,7 +147,7 @@ language sql immutable parallel safe as $$
                     gendurable._ms_problem(p_outcome -> 'timeout_ms', 'timeout_ms'))
             end
             when 'schedule_childs' then case
-                when p_outcome - '{id,claim_no,kind,consume,step,childs,state}'::text[] <> '{}'
+                when p_outcome - '{id,claim_no,kind,consume,insert,signal,at,step,childs,state}'::text[] <> '{}'
                     then 'unknown key in an outcome schedule_childs'
                 when jsonb_typeof(p_outcome -> 'childs') is distinct from 'array' then 'childs must be an array'
                 else coalesce(
@@ -89,11 +155,11 @@ language sql immutable parallel safe as $$
                     gendurable._object_problem(p_outcome -> 'state', 'state'))
             end
             when 'done' then case
-                when p_outcome - '{id,claim_no,kind,consume,result}'::text[] <> '{}'
+                when p_outcome - '{id,claim_no,kind,consume,insert,signal,at,result}'::text[] <> '{}'
                     then 'unknown key in an outcome done'
             end
             when 'stop' then case
-                when p_outcome - '{id,claim_no,kind,consume,reason}'::text[] <> '{}'
+                when p_outcome - '{id,claim_no,kind,consume,insert,signal,at,reason}'::text[] <> '{}'
                     then 'unknown key in an outcome stop'
                 when jsonb_typeof(p_outcome -> 'reason') is distinct from 'string' then 'reason must be a string'
             end
@@ -156,7 +222,13 @@ language sql stable as $$
         p_delayed => coalesce(p_outcome -> 'delay_ms', 'null') <> 'null'
             and (p_outcome ->> 'kind' = 'error' or p_outcome -> 'delay_ms' <> '0'),
         p_keep => coalesce(p_outcome -> 'keep' = 'true', false),
-        p_close_ms => ceil((p_outcome ->> 'close_ms')::numeric)::bigint
+        p_close_ms => ceil((p_outcome ->> 'close_ms')::numeric)::bigint,
+        p_inserts => nullif(nullif(p_outcome -> 'insert', 'null'), '[]'),
+        p_sends => case
+            when jsonb_typeof(p_outcome -> 'signal') = 'array' then gendurable._parse_sends(p_outcome -> 'signal')
+        end,
+        p_from_step => p_outcome -> 'at' ->> 'step',
+        p_from_state => nullif(p_outcome -> 'at' -> 'state', 'null')
     )
 $$;
 

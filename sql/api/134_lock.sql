@@ -1,5 +1,5 @@
--- The locks of a commit: rows, parents, keys. It waits for nobody: what is not free makes an outcome busy.
--- Invariant 8. Next: 136_apply.
+-- The locks of a commit: rows, parents, targets of signals (137_outbox), keys. It waits for nobody: what is not free makes an
+-- outcome busy. Invariant 8. Next: 136_apply.
 
 create or replace function gendurable._lock_outcomes(
     p_outcomes gendurable.outcome[], out answers jsonb, out keys text[], out scoped boolean,
@@ -13,10 +13,12 @@ declare
     v_held bigint[];
     v_new_keys text[];
     v_slotted boolean;
+    v_sends boolean;
 begin
     -- A commit waits for nobody: what is locked is skipped and answered busy. Nothing waits, so no order can deadlock.
     with held as materialized (
         select o.ord, o.partition_key as new_key, i.partition_key, i.unique_scope, i.children_pending, i.queue_slot,
+            o.sends is not null as sends,
             case when i.barrier_no is not null and (o.ends or o.kind = 'error') then i.parent_id end as parent_id
         from unnest(p_outcomes) o
         cross join lateral (
@@ -32,8 +34,8 @@ begin
         coalesce(array_agg(h.partition_key) filter (where h.partition_key is not null), '{}'),
         coalesce(array_agg(h.new_key) filter (where h.new_key is not null), '{}'),
         bool_or(h.unique_scope is not null), bool_or(h.children_pending is not null),
-        bool_or(h.queue_slot is not null)
-    into v_ords, v_parents, keys, v_new_keys, scoped, family, v_slotted
+        bool_or(h.queue_slot is not null), bool_or(h.sends)
+    into v_ords, v_parents, keys, v_new_keys, scoped, family, v_slotted, v_sends
     from held h;
     if v_slotted then
         select array_agg(i.id), array_agg(i.queue) into slotted, queues
@@ -70,6 +72,12 @@ begin
         from unnest(p_outcomes) o
         join gendurable.instance i on i.id = any(array[o.id])
         where i.parent_id = any(v_parents) and o.ord = any(v_ords) and (o.ends or o.kind = 'error');
+    end if;
+
+    if v_sends then
+        answers := answers || gendurable._try_targets(array(
+            select o from unnest(p_outcomes) o
+            where o.sends is not null and o.ord = any(v_ords) and not answers ? o.ord::text));
     end if;
 
     if keys <> '{}' or v_new_keys <> '{}' then

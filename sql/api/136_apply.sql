@@ -1,6 +1,6 @@
 -- Writing outcomes, with every lock held: resolve what the instances decide, one update for all, and what follows.
--- Invariants 1 and 3. Next: the instance is due again (110_claim), waits for a signal (140_signal) or for children, or has ended
--- (kernel/090_end), and is kept for a time (138_keep).
+-- Invariants 1 and 3. Next: what goes out with it (137_outbox); the instance is due again (110_claim), waits for a signal
+-- (140_signal) or for children, or has ended (kernel/090_end), and is kept for a time (138_keep).
 
 create or replace function gendurable._apply_outcomes(
     p_worker text, p_outcomes gendurable.outcome[], p_keys text[], p_scoped boolean, p_family boolean, p_lease interval,
@@ -15,6 +15,8 @@ declare
     v_moved boolean;
     v_keeps boolean;
     v_closes boolean;
+    v_outbox boolean;
+    v_new gendurable.new_instance[];
     v_settled boolean := true;
     v_crowded text[] := '{}'::text[];
     v_kept bigint[] := '{}'::bigint[];
@@ -25,8 +27,8 @@ declare
 begin
     select bool_or(o.consume is not null), bool_or(o.kind in ('error', 'await', 'schedule_childs')),
         bool_or(o.rate_limit is not null), bool_or(o.queue is not null), bool_or(o.keep), bool_or(o.close_ms is not null),
-        bool_or(o.ends or o.kind = 'error')
-    into v_consumes, v_special, v_limited, v_moved, v_keeps, v_closes, v_ends
+        bool_or(o.ends or o.kind = 'error'), bool_or(o.inserts is not null or o.sends is not null)
+    into v_consumes, v_special, v_limited, v_moved, v_keeps, v_closes, v_ends, v_outbox
     from unnest(p_outcomes) o;
     if v_limited then
         perform gendurable._need_rate_limit(o.rate_limit, coalesce(o.weight, 1))
@@ -38,6 +40,10 @@ begin
     if v_consumes then
         perform gendurable._use_up_signals(v_outcomes);
     end if;
+    if v_outbox then
+        -- before anything is removed: what is inserted inherits from its instance
+        v_new := gendurable._read_inserts(p_outcomes);
+    end if;
     if v_special then
         v_outcomes := gendurable._resolve_outcomes(v_outcomes, p_now);
     end if;
@@ -46,6 +52,9 @@ begin
         if v_outcomes = '{}' then
             perform gendurable._keep_batons(p_keys, '{}', p_now);
             perform gendurable._wake_sleepers(v_freed);
+            if v_outbox then
+                perform gendurable._empty_outbox(p_outcomes, v_new);
+            end if;
             return '{}'::jsonb;
         end if;
     end if;
@@ -60,6 +69,8 @@ begin
         -- nothing may park while it is being decided who waits for what: then no claim of a key is kept either
         select k.ids, k.mail into v_kept, v_mail
         from gendurable._choose_kept(v_outcomes, case when v_settled then v_crowded else p_keys end, p_family) k;
+        -- what an instance sends to itself is shown with the claim that goes on
+        v_mail := v_mail or v_outbox;
     end if;
     if p_scoped then
         perform gendurable._take_unique_keys(array_agg(o.id), array_agg(
@@ -85,6 +96,9 @@ begin
         perform gendurable._keep_batons(p_keys, array(select o.id from unnest(v_outcomes) o), p_now);
     end if;
     perform gendurable._wake_sleepers(v_written.queues || v_freed);
+    if v_outbox then
+        perform gendurable._empty_outbox(p_outcomes, v_new);
+    end if;
     return coalesce(v_written.answers, '{}');
 end $$;
 
@@ -98,7 +112,8 @@ declare
     v_one record;
 begin
     for v_one in
-        select case when o.kind = 'next' then o.rate_limit else i.rate_limit end as bucket, max(o.close_ms) as close_ms
+        select case when o.kind = 'next' or o.from_step is not null then o.rate_limit else i.rate_limit end as bucket,
+            max(o.close_ms) as close_ms
         from unnest(p_outcomes) o
         join gendurable.instance i on i.id = any(array[o.id])
         where o.close_ms is not null
@@ -166,7 +181,8 @@ begin
     if exists (
         select from gendurable.instance i
         join gendurable.signal s on s.instance_id = i.id
-        where i.id = v_one.id and s.name = any(v_one.awaits) and s.id <> all(coalesce(i.shown, '{}'))
+        where i.id = v_one.id and s.name = any(v_one.awaits)
+            and (v_one.from_step is not null or s.id <> all(coalesce(i.shown, '{}')))
     ) then
         v_one.status := 'runnable';
         v_one.eligible_at := p_now;

@@ -1,5 +1,5 @@
--- Signals: delivery into the inbox, and the inbox page by page. Outcomes use signals up (136_apply).
--- Invariant 3: what was accepted is presented until a step that saw it has progressed. Next: 150_children.
+-- Signals from clients, delivered into the inbox (kernel/082_deliver), and the inbox page by page. Outcomes use signals up
+-- (136_apply), and send some (137_outbox). Next: 150_children.
 
 create or replace function gd_signal(
     p_id bigint, p_name text, p_payload jsonb = 'null', p_dedup_key text = null
@@ -29,25 +29,18 @@ create or replace function gd_signal(
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan as $$
 declare
-    v_id bigint;
-    v_result text := 'no_target';
+    v_delivered record;
 begin
     perform gendurable._need_signal(p_name, p_dedup_key);
     perform gendurable._need_text(p_unique_key, 'p_unique_key');
-    -- between the look-up and the lock the key can pass to another instance: that one is the address then
-    for v_try in 1 .. 10 loop
-        v_id := gendurable._find_holder(p_unique_key);
-        exit when v_id is null;
-        v_result := gendurable._deliver_signal(v_id, p_name, p_payload, p_dedup_key, p_unique_key);
-        exit when v_result <> 'no_target';
-    end loop;
+    v_delivered := gendurable._deliver_to_holder(p_unique_key, p_name, p_payload, p_dedup_key);
     -- An id in quotes, or sent by a driver without its type, comes here: no_target would say that the instance has ended.
-    if v_id is null and gendurable._is_live_id(p_unique_key) then
+    if v_delivered.id is null and gendurable._is_live_id(p_unique_key) then
         perform gendurable._invalid('nobody holds this unique key, but it is the id of an instance',
             'got ' || quote_literal(p_unique_key), 'An id is a number: cast it, as in gd_signal(' || p_unique_key
             || '::bigint, ...). Keys that are digits only are better given a prefix.');
     end if;
-    return v_result;
+    return v_delivered.result;
 end $$;
 
 comment on function gd_signal(text, text, jsonb, text) is
@@ -79,50 +72,6 @@ end $$;
 
 comment on function gendurable._is_live_id(text) is
     'Whether a text is, digit by digit, the id of an instance that has not ended.';
-
-create or replace function gendurable._deliver_signal(p_id bigint, p_name text, p_payload jsonb, p_dedup_key text, p_key text)
-returns text
-language plpgsql as $$
-declare
-    v_row record;
-    v_now timestamptz;
-    v_wakes boolean;
-begin
-    -- The lock comes before the insert: an await looks into the inbox after it has locked the row, so whoever is
-    -- second sees the other. Only an end or another signal is waited for here, never a running step.
-    select i.status, i.awaits, i.queue, i.partition_key, i.eligible_at, i.unique_held into v_row
-    from gendurable.instance i
-    where i.id = p_id and i.id > 0
-    for no key update;
-    if not found or gendurable._is_terminal(v_row.status)
-        or (p_key is not null and v_row.unique_held is distinct from p_key)
-    then
-        return 'no_target';
-    end if;
-    if p_dedup_key is not null then
-        insert into gendurable.signal_seen (instance_id, dedup_key) values (p_id, p_dedup_key)
-        on conflict do nothing;
-        if not found then
-            return 'duplicate';
-        end if;
-    end if;
-
-    v_now := clock_timestamp();
-    insert into gendurable.signal (instance_id, name, payload, inserted_at)
-    values (p_id, p_name, coalesce(p_payload, 'null'), v_now);
-
-    v_wakes := v_row.status = 'awaiting_signal' and p_name = any(v_row.awaits);
-    if v_wakes then
-        perform gendurable._to_runnable(array[p_id], v_now, false, v_now);
-    elsif v_row.status <> 'executing' and v_row.eligible_at <= v_now then
-        -- also for a row that was due already: a claim may have passed over it while it was locked here
-        perform gendurable._wake_sleepers(array[v_row.queue]);
-    end if;
-    return 'delivered';
-end $$;
-
-comment on function gendurable._deliver_signal(bigint, text, jsonb, text, text) is
-    'Puts a signal into an inbox and wakes the instance if it awaits that name.';
 
 create or replace function gd_signals(p_id bigint, p_after bigint = 0, p_limit int = 1000)
 returns table (id bigint, name text, payload jsonb, inserted_at timestamptz)

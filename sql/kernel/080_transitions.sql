@@ -3,7 +3,7 @@
 -- there, all kinds in one statement; a signal, the last child, a lost or given back claim and gd_retry make it runnable; what
 -- ends it from outside of a step is 090_end. The table of all transitions stands in CONTRIBUTING.md.
 -- Invariant 1: a committed transition is never undone, repeated or skipped. Under the locks of the rows; what a key needs
--- then is its baton's matter (060_baton). Next: 085_memory, what a session remembers of where it looked for rows.
+-- then is its baton's matter (060_baton). Next: 082_deliver, what wakes a row that waits for a signal.
 
 create or replace function gendurable._to_runnable(
     p_ids bigint[], p_due timestamptz, p_crashed boolean, p_now timestamptz
@@ -159,8 +159,8 @@ begin
     with written as (
         update gendurable.instance i
         set status = o.next_status,
-            step = case when o.kind = 'replay' or o.ends then i.step else coalesce(o.step, i.step) end,
-            state = coalesce(o.state, i.state),
+            step = coalesce(o.step, o.from_step, i.step),
+            state = coalesce(o.state, o.from_state, i.state),
             queue = coalesce(o.queue, i.queue),
             priority = coalesce(o.priority, i.priority),
             partition_key = gendurable._next_key(o.rekey, o.partition_key, i.partition_key),
@@ -175,7 +175,7 @@ begin
                 when o.kept then i.lane_at
                 when gendurable._next_key(o.rekey, o.partition_key, i.partition_key) is not null then o.eligible_at
             end,
-            deadline_at = case when o.kind = 'await' then o.deadline_at when o.shown_again then i.deadline_at end,
+            deadline_at = case when o.kind = 'await' then o.deadline_at when o.stays and o.shown_again then i.deadline_at end,
             slot_no = case when o.kept then i.slot_no end,
             queue_slot = case when o.kept then i.queue_slot end,
             woken = case when o.kept then i.woken else 1 end,
@@ -184,17 +184,17 @@ begin
             lease_expires_at = case when o.kept then least(p_now + p_lease, i.expires_at) end,
             timeout_at = null,                       -- no claim is kept into a timed step
             expires_at = case when not o.ends then i.expires_at end,
-            attempt = case when o.kind = 'replay' then i.attempt + 1 when o.ends then i.attempt else 0 end,
+            attempt = case when o.stays then i.attempt else 0 end + (o.kind = 'replay')::int,
             crashes = case when p_worker is null then i.crashes else 0 end,
-            awaits = case when o.kind = 'await' then o.awaits when o.shown_again then i.awaits end,
-            shown = case when o.kind = 'await' or o.shown_again then i.shown end,
+            awaits = case when o.kind = 'await' then o.awaits when o.stays and o.shown_again then i.awaits end,
+            shown = case when o.from_step is null and (o.kind = 'await' or o.shown_again) then i.shown end,
             children_pending = coalesce(o.children, i.children_pending),
             -- kept at the end for gd_retry: what is tried again is limited, too
-            rate_limit = case when o.kind = 'replay' or o.ends then i.rate_limit else o.rate_limit end,
+            rate_limit = case when o.stays then i.rate_limit else o.rate_limit end,
             weight = case
-                when o.kind = 'replay' or o.ends then i.weight when o.rate_limit is not null then coalesce(o.weight, 1)
+                when o.stays then i.weight when o.rate_limit is not null then coalesce(o.weight, 1)
             end,
-            last_error = coalesce(o.error, case when o.kind = 'replay' then i.last_error end),
+            last_error = coalesce(o.error, case when o.stays and not o.ends then i.last_error end),
             result = o.result,
             finished_at = case when o.ends then p_now end,
             keep_until = o.keep_until,
@@ -204,7 +204,9 @@ begin
             select k.*,
                 case when k.kept then 'executing' else k.status end as next_status,
                 -- a step that stops is shown the same once more if gd_retry makes it run again
-                k.kind in ('replay', 'stop') as shown_again
+                k.kind in ('replay', 'stop') as shown_again,
+                -- it ends in the step that was claimed, or runs it again: what belongs to that step goes on
+                (k.kind = 'replay' or k.ends) and k.from_step is null as stays
             -- offset: looked for once, and not in each column that asks
             from (select u.*, u.keep and u.id = any(p_kept) as kept from unnest(p_outcomes) u offset 0) k
         ) o

@@ -22,6 +22,11 @@ create type gendurable.new_instance as (
     weight double precision, max_attempts int, meta jsonb, attributes jsonb, expires_at timestamptz
 );
 
+-- A signal that an outcome sends: to an id, or else to who holds a unique key.
+create type gendurable.send as (
+    id bigint, unique_key text, name text, payload jsonb, dedup_key text
+);
+
 -- One outcome on its way to the table. Reading the JSON fills it as far as the outcome itself tells;
 -- later stages (error, await, children, key, keep) overwrite what the instance decides.
 create type gendurable.outcome as (
@@ -31,7 +36,7 @@ create type gendurable.outcome as (
     awaits text[], childs jsonb, children int, result jsonb, error text, consume bigint[],
     rekey boolean, partition_key text, queue text, priority int, rate_limit text, weight double precision,
     delayed boolean, keep boolean,
-    inserts jsonb, signals jsonb, from_step text, from_state jsonb, journal jsonb, traceback text, attributes jsonb,
+    inserts jsonb, sends gendurable.send[], from_step text, from_state jsonb, journal jsonb, traceback text, attributes jsonb,
     close_ms bigint, keep_until timestamptz
 );
 

@@ -4,8 +4,13 @@
 
 alter type gendurable.new_instance add attribute attributes jsonb, add attribute expires_at timestamptz;
 
+-- A signal that an outcome sends: to an id, or else to who holds a unique key.
+create type gendurable.send as (
+    id bigint, unique_key text, name text, payload jsonb, dedup_key text
+);
+
 alter type gendurable.outcome
-add attribute inserts jsonb, add attribute signals jsonb, add attribute from_step text, add attribute from_state jsonb,
+add attribute inserts jsonb, add attribute sends gendurable.send[], add attribute from_step text, add attribute from_state jsonb,
 add attribute journal jsonb, add attribute traceback text, add attribute attributes jsonb, add attribute close_ms bigint,
 add attribute keep_until timestamptz;
 

@@ -15,11 +15,13 @@ from gendurable_py import (
     Child,
     Context,
     Done,
+    Insert,
     InvalidArgument,
     Next,
     Outcome,
     Replay,
     ScheduleChilds,
+    Send,
     Signal,
     Stop,
     job,
@@ -96,6 +98,48 @@ def test_every_kind_has_exactly_the_keys_of_the_contract(outcome: Outcome, expec
     assert encoded(outcome) == expected
 
 
+OUTBOX = {"insert": [Insert("elsewhere", {"n": 1}, unique_key="u")], "signal": [Send(7, "paid")]}
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        Next("end", **OUTBOX),
+        Replay(**OUTBOX),
+        Await("pay", **OUTBOX),
+        ScheduleChilds("end", [], **OUTBOX),
+        Done(**OUTBOX),
+        Stop("why", **OUTBOX),
+    ],
+    ids=lambda outcome: type(outcome).__name__,
+)
+def test_every_outcome_but_an_error_inserts_and_sends(outcome: Outcome) -> None:
+    made = encoded(outcome)
+    assert made["insert"] == [{"fsm": "elsewhere", "unique_key": "u", "state": {"n": 1}}]
+    assert made["signal"] == [{"id": 7, "name": "paid", "payload": None}]
+
+
+def test_an_error_inserts_and_sends_nothing() -> None:
+    with pytest.raises(TypeError):
+        Retry("no", **OUTBOX)  # type: ignore[arg-type]
+
+
+def test_what_an_outbox_can_hold() -> None:
+    sends = (Send(target, "go", [1], dedup_key=key) for target, key in ((7, None), ("order:7", "e1")))
+    made = encoded(Done(insert=(one for one in (work, Machine, {"fsm": "raw"})), signal=sends))
+    assert [one["fsm"] for one in made["insert"]] == ["test_outcome.work", "test_outcome.machine", "raw"]
+    assert made["signal"] == [
+        {"id": 7, "name": "go", "payload": [1]},
+        {"unique_key": "order:7", "name": "go", "payload": [1], "dedup_key": "e1"},
+    ]
+    assert encoded(Done(insert=[], signal=[])) == {"kind": "done", "insert": [], "signal": []}
+
+
+def test_an_insert_says_what_a_child_can() -> None:
+    options: dict[str, Any] = {"step": Machine.end, "partition_key": "p", "delay": 2, "meta": {"a": 1}, "expires": 60}
+    assert encode_insert(Insert(Machine, {"n": 1}, **options)) == encode_insert(Child(Machine, {"n": 1}, **options))
+
+
 def test_keep_is_only_for_next() -> None:
     assert encoded(Next("end"), keep=True)["keep"] is True
     assert "keep" not in encoded(Done(), keep=True)
@@ -168,6 +212,16 @@ def test_a_child_says_everything_that_an_insert_can() -> None:
         Done(float("nan")),
         Done("\x00"),
         Done(object()),
+        Done(insert=[Child("m")]),  # type: ignore[list-item]
+        Done(insert=[Insert(Machine, [1])]),
+        Done(insert=[object()]),  # type: ignore[list-item]
+        Done(signal=["go"]),  # type: ignore[list-item]
+        Done(signal=[Send(True, "go")]),
+        Done(signal=[Send(None, "go")]),  # type: ignore[arg-type]
+        Done(signal=[Send(1.5, "go")]),  # type: ignore[arg-type]
+        Done(signal=[Send(1, "go", float("nan"))]),
+        Done(signal=[Send(1, "go", "\x00")]),
+        Done(signal=[Send(1, "x" * (33 << 20))]),
     ],
 )
 def test_an_outcome_that_cannot_be_is_refused_before_it_is_sent(bad: Any) -> None:

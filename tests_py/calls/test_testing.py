@@ -11,7 +11,22 @@ import psycopg
 import pytest
 
 import gendurable_py as gd
-from gendurable_py import FSM, Await, Child, Context, Done, Next, Replay, ScheduleChilds, Signal, Stop, job, step
+from gendurable_py import (
+    FSM,
+    Await,
+    Child,
+    Context,
+    Done,
+    Insert,
+    Next,
+    Replay,
+    ScheduleChilds,
+    Send,
+    Signal,
+    Stop,
+    job,
+    step,
+)
 from gendurable_py.testing import assert_awaiting, assert_done, assert_failed, context, drain
 
 pytest_plugins = ["pytester"]
@@ -155,6 +170,57 @@ def test_a_rejected_outcome_goes_to_handle(conn: Conn) -> None:
     drain(conn)
     assert assert_done(conn, once or 0) == "handled"
     assert_failed(conn, twice or 0, "UnknownName")
+
+
+class Sender(FSM, name="testing.sender"):
+    """Puts an order in, and pays it from its next step."""
+
+    @step
+    def start(self, ctx: Context[Any]) -> Next:
+        return Next(self.pay, insert=[Insert(Order, {"order": 7}, unique_key="order:7"), Insert(Order, {"order": 8})])
+
+    @step
+    def pay(self, ctx: Context[Any]) -> Any:
+        if ctx.signal("again") is None:
+            return Await("again", signal=[Send(ctx.id, "again")])
+        return Done(signal=[Send("order:7", "paid", {"by": ctx.id}, dedup_key="e1"), Send("order:9", "paid")])
+
+
+@pytest.mark.parametrize("run_ahead", [False, True])
+def test_what_steps_insert_is_run_and_what_they_send_arrives(conn: Conn, run_ahead: bool) -> None:
+    sender = gd.insert(conn, Sender)
+    drain(conn, advance=True, run_ahead=run_ahead)
+    assert sender is not None
+    assert_done(conn, sender)
+    orders = conn.execute("select id, parent_id from gd_instances where fsm = 'testing.order' order by id").fetchall()
+    assert [parent for _, parent in orders] == [None, None]
+    assert [assert_done(conn, id) for id, _ in orders] == [{"shipped": 7}, "too late"]
+
+
+def test_a_step_that_is_rolled_back_has_neither_inserted_nor_sent(conn: Conn) -> None:
+    sender = gd.insert(conn, Sender)
+    with conn.transaction(force_rollback=True):
+        drain(conn)
+        assert gd.find(conn, "order:7") is not None  # paid, and not shipped yet
+        assert conn.execute("select count(*) from gd_instances").fetchone() == (3,)
+    assert conn.execute("select id, step from gd_instances").fetchall() == [(sender, "start")]
+
+
+def test_an_insert_that_the_server_refuses_is_the_error_of_its_step(conn: Conn) -> None:
+    class Wrong(FSM, name="testing.wrong"):
+        @step
+        def start(self, ctx: Context[Any]) -> Next:
+            return Next(
+                "start", insert=[Insert(Order, {"order": 1}), Insert(Order, {"order": 2}, rate_limit="nowhere")]
+            )
+
+        def handle(self, error: Exception, ctx: Context[Any]) -> Done:
+            return Done(type(error).__name__, signal=[Send(ctx.id, "to an instance that has ended")])
+
+    id = gd.insert(conn, Wrong)
+    drain(conn)
+    assert assert_done(conn, id or 0) == "UnknownName"
+    assert conn.execute("select count(*) from gd_instances").fetchone() == (1,)
 
 
 def test_what_never_ends_is_told(conn: Conn) -> None:

@@ -14,7 +14,22 @@ from support.engine import Events, ended, field, running
 from support.wait import wait_until
 
 import gendurable_py as gd
-from gendurable_py import FSM, Await, Child, Context, Done, Engine, Next, Replay, ScheduleChilds, Stop, job, step
+from gendurable_py import (
+    FSM,
+    Await,
+    Child,
+    Context,
+    Done,
+    Engine,
+    Insert,
+    Next,
+    Replay,
+    ScheduleChilds,
+    Send,
+    Stop,
+    job,
+    step,
+)
 from gendurable_py.errors import InvalidArgument
 from gendurable_py.testing import drain
 
@@ -190,6 +205,10 @@ OUTCOMES: dict[str, Callable[[Any], Any]] = {
     "names": lambda value: Await(["a", value], step="end", timeout=0.01),
     "children": lambda value: ScheduleChilds("end", [Child("rows.fine", {"v": value})]),
     "child's key": lambda value: ScheduleChilds("end", [Child("rows.fine", unique_key=value, meta={"v": value})]),
+    "insert": lambda value: Next("end", insert=[Insert("rows.fine", {"v": value}, unique_key="rows:1")]),
+    "inserted key": lambda value: Done(insert=[Insert("rows.fine", unique_key=value, priority=value)]),
+    "send": lambda value: Next("end", signal=[Send("rows:1", "go", value), Send("rows:1", value)]),
+    "target": lambda value: Done(signal=[Send(value, "go", dedup_key=value)]),
     "stop": lambda value: Stop(value),
     "itself": lambda value: value,
 }

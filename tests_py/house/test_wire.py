@@ -33,16 +33,16 @@ def example_outcomes(kind: str) -> tuple[Row, Row]:
 
 def test_every_table_and_every_example_is_compared() -> None:
     assert {heading for heading, text in SECTIONS.items() if "\n|---" in text} == {
-        "Where JSON goes", "Outcomes", "Instances", "Claimed rows", "Signals of a claimed row",
+        "Where JSON goes", "Outcomes", "Signals of an outcome", "Instances", "Claimed rows", "Signals of a claimed row",
         "Children of a claimed row", "Answers of gd_commit", "Detail of a rejected outcome", "Options of gd_register",
         "Options of gd_set_queue", "Filters", "The answer of gd_maintain", "An error of gd_maintain",
         "Answers that are words", "Notifications", "Errors", "Options of a schedule", "Schedules that are announced",
     }  # fmt: skip
     with_json = {heading for heading, text in SECTIONS.items() if "```json" in text}
     assert with_json == {
-        "Outcomes", "Instances", "Claimed rows", "Detail of a rejected outcome", "Options of gd_register",
-        "Options of gd_set_queue", "Filters", "Limits of queues", "Lists of claims", "An error of gd_maintain",
-        "Options of a schedule", "Schedules that are announced",
+        "Outcomes", "Signals of an outcome", "Instances", "Claimed rows", "Detail of a rejected outcome",
+        "Options of gd_register", "Options of gd_set_queue", "Filters", "Limits of queues", "Lists of claims",
+        "An error of gd_maintain", "Options of a schedule", "Schedules that are announced",
     }  # fmt: skip
     assert [heading for heading, text in SECTIONS.items() if text.count("\n|---") > 1] == []
     assert PAGE.count("```") == 2 * 2 * len(with_json)
@@ -106,6 +106,27 @@ def test_keys_of_an_outcome_take_what_the_table_says(db: Database) -> None:
             if key != "kind":
                 tried += [({**minimal, key: value}, good) for value, good in probes(row, full[key])]
     said = read(Session(db), [one for one, _ in tried])
+    wrong = [(str(one)[:300], why) for (one, good), why in zip(tried, said, strict=True) if (why is None) is not good]
+    assert wrong == []
+
+
+def test_signals_of_an_outcome_take_what_the_table_says(db: Database) -> None:
+    rows, (minimal, full) = table("Signals of an outcome"), examples("Signals of an outcome")
+    for by in ("id", "unique_key"):
+        assert [{*one} for one in minimal if by in one] == [{by, *needed(rows)}]
+    assert all({*one} == {row["key"] for row in rows} for one in full)
+    tried: list[tuple[Row, bool]] = [(one, True) for one in [*minimal, *full]]
+    for row in rows:
+        key, by = row["key"], "unique_key" if row["key"] == "unique_key" else "id"
+        [base], [example] = ([one for one in some if one.get(by)] for some in (minimal, full))
+        addresses = key in ("id", "unique_key")
+        tried.append(({k: v for k, v in base.items() if k != key}, row["needed"] == "no" and not addresses))
+        tried += [
+            ({**base, key: value}, good and not (addresses and value is None))
+            for value, good in probes(row, example[key])
+        ]
+    tried += [({**minimal[0], **minimal[1]}, False), ({**minimal[0], "nope": None}, False)]
+    said = read(Session(db), [{"id": 1, "claim_no": 1, "kind": "done", "signal": [one]} for one, _ in tried])
     wrong = [(str(one)[:300], why) for (one, good), why in zip(tried, said, strict=True) if (why is None) is not good]
     assert wrong == []
 

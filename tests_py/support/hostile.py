@@ -113,23 +113,30 @@ def jsons(ids: Sequence[int], claims: Sequence[Claim]) -> Callable[[str], st.Sea
     instance = some_of(fields, always={"fsm": st.just("m")})
     children = st.one_of(st.lists(instance, max_size=3), st.lists(st.just({"fsm": "m"}), max_size=3), anything)
     signals = st.lists(st.integers(1, 9), max_size=3)
+    ids_of = st.fixed_dictionaries({"id": st.sampled_from(ids) | scalars})
+    targets = ids_of | st.fixed_dictionaries({"unique_key": words})
+    send = st.tuples(targets, some_of({"payload": anything, "dedup_key": words}, always={"name": words})).map(
+        lambda pair: pair[0] | pair[1]
+    )
+    base = some_of({"state": state, "x": scalars}, always={"step": words})
     outcome_fields = {
         "kind": st.sampled_from(["next", "replay", "await", "schedule_childs", "done", "stop", "error", "", None]),
         "step": words, "state": state, "delay_ms": number, "partition_key": st.none() | words, "rate_limit": limits,
         "weight": number, "priority": small, "queue": words, "keep": st.booleans() | scalars, "timeout_ms": number,
         "signals": words | st.lists(words, max_size=3), "childs": children, "result": anything,
         "reason": words | scalars, "error": words | scalars, "consume": signals | st.lists(scalars, max_size=3),
-        "close_ms": number,
+        "close_ms": number, "insert": children, "signal": st.lists(send, max_size=3) | anything, "at": base | anything,
     }  # fmt: skip
+    outbox = ["insert", "signal", "at"]
     #: a kind with its own keys, so that it gets further than the first check
     kinds = {
         "next": ["step", "state", "delay_ms", "partition_key", "priority", "queue", "keep", "consume", "weight",
-                 "rate_limit", "close_ms"],
-        "replay": ["state", "delay_ms", "error", "consume", "close_ms"],
-        "await": ["signals", "step", "state", "timeout_ms", "consume"],
-        "schedule_childs": ["step", "childs", "state", "consume"],
-        "done": ["result", "consume"],
-        "stop": ["reason", "consume"],
+                 "rate_limit", "close_ms", *outbox],
+        "replay": ["state", "delay_ms", "error", "consume", "close_ms", *outbox],
+        "await": ["signals", "step", "state", "timeout_ms", "consume", *outbox],
+        "schedule_childs": ["step", "childs", "state", "consume", *outbox],
+        "done": ["result", "consume", *outbox],
+        "stop": ["reason", "consume", *outbox],
         "error": ["error", "delay_ms", "consume", "close_ms"],
     }  # fmt: skip
     needed = {"next": "step", "await": "signals", "schedule_childs": "childs", "stop": "reason", "error": "error"}
