@@ -291,13 +291,20 @@ begin
         raise exception using errcode = 'GD501', message = 'p_table and p_name must not be null',
             hint = 'Pass a table, and what gd_signal_on answered.';
     end if;
-    select p.oid::regprocedure::text, pg_has_role(p.proowner, 'USAGE') into v_function, v_owned
-    from pg_trigger t
-    join pg_proc p on p.oid = t.tgfoid
-    where t.tgrelid = p_table and t.tgname = p_name and t.tgparentid = 0 and strpos(p.prosrc, 'Made by gd_signal_on (') > 0;
-    if not found then
-        return false;
-    end if;
+    -- and once more under the lock: another session may have been at it
+    for v_look in 1 .. 2 loop
+        select p.oid::regprocedure::text, pg_has_role(p.proowner, 'USAGE') into v_function, v_owned
+        from pg_trigger t
+        join pg_proc p on p.oid = t.tgfoid
+        where t.tgrelid = p_table and t.tgname = p_name and t.tgparentid = 0
+            and strpos(p.prosrc, 'Made by gd_signal_on (') > 0;
+        if not found then
+            return false;
+        end if;
+        if v_look = 1 then
+            execute format('lock table %s in access exclusive mode', p_table);
+        end if;
+    end loop;
     execute format('drop trigger %I on %s', p_name, p_table);
     if v_owned then
         execute format('drop function %s', v_function);
