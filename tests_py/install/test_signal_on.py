@@ -95,7 +95,10 @@ def test_who_writes_the_table_needs_no_right_on_gendurable(shop: Shop) -> None:
     assert shop.heard("order:1") == [{"status": "paid"}]
     with shop.owner() as conn:
         seller = shop.people.role("seller")
-        assert value(conn, f"select proowner::regrole::text from pg_proc where oid = '{shop.function()}'::regproc") == seller
+        assert (
+            value(conn, f"select proowner::regrole::text from pg_proc where oid = '{shop.function()}'::regproc")
+            == seller
+        )
     with shop.as_("seller") as conn:
         assert gd.signal_off(conn, "shop.orders", "gd_signal_on_paid") is True
         assert gd.signal_off(conn, "shop.orders", "gd_signal_on_paid") is False
@@ -126,7 +129,9 @@ def test_a_client_needs_the_rights_for_it(shop: Shop) -> None:
     with shop.as_("thief") as conn, pytest.raises(InsufficientPrivilege):
         gd.signal_off(conn, "shop.orders", "gd_signal_on_paid")
     with shop.owner() as conn:
-        conn.execute(f"alter schema shop owner to current_user; revoke create on schema shop from {shop.people.role('seller')}".encode())
+        conn.execute(
+            f"alter schema shop owner to current_user; revoke create on schema shop from {shop.people.role('seller')}".encode()
+        )
     with shop.as_("seller") as conn, pytest.raises(InsufficientPrivilege):
         gd.signal_on(conn, "shop.orders", "sold", "order:{id}")
 
@@ -193,7 +198,9 @@ def test_the_owner_of_a_table_gets_nobodys_rights_by_it(shop: Shop) -> None:
 
 def test_the_function_of_a_trigger_is_nobody_elses(shop: Shop) -> None:
     with shop.as_("seller") as conn:
-        conn.execute(f"alter default privileges in schema shop grant execute on functions to {shop.people.role('thief')}".encode())
+        conn.execute(
+            f"alter default privileges in schema shop grant execute on functions to {shop.people.role('thief')}".encode()
+        )
     shop.listen()
     function = shop.function()
     with shop.as_("thief") as conn:
@@ -201,7 +208,9 @@ def test_the_function_of_a_trigger_is_nobody_elses(shop: Shop) -> None:
         with pytest.raises(InsufficientPrivilege):
             conn.execute(f"select {function}()".encode())
         with pytest.raises(InsufficientPrivilege):
-            conn.execute(f"create trigger t after insert on shop.mine for each row execute function {function}()".encode())
+            conn.execute(
+                f"create trigger t after insert on shop.mine for each row execute function {function}()".encode()
+            )
     with shop.as_("seller") as conn, pytest.raises(psycopg.errors.FeatureNotSupported):
         conn.execute(f"select {function}()".encode())
 
@@ -253,7 +262,9 @@ def test_a_table_that_has_a_new_owner(shop: Shop) -> None:
     with shop.as_("thief") as conn:
         gd.signal_on(conn, "shop.orders", "paid", "order:{id}", when="status = 'paid'", payload=["status"])
     with shop.owner() as conn:
-        assert value(conn, f"select proowner::regrole::text from pg_proc where oid = '{shop.function()}'::regproc") == heir
+        assert (
+            value(conn, f"select proowner::regrole::text from pg_proc where oid = '{shop.function()}'::regproc") == heir
+        )
     shop.write(1)
     assert shop.heard("order:1") == [{"status": "paid"}]
     with shop.as_("thief") as conn:
@@ -277,12 +288,12 @@ def test_the_schema_of_the_api_may_get_another_name(shop: Shop) -> None:
         conn.execute(f"set role {shop.people.role('seller')}".encode())
         gd.signal_on(conn, "shop.orders", "digits", "{id}")
         conn.execute("reset role")
-        conn.execute("alter schema elsewhere rename to \"Odd 'one\"")
+        conn.execute('alter schema elsewhere rename to "Odd \'one"')
         conn.execute("update shop.orders set status = 'new'")
         conn.execute("delete from shop.orders")
     shop.write(1)
     with shop.owner() as conn:
-        conn.execute("set search_path to \"Odd 'one\"")
+        conn.execute('set search_path to "Odd \'one"')
         assert [s.name for s in gd.signals(conn, gd.find(conn, "1") or 0)] == ["digits"]
         assert len(gd.signals(conn, gd.find(conn, "order:1") or 0)) == 2
 

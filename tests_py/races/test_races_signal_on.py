@@ -148,7 +148,9 @@ def test_setting_it_up_waits_for_open_writes_as_its_session_says(orders: Any) ->
     assert waiting.result() == "gd_signal_on_new"
 
 
-@pytest.mark.parametrize("change", ["drop column note", "add column more text default 'x'", "alter column note type int using 1"])
+@pytest.mark.parametrize(
+    "change", ["drop column note", "add column more text default 'x'", "alter column note type int using 1"]
+)
 def test_a_session_goes_on_over_a_change_of_the_table(orders: Any, change: str) -> None:
     a, b, c = three(orders)
     c.conn.execute("alter table orders add column note text, add column sum int default 7")
