@@ -2,10 +2,11 @@
 select no_plan();
 
 create schema shop;
-create table shop."Order" (
-    id bigint primary key, status text, amount numeric, "odd ""col" text, paid_at timestamptz, day date,
-    twice numeric generated always as (amount * 2) stored, gone int
-);
+select lives_ok(
+    $$create table shop."Order" (
+        id bigint primary key, status text, amount numeric, "odd ""col" text, paid_at timestamptz, day date,
+        twice numeric generated always as (amount * 2) stored, gone int
+    )$$, '(a table)');
 
 -- What arrived in the inbox of a key since the last look.
 create function t.inbox(p_key text) returns text
@@ -115,7 +116,10 @@ select gd_signal_off('shop."Order"', 'e') \gset
 
 -- many words that are names of columns here and something else in PL/pgSQL
 
-create table shop.odd ("begin" int, "loop" int, new int, old int, found int, r int, v_key text, tg_op text, "into" int, "$1" int, "%s" int, "a{b" int);
+select lives_ok(
+    $$create table shop.odd (
+        "begin" int, "loop" int, new int, old int, found int, r int, v_key text, tg_op text, "into" int, "$1" int, "%s" int, "a{b" int
+    )$$, '(a table)');
 select lives_ok(
     $$select gd_signal_on('shop.odd', 'odd', 'order:{r}',
         '"begin" = 1 and "loop" = 2 and new = 3 and old = 4 and found = 5 and r = 3 and v_key = ''v'' and tg_op = ''t'' and "into" = 6
@@ -124,7 +128,8 @@ insert into shop.odd values (1, 2, 3, 4, 5, 3, 'v', 't', 6, 7, 8, 9);
 update shop.odd set found = 0;
 update shop.odd set found = 5;
 select is(
-    t.inbox('order:3'), 'odd {"r": 3, "$1": 7, "%s": 8, "a{b": 9, "new": 3, "begin": 1, "found": 5}, odd {"r": 3, "$1": 7, "%s": 8, "a{b": 9, "new": 3, "begin": 1, "found": 5}',
+    t.inbox('order:3'),
+    'odd {"r": 3, "$1": 7, "%s": 8, "a{b": 9, "new": 3, "begin": 1, "found": 5}, odd {"r": 3, "$1": 7, "%s": 8, "a{b": 9, "new": 3, "begin": 1, "found": 5}',
     'are columns');
 
 -- again: the same, another one
@@ -173,10 +178,11 @@ create table shop.part_a partition of shop.part for values in ('a');
 select lives_ok($$select gd_signal_on('shop.part', 'paid', 'order:{id}', 'status = ''paid''', '{region}')$$, 'a partitioned table');
 create table shop.part_b (status text, dropped int, region text, id int);
 alter table shop.part_b drop column dropped;
-alter table shop.part attach partition shop.part_b for values in ('b');
+select lives_ok($$alter table shop.part attach partition shop.part_b for values in ('b')$$, '(another partition)');
 insert into shop.part values (1, 'paid', 'a'), (2, 'new', 'b');
 update shop.part set status = 'paid';
-select is(t.inbox('order:1') || ', ' || t.inbox('order:2'), 'paid {"region": "a"}, paid {"region": "b"}', 'also partitions that come later, with columns in another order');
+select is(t.inbox('order:1') || ', ' || t.inbox('order:2'), 'paid {"region": "a"}, paid {"region": "b"}',
+    'also partitions that come later, with columns in another order');
 update shop.part set region = 'b' where id = 1;
 select is(t.inbox('order:1'), 'paid {"region": "b"}', 'a row that moves into another partition is inserted there');
 select is(gd_signal_off('shop.part_b', 'gd_signal_on_paid'), false, 'a partition has no trigger of its own');
@@ -209,15 +215,18 @@ from (values
     ('shop.plain', 's', 'k', 'true', '{}', '', 'an empty name'), ('shop.plain', 's', 'k', 'true', '{}', repeat('n', 64), 'a long name'),
     ('shop.plain', 's', 'k', '', '{}', null, 'an empty condition'), ('shop.plain', 's', 'k', 'statu = 1', '{}', null, 'a typo'),
     ('shop.plain', 's', 'k', 'id', '{}', null, 'no condition'), ('shop.plain', 's', 'k', '(id = 1', '{}', null, 'a parenthesis too few'),
-    ('shop.plain', 's', 'k', 'id = 1) or (true', '{}', null, 'two halves'), ('shop.plain', 's', 'k', 'true then true end; drop table shop.plain; select case when true', '{}', null, 'two statements'),
+    ('shop.plain', 's', 'k', 'id = 1) or (true', '{}', null, 'two halves'),
+    ('shop.plain', 's', 'k', 'true then true end; drop table shop.plain; select case when true', '{}', null, 'two statements'),
     ('shop.plain', 's', 'k', 'true); drop table shop.plain; select (true', '{}', null, 'otherwise'),
     ('shop.plain', 's', 'k', 'true /*', '{}', null, 'an open comment'), ('shop.plain', 's', 'k', 'status = ''', '{}', null, 'an open string'),
     ('shop.plain', 's', 'k', 'true, true', '{}', null, 'two conditions'), ('shop.plain', 's', 'k', 'id = $1', '{}', null, 'a parameter'),
     ('shop.plain', 's', 'k', 'exists (select from shop.plain p where p.id > id)', '{}', null, 'a subquery'),
     ('shop.plain', 's', 'k', 'select true', '{}', null, 'a query'), ('shop.plain', 's', 'k', 'count(*) > 1', '{}', null, 'an aggregate'),
     ('shop.plain', 's', 'k', 'ctid is not null', '{}', null, 'a column of the system'), ('shop.plain', 's', 'k', 'old.id = 1', '{}', null, 'the old row'),
-    ('shop.plain', 's', 'k', 'tg_op = ''INSERT''', '{}', null, 'a variable of the trigger'), ('shop.plain', 's', 'k', 'id = 1/0', '{}', null, 'what fails when it is planned'),
-    ('shop.plain', 's', 'k', 'status = ''x''::int::text', '{}', null, 'a literal that is none'), ('shop.plain', 's', 'k', 'no_such(id)', '{}', null, 'a function that is not found')
+    ('shop.plain', 's', 'k', 'tg_op = ''INSERT''', '{}', null, 'a variable of the trigger'),
+    ('shop.plain', 's', 'k', 'id = 1/0', '{}', null, 'what fails when it is planned'),
+    ('shop.plain', 's', 'k', 'status = ''x''::int::text', '{}', null, 'a literal that is none'),
+    ('shop.plain', 's', 'k', 'no_such(id)', '{}', null, 'a function that is not found')
 ) x (on_table, signal, key, cond, payload, name, why);
 select is((select count(*) from shop.plain), 0::bigint, 'the table is there');
 select is_empty($$select tgname from pg_trigger where tgrelid = 'shop.plain'::regclass$$, 'without a trigger');

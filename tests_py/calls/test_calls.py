@@ -210,20 +210,6 @@ def test_signals_find_their_instance_by_id_and_by_key(conn: Conn) -> None:
     assert [(s["name"], s["payload"]) for s in signals] == [("go", {"x": [1]}), ("go", None)]
 
 
-def test_rows_signal(conn: Conn) -> None:
-    conn.execute('create table "Bill" (id int primary key, paid boolean)')
-    id = gd.insert(conn, "m", unique_key="bill:1")
-    name = gd.signal_on(conn, '"Bill"', "paid", "bill:{id}", when="paid", payload=("id", "paid"), name="told")
-    assert name == "told"
-    conn.execute("""insert into "Bill" values (1, true), (2, true)""")
-    assert [(s.name, s.payload) for s in gd.signals(conn, id or 0)] == [("paid", {"id": 1, "paid": True})]
-    assert gd.signal_off(conn, '"Bill"', name) is True
-    assert gd.signal_off(conn, '"Bill"', name) is False
-    assert gd.signal_on(conn, '"Bill"', "new", "bill:{id}") == "gd_signal_on_new"
-    with pytest.raises(errors.InvalidArgument, match="p_when"):
-        gd.signal_on(conn, '"Bill"', "paid", "bill:{id}", when="pay")
-
-
 def test_operating(conn: Conn) -> None:
     id = gd.insert(conn, work)
     assert id is not None

@@ -1,4 +1,4 @@
-"""Triggers of gd_signal_on: whose they are and what they may, dumps, another schema, an upgrade, and an end without them."""
+"""Triggers of gd_signal_on: whose they are and what they may, dumps, another schema, and life without them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def value(conn: Conn, query: str, *params: Any) -> Any:
 
 
 class Shop:
-    """A table of 'seller', who is a client; 'clerk' writes it and is nobody to gendurable; 'thief' may create in its schema."""
+    """A table of 'seller', who is a client; 'clerk' writes it and is nobody to gendurable; 'thief' may create beside it."""
 
     def __init__(self, people: People, database: str) -> None:
         self.people, self.database = people, database
@@ -130,7 +130,8 @@ def test_a_client_needs_the_rights_for_it(shop: Shop) -> None:
         gd.signal_off(conn, "shop.orders", "gd_signal_on_paid")
     with shop.owner() as conn:
         conn.execute(
-            f"alter schema shop owner to current_user; revoke create on schema shop from {shop.people.role('seller')}".encode()
+            "alter schema shop owner to current_user;"
+            f" revoke create on schema shop from {shop.people.role('seller')}".encode()
         )
     with shop.as_("seller") as conn, pytest.raises(InsufficientPrivilege):
         gd.signal_on(conn, "shop.orders", "sold", "order:{id}")
@@ -199,7 +200,8 @@ def test_the_owner_of_a_table_gets_nobodys_rights_by_it(shop: Shop) -> None:
 def test_the_function_of_a_trigger_is_nobody_elses(shop: Shop) -> None:
     with shop.as_("seller") as conn:
         conn.execute(
-            f"alter default privileges in schema shop grant execute on functions to {shop.people.role('thief')}".encode()
+            "alter default privileges in schema shop"
+            f" grant execute on functions to {shop.people.role('thief')}".encode()
         )
     shop.listen()
     function = shop.function()
