@@ -1,4 +1,4 @@
-"""Triggers of gd_signal_on: whose they are and what they may, dumps, another schema, and life without them."""
+"""Triggers of gd_signal_on: whose they are, what they may, dumps, other schemas, and life without gendurable."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def value(conn: Conn, query: str, *params: Any) -> Any:
 
 
 class Shop:
-    """A table of 'seller', who is a client; 'clerk' writes it and is nobody to gendurable; 'thief' may create beside it."""
+    """A table of 'seller', a client; 'clerk' writes it, a stranger to gendurable; 'thief' may create beside it."""
 
     def __init__(self, people: People, database: str) -> None:
         self.people, self.database = people, database
