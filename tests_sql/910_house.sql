@@ -22,7 +22,8 @@ select cmp_ok((select count(*) from t.public_function), '>', 20::bigint, 'there 
 select cmp_ok((select count(*) from t.helper), '>', 30::bigint, 'and there are helpers');
 
 select is_empty(
-    $$select oid::regprocedure from t.public_function where not prosecdef$$, 'public functions are security definer');
+    $$select oid::regprocedure from t.public_function where not prosecdef and proname not in ('gd_signal_on', 'gd_signal_off')$$,
+    'public functions are security definer, but for those that make what belongs to their caller');
 select is_empty(
     $$select oid::regprocedure, proconfig from t.public_function
       where 'search_path=pg_catalog, pg_temp' <> all(coalesce(proconfig, '{}'))$$, 'with a pinned search_path');
@@ -80,6 +81,9 @@ select f.oid, f.proname, f.prosrc,
 from t.our_function f;
 
 select is_empty(
+    $$select b.oid::regprocedure from t.body b join t.public_function f on f.oid = b.oid
+      where not f.prosecdef and b.code ~ '\mgendurable\.'$$, 'which use nothing that is private');
+select is_empty(
     $$select oid::regprocedure from t.body
       where regexp_count(code, '\mwhen\s+others\M', 1, 'i') > least(
           regexp_count(code, 'not gendurable\._blames_\w+\('), regexp_count(code, '\mraise;'))$$,
@@ -98,7 +102,8 @@ select is_empty(
       where proname <> '_terminal_statuses' and prosrc ~ '''?done''?,\s*''?failed''?,\s*''?cancelled' and prosrc !~ 'runnable''?,'$$,
     'which statuses are terminal is said once');
 select is_empty(
-    $$select oid::regprocedure from t.body where proname <> '_grant_profile' and code ~* '\mexecute\M'$$, 'static SQL only');
+    $$select oid::regprocedure from t.body where proname not in ('_grant_profile', 'gd_signal_on', 'gd_signal_off')
+          and code ~* '\mexecute\M'$$, 'static SQL only');
 select is_empty(
     $$select oid::regprocedure, m[2]
       from t.body cross join lateral regexp_matches(code, '\m(from|join|into|update|using)\s+([a-z_]+)\M(?!\s*[.(])', 'gi') m

@@ -40,7 +40,7 @@ from .scheduling import (
     trigger,
     unschedule,
 )
-from .talking import signal, signals
+from .talking import signal, signal_off, signal_on, signals
 from .waiting import wait
 from .working import claim, claim_many, commit, commit_one, heartbeat, reap, release, sleep, wake
 
@@ -93,6 +93,8 @@ __all__ = [
     "set_queue",
     "set_rate_limit",
     "signal",
+    "signal_off",
+    "signal_on",
     "signals",
     "sleep",
     "trigger",

@@ -1,9 +1,11 @@
-"""Talking to an instance: signals into its inbox, and a look at what is in there.
+"""Talking to an instance: signals into its inbox, by a call or by a row of a table, and a look at what is in there.
 
 A signal is kept until a step uses it up. `inspecting` shows the rest of an instance.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from .._statement import Statement, call, one_value
 from ..machine.codec import dumps, loads
@@ -30,3 +32,32 @@ def signals(id: int, after: int = 0, limit: int = 1000) -> Statement[list[Signal
         (id, after, limit),
         lambda rows: [Signal(row[0], row[1], loads(row[2]), when(row[3])) for row in rows],
     )
+
+
+@call
+def signal_on(
+    table: str,
+    signal: str,
+    unique_key: str,
+    *,
+    when: str = "true",
+    payload: Sequence[str] = (),
+    name: str | None = None,
+) -> Statement[str]:
+    """Let a row send a signal: one of a table that comes to match a condition, to the holder of a unique key.
+
+    table: its name as in SQL, with the schema where that is not on the search_path. unique_key: a template over the
+    row's columns, ``"order:{id}"``. when: a condition over them, in SQL. payload: the columns that the payload has.
+    name: what the trigger is called, by default after the signal. Returns that name, for `signal_off`.
+    """
+    return Statement(
+        "select gd_signal_on(%s::text::regclass, %s, %s, %s, %s::text[], %s)",
+        (table, signal, unique_key, when, list(payload), name),
+        one_value,
+    )
+
+
+@call
+def signal_off(table: str, name: str) -> Statement[bool]:
+    """Remove what `signal_on` made, by the name that it returned; False where the table has no such trigger."""
+    return Statement("select gd_signal_off(%s::text::regclass, %s)", (table, name), one_value)

@@ -66,7 +66,7 @@ create or replace function gendurable._describe_profile(p_profile text, out func
 language plpgsql immutable as $$
 declare
     v_client constant text[] :=
-        '{gd_insert,gd_insert_many,gd_find,gd_signal,gd_result,gd_watch,gd_childs,gd_version}'::text[];
+        '{gd_insert,gd_insert_many,gd_find,gd_signal,gd_signal_on,gd_signal_off,gd_result,gd_watch,gd_childs,gd_version}'::text[];
     v_reader constant text[] := '{gd_result,gd_find,gd_childs,gd_signals,gd_match,gd_version}'::text[];
     v_views constant text[] := '{gd_instances,gd_queues,gd_workers,gd_rate_limits,gd_schedules,gd_holds}'::text[];
     v_upkeep constant text[] := '{gd_reap,gd_gc,gd_maintain}'::text[];

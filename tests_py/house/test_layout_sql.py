@@ -38,11 +38,14 @@ def homes() -> dict[str, set[Path]]:
 
 
 def named(path: Path) -> set[str]:
-    """The functions that a file names anywhere but where they are defined or described."""
+    """The functions that a file names anywhere but where they are defined or described.
+
+    What a trigger of gd_signal_on calls is written with a schema in front, and is no call of the file's.
+    """
     text = without_comments(path.read_text())
     text = re.sub(r"(create or replace function|comment on function)\s+(gendurable\.)?\w+", "", text)
     return set(re.findall(r"gendurable\.(_[a-z_0-9]+)\s*\(", text)) | set(
-        re.findall(r"(?<![\w'])(gd_[a-z_]+)\s*\(", text)
+        re.findall(r"(?<![\w'.])(gd_[a-z_]+)\s*\(", text)
     )
 
 

@@ -21,7 +21,10 @@ from gendurable_py.install import extension_files, install, plain_script, uninst
 
 VIEWS = {"gd_instances", "gd_queues", "gd_workers", "gd_rate_limits", "gd_holds", "gd_schedules"}
 UPKEEP = {"gd_reap", "gd_gc", "gd_maintain"}
-CLIENT = {"gd_insert", "gd_insert_many", "gd_find", "gd_signal", "gd_result", "gd_watch", "gd_childs", "gd_version"}
+CLIENT = {
+    "gd_insert", "gd_insert_many", "gd_find", "gd_signal", "gd_signal_on", "gd_signal_off", "gd_result", "gd_watch",
+    "gd_childs", "gd_version",
+}  # fmt: skip
 CLAIMS = {"gd_claim", "gd_claim_many", "gd_commit", "gd_commit_one", "gd_heartbeat", "gd_release"}
 LIMITS = {"gd_ensure_rate_limit", "gd_close_rate_limit"}
 # The table of the contract.

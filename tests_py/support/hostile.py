@@ -67,6 +67,17 @@ ARRAYS = [
     "[0:0]={default}", "{" + ",".join(["q"] * 500) + "}",
 ]  # fmt: skip
 ROLES = ["0", "10", "999999999", "4294967295", "gd_no_such_role", "-"]
+TABLES = [
+    "0",
+    "1259",
+    "999999999",
+    "4294967295",
+    "-",
+    "gendurable.instance",
+    "gd_instances",
+    "pg_class",
+    "no_such_table",
+]
 BOOLEANS = ["t", "f", "", "x"]
 
 RAW_JSON = [
@@ -192,11 +203,11 @@ def values(
         "p_instances": [{"fsm": "m"}], "p_outcomes": [claim], "p_outcome": claim, "p_claims": [claims[0]],
         "p_queues": {"default": 1},
     }  # fmt: skip
-    by_name = {"p_cron": "0 3 * * *", "p_profile": "client", "p_bucket": "api"}
+    by_name = {"p_cron": "0 3 * * *", "p_profile": "client", "p_bucket": "api", "p_when": "true", "p_payload": "{}"}
     by_type = {
         "text": "m", "integer": "1", "bigint": str(ids[0]), "double precision": "1", "interval": "1 s",
         "boolean": "t", "timestamp with time zone": "now", "text[]": "{default}", "bigint[]": f"{{{ids[0]}}}",
-        "regrole": "10", "jsonb": "{}",
+        "regrole": "10", "jsonb": "{}", "regclass": "strangers_table",
     }  # fmt: skip
 
     def good_one(argument: Argument) -> bytes | None:
@@ -217,6 +228,7 @@ def values(
             "text[]": ARRAYS,
             "bigint[]": [*ID_ARRAYS, "{" + ",".join(str(id) for id in ids) + "}"],
             "regrole": ROLES,
+            "regclass": TABLES,
             "boolean": BOOLEANS,
         }
         if type_name == "text":
