@@ -11,7 +11,8 @@ import contextlib
 import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from typing import Any, Protocol
 
 import psycopg
 from psycopg import AsyncConnection, Connection, IsolationLevel, pq
@@ -28,6 +29,42 @@ _MOST_STALE = 3
 
 class NoConnection(Exception):
     """There is no connection now, so nothing has begun."""
+
+
+class Source(Protocol):
+    """Where transactional steps get their connections, each in a transaction that ends with the block."""
+
+    def begun(self, hopeless: Callable[[], bool]) -> AbstractContextManager[Connection[Any]]: ...
+
+    def begun_async(self) -> AbstractAsyncContextManager[AsyncConnection[Any]]: ...
+
+    async def close(self) -> None: ...
+
+
+class Given:
+    """A connection that is there: what happens on it is a transaction, or a savepoint in the one that is open."""
+
+    def __init__(self, conn: Connection[Any] | AsyncConnection[Any]) -> None:
+        self._conn = conn
+
+    def may_run(self, is_async: bool) -> bool:
+        """Whether steps of this kind can use it."""
+        return isinstance(self._conn, AsyncConnection) is is_async
+
+    @contextlib.contextmanager
+    def begun(self, hopeless: Callable[[], bool]) -> Iterator[Connection[Any]]:
+        assert isinstance(self._conn, Connection)
+        with self._conn.transaction():
+            yield self._conn
+
+    @contextlib.asynccontextmanager
+    async def begun_async(self) -> AsyncIterator[AsyncConnection[Any]]:
+        assert isinstance(self._conn, AsyncConnection)
+        async with self._conn.transaction():
+            yield self._conn
+
+    async def close(self) -> None:
+        """It is somebody else's."""
 
 
 class _Seen:

@@ -20,6 +20,7 @@ from ..machine.spec import Spec, collect_rate_limits
 from ..telemetry.events import Emit
 from .blocked import Blocked
 from .committer import Committer
+from .connections import Connections
 from .feeder import Feeder
 from .fork import Connected
 from .heartbeat import Heartbeats
@@ -58,7 +59,7 @@ class Database:
         self._timetable = self._make_link("schedules", timeout=timeout)
         self._links = [self.claims, self._commits, self._aside, self._beats, self._chores, self._timetable]
         self.links: list[Connected] = [*self._links]
-        self._transactions = Transactions(self._dsn, options.transactions, self._shared, self.links)
+        self._transactions = Transactions(Connections(self._dsn, options.transactions, self._shared, self.links))
         self._schedules = Schedules(self._timetable, emit)
         self.sleeper = Sleeper(self.claims, emit, options)
         self._committer = Committer(

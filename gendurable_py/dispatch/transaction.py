@@ -25,9 +25,7 @@ from ..machine.context import Context
 from ..machine.encode import encode_outcome
 from . import fork
 from .answers import Fate
-from .connections import Connections, NoConnection
-from .fork import Connected
-from .pooled import Shared
+from .connections import NoConnection, Source
 from .work import Work
 
 AGAIN = 5
@@ -42,8 +40,8 @@ _CUT = ("08", "57P01", "57P02", "57P03")
 class Transactions:
     """Runs the transactional steps of one database, on connections of its own or those of hooks."""
 
-    def __init__(self, dsn: str, size: int, shared: Shared, links: list[Connected]) -> None:
-        self._connections = Connections(dsn, size, shared, links)
+    def __init__(self, connections: Source) -> None:
+        self._connections = connections
         self._home: str | None = None
 
     def run(self, work: Work) -> None:
@@ -250,7 +248,8 @@ class _Attempt:
                 "the step went on after an error of its transaction",
                 hint="let the error out, or run what may fail in a savepoint: with ctx.conn.transaction()",
             )
-        if status == pq.TransactionStatus.IDLE:
+        # without autocommit it is idle, too, where the step has sent nothing: ours begins the transaction then
+        if status == pq.TransactionStatus.IDLE and conn.autocommit:
             raise InvalidArgument(
                 "the transaction of the step has ended before its outcome",
                 hint="a transactional step neither commits nor rolls back; the engine does both",

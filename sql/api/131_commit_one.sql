@@ -13,12 +13,15 @@ begin
         perform gendurable._need_read_committed();
         perform gendurable._need_text(p_worker, 'p_worker');
     end if;
+    -- in a case of its own: "and" goes on behind what is null
     return case
-        when gendurable._is_plain_outcome(p_outcome) and not p_outcome ? 'keep' and gendurable._has_plain_claim(p_outcome)
-            and gendurable._commit_plain(
-                (p_outcome ->> 'id')::bigint, (p_outcome ->> 'claim_no')::bigint, p_outcome ->> 'kind' = 'done',
-                p_outcome ->> 'step', p_outcome -> 'state', p_outcome -> 'result')
-            then null
+        when gendurable._is_plain_outcome(p_outcome) and not p_outcome ? 'keep' and gendurable._has_plain_claim(p_outcome) then
+            case
+                when gendurable._commit_plain(
+                    (p_outcome ->> 'id')::bigint, (p_outcome ->> 'claim_no')::bigint, p_outcome ->> 'kind' = 'done',
+                    p_outcome ->> 'step', p_outcome -> 'state', p_outcome -> 'result') then null
+                else gendurable._commit_strictly(p_worker, p_outcome)
+            end
         else gendurable._commit_strictly(p_worker, p_outcome)
     end;
 end $$;
