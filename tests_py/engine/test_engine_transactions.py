@@ -190,6 +190,7 @@ class Held(FSM, name="tx_held", transactional=True):
     go_on: ClassVar[threading.Event] = threading.Event()
     runs: ClassVar[int] = 0
     pid: ClassVar[int] = 0
+    handled: ClassVar[list[Exception]] = []
 
     @step("start")
     def go(self, ctx: gd.Context[dict[str, Any]]) -> Done:
@@ -201,10 +202,15 @@ class Held(FSM, name="tx_held", transactional=True):
             Held.go_on.wait(20)
         return Done(ctx.attempt)
 
+    def handle(self, error: Exception, ctx: gd.Context[dict[str, Any]]) -> gd.Outcome:
+        Held.handled.append(error)
+        return Stop(error)
+
 
 @pytest.fixture
 def held() -> type[Held]:
     Held.inside, Held.go_on, Held.runs = threading.Event(), threading.Event(), 0
+    Held.handled.clear()
     return Held
 
 
@@ -222,7 +228,7 @@ def test_a_claim_that_is_lost_takes_the_writes_with_it(
         wait_until(lambda: events.count("stale") == 1)
     assert field(conn, id, "status") == "cancelled"
     assert balances(conn) == [100, 100]
-    assert held.runs == 1
+    assert (held.runs, held.handled) == (1, [])
 
 
 def test_a_connection_that_is_lost_counts_as_a_crash(
