@@ -59,8 +59,6 @@ class Transactions:
             else:
                 attempt.succeed()
                 return
-            finally:
-                work.ctx._conn = None
             time.sleep(_pause(tried))
             _renew(work)
 
@@ -79,8 +77,6 @@ class Transactions:
             else:
                 attempt.succeed()
                 return
-            finally:
-                work.ctx._conn = None
             await asyncio.sleep(_pause(tried))
             _renew(work)
 

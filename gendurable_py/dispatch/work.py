@@ -60,7 +60,7 @@ class Work:
         self.queue = row.queue
         self.ctx: Context[Any] = Context(row, spec.codec)
         self.since = since  # when it was claimed as a due row: run-ahead does not go on for ever
-        self.keep = keep and not step.transactional
+        self.keep = keep
         self.stage = RUN
         self.outcome: bytes | None = None
         self.error: BaseException | None = None
