@@ -98,7 +98,11 @@ begin
         perform gd_set_queue(p_queue, '{"limit": 5}');
     elsif p_what like 'await%' then
         perform t.run(p_queue, '{"kind": "await", "signals": ["go", "no"], "step": "aw", "timeout_ms": 3600000}');
-        perform gd_signal(v_id, 'go'), gd_signal(v_id, 'other');
+        if p_what = 'await, over' then
+            perform t.due(v_id);
+        else
+            perform gd_signal(v_id, 'go'), gd_signal(v_id, 'other');
+        end if;
     elsif p_what = 'inbox' then
         perform gd_signal(v_id, 'x'), gd_watch(v_id);
     end if;
@@ -134,7 +138,7 @@ create function t.seen(p_id bigint) returns jsonb language sql as $$
 $$;
 create temp table twins as
 select x.what, y.outcome, t.twin(x.what, 'twin_a' || x.no || y.no) as a, t.twin(x.what, 'twin_b' || x.no || y.no) as b
-from unnest('{plain,tried,await,inbox,child,parent,lifted,key,unique,"unique, scope","unique, runnable",limited,deadline,timeout,queue slot}'::text[])
+from unnest('{plain,tried,await,"await, over",inbox,child,parent,lifted,key,unique,"unique, scope","unique, runnable",limited,deadline,timeout,queue slot}'::text[])
         with ordinality x (what, no),
     unnest(array['{"kind": "next", "step": "b"}', '{"kind": "next", "step": "b", "state": {"z": 1}}', '{"kind": "done"}',
         '{"kind": "done", "result": {"r": [1]}}', '{"kind": "done", "result": null}']::jsonb[]) with ordinality y (outcome, no);
@@ -156,13 +160,6 @@ select results_eq(
     $$select distinct w.what from ways w where w.outcome ->> 'kind' = 'next' and w.behind is distinct from w.before order by 1$$,
     $$values ('key'), ('queue slot'), ('unique, runnable'), ('unique, scope')$$, 'and a next of a child or a parent has not');
 
--- where a machine says how long its instances are kept
-
-select gd_register('fleeting', 1, 's', p_options => '{"retain": {"done": 0}}');
-select gd_insert('fleeting', p_queue => 'fl') as id \gset
-select gd_commit_one('w', (select jsonb_build_object('id', c.id, 'claim_no', c.claim_no, 'kind', 'done') from t.take('fl') c));
-select is((select count(*) from gendurable.instance i where i.id = :id), 0::bigint, 'what is not kept at all is removed at once');
-
 -- what is over
 
 select gd_insert('m', p_queue => 'over', p_expires_at => clock_timestamp() + interval '1 hour') as id \gset
@@ -172,5 +169,12 @@ select t.raises(
     format($$select gd_commit_one('w', '{"id": %s, "claim_no": %s, "kind": "next", "step": "b"}')$$, :id, :no), 'GD505', 'past its deadline: next');
 select t.raises(
     format($$select gd_commit_one('w', '{"id": %s, "claim_no": %s, "kind": "done"}')$$, :id, :no), 'GD505', 'past its deadline: done');
+
+-- where a machine says how long its instances are kept
+
+select gd_register('fleeting', 1, 's', p_options => '{"retain": {"done": 0}}');
+select gd_insert('fleeting', p_queue => 'fl') as id \gset
+select gd_commit_one('w', (select jsonb_build_object('id', c.id, 'claim_no', c.claim_no, 'kind', 'done') from t.take('fl') c));
+select is((select count(*) from gendurable.instance i where i.id = :id), 0::bigint, 'what is not kept at all is removed at once');
 
 select * from finish();
