@@ -70,8 +70,8 @@ begin
 end $$;
 
 comment on function gendurable._commit_plain(bigint, bigint, boolean, text, jsonb, jsonb) is
-    'Commits a plain outcome of an instance that has nothing which others depend on; false: it is not one, or its claim is lost, and
-nothing was written.';
+    'Commits a plain outcome of an instance that has nothing which others depend on; false: it is not one, its claim is lost or
+its row is locked, and nothing was written.';
 
 create or replace function gendurable._commit_strictly(p_worker text, p_outcome jsonb) returns jsonb
 language plpgsql as $$

@@ -234,8 +234,8 @@ in which something is due soon, and the answers for claims that go on (p_kept; p
 no worker has answered: the time of the step was up.';
 
 -- As _write_outcomes does, for one outcome of which most is known to be nothing: with every column of that, the statement costs as
--- much to set up as six rows to write. Whatever a row may have that this does not look after stands in the conditions. The clock
--- is asked where the row is written: that may have waited for its lock.
+-- much to set up as six rows to write. Whatever a row may have that this does not look after stands in the conditions. It
+-- waits for nobody: behind a lock the times that it has compared would be old ones.
 create or replace function gendurable._write_plain_outcome(
     p_id bigint, p_claim_no bigint, p_ends boolean, p_step text, p_state jsonb, p_result jsonb
 ) returns text
@@ -248,9 +248,13 @@ begin
         set status = 'done', result = p_result, finished_at = clock_timestamp(), updated_at = clock_timestamp(),
             eligible_at = null, woken = 1, worker = null, lease_expires_at = null, timeout_at = null, expires_at = null,
             crashes = 0, deadline_at = null, awaits = null, shown = null, last_error = null, unique_held = null
-        where i.id = p_id and i.claim_no = p_claim_no and i.status = 'executing' and i.partition_key is null
-            and i.unique_scope is null and i.queue_slot is null and i.barrier_no is null and i.children_pending is null
-            and not gendurable._is_over(i.expires_at, i.timeout_at, clock_timestamp())
+        where i.id = (
+            select x.id
+            from gendurable.instance x
+            where x.id = p_id and x.claim_no = p_claim_no and x.status = 'executing' and x.partition_key is null
+                and x.unique_scope is null and x.queue_slot is null and x.barrier_no is null and x.children_pending is null
+                and not gendurable._is_over(x.expires_at, x.timeout_at, clock_timestamp())
+            for no key update skip locked)
         returning i.queue into v_queue;
     else
         update gendurable.instance i
@@ -258,9 +262,13 @@ begin
             updated_at = clock_timestamp(), woken = 1, worker = null, lease_expires_at = null, timeout_at = null,
             attempt = 0, crashes = 0, deadline_at = null, awaits = null, shown = null, last_error = null,
             rate_limit = null, weight = null, result = null
-        where i.id = p_id and i.claim_no = p_claim_no and i.status = 'executing' and i.partition_key is null
-            and i.unique_scope is null and i.queue_slot is null
-            and not gendurable._is_over(i.expires_at, i.timeout_at, clock_timestamp())
+        where i.id = (
+            select x.id
+            from gendurable.instance x
+            where x.id = p_id and x.claim_no = p_claim_no and x.status = 'executing' and x.partition_key is null
+                and x.unique_scope is null and x.queue_slot is null
+                and not gendurable._is_over(x.expires_at, x.timeout_at, clock_timestamp())
+            for no key update skip locked)
         returning i.queue into v_queue;
     end if;
     return v_queue;
@@ -268,7 +276,7 @@ end $$;
 
 comment on function gendurable._write_plain_outcome(bigint, bigint, boolean, text, jsonb, jsonb) is
     'Writes a plain next or done whose claim holds, of an instance without key, scope of a unique key, slot of its queue, and, where it
-ends, children and barrier: its queue. null: nothing was written. Waits for the lock of the row.';
+ends, children and barrier: its queue. null: nothing was written, or somebody has the row locked.';
 
 create or replace function gendurable._expiry_error(p_expires_at timestamptz) returns text
 language sql stable parallel safe as $$
