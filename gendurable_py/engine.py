@@ -27,6 +27,7 @@ from .dispatch.arguments import (
     read_queues,
     read_retention,
     read_seconds,
+    read_transactions,
 )
 from .dispatch.database import Database
 from .dispatch.executor import Executor
@@ -68,6 +69,8 @@ class Engine:
         prefetch: rows claimed beyond the free slots. min_demand: do not claim for fewer free slots.
         drain_timeout: how long running steps may take to finish once it is told to stop.
         run_ahead: keep the claim across `Next`, so that an instance's steps follow each other without a claim.
+        transactions: how many connections transactional steps use at once, sync and async ones each; None: as many as
+            steps run at once, 20 at most.
         notify: False behind a proxy that pools transactions: poll only, no prepared statements.
         on_event: telemetry, see `OnEvent`.
     """
@@ -89,6 +92,7 @@ class Engine:
         min_demand: int = 1,
         drain_timeout: Seconds = 5,
         run_ahead: bool = False,
+        transactions: int | None = None,
         notify: bool = True,
         on_event: OnEvent | None = None,
     ) -> None:
@@ -107,6 +111,7 @@ class Engine:
             min_demand=read_count(min_demand, "min_demand", 1),
             drain_timeout=interval(drain_timeout, "drain_timeout").total_seconds(),
             run_ahead=read_flag(run_ahead, "run_ahead"),
+            transactions=read_transactions(transactions, queues),
             notify=read_flag(notify, "notify"),
         )
         check_options(self._options, self._specs)

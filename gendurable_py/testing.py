@@ -31,8 +31,10 @@ from . import embedded
 from ._statement import About, Pause, Run, Script, Statement, nothing, script
 from .calls import dispatching, inserting, limiting, rehearsing, working
 from .calls.rows import Answer, Instance
-from .dispatch.answers import Meaning, read_answer
+from .dispatch.answers import Fate, Meaning, read_answer
+from .dispatch.connections import Given
 from .dispatch.perform import perform, perform_async
+from .dispatch.transaction import Transactions
 from .dispatch.work import Work, refuse
 from .errors import InvalidArgument, UnknownInstance, from_sqlstate
 from .machine.claim import ClaimRow
@@ -59,6 +61,8 @@ def drain(
 ) -> Script[int]:
     """Run everything that is due, until nothing is; answers how many steps that took.
 
+    Of a transactional step ``ctx.conn`` is this connection, in a savepoint where it is in a transaction.
+
     Args:
         machines: registered first, with the rate limits that they declare; any imported machine can be run.
         queues: only these; None: all in which something waits.
@@ -68,7 +72,8 @@ def drain(
         limit: steps after which it gives up.
 
     Raises:
-        InvalidArgument: a row is due whose machine or step is not known in this process.
+        InvalidArgument: a row is due whose machine or step is not known in this process, or a transactional step that
+            cannot use this connection: a sync one an ``AsyncConnection``, or an async one a ``Connection``.
         RuntimeError: ``limit`` steps were not enough.
     """
     worker = f"drain:{secrets.token_hex(4)}"
@@ -118,16 +123,24 @@ def _make_work(row: ClaimRow, worker: str, keep: bool, problems: list[InvalidArg
 def _run_round(works: list[Work], worker: str, problems: list[InvalidArgument]) -> Script[list[Work]]:
     """Run the works and commit them; answers what goes on at once: kept claims."""
     going_on: list[Work] = []
+    given = Given((yield About(lambda conn: conn)))
     while works:
         for work in works:
             if work.outcome is not None:
                 continue
+            if work.step.transactional:
+                if not given.may_run(work.step.is_async) and not callable(work.step.transactional):
+                    problems.append(_wrong_connection(work))
+                    work.fate = Fate.UNSTARTED
+                    continue
+                work.transactions = Transactions(given)
             if work.step.is_async:
                 yield Run(perform_async(work))
             else:
                 perform(work)
+        works = [work for work in works if work.fate is None]
         again: list[Work] = []
-        batches = [works]
+        batches = [works] if works else []
         while batches:
             works = batches.pop()
             document = b"[" + b",".join(work.outcome or b"null" for work in works) + b"]"
@@ -161,6 +174,14 @@ def _run_round(works: list[Work], worker: str, problems: list[InvalidArgument]) 
                 yield Pause(0.01)
         works = again
     return going_on
+
+
+def _wrong_connection(work: Work) -> InvalidArgument:
+    kind = "an async" if work.step.is_async else "a sync"
+    return InvalidArgument(
+        f"step {work.row.step!r} of {work.row.fsm} is {kind} transactional step, which this connection is not for",
+        hint="drain on an AsyncConnection for async steps, on a Connection for sync ones",
+    )
 
 
 def _commit_guarded(statement: Statement[list[Answer]]) -> Script[list[Answer] | psycopg.Error]:

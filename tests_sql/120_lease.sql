@@ -121,6 +121,23 @@ select case
     else skip('an infinite interval needs PostgreSQL 17')
 end;
 
+-- given back as by a lost worker
+
+select gd_insert('m', p_queue => 'cr'), gd_insert('m', p_queue => 'cr', p_partition_key => 'cr'), gd_insert('m', p_queue => 'cr');
+select count(*) from t.take('cr', 3);
+update gendurable.instance set crashes = gendurable._crash_cap() - 1 where id = (select max(i.id) from gendurable.instance i where i.queue = 'cr');
+select is(gd_release('w', t.claims('cr'), '1 hour', true), 3, 'crashed: all three');
+select results_eq(
+    $$select v.status, v.attempt, v.crashes, v.eligible_at > clock_timestamp() + interval '59 minutes', v.last_error like '%crash cap%'
+    from gd_instances v where v.queue = 'cr' order by v.id$$,
+    format($$values ('runnable', 1, 1, true, null::boolean), ('runnable', 1, 1, true, null), ('failed', 0, %s, null, true)$$, gendurable._crash_cap()),
+    'each counts as a crash, and at the cap it has failed');
+select is(gd_release('w', '[[999999999, 1]]', p_crashed => true), 0, 'crashed: a claim that is gone');
+select gd_insert('m', p_queue => 'cr2') as id \gset
+select count(*) from t.take('cr2');
+select is(gd_release('w', t.claims('cr2'), p_crashed => null), 1, 'crashed null: the default');
+select is((select v.crashes from gd_instances v where v.id = :id), 0, '(no crash)');
+
 select gd_insert('m', p_queue => 'aw') as id \gset
 select t.run('aw', '{"kind": "await", "signals": "go", "step": "s", "timeout_ms": 60000}');
 select gd_signal(:id, 'go', '1');

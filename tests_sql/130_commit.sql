@@ -280,41 +280,6 @@ select gd_resume_queue('keep');
 select is((select c.id from t.take('keep') c), :'id', '(claimed)');
 select is(t.answer(:id, '{"kind": "next", "step": "c", "keep": true, "queue": "keep2"}') -> 'detail', 'null', 'keep with another queue: given back');
 
--- commit_one
-
-select gd_insert('m', p_queue => 'one') as id \gset
-select claim_no as no from t.take('one') \gset
-create table business (order_id int);
-begin;
-insert into business values (1);
-select gd_commit_one('w', jsonb_build_object('id', :id, 'claim_no', :no, 'kind', 'next', 'step', 'b'));
-rollback;
-select is(t.status(:id), 'executing', 'commit_one: rolled back means it never happened');
-begin;
-insert into business values (2);
-select gd_commit_one('w', jsonb_build_object('id', :id, 'claim_no', :no, 'kind', 'next', 'step', 'b'));
-commit;
-select is((select array_agg(b.order_id) from business b), '{2}', 'commit_one: with the business write');
-select is((select v.step from gd_instances v where v.id = :id), 'b', 'and the next step');
-select t.raises(
-    format($$select gd_commit_one('w', '{"id": %s, "claim_no": %s, "kind": "done"}')$$, :id, :no), 'GD505', 'commit_one: the claim is lost');
-select t.raises(
-    $$select gd_commit_one('w', '{"id": 999999999, "claim_no": 1, "kind": "done"}')$$, 'GD505', 'commit_one: no such claim');
-select claim_no as no from t.take('one') \gset
-select t.raises(format($$select gd_commit_one('w', '{"id": %s, "claim_no": %s, "kind": "up"}')$$, :id, :no), 'GD501', 'commit_one: an unknown kind');
-select t.raises(format($$select gd_commit_one('w', '{"id": %s, "claim_no": %s, "kind": "next"}')$$, :id, :no), 'GD501', 'commit_one: no step');
-select t.raises(
-    format($$select gd_commit_one('w', '{"id": %s, "claim_no": %s, "kind": "next", "step": "s", "rate_limit": "r"}')$$, :id, :no), 'GD502',
-    'commit_one: no such rate limit');
-select t.raises(
-    format($$select gd_commit_one('w', '{"id": %s, "claim_no": %s, "kind": "schedule_childs", "step": "s", "childs": [{}]}')$$, :id, :no),
-    'GD501', 'commit_one: a bad child');
-select t.raises($$select gd_commit_one('w', null)$$, 'GD501', 'commit_one: null');
-select t.raises($$select gd_commit_one('', '{}')$$, 'GD501', 'commit_one: an empty worker');
-select lives_ok(
-    format($$select gd_commit_one('w', '{"id": %s, "claim_no": %s, "kind": "done", "result": 5}')$$, :id, :no), 'commit_one: done');
-select is((select r.result from gd_result(:id) r), '5', '(with its result)');
-
 -- the short way of reading an outcome, against the long one
 
 create temp table tried as
@@ -343,7 +308,6 @@ select results_eq(
 
 set default_transaction_isolation = 'repeatable read';
 select t.raises($$select gd_commit('w', '[]')$$, 'GD504', 'commit: under REPEATABLE READ');
-select t.raises($$select gd_commit_one('w', '{}')$$, 'GD504', 'commit_one: under REPEATABLE READ');
 set default_transaction_isolation = 'read committed';
 
 -- an answer names its outcome, whatever its id

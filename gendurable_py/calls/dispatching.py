@@ -10,7 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from .._statement import Statement, call, nothing
+from psycopg import sql
+
+from .._statement import Statement, call, nothing, one_value
 from ..machine.claim import CLAIMED, ClaimRow
 from ..machine.codec import dumps, loads
 from .rows import Announced, Answer
@@ -46,6 +48,27 @@ def commit_text(worker: str, outcomes: str, lease: timedelta) -> Statement[list[
 
 def _answer(row: tuple[Any, ...]) -> Answer:
     return Answer(row[0], row[1], row[2], row[3], None if row[4] is None else ClaimRow._make(row[4:]))
+
+
+@call
+def home() -> Statement[str]:
+    """The schema of the public functions, wherever it is on the search_path of this connection, if at all."""
+    return Statement(
+        "select n.nspname from pg_catalog.pg_proc p "
+        "join pg_catalog.pg_namespace n on n.oid operator(pg_catalog.=) p.pronamespace "
+        "join pg_catalog.pg_namespace o on o.nspname operator(pg_catalog.=) 'gendurable' "
+        "and o.nspowner operator(pg_catalog.=) p.proowner "
+        "where p.proname operator(pg_catalog.=) 'gd_commit_one' order by p.oid limit 1",
+        (),
+        one_value,
+    )
+
+
+@call
+def commit_one_text(schema: str, worker: str, outcome: str) -> Statement[None]:
+    """`working.commit_one` by its full name, of an outcome that is encoded already."""
+    function = sql.Identifier(schema, "gd_commit_one")
+    return Statement(sql.SQL("select {}(%s, %s::pg_catalog.jsonb)").format(function), (worker, outcome), nothing)
 
 
 @call

@@ -7,6 +7,7 @@ for the same functions in the shapes of `dispatching`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast
 
 from .._contract import LEASE, Seconds
 from .._statement import Rows, Statement, call, nothing, one_value
@@ -59,14 +60,21 @@ def commit(worker: str, outcomes: Sequence[Mapping[str, object]], lease: Seconds
 
 
 @call
-def commit_one(worker: str, outcome: Mapping[str, object]) -> Statement[None]:
+def commit_one(worker: str, outcome: Mapping[str, object]) -> Statement[Claim | None]:
     """Commit one outcome inside the caller's own transaction, together with the business writes of the step.
+
+    Answers None, but for ``"keep": true``: the next claim, unless that was given back.
 
     Raises:
         ClaimLost: the claim is not this one any more.
         InvalidArgument: the outcome is refused.
     """
-    return Statement("select gd_commit_one(%s, %s::jsonb)", (worker, _json(outcome)), nothing)
+    return Statement("select gd_commit_one(%s, %s::jsonb)::text", (worker, _json(outcome)), _kept)
+
+
+def _kept(rows: Rows) -> Claim | None:
+    found = cast("dict[str, Any] | None", loads(rows[0][0] or "null"))
+    return None if found is None else Claim(**found)
 
 
 @call
@@ -80,12 +88,15 @@ def heartbeat(worker: str, claims: Claims, lease: Seconds = LEASE) -> Statement[
 
 
 @call
-def release(worker: str, claims: Claims | None, delay: Seconds = 0) -> Statement[int]:
-    """Give claims back, due after the delay, no attempt burnt; None: all that this worker holds. Answers how many."""
+def release(worker: str, claims: Claims | None, delay: Seconds = 0, crashed: bool = False) -> Statement[int]:
+    """Give claims back, due after the delay, no attempt burnt; None: all that this worker holds. Answers how many.
+
+    ``crashed``: what became of their steps is not known; they count as those of a worker that was lost.
+    """
     pairs = None if claims is None else _pairs(claims)
     return Statement(
-        "select gd_release(%s, %s::jsonb, make_interval(secs => %s))",
-        (worker, pairs, seconds(delay, "the delay")),
+        "select gd_release(%s, %s::jsonb, make_interval(secs => %s), %s)",
+        (worker, pairs, seconds(delay, "the delay"), crashed),
         one_value,
     )
 

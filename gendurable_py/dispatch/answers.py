@@ -27,6 +27,15 @@ class Meaning(Enum):
     HOPELESS = "even the stop is refused: its lease will end"
 
 
+class Fate(Enum):
+    """How the transaction of a step ended, where that is all: nothing is left to be committed."""
+
+    COMMITTED = "with its outcome"
+    LOST = "rolled back, since the claim was lost"
+    CRASHED = "nobody knows: its connection was lost"
+    UNSTARTED = "there was no connection, and the step has not run"
+
+
 def read_answer(answer: Answer | None, stage: int, uncertain: bool) -> Meaning:
     """``uncertain``: this outcome was sent before, and the answer was lost."""
     if answer is None or answer.result == "ok":

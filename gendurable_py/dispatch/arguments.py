@@ -103,6 +103,12 @@ def _read_queue(name: object) -> str:
     return name
 
 
+def read_transactions(value: object, queues: Mapping[str, int] | None) -> int:
+    if value is None:
+        return max(1, min(20, sum(read_queues(queues).values())))
+    return read_count(value, "transactions", 1)
+
+
 def read_autoload(packages: object, specs: Iterable[Spec]) -> frozenset[str]:
     if packages is None:
         return frozenset({spec.cls.__module__.partition(".")[0] for spec in specs} - {"__main__"})

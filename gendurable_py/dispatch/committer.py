@@ -23,7 +23,7 @@ from ..calls import dispatching, working
 from ..calls.rows import Answer
 from ..machine.claim import ClaimRow
 from ..telemetry.events import Committed, Emit, Rejected, Released, Stale
-from .answers import Meaning, read_answer
+from .answers import Fate, Meaning, read_answer
 from .link import TROUBLE, Link
 from .work import Held, Runner, Work, refuse
 
@@ -39,6 +39,9 @@ _TRIES = 3
 
 CANCELLED_DELAY = 10.0
 """Seconds until a row is due again whose step was cancelled by others than the engine."""
+
+UNSTARTED_DELAY = 5.0
+"""Seconds until a row is due again for whose step there was no connection."""
 
 
 _Answered = tuple[list[Work], list[Answer], str, float]
@@ -104,12 +107,16 @@ class Committer:
         self._tidying = False
         self._event = asyncio.Event()
         self._busy_event = asyncio.Event()
-        self._release: defaultdict[tuple[str, float], list[tuple[int, int]]] = defaultdict(list)
+        self._release: defaultdict[tuple[str, float, bool], list[tuple[int, int]]] = defaultdict(list)
 
     def add(self, works: list[Work]) -> None:
         """Works whose step has ended. One without an outcome was cancelled: there is nothing to say about it."""
         for work in works:
             self._handling.discard(work)
+            if work.fate is not None:
+                self._held.drop(work)
+                self._settle_fate(work, work.fate)
+                continue
             if work.outcome is None or work.ctx._cancelled:
                 self._held.drop(work)
                 if not work.ctx._cancelled:
@@ -125,8 +132,24 @@ class Committer:
         """Works that will not be started here."""
         for work in works:
             self._held.drop(work)
-            self._release[work.worker, 0.0].append((work.row.id, work.row.claim_no))
+            self._release[work.worker, 0.0, False].append((work.row.id, work.row.claim_no))
         self._event.set()
+
+    def _settle_fate(self, work: Work, fate: Fate) -> None:
+        """The step had a transaction, which is over."""
+        claim = (work.row.id, work.row.claim_no)
+        if fate is Fate.COMMITTED:
+            self._emit(Committed(1, work.ended - work.started, 1, 0, 0, 0))
+        elif fate is Fate.LOST:
+            if not work.ctx._cancelled:
+                self._emit(Committed(1, work.ended - work.started, 0, 1, 0, 0))
+                self._lose(work)
+        elif fate is Fate.CRASHED:
+            # If it was committed the claim is gone, and this finds nothing.
+            self._release[work.worker, 0.0, True].append(claim)
+        else:
+            delay = 0.0 if self._executor.draining else UNSTARTED_DELAY
+            self._release[work.worker, delay, False].append(claim)
 
     def _release_cancelled(self, work: Work) -> None:
         """Its task was cancelled: at the end by the engine, else by somebody else or by the step itself."""
@@ -140,7 +163,7 @@ class Committer:
                 work.row.id,
                 delay,
             )
-        self._release[work.worker, delay].append((work.row.id, work.row.claim_no))
+        self._release[work.worker, delay, False].append((work.row.id, work.row.claim_no))
 
     async def run(self) -> None:
         while True:
@@ -307,7 +330,7 @@ class Committer:
         except Exception as error:  # noqa: BLE001 - a row that cannot be run here is given back, as a claimed one is
             delay = CANCELLED_DELAY
             logger.error("%s %s cannot go on here", row.fsm, row.id, exc_info=error)
-        self._release[work.worker, delay].append((row.id, row.claim_no))
+        self._release[work.worker, delay, False].append((row.id, row.claim_no))
         self._event.set()
 
     def _reject(self, work: Work, sqlstate: str | None, message: str) -> None:
@@ -331,9 +354,9 @@ class Committer:
         self._tidying = True
         try:
             while self._release:
-                (worker, delay), pairs = self._release.popitem()
-                await self._link.attempt(working.release, worker, pairs, delay)
-                self._emit(Released(len(pairs), delay, "unused"))
+                (worker, delay, crashed), pairs = self._release.popitem()
+                await self._link.attempt(working.release, worker, pairs, delay, crashed)
+                self._emit(Released(len(pairs), delay, "crashed" if crashed else "unused"))
             for name in self._held.settled():
                 rows = await self._link.attempt(working.release, name, None)
                 self._emit(Released(rows, 0, "abandoned"))

@@ -20,7 +20,9 @@ from ..machine.spec import Spec, collect_rate_limits
 from ..telemetry.events import Emit
 from .blocked import Blocked
 from .committer import Committer
+from .connections import Connections
 from .feeder import Feeder
+from .fork import Connected
 from .heartbeat import Heartbeats
 from .limits import Limits
 from .link import Link, conninfo
@@ -31,6 +33,7 @@ from .schedules import Schedules
 from .services import Failed, Loop, Services
 from .sleeper import Sleeper
 from .timeouts import Timeouts
+from .transaction import Transactions
 from .work import Held, Runner, Work, make_worker_name
 
 
@@ -54,7 +57,9 @@ class Database:
         self._beats = self._make_link("heartbeats", timeout=min(timeout, lease / 3))
         self._chores = self._make_link("maintenance", timeout=600)
         self._timetable = self._make_link("schedules", timeout=timeout)
-        self.links = [self.claims, self._commits, self._aside, self._beats, self._chores, self._timetable]
+        self._links = [self.claims, self._commits, self._aside, self._beats, self._chores, self._timetable]
+        self.links: list[Connected] = [*self._links]
+        self._transactions = Transactions(Connections(self._dsn, options.transactions, self._shared, self.links))
         self._schedules = Schedules(self._timetable, emit)
         self.sleeper = Sleeper(self.claims, emit, options)
         self._committer = Committer(
@@ -80,6 +85,7 @@ class Database:
             options,
             tidy=self._committer.tidy,
             watch=self._timeouts.watch,
+            transactions=self._transactions,
         )
         self._feeding = Loop("feeder", self._feeder.run)
 
@@ -172,10 +178,10 @@ class Database:
         """End whatever goes on."""
         self._serving = False
         self._timeouts.stop()
-        for link in self.links:
+        for link in self._links:
             link.hang_up()
         await self._services.stop()
 
     async def close(self) -> None:
         """Give up the connections."""
-        await asyncio.gather(*(link.drop() for link in self.links))
+        await asyncio.gather(self._transactions.close(), *(link.drop() for link in self._links))

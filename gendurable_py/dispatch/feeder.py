@@ -20,7 +20,7 @@ from ..machine.spec import Spec, Step
 from ..telemetry.events import Claimed, Emit, Released, Saturated
 from .link import TROUBLE, Link
 from .options import Options
-from .work import Held, Runner, Work
+from .work import Held, Runner, Transacting, Work
 
 UNKNOWN_DELAY = 10.0
 """Seconds until a row that this process has no machine for is due again: for a node that does know it."""
@@ -67,6 +67,7 @@ class Feeder:
         *,
         tidy: Callable[[], None],
         watch: Callable[[Work, float], None],
+        transactions: Transacting,
     ) -> None:
         self._link = link
         self._sleeper = sleeper
@@ -77,6 +78,7 @@ class Feeder:
         self._limits = options.queues
         self._tidy = tidy
         self._watch = watch
+        self._transactions = transactions
         self._machines: dict[tuple[str, int, str], tuple[Spec, Step]] = {}
         self._warned: set[tuple[str, int, str]] = set()
         self._imported: set[str] = set()
@@ -176,6 +178,8 @@ class Feeder:
         if keep:
             keep = not self.stopping and time.monotonic() - since < RUN_AHEAD_FOR
         work = Work(row, spec, step, worker, since, keep)
+        if step.transactional:
+            work.transactions = self._transactions
         older = self._held.add(work)
         if older is not None:
             # Its lease ran out here, and it came back to us: what still runs is of no use any more.

@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn, Protocol, TypeVar
 
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, Connection
 
 R = TypeVar("R")
 
@@ -35,7 +35,7 @@ class Connected(Protocol):
     """What has a connection."""
 
     @property
-    def conn(self) -> AsyncConnection[Any] | None: ...
+    def conn(self) -> AsyncConnection[Any] | Connection[Any] | None: ...
 
 
 class _Running:

@@ -23,4 +23,5 @@ class Options:
     min_demand: int
     drain_timeout: float
     run_ahead: bool
+    transactions: int
     notify: bool

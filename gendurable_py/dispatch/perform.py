@@ -1,7 +1,7 @@
 """One run of a step: what it returns, or what becomes of what it raises.
 
-Whatever a step does, the work has an outcome afterwards, or its task was cancelled. An executor runs this; the
-committer comes next.
+Whatever a step does, the work has an outcome or a fate afterwards, or its task was cancelled. An executor runs this;
+the committer comes next. Steps in a transaction are run by `transaction`.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ def _perform(work: Work, loop: asyncio.AbstractEventLoop | None) -> None:
     try:
         if work.rejection is not None:
             work.outcome = _here(recover(work, work.rejection), loop)
+        elif work.transactions is not None:
+            work.transactions.run(work)
         else:
             work.outcome = encode_outcome(work.ctx, work.spec, work.step.run(work.ctx), work.keep)
     except BaseException as error:  # noqa: BLE001 - whatever a step raises is the step's outcome
@@ -68,8 +70,11 @@ async def _perform_async(work: Work) -> None:
     try:
         if work.rejection is not None:
             raise work.rejection
-        made: Any = work.step.run(work.ctx)
-        work.outcome = encode_outcome(work.ctx, work.spec, await made, work.keep)
+        if work.transactions is not None:
+            await work.transactions.run_async(work)
+        else:
+            made: Any = work.step.run(work.ctx)
+            work.outcome = encode_outcome(work.ctx, work.spec, await made, work.keep)
     except BaseException as error:
         if fork.generation != born:
             fork.leave(error)

@@ -70,7 +70,7 @@ class Timeouts:
     def _end(self, work: Work, timeout: float) -> None:
         work.timer = None
         row = work.row
-        if work.outcome is not None or self._held.get(row.id, row.claim_no) is not work:
+        if work.outcome is not None or work.fate is not None or self._held.get(row.id, row.claim_no) is not work:
             return
         logger.warning(
             "step %s of %s %s is not over after %g s: it counts as an error%s",

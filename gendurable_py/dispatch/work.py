@@ -21,7 +21,7 @@ from ..machine.claim import ClaimRow
 from ..machine.context import Context
 from ..machine.last_resort import encode_stop
 from ..machine.spec import Spec, Step
-from .answers import RUN, STOP, Meaning, read_refusal
+from .answers import RUN, STOP, Fate, Meaning, read_refusal
 
 
 class Work:
@@ -32,6 +32,7 @@ class Work:
         "ctx",
         "ended",
         "error",
+        "fate",
         "handed_over",
         "keep",
         "outcome",
@@ -45,6 +46,7 @@ class Work:
         "step",
         "task",
         "timer",
+        "transactions",
         "turn",
         "uncertain",
         "worker",
@@ -67,10 +69,21 @@ class Work:
         self.handed_over: set[Future[Any]] | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.turn: threading.Lock | None = None  # of a timed step: who has it starts the step, or gives it back
+        self.transactions: Transacting | None = None  # who runs it, if the step is transactional
+        self.fate: Fate | None = None
         self.busy = 0
         self.uncertain = False
         self.started = 0.0
         self.ended = 0.0
+
+
+class Transacting(Protocol):
+    """Whoever runs transactional steps. Afterwards the work has its fate, or the step's error is raised: then all that
+    it wrote is rolled back."""
+
+    def run(self, work: Work) -> None: ...
+
+    async def run_async(self, work: Work) -> None: ...
 
 
 def break_off(work: Work, error: BaseException) -> None:

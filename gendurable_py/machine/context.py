@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar, cast
 
 from pydantic import JsonValue
 
+from ..errors import InvalidArgument
 from .claim import ClaimRow
 from .codec import StateCodec, loads
 from .outcome import ChildResult, Signal
@@ -33,7 +34,7 @@ class Context(Generic[S]):
     Everything is as it was when the row was claimed. Only ``cancelled`` and ``draining`` change while the step runs.
     """
 
-    __slots__ = ("_cancelled", "_childs", "_codec", "_draining", "_row", "_signals", "_state", "_taken")
+    __slots__ = ("_cancelled", "_childs", "_codec", "_conn", "_draining", "_row", "_signals", "_state", "_taken")
 
     _draining: Draining
     _state: S
@@ -45,6 +46,7 @@ class Context(Generic[S]):
         self._codec = codec
         self._cancelled = False
         self._taken: list[int] | None = None
+        self._conn: Any = None
 
     def __repr__(self) -> str:
         row = self._row
@@ -108,6 +110,20 @@ class Context(Generic[S]):
         except AttributeError:
             self._state = self._codec.decode(self._row.state)
             return self._state
+
+    @property
+    def conn(self) -> Any:
+        """In a transactional step: the connection on which it writes, a `psycopg.Connection`, of an async step an
+        `psycopg.AsyncConnection`, or what its hook gave.
+
+        Raises:
+            InvalidArgument: the step is not transactional, or its transaction is over (as in `handle`).
+        """
+        if self._conn is None:
+            raise InvalidArgument(
+                "there is no transaction here", hint="ctx.conn is for steps with transactional=, until they return"
+            )
+        return self._conn
 
     @property
     def cancelled(self) -> bool:

@@ -16,7 +16,7 @@ from .context import Context
 from .limits import RateLimit, RateLimitLike, read_rate_limits
 from .outcome import Cancel, Outcome, Retry, Stop
 from .registry import register
-from .spec import Backoff, Retain, Spec, read_retain
+from .spec import Backoff, Retain, Spec, Transactional, read_retain, read_transactional
 from .times import timeout as read_timeout
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -25,24 +25,29 @@ F = TypeVar("F", bound=Callable[..., object])
 @overload
 def step(function: F, /) -> F: ...
 @overload
-def step(name: str | None = None, /, *, timeout: Seconds | None = None) -> Callable[[F], F]: ...
-def step(target: F | str | None = None, /, *, timeout: Seconds | None = None) -> F | Callable[[F], F]:
+def step(
+    name: str | None = None, /, *, timeout: Seconds | None = None, transactional: Transactional | None = None
+) -> Callable[[F], F]: ...
+def step(
+    target: F | str | None = None, /, *, timeout: Seconds | None = None, transactional: Transactional | None = None
+) -> F | Callable[[F], F]:
     """Make a method a step: bare (the method's name is the step's) or with a name of its own.
 
     ``timeout``: how long a run of it may take, from its claim on. Then it is cancelled or told, its claim ends, and it
     counts as an error.
+    ``transactional``: what it writes by `Context.conn` is committed together with its outcome, or not at all.
     """
     if target is not None and not isinstance(target, str):
-        return _mark(target, getattr(target, "__name__", ""), None)
+        return _mark(target, getattr(target, "__name__", ""), None, None)
     name = target
 
     def mark(function: F) -> F:
-        return _mark(function, getattr(function, "__name__", "") if name is None else name, timeout)
+        return _mark(function, getattr(function, "__name__", "") if name is None else name, timeout, transactional)
 
     return mark
 
 
-def _mark(function: F, name: str, timeout: Seconds | None) -> F:
+def _mark(function: F, name: str, timeout: Seconds | None, transactional: Transactional | None) -> F:
     check_name(name, "the name of a step")
     if not callable(function) and not isinstance(function, (staticmethod, classmethod)):
         raise InvalidArgument(f"a {type(function).__name__} cannot be a step", hint="mark a method with @step")
@@ -52,6 +57,9 @@ def _mark(function: F, name: str, timeout: Seconds | None) -> F:
     if timeout is not None:
         seconds = read_timeout(timeout, f"the timeout of step {name!r}")
         function.__gendurable_timeout__ = seconds  # type: ignore[attr-defined]
+    if transactional is not None:
+        how = read_transactional(transactional, f"transactional of step {name!r}")
+        function.__gendurable_transactional__ = how  # type: ignore[attr-defined]
     return function
 
 
@@ -60,10 +68,10 @@ class FSM:
 
     Options of the class statement: ``name`` (default ``package.module:Class``), ``version`` (1), ``queue``
     (``default``), ``initial`` (``start``), ``max_attempts`` and ``backoff`` (the retry rule of the default `handle`),
-    ``timeout`` (of each step that has none of its own), ``run_ahead``, ``rate_limits`` (limits that an engine registers
-    at start if they are not there), ``retain`` (how long it is kept after each end, ``{"done": 0, "failed":
-    timedelta(days=30)}``; what is not named, for the engine's ``retention``), ``abstract``. All but name, version and
-    abstract are inherited.
+    ``timeout`` and ``transactional`` (of each step that does not say it itself), ``run_ahead``, ``rate_limits`` (limits
+    that an engine registers at start if they are not there), ``retain`` (how long it is kept after each end, ``{"done":
+    0, "failed": timedelta(days=30)}``; what is not named, for the engine's ``retention``), ``abstract``. All but name,
+    version and abstract are inherited.
 
     A class attribute ``State`` types the state: a pydantic model, a dataclass or a TypedDict; without it it is a dict.
     """
@@ -82,6 +90,7 @@ class FSM:
         max_attempts: int | None = None,
         backoff: Backoff | None = None,
         timeout: Seconds | None = None,
+        transactional: Transactional | None = None,
         run_ahead: bool | None = None,
         rate_limits: Mapping[str, RateLimitLike] | None = None,
         retain: Retain | None = None,
@@ -96,6 +105,9 @@ class FSM:
             "max_attempts": max_attempts,
             "backoff": backoff,
             "timeout": None if timeout is None else read_timeout(timeout, f"{cls.__qualname__}: timeout"),
+            "transactional": None
+            if transactional is None
+            else read_transactional(transactional, f"{cls.__qualname__}: transactional"),
             "run_ahead": run_ahead,
             "rate_limits": None if rate_limits is None else _read_rate_limits(rate_limits, cls.__qualname__),
             "retain": None if retain is None else read_retain(retain, cls.__qualname__),
@@ -103,7 +115,14 @@ class FSM:
         cls._options = {**cls._options, **{key: value for key, value in given.items() if value is not None}}
         if abstract:
             return
-        spec = cls._spec_type(cls, name or _make_default_name(cls), version, cls._declared(), collect_timeouts(cls))
+        spec = cls._spec_type(
+            cls,
+            name or _make_default_name(cls),
+            version,
+            cls._declared(),
+            _collect(cls, "__gendurable_timeout__"),
+            _collect(cls, "__gendurable_transactional__"),
+        )
         if spec.initial not in spec.attributes.values():
             raise InvalidArgument(
                 f"{cls.__qualname__} has no step {spec.initial!r}", hint="name the first step with initial="
@@ -191,14 +210,14 @@ def collect_steps(cls: type[FSM]) -> dict[str, str]:
     return found
 
 
-def collect_timeouts(cls: type[FSM]) -> dict[str, float]:
-    """Attribute to seconds, where a step has a timeout of its own. An override inherits it, unless it has another."""
-    found: dict[str, float] = {}
+def _collect(cls: type[FSM], option: str) -> dict[str, Any]:
+    """Attribute to what a step says itself of an option. An override inherits it, unless it says something else."""
+    found: dict[str, Any] = {}
     for base in reversed(cls.__mro__):
         for attribute, value in vars(base).items():
-            seconds = getattr(value, "__gendurable_timeout__", None)
-            if isinstance(seconds, float):
-                found[attribute] = seconds
+            said = getattr(value, option, None)
+            if said is not None and hasattr(value, "__gendurable_step__"):
+                found[attribute] = said
     return found
 
 

@@ -17,7 +17,7 @@ from ..errors import InvalidArgument
 from .fsm import FSM, collect_steps, explain_both
 from .limits import RateLimitLike
 from .outcome import Cancel, Done, Outcome, Stop
-from .spec import START, Backoff, Retain, Spec
+from .spec import START, Backoff, Retain, Spec, Transactional
 
 if sys.version_info >= (3, 14):
     import annotationlib
@@ -117,6 +117,7 @@ def job(
     max_attempts: int = DEFAULT_ATTEMPTS,
     backoff: Backoff | None = None,
     timeout: Seconds | None = None,
+    transactional: Transactional | None = None,
     rate_limits: Mapping[str, RateLimitLike] | None = None,
     retain: Retain | None = None,
 ) -> Callable[[Callable[Concatenate[A, P], R]], JobFunction[Concatenate[A, P], R]]: ...
@@ -130,6 +131,7 @@ def job(
     max_attempts: int = DEFAULT_ATTEMPTS,
     backoff: Backoff | None = None,
     timeout: Seconds | None = None,
+    transactional: Transactional | None = None,
     rate_limits: Mapping[str, RateLimitLike] | None = None,
     retain: Retain | None = None,
 ) -> object:
@@ -138,7 +140,7 @@ def job(
     It takes ``(args, ctx)`` or ``(args)``; its annotation of ``args`` types the arguments. What it returns is the
     result; what it raises is tried again after a back-off, ``max_attempts`` times in all; `Cancel` ends it at once. A
     run that takes longer than ``timeout`` is cancelled or told, and counts as an error.
-    ``rate_limits`` are as of `FSM`.
+    ``rate_limits`` are as of `FSM`, ``transactional`` as of `step`.
     """
 
     def make(function: Callable[..., object]) -> JobFunction[..., object]:
@@ -162,6 +164,7 @@ def job(
             max_attempts=max_attempts,
             backoff=backoff,
             timeout=timeout,
+            transactional=transactional,
             rate_limits=rate_limits,
             retain=retain,
         )

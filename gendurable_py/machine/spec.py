@@ -25,6 +25,11 @@ Retain = Mapping[str, Seconds]
 """How long an instance is kept after an end: ``done``, ``failed``, ``cancelled``. 0: it is removed as soon as it can
 be; for ``done`` that is in the same commit."""
 
+Transactional = bool | Callable[[Callable[[Any], Any]], Any]
+"""Whether a step runs in a transaction of the engine, or a hook that begins one: it is given ``commit``, and makes a
+context manager (for an async step an async one) that yields what `Context.conn` is to be and, when the step has given
+its outcome, calls ``commit(connection)`` last, with the psycopg connection, inside of its transaction."""
+
 START = "start"
 """The first step where none is named: the server's own default, so that a machine can be inserted before it is
 registered."""
@@ -60,17 +65,34 @@ def read_retain(retain: object, cls: str) -> dict[str, int | None]:
     }
 
 
+def read_transactional(value: object, what: str) -> Transactional:
+    if isinstance(value, bool) or (callable(value) and not isinstance(value, type)):
+        return value
+    raise InvalidArgument(
+        f"{what} is {value!r}"[:200],
+        hint="give True, or a function of commit that makes a context manager, such as one of gendurable_py.contrib",
+    )
+
+
 class Step:
     """One step as the executor needs it."""
 
-    __slots__ = ("is_async", "json", "name", "run", "timeout")
+    __slots__ = ("is_async", "json", "name", "run", "timeout", "transactional")
 
-    def __init__(self, name: str, run: Callable[[Any], object], is_async: bool, timeout: float | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        run: Callable[[Any], object],
+        is_async: bool,
+        timeout: float | None = None,
+        transactional: Transactional = False,
+    ) -> None:
         self.name = name
         self.json = dumps(name)
         self.run = run
         self.is_async = is_async
         self.timeout = timeout
+        self.transactional = transactional
 
 
 class Spec:
@@ -95,6 +117,7 @@ class Spec:
         "run_ahead",
         "schedules",
         "timeouts",
+        "transactional",
         "version",
     )
 
@@ -105,6 +128,7 @@ class Spec:
         version: int,
         attributes: Mapping[str, str],
         timeouts: Mapping[str, float],
+        transactional: Mapping[str, Transactional],
     ) -> None:
         self.cls = cls
         self.name = name
@@ -119,6 +143,10 @@ class Spec:
         self.rate_limits: Mapping[str, RateLimit] = options.get("rate_limits", {})
         limits = {step: timeouts.get(attribute, options.get("timeout")) for attribute, step in attributes.items()}
         self.timeouts: dict[str, float] = {step: limit for step, limit in limits.items() if limit is not None}
+        default: Transactional = options.get("transactional", False)
+        self.transactional: dict[str, Transactional] = {
+            step: transactional.get(attribute, default) for attribute, step in attributes.items()
+        }
         self.schedules: tuple[Any, ...] = ()  # of `schedule.Schedule`, by the decorators that follow
         self.retain: Mapping[str, int | None] | None = options.get("retain")
         self.head = dumps({"fsm": name, "version": version, "queue": self.queue, "step": self.initial})[:-1]
@@ -195,7 +223,9 @@ class Spec:
                 for attribute, name in self.attributes.items():
                     method = getattr(instance, attribute)
                     is_async = inspect.iscoroutinefunction(method)
-                    made[name] = Step(name, self.runner(method), is_async, self.timeouts.get(name))
+                    made[name] = Step(
+                        name, self.runner(method), is_async, self.timeouts.get(name), self.transactional[name]
+                    )
                 self._steps = made
         return self._steps
 

@@ -71,7 +71,9 @@ that nobody has taken over is renewed. A row that somebody has locked is not rep
 half of its lease has passed, its claim is renewed beside the row: nobody takes it over while its worker sends
 heartbeats, however long the lock is held. Needs READ COMMITTED (GD504); raises GD501.';
 
-create or replace function gd_release(p_worker text, p_claims jsonb, p_delay interval = '0') returns int
+create or replace function gd_release(
+    p_worker text, p_claims jsonb, p_delay interval = '0', p_crashed boolean = false
+) returns int
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
@@ -82,6 +84,7 @@ declare
     v_ids bigint[];
     v_nos bigint[];
     v_keys text[];
+    v_capped bigint[];
 begin
     perform gendurable._need_read_committed();
     perform gendurable._need_text(p_worker, 'p_worker');
@@ -117,12 +120,22 @@ begin
         from gendurable.instance i
         where i.id = any(v_ids) and (i.partition_key is null or i.partition_key = any(v_keys))
         order by i.id);
-    return gendurable._give_back_isolated(v_ids, v_now, v_now + coalesce(p_delay, '0'));
+    if not coalesce(p_crashed, false) then
+        return gendurable._give_back_isolated(v_ids, v_now, v_now + coalesce(p_delay, '0'), false);
+    end if;
+    v_capped := array(
+        select i.id from gendurable.instance i where i.id = any(v_ids) and i.crashes + 1 >= gendurable._crash_cap());
+    return gendurable._end_crashed_isolated(v_capped, v_now)
+        + gendurable._give_back_isolated(
+            array(select u.id from unnest(v_ids) u (id) where u.id <> all(v_capped)), v_now,
+            v_now + coalesce(p_delay, '0'), true);
 end $$;
 
-comment on function gd_release(text, jsonb, interval) is
+comment on function gd_release(text, jsonb, interval, boolean) is
 'Gives claims [[id, claim_no], ...] back, due after p_delay, without burning an attempt; null: all that p_worker
 holds, for which it reads the due rows of each priority until 1,000 in a row are held by nobody. Returns how many.
+p_crashed: the worker does not know what became of the steps. They count as those of a worker that was lost: attempt
+and crashes + 1, and at 20 crashes in a row the instance has failed.
 Left to their lease, or to the next call: what somebody''s open transaction holds, and rows of more than 500 keys in
 one call. A claim past the timeout of its step, or the deadline of its instance, cannot be given back. Needs READ COMMITTED (GD504); raises GD501.';
 

@@ -1,6 +1,6 @@
--- Committing outcomes: what gd_commit and gd_commit_one promise. What is done: the JSON is read (132_read), every lock is taken
--- that is free (134_lock), and all is written at once (136_apply), in halves where that fails.
--- Invariant 1: an outcome commits only under the claim that produced it, once. Next: 132_read.
+-- Committing outcomes: what gd_commit promises. What is done: the JSON is read (132_read), every lock is taken that is free
+-- (134_lock), and all is written at once (136_apply), in halves where that fails.
+-- Invariant 1: an outcome commits only under the claim that produced it, once. Next: 131_commit_one.
 
 create or replace function gd_commit(p_worker text, p_outcomes jsonb, p_lease interval = '60 seconds')
 returns table (ord int, id bigint, claim_no bigint, result text, detail jsonb)
@@ -68,72 +68,6 @@ One bad outcome does not disturb its neighbours. The call waits for nobody: what
 "busy" after some ten milliseconds at most. p_lease is the new lease of kept claims. Kinds of outcomes: "next",
 "replay", "await", "schedule_childs", "done", "stop", "error". Needs READ COMMITTED (GD504); raises GD501 when
 p_outcomes is no array, and class 22 errors of the JSON itself (U+0000) before anything is looked at.';
-
-create or replace function gd_commit_one(p_worker text, p_outcome jsonb) returns void
-language plpgsql security definer
-set search_path = pg_catalog, pg_temp
-set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
-set plan_cache_mode = force_generic_plan as $$
-declare
-    -- variables and not expressions: what is used more than once in a helper is inlined only so
-    v_now timestamptz := clock_timestamp();
-    v_json jsonb;
-    v_outcome gendurable.outcome;
-    v_row record;
-    v_keys text[];
-begin
-    perform gendurable._need_read_committed();
-    perform gendurable._need_text(p_worker, 'p_worker');
-    if gendurable._outcome_problem(p_outcome) is not null then
-        perform gendurable._invalid(gendurable._outcome_problem(p_outcome), left(p_outcome::text, 200),
-            'See the table of outcomes in the SQL reference.');
-    end if;
-    v_json := p_outcome - 'keep'::text;
-    v_outcome := gendurable._parse_outcome(0, v_json, v_now);
-
-    -- the order that every waiting call uses: rows by id, with that a parent before its children; then keys, sorted
-    if v_outcome.ends or v_outcome.kind = 'error' or v_outcome.sends is not null then
-        perform gendurable._lock_with_targets(v_outcome);
-    end if;
-    select i.partition_key, i.unique_scope is not null as scoped, i.children_pending is not null as family, i.expires_at,
-        i.timeout_at, i.queue, i.queue_slot
-    into v_row
-    from gendurable.instance i
-    where i.id = v_outcome.id and i.claim_no = v_outcome.claim_no and i.status = 'executing'
-    for no key update;
-    if not found then
-        perform gendurable._raise_lost(v_outcome);
-    end if;
-    v_keys := array(
-        select distinct k from unnest(array[v_row.partition_key, v_outcome.partition_key]) k
-        where k is not null order by 1);
-    perform gendurable._lock_keys(v_keys);
-    v_now := clock_timestamp();
-    if gendurable._is_over(v_row.expires_at, v_row.timeout_at, v_now) then
-        perform gendurable._raise_lost(v_outcome);
-    end if;
-    v_outcome := gendurable._parse_outcome(0, v_json, v_now);
-    perform gendurable._apply_outcomes(
-        p_worker, array[v_outcome], v_keys, v_row.scoped, v_row.family, interval '60 seconds', v_now);
-    if v_row.queue_slot is not null then
-        perform gendurable._wake_sleepers(array[v_row.queue]);
-    end if;
-end $$;
-
-comment on function gd_commit_one(text, jsonb) is
-'Commits one outcome inside the caller''s own transaction, together with the writes of the step. It waits for locks.
-It raises GD505 when the claim is lost, and the reason when the outcome is not valid, so that all of it rolls back.
-"keep" is not honoured. Needs READ COMMITTED (GD504).';
-
-create or replace function gendurable._raise_lost(p_outcome gendurable.outcome) returns void
-language plpgsql as $$
-begin
-    raise exception using errcode = 'GD505', message = 'the claim is lost',
-        detail = format('id %s, claim_no %s', p_outcome.id, p_outcome.claim_no),
-        hint = 'Roll back: another worker runs this step, its time was up, or the instance was cancelled.';
-end $$;
-
-comment on function gendurable._raise_lost(gendurable.outcome) is 'Raises GD505: the outcome comes under a claim that is lost.';
 
 create or replace function gendurable._commit_outcomes(
     p_worker text, p_outcomes gendurable.outcome[], p_lease interval, p_now timestamptz

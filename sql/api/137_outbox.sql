@@ -53,24 +53,6 @@ comment on function gendurable._try_targets(gendurable.outcome[]) is
     'Locks the rows that signals of outcomes go to, as far as they are free within a few tries; answers for outcomes of which one
 is not.';
 
-create or replace function gendurable._lock_with_targets(p_outcome gendurable.outcome) returns void
-language plpgsql as $$
-begin
-    -- All in one statement, by id: who locks its own row first and its targets then waits for one that does the same the other
-    -- way round. A key that passes on meanwhile mostly goes to a new instance, whose id is above all of these.
-    perform from gendurable.instance x
-    where x.id = any(
-        gendurable._find_targets(array[p_outcome]) || p_outcome.id || case
-            when p_outcome.ends or p_outcome.kind = 'error'
-                then (select i.parent_id from gendurable.instance i where i.id = p_outcome.id)
-        end)
-    order by x.id
-    for no key update;
-end $$;
-
-comment on function gendurable._lock_with_targets(gendurable.outcome) is
-    'Locks the row of an outcome, its parent if the outcome may be its end, and the rows that its signals go to; waits for each.';
-
 create or replace function gendurable._read_inserts(p_outcomes gendurable.outcome[]) returns gendurable.new_instance[]
 language plpgsql as $$
 declare

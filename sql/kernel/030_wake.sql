@@ -21,6 +21,19 @@ end $$;
 
 comment on function gendurable._notify_listeners(text) is 'Notifies whoever listens that something is due in a queue, at commit.';
 
+create or replace function gendurable._is_awake(p_queue text) returns boolean
+language sql volatile as $$
+    -- one expression: a `perform` of its own would be one more statement on every insert
+    select case
+        when pg_try_advisory_lock(gendurable._lock_of_sleep(), hashtext(p_queue))
+            then pg_advisory_unlock(gendurable._lock_of_sleep(), hashtext(p_queue))
+        else false
+    end
+$$;
+
+comment on function gendurable._is_awake(text) is
+    'Whether nobody sleeps on a queue. False, too, while another session asks at the same moment.';
+
 create or replace function gendurable._wake_sleepers(p_queues text[]) returns void
 language plpgsql as $$
 declare
@@ -32,12 +45,7 @@ begin
     -- taken off its processor meanwhile: the list of all locks, dearer to read, tells the two apart.
     foreach v_queue in array coalesce(p_queues, '{}') loop
         for v_try in 1 .. 3 loop
-            -- one expression: a `perform` of its own would be one more statement on every insert
-            v_awake := case
-                when pg_try_advisory_lock(gendurable._lock_of_sleep(), hashtext(v_queue))
-                    then pg_advisory_unlock(gendurable._lock_of_sleep(), hashtext(v_queue))
-                else false
-            end;
+            v_awake := gendurable._is_awake(v_queue);
             exit when v_awake;
         end loop;
         if not v_awake and exists (

@@ -235,6 +235,51 @@ comment on function gendurable._write_outcomes(
 in which something is due soon, and the answers for claims that go on (p_kept; p_mail: some have signals). p_worker: null where
 no worker has answered: the time of the step was up.';
 
+-- As _write_outcomes does, for one outcome of which most is known to be nothing: with every column of that, the statement costs as
+-- much to set up as six rows to write. Whatever a row may have that this does not look after stands in the conditions. It
+-- waits for nobody: behind a lock the times that it has compared would be old ones.
+create or replace function gendurable._write_plain_outcome(
+    p_id bigint, p_claim_no bigint, p_ends boolean, p_step text, p_state jsonb, p_result jsonb
+) returns text
+language plpgsql as $$
+declare
+    v_queue text;
+begin
+    if p_ends then
+        update gendurable.instance i
+        set status = 'done', result = p_result, finished_at = clock_timestamp(), updated_at = clock_timestamp(),
+            eligible_at = null, woken = 1, worker = null, lease_expires_at = null, timeout_at = null, expires_at = null,
+            crashes = 0, deadline_at = null, awaits = null, shown = null, last_error = null, unique_held = null
+        where i.id = (
+            select x.id
+            from gendurable.instance x
+            where x.id = p_id and x.claim_no = p_claim_no and x.status = 'executing' and x.partition_key is null
+                and x.unique_scope is null and x.queue_slot is null and x.barrier_no is null and x.children_pending is null
+                and not gendurable._is_over(x.expires_at, x.timeout_at, clock_timestamp())
+            for no key update skip locked)
+        returning i.queue into v_queue;
+    else
+        update gendurable.instance i
+        set status = 'runnable', step = p_step, state = coalesce(p_state, i.state), eligible_at = clock_timestamp(),
+            updated_at = clock_timestamp(), woken = 1, worker = null, lease_expires_at = null, timeout_at = null,
+            attempt = 0, crashes = 0, deadline_at = null, awaits = null, shown = null, last_error = null,
+            rate_limit = null, weight = null, result = null
+        where i.id = (
+            select x.id
+            from gendurable.instance x
+            where x.id = p_id and x.claim_no = p_claim_no and x.status = 'executing' and x.partition_key is null
+                and x.unique_scope is null and x.queue_slot is null
+                and not gendurable._is_over(x.expires_at, x.timeout_at, clock_timestamp())
+            for no key update skip locked)
+        returning i.queue into v_queue;
+    end if;
+    return v_queue;
+end $$;
+
+comment on function gendurable._write_plain_outcome(bigint, bigint, boolean, text, jsonb, jsonb) is
+    'Writes a plain next or done whose claim holds, of an instance without key, scope of a unique key, slot of its queue, and, where it
+ends, children and barrier: its queue. null: nothing was written, or somebody has the row locked.';
+
 create or replace function gendurable._expiry_error(p_expires_at timestamptz) returns text
 language sql stable parallel safe as $$
     select 'expired at ' || to_char(p_expires_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')
@@ -302,7 +347,9 @@ end $$;
 comment on function gendurable._give_back(bigint[], timestamptz, timestamptz, boolean) is
     'Makes executing rows runnable again and passes their keys on. Under the locks of the rows and their keys.';
 
-create or replace function gendurable._give_back_isolated(p_ids bigint[], p_now timestamptz, p_due timestamptz) returns int
+create or replace function gendurable._give_back_isolated(
+    p_ids bigint[], p_now timestamptz, p_due timestamptz, p_crashed boolean
+) returns int
 language plpgsql as $$
 declare
     v_half constant int := cardinality(p_ids) / 2;
@@ -311,7 +358,7 @@ begin
         return 0;
     end if;
     begin
-        return gendurable._give_back(p_ids, p_now, p_due, false);
+        return gendurable._give_back(p_ids, p_now, p_due, p_crashed);
     exception
         when others or assert_failure then
             if not gendurable._blames_row(sqlstate) then
@@ -321,9 +368,9 @@ begin
                 return 0;
             end if;
     end;
-    return gendurable._give_back_isolated(p_ids[:v_half], p_now, p_due)
-        + gendurable._give_back_isolated(p_ids[v_half + 1:], p_now, p_due);
+    return gendurable._give_back_isolated(p_ids[:v_half], p_now, p_due, p_crashed)
+        + gendurable._give_back_isolated(p_ids[v_half + 1:], p_now, p_due, p_crashed);
 end $$;
 
-comment on function gendurable._give_back_isolated(bigint[], timestamptz, timestamptz) is
+comment on function gendurable._give_back_isolated(bigint[], timestamptz, timestamptz, boolean) is
     '_give_back, in halves where it fails: what cannot be given back now is left to its lease.';

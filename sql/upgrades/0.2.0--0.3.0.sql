@@ -80,6 +80,11 @@ drop function gd_insert(
     text, jsonb, text, int, text, int, text, text, text[], timestamptz, interval, text, double precision, int, jsonb
 );
 
+-- it answers the next claim now
+drop function gd_commit_one(text, jsonb);
+
+drop function gd_release(text, jsonb, interval);
+
 create index machine_retain on gendurable.machine (fsm, version)
 where retain is not null;
 

@@ -85,6 +85,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "reap_interval": DURATIONS,
     "retention": (-1, NAN, INFINITE, "7 days", True, None, timedelta(seconds=-1), 1e300),
     "drain_timeout": (-1, NAN, INFINITE, "1", True, None, timedelta(seconds=-1)),
+    "transactions": (0, -1, 1.5, True, "1", NAN, 10**30),
     "prefetch": (-1, 1.5, True, "1", None, NAN, 10**30),
     "min_demand": (*NUMBERS, 11),
     "run_ahead": (0, 1, None, "yes", []),

@@ -220,3 +220,28 @@ def test_the_defaults_of_its_role_do_not_matter_there_either(db: Any, conn: Conn
     with running(Engine(pooled, [work], notify=False, poll_interval=0.02, max_poll_interval=0.05)):
         ids = [made.id for made in gd.insert_many(conn, [Child(work, {"n": n}, delay=0.1) for n in range(20)])]
         assert [result.result for result in ended(conn, *ids)] == list(range(20))
+
+
+@pytest.mark.parametrize("notify", [False, True])
+def test_transactional_steps_leave_nothing_in_the_sessions_of_the_proxy(
+    db: Any, conn: Conn, pooled: str, notify: bool
+) -> None:
+    conn.execute("create table account (id int primary key, balance int not null)")
+    conn.execute("insert into account values (1, 0)")
+
+    @job(name="pgbouncer.tx_sync", max_attempts=1, transactional=True)
+    def sync(args: Any, ctx: Context[Any]) -> None:
+        ctx.conn.execute("update account set balance = balance + 1 where id = %s", (1,))
+
+    @job(name="pgbouncer.tx_async", max_attempts=1, transactional=True)
+    async def other(args: Any, ctx: Context[Any]) -> None:
+        await ctx.conn.execute("update account set balance = balance + 1 where id = %s", (1,))
+
+    ids = [gd.insert(conn, machine, {}) for machine in (sync, other) for _ in range(20)]
+    with running(Engine(pooled, [sync, other], notify=notify, transactions=3)):
+        assert {result.status for result in ended(conn, *ids)} == {"done"}
+    assert conn.execute("select balance from account").fetchone() == (40,)
+    with psycopg.connect(pooled, autocommit=True, prepare_threshold=None) as through:
+        for _ in range(4):
+            left = through.execute("select count(*) from pg_prepared_statements").fetchone()
+            assert left == (0,)

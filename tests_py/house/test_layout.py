@@ -23,6 +23,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "embedded": {"base", "install"},
     "dispatch": {"base", "machine", "calls", "telemetry", "install"},
     "engine": {"base", "machine", "telemetry", "install", "dispatch"},
+    "contrib": set(),
     "testing": {"base", "machine", "calls", "dispatch", "embedded"},
     # what users may import by these names, and the door
     "context": {"machine"},

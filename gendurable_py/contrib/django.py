@@ -1,0 +1,39 @@
+"""Django's transactions for transactional steps, over the driver psycopg 3.
+
+::
+
+    @job(name="mail", transactional=atomic())
+    def pay(args, ctx):
+        Account.objects.filter(pk=args["account"]).update(balance=F("balance") - 10)
+
+The step is sync, and runs in `django.db.transaction.atomic`: whatever it does through Django is in it, and functions
+given to ``on_commit`` are called once, when the step has been committed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+from django.db import close_old_connections, transaction
+
+__all__ = ["atomic"]
+
+
+def atomic(using: str | None = None) -> Callable[[Callable[[Any], None]], AbstractContextManager[Any]]:
+    """A hook: ``ctx.conn`` is Django's connection ``using``, the default one for None.
+
+    Each thread of the engine has a connection of its own, which lives as ``CONN_MAX_AGE`` says.
+    """
+
+    @contextmanager
+    def hook(commit: Callable[[Any], None]) -> Iterator[Any]:
+        close_old_connections()
+        with transaction.atomic(using=using):
+            connection = transaction.get_connection(using)
+            yield connection
+            connection.ensure_connection()
+            commit(connection.connection)
+
+    return hook

@@ -1,0 +1,180 @@
+\ir helpers/tap.psql
+select no_plan();
+
+-- in the caller's own transaction
+
+select gd_insert('m', p_queue => 'one') as id \gset
+select claim_no as no from t.take('one') \gset
+create table business (order_id int);
+begin;
+insert into business values (1);
+select gd_commit_one('w', jsonb_build_object('id', :id, 'claim_no', :no, 'kind', 'next', 'step', 'b'));
+rollback;
+select is(t.status(:id), 'executing', 'commit_one: rolled back means it never happened');
+begin;
+insert into business values (2);
+select gd_commit_one('w', jsonb_build_object('id', :id, 'claim_no', :no, 'kind', 'next', 'step', 'b'));
+commit;
+select is((select array_agg(b.order_id) from business b), '{2}', 'commit_one: with the business write');
+select is((select v.step from gd_instances v where v.id = :id), 'b', 'and the next step');
+select t.raises(
+    format($$select gd_commit_one('w', '{"id": %s, "claim_no": %s, "kind": "done"}')$$, :id, :no), 'GD505', 'commit_one: the claim is lost');
+select t.raises(
+    $$select gd_commit_one('w', '{"id": 999999999, "claim_no": 1, "kind": "done"}')$$, 'GD505', 'commit_one: no such claim');
+select claim_no as no from t.take('one') \gset
+select t.raises(format($$select gd_commit_one('w', '{"id": %s, "claim_no": %s, "kind": "up"}')$$, :id, :no), 'GD501', 'commit_one: an unknown kind');
+select t.raises(format($$select gd_commit_one('w', '{"id": %s, "claim_no": %s, "kind": "next"}')$$, :id, :no), 'GD501', 'commit_one: no step');
+select t.raises(
+    format($$select gd_commit_one('w', '{"id": %s, "claim_no": %s, "kind": "next", "step": "s", "rate_limit": "r"}')$$, :id, :no), 'GD502',
+    'commit_one: no such rate limit');
+select t.raises(
+    format($$select gd_commit_one('w', '{"id": %s, "claim_no": %s, "kind": "schedule_childs", "step": "s", "childs": [{}]}')$$, :id, :no),
+    'GD501', 'commit_one: a bad child');
+select t.raises($$select gd_commit_one('w', null)$$, 'GD501', 'commit_one: null');
+select t.raises($$select gd_commit_one('', '{}')$$, 'GD501', 'commit_one: an empty worker');
+select lives_ok(
+    format($$select gd_commit_one('w', '{"id": %s, "claim_no": %s, "kind": "done", "result": 5}')$$, :id, :no), 'commit_one: done');
+select is((select r.result from gd_result(:id) r), '5', '(with its result)');
+
+set default_transaction_isolation = 'repeatable read';
+select t.raises($$select gd_commit_one('w', '{}')$$, 'GD504', 'commit_one: under REPEATABLE READ');
+set default_transaction_isolation = 'read committed';
+
+-- numbers that are no id, or hardly
+
+select t.raises(format($$select gd_commit_one('w', '{"id": %s, "claim_no": 1, "kind": "done"}')$$, x.id), x.state, 'commit_one: id ' || x.id)
+from (values ('1.5', 'GD501'), ('1e40', 'GD501'), ('9223372036854775808', 'GD501'), ('"5"', 'GD501'), ('null', 'GD501'),
+    ('9223372036854775807', 'GD505'), ('-9223372036854775808', 'GD505'), ('-5', 'GD505'), ('7.0', 'GD505'), ('0', 'GD505')) x (id, state);
+select gd_insert('m', p_queue => 'num') as id \gset
+select claim_no as no from t.take('num') \gset
+select lives_ok(
+    format($$select gd_commit_one('w', '{"id": %s.0, "claim_no": %s.00, "kind": "done"}')$$, :id, :no), 'whole numbers with a point');
+
+-- keep: the answer is the next claim
+
+select gd_insert('m', '{"a": 1}', p_queue => 'keep', p_meta => '{"tag": 1}') as id \gset
+select claim_no as no from t.take('keep') \gset
+create temp table kept as
+select gd_commit_one('w2', jsonb_build_object('id', :id, 'claim_no', :no, 'kind', 'next', 'step', 'b', 'state', '{"a": 2}'::jsonb, 'keep', true)) as claim;
+select is(
+    (select k.claim - 'claim_no' from kept k),
+    jsonb_build_object('id', :id, 'fsm', 'm', 'fsm_version', 1, 'step', 'b', 'state', '{"a": 2}'::jsonb, 'attempt', 0, 'queue', 'keep',
+        'partition_key', null, 'unique_key', null, 'parent_id', null, 'awaits', null, 'timed_out', false, 'signals', '[]'::jsonb,
+        'childs', '[]'::jsonb, 'meta', '{"tag": 1}'::jsonb), 'keep: the next claim');
+select is((select k.claim -> 'claim_no' from kept k), (select to_jsonb(i.claim_no) from gendurable.instance i where i.id = :id), 'with its number');
+select is((select row(v.status, v.worker)::text from gd_instances v where v.id = :id), '(executing,w2)', 'and it is held');
+select t.raises(
+    format($$select gd_commit_one('w', '{"id": %s, "claim_no": %s, "kind": "done"}')$$, :id, :no), 'GD505', 'the old number is worth nothing');
+select gd_signal(:id, 'hello', '7');
+select is(
+    (select gd_commit_one('w', jsonb_build_object('id', i.id, 'claim_no', i.claim_no, 'kind', 'next', 'step', 'c', 'keep', true)) #> '{signals,0,payload}'
+    from gendurable.instance i where i.id = :id), '7', 'keep: with the inbox');
+select is(
+    (select gd_commit_one('w', jsonb_build_object('id', i.id, 'claim_no', i.claim_no, 'kind', 'next', 'step', 'c', 'keep', true, 'delay_ms', 60000))
+    from gendurable.instance i where i.id = :id), null, 'keep with a delay: given back');
+select is(t.status(:id), 'runnable', 'and not executing');
+
+-- The short way writes what gd_commit writes. Twins: one is committed each way.
+
+select gd_set_rate_limit('twins', 1000, '1 s');
+create function t.twin(p_what text, p_queue text) returns bigint language plpgsql as $$
+declare
+    v_parent bigint;
+    v_id bigint;
+begin
+    if p_what = 'child' then
+        v_parent := gd_insert('m', p_queue => p_queue);
+        perform t.run(p_queue, '{"kind": "schedule_childs", "step": "s", "childs": [{"fsm": "m", "queue": "none"}]}');
+        update gendurable.instance set queue = p_queue where parent_id = v_parent returning id into v_id;
+    else
+        v_id := gd_insert('m', '{"a": 1}', p_queue => p_queue, p_priority => 3, p_meta => '{"t": 1}',
+            p_partition_key => case when p_what = 'key' then p_queue end,
+            p_unique_key => case when p_what like 'unique%' then p_queue end,
+            p_unique_scope => case p_what when 'unique, scope' then '{executing,done}'::text[] when 'unique, runnable' then '{runnable}'::text[] end,
+            p_rate_limit => case when p_what = 'limited' then 'twins' end, p_weight => case when p_what = 'limited' then 2 else 1 end,
+            p_max_attempts => 5, p_expires_at => case when p_what = 'deadline' then timestamptz '2100-01-01' end);
+    end if;
+    if p_what = 'queue slot' then
+        perform gd_set_queue(p_queue, '{"limit": 5}');
+    elsif p_what like 'await%' then
+        perform t.run(p_queue, '{"kind": "await", "signals": ["go", "no"], "step": "aw", "timeout_ms": 3600000}');
+        if p_what = 'await, over' then
+            perform t.due(v_id);
+        else
+            perform gd_signal(v_id, 'go'), gd_signal(v_id, 'other');
+        end if;
+    elsif p_what = 'inbox' then
+        perform gd_signal(v_id, 'x'), gd_watch(v_id);
+    end if;
+    perform from t.take(p_queue);
+    case p_what
+        when 'tried' then
+            update gendurable.instance set attempt = 3, crashes = 2, last_error = 'once' where id = v_id;
+        when 'timeout' then
+            update gendurable.instance set timeout_at = '2100-01-01' where id = v_id;
+        when 'parent' then
+            update gendurable.instance set children_pending = 0 where id = v_id;
+        when 'lifted' then
+            update gendurable.instance set woken = 0 where id = v_id;
+        else null;
+    end case;
+    if (select i.status from gendurable.instance i where i.id = v_id) is distinct from 'executing' then
+        raise exception 'the twin "%" was not claimed', p_what;
+    end if;
+    return v_id;
+end $$;
+-- a row as it is, but for what two of them must differ in; of times only whether there is one
+create function t.seen(p_id bigint) returns jsonb language sql as $$
+    select jsonb_object_agg(e.key, case
+            when e.key like '%\_at' or e.key in ('keep_until', 'claim_no') then to_jsonb(e.value <> 'null')
+            when e.key in ('queue', 'partition_key', 'unique_key', 'unique_held') then to_jsonb(e.value <> 'null')
+            else e.value end)
+        || jsonb_build_object('inbox', (select count(*) from gendurable.signal s where s.instance_id = p_id),
+            'watched', (select count(*) from gendurable.watch w where w.instance_id = p_id),
+            'parent', (select p.status from gendurable.instance i join gendurable.instance p on p.id = i.parent_id where i.id = p_id),
+            'due', (select i.eligible_at between clock_timestamp() - interval '1 minute' and clock_timestamp() from gendurable.instance i where i.id = p_id))
+    from gendurable.instance i, jsonb_each(to_jsonb(i)) e
+    where i.id = p_id and e.key not in ('id', 'parent_id', 'barrier_no')
+$$;
+create temp table twins as
+select x.what, y.outcome, t.twin(x.what, 'twin_a' || x.no || y.no) as a, t.twin(x.what, 'twin_b' || x.no || y.no) as b
+from unnest('{plain,tried,await,"await, over",inbox,child,parent,lifted,key,unique,"unique, scope","unique, runnable",limited,deadline,timeout,queue slot}'::text[])
+        with ordinality x (what, no),
+    unnest(array['{"kind": "next", "step": "b"}', '{"kind": "next", "step": "b", "state": {"z": 1}}', '{"kind": "done"}',
+        '{"kind": "done", "result": {"r": [1]}}', '{"kind": "done", "result": null}']::jsonb[]) with ordinality y (outcome, no);
+select t.put(w.a, w.outcome) from twins w;
+set track_functions = 'pl';
+create temp table ways as
+select w.what, w.outcome, w.b,
+    pg_stat_get_xact_function_calls('gendurable._commit_strictly(text, jsonb)'::regprocedure) as before,
+    gd_commit_one('w', w.outcome || jsonb_build_object('id', w.b, 'claim_no', (select i.claim_no from gendurable.instance i where i.id = w.b))) as answer,
+    pg_stat_get_xact_function_calls('gendurable._commit_strictly(text, jsonb)'::regprocedure) as behind
+from twins w;
+reset track_functions;
+select is(t.seen(w.b), t.seen(w.a), format('%s: %s is written as gd_commit does', w.what, w.outcome)) from twins w;
+select results_eq(
+    $$select distinct w.what from ways w where w.behind is distinct from w.before order by 1$$,
+    $$values ('child'), ('key'), ('parent'), ('queue slot'), ('unique, runnable'), ('unique, scope')$$,
+    'the long way is for what has something to look after');
+select results_eq(
+    $$select distinct w.what from ways w where w.outcome ->> 'kind' = 'next' and w.behind is distinct from w.before order by 1$$,
+    $$values ('key'), ('queue slot'), ('unique, runnable'), ('unique, scope')$$, 'and a next of a child or a parent has not');
+
+-- what is over
+
+select gd_insert('m', p_queue => 'over', p_expires_at => clock_timestamp() + interval '1 hour') as id \gset
+select claim_no as no from t.take('over') \gset
+select t.elapse(:id, '2 hours');
+select t.raises(
+    format($$select gd_commit_one('w', '{"id": %s, "claim_no": %s, "kind": "next", "step": "b"}')$$, :id, :no), 'GD505', 'past its deadline: next');
+select t.raises(
+    format($$select gd_commit_one('w', '{"id": %s, "claim_no": %s, "kind": "done"}')$$, :id, :no), 'GD505', 'past its deadline: done');
+
+-- where a machine says how long its instances are kept
+
+select gd_register('fleeting', 1, 's', p_options => '{"retain": {"done": 0}}');
+select gd_insert('fleeting', p_queue => 'fl') as id \gset
+select gd_commit_one('w', (select jsonb_build_object('id', c.id, 'claim_no', c.claim_no, 'kind', 'done') from t.take('fl') c));
+select is((select count(*) from gendurable.instance i where i.id = :id), 0::bigint, 'what is not kept at all is removed at once');
+
+select * from finish();
