@@ -138,7 +138,9 @@ create function t.seen(p_id bigint) returns jsonb language sql as $$
 $$;
 create temp table twins as
 select x.what, y.outcome, t.twin(x.what, 'twin_a' || x.no || y.no) as a, t.twin(x.what, 'twin_b' || x.no || y.no) as b
-from unnest('{plain,tried,await,"await, over",inbox,child,parent,lifted,key,unique,"unique, scope","unique, runnable",limited,deadline,timeout,queue slot}'::text[])
+from unnest(
+        '{plain,tried,await,"await, over",inbox,child,parent,lifted,key,unique,"unique, scope","unique, runnable",limited,deadline,
+          timeout,queue slot}'::text[])
         with ordinality x (what, no),
     unnest(array['{"kind": "next", "step": "b"}', '{"kind": "next", "step": "b", "state": {"z": 1}}', '{"kind": "done"}',
         '{"kind": "done", "result": {"r": [1]}}', '{"kind": "done", "result": null}']::jsonb[]) with ordinality y (outcome, no);

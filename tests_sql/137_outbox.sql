@@ -181,7 +181,8 @@ select is(t.brief(t.at('{"kind": "await", "signals": "seen", "step": "on", "at":
     'runnable on {"n": 0} attempt=0 awaits={seen}', 'with a step of its own');
 select is(t.brief(t.at('{"kind": "await", "signals": "other", "at": {"step": "later"}}', null)),
     'awaiting_signal later {"n": 0} attempt=0 awaits={other}', 'for another name it parks');
-select is(t.brief(t.at('{"kind": "schedule_childs", "step": "join", "childs": [{"fsm": "c", "queue": "none"}], "at": {"step": "later", "state": {"n": 5}}}', null)),
+select is(t.brief(t.at('{"kind": "schedule_childs", "step": "join", "childs": [{"fsm": "c", "queue": "none"}],
+    "at": {"step": "later", "state": {"n": 5}}}', null)),
     'awaiting_children join {"n": 5} attempt=0', 'schedule_childs');
 select is(t.brief(t.at('{"kind": "done", "result": 1, "at": {"step": "later", "state": {"n": 5}}}', null)),
     'done later {"n": 5} attempt=0 result=1', 'done');
@@ -237,13 +238,13 @@ select gd_insert('m', p_queue => 'tgt2', p_unique_key => 'tgt2') as target \gset
 select count(*) from gd_insert_many((select jsonb_agg('{"fsm": "m", "queue": "b40"}'::jsonb) from generate_series(1, 40)));
 create temp table b40 as select row_number() over (order by id) as n, * from t.take('b40', 40);
 create temp table answers as
-select b.n, c.result
+select n.n, c.result
 from gd_commit('w', (
     select jsonb_agg(jsonb_build_object('id', b.id, 'claim_no', b.claim_no, 'kind', 'done',
         'insert', jsonb_build_array(jsonb_build_object('fsm', case when b.n = 17 then '' else 'w' end, 'state', jsonb_build_object('n', b.n))),
         'signal', jsonb_build_array(jsonb_build_object('unique_key', 'tgt2', 'name', 'n', 'payload', b.n))) order by b.n)
     from b40 b)) c
-join b40 b on b.id = c.id;
+join b40 n on n.id = c.id;
 select is((select array_agg(a.n) from answers a where a.result <> 'ok'), '{17}', 'one bad outcome of 40: it alone is rejected');
 select is((select count(*) from gd_instances i where i.fsm = 'w'), 39::bigint, 'the others have inserted, each once');
 select is(
@@ -273,7 +274,8 @@ select results_eq(
 select claim_no as no from t.take('one') \gset
 select t.raises(format($$select gd_commit_one('w', '{"id": %s, "claim_no": %s, "kind": "done"%s}')$$, :id, :no, x), 'GD501', 'commit_one: ' || x)
 from unnest(array[', "insert": [{"fsm": ""}]', ', "insert": [{"nope": 1}]', ', "signal": [{"id": 1e30, "name": "go"}]', ', "at": {}']) x;
-select t.raises(format($$select gd_commit_one('w', '{"id": %s, "claim_no": %s, "kind": "done", "signal": [{"id": %s, "name": "go"}]}')$$, :id, :no - 1, :target),
+select t.raises(format($$select gd_commit_one('w', '{"id": %s, "claim_no": %s, "kind": "done",
+    "signal": [{"id": %s, "name": "go"}]}')$$, :id, :no - 1, :target),
     'GD505', 'commit_one: the claim is lost');
 select is(t.inbox(:target), 'go=null', 'and nothing was sent');
 
