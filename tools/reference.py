@@ -132,7 +132,7 @@ def read_catalog(conn: psycopg.Connection[Any]) -> Catalog:
 def source_order(root: Path = ROOT) -> list[str]:
     """The functions and views in the order in which they are written down: that of an instance's life."""
     found = []
-    for folder, made in (("api", "create or replace function"), ("schema", "create view")):
+    for folder, made in (("api", "create or replace (?:function|procedure)"), ("schema", "create view")):
         for path in sorted((root / "sql" / folder).glob("*.sql")):
             found += re.findall(rf"^{made} (gd_\w+)", path.read_text("utf-8"), re.MULTILINE)
     return [*dict.fromkeys(found)]
