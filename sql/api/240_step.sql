@@ -39,10 +39,8 @@ end $$;
 
 comment on function gd_define_step(text, text, regprocedure, jsonb) is
 'Says which function runs a step of a machine. gd_run and gd_run_claims call it, and commit what it writes together with
-what it returns. It takes what a claim shows of an instance, and returns an outcome:
-
-  f(ctx jsonb) returns jsonb: one instance, one outcome
-  f(ctxs jsonb) returns setof jsonb: an array of many, an outcome for each with its "id"
+what it returns. It has one argument of the type jsonb. One that returns jsonb gets what a claim shows of an instance, and
+returns its outcome; one that returns setof jsonb gets an array of many, and returns an outcome for each, with its "id".
 
 A null p_handler says that the step is in another language. A definition takes the place of the one before. Options:
 

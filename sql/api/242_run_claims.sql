@@ -57,9 +57,7 @@ create or replace function gendurable._run_claims(
     out results text[], out details jsonb[], out cancelled text
 )
 language plpgsql
-set search_path = pg_catalog, pg_temp
--- handlers see it: none of them runs steps
-set gendurable.running = 'on' as $$
+set search_path = pg_catalog, pg_temp as $$
 declare
     v_timeout constant text := current_setting('lock_timeout');
     v_wait constant text := case when v_timeout = '0' then coalesce(p_options ->> 'lock_ms', '500') || 'ms' else v_timeout end;
@@ -84,6 +82,8 @@ declare
     v_ends boolean := false;
     v_text text;
 begin
+    -- handlers have it: none of them runs steps
+    v_text := set_config('gendurable.running', 'on', true);
     v_plan := gendurable._plan_run(
         (select r.oid from pg_roles r where r.rolname = current_user), p_ids, p_nos);
     results := v_plan.results;
@@ -227,6 +227,7 @@ begin
     end loop;
     results := array(select coalesce(u.result, 'left') from unnest(results) with ordinality u (result, o) order by u.o);
     v_text := set_config('lock_timeout', v_timeout, true);
+    v_text := set_config('gendurable.running', '', true);
 end $$;
 
 comment on function gendurable._run_claims(text, text, bigint[], bigint[], jsonb, boolean) is

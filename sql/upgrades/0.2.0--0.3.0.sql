@@ -493,7 +493,7 @@ select
     case
         when s.handler is null then 'it is in another language'::text
         when p.oid is null then 'there is no such function'::text
-        when p.prokind <> 'f'::"char" or p.prorettype <> 'jsonb'::regtype then 'the function does not return jsonb'::text
+        when p.prokind <> 'f'::"char" or p.prorettype <> 'jsonb'::regtype::oid then 'the function does not return jsonb'::text
         when p.proowner is distinct from o.oid then 'the function has another owner than when it was defined'::text
         when not (
             has_schema_privilege(p.pronamespace, 'usage'::text) and has_function_privilege(p.oid, 'execute'::text)
@@ -503,7 +503,7 @@ select
         ) then 'the owner of the function could not act as the role'::text
     end as problem
 from gendurable.step s
-left join pg_proc p on p.oid = to_regprocedure(s.handler || '(pg_catalog.jsonb)'::text)
+left join pg_proc p on p.oid = to_regprocedure(s.handler || '(pg_catalog.jsonb)'::text)::oid
 left join pg_roles o on s.owner = o.rolname;
 
 comment on view gd_steps is 'The steps that gd_define_step has defined.';
