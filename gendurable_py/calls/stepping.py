@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import cast
 
 from pydantic import JsonValue
@@ -49,7 +48,7 @@ def drop_step(fsm: str, step: str, version: int | None = None) -> Statement[bool
 def _result(rows: Rows) -> dict[str, JsonValue]:
     # CALL answers jsonb, as psycopg or the connection's own adapter reads it
     value = rows[0][0]
-    return cast("dict[str, JsonValue]", loads(value) if isinstance(value, str | bytes) else value)
+    return cast("dict[str, JsonValue]", loads(value) if isinstance(value, str) else value)
 
 
 @call

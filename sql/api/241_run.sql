@@ -27,7 +27,7 @@ begin
     end if;
 end $$;
 
-comment on procedure gd_run(text, int, interval, jsonb, jsonb) is
+comment on procedure gd_run (text, int, interval, jsonb, jsonb) is
 'Runs due steps of a queue whose functions the role may run (gd_define_step), until p_limit claims were made or nothing
 is due. It commits: what it claims first, then what each function has written together with the transition that it
 returned. So it must be called alone, by a client or by pg_cron: in a transaction block or in a function it fails with

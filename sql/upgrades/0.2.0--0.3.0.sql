@@ -493,8 +493,8 @@ select
     case
         when s.handler is null then 'it is in another language'::text
         when p.oid is null then 'there is no such function'::text
-        when p.prokind <> 'f'::"char" or p.prorettype <> 'jsonb'::regtype::oid then 'the function does not return jsonb'::text
-        when p.proowner is distinct from o.oid then 'the function has another owner than when it was defined'::text
+        when p.prokind::text <> 'f'::text or p.prorettype <> 'jsonb'::regtype::oid then 'the function does not return jsonb'::text
+        when coalesce(p.proowner <> o.oid, true) then 'the function has another owner than when it was defined'::text
         when not (
             has_schema_privilege(p.pronamespace, 'usage'::text) and has_function_privilege(p.oid, 'execute'::text)
         ) then 'the role may not execute the function'::text

@@ -25,7 +25,10 @@ def without_comments(text: str) -> str:
 
 def defined(path: Path) -> set[str]:
     return set(
-        re.findall(r"create or replace (?:function|procedure) (?:gendurable\.)?([a-z_0-9]+)\s*\(", without_comments(path.read_text()))
+        re.findall(
+            r"create or replace (?:function|procedure) (?:gendurable\.)?([a-z_0-9]+)\s*\(",
+            without_comments(path.read_text()),
+        )
     )
 
 
@@ -40,7 +43,9 @@ def homes() -> dict[str, set[Path]]:
 def named(path: Path) -> set[str]:
     """The functions that a file names anywhere but where they are defined or described."""
     text = without_comments(path.read_text())
-    text = re.sub(r"(create or replace (?:function|procedure)|comment on (?:function|procedure))\s+(gendurable\.)?\w+", "", text)
+    text = re.sub(
+        r"(create or replace (?:function|procedure)|comment on (?:function|procedure))\s+(gendurable\.)?\w+", "", text
+    )
     return set(re.findall(r"gendurable\.(_[a-z_0-9]+)\s*\(", text)) | set(
         re.findall(r"(?<![\w'])(gd_[a-z_]+)\s*\(", text)
     )

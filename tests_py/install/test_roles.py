@@ -108,8 +108,12 @@ def test_every_function_is_open_to_the_profiles_that_name_it_and_to_no_other(pla
     assert {name for _, name, _, private, _ in functions if not private} <= named, "a function without a profile"
     wrong = []
     with place.as_(profile) as conn:
-        for _, name, signature, _, types in functions:
-            allowed = outcome_of(conn, null_call(signature, types)) != InsufficientPrivilege.sqlstate
+        for oid, name, signature, private, types in functions:
+            if private and profile == "worker":
+                # who runs steps has usage of the schema: what cannot be called at all fails for that
+                [allowed] = conn.execute("select has_function_privilege(%s::oid, 'execute')", (oid,)).fetchone()  # type: ignore[misc]
+            else:
+                allowed = outcome_of(conn, null_call(signature, types)) != InsufficientPrivilege.sqlstate
             if allowed != (name in MAY[profile]):
                 wrong.append((signature, allowed))
     assert wrong == []

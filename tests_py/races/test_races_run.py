@@ -45,7 +45,9 @@ def paid(session: Session) -> dict[int, int]:
 
 
 def statuses(session: Session) -> dict[str, int]:
-    return {row["status"]: row["c"] for row in session.rows("select status, count(*) as c from gd_instances group by 1")}
+    return {
+        row["status"]: row["c"] for row in session.rows("select status, count(*) as c from gd_instances group by 1")
+    }
 
 
 def reset(session: Session, **settings: str) -> Session:
@@ -73,7 +75,7 @@ def test_one_locked_row_holds_up_itself_alone(trio):
     assert row == {"attempt": 0, "crashes": 0, "status": "runnable", "last_error": None}
     b.roll_back()
     assert run(a)["ok"] == 1
-    assert paid(c) == {n: 1 for n in range(1, 41)}
+    assert paid(c) == dict.fromkeys(range(1, 41), 1)
 
 
 def test_the_instance_is_locked_behind_the_handler(trio):
@@ -149,7 +151,7 @@ def test_a_cancel_leaves_what_is_complete_and_gives_back_the_rest(trio):
     assert c.one("select max(attempt + crashes) <= 1 from gd_instances")
     b.roll_back()
     assert run(a)["error"] == 0
-    assert paid(c) == {n: 1 for n in range(1, 21)}
+    assert paid(c) == dict.fromkeys(range(1, 21), 1)
 
 
 def test_a_handler_without_an_end_does_not_starve_its_queue(trio):
