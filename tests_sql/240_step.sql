@@ -92,6 +92,25 @@ select gd_define_step('v', 'x', 'app.plain(jsonb)');
 select is((select count(*) from gd_claim('w', 'mix', 10, p_options => '{"steps": "sql"}')), 3::bigint,
     'a step that is defined later is found behind the floor, too');
 
+-- many rows of others before what is run here: each of them is passed over once, and not by others
+
+insert into gendurable.instance (fsm, step, queue, eligible_at)
+select 'foreign', 'a', 'deep', clock_timestamp() from generate_series(1, 20000);
+select gd_insert('v', p_step => 'a', p_queue => 'deep') as behind \gset
+analyze gendurable.instance;
+create function t.walk(p_options jsonb) returns bigint language plpgsql as $$
+declare
+    v_before constant bigint := gendurable._walked();
+begin
+    perform from gd_claim('w', 'deep', 1, p_options => p_options);
+    return gendurable._walked() - v_before;
+end $$;
+select set_config('gendurable.floor', '', false);
+select is((select c.id from gd_claim('w', 'deep', 10, p_options => '{"steps": "sql"}') c), :'behind', 'behind many others it is found');
+select is((select count(*) from gd_claim('w', 'deep', 10)), 10::bigint, 'a plain claim of this session does not begin behind what was passed over');
+-- the least of some: one of them may be a full scan
+select cmp_ok((select min(t.walk('{"steps": "sql"}')) from generate_series(1, 3)), '<', 2000::bigint, 'the next claim begins where the last one was');
+
 -- a lost run is a crash and no attempt
 
 select gd_insert('v', p_step => 'a', p_queue => 'lost') as lost \gset
