@@ -175,6 +175,13 @@ select is(current_setting('search_path') || current_setting('lock_timeout'), 'pu
 reset search_path;
 reset lock_timeout;
 
+select t.hold('path', 3);
+create temp table path as select h.id from t.held h;
+select is(t.told('{"lock_ms": 700}'), 'ok, ok, ok', '(three)');
+select results_eq(
+    $$select split_part(v.result #>> '{}', ' ', 3) from gd_instances v join path using (id) order by v.id$$,
+    $$values ('700ms'), ('20ms'), ('20ms')$$, 'without one the first waits for lock_ms, and those behind it hardly at all');
+
 -- constraints that are checked at the commit
 
 create table app.child (id int primary key, account int references app.account (id) deferrable initially deferred);
