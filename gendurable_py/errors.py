@@ -10,7 +10,8 @@
             ├── UnknownInstance    GD503  no such instance
             ├── WrongIsolation     GD504  called under an isolation level in which it cannot be correct
             ├── ClaimLost          GD505  the claim is lost
-            └── VersionMismatch    GD506  the installed extension does not fit this package
+            ├── VersionMismatch    GD506  the installed extension does not fit this package
+            └── StepRefused        GD507  a step in SQL breaks a rule, or is somebody else's
 
 An error of the server keeps what psycopg knows about it (``diag``, ``pgresult``); the error that psycopg raised is its
 ``__cause__``. Everything else that the server raises reaches the caller as psycopg raised it.
@@ -24,6 +25,7 @@ __all__ = [
     "ClaimLost",
     "GendurableError",
     "InvalidArgument",
+    "StepRefused",
     "UnknownInstance",
     "UnknownName",
     "VersionMismatch",
@@ -89,9 +91,15 @@ class VersionMismatch(GendurableError):
     sqlstate = "GD506"
 
 
+class StepRefused(GendurableError):
+    """A step in SQL is somebody else's, runs steps itself, or broke another rule (then in the detail of an answer)."""
+
+    sqlstate = "GD507"
+
+
 _CLASSES: dict[str, type[GendurableError]] = {
     str(cls.sqlstate): cls
-    for cls in (InvalidArgument, UnknownName, UnknownInstance, WrongIsolation, ClaimLost, VersionMismatch)
+    for cls in (InvalidArgument, UnknownName, UnknownInstance, WrongIsolation, ClaimLost, VersionMismatch, StepRefused)
 }
 
 

@@ -108,7 +108,7 @@ declare
     v_object text;
 begin
     for v_object in {ours} loop
-        execute 'drop {kind} ' || v_object;
+        execute 'drop {made} ' || v_object;
     end loop;
 end $drop$
 """
@@ -237,9 +237,9 @@ def _uninstall() -> Script[None]:
     yield _run(_KEEP_PATH)
     yield _run("select pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true)")
     named = yield _run("select 1 where to_regprocedure('gendurable._api()') is not null")
-    for kind in ("view", "function"):
+    for kind, made in (("view", "view"), ("function", "routine")):
         names = re.findall(rf"^create (?:or replace )?{kind}\s+(gd_\w+)", text, re.MULTILINE)
         ours = _OURS if named else _OURS_BY_NAME.replace("{names}", ",".join(names))
-        yield _run(_DROP.replace("{ours}", ours).replace("{kind}", kind))
+        yield _run(_DROP.replace("{ours}", ours).replace("{kind}", kind).replace("{made}", made))
     yield _run("drop schema gendurable cascade")
     yield _run(_RESTORE_PATH)

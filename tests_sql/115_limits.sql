@@ -101,7 +101,7 @@ select t.limited('more', 4, 'more') as m \gset
 select is(
     g.*, ((:'m'::bigint[])[:1], '{null}'::int[], null::bigint[], (:'m'::bigint[])[1])::record, 'one is wanted: nobody behind it is parked')
 from (
-    select gendurable._pick_due('more', 0, 1::smallint, '-infinity', 0, clock_timestamp(), 10, null, clock_timestamp()) as picked
+    select gendurable._pick_due('more', 0, 1::smallint, '-infinity', 0, clock_timestamp(), 10, null, clock_timestamp(), null) as picked
 ) p
 cross join lateral gendurable._open_buckets('more', 0, p.picked, 1) o
 cross join lateral gendurable._give_tokens(

@@ -7,11 +7,13 @@ create role gd_t_client;
 create role gd_t_worker;
 create role gd_t_operator;
 create role gd_t_reader;
+create role gd_t_author;
 create role gd_t_nobody;
 select gd_grant('gd_t_client', 'client');
 select gd_grant('gd_t_worker', 'worker');
 select gd_grant('gd_t_operator', 'operator');
 select gd_grant('gd_t_reader', 'reader');
+select gd_grant('gd_t_author', 'author');
 
 create temp table may (profile text, name text);
 insert into may
@@ -19,7 +21,9 @@ select x.profile, p.name
 from (values
     ('client', string_to_array('gd_insert gd_insert_many gd_find gd_signal gd_signal_on gd_signal_off gd_result gd_watch gd_childs gd_version', ' ')),
     ('worker', string_to_array('gd_register gd_claim gd_claim_many gd_commit gd_commit_one gd_heartbeat gd_release gd_sleep gd_wake gd_signals '
-        || 'gd_schedule gd_announce_schedules gd_ensure_rate_limit gd_close_rate_limit gd_reap gd_gc gd_maintain', ' ')),
+        || 'gd_schedule gd_announce_schedules gd_ensure_rate_limit gd_close_rate_limit gd_reap gd_gc gd_maintain '
+        || 'gd_run gd_run_claims gd_steps', ' ')),
+    ('author', string_to_array('gd_define_step gd_drop_step gd_steps gd_version', ' ')),
     ('operator', string_to_array('gd_cancel gd_retry gd_reschedule gd_pause_queue gd_resume_queue gd_set_key_limit gd_set_rate_limit '
         || 'gd_cancel_many gd_retry_many gd_reschedule_many gd_set_queue gd_hold_all gd_release_hold '
         || 'gd_ensure_rate_limit gd_close_rate_limit gd_schedule gd_unschedule gd_pause_schedule gd_resume_schedule gd_trigger '
@@ -38,37 +42,44 @@ select is(
     exists (select from may m where m.profile = r.profile and m.name = p.proname),
     format('%s: %s', r.profile, p.oid::regprocedure))
 from pg_proc p
-cross join unnest('{client,worker,operator,reader,nobody}'::text[]) r (profile)
+cross join unnest('{client,worker,operator,reader,author,nobody}'::text[]) r (profile)
 where p.pronamespace = (select m.api_schema from gendurable.meta m)::regnamespace and p.proname like 'gd\_%'
 order by r.profile, p.proname, p.oid;
 select is(
     has_table_privilege('gd_t_' || r.profile, c.oid, 'select'),
     exists (select from may m where m.profile = r.profile and m.name = c.relname), format('%s: view %s', r.profile, c.relname))
 from pg_class c
-cross join unnest('{client,worker,operator,reader,nobody}'::text[]) r (profile)
+cross join unnest('{client,worker,operator,reader,author,nobody}'::text[]) r (profile)
 where c.relnamespace = (select m.api_schema from gendurable.meta m)::regnamespace and c.relkind = 'v' and c.relname like 'gd\_%'
 order by r.profile, c.relname;
 select is_empty(
-    $$select c.relname, r from pg_class c, unnest('{client,worker,operator,reader,nobody}'::text[]) r
+    $$select c.relname, r from pg_class c, unnest('{client,worker,operator,reader,author,nobody}'::text[]) r
       where c.relname like 'gd\_%' and c.relkind = 'v'
         and has_table_privilege('gd_t_' || r, c.oid, 'insert, update, delete, truncate')$$, 'nobody writes through a view');
 select is_empty(
-    $$select c.relname, r from pg_class c, unnest('{client,worker,operator,reader,nobody}'::text[]) r
+    $$select c.relname, r from pg_class c, unnest('{client,worker,operator,reader,author,nobody}'::text[]) r
       where c.relnamespace = 'gendurable'::regnamespace and c.relkind in ('r', 'v')
         and has_table_privilege('gd_t_' || r, c.oid, 'select, insert, update, delete, truncate, references, trigger')$$,
     'the private tables are nobody''s');
 select is_empty(
-    $$select r from unnest('{client,worker,operator,reader,nobody}'::text[]) r where has_schema_privilege('gd_t_' || r, 'gendurable', 'usage, create')$$,
+    $$select r from unnest('{client,operator,reader,author,nobody}'::text[]) r where has_schema_privilege('gd_t_' || r, 'gendurable', 'usage, create')$$,
     'nor is the private schema');
+select is(has_schema_privilege('gd_t_worker', 'gendurable', 'create'), false, '(workers, who run steps, may name what is in it)');
 select is_empty(
-    $$select p.proname, r from pg_proc p, unnest('{client,worker,operator,reader,nobody}'::text[]) r
-      where p.pronamespace = 'gendurable'::regnamespace and has_function_privilege('gd_t_' || r, p.oid, 'execute')$$,
+    $$select p.proname, r from pg_proc p, unnest('{client,worker,operator,reader,author,nobody}'::text[]) r
+      where p.pronamespace = 'gendurable'::regnamespace and has_function_privilege('gd_t_' || r, p.oid, 'execute')
+        and not (r = 'worker' and p.proname = any((gendurable._describe_profile('worker')).functions))$$,
     'nor the helpers');
+select is_empty(
+    $$select p.oid::regprocedure from pg_proc p
+      where p.pronamespace = 'gendurable'::regnamespace and p.proname = any((gendurable._describe_profile('worker')).functions)
+        and not has_function_privilege('gd_t_worker', p.oid, 'execute')$$,
+    'but those that run steps, for workers');
 select bag_has(
     $$select p.proname::text from pg_proc p where p.pronamespace = (select m.api_schema from gendurable.meta m)::regnamespace$$,
     $$select name from may
       where name not like '%schedule'
-          and name not in ('gd_instances', 'gd_queues', 'gd_workers', 'gd_rate_limits', 'gd_holds', 'gd_schedules')
+          and name not in ('gd_instances', 'gd_queues', 'gd_workers', 'gd_rate_limits', 'gd_holds', 'gd_schedules', 'gd_steps')
       group by name$$, 'every function that a profile names exists');
 
 -- the rights suffice for the work

@@ -21,17 +21,39 @@ where c.relkind in ('r', 'v', 'S') and (
 select cmp_ok((select count(*) from t.public_function), '>', 20::bigint, 'there is a public API');
 select cmp_ok((select count(*) from t.helper), '>', 30::bigint, 'and there are helpers');
 
+-- What runs handlers is invoker code, in the search_path of the caller for as long as a handler runs. What it calls is open to
+-- workers: the doors are security definer as what is public, and the rest has no rights but theirs.
+create view t.runner as
+select f.* from t.our_function f where f.proname in ('gd_run', 'gd_run_claims', '_answer_claims', '_run_claims', '_step_call');
+create view t.door as
+select f.* from t.helper f
+where f.proname in (
+    '_open_call', '_open_run', '_plan_run', '_read_run', '_holds_run', '_resolves_run', '_suspect_run', '_refused_steps', '_claim_run',
+    '_commit_run', '_release_run');
 select is_empty(
-    $$select oid::regprocedure from t.public_function where not prosecdef and proname not in ('gd_signal_on', 'gd_signal_off')$$,
-    'public functions are security definer, but for those that make what belongs to their caller');
+    $$select oid::regprocedure from t.public_function
+      where not prosecdef and proname not in ('gd_signal_on', 'gd_signal_off') except select oid from t.runner$$,
+    'public functions are security definer, but for those that make what belongs to their caller, or run it');
 select is_empty(
-    $$select oid::regprocedure, proconfig from t.public_function
-      where 'search_path=pg_catalog, pg_temp' <> all(coalesce(proconfig, '{}'))$$, 'with a pinned search_path');
+    $$select oid::regprocedure from t.runner where prosecdef$$, 'but those that run handlers');
+select is_empty(
+    $$select oid::regprocedure, proconfig from (select * from t.public_function union all select * from t.door) f
+      where 'search_path=pg_catalog, pg_temp' <> all(coalesce(proconfig, '{}')) and f.proname not in ('gd_run', 'gd_run_claims')$$,
+    'with a pinned search_path');
+select is_empty(
+    $$select oid::regprocedure from t.door where not prosecdef$$, 'so are the doors of what runs handlers');
+select bag_eq(
+    $$select proname::text from t.helper where proname = any((gendurable._describe_profile('worker')).functions)$$,
+    $$select proname::text from t.door
+      union all select proname::text from t.runner where proname like '\_%'
+      union all values ('_run_group'), ('_match_outcomes'), ('_deferred_constraints'), ('_end_badly'), ('_blames_lock'),
+          ('_is_nobodys_fault'), ('_tally_call')$$, 'no other helper is open to workers');
 select is_empty(
     $$select oid::regprocedure from t.our_function where has_function_privilege('public', oid, 'execute')$$,
     'nothing can be executed by PUBLIC');
 select is_empty(
-    $$select oid::regprocedure from t.helper where prosecdef or (proconfig is not null and prorettype <> 'trigger'::regtype)$$,
+    $$select oid::regprocedure from t.helper where prosecdef or (proconfig is not null and prorettype <> 'trigger'::regtype)
+      except select oid from t.door except select oid from t.runner$$,
     'helpers are invoker and carry no SET');
 select is_empty(
     $$select oid::regprocedure, proconfig from t.helper
@@ -56,7 +78,7 @@ select is_empty(
     $$select oid::regclass from t.relation where relkind <> 'S' and obj_description(oid, 'pg_class') is null$$, 'every table and view too');
 select is_empty(
     $$select oid::regprocedure from t.public_function f where f.proname not in ('gd_find', 'gd_version', 'gd_result', 'gd_watch')
-        and obj_description(oid, 'pg_proc') !~ 'GD50[1-6]'$$, 'the comment of a public function names what it raises');
+        and obj_description(oid, 'pg_proc') !~ 'GD50[1-7]'$$, 'the comment of a public function names what it raises');
 
 select is_empty(
     $$select f.oid::regprocedure from t.our_function f
@@ -82,10 +104,12 @@ from t.our_function f;
 
 select is_empty(
     $$select b.oid::regprocedure from t.body b join t.public_function f on f.oid = b.oid
-      where not f.prosecdef and b.code ~ '\mgendurable\.'$$, 'which use nothing that is private');
+      where not f.prosecdef and b.code ~ '\mgendurable\.' and b.oid not in (select r.oid from t.runner r)$$,
+    'what makes things for its caller uses nothing that is private');
 select is_empty(
     $$select oid::regprocedure from t.body
-      where regexp_count(code, '\mwhen\s+others\M', 1, 'i') > least(
+      -- what a handler raises is the handler's fault, and what the commit raises goes up
+      where proname <> '_run_group' and regexp_count(code, '\mwhen\s+others\M', 1, 'i') > least(
           regexp_count(code, 'not gendurable\._blames_\w+\('), regexp_count(code, '\mraise;'))$$,
     '"when others" asks whose fault it is, and raises what is nobody''s here');
 select is_empty(
@@ -102,8 +126,9 @@ select is_empty(
       where proname <> '_terminal_statuses' and prosrc ~ '''?done''?,\s*''?failed''?,\s*''?cancelled' and prosrc !~ 'runnable''?,'$$,
     'which statuses are terminal is said once');
 select is_empty(
-    $$select oid::regprocedure from t.body where proname not in ('_grant_profile', 'gd_signal_on', 'gd_signal_off')
-          and code ~* '\mexecute\M'$$, 'static SQL only');
+    $$select oid::regprocedure from t.body
+      where proname not in ('_grant_profile', '_run_group', 'gd_signal_on', 'gd_signal_off') and code ~* '\mexecute\M'$$,
+    'static SQL only');
 select is_empty(
     $$select oid::regprocedure, m[2]
       from t.body cross join lateral regexp_matches(code, '\m(from|join|into|update|using)\s+([a-z_]+)\M(?!\s*[.(])', 'gi') m
@@ -123,7 +148,7 @@ select is_empty(
       where regexp_count(code, '\mraise\s+exception\M', 1, 'i') > regexp_count(code, '\merrcode\s*=', 1, 'i')$$, 'and its SQLSTATE');
 select is_empty(
     $$select oid::regprocedure, m[1] from t.body cross join lateral regexp_matches(prosrc, 'errcode = ''([^'']+)''', 'g') m
-      where m[1] !~ '^GD50[1-6]$' and m[1] <> 'lock_not_available'$$, 'out of the list of the contract');
+      where m[1] !~ '^GD50[1-7]$' and m[1] <> 'lock_not_available'$$, 'out of the list of the contract');
 select is_empty(
     $$select f.oid::regprocedure from t.our_function f join pg_language l on l.oid = f.prolang
       where l.lanname = 'plpgsql' and f.proretset and f.proargmodes is not null and f.prosrc !~ '#variable_conflict use_column'

@@ -195,8 +195,8 @@ def dump_filters(root: Path = ROOT) -> dict[str, str]:
 def _api(root: Path) -> str:
     """What gendurable._api answers. A function's comment is where its types stand without names and defaults."""
     functions, views = _functions(root), _sources(root, "schema")
-    made = re.findall(r"^create or replace function (gd_\w+)\s*\(", functions, re.MULTILINE)
-    commented = re.findall(r"^comment on function (gd_\w+)\s*\(([^)]*)\)", functions, re.MULTILINE)
+    made = re.findall(r"^create or replace (?:function|procedure) (gd_\w+)\s*\(", functions, re.MULTILINE)
+    commented = re.findall(r"^comment on (?:function|procedure) (gd_\w+)\s*\(([^)]*)\)", functions, re.MULTILINE)
     if sorted(made) != sorted(name for name, _ in commented):
         raise SystemExit(f"sql/api: without a comment: {sorted({*made} - {name for name, _ in commented})}")
     rows = [(f"{name}({' '.join(types.split())})", "function") for name, types in commented]

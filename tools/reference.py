@@ -39,11 +39,11 @@ select set_config('search_path', 'pg_catalog', false), set_config('intervalstyle
 
 FUNCTIONS = """
 select p.proname as name, a.signature, obj_description(p.oid, 'pg_proc') as comment,
-    pg_get_function_result(p.oid) as result,
+    pg_get_function_result(p.oid) as result, p.prokind = 'p' as procedure,
     coalesce(jsonb_agg(
         jsonb_build_array(x.name, format_type(x.type, null), pg_get_function_arg_default(p.oid, x.ord::int))
         order by x.ord
-    ) filter (where x.mode = 'i'), '[]') as arguments,
+    ) filter (where x.mode in ('i', 'b')), '[]') as arguments,
     coalesce(jsonb_agg(
         jsonb_build_array(x.name, format_type(x.type, null)) order by x.ord
     ) filter (where x.mode = 't'), '[]') as columns
@@ -56,7 +56,7 @@ left join lateral (
     left join unnest(p.proargmodes) with ordinality m (mode, ord) on m.ord = t.ord
 ) x on true
 where a.kind = 'function'
-group by p.oid, p.proname, a.signature
+group by p.oid, p.proname, p.prokind, a.signature
 order by a.signature collate "C"
 """
 
@@ -132,7 +132,7 @@ def read_catalog(conn: psycopg.Connection[Any]) -> Catalog:
 def source_order(root: Path = ROOT) -> list[str]:
     """The functions and views in the order in which they are written down: that of an instance's life."""
     found = []
-    for folder, made in (("api", "create or replace function"), ("schema", "create view")):
+    for folder, made in (("api", "create or replace (?:function|procedure)"), ("schema", "create view")):
         for path in sorted((root / "sql" / folder).glob("*.sql")):
             found += re.findall(rf"^{made} (gd_\w+)", path.read_text("utf-8"), re.MULTILINE)
     return [*dict.fromkeys(found)]
@@ -225,6 +225,8 @@ def signature(row: dict[str, Any]) -> str:
         f"{name} {type_}" + (f" default {default}" if default is not None else "")
         for name, type_, default in row["arguments"]
     ]
+    if row["procedure"]:
+        return fill(f"call {row['name']}", arguments, "")
     if not row["columns"]:
         return fill(row["name"], arguments, f"returns {row['result']}")
     call = fill(row["name"], arguments, "")

@@ -31,7 +31,7 @@ from .operating import (
     set_queue,
     version,
 )
-from .rows import Announced, Claim, Claims, Committed, Inserted, Matched, Result, Sleep, when
+from .rows import Announced, Claim, Claims, Committed, Inserted, Matched, Ran, Result, Sleep, when
 from .scheduling import (
     announce_schedules,
     pause_schedule,
@@ -40,6 +40,7 @@ from .scheduling import (
     trigger,
     unschedule,
 )
+from .stepping import define_step, drop_step, run, run_claims
 from .talking import signal, signal_off, signal_on, signals
 from .waiting import wait
 from .working import claim, claim_many, commit, commit_one, heartbeat, reap, release, sleep, wake
@@ -54,6 +55,7 @@ __all__ = [
     "Committed",
     "Inserted",
     "Matched",
+    "Ran",
     "Result",
     "Sleep",
     "announce_schedules",
@@ -65,6 +67,8 @@ __all__ = [
     "close_rate_limit",
     "commit",
     "commit_one",
+    "define_step",
+    "drop_step",
     "ensure_rate_limit",
     "find",
     "gc",
@@ -88,6 +92,8 @@ __all__ = [
     "resume_schedule",
     "retry",
     "retry_many",
+    "run",
+    "run_claims",
     "schedule",
     "set_key_limit",
     "set_queue",

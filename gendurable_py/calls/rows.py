@@ -62,6 +62,17 @@ class Committed(NamedTuple):
     detail: JsonValue
 
 
+class Ran(NamedTuple):
+    """The answer for one claim whose step was to be run by its function: ``result`` is ok, error, stale, busy, left or
+    no_handler."""
+
+    ord: int
+    id: int
+    claim_no: int
+    result: str
+    detail: JsonValue
+
+
 class Instance(NamedTuple):
     """How an instance stands, with what it waits for."""
 

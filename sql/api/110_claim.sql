@@ -16,17 +16,19 @@ set plan_cache_mode = force_generic_plan as $$
 #variable_conflict use_column
 declare
     v_got record;
+    v_steps jsonb;
 begin
     if not (gendurable._is_ready(p_worker, coalesce(p_lease, '60 seconds')) and coalesce(p_options = '{}', true)
         and octet_length(coalesce(p_queue, 'default')) between 1 and gendurable._longest_name() and coalesce(p_limit >= 0, true))
     then
         perform gendurable._need_claim(p_worker, coalesce(p_lease, '60 seconds'), p_options);
+        v_steps := gendurable._wanted_steps(p_options);
         perform gendurable._need_text(coalesce(p_queue, 'default'), 'p_queue');
         perform gendurable._need_limit(p_limit);
     end if;
     v_got := gendurable._claim_queues(
         p_worker, array[coalesce(p_queue, 'default')], jsonb_build_object(coalesce(p_queue, 'default'), coalesce(p_limit, 1)),
-        coalesce(p_lease, '60 seconds'));
+        coalesce(p_lease, '60 seconds'), v_steps);
     if false = all(v_got.mail) then
         return query select * from gendurable._to_executing_bare(
             p_worker, v_got.ids, v_got.now, coalesce(p_lease, '60 seconds'));
@@ -64,7 +66,9 @@ handed out alone. One that cannot be handed out at all ends as "failed", with th
 meta of more than 256 MB as text, or, in a database of SQL_ASCII, text that is not valid in the client''s UTF8. Text
 that this session''s client_encoding cannot carry is left to sessions that can.
 
-There are no options yet: p_options must be empty. Needs READ COMMITTED (GD504); raises GD501.';
+p_options "steps": "sql" takes only rows whose step the role of the session can run here (see gd_steps), "other" only
+all others. What others want stays due and is passed over, which takes time where it is much: see gd_run. Needs READ
+COMMITTED (GD504); raises GD501.';
 
 create or replace function gd_claim_many(
     p_worker text, p_queues jsonb, p_lease interval = '60 seconds', p_options jsonb = '{}'
@@ -80,9 +84,11 @@ set plan_cache_mode = force_generic_plan as $$
 #variable_conflict use_column
 declare
     v_got record;
+    v_steps jsonb;
 begin
     if not (gendurable._is_ready(p_worker, coalesce(p_lease, '60 seconds')) and coalesce(p_options = '{}', true)) then
         perform gendurable._need_claim(p_worker, coalesce(p_lease, '60 seconds'), p_options);
+        v_steps := gendurable._wanted_steps(p_options);
     end if;
     if jsonb_typeof(p_queues) is distinct from 'object' then
         perform gendurable._invalid('p_queues must be a JSON object', 'got ' || coalesce(jsonb_typeof(p_queues), 'null'),
@@ -94,7 +100,7 @@ begin
         perform gendurable._need_limits(p_queues);
     end if;
     v_got := gendurable._claim_queues(
-        p_worker, array(select jsonb_object_keys(p_queues)), p_queues, coalesce(p_lease, '60 seconds'));
+        p_worker, array(select jsonb_object_keys(p_queues)), p_queues, coalesce(p_lease, '60 seconds'), v_steps);
     if false = all(v_got.mail) then
         return query select * from gendurable._to_executing_bare(
             p_worker, v_got.ids, v_got.now, coalesce(p_lease, '60 seconds'));
@@ -117,11 +123,26 @@ begin
     perform gendurable._need_read_committed();
     perform gendurable._need_text(p_worker, 'p_worker');
     perform gendurable._need_lease(p_lease);
-    perform gendurable._need_options(p_options, '{}');
+    perform gendurable._need_options(p_options, '{steps}');
+    if p_options ->> 'steps' not in ('sql', 'other') then
+        perform gendurable._invalid('unknown value of the option steps', left(p_options ->> 'steps', 200),
+            'Pass "sql" or "other".');
+    end if;
 end $$;
 
 comment on function gendurable._need_claim(text, interval, jsonb) is
     'Raises GD501 or GD504 unless a claim can be made with these arguments.';
+
+create or replace function gendurable._wanted_steps(p_options jsonb) returns jsonb
+language plpgsql stable as $$
+begin
+    return case
+        when p_options ->> 'steps' is not null
+            then gendurable._runnable_steps(p_options ->> 'steps', gendurable._acting_role())
+    end;
+end $$;
+
+comment on function gendurable._wanted_steps(jsonb) is 'Which steps a claim with these options takes; null: all.';
 
 create or replace function gendurable._need_limits(p_queues jsonb) returns void
 language plpgsql as $$
@@ -142,7 +163,7 @@ end $$;
 comment on function gendurable._need_limits(jsonb) is 'Raises GD501 unless these are names of queues with limits.';
 
 create or replace function gendurable._claim_queues(
-    p_worker text, p_queues text[], p_limits jsonb, p_lease interval,
+    p_worker text, p_queues text[], p_limits jsonb, p_lease interval, p_steps jsonb,
     out ids bigint[], out started bigint[], out mail boolean[], out parts jsonb, out now timestamptz, out timed boolean
 )
 language plpgsql as $$
@@ -166,8 +187,13 @@ declare
     v_room int;
     v_got record;
     v_text text;
+    -- a scan that passes rows over has floors of its own
+    v_lane text := '';
 begin
     now := v_now;
+    if p_steps is not null then
+        v_lane := E'\u0001' || hashtextextended(p_steps::text, 0);
+    end if;
     timed := false;
     -- one table in place of five
     if exists (select from gendurable.special) then
@@ -201,7 +227,7 @@ begin
         end if;
         v_got := gendurable._claim_queue(
             p_worker, v_queue, least((p_limits -> v_queue)::int, v_room), gendurable._most_bytes(), p_lease, v_now, v_before,
-            v_memory -> v_queue);
+            v_memory -> (v_queue || v_lane), p_steps);
         if v_room is not null and v_got.ids is not null then
             perform gendurable._fill_slots(
                 v_queue, v_got.ids, v_room > cardinality(v_got.ids) and (
@@ -216,23 +242,23 @@ begin
             end if;
         end if;
         v_bytes := v_bytes - gendurable._most_bytes() + v_got.bytes;
-        v_memory := v_memory || jsonb_build_object(v_queue, v_got.known);
+        v_memory := v_memory || jsonb_build_object(v_queue || v_lane, v_got.known);
     end loop;
     v_text := (v_memory || jsonb_build_object('', jsonb_build_array(gendurable._epoch_us(coalesce(v_before, v_now)))))::text;
     if octet_length(v_text) > gendurable._most_memory() then
-        v_text := gendurable._cut_memory(v_text::jsonb, p_queues);
+        v_text := gendurable._cut_memory(v_text::jsonb, array(select q.queue || v_lane from unnest(p_queues) q (queue)));
     end if;
     -- an assignment is evaluated as an expression, where perform would run a query
     v_text := set_config('gendurable.floor', gendurable._sealed(v_text), false);
 end $$;
 
-comment on function gendurable._claim_queues(text, text[], jsonb, interval) is
+comment on function gendurable._claim_queues(text, text[], jsonb, interval, jsonb) is
     'Due rows of each queue, up to its limit, as of _claim_queue; now: when they were claimed; timed: some machine has
 steps with a timeout.';
 
 create or replace function gendurable._claim_queue(
     p_worker text, p_queue text, p_limit int, p_bytes bigint, p_lease interval, p_now timestamptz, p_before timestamptz,
-    p_known jsonb, out ids bigint[], out started bigint[], out mail boolean[], out parts jsonb, out bytes bigint,
+    p_known jsonb, p_steps jsonb, out ids bigint[], out started bigint[], out mail boolean[], out parts jsonb, out bytes bigint,
     out known jsonb
 )
 language plpgsql as $$
@@ -272,7 +298,7 @@ begin
         exit when v_priority is null;
         v_levels := v_levels + 1;
         v_got := gendurable._scan_priority(p_worker, p_queue, v_priority, v_limit - coalesce(cardinality(ids), 0), bytes, p_lease, p_now,
-            p_before, p_known -> v_priority::text);
+            p_before, p_known -> v_priority::text, p_steps);
         if v_got.ids is not null then
             ids := ids || v_got.ids;
             started := started || v_got.started;
@@ -308,6 +334,47 @@ begin
     end if;
 end $$;
 
-comment on function gendurable._claim_queue(text, text, int, bigint, interval, timestamptz, timestamptz, jsonb) is
+comment on function gendurable._claim_queue(text, text, int, bigint, interval, timestamptz, timestamptz, jsonb, jsonb) is
     'Due rows of a queue by priority, as of _scan, up to p_limit rows and about p_bytes bytes (bytes: what is left of them). known:
 what to remember of the queue.';
+
+-- The door through which gd_run claims (241_run): only numbers, since it reads the rows when it runs them.
+create or replace function gendurable._claim_run(
+    p_worker text, p_queue text, p_limit int, p_lease interval, p_role oid,
+    out ids bigint[], out claim_nos bigint[]
+)
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set plan_cache_mode = force_generic_plan as $$
+declare
+    v_got record;
+begin
+    perform gendurable._need_claim(p_worker, p_lease, null);
+    perform gendurable._need_text(p_queue, 'p_queue');
+    perform gendurable._need_limit(p_limit);
+    v_got := gendurable._claim_queues(
+        p_worker, array[p_queue], jsonb_build_object(p_queue, p_limit), p_lease,
+        gendurable._runnable_steps('sql', p_role));
+    ids := coalesce(v_got.ids, '{}');
+    claim_nos := '{}';
+    if ids = '{}' then
+        return;
+    end if;
+    if v_got.started is null or cardinality(v_got.started) < cardinality(ids) then
+        perform gendurable._to_executing(
+            p_worker, array(select u.id from unnest(ids) u (id) where u.id <> all(coalesce(v_got.started, '{}'))), null,
+            v_got.now, p_lease);
+    end if;
+    if v_got.timed then
+        perform gendurable._time_claims(ids, v_got.now);
+    end if;
+    claim_nos := array(
+        select i.claim_no
+        from unnest(ids) with ordinality u (id, ord)
+        join gendurable.instance i on i.id = any(array[u.id])
+        order by u.ord);
+end $$;
+
+comment on function gendurable._claim_run(text, text, int, interval, oid) is
+    'Starts due instances of a queue whose steps the role can run here: their ids, and the numbers of the claims.';

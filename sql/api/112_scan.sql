@@ -4,7 +4,7 @@
 
 create or replace function gendurable._scan_priority(
     p_worker text, p_queue text, p_priority int, p_limit int, p_bytes bigint, p_lease interval, p_now timestamptz,
-    p_before timestamptz, p_known jsonb,
+    p_before timestamptz, p_known jsonb, p_steps jsonb,
     out ids bigint[], out started bigint[], out mail boolean[], out parts jsonb, out bytes bigint, out memory jsonb,
     out more boolean
 )
@@ -106,7 +106,7 @@ begin
             p_queue, p_priority, (v_range - 1)::smallint,
             case when v_at_us[v_range] = 0 then '-infinity'
                 else timestamptz 'epoch' + v_at_us[v_range] * interval '1 microsecond' end,
-            v_at_id[v_range], v_clock, v_size, v_taken, p_now);
+            v_at_id[v_range], v_clock, v_size, v_taken, p_now, p_steps);
         v_cost := v_cost + gendurable._walked() - v_walked;
         v_looked := v_looked + cardinality(v_picked);
         v_done[v_range] := cardinality(v_picked) < v_size;
@@ -200,7 +200,7 @@ begin
 end $$;
 
 comment on function gendurable._scan_priority(
-    text, text, int, int, bigint, interval, timestamptz, timestamptz, jsonb) is
+    text, text, int, int, bigint, interval, timestamptz, timestamptz, jsonb, jsonb) is
     'Due rows of one queue and priority that may be claimed, locked, up to p_limit rows and about p_bytes bytes. started: claims of
 keys and scopes, and of what crashed often, which have begun. memory: what to remember of it, null for
 nothing. more: it looked at enough for one claim, and there is more.';
@@ -281,7 +281,7 @@ some had to wait. last_id: the last picked row that was dealt with, where others
 
 create or replace function gendurable._pick_due(
     p_queue text, p_priority int, p_woken smallint, p_after timestamptz, p_after_id bigint, p_now timestamptz,
-    p_limit int, p_taken bigint[], p_started timestamptz
+    p_limit int, p_taken bigint[], p_started timestamptz, p_steps jsonb
 ) returns gendurable.candidate[]
 language plpgsql as $$
 begin
@@ -321,15 +321,18 @@ begin
             and (p_taken is null or i.id <> all(p_taken))
             -- a bell that was set since this claim began is for others: it would go round for ever
             and (i.id > 0 or i.eligible_at <= p_started)
+            -- bells are for everybody
+            and (p_steps is null or i.id < 0 or gendurable._is_wanted(p_steps, i.fsm, i.fsm_version, i.step))
         order by i.eligible_at, i.id
         limit p_limit
         for no key update skip locked);
 end $$;
 
 comment on function gendurable._pick_due(
-    text, int, smallint, timestamptz, bigint, timestamptz, int, bigint[], timestamptz
+    text, int, smallint, timestamptz, bigint, timestamptz, int, bigint[], timestamptz, jsonb
 ) is
-    'Locks the next due rows of an index range, without those that this claim has already, and bells that were due at its start.';
+    'Locks the next due rows of an index range whose steps are wanted (p_steps; null: all), without those that this claim has already, and
+bells that were due at its start.';
 
 create or replace function gendurable._shift_priority_back(
     p_queue text, p_priority int, p_now timestamptz, p_before timestamptz

@@ -83,8 +83,6 @@ declare
     v_now constant timestamptz := clock_timestamp();
     v_ids bigint[];
     v_nos bigint[];
-    v_keys text[];
-    v_capped bigint[];
 begin
     perform gendurable._need_read_committed();
     perform gendurable._need_text(p_worker, 'p_worker');
@@ -101,11 +99,31 @@ begin
     else
         select array_agg(c.id), array_agg(c.claim_no) into v_ids, v_nos from gendurable._parse_claims(p_claims) c;
     end if;
+    return gendurable._release_claims(v_ids, v_nos, v_now, v_now + coalesce(p_delay, '0'), coalesce(p_crashed, false));
+end $$;
+
+comment on function gd_release(text, jsonb, interval, boolean) is
+'Gives claims [[id, claim_no], ...] back, due after p_delay, without burning an attempt; null: all that p_worker
+holds, for which it reads the due rows of each priority until 1,000 in a row are held by nobody. Returns how many.
+p_crashed: the worker does not know what became of the steps. They count as those of a worker that was lost: attempt
+and crashes + 1, and at 20 crashes in a row the instance has failed.
+Left to their lease, or to the next call: what somebody''s open transaction holds, and rows of more than 500 keys in
+one call. A claim past the timeout of its step, or the deadline of its instance, cannot be given back. Needs READ COMMITTED (GD504); raises GD501.';
+
+create or replace function gendurable._release_claims(
+    p_ids bigint[], p_nos bigint[], p_now timestamptz, p_due timestamptz, p_crashed boolean
+) returns int
+language plpgsql as $$
+declare
+    v_ids bigint[];
+    v_keys text[];
+    v_capped bigint[];
+begin
     v_ids := array(
         select i.id
-        from unnest(v_ids, v_nos) c (id, claim_no)
+        from unnest(p_ids, p_nos) c (id, claim_no)
         join gendurable.instance i on i.id = any(array[c.id])
-        where i.claim_no = c.claim_no and i.status = 'executing' and not gendurable._is_over(i.expires_at, i.timeout_at, v_now)
+        where i.claim_no = c.claim_no and i.status = 'executing' and not gendurable._is_over(i.expires_at, i.timeout_at, p_now)
         for no key update of i skip locked);
     -- What somebody's open transaction holds is left to its lease: giving back waits for nobody. The server's lock
     -- table is small and shared: so many keys in one transaction and no more.
@@ -120,44 +138,36 @@ begin
         from gendurable.instance i
         where i.id = any(v_ids) and (i.partition_key is null or i.partition_key = any(v_keys))
         order by i.id);
-    if not coalesce(p_crashed, false) then
-        return gendurable._give_back_isolated(v_ids, v_now, v_now + coalesce(p_delay, '0'), false);
+    if not p_crashed then
+        return gendurable._give_back_isolated(v_ids, p_now, p_due, false);
     end if;
     v_capped := array(
         select i.id from gendurable.instance i where i.id = any(v_ids) and i.crashes + 1 >= gendurable._crash_cap());
-    return gendurable._end_crashed_isolated(v_capped, v_now)
+    return gendurable._end_crashed_isolated(v_capped, p_now)
         + gendurable._give_back_isolated(
-            array(select u.id from unnest(v_ids) u (id) where u.id <> all(v_capped)), v_now,
-            v_now + coalesce(p_delay, '0'), true);
+            array(select u.id from unnest(v_ids) u (id) where u.id <> all(v_capped)), p_now, p_due, true);
 end $$;
 
-comment on function gd_release(text, jsonb, interval, boolean) is
-'Gives claims [[id, claim_no], ...] back, due after p_delay, without burning an attempt; null: all that p_worker
-holds, for which it reads the due rows of each priority until 1,000 in a row are held by nobody. Returns how many.
-p_crashed: the worker does not know what became of the steps. They count as those of a worker that was lost: attempt
-and crashes + 1, and at 20 crashes in a row the instance has failed.
-Left to their lease, or to the next call: what somebody''s open transaction holds, and rows of more than 500 keys in
-one call. A claim past the timeout of its step, or the deadline of its instance, cannot be given back. Needs READ COMMITTED (GD504); raises GD501.';
+comment on function gendurable._release_claims(bigint[], bigint[], timestamptz, timestamptz, boolean) is
+    'Gives claims back, due at p_due; how many. What somebody has locked is left to its lease. Under lock_timeout.';
 
-create or replace function gendurable._parse_claims(p_claims jsonb)
-returns table (id bigint, claim_no bigint)
-language plpgsql as $$
+create or replace function gendurable._release_run(p_ids bigint[], p_nos bigint[]) returns int
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set plan_cache_mode = force_generic_plan
+set lock_timeout = '10ms' as $$
+declare
+    v_now constant timestamptz := clock_timestamp();
 begin
-    if jsonb_typeof(p_claims) is distinct from 'array' or exists (
-        select from jsonb_array_elements(p_claims) c
-        where jsonb_typeof(c) <> 'array' or jsonb_array_length(c) <> 2
-            or case when jsonb_typeof(c -> 0) = 'number' and jsonb_typeof(c -> 1) = 'number'
-                then c <> jsonb_build_array(floor((c ->> 0)::numeric), floor((c ->> 1)::numeric))
-                else true end
-    ) then
-        perform gendurable._invalid('p_claims must be an array of [id, claim_no]', left(p_claims::text, 200),
-            'Pass [[id, claim_no], ...] as handed out by gd_claim.');
+    if not gendurable._can_write() then
+        return 0;
     end if;
-    return query
-        select (c ->> 0)::numeric::bigint, (c ->> 1)::numeric::bigint from jsonb_array_elements(p_claims) c;
+    return gendurable._release_claims(p_ids, p_nos, v_now, v_now, false);
 end $$;
 
-comment on function gendurable._parse_claims(jsonb) is 'Reads [[id, claim_no], ...]; raises GD501.';
+comment on function gendurable._release_run(bigint[], bigint[]) is
+    'The door through which gd_run gives back what it has not run.';
 
 create or replace function gendurable._renew_beside(
     p_ids bigint[], p_nos bigint[], p_lease interval, p_until timestamptz

@@ -161,3 +161,20 @@ end $$;
 
 comment on function gendurable._apply_isolated(text, gendurable.outcome[], text[], boolean, boolean, interval, timestamptz) is
     '_apply, in halves where it fails, so that one bad outcome takes nobody with it; answers for those that failed.';
+
+-- The door through which gd_run_claims commits (244_group): what it cannot have makes the effect of its row roll back.
+create or replace function gendurable._commit_run(p_worker text, p_outcomes jsonb) returns jsonb
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set plan_cache_mode = force_generic_plan
+set lock_timeout = '10ms' as $$
+declare
+    v_now constant timestamptz := clock_timestamp();
+begin
+    return gendurable._commit_outcomes(
+        p_worker, gendurable._parse_outcomes(p_outcomes, v_now), interval '60 seconds', v_now);
+end $$;
+
+comment on function gendurable._commit_run(text, jsonb) is
+    'Commits outcomes: {ord: answer} for all but those that are simply ok.';

@@ -24,6 +24,7 @@ comment on function gd_grant(regrole, text) is
   worker: what a client may, claiming, committing, scheduling, upkeep
   operator: what a client may, the views, cancel, retry, pause, limits, schedules, upkeep
   reader: the views and results
+  author: defining steps in SQL
 
 Raises GD501, and GD502 for an unknown profile.';
 
@@ -40,9 +41,17 @@ begin
         from gendurable._api() a
         join pg_proc p on p.oid = to_regprocedure(format('%I.%s', p_schema, a.signature))
         where a.kind = 'function' and split_part(a.signature, '(', 1) = any(v_profile.functions)
+        union all
+        select p.oid::regprocedure
+        from pg_proc p
+        where p.pronamespace = 'gendurable'::regnamespace and p.proname = any(v_profile.functions)
     loop
-        execute format('grant execute on function %s to %s', v_object, p_role::regrole);
+        execute format('grant execute on routine %s to %s', v_object, p_role::regrole);
     end loop;
+    if '_run_claims' = any(v_profile.functions) then
+        -- what runs steps is not security definer, and calls these by their full names
+        execute format('grant usage on schema gendurable to %s', p_role::regrole);
+    end if;
     for v_object in
         select c.oid::regclass
         from gendurable._api() a
@@ -57,7 +66,7 @@ comment on function gendurable._grant_profile(text, oid, text) is 'Gives a role 
 
 create or replace function gendurable._profile_names() returns text[]
 language sql immutable parallel safe as $$
-    select '{client,worker,operator,reader}'::text[]
+    select '{client,worker,operator,reader,author}'::text[]
 $$;
 
 comment on function gendurable._profile_names() is 'The profiles of gd_grant, in the order in which the reference lists them.';
@@ -70,19 +79,27 @@ declare
     v_reader constant text[] := '{gd_result,gd_find,gd_childs,gd_signals,gd_match,gd_version}'::text[];
     v_views constant text[] := '{gd_instances,gd_queues,gd_workers,gd_rate_limits,gd_schedules,gd_holds}'::text[];
     v_upkeep constant text[] := '{gd_reap,gd_gc,gd_maintain}'::text[];
+    -- what gd_run and gd_run_claims are made of, and the doors through which they claim, read, commit and give back
+    v_runner constant text[] :=
+        '{_answer_claims,_run_claims,_run_group,_match_outcomes,_deferred_constraints,_end_badly,_blames_lock,_open_run,_plan_run,_read_run,_holds_run,_resolves_run,_suspect_run,_claim_run,_commit_run,_release_run,_open_call,_step_call,_refused_steps,_is_nobodys_fault,_tally_call}'::text[];
 begin
     views := '{}';
     case p_profile
         when 'client' then
             functions := v_client;
         when 'worker' then
-            functions := v_client || v_upkeep || '{gd_register,gd_claim,gd_claim_many,gd_commit,gd_commit_one,gd_heartbeat,gd_release,gd_sleep,gd_wake,gd_signals,gd_ensure_rate_limit,gd_close_rate_limit,gd_schedule,gd_announce_schedules}'::text[];
+            functions := v_client || v_upkeep || '{gd_register,gd_claim,gd_claim_many,gd_commit,gd_commit_one,gd_heartbeat,gd_release,gd_sleep,gd_wake,gd_signals,gd_ensure_rate_limit,gd_close_rate_limit,gd_schedule,gd_announce_schedules,gd_run_claims,gd_run}'::text[]
+                || v_runner;
+            views := '{gd_steps}'::text[];
         when 'operator' then
             functions := v_client || v_upkeep || '{gd_cancel,gd_retry,gd_reschedule,gd_pause_queue,gd_resume_queue,gd_set_key_limit,gd_set_rate_limit,gd_ensure_rate_limit,gd_close_rate_limit,gd_schedule,gd_unschedule,gd_pause_schedule,gd_resume_schedule,gd_trigger,gd_signals,gd_match,gd_cancel_many,gd_retry_many,gd_reschedule_many,gd_set_queue,gd_hold_all,gd_release_hold}'::text[];
             views := v_views;
         when 'reader' then
             functions := v_reader;
             views := v_views;
+        when 'author' then
+            functions := '{gd_define_step,gd_drop_step,gd_version}'::text[];
+            views := '{gd_steps}'::text[];
         else
             raise exception using errcode = 'GD502', message = 'no such profile',
                 detail = coalesce(quote_literal(p_profile), 'null'),
@@ -122,7 +139,7 @@ begin
     -- Others may have functions named gd_... in the same schema, also overloads of ours: what is ours is written down.
     return query
     with acl as (
-        select 'function' as kind, p.oid::regprocedure::text as object, p.proname as name, p.proowner as owner,
+        select 'routine' as kind, p.oid::regprocedure::text as object, p.proname as name, p.proowner as owner,
             coalesce(p.proacl, acldefault('f', p.proowner)) as acl
         from pg_proc p
         where p.pronamespace = 'gendurable'::regnamespace
@@ -178,6 +195,7 @@ begin
             when 'client' then 'gd_insert'
             when 'worker' then 'gd_claim'
             when 'operator' then 'gd_cancel'
+            when 'author' then 'gd_define_step'
             else 'gd_instances'
         end);
     -- A role that was renamed keeps its rights, under a name that nobody wrote down. Whoever may call gd_grant got

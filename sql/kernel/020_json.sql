@@ -96,3 +96,23 @@ language sql immutable parallel safe as $$
 $$;
 
 comment on function gendurable._weight_problem(jsonb) is 'What is wrong with a weight in JSON, or null.';
+
+create or replace function gendurable._parse_claims(p_claims jsonb)
+returns table (id bigint, claim_no bigint)
+language plpgsql as $$
+begin
+    if jsonb_typeof(p_claims) is distinct from 'array' or exists (
+        select from jsonb_array_elements(p_claims) c
+        where jsonb_typeof(c) <> 'array' or jsonb_array_length(c) <> 2
+            or case when jsonb_typeof(c -> 0) = 'number' and jsonb_typeof(c -> 1) = 'number'
+                then c <> jsonb_build_array(floor((c ->> 0)::numeric), floor((c ->> 1)::numeric))
+                else true end
+    ) then
+        perform gendurable._invalid('p_claims must be an array of [id, claim_no]', left(p_claims::text, 200),
+            'Pass [[id, claim_no], ...] as handed out by gd_claim.');
+    end if;
+    return query
+        select (c ->> 0)::numeric::bigint, (c ->> 1)::numeric::bigint from jsonb_array_elements(p_claims) c;
+end $$;
+
+comment on function gendurable._parse_claims(jsonb) is 'Reads [[id, claim_no], ...]; raises GD501.';

@@ -5,6 +5,14 @@
 -- Invariant 1: a committed transition is never undone, repeated or skipped. Under the locks of the rows; what a key needs
 -- then is its baton's matter (060_baton). Next: 082_deliver, what wakes a row that waits for a signal.
 
+create or replace function gendurable._is_run(p_worker text) returns boolean
+language sql immutable parallel safe as $$
+    select coalesce(starts_with(p_worker, 'gd_run:'), false)
+$$;
+
+comment on function gendurable._is_run(text) is
+    'Whether a worker is a gd_run: what a lost run has done was rolled back, so it is a crash and no attempt.';
+
 create or replace function gendurable._to_runnable(
     p_ids bigint[], p_due timestamptz, p_crashed boolean, p_now timestamptz
 ) returns int
@@ -25,7 +33,9 @@ begin
             end,
             worker = null, lease_expires_at = null, timeout_at = null, slot_no = null, queue_slot = null, bucket_at = null,
             -- what had ended begins anew
-            attempt = case when i.finished_at is null then i.attempt + p_crashed::int else 0 end,
+            attempt = case
+                when i.finished_at is null then i.attempt + (p_crashed and not gendurable._is_run(i.worker))::int else 0
+            end,
             crashes = case when i.finished_at is null then i.crashes + p_crashed::int else 0 end,
             finished_at = null, result = null, keep_until = null,
             -- a signal has answered the await; else it stands as it was
@@ -65,7 +75,7 @@ begin
         timeout_at = null,
         -- a claim committed asynchronously can be lost in a crash of the server: its number is not used again
         claim_no = greatest(i.claim_no + 1, v_claim_no),
-        attempt = i.attempt + (i.status = 'executing')::int,
+        attempt = i.attempt + (i.status = 'executing' and not gendurable._is_run(i.worker))::int,
         crashes = i.crashes + (i.status = 'executing')::int,
         slot_no = w.slot_no,
         -- out of a line it comes back into the index of the claims, where a lease is looked at

@@ -475,3 +475,56 @@ comment on view gd_holds is 'While there is a row, nothing is handed out: gd_hol
 comment on column gd_holds.reason is 'why';
 comment on column gd_holds.held_by is 'who: the role of the session, behind the name in the setting gendurable.actor if it has one';
 comment on column gd_holds.held_at is 'since when';
+
+-- Steps that are functions of this database: gd_define_step. A handler is a name and not a regprocedure, which would stop
+-- pg_upgrade, and a dump of the tables alone; it is looked up whenever it is run.
+create table gendurable.step (
+    fsm text not null,
+    step text not null,
+    version int,                          -- null: all that have no definition of their own
+    handler text,                         -- "schema.name", as quote_ident writes it; null: it is in another language
+    owner text not null,                  -- of the handler, when it was defined; else who defined it
+    queue text,                           -- not used yet
+    chain boolean not null default true,
+    alone boolean not null default false,
+
+    constraint step_name unique nulls not distinct (fsm, step, version)
+);
+
+alter table gendurable.step replica identity full;
+
+comment on table gendurable.step is 'Steps in SQL: the function that runs each, and how.';
+
+create view gd_steps as
+select
+    s.fsm, s.step, s.version, s.handler || '(jsonb)'::text as handler, s.owner, coalesce(p.proretset, false) as set_based,
+    s.queue, s.chain, s.alone,
+    -- as gendurable._step_problem says it, of the role that asks
+    case
+        when s.handler is null then 'it is in another language'::text
+        when p.oid is null then 'there is no such function'::text
+        when p.prokind::text <> 'f'::text or p.prorettype <> 'jsonb'::regtype::oid then 'the function does not return jsonb'::text
+        when coalesce(p.proowner <> o.oid, true) then 'the function has another owner than when it was defined'::text
+        when not (
+            has_schema_privilege(p.pronamespace, 'usage'::text) and has_function_privilege(p.oid, 'execute'::text)
+        ) then 'the role may not execute the function'::text
+        when not p.prosecdef and not (
+            pg_has_role(p.proowner, current_user, 'member'::text) and pg_has_role(p.proowner, session_user, 'member'::text)
+        ) then 'the owner of the function could not act as the role'::text
+    end as problem
+from gendurable.step s
+left join pg_proc p on p.oid = to_regprocedure(s.handler || '(pg_catalog.jsonb)'::text)::oid
+left join pg_roles o on s.owner = o.rolname;
+
+comment on view gd_steps is 'The steps that gd_define_step has defined.';
+
+comment on column gd_steps.fsm is 'the machine';
+comment on column gd_steps.step is 'the step';
+comment on column gd_steps.version is 'the version of the machine that it is for; null: all that have no definition of their own';
+comment on column gd_steps.handler is 'the function that runs it; null: it is in another language';
+comment on column gd_steps.owner is 'who owned the function when it was defined; without a function, who defined it';
+comment on column gd_steps.set_based is 'the function takes many instances at once: it returns setof jsonb';
+comment on column gd_steps.queue is 'not used yet: null';
+comment on column gd_steps.chain is 'the step may follow another one without being claimed anew; not read yet';
+comment on column gd_steps.alone is 'each instance runs in a transaction of its own';
+comment on column gd_steps.problem is 'why the role that asks cannot run it here; null: it can';

@@ -49,7 +49,7 @@ select
     ) filter (where a.n is not null)
 from pg_proc p
 left join lateral unnest(p.proargtypes::oid[]) with ordinality a (t, n) on true
-where p.proname like 'gd\\_%'
+where p.proname like 'gd\\_%' and p.prokind = 'f'    -- gd_run takes nothing inside of a transaction
 group by p.oid
 order by p.proname, p.oid::regprocedure::text
 """

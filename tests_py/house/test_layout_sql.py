@@ -25,7 +25,10 @@ def without_comments(text: str) -> str:
 
 def defined(path: Path) -> set[str]:
     return set(
-        re.findall(r"create or replace function (?:gendurable\.)?([a-z_0-9]+)\s*\(", without_comments(path.read_text()))
+        re.findall(
+            r"create or replace (?:function|procedure) (?:gendurable\.)?([a-z_0-9]+)\s*\(",
+            without_comments(path.read_text()),
+        )
     )
 
 
@@ -43,7 +46,9 @@ def named(path: Path) -> set[str]:
     What a trigger of gd_signal_on calls is written with a schema in front, and is no call of the file's.
     """
     text = without_comments(path.read_text())
-    text = re.sub(r"(create or replace function|comment on function)\s+(gendurable\.)?\w+", "", text)
+    text = re.sub(
+        r"(create or replace (?:function|procedure)|comment on (?:function|procedure))\s+(gendurable\.)?\w+", "", text
+    )
     return set(re.findall(r"gendurable\.(_[a-z_0-9]+)\s*\(", text)) | set(
         re.findall(r"(?<![\w'.])(gd_[a-z_]+)\s*\(", text)
     )
@@ -52,6 +57,10 @@ def named(path: Path) -> set[str]:
 def stage(path: Path) -> str:
     """The files of a stage of life share the first two of their digits."""
     return path.name[:2]
+
+
+DOORS = {"_claim_run": "11", "_release_run": "12", "_commit_run": "13"}
+"""What runs steps is a client of the engine that lives in the database: it comes in where clients do."""
 
 
 def may_call(caller: Path, home: Path) -> bool:
@@ -65,7 +74,10 @@ def test_a_file_calls_only_where_it_may(path: Path) -> None:
     # The kernel: itself and what stands before it. The api: the kernel, itself, and what follows in its own stage.
     where = homes()
     wrong = {
-        f"{name} ({label(home)})" for name in named(path) for home in where.get(name, set()) if not may_call(path, home)
+        f"{name} ({label(home)})"
+        for name in named(path)
+        for home in where.get(name, set())
+        if not may_call(path, home) and not (stage(path) == "24" and stage(home) == DOORS.get(name))
     }
     assert not wrong
 
@@ -100,7 +112,7 @@ def test_a_file_says_what_it_is(path: Path) -> None:
 @pytest.mark.parametrize("path", FUNCTIONS, ids=label)
 def test_function_files_only_create_or_replace(path: Path) -> None:
     # They run again in every upgrade.
-    assert not re.findall(r"^create (?!or replace function)", path.read_text(), re.MULTILINE)
+    assert not re.findall(r"^create (?!or replace (?:function|procedure))", path.read_text(), re.MULTILINE)
 
 
 SOURCES = [
@@ -121,7 +133,7 @@ def test_sql_means_the_same_whatever_the_encoding_and_the_settings(path: Path) -
 
 VOCABULARY = ("000", "005", "010", "020", "025", "027", "028", "030")
 """The files of the kernel whose functions are read by their names."""
-WALKS = {"gd_insert": 3, "gd_claim_many": 22, "gd_commit": 19, "gd_signal": 4}
+WALKS = {"gd_insert": 3, "gd_claim_many": 23, "gd_commit": 19, "gd_signal": 4}
 """Through how many files the ways through the code lead at most, as docs/internals.md tells them. Rate limits have four
 of a claim: buckets and bells in the kernel, and a stage before and one behind the hand-out. Only rows that name one go
 there."""

@@ -56,8 +56,10 @@ def test_every_signature_is_one_that_can_be_called(conn: psycopg.Connection[Any]
     for row in (row for overloads in catalog.functions.values() for row in overloads):
         shown = " ".join(reference.signature(row).split()).replace("( ", "(")
         [said] = conn.execute(
-            "select format('%%s(%%s) returns %%s', p.proname, pg_get_function_arguments(p.oid), "
-            "pg_get_function_result(p.oid)) from pg_proc p where p.oid = to_regprocedure('public.' || %s)",
+            "select case p.prokind when 'p' then format('call %%s(%%s)', p.proname, "
+            "regexp_replace(pg_get_function_arguments(p.oid), '\\m(in|inout) ', '', 'gi')) "
+            "else format('%%s(%%s) returns %%s', p.proname, pg_get_function_arguments(p.oid), "
+            "pg_get_function_result(p.oid)) end from pg_proc p where p.oid = to_regprocedure('public.' || %s)",
             (row["signature"],),
         ).fetchone() or [None]
         assert shown.lower() == str(said).lower().replace("table(", "table (")

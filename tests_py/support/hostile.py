@@ -66,6 +66,15 @@ ARRAYS = [
     "{{runnable,done},{failed,done}}", "[5:6]={runnable,done}", '{""}', '{"a,b","c\\"d"}', "{{NULL}}", "{a,{b}}", "{",
     "[0:0]={default}", "{" + ",".join(["q"] * 500) + "}",
 ]  # fmt: skip
+FUNCTIONS = [
+    "0",
+    "999999999",
+    "4294967295",
+    "-",
+    "gd_no_such(jsonb)",
+    "gd_find(text)",
+    "pg_catalog.jsonb_array_length(jsonb)",
+]
 ROLES = ["0", "10", "999999999", "4294967295", "gd_no_such_role", "-"]
 TABLES = [
     "0",
@@ -229,6 +238,7 @@ def values(
             "bigint[]": [*ID_ARRAYS, "{" + ",".join(str(id) for id in ids) + "}"],
             "regrole": ROLES,
             "regclass": TABLES,
+            "regprocedure": FUNCTIONS,
             "boolean": BOOLEANS,
         }
         if type_name == "text":

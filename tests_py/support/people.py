@@ -74,7 +74,8 @@ class People:
 def null_call(signature: str, types: list[str]) -> bytes:
     """A call with every argument null: it fails for its arguments, unless it fails for the rights first."""
     name = signature[: signature.index("(")]
-    return f"select * from {name}({', '.join(f'null::{t}' for t in types)})".encode()
+    verb = "call" if name.endswith("gd_run") else "select * from"
+    return f"{verb} {name}({', '.join(f'null::{t}' for t in types)})".encode()
 
 
 def words_of(script: str) -> list[str]:

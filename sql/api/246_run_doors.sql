@@ -1,0 +1,186 @@
+-- The doors through which what runs steps looks at claims: security definer, and open to workers, who are shown no more than a
+-- claim of theirs would show them.
+-- Next: 900_access.
+
+create or replace function gendurable._open_run(
+    p_worker text, p_claims jsonb, p_options jsonb, out ids bigint[], out claim_nos bigint[]
+)
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+    perform gendurable._need_read_committed();
+    perform gendurable._need_text(p_worker, 'p_worker');
+    perform gendurable._need_run_options(p_options, '{budget_ms,lock_ms}');
+    perform gendurable._need_no_run();
+    select coalesce(array_agg(c.id), '{}'), coalesce(array_agg(c.claim_no), '{}') into ids, claim_nos
+    from gendurable._parse_claims(p_claims) c;
+end $$;
+
+comment on function gendurable._open_run(text, jsonb, jsonb) is 'Raises GD501, GD504 or GD507 unless these claims can be run here.';
+
+create or replace function gendurable._need_no_run() returns void
+language plpgsql as $$
+begin
+    if current_setting('gendurable.running', true) = 'on' then
+        perform gendurable._refuse_run('a step cannot run steps', null,
+            'Insert instances, or send signals: they are run when this transaction is committed.');
+    end if;
+end $$;
+
+comment on function gendurable._need_no_run() is 'Raises GD507 inside of a handler.';
+
+create or replace function gendurable._refuse_run(p_message text, p_detail text, p_hint text) returns void
+language plpgsql as $$
+begin
+    raise exception using errcode = 'GD507', message = p_message, detail = coalesce(p_detail, ''), hint = p_hint;
+end $$;
+
+comment on function gendurable._refuse_run(text, text, text) is 'Raises GD507: a step in SQL breaks a rule, or would.';
+
+create or replace function gendurable._need_run_options(p_options jsonb, p_known text[]) returns void
+language plpgsql as $$
+declare
+    v_wrong text;
+begin
+    perform gendurable._need_options(p_options, p_known);
+    if jsonb_typeof(p_options) = 'object' then
+        v_wrong := (
+            select min(gendurable._int_problem(o.value, o.key, (o.key = any('{batch,lease_ms}'))::int))
+            from jsonb_each(p_options) o);
+    end if;
+    if v_wrong is not null then
+        perform gendurable._invalid(v_wrong, left(p_options::text, 200), 'Pass whole numbers, or null for the default.');
+    end if;
+end $$;
+
+comment on function gendurable._need_run_options(jsonb, text[]) is 'Raises GD501 unless all options are known, and counts.';
+
+create or replace function gendurable._plan_run(
+    p_role oid, p_ids bigint[], p_nos bigint[],
+    out results text[], out details jsonb[], out handlers text[], out set_based boolean[], out alone boolean[],
+    out crashed boolean[]
+)
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set plan_cache_mode = force_generic_plan
+set lock_timeout = '10ms' as $$
+declare
+    v_now constant timestamptz := clock_timestamp();
+begin
+    if not gendurable._can_write() then
+        results := array_fill('busy'::text, array[cardinality(p_ids)]);
+        details := array_fill(null::jsonb, array[cardinality(p_ids)]);
+        return;
+    end if;
+    with held as materialized (
+        select u.ord, i.fsm, i.fsm_version, i.step, i.crashes > 0 as crashed,
+            row_number() over (partition by u.id, u.claim_no order by u.ord) as copy
+        from unnest(p_ids, p_nos) with ordinality u (id, claim_no, ord)
+        join gendurable.instance i on i.id = any(array[u.id])
+        where i.claim_no = u.claim_no and i.status = 'executing' and not gendurable._is_over(i.expires_at, i.timeout_at, v_now)
+    ), kind as materialized (
+        select k.fsm, k.fsm_version, k.step, s.handler, s.alone,
+            gendurable._step_problem(s.handler, s.owner, p_role) as problem,
+            coalesce((select p.proretset from pg_proc p where p.oid = gendurable._find_handler(s.handler)), false) as set_based
+        from (select distinct h.fsm, h.fsm_version, h.step from held h) k
+        cross join lateral gendurable._find_step(k.fsm, k.fsm_version, k.step) s
+    )
+    select
+        coalesce(array_agg(case
+            when h.ord is null or h.copy > 1 then 'stale' when k.problem is not null then 'no_handler'
+        end order by n.ord), '{}'),
+        coalesce(array_agg(case
+            when h.copy = 1 and k.problem is not null then jsonb_build_object('problem', k.problem)
+        end order by n.ord), '{}'),
+        array_agg(k.handler order by n.ord), array_agg(k.set_based order by n.ord), array_agg(k.alone order by n.ord),
+        array_agg(h.crashed order by n.ord)
+    into results, details, handlers, set_based, alone, crashed
+    from generate_series(1, cardinality(p_ids)) n (ord)
+    left join held h on n.ord = h.ord
+    left join kind k on h.fsm = k.fsm and h.fsm_version = k.fsm_version and h.step = k.step;
+end $$;
+
+comment on function gendurable._plan_run(oid, bigint[], bigint[]) is
+    'What is to be run: the handler of each claim, and how; the results of those that cannot be run.';
+
+create or replace function gendurable._read_run(p_ids bigint[], p_nos bigint[]) returns jsonb[]
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set plan_cache_mode = force_generic_plan as $$
+declare
+    v_now constant timestamptz := clock_timestamp();
+begin
+    return array(
+        select (
+            select jsonb_build_object(
+                'id', i.id, 'claim_no', i.claim_no, 'fsm', i.fsm, 'version', i.fsm_version, 'step', i.step, 'state', i.state,
+                'attempt', i.attempt, 'queue', i.queue, 'partition_key', i.partition_key, 'unique_key', i.unique_key,
+                'parent_id', i.parent_id, 'awaits', i.awaits,
+                'timed_out', i.deadline_at is not null and i.deadline_at <= v_now,
+                'signals', case
+                    when (select true from gendurable.signal s where s.instance_id = i.id limit 1)
+                        then gendurable._present_inbox(i.id, i.awaits)
+                    else '[]'
+                end,
+                'childs', case when i.children_pending is null then '[]' else gendurable._present_children(i.id) end,
+                'meta', i.meta)
+            from gendurable.instance i
+            where i.id = u.id and i.claim_no = u.claim_no and i.status = 'executing'
+                and not gendurable._is_over(i.expires_at, i.timeout_at, v_now))
+        from unnest(p_ids, p_nos) with ordinality u (id, claim_no, ord)
+        order by u.ord);
+end $$;
+
+comment on function gendurable._read_run(bigint[], bigint[]) is
+    'What the handlers of claims get, as a claim shows it; null for a claim that is lost.';
+
+create or replace function gendurable._holds_run(p_id bigint, p_no bigint) returns boolean
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
+begin
+    return exists (
+        select from gendurable.instance i
+        where i.id = p_id and i.claim_no = p_no and i.status = 'executing'
+            and not gendurable._is_over(i.expires_at, i.timeout_at, clock_timestamp()));
+end $$;
+
+comment on function gendurable._holds_run(bigint, bigint) is 'Whether a claim stands.';
+
+create or replace function gendurable._resolves_run(p_handler text) returns boolean
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
+begin
+    return gendurable._find_handler(p_handler) is not null;
+end $$;
+
+comment on function gendurable._resolves_run(text) is 'Whether there is such a function now.';
+
+create or replace function gendurable._suspect_run(p_ids bigint[], p_nos bigint[]) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+    update gendurable.instance i
+    set crashes = 1
+    where i.crashes = 0 and i.id = any(array(
+        select x.id
+        from unnest(p_ids, p_nos) u (id, claim_no)
+        join gendurable.instance x on x.id = any(array[u.id])
+        where x.claim_no = u.claim_no and x.status = 'executing'
+        for no key update of x skip locked));
+end $$;
+
+comment on function gendurable._suspect_run(bigint[], bigint[]) is
+    'Notes that one of these handlers did not come to an end, so that each is run by itself the next time.';
+
+create or replace function gendurable._refused_steps(p_role oid) returns jsonb
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
+begin
+    return (
+        select coalesce(jsonb_agg(distinct jsonb_build_object('fsm', r.fsm, 'step', r.step, 'problem', r.problem)), '[]')
+        from (
+            select s.fsm, s.step, gendurable._step_problem(s.handler, s.owner, p_role) as problem
+            from gendurable.step s
+            where s.handler is not null
+        ) r
+        where r.problem is not null);
+end $$;
+
+comment on function gendurable._refused_steps(oid) is 'The steps that have handlers which a role cannot run: [{fsm, step, problem}].';
