@@ -84,7 +84,6 @@ declare
     v_ids bigint[];
     v_nos bigint[];
     v_keys text[];
-    v_capped bigint[];
 begin
     perform gendurable._need_read_committed();
     perform gendurable._need_text(p_worker, 'p_worker');
@@ -120,15 +119,7 @@ begin
         from gendurable.instance i
         where i.id = any(v_ids) and (i.partition_key is null or i.partition_key = any(v_keys))
         order by i.id);
-    if not coalesce(p_crashed, false) then
-        return gendurable._give_back_isolated(v_ids, v_now, v_now + coalesce(p_delay, '0'), false);
-    end if;
-    v_capped := array(
-        select i.id from gendurable.instance i where i.id = any(v_ids) and i.crashes + 1 >= gendurable._crash_cap());
-    return gendurable._end_crashed_isolated(v_capped, v_now)
-        + gendurable._give_back_isolated(
-            array(select u.id from unnest(v_ids) u (id) where u.id <> all(v_capped)), v_now,
-            v_now + coalesce(p_delay, '0'), true);
+    return gendurable._release_isolated(v_ids, v_now, v_now + coalesce(p_delay, '0'), coalesce(p_crashed, false));
 end $$;
 
 comment on function gd_release(text, jsonb, interval, boolean) is
@@ -138,6 +129,42 @@ p_crashed: the worker does not know what became of the steps. They count as thos
 and crashes + 1, and at 20 crashes in a row the instance has failed.
 Left to their lease, or to the next call: what somebody''s open transaction holds, and rows of more than 500 keys in
 one call. A claim past the timeout of its step, or the deadline of its instance, cannot be given back. Needs READ COMMITTED (GD504); raises GD501.';
+
+create or replace function gendurable._release_isolated(
+    p_ids bigint[], p_now timestamptz, p_due timestamptz, p_crashed boolean
+) returns int
+language plpgsql as $$
+declare
+    v_half constant int := cardinality(p_ids) / 2;
+    v_capped bigint[];
+begin
+    if p_ids = '{}' then
+        return 0;
+    end if;
+    begin
+        if not p_crashed then
+            return gendurable._give_back(p_ids, p_now, p_due, false);
+        end if;
+        v_capped := array(
+            select i.id from gendurable.instance i where i.id = any(p_ids) and i.crashes + 1 >= gendurable._crash_cap());
+        return case when v_capped = '{}' then 0 else gendurable._end_crashed(v_capped, p_now) end
+            + gendurable._give_back(
+                array(select u.id from unnest(p_ids) u (id) where u.id <> all(v_capped)), p_now, p_due, true);
+    exception
+        when others or assert_failure then
+            if not gendurable._blames_row(sqlstate) then
+                raise;
+            end if;
+            if v_half = 0 then
+                return 0;
+            end if;
+    end;
+    return gendurable._release_isolated(p_ids[:v_half], p_now, p_due, p_crashed)
+        + gendurable._release_isolated(p_ids[v_half + 1:], p_now, p_due, p_crashed);
+end $$;
+
+comment on function gendurable._release_isolated(bigint[], timestamptz, timestamptz, boolean) is
+    'Gives rows back, or ends those at the crash cap; in halves where it fails: what cannot be given back now is left to its lease.';
 
 create or replace function gendurable._parse_claims(p_claims jsonb)
 returns table (id bigint, claim_no bigint)
