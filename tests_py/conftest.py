@@ -15,6 +15,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from support import accounts as _accounts
 from support.server import Server, find, forget_libpq
 
 
@@ -99,3 +100,9 @@ def empty_db(server: Server) -> Iterator[Database]:
 @pytest.fixture
 def conn(db: Database) -> psycopg.Connection[Any]:
     return db.connect()
+
+
+@pytest.fixture
+def accounts(conn: psycopg.Connection[Any]) -> None:
+    """The table `account` of the transactional steps."""
+    _accounts.create(conn)

@@ -117,7 +117,6 @@ language plpgsql as $$
 declare
     v_ids bigint[];
     v_keys text[];
-    v_capped bigint[];
 begin
     v_ids := array(
         select i.id
@@ -138,18 +137,47 @@ begin
         from gendurable.instance i
         where i.id = any(v_ids) and (i.partition_key is null or i.partition_key = any(v_keys))
         order by i.id);
-    if not p_crashed then
-        return gendurable._give_back_isolated(v_ids, p_now, p_due, false);
-    end if;
-    v_capped := array(
-        select i.id from gendurable.instance i where i.id = any(v_ids) and i.crashes + 1 >= gendurable._crash_cap());
-    return gendurable._end_crashed_isolated(v_capped, p_now)
-        + gendurable._give_back_isolated(
-            array(select u.id from unnest(v_ids) u (id) where u.id <> all(v_capped)), p_now, p_due, true);
+    return gendurable._release_isolated(v_ids, p_now, p_due, p_crashed);
 end $$;
 
 comment on function gendurable._release_claims(bigint[], bigint[], timestamptz, timestamptz, boolean) is
     'Gives claims back, due at p_due; how many. What somebody has locked is left to its lease. Under lock_timeout.';
+
+create or replace function gendurable._release_isolated(
+    p_ids bigint[], p_now timestamptz, p_due timestamptz, p_crashed boolean
+) returns int
+language plpgsql as $$
+declare
+    v_half constant int := cardinality(p_ids) / 2;
+    v_capped bigint[];
+begin
+    if p_ids = '{}' then
+        return 0;
+    end if;
+    begin
+        if not p_crashed then
+            return gendurable._give_back(p_ids, p_now, p_due, false);
+        end if;
+        v_capped := array(
+            select i.id from gendurable.instance i where i.id = any(p_ids) and i.crashes + 1 >= gendurable._crash_cap());
+        return case when v_capped = '{}' then 0 else gendurable._end_crashed(v_capped, p_now) end
+            + gendurable._give_back(
+                array(select u.id from unnest(p_ids) u (id) where u.id <> all(v_capped)), p_now, p_due, true);
+    exception
+        when others or assert_failure then
+            if not gendurable._blames_row(sqlstate) then
+                raise;
+            end if;
+            if v_half = 0 then
+                return 0;
+            end if;
+    end;
+    return gendurable._release_isolated(p_ids[:v_half], p_now, p_due, p_crashed)
+        + gendurable._release_isolated(p_ids[v_half + 1:], p_now, p_due, p_crashed);
+end $$;
+
+comment on function gendurable._release_isolated(bigint[], timestamptz, timestamptz, boolean) is
+    'Gives rows back, or ends those at the crash cap; in halves where it fails: what cannot be given back now is left to its lease.';
 
 create or replace function gendurable._release_run(p_ids bigint[], p_nos bigint[]) returns int
 language plpgsql security definer

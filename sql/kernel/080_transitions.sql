@@ -356,31 +356,3 @@ end $$;
 
 comment on function gendurable._give_back(bigint[], timestamptz, timestamptz, boolean) is
     'Makes executing rows runnable again and passes their keys on. Under the locks of the rows and their keys.';
-
-create or replace function gendurable._give_back_isolated(
-    p_ids bigint[], p_now timestamptz, p_due timestamptz, p_crashed boolean
-) returns int
-language plpgsql as $$
-declare
-    v_half constant int := cardinality(p_ids) / 2;
-begin
-    if p_ids = '{}' then
-        return 0;
-    end if;
-    begin
-        return gendurable._give_back(p_ids, p_now, p_due, p_crashed);
-    exception
-        when others or assert_failure then
-            if not gendurable._blames_row(sqlstate) then
-                raise;
-            end if;
-            if v_half = 0 then
-                return 0;
-            end if;
-    end;
-    return gendurable._give_back_isolated(p_ids[:v_half], p_now, p_due, p_crashed)
-        + gendurable._give_back_isolated(p_ids[v_half + 1:], p_now, p_due, p_crashed);
-end $$;
-
-comment on function gendurable._give_back_isolated(bigint[], timestamptz, timestamptz, boolean) is
-    '_give_back, in halves where it fails: what cannot be given back now is left to its lease.';

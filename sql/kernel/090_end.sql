@@ -179,29 +179,3 @@ begin
 end $$;
 
 comment on function gendurable._end_crashed(bigint[], timestamptz) is 'Ends instances at the crash cap, as _fail.';
-
-create or replace function gendurable._end_crashed_isolated(p_ids bigint[], p_now timestamptz) returns int
-language plpgsql as $$
-declare
-    v_half constant int := cardinality(p_ids) / 2;
-begin
-    if p_ids = '{}' then
-        return 0;
-    end if;
-    begin
-        return gendurable._end_crashed(p_ids, p_now);
-    exception
-        when others or assert_failure then
-            if not gendurable._blames_row(sqlstate) then
-                raise;
-            end if;
-            if v_half = 0 then
-                return 0;
-            end if;
-    end;
-    return gendurable._end_crashed_isolated(p_ids[:v_half], p_now)
-        + gendurable._end_crashed_isolated(p_ids[v_half + 1:], p_now);
-end $$;
-
-comment on function gendurable._end_crashed_isolated(bigint[], timestamptz) is
-    '_end_crashed, in halves where it fails: what cannot be ended now is left to its lease.';

@@ -169,7 +169,8 @@ class Clients:
         self._tell(client, "insert", made or 0, made)
 
     def _signal(self, client: Client) -> None:
-        while not self.finish.wait(PAUSE) or self._signals or self.threads[0].is_alive():
+        # Whether more can come before whether there is some: the last waiter's would be left over the other way round.
+        while not self.finish.wait(PAUSE) or self.threads[0].is_alive() or self._signals:
             # Out of order, and some of them twice.
             for _ in range(min(3, len(self._signals))):
                 self._signals.rotate(client.random.randint(0, 5))

@@ -8,6 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 from conftest import Database
+from support.accounts import create
 from support.engine import ended, running
 
 import gendurable_py as gd
@@ -21,8 +22,7 @@ from django.db import connections, transaction  # noqa: E402
 
 @pytest.fixture
 def accounts(conn: psycopg.Connection[Any], db: Database) -> Iterator[None]:
-    conn.execute("create table account (id int primary key, balance int not null check (balance >= 0))")
-    conn.execute("insert into account values (1, 100), (2, 100)")
+    create(conn)
     if not settings.configured:
         settings.configure(DATABASES={}, USE_TZ=True)
         django.setup()

@@ -34,12 +34,6 @@ class Account(Base):
 
 
 @pytest.fixture
-def accounts(conn: psycopg.Connection[Any]) -> None:
-    conn.execute("create table account (id int primary key, balance int not null check (balance >= 0))")
-    conn.execute("insert into account values (1, 100), (2, 100)")
-
-
-@pytest.fixture
 def url(db: Database, accounts: None) -> Any:
     known = psycopg.conninfo.conninfo_to_dict(db.dsn)
     return make_url("postgresql+psycopg://").set(

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import psycopg
 import pytest
 from conftest import Database
+from support.accounts import balances, debit
 from support.engine import Events, ended, field, running
 from support.wait import wait_until
 
@@ -17,20 +18,6 @@ import gendurable_py as gd
 from gendurable_py import FSM, Done, Engine, job, step
 
 pytestmark = pytest.mark.usefixtures("accounts")
-
-
-@pytest.fixture
-def accounts(conn: psycopg.Connection[Any]) -> None:
-    conn.execute("create table account (id int primary key, balance int not null check (balance >= 0))")
-    conn.execute("insert into account values (1, 100), (2, 100)")
-
-
-def balances(conn: psycopg.Connection[Any]) -> list[int]:
-    return [row[0] for row in conn.execute("select balance from account order by id")]
-
-
-def debit(conn: Any, amount: int) -> Any:
-    return conn.execute("update account set balance = balance - %s where id = 1", (amount,))
 
 
 class Cut(FSM, name="tx_cut", transactional=True):

@@ -9,6 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 from conftest import Database
+from support.accounts import balances, debit
 from support.engine import ended, running
 
 import gendurable_py as gd
@@ -16,20 +17,6 @@ from gendurable_py import FSM, Done, Engine, Next, job, step
 from gendurable_py.testing import assert_done, assert_failed, drain
 
 pytestmark = pytest.mark.usefixtures("accounts")
-
-
-@pytest.fixture
-def accounts(conn: psycopg.Connection[Any]) -> None:
-    conn.execute("create table account (id int primary key, balance int not null check (balance >= 0))")
-    conn.execute("insert into account values (1, 100), (2, 100)")
-
-
-def balances(conn: psycopg.Connection[Any]) -> list[int]:
-    return [row[0] for row in conn.execute("select balance from account order by id")]
-
-
-def debit(conn: Any, amount: int) -> Any:
-    return conn.execute("update account set balance = balance - %s where id = 1", (amount,))
 
 
 # Hooks
