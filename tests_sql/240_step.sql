@@ -6,7 +6,7 @@ select no_plan();
 create schema app;
 create function app.plain(ctx jsonb) returns jsonb language sql as $$ select '{"kind": "done"}'::jsonb $$;
 create function app.many(ctxs jsonb) returns setof jsonb language sql as $$ select '{"kind": "done"}'::jsonb $$;
-create function app."Odd ""name"(ctx jsonb) returns jsonb language sql as $$ select '{"kind": "done"}'::jsonb $$;
+create function app."OddName"(ctx jsonb) returns jsonb language sql as $$ select '{"kind": "done"}'::jsonb $$;
 create function app.wrong(ctx json) returns jsonb language sql as $$ select '{}'::jsonb $$;
 create function app.textual(ctx jsonb) returns text language sql as $$ select ''::text $$;
 create function app.two(ctx jsonb, more jsonb = '{}') returns jsonb language sql as $$ select '{}'::jsonb $$;
@@ -14,12 +14,12 @@ create procedure app.proc(ctx jsonb) language sql as $$ select 1 $$;
 
 select lives_ok($$select gd_define_step('m', 'a', 'app.plain(jsonb)')$$, 'a function for a step');
 select lives_ok($$select gd_define_step('m', 'b', 'app.many(jsonb)', '{"chain": false, "alone": true, "version": 2}')$$, 'with options');
-select lives_ok($$select gd_define_step('m', 'c', 'app."Odd ""name"(jsonb)')$$, 'a name that needs quotes');
+select lives_ok($$select gd_define_step('m', 'c', 'app."OddName"(jsonb)')$$, 'a name that needs quotes');
 select lives_ok($$select gd_define_step('m', 'd')$$, 'none: the step is in another language');
 select results_eq(
     $$select step, version, handler, set_based, chain, alone, problem from gd_steps order by step$$,
     $$values ('a', null::int, 'app.plain(jsonb)', false, true, false, null),
-        ('b', 2, 'app.many(jsonb)', true, false, true, null), ('c', null, 'app."Odd ""name"(jsonb)', false, true, false, null),
+        ('b', 2, 'app.many(jsonb)', true, false, true, null), ('c', null, 'app."OddName"(jsonb)', false, true, false, null),
         ('d', null, null, false, true, false, 'it is in another language')$$, 'gd_steps tells of all');
 select gd_define_step('m', 'b', 'app.plain(jsonb)', '{"version": 2.0}');
 select results_eq(

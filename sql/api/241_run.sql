@@ -75,6 +75,8 @@ begin
         'phase', 'claim', 'todo', '[]'::jsonb, 'busy', '[]'::jsonb, 'back', '[]'::jsonb, 'ends', false,
         'counts', jsonb '{"claimed": 0, "ok": 0, "error": 0, "stale": 0, "busy": 0, "no_handler": 0}');
     over := false;
+    result := null;
+    cancelled := null;
 end $$;
 
 comment on function gendurable._open_call(text, int, interval, jsonb) is
@@ -94,7 +96,6 @@ declare
     v_nos bigint[];
     v_limit int;
     v_got record;
-    v_text text;
 begin
     run := p_run;
     over := false;
@@ -107,7 +108,7 @@ begin
             end;
             if v_limit > 0 then
                 -- a claim that is lost with the server is none
-                v_text := set_config('synchronous_commit', 'off', true);
+                perform set_config('synchronous_commit', 'off', true);
                 v_got := gendurable._claim_run(
                     p_run ->> 'worker', p_run ->> 'queue', v_limit,
                     make_interval(secs => (p_run ->> 'lease')::double precision / 1000), v_role);

@@ -80,10 +80,9 @@ declare
     v_put_off int := 0;
     v_again int := 0;                              -- of which row the handler was called once more
     v_ends boolean := false;
-    v_text text;
 begin
     -- handlers have it: none of them runs steps
-    v_text := set_config('gendurable.running', 'on', true);
+    perform set_config('gendurable.running', 'on', true);
     v_plan := gendurable._plan_run(
         (select r.oid from pg_roles r where r.rolname = current_user), p_ids, p_nos);
     results := v_plan.results;
@@ -123,7 +122,7 @@ begin
                 exit;
             end if;
             -- one alone has nobody behind it who would wait, too
-            v_text := set_config('lock_timeout', case when v_ran = 0 then v_wait else '20ms' end, true);
+            perform set_config('lock_timeout', case when v_ran = 0 then v_wait else '20ms' end, true);
             v_got := gendurable._run_group(
                 p_path, p_worker,
                 array(select p_ids[g.at] from unnest(v_group) with ordinality g (at, o) order by g.o),
@@ -226,8 +225,8 @@ begin
         v_todo := array(select u.at from unnest(v_todo) with ordinality u (at, o) where results[u.at] is null order by u.o);
     end loop;
     results := array(select coalesce(u.result, 'left') from unnest(results) with ordinality u (result, o) order by u.o);
-    v_text := set_config('lock_timeout', v_timeout, true);
-    v_text := set_config('gendurable.running', '', true);
+    perform set_config('lock_timeout', v_timeout, true);
+    perform set_config('gendurable.running', '', true);
 end $$;
 
 comment on function gendurable._run_claims(text, text, bigint[], bigint[], jsonb, boolean) is

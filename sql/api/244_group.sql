@@ -19,7 +19,6 @@ declare
     v_parts jsonb;
     v_at int[];
     v_sql text;
-    v_text text;
     v_after text;
     v_commits boolean := false;
 begin
@@ -54,10 +53,10 @@ begin
                     p_handlers[v_at[1]])
             end;
             -- from here on names mean what they mean to the caller, until what is behind the execute
-            v_text := set_config('search_path', p_path, true);
+            perform set_config('search_path', p_path, true);
             execute v_sql into v_some using v_some;
             v_after := pg_catalog.current_setting('search_path');
-            v_text := pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+            perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
             if v_after <> p_path or current_user <> v_user or session_user <> v_session
                 or current_setting('transaction_read_only') <> 'off'
             then
