@@ -312,8 +312,8 @@ set default_transaction_isolation = 'repeatable read';
 select t.raises($$select gd_run_claims('w', '[]')$$, 'GD504', 'not under a fixed snapshot');
 reset default_transaction_isolation;
 select t.hold('pay', 1);
-begin read only;
+set default_transaction_read_only = on;
 select throws_ok($$select t.told()$$, '25006', null, 'nor in a transaction that only reads');
-commit;
+reset default_transaction_read_only;
 
 select * from finish();
