@@ -12,6 +12,7 @@ from ..machine.claim import CLAIMED
 from .inserting import insert, insert_many, register
 from .inspecting import childs, find, result, watch
 from .limiting import close_rate_limit, ensure_rate_limit, set_rate_limit
+from .looking import count, get, list, tree
 from .operating import (
     cancel,
     cancel_many,
@@ -31,7 +32,22 @@ from .operating import (
     set_queue,
     version,
 )
-from .rows import Announced, Claim, Claims, Committed, Inserted, Matched, Ran, Result, Sleep, when
+from .rows import (
+    Announced,
+    Claim,
+    Claims,
+    Committed,
+    Counted,
+    Inserted,
+    Listed,
+    Matched,
+    Node,
+    Page,
+    Ran,
+    Result,
+    Sleep,
+    when,
+)
 from .scheduling import (
     announce_schedules,
     pause_schedule,
@@ -53,8 +69,12 @@ __all__ = [
     "Claim",
     "Claims",
     "Committed",
+    "Counted",
     "Inserted",
+    "Listed",
     "Matched",
+    "Node",
+    "Page",
     "Ran",
     "Result",
     "Sleep",
@@ -67,16 +87,19 @@ __all__ = [
     "close_rate_limit",
     "commit",
     "commit_one",
+    "count",
     "define_step",
     "drop_step",
     "ensure_rate_limit",
     "find",
     "gc",
+    "get",
     "grant",
     "heartbeat",
     "hold_all",
     "insert",
     "insert_many",
+    "list",
     "maintain",
     "match",
     "pause_queue",
@@ -103,6 +126,7 @@ __all__ = [
     "signal_on",
     "signals",
     "sleep",
+    "tree",
     "trigger",
     "unschedule",
     "version",

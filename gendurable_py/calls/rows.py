@@ -94,6 +94,64 @@ class Matched(NamedTuple):
     next: int | None
 
 
+class Listed(NamedTuple):
+    """An instance in a list: the columns of gd_instances without state, result and meta."""
+
+    id: int
+    fsm: str
+    fsm_version: int
+    step: str
+    status: str
+    queue: str
+    priority: int
+    eligible_at: datetime | None
+    attempt: int
+    crashes: int
+    worker: str | None
+    lease_expires_at: datetime | None
+    awaits: list[str] | None
+    partition_key: str | None
+    unique_key: str | None
+    rate_limit: str | None
+    parent_id: int | None
+    children_pending: int
+    last_error: str | None
+    attributes: JsonValue
+    inserted_at: datetime
+    updated_at: datetime
+    finished_at: datetime | None
+    expires_at: datetime | None
+    paused_at: datetime | None
+
+
+class Page(NamedTuple):
+    """A page of a list. ``next``: where the next one begins; None: that was all."""
+
+    instances: list[Listed]
+    next: JsonValue
+
+
+class Counted(NamedTuple):
+    """``exact`` False: there may be more."""
+
+    instances: int
+    exact: bool
+
+
+class Node(NamedTuple):
+    """An instance in a tree, ``depth`` levels below the one that was asked for."""
+
+    id: int
+    parent_id: int | None
+    depth: int
+    fsm: str
+    step: str
+    status: str
+    last_error: str | None
+    inserted_at: datetime
+    finished_at: datetime | None
+
+
 class Sleep(NamedTuple):
     """``due_in``: seconds from now, on the server's clock, until the next row is due; None: none is known."""
 

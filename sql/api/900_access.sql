@@ -76,7 +76,9 @@ language plpgsql immutable as $$
 declare
     v_client constant text[] :=
         '{gd_insert,gd_insert_many,gd_find,gd_signal,gd_signal_on,gd_signal_off,gd_result,gd_watch,gd_childs,gd_version}'::text[];
-    v_reader constant text[] := '{gd_result,gd_find,gd_childs,gd_signals,gd_match,gd_version}'::text[];
+    -- for operators, too
+    v_looking constant text[] := '{gd_signals,gd_match,gd_get,gd_tree,gd_list,gd_count}'::text[];
+    v_reader constant text[] := '{gd_result,gd_find,gd_childs,gd_version}'::text[] || v_looking;
     v_views constant text[] := '{gd_instances,gd_queues,gd_workers,gd_rate_limits,gd_schedules,gd_holds}'::text[];
     v_upkeep constant text[] := '{gd_reap,gd_gc,gd_maintain}'::text[];
     -- what gd_run and gd_run_claims are made of, and the doors through which they claim, read, commit and give back
@@ -92,7 +94,7 @@ begin
                 || v_runner;
             views := '{gd_steps}'::text[];
         when 'operator' then
-            functions := v_client || v_upkeep || '{gd_cancel,gd_retry,gd_reschedule,gd_pause_queue,gd_resume_queue,gd_set_key_limit,gd_set_rate_limit,gd_ensure_rate_limit,gd_close_rate_limit,gd_schedule,gd_unschedule,gd_pause_schedule,gd_resume_schedule,gd_trigger,gd_signals,gd_match,gd_cancel_many,gd_retry_many,gd_reschedule_many,gd_set_queue,gd_hold_all,gd_release_hold}'::text[];
+            functions := v_client || v_upkeep || v_looking || '{gd_cancel,gd_retry,gd_reschedule,gd_pause_queue,gd_resume_queue,gd_set_key_limit,gd_set_rate_limit,gd_ensure_rate_limit,gd_close_rate_limit,gd_schedule,gd_unschedule,gd_pause_schedule,gd_resume_schedule,gd_trigger,gd_cancel_many,gd_retry_many,gd_reschedule_many,gd_set_queue,gd_hold_all,gd_release_hold}'::text[];
             views := v_views;
         when 'reader' then
             functions := v_reader;

@@ -37,7 +37,7 @@ begin
                 when i.finished_at is null then i.attempt + (p_crashed and not gendurable._is_run(i.worker))::int else 0
             end,
             crashes = case when i.finished_at is null then i.crashes + p_crashed::int else 0 end,
-            finished_at = null, result = null, keep_until = null,
+            finished_at = null, failed_at = null, result = null, keep_until = null,
             -- a signal has answered the await; else it stands as it was
             deadline_at = case when i.status <> 'awaiting_signal' then i.deadline_at end,
             children_pending = case when i.children_pending is not null then 0 end,
@@ -207,6 +207,7 @@ begin
             last_error = coalesce(o.error, case when o.stays and not o.ends then i.last_error end),
             result = o.result,
             finished_at = case when o.ends then p_now end,
+            failed_at = case when o.ends and o.next_status <> 'done' then p_now end,
             keep_until = o.keep_until,
             updated_at = p_now,
             unique_held = gendurable._unique_held(i.unique_held, i.unique_scope, o.next_status)
@@ -312,7 +313,7 @@ begin
         set status = p_status,
             last_error = coalesce(
                 p_error, case when p_status = 'failed' then gendurable._expiry_error(i.expires_at) end, i.last_error),
-            finished_at = p_now, updated_at = p_now,
+            finished_at = p_now, updated_at = p_now, failed_at = case when p_status <> 'done' then p_now end,
             eligible_at = null, lane_at = null, bucket_at = null, slot_no = null, queue_slot = null, worker = null,
             lease_expires_at = null, timeout_at = null, expires_at = null,
             crashes = i.crashes + p_crashed::int,

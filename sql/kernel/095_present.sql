@@ -189,3 +189,10 @@ end $$;
 
 comment on function gendurable._present_children(bigint) is
     'The children as a claim presents them: the first 10,000, and as many states and results as fit.';
+
+create or replace function gendurable._cut_error(p_error text) returns text
+language sql immutable parallel safe as $$
+    select left(p_error, 500)
+$$;
+
+comment on function gendurable._cut_error(text) is 'An error as lists show it.';

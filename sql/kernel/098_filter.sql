@@ -2,6 +2,17 @@
 -- misspelt key would make a bulk call mean more than was meant.
 -- Next: 099_slots, limits of queues.
 
+create or replace function gendurable._id_problem(p_value jsonb, p_name text) returns text
+language sql immutable parallel safe as $$
+    select case
+        when jsonb_typeof(p_value) is distinct from 'number' then p_name || ' must be a number'
+        when (p_value #>> '{}'::text[])::numeric % 1 <> 0 or abs((p_value #>> '{}'::text[])::numeric) > 9223372036854775807
+            then p_name || ' is out of range'
+    end
+$$;
+
+comment on function gendurable._id_problem(jsonb, text) is 'What is wrong with a JSON value that is to be an id, or null.';
+
 create or replace function gendurable._filter_names(p_value jsonb, p_name text) returns text[]
 language plpgsql immutable as $$
 declare
@@ -11,13 +22,10 @@ begin
     for v_one in select e.value from jsonb_array_elements(
         case jsonb_typeof(p_value) when 'array' then p_value else jsonb_build_array(p_value) end) e
     loop
-        v_problem := coalesce(v_problem, case when p_name = 'id' then case
-            when jsonb_typeof(v_one) <> 'number' then 'id must be a number or an array of numbers'
-            when (v_one #>> '{}'::text[])::numeric % 1 <> 0 or abs((v_one #>> '{}'::text[])::numeric) > 9223372036854775807
-                then 'id is out of range'
-        end else case
+        v_problem := coalesce(v_problem, case
+            when p_name = 'id' then gendurable._id_problem(v_one, p_name)
             when jsonb_typeof(v_one) <> 'string' then p_name || ' must be a string or an array of strings'
-        end end);
+        end);
         exit when v_problem is not null;
     end loop;
     if v_problem is not null then
@@ -38,11 +46,7 @@ language sql immutable parallel safe as $$
                 'worker', 'error')
             then gendurable._text_problem(p_value, p_key, true)
         when p_key = 'version' then gendurable._int_problem(p_value, p_key, null)
-        when p_key = 'parent_id' then case
-            when jsonb_typeof(p_value) <> 'number' then 'parent_id must be a number'
-            when (p_value #>> '{}'::text[])::numeric % 1 <> 0 or abs((p_value #>> '{}'::text[])::numeric) > 9223372036854775807
-                then 'parent_id is out of range'
-        end
+        when p_key = 'parent_id' then gendurable._id_problem(p_value, p_key)
         when p_key = 'meta' then gendurable._object_problem(p_value, p_key)
         when p_key = 'stuck_for_ms' then gendurable._ms_problem(p_value, p_key)
         else gendurable._time_problem(p_value, p_key)

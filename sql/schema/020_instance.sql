@@ -43,6 +43,9 @@ create table gendurable.instance (
     expires_at timestamptz,               -- when it has failed, if it has not ended by then; null at the end
     timeout_at timestamptz,               -- when its claim ends, whatever is renewed; null: whenever the lease does
     keep_until timestamptz,               -- how long it is kept after its end; null: as long as those whose machine says nothing
+    attributes jsonb,                     -- what it is searched by; null: none
+    failed_at timestamptz,                -- finished_at of one that failed or was cancelled
+    paused_at timestamptz,                -- since when gd_pause has stopped it
 
     constraint instance_state_is_object check (jsonb_typeof(state) = 'object' and jsonb_typeof(meta) = 'object'),
     constraint instance_times_are_finite check (isfinite(eligible_at) and isfinite(lane_at)),
@@ -51,6 +54,7 @@ create table gendurable.instance (
     -- The order of the statuses is used: from done on they are terminal.
     constraint instance_status check (
         (finished_at is not null) = (status >= 'done') and (keep_until is null or status >= 'done')
+        and (failed_at is not null) = (status > 'done')
         and case status
             when 'runnable' then eligible_at is not null or lane_at is not null or bucket_at is not null
             when 'executing' then eligible_at is not null
@@ -154,3 +158,19 @@ where eligible_at is null and finished_at is null;
 -- gd_maintain, gd_pause_queue: rows that carry the baton of a key without a place in it; almost always empty
 create index instance_carrier on gendurable.instance (partition_key)
 where partition_key is not null and eligible_at is not null and lane_at is null;
+
+-- gd_list, gd_failures: what failed or was cancelled, of a machine
+create index instance_failed on gendurable.instance (fsm, failed_at, id)
+where failed_at is not null;
+
+-- gd_list: the same of all machines
+create index instance_failed_any on gendurable.instance (failed_at, id)
+where failed_at is not null;
+
+-- gd_list: rows of a key that have no place in it, because they wait for something else or have ended
+create index instance_key on gendurable.instance (partition_key, id)
+where partition_key is not null and lane_at is null;
+
+-- gd_list: rows that had a unique key, and do not hold it any more
+create index instance_unique_past on gendurable.instance (unique_key, id)
+where unique_key is not null and unique_held is null;

@@ -6,7 +6,8 @@ with i as not materialized (
         x.id, x.fsm, x.fsm_version, x.step, x.status::text as status, x.queue, x.priority, x.eligible_at, x.attempt,
         x.crashes, x.worker, x.lease_expires_at, x.awaits, x.partition_key, x.unique_key, x.parent_id,
         coalesce(x.children_pending, 0) as children_pending, x.state, x.result, x.last_error, x.meta, x.inserted_at,
-        x.updated_at, x.finished_at
+        x.updated_at, x.finished_at, x.rate_limit, x.expires_at, x.timeout_at, x.keep_until,
+        coalesce(x.attributes, '{}'::jsonb) as attributes, x.paused_at
     from gendurable.instance x
     where x.id > 0                       -- not the bells
 )
@@ -42,6 +43,13 @@ comment on column gd_instances.meta is 'as given at the insert';
 comment on column gd_instances.inserted_at is 'when it was inserted';
 comment on column gd_instances.updated_at is 'when its row was written last';
 comment on column gd_instances.finished_at is 'when it ended';
+comment on column gd_instances.rate_limit is 'the bucket out of which it starts next';
+comment on column gd_instances.expires_at is 'its deadline, while it has not ended';
+comment on column gd_instances.timeout_at is 'when its claim ends, whatever its worker does: the timeout of its step';
+comment on column gd_instances.keep_until is
+'until when it is kept after its end; null: as long as those whose machine says nothing';
+comment on column gd_instances.attributes is 'what it is searched by';
+comment on column gd_instances.paused_at is 'since when gd_pause has stopped it';
 
 -- Counted range by range of the claims' index, each count cut at 100,000, so that a look never reads the whole table.
 create view gd_queues as

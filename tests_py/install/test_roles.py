@@ -35,6 +35,7 @@ RUNNER = {
     *("_read_run", "_holds_run", "_resolves_run", "_suspect_run", "_refused_steps", "_claim_run", "_commit_run"),
     "_release_run",
 }
+LOOKING = {"gd_signals", "gd_match", "gd_get", "gd_tree", "gd_list", "gd_count"}
 # The table of the contract.
 MAY: dict[str, set[str]] = {
     "client": CLIENT,
@@ -51,11 +52,12 @@ MAY: dict[str, set[str]] = {
     | UPKEEP
     | {"gd_cancel", "gd_retry", "gd_reschedule", "gd_pause_queue", "gd_resume_queue", "gd_set_key_limit"}
     | LIMITS
-    | {"gd_match", "gd_cancel_many", "gd_retry_many", "gd_reschedule_many"}
+    | LOOKING
+    | {"gd_cancel_many", "gd_retry_many", "gd_reschedule_many"}
     | {"gd_set_queue", "gd_hold_all", "gd_release_hold"}
-    | {"gd_set_rate_limit", "gd_signals", "gd_schedule", "gd_unschedule"}
+    | {"gd_set_rate_limit", "gd_schedule", "gd_unschedule"}
     | {"gd_pause_schedule", "gd_resume_schedule", "gd_trigger"},
-    "reader": VIEWS | {"gd_result", "gd_find", "gd_childs", "gd_signals", "gd_match", "gd_version"},
+    "reader": VIEWS | LOOKING | {"gd_result", "gd_find", "gd_childs", "gd_version"},
     "author": STEPS | {"gd_define_step", "gd_drop_step", "gd_version"},
     "nobody": set(),
 }

@@ -1,0 +1,71 @@
+"""Looking at instances, one or many, for people and dashboards. Nothing is changed, and nothing is locked."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Mapping
+from typing import cast
+
+from pydantic import JsonValue
+
+from .._statement import Rows, Statement, call
+from ..machine.codec import dumps, loads
+from .rows import Counted, Listed, Node, Page
+
+_COLUMNS = (
+    "id, fsm, fsm_version, step, status, queue, priority, eligible_at, attempt, crashes, worker, lease_expires_at, "
+    "awaits, partition_key, unique_key, rate_limit, parent_id, children_pending, last_error, attributes::text, "
+    "inserted_at, updated_at, finished_at, expires_at, paused_at, cursor::text"
+)
+
+
+@call
+def get(id: int) -> Statement[dict[str, JsonValue] | None]:
+    """One instance with all that belongs to it, by the names of gd_get; None: there is no such instance (any more)."""
+    return Statement("select gd_get(%s)::text", (id,), _object)
+
+
+def _object(rows: Rows) -> dict[str, JsonValue] | None:
+    return cast("dict[str, JsonValue] | None", loads(rows[0][0]))
+
+
+@call
+def tree(id: int, depth: int = 10, limit: int = 10000) -> Statement[builtins.list[Node]]:
+    """An instance, its children, theirs, and so on, level by level: ``depth`` levels and ``limit`` rows at most."""
+    return Statement(
+        "select id, parent_id, depth, fsm, step, status, last_error, inserted_at, finished_at from gd_tree(%s, %s, %s)",
+        (id, depth, limit),
+        lambda rows: [Node(*row) for row in rows],
+    )
+
+
+@call
+def list(
+    filter: Mapping[str, object] | None = None, after: JsonValue = None, limit: int = 100, look: int = 20000
+) -> Statement[Page]:
+    """Which instances fit a filter, newest first: pass ``next`` of a page as ``after`` of the next one."""
+
+    def read(rows: Rows) -> Page:
+        found = [Listed._make((*row[:19], loads(row[19]), *row[20:25])) for row in rows if row[0] is not None]
+        goes_on = len(found) == limit or len(found) < len(rows)
+        return Page(found, loads(rows[-1][25]) if goes_on else None)
+
+    return Statement(
+        f"select {_COLUMNS} from gd_list(%s::jsonb, %s::jsonb, %s, %s)",
+        (_text(filter), None if after is None else _text(after), limit, look),
+        read,
+    )
+
+
+@call
+def count(filter: Mapping[str, object] | None = None, most: int = 100000, look: int = 20000) -> Statement[Counted]:
+    """How many instances fit a filter; ``exact`` False: there may be more than that."""
+    return Statement(
+        "select count, exact from gd_count(%s::jsonb, %s, %s)",
+        (_text(filter), most, look),
+        lambda rows: Counted(*rows[0]),
+    )
+
+
+def _text(value: object) -> str:
+    return dumps({} if value is None else value).decode()

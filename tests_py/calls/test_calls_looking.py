@@ -1,0 +1,41 @@
+"""Calls that look at instances: one, what came out of it, and lists."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+import pytest
+
+import gendurable_py as gd
+
+Conn = psycopg.Connection[Any]
+
+
+def test_looking_at_instances(conn: Conn) -> None:
+    parent = gd.insert(conn, "work", meta={"by": "ada"}) or 0
+    (claim,) = gd.claim(conn, "w", "default", limit=1)
+    outcome = {"kind": "schedule_childs", "step": "s", "childs": [{"fsm": "one"}, {"fsm": "two"}]}
+    gd.commit(conn, "w", [{"id": claim.id, "claim_no": claim.claim_no} | outcome])
+    tree = gd.tree(conn, parent)
+    assert [(node.depth, node.fsm, node.parent_id) for node in tree] == [
+        (0, claim.fsm, None),
+        (1, "one", parent),
+        (1, "two", parent),
+    ]
+    assert len(gd.tree(conn, parent, depth=0)) == len(gd.tree(conn, parent, limit=1)) == 1
+    shown = gd.get(conn, parent)
+    assert shown is not None and shown["meta"] == {"by": "ada"} and shown["children"] == {"runnable": 2}
+    assert gd.get(conn, 10**9) is None
+    page = gd.list(conn, {"parent_id": parent}, limit=1)
+    assert [one.fsm for one in page.instances] == ["two"]
+    page = gd.list(conn, {"parent_id": parent}, after=page.next, limit=5)
+    assert [one.fsm for one in page.instances] == ["one"] and page.next is None
+    assert page.instances[0].attributes == {} and page.instances[0].parent_id == parent
+    assert gd.list(conn, {"id": 10**9}) == gd.Page([], None)
+    page = gd.list(conn, {"fsm": "nobody"}, look=2)
+    assert page.instances == [] and page.next is not None
+    assert gd.count(conn, {"fsm": "one"}) == gd.Counted(1, True)
+    assert gd.count(conn, look=2) == gd.Counted(2, False)
+    with pytest.raises(gd.InvalidArgument):
+        gd.list(conn, {"fsmm": "work"})
