@@ -6,7 +6,8 @@ select no_plan();
 select columns_are(
     'gd_instances',
     string_to_array('id fsm fsm_version step status queue priority eligible_at attempt crashes worker lease_expires_at awaits '
-        || 'partition_key unique_key parent_id children_pending state result last_error meta inserted_at updated_at finished_at', ' ')::name[]);
+        || 'partition_key unique_key parent_id children_pending state result last_error meta inserted_at updated_at finished_at '
+        || 'rate_limit expires_at timeout_at keep_until attributes paused_at', ' ')::name[]);
 select columns_are('gd_queues', '{queue,due,delayed,executing,parked,oldest_due_at,paused,limited,max_executing}'::name[]);
 select columns_are('gd_workers', '{worker,executing,oldest_claim_at}'::name[]);
 select throws_ok(
