@@ -9,14 +9,14 @@ select set_eq(
     format('select jsonb_object_keys(gd_get(%s))', :id),
     $$select column_name::text from information_schema.columns where table_name = 'gd_instances'
     union all
-    select unnest(string_to_array('max_attempts unique_scope weight deadline_at signals children watched', ' '))$$,
+    select unnest(string_to_array('max_attempts unique_scope weight deadline_at signals children errors watched', ' '))$$,
     'the columns of gd_instances, and what belongs to it');
 select is(
     (select jsonb_object_agg(g.key, g.value) from jsonb_each(gd_get(:id)) g
-        where g.key = any('{id,fsm,state,meta,attributes,partition_key,unique_key,unique_scope,max_attempts,signals,children,watched}')),
+        where g.key = any('{id,fsm,state,meta,attributes,partition_key,unique_key,unique_scope,max_attempts,signals,children,errors,watched}')),
     jsonb_build_object('id', :id, 'fsm', 'm', 'state', '{"n": 1}'::jsonb, 'meta', '{"by": "ada"}'::jsonb,
         'attributes', '{}'::jsonb, 'partition_key', 'k', 'unique_key', 'u', 'unique_scope', '["runnable"]'::jsonb,
-        'max_attempts', 7, 'signals', '[]'::jsonb, 'children', '{}'::jsonb, 'watched', false),
+        'max_attempts', 7, 'signals', '[]'::jsonb, 'children', '{}'::jsonb, 'errors', '[]'::jsonb, 'watched', false),
     'as inserted');
 select is((gd_get(:id) ->> 'expires_at')::timestamptz, '2100-01-01Z', 'its deadline');
 select is(gd_get(0), null, 'no such instance');

@@ -19,7 +19,11 @@ select 'signal_seen', s.instance_id from gendurable.signal_seen s
 union all
 select 'watch', w.instance_id from gendurable.watch w
 union all
-select 'renewal', r.instance_id from gendurable.renewal r;
+select 'renewal', r.instance_id from gendurable.renewal r
+union all
+select 'error', e.instance_id from gendurable.error e
+union all
+select 'history', h.instance_id from gendurable.history h;
 create view t.lost as select o.* from t.orphan o where not t.is_there(o.instance_id);
 
 -- A list of all tables with the id of an instance: whoever adds one says here who removes it, and when.
@@ -28,7 +32,9 @@ select bag_eq(
       where c.relnamespace = 'gendurable'::regnamespace and c.relkind = 'r' and a.attnum > 0 and a.attname ~ '(^|_)id$'
         and (a.attname <> 'id' or c.relname = 'instance')$$,
     $$values ('instance'::name, 'id'::name), ('signal', 'instance_id'), ('signal_seen', 'instance_id'), ('watch', 'instance_id'),
-        ('renewal', 'instance_id'),
+        ('renewal', 'instance_id'), ('error', 'instance_id'), ('history', 'instance_id'),
+        -- of an instance that is gone, until what is left of its history is, too
+        ('history_left', 'gone_id'),
         -- kept beyond the parent's removal, until its children are free
         ('instance', 'parent_id'), ('ended_parent', 'parent_id'),
         -- the bell is no instance, and the last one is looked for, and may be gone

@@ -96,15 +96,16 @@ begin
         perform gendurable._invalid('p_version must be at least 1', 'got ' || coalesce(p_version::text, 'null'),
             'Number the versions of a machine 1, 2, 3, ...');
     end if;
-    perform gendurable._need_options(p_options, '{max_attempts,timeouts,retain}');
+    perform gendurable._need_options(p_options, '{max_attempts,timeouts,retain,history}');
     v_problem := coalesce(
         gendurable._int_problem(v_options -> 'max_attempts', 'max_attempts', 1),
         gendurable._timeouts_problem(v_options -> 'timeouts'),
-        gendurable._retain_problem(v_options -> 'retain'));
+        gendurable._retain_problem(v_options -> 'retain'),
+        gendurable._history_problem(v_options -> 'history'));
     if v_problem is not null then
         perform gendurable._invalid(v_problem, 'got ' || left(p_options::text, 200),
-            'Known options: {"max_attempts": n, "timeouts": {step: ms}, "retain": {"done": ms, "failed": ms, "cancelled": ms}}; '
-            || 'leave out what is to stay, null resets.');
+            'Known options: {"max_attempts": n, "timeouts": {step: ms}, "retain": {"done": ms, "failed": ms, "cancelled": ms}, '
+            || '"history": "none"}; leave out what is to stay, null resets.');
     end if;
 
     -- Every dispatcher registers at start: an unchanged machine takes no lock and writes nothing.
@@ -115,18 +116,21 @@ begin
             and m.max_attempts is not distinct from gendurable._next_attempts(m.max_attempts, v_options)
             and m.timeouts is not distinct from gendurable._next_timeouts(m.timeouts, v_options)
             and m.retain is not distinct from gendurable._next_retain(m.retain, v_options)
+            and m.history is not distinct from gendurable._next_history(m.history, v_options)
     ) then
         return;
     end if;
-    insert into gendurable.machine as m (fsm, version, initial_step, queue, max_attempts, timeouts, retain)
+    insert into gendurable.machine as m (fsm, version, initial_step, queue, max_attempts, timeouts, retain, history)
     values (
         p_fsm, p_version, p_initial_step, coalesce(p_queue, 'default'), gendurable._next_attempts(null, v_options),
-        gendurable._next_timeouts(null, v_options), gendurable._next_retain(null, v_options))
+        gendurable._next_timeouts(null, v_options), gendurable._next_retain(null, v_options),
+        gendurable._next_history(null, v_options))
     on conflict (fsm, version) do update
         set initial_step = excluded.initial_step, queue = excluded.queue,
             max_attempts = gendurable._next_attempts(m.max_attempts, v_options),
             timeouts = gendurable._next_timeouts(m.timeouts, v_options),
-            retain = gendurable._next_retain(m.retain, v_options);
+            retain = gendurable._next_retain(m.retain, v_options),
+            history = gendurable._next_history(m.history, v_options);
     perform gendurable._move_bells(p_fsm);
 end $$;
 
@@ -137,6 +141,8 @@ comment on function gd_register(text, int, text, text, jsonb) is
   timeouts: {step: ms}, how long a claim of the step lasts at most
   retain: {"done": ms, "failed": ms, "cancelled": ms}, how long an instance is kept after such an end, whatever the
     retention of gd_gc; "done": 0 is not at all: the commit removes it. What is not named is kept as long as gd_gc says
+  history: what gd_history keeps of its instances: "none" (the default), "steps" (each outcome), "states" (and the state
+    that its step was given)
 
 The engine does it at start for its machines; from then on gd_insert(''checkout'', ...) is enough from anywhere. Called
 again it replaces step and queue; an option that is absent stays as it was, as does what retain does not name, and null
@@ -184,6 +190,20 @@ begin
 end $$;
 
 comment on function gendurable._retain_problem(jsonb) is 'What is wrong with the times for which a machine keeps its instances, or null.';
+
+create or replace function gendurable._history_problem(p_history jsonb) returns text
+language sql immutable parallel safe as $$
+    select case when p_history not in ('null', '"none"', '"steps"', '"states"') then 'history must be none, steps or states' end
+$$;
+
+comment on function gendurable._history_problem(jsonb) is 'What is wrong with how much history a machine keeps, or null.';
+
+create or replace function gendurable._next_history(p_old text, p_options jsonb) returns text
+language sql immutable parallel safe as $$
+    select case when p_options ? 'history' then nullif(p_options ->> 'history', 'none') else p_old end
+$$;
+
+comment on function gendurable._next_history(text, jsonb) is 'history of a machine after a registration; null: none.';
 
 create or replace function gendurable._next_attempts(p_old int, p_options jsonb) returns int
 language sql immutable parallel safe as $$

@@ -213,7 +213,8 @@ create or replace function gendurable._take_round(
 )
 language plpgsql as $$
 declare
-    v_plain constant boolean := (select bool_and(c.plain) from unnest(p_picked) c);
+    v_plain boolean;
+    v_lost boolean;
     v_gate record;
     v_slots int[];
     v_heavy boolean[];
@@ -221,6 +222,7 @@ declare
 begin
     keys := 0;
     left_out := false;
+    select bool_and(c.plain), bool_or(c.status = 'executing') into v_plain, v_lost from unnest(p_picked) c;
     if v_plain then
         select array_agg(c.id), array_agg(c.heavy) into ids, v_heavy from unnest(p_picked) c;
         if cardinality(ids) > p_need then
@@ -258,6 +260,10 @@ begin
         -- at once: who may follow in a key depends on who has begun
         if v_gate.scoped then
             perform gendurable._take_unique_keys(ids, array_fill('executing'::gendurable.status, array[cardinality(ids)]));
+        end if;
+        if v_lost then
+            perform gendurable._note_crashes(array(
+                select i.id from gendurable.instance i where i.id = any(ids) and i.status = 'executing'), p_now);
         end if;
         perform gendurable._to_executing(p_worker, ids, v_load.slots, p_now, p_lease);
         started := ids;

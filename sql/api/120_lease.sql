@@ -150,6 +150,7 @@ language plpgsql as $$
 declare
     v_half constant int := cardinality(p_ids) / 2;
     v_capped bigint[];
+    v_lost bigint[];
 begin
     if p_ids = '{}' then
         return 0;
@@ -160,9 +161,10 @@ begin
         end if;
         v_capped := array(
             select i.id from gendurable.instance i where i.id = any(p_ids) and i.crashes + 1 >= gendurable._crash_cap());
+        v_lost := array(select u.id from unnest(p_ids) u (id) where u.id <> all(v_capped));
+        perform gendurable._note_crashes(v_lost, p_now);
         return case when v_capped = '{}' then 0 else gendurable._end_crashed(v_capped, p_now) end
-            + gendurable._give_back(
-                array(select u.id from unnest(p_ids) u (id) where u.id <> all(v_capped)), p_now, p_due, true);
+            + gendurable._give_back(v_lost, p_now, p_due, true);
     exception
         when others or assert_failure then
             if not gendurable._blames_row(sqlstate) then

@@ -92,6 +92,13 @@ end $$;
 
 comment on function gendurable._parse_sends(jsonb) is 'Reads the signals that an outcome sends; null where there are none.';
 
+create or replace function gendurable._traceback_problem(p_outcome jsonb) returns text
+language sql immutable parallel safe as $$
+    select case when jsonb_typeof(p_outcome -> 'traceback') not in ('string', 'null') then 'traceback must be a string' end
+$$;
+
+comment on function gendurable._traceback_problem(jsonb) is 'What is wrong with the traceback of an outcome, or null.';
+
 create or replace function gendurable._outcome_problem(p_outcome jsonb) returns text
 language sql immutable parallel safe as $$
     select case
@@ -128,14 +135,15 @@ language sql immutable parallel safe as $$
                         then 'keep must be true or false' end)
             end
             when 'replay' then case
-                when p_outcome - '{id,claim_no,kind,consume,insert,signal,at,state,delay_ms,error,close_ms}'::text[] <> '{}'
+                when p_outcome - '{id,claim_no,kind,consume,insert,signal,at,state,delay_ms,error,traceback,close_ms}'::text[] <> '{}'
                     then 'unknown key in an outcome replay'
                 else coalesce(
                     gendurable._object_problem(p_outcome -> 'state', 'state'),
                     gendurable._ms_problem(p_outcome -> 'delay_ms', 'delay_ms'),
                     gendurable._ms_problem(p_outcome -> 'close_ms', 'close_ms'),
                     case when jsonb_typeof(p_outcome -> 'error') not in ('string', 'null')
-                        then 'error must be a string' end)
+                        then 'error must be a string' end,
+                    gendurable._traceback_problem(p_outcome))
             end
             when 'await' then case
                 when p_outcome - '{id,claim_no,kind,consume,insert,signal,at,signals,step,state,timeout_ms}'::text[] <> '{}'
@@ -159,17 +167,19 @@ language sql immutable parallel safe as $$
                     then 'unknown key in an outcome done'
             end
             when 'stop' then case
-                when p_outcome - '{id,claim_no,kind,consume,insert,signal,at,reason}'::text[] <> '{}'
+                when p_outcome - '{id,claim_no,kind,consume,insert,signal,at,reason,traceback}'::text[] <> '{}'
                     then 'unknown key in an outcome stop'
                 when jsonb_typeof(p_outcome -> 'reason') is distinct from 'string' then 'reason must be a string'
+                else gendurable._traceback_problem(p_outcome)
             end
             when 'error' then case
-                when p_outcome - '{id,claim_no,kind,consume,error,delay_ms,close_ms}'::text[] <> '{}'
+                when p_outcome - '{id,claim_no,kind,consume,error,traceback,delay_ms,close_ms}'::text[] <> '{}'
                     then 'unknown key in an outcome error'
                 when jsonb_typeof(p_outcome -> 'error') is distinct from 'string' then 'error must be a string'
                 else coalesce(
                     gendurable._ms_problem(p_outcome -> 'delay_ms', 'delay_ms'),
-                    gendurable._ms_problem(p_outcome -> 'close_ms', 'close_ms'))
+                    gendurable._ms_problem(p_outcome -> 'close_ms', 'close_ms'),
+                    gendurable._traceback_problem(p_outcome))
             end
             else 'kind must be next, replay, await, schedule_childs, done, stop or error'
         end
@@ -228,7 +238,8 @@ language sql stable as $$
             when jsonb_typeof(p_outcome -> 'signal') = 'array' then gendurable._parse_sends(p_outcome -> 'signal')
         end,
         p_from_step => p_outcome -> 'at' ->> 'step',
-        p_from_state => nullif(p_outcome -> 'at' -> 'state', 'null')
+        p_from_state => nullif(p_outcome -> 'at' -> 'state', 'null'),
+        p_traceback => p_outcome ->> 'traceback'
     )
 $$;
 

@@ -16,6 +16,10 @@ declare
     v_keeps boolean;
     v_closes boolean;
     v_outbox boolean;
+    v_errs boolean;
+    v_marked boolean;
+    v_history boolean := false;
+    v_used jsonb;
     v_new gendurable.new_instance[];
     v_settled boolean := true;
     v_crowded text[] := '{}'::text[];
@@ -27,9 +31,16 @@ declare
 begin
     select bool_or(o.consume is not null), bool_or(o.kind in ('error', 'await', 'schedule_childs')),
         bool_or(o.rate_limit is not null), bool_or(o.queue is not null), bool_or(o.keep), bool_or(o.close_ms is not null),
-        bool_or(o.ends or o.kind = 'error'), bool_or(o.inserts is not null or o.sends is not null)
-    into v_consumes, v_special, v_limited, v_moved, v_keeps, v_closes, v_ends, v_outbox
+        bool_or(o.ends or o.kind = 'error'), bool_or(o.inserts is not null or o.sends is not null),
+        bool_or(o.error is not null), (select true from gendurable.special limit 1)
+    into v_consumes, v_special, v_limited, v_moved, v_keeps, v_closes, v_ends, v_outbox, v_errs, v_marked
     from unnest(p_outcomes) o;
+    if v_marked then
+        v_history := coalesce(gendurable._keeps_history(), false);
+        if v_history and v_consumes then
+            v_used := gendurable._list_used(p_outcomes);
+        end if;
+    end if;
     if v_limited then
         perform gendurable._need_rate_limit(o.rate_limit, coalesce(o.weight, 1))
         from unnest(p_outcomes) o where o.rate_limit is not null;
@@ -47,7 +58,7 @@ begin
     if v_special then
         v_outcomes := gendurable._resolve_outcomes(v_outcomes, p_now);
     end if;
-    if v_ends and gendurable._retains() then
+    if v_ends and v_marked and gendurable._retains() then
         select k.outcomes, k.queues into v_outcomes, v_freed from gendurable._keep_outcomes(v_outcomes, p_now) k;
         if v_outcomes = '{}' then
             perform gendurable._keep_batons(p_keys, '{}', p_now);
@@ -84,6 +95,12 @@ begin
         where o.queue is not null and not exists (select from gendurable.queue_name q where q.queue = o.queue);
     end if;
 
+    if v_errs then
+        perform gendurable._note_errors(p_outcomes, null, p_now);
+    end if;
+    if v_history then
+        perform gendurable._note_outcomes(v_outcomes, p_outcomes, null, v_used, p_now);
+    end if;
     v_written := gendurable._write_outcomes(p_worker, v_outcomes, v_kept, v_mail, v_crowded, p_lease, p_now);
     if v_written.ended is not null then
         if p_family then

@@ -76,6 +76,9 @@ begin
     join gendurable.instance p on p.id = i.parent_id
     where i.id = any(p_ids) and i.status in ('failed', 'cancelled')
         and p.status = 'awaiting_children' and p.claim_no = i.barrier_no;
+    perform gendurable._note_event(array(
+        select i.id from gendurable.instance i where i.id = any(p_ids) and i.status in ('failed', 'cancelled')
+    ), 'retry', p_step, jsonb_build_object('by', gendurable._actor()), p_now);
     with again as (
         update gendurable.instance i
         set step = coalesce(p_step, i.step), state = coalesce(p_state, i.state),
@@ -112,6 +115,8 @@ language plpgsql as $$
 declare
     v_moved record;
 begin
+    perform gendurable._note_event(
+        p_ids, 'reschedule', null, jsonb_build_object('until', p_at, 'by', gendurable._actor()), p_now);
     with moved as (
         update gendurable.instance i
         set eligible_at = p_at, bucket_at = null, woken = 1, updated_at = p_now,

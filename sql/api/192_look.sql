@@ -20,6 +20,7 @@ begin
                 'attributes', coalesce(i.attributes, '{}'), 'inserted_at', i.inserted_at, 'updated_at', i.updated_at,
                 'finished_at', i.finished_at, 'expires_at', i.expires_at, 'keep_until', i.keep_until, 'paused_at', i.paused_at,
                 'signals', gendurable._list_inbox(i.id), 'children', gendurable._count_children(i.id),
+                'errors', gendurable._list_errors(i.id),
                 'watched', exists (select from gendurable.watch w where w.instance_id = i.id))
         from gendurable.instance i
         where i.id = p_id and i.id > 0);
@@ -34,6 +35,8 @@ the columns of gd_instances and
   signals: what lies in its inbox: [{id, name, inserted_at, bytes}], the first 100; bytes: the size of the payload as it
     is stored
   children: how many of its first 10,000 children stand where: {"done": 3, "failed": 1}
+  errors: its last 10, newest first: [{at, step, attempt, kind, worker, error}], as of gd_errors, which has the
+    tracebacks
   watched: whether somebody is told when it ends';
 
 create or replace function gd_tree(p_id bigint, p_depth int = 10, p_limit int = 10000)

@@ -1,6 +1,6 @@
 -- Lists of instances, newest first, for people and dashboards. Which index leads to the rows that a filter asks for is decided
 -- here; each call looks at a bounded number of them, and says where to go on.
--- Next: 200_schedule.
+-- Next: 196_records, what was kept of one instance.
 
 create or replace function gd_list(
     p_filter jsonb = '{}', p_after jsonb = null, p_limit int = 100, p_look int = 20000

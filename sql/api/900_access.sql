@@ -77,7 +77,7 @@ declare
     v_client constant text[] :=
         '{gd_insert,gd_insert_many,gd_find,gd_signal,gd_signal_on,gd_signal_off,gd_result,gd_watch,gd_childs,gd_version}'::text[];
     -- for operators, too
-    v_looking constant text[] := '{gd_signals,gd_match,gd_get,gd_tree,gd_list,gd_count}'::text[];
+    v_looking constant text[] := '{gd_signals,gd_match,gd_get,gd_tree,gd_list,gd_count,gd_errors,gd_history}'::text[];
     v_reader constant text[] := '{gd_result,gd_find,gd_childs,gd_version}'::text[] || v_looking;
     v_views constant text[] := '{gd_instances,gd_queues,gd_workers,gd_rate_limits,gd_schedules,gd_holds}'::text[];
     v_upkeep constant text[] := '{gd_reap,gd_gc,gd_maintain}'::text[];
@@ -279,7 +279,7 @@ begin
         create trigger queue_setting_special after insert on gendurable.queue_setting
         for each row execute function gendurable._mark_special();
         create trigger machine_special after insert or update on gendurable.machine
-        for each row when (new.timeouts is not null or new.retain is not null)
+        for each row when (new.timeouts is not null or new.retain is not null or new.history is not null)
         execute function gendurable._mark_special();
     end if;
     if exists (select from pg_extension e where e.extname = 'gendurable') then

@@ -1,6 +1,6 @@
 -- The delivery of a signal into an inbox: for gd_signal, and for outcomes that send some (api/137_outbox).
--- Invariant 3: what was accepted is presented until a step that saw it has progressed. Next: 085_memory,
--- what a session remembers of where it looked for rows.
+-- Invariant 3: what was accepted is presented until a step that saw it has progressed. Next: 084_records,
+-- what is kept of what happened.
 
 create or replace function gendurable._deliver_signal(p_id bigint, p_name text, p_payload jsonb, p_dedup_key text, p_key text)
 returns text

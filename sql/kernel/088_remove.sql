@@ -77,6 +77,8 @@ create or replace function gendurable._remove_instances(p_ids bigint[]) returns 
 language plpgsql as $$
 declare
     v_gone bigint[];
+    v_some constant int := gendurable._most_looks();
+    v_count int;
 begin
     with gone as (
         delete from gendurable.instance i where i.id = any(p_ids) returning i.id
@@ -87,9 +89,47 @@ begin
     delete from gendurable.signal_seen s where s.instance_id = any(v_gone);
     delete from gendurable.watch w where w.instance_id = any(v_gone);
     delete from gendurable.renewal r where r.instance_id = any(v_gone);
+    delete from gendurable.error e where e.instance_id = any(v_gone);
+    -- a machine that goes round for years has as long a history
+    delete from gendurable.history h
+    where h.ctid = any(array(select x.ctid from gendurable.history x where x.instance_id = any(v_gone) limit v_some));
+    get diagnostics v_count = row_count;
+    if v_count = v_some then
+        insert into gendurable.history_left (gone_id)
+        select g.id from unnest(v_gone) g (id)
+        where (select true from gendurable.history h where h.instance_id = g.id limit 1);
+    end if;
     return v_gone;
 end $$;
 
 comment on function gendurable._remove_instances(bigint[]) is
     'Removes instances and all that they own; the ids of those that are gone. Under their locks for update: nobody delivers a signal
-or watches meanwhile.';
+or watches meanwhile. Of very long histories a part is left.';
+
+create or replace function gendurable._remove_left_history(p_until timestamptz) returns void
+language plpgsql as $$
+declare
+    v_some constant int := gendurable._most_looks();
+    v_id bigint;
+    v_count int;
+begin
+    while clock_timestamp() < p_until loop
+        select l.gone_id into v_id
+        from gendurable.history_left l
+        order by l.gone_id
+        limit 1
+        for update skip locked;
+        exit when not found;
+        delete from gendurable.history h
+        where h.ctid = any(array(select x.ctid from gendurable.history x where x.instance_id = v_id limit v_some));
+        get diagnostics v_count = row_count;
+        if v_count < v_some then
+            delete from gendurable.history_left l
+            where l.ctid = any(array(
+                select x.ctid from gendurable.history_left x where x.gone_id = v_id for update skip locked));
+        end if;
+    end loop;
+end $$;
+
+comment on function gendurable._remove_left_history(timestamptz) is
+    'Removes what is left of the histories of instances that are gone, until the time is up.';

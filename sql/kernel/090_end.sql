@@ -89,7 +89,17 @@ create or replace function gendurable._write_end(
 language plpgsql as $$
 declare
     v_ended record;
+    v_kind constant text := case
+        when p_crashed then 'crash' when p_status = 'cancelled' then 'cancel' when p_error is null then 'expired' else 'unfit'
+    end;
+    v_by constant text := case when p_status = 'cancelled' then gendurable._actor() end;
 begin
+    perform gendurable._note_trouble(p_ids, v_kind, p_error, v_by, p_now);
+    if gendurable._keeps_history() then
+        perform gendurable._note_event(
+            array(select i.id from gendurable.instance i where i.id = any(p_ids) and i.finished_at is null), v_kind, null,
+            nullif(jsonb_strip_nulls(jsonb_build_object('error', left(p_error, 1000), 'by', v_by)), '{}'), p_now);
+    end if;
     v_ended := gendurable._to_ended(p_ids, p_status, p_error, p_crashed, p_now);
     ids := v_ended.ids;
     keys := v_ended.keys;

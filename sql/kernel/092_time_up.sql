@@ -88,6 +88,10 @@ begin
         from gendurable.instance i
         where i.id = any(v_ids) and i.partition_key is not null);
     perform gendurable._take_unique_keys(array_agg(o.id), array_agg(o.status)) from unnest(v_outcomes) o;
+    perform gendurable._note_errors(v_outcomes, 'timeout', p_now);
+    if gendurable._keeps_history() then
+        perform gendurable._note_outcomes(v_outcomes, null, 'timeout', null, p_now);
+    end if;
     v_written := gendurable._write_outcomes(
         null, v_outcomes, '{}'::bigint[], false, '{}'::text[], interval '0', p_now);
     if v_written.ended is not null then

@@ -64,6 +64,7 @@ begin
     if v_row.crashes + 1 >= gendurable._crash_cap() then
         return gendurable._end_crashed(array[p_id], p_now);
     end if;
+    perform gendurable._note_crashes(array[p_id], p_now);
     return gendurable._give_back(array[p_id], p_now, p_now, true);
 end $$;
 

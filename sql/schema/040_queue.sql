@@ -47,7 +47,8 @@ create table gendurable.machine (
     max_attempts int,
     primary key (fsm, version),
     timeouts jsonb,                       -- {step: ms}
-    retain jsonb                          -- {status: ms}
+    retain jsonb,                         -- {status: ms}
+    history text check (history in ('steps', 'states'))
 );
 
 comment on table gendurable.machine is 'Registered machines: where a new instance starts, and in which queue.';
@@ -58,6 +59,9 @@ where timeouts is not null;
 -- "does any machine say how long it is kept", once in a call that ends something; almost always empty
 create index machine_retain on gendurable.machine (fsm, version)
 where retain is not null;
+-- "does any machine keep a history", in commits and calls of operators where anything is special; and which of them do
+create index machine_history on gendurable.machine (fsm, version)
+where history is not null;
 
 -- One row: what is installed, and in which schema its API is. Every assembled script writes it at its end.
 create table gendurable.meta (
@@ -83,5 +87,5 @@ alter table gendurable.special replica identity full;
 create index special_marked on gendurable.special (marked_at);
 
 comment on table gendurable.special is
-    'While it is empty no queue is paused or has a limit, no key is in doubt, no machine says a timeout or a retention, and nothing is
-held: claims and commits ask this one table.';
+    'While it is empty no queue is paused or has a limit, no key is in doubt, no machine says a timeout, a retention or a
+history, and nothing is held: claims and commits ask this one table.';

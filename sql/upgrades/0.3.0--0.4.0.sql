@@ -60,3 +60,59 @@ comment on column gd_instances.keep_until is
 'until when it is kept after its end; null: as long as those whose machine says nothing';
 comment on column gd_instances.attributes is 'what it is searched by';
 comment on column gd_instances.paused_at is 'since when gd_pause has stopped it';
+
+-- What is kept: errors, and the history of machines that ask for it
+
+alter table gendurable.machine add column history text check (history in ('steps', 'states'));
+
+create index machine_history on gendurable.machine (fsm, version)
+where history is not null;
+
+comment on table gendurable.special is
+'While it is empty no queue is paused or has a limit, no key is in doubt, no machine says a timeout, a retention or a
+history, and nothing is held: claims and commits ask this one table.';
+
+create table gendurable.error (
+    instance_id bigint not null,
+    no bigint not null,
+    at timestamptz not null,
+    attempt int not null,
+    kind text not null,
+    step text not null,
+    worker text,                          -- of an end by hand: who did it
+    error text,
+    traceback text,
+    primary key (instance_id, no)
+);
+
+comment on table gendurable.error is 'The last 20 errors of each instance.';
+
+create table gendurable.history (
+    instance_id bigint not null,
+    no bigint not null,
+    at timestamptz not null,
+    seconds double precision,             -- since the claim; null: it was not executing
+    attempt int not null,
+    kind text not null,
+    step text not null,
+    next_step text,
+    worker text,
+    state jsonb,                          -- before it; null: the machine keeps only its steps
+    detail jsonb,
+    primary key (instance_id, no)
+);
+
+comment on table gendurable.history is 'What happened to the instances of machines that keep a history.';
+
+-- Instances that are gone, and had so long a history that a part of it is left to gd_gc.
+create table gendurable.history_left (
+    gone_id bigint not null
+);
+
+-- without a key, a publication would refuse deletes and updates
+alter table gendurable.history_left replica identity full;
+
+comment on table gendurable.history_left is 'Removed instances of whose history a part is still to be removed; almost always empty.';
+
+-- the next one to be worked off, and "is it put down already"
+create index history_left_gone on gendurable.history_left (gone_id);
