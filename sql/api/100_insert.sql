@@ -108,6 +108,10 @@ begin
             || '"history": "none"}; leave out what is to stay, null resets.');
     end if;
 
+    if coalesce(v_options ->> 'history', 'none') <> 'none' and not gendurable._history_asked() then
+        -- also for one that stands there already: a copy may have come without its sequences
+        perform nextval('gendurable.history_asked');
+    end if;
     -- Every dispatcher registers at start: an unchanged machine takes no lock and writes nothing.
     if exists (
         select from gendurable.machine m

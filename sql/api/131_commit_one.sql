@@ -49,6 +49,16 @@ language plpgsql as $$
 declare
     v_queue text;
 begin
+    if gendurable._history_asked() then
+        if (
+            select true
+            from gendurable.instance i
+            join gendurable.machine m on m.fsm = i.fsm and m.version = i.fsm_version
+            where i.id = p_id and m.history is not null
+        ) then
+            return false;
+        end if;
+    end if;
     if p_ends and gendurable._retains() then
         return false;
     end if;

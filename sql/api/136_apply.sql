@@ -15,9 +15,9 @@ declare
     v_moved boolean;
     v_keeps boolean;
     v_closes boolean;
-    v_outbox boolean;
+    v_outbox boolean := false;
+    v_odd boolean;
     v_errs boolean;
-    v_marked boolean;
     v_history boolean := false;
     v_used jsonb;
     v_new gendurable.new_instance[];
@@ -29,13 +29,20 @@ declare
     v_freed text[];
     v_written record;
 begin
-    select bool_or(o.consume is not null), bool_or(o.kind in ('error', 'await', 'schedule_childs')),
-        bool_or(o.rate_limit is not null), bool_or(o.queue is not null), bool_or(o.keep), bool_or(o.close_ms is not null),
-        bool_or(o.ends or o.kind = 'error'), bool_or(o.inserts is not null or o.sends is not null),
-        bool_or(o.error is not null), (select true from gendurable.special limit 1)
-    into v_consumes, v_special, v_limited, v_moved, v_keeps, v_closes, v_ends, v_outbox, v_errs, v_marked
+    select bool_or(o.keep), bool_or(o.ends or o.kind = 'error'),
+        bool_or(o.kind not in ('next', 'done') or o.consume is not null or o.rate_limit is not null or o.queue is not null
+            or o.close_ms is not null or o.inserts is not null or o.sends is not null)
+    into v_keeps, v_ends, v_odd
     from unnest(p_outcomes) o;
-    if v_marked then
+    if v_odd then
+        -- of most outcomes nothing of this is to be asked
+        select bool_or(o.consume is not null), bool_or(o.kind in ('error', 'await', 'schedule_childs')),
+            bool_or(o.rate_limit is not null), bool_or(o.queue is not null), bool_or(o.close_ms is not null),
+            bool_or(o.inserts is not null or o.sends is not null), bool_or(o.error is not null)
+        into v_consumes, v_special, v_limited, v_moved, v_closes, v_outbox, v_errs
+        from unnest(p_outcomes) o;
+    end if;
+    if gendurable._history_asked() then
         v_history := coalesce(gendurable._keeps_history(), false);
         if v_history and v_consumes then
             v_used := gendurable._list_used(p_outcomes);
@@ -58,7 +65,7 @@ begin
     if v_special then
         v_outcomes := gendurable._resolve_outcomes(v_outcomes, p_now);
     end if;
-    if v_ends and v_marked and gendurable._retains() then
+    if v_ends and gendurable._retains() then
         select k.outcomes, k.queues into v_outcomes, v_freed from gendurable._keep_outcomes(v_outcomes, p_now) k;
         if v_outcomes = '{}' then
             perform gendurable._keep_batons(p_keys, '{}', p_now);

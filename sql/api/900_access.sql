@@ -279,7 +279,7 @@ begin
         create trigger queue_setting_special after insert on gendurable.queue_setting
         for each row execute function gendurable._mark_special();
         create trigger machine_special after insert or update on gendurable.machine
-        for each row when (new.timeouts is not null or new.retain is not null or new.history is not null)
+        for each row when (new.timeouts is not null or new.retain is not null)
         execute function gendurable._mark_special();
     end if;
     if exists (select from pg_extension e where e.extname = 'gendurable') then

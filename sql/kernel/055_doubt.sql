@@ -25,8 +25,7 @@ begin
         and not exists (select from gendurable.hold)
         and not exists (select from gendurable.queue_setting)
         and not exists (select from gendurable.machine m where m.timeouts is not null)
-        and not exists (select from gendurable.machine m where m.retain is not null)
-        and not exists (select from gendurable.machine m where m.history is not null);
+        and not exists (select from gendurable.machine m where m.retain is not null);
     if not found then
         -- of the many that decisions have left the latest is enough
         delete from gendurable.special d

@@ -267,10 +267,6 @@ begin
             where x.id = p_id and x.claim_no = p_claim_no and x.status = 'executing' and x.partition_key is null
                 and x.unique_scope is null and x.queue_slot is null and x.barrier_no is null and x.children_pending is null
                 and not gendurable._is_over(x.expires_at, x.timeout_at, clock_timestamp())
-                -- mostly nothing is special, and no machine looked for
-                and ((select true from gendurable.special limit 1) is null or not exists (
-                    select from gendurable.machine m
-                    where m.fsm = x.fsm and m.version = x.fsm_version and m.history is not null))
             for no key update skip locked)
         returning i.queue into v_queue;
     else
@@ -285,10 +281,6 @@ begin
             where x.id = p_id and x.claim_no = p_claim_no and x.status = 'executing' and x.partition_key is null
                 and x.unique_scope is null and x.queue_slot is null
                 and not gendurable._is_over(x.expires_at, x.timeout_at, clock_timestamp())
-                -- mostly nothing is special, and no machine looked for
-                and ((select true from gendurable.special limit 1) is null or not exists (
-                    select from gendurable.machine m
-                    where m.fsm = x.fsm and m.version = x.fsm_version and m.history is not null))
             for no key update skip locked)
         returning i.queue into v_queue;
     end if;

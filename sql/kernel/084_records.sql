@@ -50,10 +50,18 @@ $$;
 
 comment on function gendurable._actor() is 'Who does something by hand: the setting gendurable.actor, else the role that has logged in.';
 
+create or replace function gendurable._history_asked() returns boolean
+language sql volatile as $$
+    -- A sequence as a flag: each commit asks, and an expression is cheaper than any query.
+    select pg_sequence_last_value('gendurable.history_asked'::regclass) is not null
+$$;
+
+comment on function gendurable._history_asked() is 'Whether a machine has ever asked for a history.';
+
 create or replace function gendurable._keeps_history() returns boolean
 language plpgsql as $$
 begin
-    if not exists (select from gendurable.special) then
+    if not gendurable._history_asked() then
         return false;
     end if;
     return (select true from gendurable.machine m where m.history is not null limit 1);

@@ -59,7 +59,7 @@ where timeouts is not null;
 -- "does any machine say how long it is kept", once in a call that ends something; almost always empty
 create index machine_retain on gendurable.machine (fsm, version)
 where retain is not null;
--- "does any machine keep a history", in commits and calls of operators where anything is special; and which of them do
+-- "does any machine keep a history", where one has ever asked for it
 create index machine_history on gendurable.machine (fsm, version)
 where history is not null;
 
@@ -87,5 +87,5 @@ alter table gendurable.special replica identity full;
 create index special_marked on gendurable.special (marked_at);
 
 comment on table gendurable.special is
-    'While it is empty no queue is paused or has a limit, no key is in doubt, no machine says a timeout, a retention or a
-history, and nothing is held: claims and commits ask this one table.';
+    'While it is empty no queue is paused or has a limit, no key is in doubt, no machine says a timeout or a retention, and nothing is
+held: claims and commits ask this one table.';

@@ -44,3 +44,6 @@ comment on table gendurable.history_left is 'Removed instances of whose history 
 
 -- the next one to be worked off, and "is it put down already"
 create index history_left_gone on gendurable.history_left (gone_id);
+
+-- Called once where a machine asks for a history: each commit looks at it.
+create sequence gendurable.history_asked;

@@ -68,10 +68,6 @@ alter table gendurable.machine add column history text check (history in ('steps
 create index machine_history on gendurable.machine (fsm, version)
 where history is not null;
 
-comment on table gendurable.special is
-'While it is empty no queue is paused or has a limit, no key is in doubt, no machine says a timeout, a retention or a
-history, and nothing is held: claims and commits ask this one table.';
-
 create table gendurable.error (
     instance_id bigint not null,
     no bigint not null,
@@ -116,3 +112,6 @@ comment on table gendurable.history_left is 'Removed instances of whose history 
 
 -- the next one to be worked off, and "is it put down already"
 create index history_left_gone on gendurable.history_left (gone_id);
+
+-- Called once where a machine asks for a history: each commit looks at it.
+create sequence gendurable.history_asked;
