@@ -29,7 +29,7 @@ from pydantic import JsonValue
 
 from . import embedded
 from ._statement import About, Pause, Run, Script, Statement, nothing, script
-from .calls import dispatching, inserting, limiting, rehearsing, working
+from .calls import dispatching, inserting, limiting, looking, rehearsing, working
 from .calls.rows import Answer, Instance
 from .dispatch.answers import Fate, Meaning, read_answer
 from .dispatch.connections import Given
@@ -208,17 +208,22 @@ def _need(id: int, found: Instance | None) -> Instance:
     return found
 
 
-def _assert_status(found: Instance, status: str) -> None:
-    if found.status != status:
-        because = f" ({found.last_error})" if found.last_error else ""
-        raise AssertionError(f"{found.fsm} {found.id} is {found.status} in step {found.step!r}{because}, not {status}")
+def _assert_status(found: Instance, status: str) -> Script[None]:
+    if found.status == status:
+        return
+    because = f" ({found.last_error})" if found.last_error else ""
+    message = f"{found.fsm} {found.id} is {found.status} in step {found.step!r}{because}, not {status}"
+    for error in (yield looking.errors.statement(found.id, 1)):
+        if error.traceback:
+            message += f"\n{error.traceback}"
+    raise AssertionError(message)
 
 
 @script
 def assert_done(id: int) -> Script[JsonValue]:
     """It is ``done``; answers its result."""
     found = _need(id, (yield rehearsing.instance.statement(id)))
-    _assert_status(found, "done")
+    yield from _assert_status(found, "done")
     return found.result
 
 
@@ -226,7 +231,7 @@ def assert_done(id: int) -> Script[JsonValue]:
 def assert_failed(id: int, text: str = "") -> Script[str]:
     """It is ``failed``, and its last error contains the text; answers the error."""
     found = _need(id, (yield rehearsing.instance.statement(id)))
-    _assert_status(found, "failed")
+    yield from _assert_status(found, "failed")
     error = found.last_error or ""
     if text not in error:
         raise AssertionError(f"{found.fsm} {id} failed with {error!r}, which does not contain {text!r}")
@@ -237,7 +242,7 @@ def assert_failed(id: int, text: str = "") -> Script[str]:
 def assert_awaiting(id: int, *names: str) -> Script[JsonValue]:
     """It waits for a signal, for exactly these names if any are given; answers its state."""
     found = _need(id, (yield rehearsing.instance.statement(id)))
-    _assert_status(found, "awaiting_signal")
+    yield from _assert_status(found, "awaiting_signal")
     if names and set(names) != set(found.awaits or ()):
         raise AssertionError(f"{found.fsm} {id} awaits {found.awaits}, not {list(names)}")
     return found.state

@@ -12,7 +12,7 @@ from ..machine.claim import CLAIMED
 from .inserting import insert, insert_many, register
 from .inspecting import childs, find, result, watch
 from .limiting import close_rate_limit, ensure_rate_limit, set_rate_limit
-from .looking import count, get, list, tree
+from .looking import count, errors, get, history, list, tree
 from .operating import (
     cancel,
     cancel_many,
@@ -38,7 +38,9 @@ from .rows import (
     Claims,
     Committed,
     Counted,
+    Entry,
     Inserted,
+    Kept,
     Listed,
     Matched,
     Node,
@@ -70,7 +72,9 @@ __all__ = [
     "Claims",
     "Committed",
     "Counted",
+    "Entry",
     "Inserted",
+    "Kept",
     "Listed",
     "Matched",
     "Node",
@@ -91,11 +95,13 @@ __all__ = [
     "define_step",
     "drop_step",
     "ensure_rate_limit",
+    "errors",
     "find",
     "gc",
     "get",
     "grant",
     "heartbeat",
+    "history",
     "hold_all",
     "insert",
     "insert_many",

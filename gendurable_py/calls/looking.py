@@ -10,7 +10,7 @@ from pydantic import JsonValue
 
 from .._statement import Rows, Statement, call
 from ..machine.codec import dumps, loads
-from .rows import Counted, Listed, Node, Page
+from .rows import Counted, Entry, Kept, Listed, Node, Page
 
 _COLUMNS = (
     "id, fsm, fsm_version, step, status, queue, priority, eligible_at, attempt, crashes, worker, lease_expires_at, "
@@ -64,6 +64,31 @@ def count(filter: Mapping[str, object] | None = None, most: int = 100000, look: 
         "select count, exact from gd_count(%s::jsonb, %s, %s)",
         (_text(filter), most, look),
         lambda rows: Counted(*rows[0]),
+    )
+
+
+@call
+def errors(id: int, limit: int = 100) -> Statement[builtins.list[Kept]]:
+    """The last errors of an instance, newest first, with their tracebacks."""
+    return Statement(
+        "select at, step, attempt, kind, worker, error, traceback from gd_errors(%s, %s)",
+        (id, limit),
+        lambda rows: [Kept(*row) for row in rows],
+    )
+
+
+@call
+def history(id: int, after: int = 0, limit: int = 1000) -> Statement[builtins.list[Entry]]:
+    """What happened to an instance, oldest first, behind the entry ``after``, if its machine keeps a history."""
+
+    def read(rows: Rows) -> builtins.list[Entry]:
+        return [Entry(*row[:8], *(None if part is None else loads(part) for part in row[8:])) for row in rows]
+
+    return Statement(
+        "select no, at, kind, step, next_step, attempt, worker, seconds, state::text, detail::text "
+        "from gd_history(%s, %s, %s)",
+        (id, after, limit),
+        read,
     )
 
 

@@ -152,6 +152,35 @@ class Node(NamedTuple):
     finished_at: datetime | None
 
 
+class Kept(NamedTuple):
+    """An error of an instance: ``kind`` is error, replay, stop, timeout, crash, expired, unfit or cancel. Of a cancel
+    ``worker`` is who did it."""
+
+    at: datetime
+    step: str
+    attempt: int
+    kind: str
+    worker: str | None
+    error: str | None
+    traceback: str | None
+
+
+class Entry(NamedTuple):
+    """An entry in the history of an instance. ``seconds``: since its claim; ``state``: what the step was given, where
+    the machine keeps states."""
+
+    no: int
+    at: datetime
+    kind: str
+    step: str
+    next_step: str | None
+    attempt: int
+    worker: str | None
+    seconds: float | None
+    state: JsonValue
+    detail: JsonValue
+
+
 class Sleep(NamedTuple):
     """``due_in``: seconds from now, on the server's clock, until the next row is due; None: none is known."""
 

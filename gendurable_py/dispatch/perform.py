@@ -18,7 +18,8 @@ from ..errors import InvalidArgument
 from ..machine.describe import describe
 from ..machine.encode import encode_outcome
 from ..machine.last_resort import encode_stop
-from ..machine.outcome import Outcome, Stop
+from ..machine.outcome import Outcome, Retry, Stop
+from ..machine.tracebacks import describe_traceback, encode_traceback, was_raised
 from ..telemetry import instrument as telemetry
 from . import fork
 from .answers import HANDLE, RUN, STOP
@@ -140,7 +141,10 @@ def _handled(work: Work, outcome: object) -> bytes:
         raise InvalidArgument(f"handle of {work.row.fsm} returned {type(outcome).__name__}, which is no outcome")
     if isinstance(outcome, Stop) and outcome.consume is None:
         outcome = replace(outcome, consume=())  # it gives in to an error, and an error uses up nothing
-    return encode_outcome(work.ctx, work.spec, outcome, False)
+    text = encode_outcome(work.ctx, work.spec, outcome, False)
+    if isinstance(outcome, (Stop, Retry)) and not was_raised(outcome.reason):
+        text = text[:-1] + encode_traceback(describe_traceback(work.error)) + b"}"
+    return text
 
 
 def _failed(work: Work, failure: BaseException) -> bytes:

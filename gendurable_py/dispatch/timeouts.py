@@ -8,18 +8,23 @@ task is cancelled, and whatever it makes of that is dropped.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import threading
 import time
 from collections.abc import Callable
+from types import FrameType
+from typing import Any
 
 from .._log import logger
 from ..machine.last_resort import encode_error
+from ..machine.tracebacks import describe_stack
 from ..telemetry.events import Emit, StepTimedOut
 from .answers import HANDLE
 from .work import Held, Runner, Work
 
 _MARGIN = 1.0
 _MARGIN_PART = 0.1
+_MOST_FRAMES = 60
 
 
 class Timeouts:
@@ -82,8 +87,20 @@ class Timeouts:
         )
         verdict = Work(row, work.spec, work.step, work.worker, work.since, False)
         verdict.stage = HANDLE
-        verdict.outcome = encode_error(row, f"timed out after {timeout:g} s in step '{row.step}'")
+        message = f"timed out after {timeout:g} s in step '{row.step}'"
+        verdict.outcome = encode_error(row, message, describe_stack(_list_frames(work.task)))
         self._held.add(verdict)
         self._executor.lose(work)
         self._settle([verdict])
         self._emit(StepTimedOut(timeout, row.attempt, row.id, row.fsm, row.step))
+
+
+def _list_frames(task: asyncio.Task[None] | None) -> list[tuple[FrameType, int]]:
+    """Where an async step stands, from the outermost call on: what each coroutine awaits."""
+    frames: list[tuple[FrameType, int]] = []
+    awaited: Any = None if task is None else task.get_coro()
+    while inspect.iscoroutine(awaited) and len(frames) < _MOST_FRAMES:
+        if awaited.cr_frame is not None:
+            frames.append((awaited.cr_frame, awaited.cr_frame.f_lineno))
+        awaited = awaited.cr_await
+    return frames

@@ -35,6 +35,7 @@ from .outcome import (
 )
 from .spec import Spec, check_step, spec_of, step_name
 from .times import aware, milliseconds
+from .tracebacks import describe_traceback, encode_traceback
 
 LONGEST_OUTCOME = 32 << 20
 """Bytes. A commit that takes longer than the engine waits for its answer would be sent again for ever, and all others
@@ -123,10 +124,10 @@ def _encode_other(spec: Spec, outcome: Outcome) -> bytes:
         text = b'"kind":"schedule_childs","step":%b,"childs":%b' % (_name_step(spec, outcome.step), childs)
         return text + _encode_state(spec, outcome.state)
     if isinstance(outcome, Stop):
-        return b'"kind":"stop","reason":' + dumps(outcome.text())
+        return b'"kind":"stop","reason":' + dumps(outcome.text()) + encode_traceback(describe_traceback(outcome.reason))
     if isinstance(outcome, Retry):
         text = b'"kind":"error","error":' + dumps(outcome.text()) + _encode_delay(outcome.delay, keep_zero=True)
-        return text + _encode_close(outcome.close)
+        return text + _encode_close(outcome.close) + encode_traceback(describe_traceback(outcome.reason))
     raise InvalidArgument(f"{type(outcome).__name__} is no outcome of a step")
 
 

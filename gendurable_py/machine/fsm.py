@@ -16,7 +16,7 @@ from .context import Context
 from .limits import RateLimit, RateLimitLike, read_rate_limits
 from .outcome import Cancel, Outcome, Retry, Stop
 from .registry import register
-from .spec import Backoff, Retain, Spec, Transactional, read_retain, read_transactional
+from .spec import Backoff, History, Retain, Spec, Transactional, read_history, read_retain, read_transactional
 from .times import timeout as read_timeout
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -70,8 +70,9 @@ class FSM:
     (``default``), ``initial`` (``start``), ``max_attempts`` and ``backoff`` (the retry rule of the default `handle`),
     ``timeout`` and ``transactional`` (of each step that does not say it itself), ``run_ahead``, ``rate_limits`` (limits
     that an engine registers at start if they are not there), ``retain`` (how long it is kept after each end, ``{"done":
-    0, "failed": timedelta(days=30)}``; what is not named, for the engine's ``retention``), ``abstract``. All but name,
-    version and abstract are inherited.
+    0, "failed": timedelta(days=30)}``; what is not named, for the engine's ``retention``), ``history`` (what
+    `gendurable_py.history` keeps of it: ``none``, ``steps``, ``states``), ``abstract``. All but name, version and
+    abstract are inherited.
 
     A class attribute ``State`` types the state: a pydantic model, a dataclass or a TypedDict; without it it is a dict.
     """
@@ -94,6 +95,7 @@ class FSM:
         run_ahead: bool | None = None,
         rate_limits: Mapping[str, RateLimitLike] | None = None,
         retain: Retain | None = None,
+        history: History | None = None,
         abstract: bool = False,
         **kwargs: object,
     ) -> None:
@@ -111,6 +113,7 @@ class FSM:
             "run_ahead": run_ahead,
             "rate_limits": None if rate_limits is None else _read_rate_limits(rate_limits, cls.__qualname__),
             "retain": None if retain is None else read_retain(retain, cls.__qualname__),
+            "history": None if history is None else read_history(history, cls.__qualname__),
         }
         cls._options = {**cls._options, **{key: value for key, value in given.items() if value is not None}}
         if abstract:

@@ -17,7 +17,7 @@ from ..errors import InvalidArgument
 from .fsm import FSM, collect_steps, explain_both
 from .limits import RateLimitLike
 from .outcome import Cancel, Done, Outcome, Stop
-from .spec import START, Backoff, Retain, Spec, Transactional
+from .spec import START, Backoff, History, Retain, Spec, Transactional
 
 if sys.version_info >= (3, 14):
     import annotationlib
@@ -120,6 +120,7 @@ def job(
     transactional: Transactional | None = None,
     rate_limits: Mapping[str, RateLimitLike] | None = None,
     retain: Retain | None = None,
+    history: History | None = None,
 ) -> Callable[[Callable[Concatenate[A, P], R]], JobFunction[Concatenate[A, P], R]]: ...
 def job(
     function: Callable[..., object] | None = None,
@@ -134,13 +135,14 @@ def job(
     transactional: Transactional | None = None,
     rate_limits: Mapping[str, RateLimitLike] | None = None,
     retain: Retain | None = None,
+    history: History | None = None,
 ) -> object:
     """A function as a machine of one step with retries.
 
     It takes ``(args, ctx)`` or ``(args)``; its annotation of ``args`` types the arguments. What it returns is the
     result; what it raises is tried again after a back-off, ``max_attempts`` times in all; `Cancel` ends it at once. A
     run that takes longer than ``timeout`` is cancelled or told, and counts as an error.
-    ``rate_limits`` are as of `FSM`, ``transactional`` as of `step`.
+    ``rate_limits``, ``retain`` and ``history`` are as of `FSM`, ``transactional`` as of `step`.
     """
 
     def make(function: Callable[..., object]) -> JobFunction[..., object]:
@@ -167,6 +169,7 @@ def job(
             transactional=transactional,
             rate_limits=rate_limits,
             retain=retain,
+            history=history,
         )
         return JobFunction(function, cast("type[Job]", made))
 

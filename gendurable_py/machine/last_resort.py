@@ -5,13 +5,16 @@ from __future__ import annotations
 from .claim import ClaimRow
 from .codec import dumps
 from .describe import describe
+from .tracebacks import describe_traceback, encode_traceback
 
 
 def encode_stop(row: ClaimRow, reason: str | BaseException) -> bytes:
     """A stop as JSON. It cannot fail."""
-    return b'{"id":%d,"claim_no":%d,"kind":"stop","reason":%b}' % (row.id, row.claim_no, dumps(describe(reason)))
+    text = b'{"id":%d,"claim_no":%d,"kind":"stop","reason":%b' % (row.id, row.claim_no, dumps(describe(reason)))
+    return text + encode_traceback(describe_traceback(reason)) + b"}"
 
 
-def encode_error(row: ClaimRow, message: str) -> bytes:
+def encode_error(row: ClaimRow, message: str, where: str | None = None) -> bytes:
     """An error as JSON: tried again after the server's back-off, until the attempts are used up."""
-    return b'{"id":%d,"claim_no":%d,"kind":"error","error":%b}' % (row.id, row.claim_no, dumps(message))
+    text = b'{"id":%d,"claim_no":%d,"kind":"error","error":%b' % (row.id, row.claim_no, dumps(message))
+    return text + encode_traceback(where) + b"}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, cast
 
 from .._contract import TERMINAL, Seconds
 from ..errors import InvalidArgument
@@ -24,6 +24,9 @@ Backoff = Callable[[int], Seconds]
 Retain = Mapping[str, Seconds]
 """How long an instance is kept after an end: ``done``, ``failed``, ``cancelled``. 0: it is removed as soon as it can
 be; for ``done`` that is in the same commit."""
+
+History = Literal["none", "steps", "states"]
+"""What is kept of what happens to an instance: nothing, each outcome, or also the state that each step was given."""
 
 Transactional = bool | Callable[[Callable[[Any], Any]], Any]
 """Whether a step runs in a transaction of the engine, or a hook that begins one: it is given ``commit``, and makes a
@@ -63,6 +66,12 @@ def read_retain(retain: object, cls: str) -> dict[str, int | None]:
         else None
         for status in TERMINAL
     }
+
+
+def read_history(history: object, cls: str) -> History:
+    if history not in ("none", "steps", "states"):
+        raise InvalidArgument(f"{cls}: history is {history!r}"[:200], hint="give none, steps or states")
+    return cast("History", history)
 
 
 def read_transactional(value: object, what: str) -> Transactional:
@@ -108,6 +117,7 @@ class Spec:
         "backoff",
         "cls",
         "head",
+        "history",
         "initial",
         "max_attempts",
         "name",
@@ -149,6 +159,7 @@ class Spec:
         }
         self.schedules: tuple[Any, ...] = ()  # of `schedule.Schedule`, by the decorators that follow
         self.retain: Mapping[str, int | None] | None = options.get("retain")
+        self.history: History | None = options.get("history")
         self.head = dumps({"fsm": name, "version": version, "queue": self.queue, "step": self.initial})[:-1]
         self._codec: StateCodec[Any] | None = None
         self._instance: Declared | None = None
@@ -240,7 +251,7 @@ class Spec:
         """What it registers. What the class does not say stays as it is on the server, but for timeouts: one that is in
         the code no more must go there, too."""
         limits = {step: round(seconds * 1000) for step, seconds in self.timeouts.items()}
-        said = {"max_attempts": self.max_attempts, "retain": self.retain}
+        said = {"max_attempts": self.max_attempts, "retain": self.retain, "history": self.history}
         return {**{key: value for key, value in said.items() if value is not None}, "timeouts": limits or None}
 
     def read_answer(self, returned: object) -> object:

@@ -55,8 +55,12 @@ def test_every_function_of_the_contract_has_a_call(conn: Conn) -> None:
     names = {
         name for (name,) in conn.execute("select distinct proname from pg_proc where proname like 'gd\\_%'").fetchall()
     }
-    missing = {name for name in names if not isinstance(getattr(gd, name.removeprefix("gd_"), None), Call)}
+    missing = {name for name in names if not isinstance(getattr(calls, name.removeprefix("gd_"), None), Call)}
     assert not missing
+    # gendurable_py.errors is the module of the exceptions
+    assert {name for name in names if not isinstance(getattr(gd, name.removeprefix("gd_"), None), Call)} == {
+        "gd_errors"
+    }
 
 
 def test_insert_says_everything(conn: Conn) -> None:

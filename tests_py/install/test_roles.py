@@ -35,7 +35,7 @@ RUNNER = {
     *("_read_run", "_holds_run", "_resolves_run", "_suspect_run", "_refused_steps", "_claim_run", "_commit_run"),
     "_release_run",
 }
-LOOKING = {"gd_signals", "gd_match", "gd_get", "gd_tree", "gd_list", "gd_count"}
+LOOKING = {"gd_signals", "gd_match", "gd_get", "gd_tree", "gd_list", "gd_count", "gd_errors", "gd_history"}
 # The table of the contract.
 MAY: dict[str, set[str]] = {
     "client": CLIENT,
