@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable
 from typing import Any
 
-from . import _beside, _engine, _latency, _server, _sql
+from . import _beside, _engine, _history, _latency, _server, _sql
 from ._measure import Bench, Workload, lock_waits, processor_time
 
 
@@ -157,6 +157,14 @@ SHORT = [
     Workload("WAL a step, 10,000 keys", "bytes", "", cost(wal, partition_key=lambda n: f"k{n % 10_000}"), False),
     Workload("buffers a step", "", "", cost(buffers), False),
     Workload("server CPU a step", "us", "", cost(processor), False),
+    Workload("history: CPU of a kept step with steps, by none", "x", "<= 1.3", _history.by_none("steps"), False),
+    Workload("history: CPU of a kept step with states, by none", "x", "<= 1.8", _history.by_none("states"), False),
+    Workload(
+        "history: CPU of a kept step of 2 kB with states, by none", "x", "", _history.by_none("states", 2000), False
+    ),
+    Workload(
+        "history: removing an instance of five steps with states, by none", "x", "", _history.removal("states"), False
+    ),
     Workload("engine: 10,000 no-op jobs, sync", "jobs/s", ">= 1.8 U", end_to_end("bench_sync", 1)),
     Workload("engine: 10,000 no-op jobs, async", "jobs/s", ">= 1.8 U", end_to_end("bench_async", 1)),
     Workload("engine: five steps", "steps/s", "", end_to_end("bench_five", 5)),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, Protocol
 
 from .._contract import TERMINAL, Seconds
 from ..errors import InvalidArgument
@@ -71,7 +71,7 @@ def read_retain(retain: object, cls: str) -> dict[str, int | None]:
 def read_history(history: object, cls: str) -> History:
     if history not in ("none", "steps", "states"):
         raise InvalidArgument(f"{cls}: history is {history!r}"[:200], hint="give none, steps or states")
-    return cast("History", history)
+    return history
 
 
 def read_transactional(value: object, what: str) -> Transactional:

@@ -110,7 +110,7 @@ begin
 
     if coalesce(v_options ->> 'history', 'none') <> 'none' and not gendurable._history_asked() then
         -- also for one that stands there already: a copy may have come without its sequences
-        perform nextval('gendurable.history_asked');
+        perform nextval('gendurable.history_asked_seq');
     end if;
     -- Every dispatcher registers at start: an unchanged machine takes no lock and writes nothing.
     if exists (

@@ -53,7 +53,7 @@ comment on function gendurable._actor() is 'Who does something by hand: the sett
 create or replace function gendurable._history_asked() returns boolean
 language sql volatile as $$
     -- A sequence as a flag: each commit asks, and an expression is cheaper than any query.
-    select pg_sequence_last_value('gendurable.history_asked'::regclass) is not null
+    select pg_sequence_last_value('gendurable.history_asked_seq'::regclass) is not null
 $$;
 
 comment on function gendurable._history_asked() is 'Whether a machine has ever asked for a history.';

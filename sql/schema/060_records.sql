@@ -46,4 +46,4 @@ comment on table gendurable.history_left is 'Removed instances of whose history 
 create index history_left_gone on gendurable.history_left (gone_id);
 
 -- Called once where a machine asks for a history: each commit looks at it.
-create sequence gendurable.history_asked;
+create sequence gendurable.history_asked_seq;

@@ -19,7 +19,7 @@ Conn = psycopg.Connection[Any]
 def raised(error: BaseException) -> BaseException:
     try:
         raise error
-    except BaseException as caught:
+    except BaseException as caught:  # noqa: BLE001 - SystemExit is one of them
         return caught
 
 
@@ -44,7 +44,8 @@ def test_errors_and_history(conn: Conn) -> None:
     assert (last.kind, last.next_step, last.attempt, last.detail) == ("done", None, 1, None)
     assert last.seconds is not None and last.seconds >= 0
     assert gd.history(conn, id, after=1) == [moved, last] and gd.history(conn, id, limit=1) == [first]
-    assert gd.history(conn, id, after=3) == calls.errors(conn, id, limit=0) == calls.errors(conn, 10**9) == []
+    assert gd.history(conn, id, after=3) == []
+    assert calls.errors(conn, id, limit=0) == calls.errors(conn, 10**9) == []
     shown = gd.get(conn, id)
     assert shown is not None and isinstance(shown["errors"], list) and len(shown["errors"]) == 1
 
