@@ -1,4 +1,4 @@
-"""What the history of a machine costs: of kept steps that keep none, their steps, or their states, in turn in one run."""
+"""What the history of a machine costs: kept steps that keep none, their steps or their states, in turn in one run."""
 
 from __future__ import annotations
 

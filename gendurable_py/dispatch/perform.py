@@ -17,9 +17,9 @@ from .._log import logger
 from ..errors import InvalidArgument
 from ..machine.describe import describe
 from ..machine.encode import encode_outcome
-from ..machine.last_resort import encode_stop
+from ..machine.last_resort import encode_stop, encode_traceback
 from ..machine.outcome import Outcome, Retry, Stop
-from ..machine.tracebacks import describe_traceback, encode_traceback, was_raised
+from ..machine.tracebacks import describe_traceback, was_raised
 from ..telemetry import instrument as telemetry
 from . import fork
 from .answers import HANDLE, RUN, STOP

@@ -15,6 +15,7 @@ from .. import _trace
 from ..errors import InvalidArgument
 from .codec import dumps
 from .context import Context
+from .last_resort import encode_traceback
 from .outcome import (
     UNSET,
     Await,
@@ -35,7 +36,7 @@ from .outcome import (
 )
 from .spec import Spec, check_step, spec_of, step_name
 from .times import aware, milliseconds
-from .tracebacks import describe_traceback, encode_traceback
+from .tracebacks import describe_traceback
 
 LONGEST_OUTCOME = 32 << 20
 """Bytes. A commit that takes longer than the engine waits for its answer would be sent again for ever, and all others

@@ -9,7 +9,6 @@ from itertools import islice
 from pathlib import Path
 from types import FrameType
 
-from .codec import dumps
 from .describe import clean, describe
 
 LONGEST = 32 << 10
@@ -42,11 +41,6 @@ def describe_traceback(error: object) -> str | None:
 def was_raised(error: object) -> bool:
     """Whether it, or what it came from, has a traceback."""
     return isinstance(error, BaseException) and any(one.__traceback__ is not None for one, _ in _walk_links(error))
-
-
-def encode_traceback(where: str | None) -> bytes:
-    """What the JSON of an outcome says of where its error was raised."""
-    return b"" if where is None else b',"traceback":' + dumps(where)
 
 
 def describe_stack(frames: list[tuple[FrameType, int]]) -> str | None:

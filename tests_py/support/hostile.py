@@ -146,18 +146,19 @@ def jsons(ids: Sequence[int], claims: Sequence[Claim]) -> Callable[[str], st.Sea
         "signals": words | st.lists(words, max_size=3), "childs": children, "result": anything,
         "reason": words | scalars, "error": words | scalars, "consume": signals | st.lists(scalars, max_size=3),
         "close_ms": number, "insert": children, "signal": st.lists(send, max_size=3) | anything, "at": base | anything,
+        "traceback": words | scalars,
     }  # fmt: skip
     outbox = ["insert", "signal", "at"]
     #: a kind with its own keys, so that it gets further than the first check
     kinds = {
         "next": ["step", "state", "delay_ms", "partition_key", "priority", "queue", "keep", "consume", "weight",
                  "rate_limit", "close_ms", *outbox],
-        "replay": ["state", "delay_ms", "error", "consume", "close_ms", *outbox],
+        "replay": ["state", "delay_ms", "error", "consume", "close_ms", "traceback", *outbox],
         "await": ["signals", "step", "state", "timeout_ms", "consume", *outbox],
         "schedule_childs": ["step", "childs", "state", "consume", *outbox],
         "done": ["result", "consume", *outbox],
-        "stop": ["reason", "consume", *outbox],
-        "error": ["error", "delay_ms", "consume", "close_ms"],
+        "stop": ["reason", "consume", "traceback", *outbox],
+        "error": ["error", "delay_ms", "consume", "close_ms", "traceback"],
     }  # fmt: skip
     needed = {"next": "step", "await": "signals", "schedule_childs": "childs", "stop": "reason", "error": "error"}
 
@@ -179,7 +180,7 @@ def jsons(ids: Sequence[int], claims: Sequence[Claim]) -> Callable[[str], st.Sea
         "p_claims": st.lists(pairs, max_size=4),
         "p_instances": st.lists(instance, max_size=4),
         "p_queues": st.dictionaries(words, st.sampled_from([0, 1, 5, -1, 2**31, 1.5, None]), max_size=4),
-        "p_options": some_of({"max_attempts": scalars, "limit": scalars, "x": scalars}, always={}),
+        "p_options": some_of({"max_attempts": scalars, "history": scalars, "limit": scalars, "x": scalars}, always={}),
         "p_filter": some_of(dict.fromkeys(FILTERS, st.one_of(scalars, st.lists(scalars, max_size=2))), always={}),
     }
 

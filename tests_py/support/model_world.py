@@ -125,7 +125,8 @@ EMPTY = (
     "truncate gendurable.instance, gendurable.signal, gendurable.signal_seen, gendurable.watch, "
     "gendurable.queue_name, gendurable.paused_queue, gendurable.key_limit, gendurable.renewal, gendurable.upkeep, "
     "gendurable.doubtful_key, gendurable.schedule, gendurable.ended_parent, "
-    "gendurable.bucket, gendurable.rate_limit, gendurable.hold"
+    "gendurable.bucket, gendurable.rate_limit, gendurable.hold, gendurable.error, gendurable.history, "
+    "gendurable.history_left"
 )
 
 
