@@ -51,6 +51,11 @@ select is((select string_agg(e.error, ' ') from gd_errors(:id) e),
 select is(jsonb_array_length(gd_get(:id) -> 'errors'), 10, 'the last 10');
 select is(gd_get(:id) #>> '{errors,0,error}', 'n45', '(newest first)');
 
+select gd_insert('m', p_queue => 'hands') as id \gset
+select gd_cancel(:id, 'c' || g), gd_retry(:id) from generate_series(1, 23) g;
+select is((select string_agg(e.error, ' ') from gd_errors(:id) e),
+    (select string_agg('c' || g, ' ' order by g desc) from generate_series(4, 23) g), 'also of what came from outside');
+
 -- too long
 select gd_insert('m', p_queue => 'long', p_max_attempts => 10) as id \gset
 select t.run('long', jsonb_build_object('kind', 'error', 'error', 'head ' || repeat('x', 90000) || ' tail',

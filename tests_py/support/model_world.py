@@ -86,8 +86,27 @@ INVARIANTS = {
         select o.instance_id from (
             select s.instance_id from gendurable.signal s
             union all select s.instance_id from gendurable.signal_seen s
-            union all select w.instance_id from gendurable.watch w) o
+            union all select w.instance_id from gendurable.watch w
+            union all select e.instance_id from gendurable.error e
+            union all select h.instance_id from gendurable.history h) o
         where not exists (select from gendurable.instance i where i.id = o.instance_id)""",
+    "a history has a gap": """
+        select h.instance_id from gendurable.history h group by 1 having min(h.no) <> 1 or max(h.no) <> count(*)""",
+    "errors have a gap, or are too many": """
+        select e.instance_id from gendurable.error e group by 1
+        having max(e.no) - min(e.no) + 1 <> count(*) or count(*) > 20 or min(e.no) <> greatest(max(e.no) - 19, 1)""",
+    "a history does not end with the end": """
+        select i.id from gendurable.instance i
+        join gendurable.machine m on m.fsm = i.fsm and m.version = i.fsm_version and m.history is not null
+        left join lateral (
+            select h.kind, h.next_step from gendurable.history h where h.instance_id = i.id
+            order by h.no desc limit 1) l on true
+        where (i.finished_at is not null) <> coalesce(l.next_step is null and (i.crashes = 20
+            or l.kind in ('done', 'stop', 'error', 'timeout', 'expired', 'unfit', 'cancel')), false)""",
+    "a step was given another state than its history says": """
+        select h.instance_id from gendurable.history h
+        join gendurable.history n on n.instance_id = h.instance_id and n.no = h.no + 1
+        where h.next_step is null and h.kind in ('crash', 'cancel') and n.state <> h.state""",
     "somebody watches what has ended": """
         select w.instance_id from gendurable.watch w join gendurable.instance i on i.id = w.instance_id
         where i.finished_at is not null""",
@@ -140,8 +159,10 @@ class World:
         ]
         self.workers = {n: connect(row_factory=dict_row, options="-c lock_timeout=1s") for n in workers}
 
-        timeouts = json.dumps({"timeouts": {step: seconds * 1000 for step, seconds in TIMEOUTS.items()}})
-        self.admin.execute("select gd_register('m', 1, 'start', 'default', %s::jsonb)", (timeouts,))
+        options = json.dumps(
+            {"timeouts": {step: seconds * 1000 for step, seconds in TIMEOUTS.items()}, "history": "states"}
+        )
+        self.admin.execute("select gd_register('m', 1, 'start', 'default', %s::jsonb)", (options,))
 
         # a vacuum that cuts an emptied table locks it for a moment, which is nobody's open transaction
         for table in SHIFTED:
