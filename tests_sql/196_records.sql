@@ -138,10 +138,12 @@ select is(t.kinds(:id), 'expired', '(in the history)');
 
 select gd_insert('h', '{"n": 2}', p_queue => 'by') as id \gset
 select gd_reschedule(:id, '2100-01-01Z');
-set gendurable.actor = 'ada';
+select set_config('gendurable.actor', 'ada', false);
 select gd_cancel(:id, 'not needed');
 select gd_retry(:id, 'again', '{"n": 3}');
-reset gendurable.actor;
+select set_config('gendurable.actor', repeat('x', 1000), false);
+select is(length(gendurable._actor()), 200, 'a name and no novel');
+select set_config('gendurable.actor', '', false);
 select gd_cancel(:id);
 select results_eq(
     format('select kind, worker, error from gd_errors(%s)', :id),
