@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import traceback
-from collections import deque
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -85,11 +84,14 @@ def _own_left_out(frames: list[tuple[FrameType, int]]) -> list[tuple[FrameType, 
 
 
 def _write_frames(frames: list[tuple[FrameType, int]]) -> list[str]:
-    if len(frames) <= 2 * _MOST_FRAMES:
-        return traceback.StackSummary.extract(iter(frames)).format()
-    head = traceback.StackSummary.extract(islice(frames, _MOST_FRAMES)).format()
-    tail = traceback.StackSummary.extract(iter(deque(frames, _MOST_FRAMES))).format()
-    return [*head, f"  ... {len(frames) - 2 * _MOST_FRAMES} frames ...\n", *tail]
+    """In ASCII: a database in another encoding than UTF-8 would refuse the error for what stands in a line of code."""
+    lines = traceback.StackSummary.extract(islice(frames, _MOST_FRAMES)).format()
+    if len(frames) > _MOST_FRAMES:
+        rest = frames[_MOST_FRAMES:]
+        if len(rest) > _MOST_FRAMES:
+            lines.append(f"  ... {len(rest) - _MOST_FRAMES} frames ...\n")
+        lines += traceback.StackSummary.extract(iter(rest[-_MOST_FRAMES:])).format()
+    return [line.encode("ascii", "backslashreplace").decode() for line in lines]
 
 
 def _read_head(error: BaseException) -> str:

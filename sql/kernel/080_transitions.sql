@@ -1,7 +1,7 @@
--- The transitions between statuses: nothing else writes a status, and what is to be kept of each (errors, history) has its
--- place here. A row begins as runnable (070_new_instance) and becomes executing by a claim; a commit writes where it goes from
--- there, all kinds in one statement; a signal, the last child, a lost or given back claim and gd_retry make it runnable; what
--- ends it from outside of a step is 090_end. The table of all transitions stands in CONTRIBUTING.md.
+-- The transitions between statuses: nothing else writes a status. What is kept of each (errors, history) is written by whoever
+-- calls these, before (084_records). A row begins as runnable (070_new_instance) and becomes executing by a claim; a commit
+-- writes where it goes from there, all kinds in one statement; a signal, the last child, a lost or given back claim and gd_retry
+-- make it runnable; what ends it from outside of a step is 090_end. The table of all transitions stands in CONTRIBUTING.md.
 -- Invariant 1: a committed transition is never undone, repeated or skipped. Under the locks of the rows; what a key needs
 -- then is its baton's matter (060_baton). Next: 082_deliver, what wakes a row that waits for a signal.
 

@@ -148,6 +148,17 @@ def test_a_traceback_is_bounded() -> None:
     assert (describe_traceback(chain) or "").count("Traceback") <= 5
 
 
+def test_the_frames_of_a_traceback_are_ascii() -> None:
+    # a database in LATIN1 takes it, whatever stands in a line of code; the message is that of the error itself
+    scope: dict[str, Any] = {}
+    exec(compile("def größe():\n    raise ValueError('ü')\n", "/größe.py", "exec"), scope)
+    with pytest.raises(ValueError, match="ü") as caught:
+        scope["größe"]()
+    text = describe_traceback(caught.value) or ""
+    assert "gr\\xf6\\xdfe.py" in text and text.endswith("\nValueError: ü")
+    assert text.removesuffix("ü").isascii()
+
+
 class Hostile(Exception):
     def __str__(self) -> str:
         raise SystemExit("even this")
