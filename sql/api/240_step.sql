@@ -14,6 +14,7 @@ declare
     v_version constant int := case when v_problem is null then (v_options ->> 'version')::numeric::int end;
     v_handler record;
 begin
+    perform gendurable._need_no_run();
     perform gendurable._need_text(p_fsm, 'p_fsm');
     perform gendurable._need_text(p_step, 'p_step');
     perform gendurable._need_options(p_options, '{version,queue,chain,alone}');
@@ -60,6 +61,7 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp set lock
 declare
     v_count int;
 begin
+    perform gendurable._need_no_run();
     perform gendurable._need_text(p_fsm, 'p_fsm');
     perform gendurable._need_text(p_step, 'p_step');
     lock table gendurable.step in share row exclusive mode;
@@ -96,7 +98,7 @@ begin
         perform gendurable._invalid('p_handler cannot be a handler', coalesce(p_handler::text, 'null'),
             'Pass a function that takes one jsonb and returns jsonb or setof jsonb, in a schema of yours.');
     end if;
-    if not coalesce(pg_has_role(v_role, v_proc.proowner, 'member'), false) then
+    if not coalesce(gendurable._owns(v_role, v_proc.proowner), false) then
         perform gendurable._refuse_run('the function is somebody else''s', p_handler::text,
             'Its owner, or a member of it, defines the step.');
     end if;
@@ -118,8 +120,8 @@ declare
         left join pg_roles r on r.rolname = s.owner
         where s.fsm = p_fsm and s.step = p_step and not coalesce(
             -- of a role that is gone it is the owner of gendurable who decides
-            pg_has_role(v_role, coalesce(r.oid, (
-                select n.nspowner from pg_namespace n where n.nspname = 'gendurable')), 'member'), false));
+            gendurable._owns(v_role, coalesce(r.oid, (
+                select n.nspowner from pg_namespace n where n.nspname = 'gendurable'))), false));
 begin
     if v_owner is not null then
         perform gendurable._refuse_run('the step is somebody else''s',

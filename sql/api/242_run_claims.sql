@@ -65,6 +65,7 @@ declare
     v_deferred constant text := gendurable._deferred_constraints();
     v_statement_timeout constant bigint := (
         select s.setting::bigint from pg_settings s where s.name = 'statement_timeout');
+    v_role constant oid := (select r.oid from pg_roles r where r.rolname = current_user);
     v_plan record;
     v_todo int[];
     v_first int;
@@ -83,8 +84,7 @@ declare
 begin
     -- handlers have it: none of them runs steps
     perform set_config('gendurable.running', 'on', true);
-    v_plan := gendurable._plan_run(
-        (select r.oid from pg_roles r where r.rolname = current_user), p_ids, p_nos);
+    v_plan := gendurable._plan_run(v_role, p_ids, p_nos);
     results := v_plan.results;
     details := v_plan.details;
     v_todo := array(select u.o from unnest(results) with ordinality u (result, o) where u.result is null order by u.o);
@@ -128,7 +128,8 @@ begin
                 array(select p_ids[g.at] from unnest(v_group) with ordinality g (at, o) order by g.o),
                 array(select p_nos[g.at] from unnest(v_group) with ordinality g (at, o) order by g.o),
                 array(select v_plan.handlers[g.at] from unnest(v_group) with ordinality g (at, o) order by g.o),
-                v_plan.set_based[v_group[1]], v_singly, v_deferred, p_catch);
+                v_plan.set_based[v_group[1]], v_singly, v_deferred, p_catch,
+                array(select v_plan.exposed[g.at] from unnest(v_group) with ordinality g (at, o) order by g.o), v_role);
             v_spent := v_spent + v_got.took;
             if v_got.state is null then
                 for v_at in 1 .. cardinality(v_group) loop
@@ -212,7 +213,7 @@ begin
             elsif v_got.state in ('42883', 'XX000') and v_again <> v_first then
                 v_again := v_first;                -- it was replaced meanwhile
                 continue;
-            elsif v_got.state in ('42883', 'XX000') and not gendurable._resolves_run(v_plan.handlers[v_first]) then
+            elsif v_got.state in ('42883', 'XX000') and not gendurable._resolves_run(v_plan.handlers[v_first], v_role) then
                 results[v_first] := 'no_handler';
             else
                 v_one := gendurable._end_badly(p_worker, p_ids[v_first], p_nos[v_first], v_got.state, v_got.message);
@@ -226,7 +227,8 @@ begin
     end loop;
     results := array(select coalesce(u.result, 'left') from unnest(results) with ordinality u (result, o) order by u.o);
     perform set_config('lock_timeout', v_timeout, true);
-    perform set_config('gendurable.running', '', true);
+    -- for the session: a handler may have set it for that
+    perform set_config('gendurable.running', '', false);
 end $$;
 
 comment on function gendurable._run_claims(text, text, bigint[], bigint[], jsonb, boolean) is

@@ -5,7 +5,7 @@
 
 create or replace function gendurable._run_group(
     p_path text, p_worker text, p_ids bigint[], p_nos bigint[], p_handlers text[], p_set_based boolean, p_singly boolean,
-    p_deferred text, p_catch boolean,
+    p_deferred text, p_catch boolean, p_exposed boolean[], p_role oid,
     out kinds text[], out answers jsonb, out failed int, out state text, out message text, out took double precision
 )
 language plpgsql as $$
@@ -18,6 +18,7 @@ declare
     v_some jsonb[];
     v_parts jsonb;
     v_at int[];
+    v_pin text;
     v_sql text;
     v_after text;
     v_commits boolean := false;
@@ -45,16 +46,13 @@ begin
             v_at := array(select a.at::int from jsonb_array_elements_text(v_parts -> v_part) a (at));
             failed := case when cardinality(v_at) = 1 then v_at[1] end;
             v_some := array(select v_ctxs[a.at] from unnest(v_at) with ordinality a (at, o) order by a.o);
-            v_sql := case
-                when p_set_based then format(
-                    'select pg_catalog.array_agg(r) from %s(pg_catalog.to_jsonb($1)) r', p_handlers[v_at[1]])
-                else format(
-                    'select pg_catalog.array_agg(%s(u.c) order by u.o) from pg_catalog.unnest($1) with ordinality u (c, o)',
-                    p_handlers[v_at[1]])
+            v_pin := case
+                when p_exposed[v_at[1]] then gendurable._pin_handler(p_handlers[v_at[1]], p_set_based, p_role)
             end;
+            v_sql := gendurable._call_text(p_handlers[v_at[1]], p_set_based, v_pin is not null);
             -- from here on names mean what they mean to the caller, until what is behind the execute
             perform set_config('search_path', p_path, true);
-            execute v_sql into v_some using v_some;
+            execute v_sql into v_some using v_some, p_handlers[v_at[1]], v_pin;
             v_after := pg_catalog.current_setting('search_path');
             perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
             if v_after <> p_path or current_user <> v_user or session_user <> v_session
@@ -103,11 +101,32 @@ begin
 end $$;
 
 comment on function gendurable._run_group(
-    text, text, bigint[], bigint[], text[], boolean, boolean, text, boolean
+    text, text, bigint[], bigint[], text[], boolean, boolean, text, boolean, boolean[], oid
 ) is
     'Runs the handlers of claims and commits what they return, or nothing of it. kinds: of the outcomes. state: why nothing was
 committed: the SQLSTATE that a handler raised (failed: which one, if that is known), or "answers": those of the commit. p_singly: each handler
-by itself, so that a failure is known. took: ms.';
+by itself, so that a failure is known. p_exposed: somebody could replace the handler meanwhile by one that may not be run. took: ms.';
+
+create or replace function gendurable._call_text(p_handler text, p_set_based boolean, p_pinned boolean) returns text
+language plpgsql immutable as $$
+declare
+    -- Read before the call, as the same name; looked at when the call is prepared and before it is made. With an ordinality, and
+    -- in a place of its own, what is called is called and not put in as text.
+    v_called constant text := format('(select %L::pg_catalog.regprocedure::pg_catalog.oid as f) k, ', p_handler || '(pg_catalog.jsonb)');
+    v_where constant text := ' where (select gendurable._is_pinned($2, $3, k.f))';
+begin
+    return case
+        when p_set_based then format(
+            'select pg_catalog.array_agg(r.one) from %s%s(pg_catalog.to_jsonb($1)) with ordinality r (one, o)%s',
+            case when p_pinned then v_called end, p_handler, case when p_pinned then v_where end)
+        else format(
+            'select pg_catalog.array_agg(%s(u.c) order by u.o) from %spg_catalog.unnest($1) with ordinality u (c, o)%s',
+            p_handler, case when p_pinned then v_called end, case when p_pinned then v_where end)
+    end;
+end $$;
+
+comment on function gendurable._call_text(text, boolean, boolean) is
+    'The statement that calls a handler for the contexts $1. p_pinned: only if it is the function $2 in the version $3.';
 
 create or replace function gendurable._match_outcomes(
     p_ids bigint[], p_nos bigint[], p_outcomes jsonb[], p_set_based boolean

@@ -19,9 +19,13 @@ comment on function gendurable._open_run(text, jsonb, jsonb) is 'Raises GD501, G
 
 create or replace function gendurable._need_no_run() returns void
 language plpgsql as $$
+declare
+    v_stack text;
 begin
-    if current_setting('gendurable.running', true) = 'on' then
-        perform gendurable._refuse_run('a step cannot run steps', null,
+    -- the setting is any handler's to change, what has called this is not
+    get diagnostics v_stack = pg_context;
+    if current_setting('gendurable.running', true) = 'on' or v_stack ~ '[ .]_run_group[(]' then
+        perform gendurable._refuse_run('a step can neither run steps nor define them', null,
             'Insert instances, or send signals: they are run when this transaction is committed.');
     end if;
 end $$;
@@ -57,7 +61,7 @@ comment on function gendurable._need_run_options(jsonb, text[]) is 'Raises GD501
 create or replace function gendurable._plan_run(
     p_role oid, p_ids bigint[], p_nos bigint[],
     out results text[], out details jsonb[], out handlers text[], out set_based boolean[], out alone boolean[],
-    out crashed boolean[]
+    out crashed boolean[], out exposed boolean[]
 )
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
@@ -66,6 +70,7 @@ set plan_cache_mode = force_generic_plan
 set lock_timeout = '10ms' as $$
 declare
     v_now constant timestamptz := clock_timestamp();
+    v_login constant oid := gendurable._login_role();
 begin
     if not gendurable._can_write() then
         results := array_fill('busy'::text, array[cardinality(p_ids)]);
@@ -80,8 +85,9 @@ begin
         where i.claim_no = u.claim_no and i.status = 'executing' and not gendurable._is_over(i.expires_at, i.timeout_at, v_now)
     ), kind as materialized (
         select k.fsm, k.fsm_version, k.step, s.handler, s.alone,
-            gendurable._step_problem(s.handler, s.owner, p_role) as problem,
-            coalesce((select p.proretset from pg_proc p where p.oid = gendurable._find_handler(s.handler)), false) as set_based
+            gendurable._step_problem(s.handler, s.owner, p_role, v_login) as problem,
+            coalesce((select p.proretset from pg_proc p where p.oid = gendurable._find_handler(s.handler)), false) as set_based,
+            gendurable._is_exposed(s.handler, p_role, v_login) as exposed
         from (select distinct h.fsm, h.fsm_version, h.step from held h) k
         cross join lateral gendurable._find_step(k.fsm, k.fsm_version, k.step) s
     )
@@ -93,8 +99,8 @@ begin
             when h.copy = 1 and k.problem is not null then jsonb_build_object('problem', k.problem)
         end order by n.ord), '{}'),
         array_agg(k.handler order by n.ord), array_agg(k.set_based order by n.ord), array_agg(k.alone order by n.ord),
-        array_agg(h.crashed order by n.ord)
-    into results, details, handlers, set_based, alone, crashed
+        array_agg(h.crashed order by n.ord), array_agg(k.exposed order by n.ord)
+    into results, details, handlers, set_based, alone, crashed, exposed
     from generate_series(1, cardinality(p_ids)) n (ord)
     left join held h on n.ord = h.ord
     left join kind k on h.fsm = k.fsm and h.fsm_version = k.fsm_version and h.step = k.step;
@@ -146,13 +152,74 @@ end $$;
 
 comment on function gendurable._holds_run(bigint, bigint) is 'Whether a claim stands.';
 
-create or replace function gendurable._resolves_run(p_handler text) returns boolean
+create or replace function gendurable._resolves_run(p_handler text, p_role oid) returns boolean
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
 begin
-    return gendurable._find_handler(p_handler) is not null;
+    return exists (
+        select from gendurable.step s
+        where s.handler = p_handler and gendurable._step_problem(s.handler, s.owner, p_role) is null);
 end $$;
 
-comment on function gendurable._resolves_run(text) is 'Whether there is such a function now.';
+comment on function gendurable._resolves_run(text, oid) is 'Whether there is such a function now that the role may run.';
+
+create or replace function gendurable._pin_handler(p_handler text, p_set_based boolean, p_role oid) returns text
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+    v_oid constant oid := gendurable._find_handler(p_handler);
+    v_pin text;
+    v_definer boolean;
+begin
+    if gendurable._resolves_run(p_handler, p_role) then
+        select p.oid || ':' || p.xmin || ':' || p.ctid, p.prosecdef into v_pin, v_definer
+        from pg_proc p where p.oid = v_oid and p.proretset = p_set_based;
+    end if;
+    if v_pin is null or (v_definer and not gendurable._is_known_definer(v_oid, p_handler)) then
+        perform gendurable._refuse_replaced(p_handler);
+    end if;
+    return v_pin;
+end $$;
+
+comment on function gendurable._pin_handler(text, boolean, oid) is
+    'Which version of a handler the role may run now, for _is_pinned; raises 42883 where there is none.';
+
+create or replace function gendurable._is_known_definer(p_oid oid, p_handler text) returns boolean
+language plpgsql stable as $$
+declare
+    -- Out of the caches of this session, which may be older than what a query sees: what is called is the one or the other.
+    v_text constant text := pg_get_functiondef(p_oid);
+    v_head constant text := format(E'CREATE OR REPLACE FUNCTION %s(%s)\n RETURNS %s\n',
+        p_handler, pg_get_function_arguments(p_oid), pg_get_function_result(p_oid));
+begin
+    return starts_with(v_text, v_head) and substr(v_text, length(v_head) + 1) ~ E'^ LANGUAGE [a-z_0-9]+\n[^\n]* SECURITY DEFINER';
+end $$;
+
+comment on function gendurable._is_known_definer(oid, text) is
+    'Whether this session would call a function with the rights of its owner.';
+
+create or replace function gendurable._is_pinned(p_handler text, p_pin text, p_called oid) returns boolean
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+    v_oid constant oid := gendurable._find_handler(p_handler);
+begin
+    if p_called is distinct from v_oid
+        or p_pin is distinct from (select p.oid || ':' || p.xmin || ':' || p.ctid from pg_proc p where p.oid = v_oid)
+    then
+        perform gendurable._refuse_replaced(p_handler);
+    end if;
+    return true;
+end $$;
+
+comment on function gendurable._is_pinned(text, text, oid) is
+    'True where a handler is the version that was pinned, and what a statement calls; else it raises 42883.';
+
+create or replace function gendurable._refuse_replaced(p_handler text) returns void
+language plpgsql as $$
+begin
+    raise exception using errcode = 'undefined_function', message = 'the function was replaced, and may not be run any more',
+        detail = p_handler, hint = 'See gd_steps.';
+end $$;
+
+comment on function gendurable._refuse_replaced(text) is 'Raises 42883, as a function does that is gone.';
 
 create or replace function gendurable._suspect_run(p_ids bigint[], p_nos bigint[]) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
@@ -172,11 +239,13 @@ comment on function gendurable._suspect_run(bigint[], bigint[]) is
 
 create or replace function gendurable._refused_steps(p_role oid) returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
+declare
+    v_login constant oid := gendurable._login_role();
 begin
     return (
         select coalesce(jsonb_agg(distinct jsonb_build_object('fsm', r.fsm, 'step', r.step, 'problem', r.problem)), '[]')
         from (
-            select s.fsm, s.step, gendurable._step_problem(s.handler, s.owner, p_role) as problem
+            select s.fsm, s.step, gendurable._step_problem(s.handler, s.owner, p_role, v_login) as problem
             from gendurable.step s
             where s.handler is not null
         ) r

@@ -33,7 +33,7 @@ RUNNER = {
     *("_answer_claims", "_run_claims", "_run_group", "_match_outcomes", "_deferred_constraints", "_end_badly"),
     *("_blames_lock", "_is_nobodys_fault", "_tally_call", "_step_call", "_open_call", "_open_run", "_plan_run"),
     *("_read_run", "_holds_run", "_resolves_run", "_suspect_run", "_refused_steps", "_claim_run", "_commit_run"),
-    "_release_run",
+    *("_release_run", "_pin_handler", "_is_pinned", "_call_text"),
 }
 # The table of the contract.
 MAY: dict[str, set[str]] = {
