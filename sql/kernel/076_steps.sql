@@ -48,10 +48,10 @@ begin
     -- not to_regprocedure, which raises where the schema is closed to the owner of gendurable
     return (
         select p.oid
-        from pg_proc p
-        join pg_namespace n on n.oid = p.pronamespace
-        where n.nspname = (parse_ident(p_handler))[1] and p.proname = (parse_ident(p_handler))[2]
-            and p.pronargs = 1 and p.proargtypes[0] = 'jsonb'::regtype);
+        from (select parse_ident(p_handler) as part) h
+        join pg_namespace n on n.nspname = h.part[1]
+        join pg_proc p on p.proname = h.part[2] and p.pronamespace = n.oid
+        where p.pronargs = 1 and p.proargtypes[0] = 'jsonb'::regtype);
 end $$;
 
 comment on function gendurable._find_handler(text) is 'The function of this name that takes a jsonb; null: there is none now.';
@@ -66,8 +66,12 @@ begin
     if p_handler is null then
         return 'it is in another language';
     end if;
+    -- as _find_handler finds it
     select p.oid, p.proname, p.pronamespace, p.prokind, p.prorettype, p.proowner, p.prosecdef into v_proc
-    from pg_proc p where p.oid = gendurable._find_handler(p_handler);
+    from (select parse_ident(p_handler) as part) h
+    join pg_namespace n on n.nspname = h.part[1]
+    join pg_proc p on p.proname = h.part[2] and p.pronamespace = n.oid
+    where p.pronargs = 1 and p.proargtypes[0] = 'jsonb'::regtype;
     if v_proc.prosecdef is false then
         v_session := to_regrole(quote_ident(session_user));
         v_login := coalesce(p_login, gendurable._login_role());
@@ -104,17 +108,18 @@ declare
 begin
     return exists (
         select
-        from pg_proc p
-        join pg_namespace n on n.oid = p.pronamespace
+        from (select parse_ident(p_handler) as part) h
+        join pg_namespace n on n.nspname = h.part[1]
         cross join lateral (
-            select p.proowner as who
+            select p.proowner as who from pg_proc p
+            where p.proname = h.part[2] and p.pronamespace = n.oid and p.pronargs = 1 and p.proargtypes[0] = 'jsonb'::regtype
             union all
             select case when n.nspowner <> 'pg_database_owner'::regrole then n.nspowner else (
                 select d.datdba from pg_database d where d.datname = current_database()) end
             union all
             select a.grantee from aclexplode(n.nspacl) a where a.privilege_type = 'CREATE' and a.grantee <> n.nspowner
         ) x
-        where p.oid = gendurable._find_handler(p_handler) and not coalesce(
+        where not coalesce(
             gendurable._could_act(x.who, p_role) and gendurable._could_act(x.who, v_session)
             and gendurable._could_act(x.who, p_login), false));
 end $$;
