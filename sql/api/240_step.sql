@@ -50,11 +50,11 @@ A null p_handler says that the step is in another language. A definition takes t
   alone: each instance in a transaction of its own (default false)
   queue: not possible yet
 
-The function must belong to the role of the session, or to one that it is a member of; so must those of all definitions
-of the step that are there. Its name is stored: "create or replace" counts at once, and a function that was dropped and
-made again by the same owner does, too. A handler runs with the rights of who runs it, and only if its owner is a member
-of that role; others must be security definer. See gd_steps. Another definition in an open transaction is waited for,
-and met with 55P03 after a second. Raises GD501; GD507: the step or the function is somebody else''s.';
+The function must belong to the role of the session, or to one that it could become or has the rights of; so must those of
+all definitions of the step that are there. Its name is stored: "create or replace" counts at once, and a function that was
+dropped and made again by the same owner does, too. A handler runs with the rights of who runs it, and only if its owner
+could become that role; others must be security definer. See gd_steps. Another definition in an open transaction is waited
+for, and met with 55P03 after a second. Raises GD501; GD507: the step or the function is somebody else''s, or a step calls it.';
 
 create or replace function gd_drop_step(p_fsm text, p_step text, p_version int = null) returns boolean
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '1s' as $$
@@ -74,7 +74,7 @@ end $$;
 
 comment on function gd_drop_step(text, text, int) is
 'Removes a definition of gd_define_step: that for p_version, null: that for all versions. False: there is none. Instances
-stay where they are. As there, it must be the role''s own (GD507), and is met with 55P03. Raises GD501.';
+stay where they are. As there, it must be the role''s own (GD507), and is met with 55P03. Raises GD501; GD507 where a step calls it.';
 
 create or replace function gendurable._read_handler(p_handler regprocedure, out name text, out owner text)
 language plpgsql as $$

@@ -62,7 +62,8 @@ declare
     v_timeout constant text := current_setting('lock_timeout');
     v_wait constant text := case when v_timeout = '0' then coalesce(p_options ->> 'lock_ms', '500') || 'ms' else v_timeout end;
     v_budget constant double precision := coalesce(p_options ->> 'budget_ms', '100')::double precision;
-    v_deferred constant text := gendurable._deferred_constraints();
+    -- in a transaction of its own also those that a handler has set to deferred
+    v_deferred constant text[] := gendurable._deferred_constraints(p_catch);
     v_statement_timeout constant bigint := (
         select s.setting::bigint from pg_settings s where s.name = 'statement_timeout');
     v_role constant oid := (select r.oid from pg_roles r where r.rolname = current_user);

@@ -5,7 +5,7 @@
 
 create or replace function gendurable._run_group(
     p_path text, p_worker text, p_ids bigint[], p_nos bigint[], p_handlers text[], p_set_based boolean, p_singly boolean,
-    p_deferred text, p_catch boolean, p_exposed boolean[], p_role oid,
+    p_deferred text[], p_catch boolean, p_exposed boolean[], p_role oid,
     out kinds text[], out answers jsonb, out failed int, out state text, out message text, out took double precision
 )
 language plpgsql as $$
@@ -70,8 +70,10 @@ begin
             end loop;
             if p_deferred is not null then
                 -- else the commit of the transaction would fail, each time
-                execute 'set constraints ' || p_deferred || ' immediate';
-                execute 'set constraints ' || p_deferred || ' deferred';
+                execute 'set constraints ' || p_deferred[1] || ' immediate';
+                if p_deferred[2] <> '' then
+                    execute 'set constraints ' || p_deferred[2] || ' deferred';
+                end if;
             end if;
         end loop;
         failed := null;
@@ -101,7 +103,7 @@ begin
 end $$;
 
 comment on function gendurable._run_group(
-    text, text, bigint[], bigint[], text[], boolean, boolean, text, boolean, boolean[], oid
+    text, text, bigint[], bigint[], text[], boolean, boolean, text[], boolean, boolean[], oid
 ) is
     'Runs the handlers of claims and commits what they return, or nothing of it. kinds: of the outcomes. state: why nothing was
 committed: the SQLSTATE that a handler raised (failed: which one, if that is known), or "answers": those of the commit. p_singly: each handler
@@ -160,18 +162,25 @@ end $$;
 comment on function gendurable._match_outcomes(bigint[], bigint[], jsonb[], boolean) is
     'The outcomes of handlers, one for each claim, as they are committed; raises GD507 where one is missing.';
 
-create or replace function gendurable._deferred_constraints() returns text
+create or replace function gendurable._deferred_constraints(p_all boolean) returns text[]
 language plpgsql stable as $$
 begin
     return (
-        select string_agg(format('%I.%I', n.nspname, c.conname), ', ')
-        from (select distinct c.connamespace, c.conname from pg_constraint c where c.condeferred) c
-        join pg_namespace n on n.oid = c.connamespace
-        where n.nspname <> 'gendurable' and n.nspname !~ '^pg_' and has_schema_privilege(n.oid, 'usage'));
+        select array[
+            string_agg(x.name, ', '), coalesce(string_agg(x.name, ', ') filter (where x.condeferred), '')]
+        from (
+            select distinct format('%I.%I', n.nspname, c.conname) as name, c.condeferred
+            from pg_constraint c
+            join pg_namespace n on n.oid = c.connamespace
+            where (c.condeferred or (p_all and c.condeferrable)) and n.nspname <> 'gendurable' and n.nspname !~ '^pg_'
+                and has_schema_privilege(n.oid, 'usage')
+        ) x
+        having count(*) > 0);
 end $$;
 
-comment on function gendurable._deferred_constraints() is
-    'The constraints that are checked at the end of a transaction, as a list; null: there are none.';
+comment on function gendurable._deferred_constraints(boolean) is
+    'The constraints that are checked at the end of a transaction, p_all: or may be, as a list; and of these the ones that are so from its
+beginning. Null: there are none.';
 
 create or replace function gendurable._end_badly(
     p_worker text, p_id bigint, p_no bigint, p_state text, p_message text, out result text, out detail jsonb
