@@ -28,8 +28,8 @@ select f.* from t.our_function f where f.proname in ('gd_run', 'gd_run_claims', 
 create view t.door as
 select f.* from t.helper f
 where f.proname in (
-    '_open_call', '_open_run', '_plan_run', '_read_run', '_holds_run', '_resolves_run', '_pin_handler', '_is_pinned', '_suspect_run', '_refused_steps', '_claim_run',
-    '_commit_run', '_release_run');
+    '_open_call', '_open_run', '_plan_run', '_read_run', '_holds_run', '_resolves_run', '_pin_handler', '_is_pinned', '_suspect_run',
+    '_refused_steps', '_claim_run', '_commit_run', '_release_run');
 select is_empty(
     $$select oid::regprocedure from t.public_function
       where not prosecdef and proname not in ('gd_signal_on', 'gd_signal_off') except select oid from t.runner$$,

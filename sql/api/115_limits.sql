@@ -61,7 +61,9 @@ declare
     v_most int := 0;
     v_found record;
     v_wanted bigint[];
-    v_upto gendurable.line;
+    -- up to where it looks in the line
+    v_to_priority int := 2147483647;
+    v_to_at timestamptz := 'infinity';
     v_one gendurable.opened;
 begin
     v_one.bucket := p_bucket;
@@ -128,11 +130,8 @@ begin
             v_found := gendurable._find_wanted_in_line(
                 p_steps, p_bucket, p_queue, v_one.bound_priority, v_one.bound_at, v_one.bound_id);
             v_wanted := v_found.ids;
-            v_upto := v_found.upto;
-        else
-            v_upto.priority := 2147483647;
-            v_upto.at := 'infinity';
-            v_upto.id := 9223372036854775807;
+            v_to_priority := v_found.to_priority;
+            v_to_at := v_found.to_at;
         end if;
         v_one.rows := array(
             select gendurable._candidate(
@@ -159,7 +158,7 @@ begin
                 and (i.priority, i.bucket_at, i.id) >= (v_one.bound_priority, v_one.bound_at, v_one.bound_id)
                 -- those behind it have a bell in their priority: rows without a limit may come before them
                 and i.priority <= p_priority
-                and (i.priority, i.bucket_at, i.id) <= (v_upto.priority, v_upto.at, v_upto.id)
+                and (i.priority, i.bucket_at) <= (v_to_priority, v_to_at)
                 and (v_wanted is null or i.id = any(v_wanted))
             order by i.priority, i.bucket_at, i.id
             limit v_most
@@ -200,13 +199,15 @@ comment on function gendurable._is_line_wanted(jsonb, text, text, timestamptz) i
 
 create or replace function gendurable._find_wanted_in_line(
     p_steps jsonb, p_bucket text, p_queue text, p_priority int, p_at timestamptz, p_id bigint,
-    out ids bigint[], out upto gendurable.line
+    out ids bigint[], out to_priority int, out to_at timestamptz
 )
 language plpgsql as $$
 begin
-    select array_agg(x.id order by x.no) filter (where x.wanted) into ids
+    select array_agg(x.id order by x.no) filter (where x.wanted), (array_agg(x.priority order by x.no desc) filter (where x.wanted))[1],
+        (array_agg(x.bucket_at order by x.no desc) filter (where x.wanted))[1]
+    into ids, to_priority, to_at
     from (
-        select i.id, gendurable._is_wanted(p_steps, i.fsm, i.fsm_version, i.step) as wanted,
+        select i.id, i.priority, i.bucket_at, gendurable._is_wanted(p_steps, i.fsm, i.fsm_version, i.step) as wanted,
             row_number() over (order by i.priority, i.bucket_at, i.id) as no
         from gendurable.instance i
         where i.rate_limit = p_bucket and i.queue = p_queue and i.bucket_at is not null
@@ -215,9 +216,6 @@ begin
         limit 1000
     ) x;
     ids := coalesce(ids, '{}');
-    select i.priority, i.bucket_at, i.id into upto.priority, upto.at, upto.id
-    from gendurable.instance i
-    where i.id = ids[cardinality(ids)];
 end $$;
 
 comment on function gendurable._find_wanted_in_line(jsonb, text, text, int, timestamptz, bigint) is
