@@ -68,6 +68,8 @@ begin
         'queue', coalesce(p_queue, 'default'),
         -- a lost run of such a worker is no attempt: kernel/080_transitions
         'worker', format('gd_run:%s:%s', pg_backend_pid(), v_now),
+        -- once: it costs as much as a look at all sessions
+        'login', gendurable._login_role(),
         'limit', coalesce(p_limit, 1000), 'batch', v_batch, 'size', least(v_batch, 50),
         'lease', coalesce(v_options -> 'lease_ms', '60000'),
         'options', jsonb_strip_nulls(v_options) - '{batch,lease_ms}'::text[],
@@ -89,6 +91,7 @@ create or replace function gendurable._step_call(
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
     v_role constant oid := (select r.oid from pg_roles r where r.rolname = current_user);
+    v_login constant oid := (p_run ->> 'login')::oid;
     v_now constant bigint := extract(epoch from clock_timestamp()) * 1000000;
     v_timeout constant bigint := (select s.setting::bigint from pg_settings s where s.name = 'statement_timeout');
     v_late constant boolean := v_timeout > 0 and v_now - (p_run ->> 'began')::bigint > 500 * v_timeout;
@@ -111,7 +114,7 @@ begin
                 perform set_config('synchronous_commit', 'off', true);
                 v_got := gendurable._claim_run(
                     p_run ->> 'worker', p_run ->> 'queue', v_limit,
-                    make_interval(secs => (p_run ->> 'lease')::double precision / 1000), v_role);
+                    make_interval(secs => (p_run ->> 'lease')::double precision / 1000), v_role, v_login);
             end if;
             if v_limit > 0 and v_got.ids <> '{}' then
                 run := run || jsonb_build_object(
@@ -139,7 +142,7 @@ begin
             select array_agg((c.one ->> 0)::bigint order by c.o), array_agg((c.one ->> 1)::bigint order by c.o)
             into v_ids, v_nos
             from jsonb_array_elements(p_run -> 'todo') with ordinality c (one, o);
-            v_got := gendurable._run_claims(p_path, p_run ->> 'worker', v_ids, v_nos, p_run -> 'options', true);
+            v_got := gendurable._run_claims(p_path, p_run ->> 'worker', v_ids, v_nos, p_run -> 'options', true, v_login);
             run := run || gendurable._tally_call(p_run, v_ids, v_nos, v_got.results, v_got.details);
             cancelled := v_got.cancelled;
             if cancelled is not null then

@@ -41,7 +41,7 @@ declare
 begin
     v_claims := gendurable._open_run(p_worker, p_claims, p_options);
     v_got := gendurable._run_claims(
-        p_path, p_worker, v_claims.ids, v_claims.claim_nos, coalesce(nullif(p_options, 'null'), '{}'), false);
+        p_path, p_worker, v_claims.ids, v_claims.claim_nos, coalesce(nullif(p_options, 'null'), '{}'), false, v_claims.login);
     return query
         select u.o::int - 1, u.id, u.claim_no, u.result, u.detail
         from unnest(v_claims.ids, v_claims.claim_nos, v_got.results, v_got.details)
@@ -53,7 +53,7 @@ comment on function gendurable._answer_claims(text, text, jsonb, jsonb) is
     'gd_run_claims. p_path: the search_path of the caller, which is that of the handlers.';
 
 create or replace function gendurable._run_claims(
-    p_path text, p_worker text, p_ids bigint[], p_nos bigint[], p_options jsonb, p_catch boolean,
+    p_path text, p_worker text, p_ids bigint[], p_nos bigint[], p_options jsonb, p_catch boolean, p_login oid,
     out results text[], out details jsonb[], out cancelled text
 )
 language plpgsql
@@ -85,7 +85,7 @@ declare
 begin
     -- handlers have it: none of them runs steps
     perform set_config('gendurable.running', 'on', true);
-    v_plan := gendurable._plan_run(v_role, p_ids, p_nos);
+    v_plan := gendurable._plan_run(v_role, p_ids, p_nos, p_login);
     results := v_plan.results;
     details := v_plan.details;
     v_todo := array(select u.o from unnest(results) with ordinality u (result, o) where u.result is null order by u.o);
@@ -130,7 +130,7 @@ begin
                 array(select p_nos[g.at] from unnest(v_group) with ordinality g (at, o) order by g.o),
                 array(select v_plan.handlers[g.at] from unnest(v_group) with ordinality g (at, o) order by g.o),
                 v_plan.set_based[v_group[1]], v_singly, v_deferred, p_catch,
-                array(select v_plan.exposed[g.at] from unnest(v_group) with ordinality g (at, o) order by g.o), v_role);
+                array(select v_plan.exposed[g.at] from unnest(v_group) with ordinality g (at, o) order by g.o), v_role, p_login);
             v_spent := v_spent + v_got.took;
             if v_got.state is null then
                 for v_at in 1 .. cardinality(v_group) loop
@@ -214,7 +214,7 @@ begin
             elsif v_got.state in ('42883', 'XX000') and v_again <> v_first then
                 v_again := v_first;                -- it was replaced meanwhile
                 continue;
-            elsif v_got.state in ('42883', 'XX000') and not gendurable._resolves_run(v_plan.handlers[v_first], v_role) then
+            elsif v_got.state in ('42883', 'XX000') and not gendurable._resolves_run(v_plan.handlers[v_first], v_role, p_login) then
                 results[v_first] := 'no_handler';
             else
                 v_one := gendurable._end_badly(p_worker, p_ids[v_first], p_nos[v_first], v_got.state, v_got.message);
@@ -232,7 +232,7 @@ begin
     perform set_config('gendurable.running', '', false);
 end $$;
 
-comment on function gendurable._run_claims(text, text, bigint[], bigint[], jsonb, boolean) is
+comment on function gendurable._run_claims(text, text, bigint[], bigint[], jsonb, boolean, oid) is
     'Runs claims in this transaction: results and details as gd_run_claims answers them. p_catch: a cancel ends the run, and does not
 raise (cancelled: its message). Invoker code: handlers have the rights of who calls.';
 

@@ -5,7 +5,7 @@
 
 create or replace function gendurable._run_group(
     p_path text, p_worker text, p_ids bigint[], p_nos bigint[], p_handlers text[], p_set_based boolean, p_singly boolean,
-    p_deferred text[], p_catch boolean, p_exposed boolean[], p_role oid,
+    p_deferred text[], p_catch boolean, p_exposed boolean[], p_role oid, p_login oid,
     out kinds text[], out answers jsonb, out failed int, out state text, out message text, out took double precision
 )
 language plpgsql as $$
@@ -47,7 +47,7 @@ begin
             failed := case when cardinality(v_at) = 1 then v_at[1] end;
             v_some := array(select v_ctxs[a.at] from unnest(v_at) with ordinality a (at, o) order by a.o);
             v_pin := case
-                when p_exposed[v_at[1]] then gendurable._pin_handler(p_handlers[v_at[1]], p_set_based, p_role)
+                when p_exposed[v_at[1]] then gendurable._pin_handler(p_handlers[v_at[1]], p_set_based, p_role, p_login)
             end;
             v_sql := gendurable._call_text(p_handlers[v_at[1]], p_set_based, v_pin is not null);
             -- from here on names mean what they mean to the caller, until what is behind the execute
@@ -103,7 +103,7 @@ begin
 end $$;
 
 comment on function gendurable._run_group(
-    text, text, bigint[], bigint[], text[], boolean, boolean, text[], boolean, boolean[], oid
+    text, text, bigint[], bigint[], text[], boolean, boolean, text[], boolean, boolean[], oid, oid
 ) is
     'Runs the handlers of claims and commits what they return, or nothing of it. kinds: of the outcomes. state: why nothing was
 committed: the SQLSTATE that a handler raised (failed: which one, if that is known), or "answers": those of the commit. p_singly: each handler

@@ -3,7 +3,7 @@
 -- Next: 900_access.
 
 create or replace function gendurable._open_run(
-    p_worker text, p_claims jsonb, p_options jsonb, out ids bigint[], out claim_nos bigint[]
+    p_worker text, p_claims jsonb, p_options jsonb, out ids bigint[], out claim_nos bigint[], out login oid
 )
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
@@ -11,6 +11,7 @@ begin
     perform gendurable._need_text(p_worker, 'p_worker');
     perform gendurable._need_run_options(p_options, '{budget_ms,lock_ms}');
     perform gendurable._need_no_run();
+    login := gendurable._login_role();
     select coalesce(array_agg(c.id), '{}'), coalesce(array_agg(c.claim_no), '{}') into ids, claim_nos
     from gendurable._parse_claims(p_claims) c;
 end $$;
@@ -59,7 +60,7 @@ end $$;
 comment on function gendurable._need_run_options(jsonb, text[]) is 'Raises GD501 unless all options are known, and counts.';
 
 create or replace function gendurable._plan_run(
-    p_role oid, p_ids bigint[], p_nos bigint[],
+    p_role oid, p_ids bigint[], p_nos bigint[], p_login oid,
     out results text[], out details jsonb[], out handlers text[], out set_based boolean[], out alone boolean[],
     out crashed boolean[], out exposed boolean[]
 )
@@ -70,7 +71,6 @@ set plan_cache_mode = force_generic_plan
 set lock_timeout = '10ms' as $$
 declare
     v_now constant timestamptz := clock_timestamp();
-    v_login constant oid := gendurable._login_role();
 begin
     if not gendurable._can_write() then
         results := array_fill('busy'::text, array[cardinality(p_ids)]);
@@ -85,9 +85,9 @@ begin
         where i.claim_no = u.claim_no and i.status = 'executing' and not gendurable._is_over(i.expires_at, i.timeout_at, v_now)
     ), kind as materialized (
         select k.fsm, k.fsm_version, k.step, s.handler, s.alone,
-            gendurable._step_problem(s.handler, s.owner, p_role, v_login) as problem,
+            gendurable._step_problem(s.handler, s.owner, p_role, p_login) as problem,
             coalesce((select p.proretset from pg_proc p where p.oid = gendurable._find_handler(s.handler)), false) as set_based,
-            gendurable._is_exposed(s.handler, p_role, v_login) as exposed
+            gendurable._is_exposed(s.handler, p_role, p_login) as exposed
         from (select distinct h.fsm, h.fsm_version, h.step from held h) k
         cross join lateral gendurable._find_step(k.fsm, k.fsm_version, k.step) s
     )
@@ -106,7 +106,7 @@ begin
     left join kind k on h.fsm = k.fsm and h.fsm_version = k.fsm_version and h.step = k.step;
 end $$;
 
-comment on function gendurable._plan_run(oid, bigint[], bigint[]) is
+comment on function gendurable._plan_run(oid, bigint[], bigint[], oid) is
     'What is to be run: the handler of each claim, and how; the results of those that cannot be run.';
 
 create or replace function gendurable._read_run(p_ids bigint[], p_nos bigint[]) returns jsonb[]
@@ -152,24 +152,24 @@ end $$;
 
 comment on function gendurable._holds_run(bigint, bigint) is 'Whether a claim stands.';
 
-create or replace function gendurable._resolves_run(p_handler text, p_role oid) returns boolean
+create or replace function gendurable._resolves_run(p_handler text, p_role oid, p_login oid) returns boolean
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
 begin
     return exists (
         select from gendurable.step s
-        where s.handler = p_handler and gendurable._step_problem(s.handler, s.owner, p_role) is null);
+        where s.handler = p_handler and gendurable._step_problem(s.handler, s.owner, p_role, p_login) is null);
 end $$;
 
-comment on function gendurable._resolves_run(text, oid) is 'Whether there is such a function now that the role may run.';
+comment on function gendurable._resolves_run(text, oid, oid) is 'Whether there is such a function now that the role may run.';
 
-create or replace function gendurable._pin_handler(p_handler text, p_set_based boolean, p_role oid) returns text
+create or replace function gendurable._pin_handler(p_handler text, p_set_based boolean, p_role oid, p_login oid) returns text
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
     v_oid constant oid := gendurable._find_handler(p_handler);
     v_pin text;
     v_definer boolean;
 begin
-    if gendurable._resolves_run(p_handler, p_role) then
+    if gendurable._resolves_run(p_handler, p_role, p_login) then
         select p.oid || ':' || p.xmin || ':' || p.ctid, p.prosecdef into v_pin, v_definer
         from pg_proc p where p.oid = v_oid and p.proretset = p_set_based;
     end if;
@@ -179,7 +179,7 @@ begin
     return v_pin;
 end $$;
 
-comment on function gendurable._pin_handler(text, boolean, oid) is
+comment on function gendurable._pin_handler(text, boolean, oid, oid) is
     'Which version of a handler the role may run now, for _is_pinned; raises 42883 where there is none.';
 
 create or replace function gendurable._is_known_definer(p_oid oid, p_handler text) returns boolean

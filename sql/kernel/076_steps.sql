@@ -142,10 +142,10 @@ end $$;
 comment on function gendurable._find_step(text, int, text) is
     'How a step runs in SQL: the definition for its version, else the one for all; nulls where there is none.';
 
-create or replace function gendurable._runnable_steps(p_kind text, p_role oid) returns jsonb
+create or replace function gendurable._runnable_steps(p_kind text, p_role oid, p_login oid = null) returns jsonb
 language plpgsql stable as $$
 declare
-    v_login constant oid := gendurable._login_role();
+    v_login constant oid := coalesce(p_login, gendurable._login_role());
 begin
     return (
         select coalesce(jsonb_object_agg(f.fsm, f.steps), '{}')
@@ -162,7 +162,7 @@ begin
     ) || jsonb_build_object('', p_kind <> 'sql');
 end $$;
 
-comment on function gendurable._runnable_steps(text, oid) is
+comment on function gendurable._runnable_steps(text, oid, oid) is
     'Which rows a claim wants: "sql", those whose step the role can run here; "other", all others. {"": otherwise, machine: {step:
 {version: wanted, "": in all other versions}}}';
 

@@ -99,7 +99,8 @@ def test_between_the_last_look_and_the_call_nothing_can_be_put_in_place(stage: S
 
     def pin() -> str:
         row = conn.execute(
-            "select gendurable._pin_handler(%s, %s, current_user::regrole) as pin", (name, set_based)
+            "select gendurable._pin_handler(%s, %s, current_user::regrole, current_user::regrole) as pin",
+            (name, set_based),
         ).fetchone()
         assert row is not None
         return str(row["pin"])

@@ -146,7 +146,10 @@ def test_what_a_claim_does_not_want_is_walked_over_once(conn: Conn) -> None:
         "select gd_define_step('ours', 'start', 'app.h(jsonb)')"
     )
     conn.execute("select gd_insert_many(%s)", (json.dumps([{"fsm": "m"}] * 200),))
-    run = "select * from gendurable._claim_run('w', 'default', 10, '60 seconds', current_user::regrole::oid)"
+    run = (
+        "select c.* from pg_roles r cross join lateral"
+        " gendurable._claim_run('w', 'default', 10, '60 seconds', r.oid, r.oid) c where r.rolname = current_user"
+    )
     claim = "select * from gd_claim('w', 'default', 10, p_options => '{\"steps\": \"sql\"}')"
     for query in (run, claim):
         for _ in range(10):  # the plans are kept
