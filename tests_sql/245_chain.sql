@@ -125,7 +125,11 @@ select is((select count(*) from (select from app.log l group by l.id, l.step hav
 
 select t.hold('s1', t.three('{"kind": "done"}')) as id \gset
 select gd_signal(:id, 'a', '1'), gd_signal(:id, 'b', '2');
+update gendurable.instance i
+set attempt = 2, awaits = '{go}', deadline_at = clock_timestamp() - interval '1 second' where i.id = :id;
 select t.told() as x \gset
+select is((select l.ctx - '{id,claim_no,state,signals,queue}'::text[] from app.log l where l.step = 's1') @>
+    '{"attempt": 2, "awaits": ["go"], "timed_out": true}', true, 'the first one gets what its claim shows');
 select is(
     (select jsonb_object_agg(l.step, l.ctx - '{id,claim_no,state,signals,queue}'::text[]) from app.log l where l.step <> 's1'),
     (select jsonb_object_agg(s, jsonb_build_object('fsm', 'm', 'version', 1, 'step', s, 'attempt', 0, 'partition_key', null,

@@ -165,8 +165,9 @@ def test_a_cancel_while_it_claims_gives_back_what_was_busy(trio):
     c.rows("select gd_pause_queue('other')")
     fill(c, 1)
     b.begin().rows("select from app.account where id = 1 for update")
+    running = a.blocked(c, run, a, lock_ms=1000)
+    # the next claim waits for this
     b.conn.execute("lock table gendurable.doubtful_key in access exclusive mode")
-    running = a.blocked(c, run, a, lock_ms=200)
     wait_until(
         lambda: c.one(
             "select count(*) from pg_locks where pid = %s and not granted and relation = 'gendurable.doubtful_key'::regclass",
