@@ -8,31 +8,30 @@ from collections.abc import Callable
 from typing import Any
 
 from . import _sql
-from ._measure import Bench, Workload
+from ._measure import Bench, Workload, processor_time
 
 BATCH = 200
 ROWS = 100_000
 
 # One row of the yardstick's table, by a random key: what each transaction of the yardstick does.
 HANDLERS = """
-create schema if not exists bench_steps;
-create table if not exists bench_steps.account (id int primary key, n int not null);
-create table if not exists bench_steps.transfer (instance_id bigint primary key, amount int not null);
-truncate bench_steps.account, bench_steps.transfer;
+create schema bench_steps;
+create table bench_steps.account (id int primary key, n int not null);
+create table bench_steps.transfer (instance_id bigint primary key, amount int not null);
 insert into bench_steps.account select g, 0 from generate_series(1, 100000) g;
 
-create or replace function bench_steps.nothing(ctx jsonb) returns jsonb language plpgsql as $$
+create function bench_steps.nothing(ctx jsonb) returns jsonb language plpgsql as $$
 begin
     return '{"kind": "done"}';
 end $$;
 
-create or replace function bench_steps.update_one(ctx jsonb) returns jsonb language plpgsql as $$
+create function bench_steps.update_one(ctx jsonb) returns jsonb language plpgsql as $$
 begin
     update bench_steps.account set n = n + 1 where id = (ctx #> '{state,id}')::int;
     return '{"kind": "done"}';
 end $$;
 
-create or replace function bench_steps.transfer(ctx jsonb) returns jsonb language plpgsql as $$
+create function bench_steps.transfer(ctx jsonb) returns jsonb language plpgsql as $$
 begin
     update bench_steps.account set n = n - 1 where id = (ctx #> '{state,id}')::int;
     update bench_steps.account set n = n + 1 where id = (ctx #> '{state,to}')::int;
@@ -40,7 +39,7 @@ begin
     return '{"kind": "done"}';
 end $$;
 
-create or replace function bench_steps.update_many(ctxs jsonb) returns setof jsonb language plpgsql as $$
+create function bench_steps.update_many(ctxs jsonb) returns setof jsonb language plpgsql as $$
 begin
     update bench_steps.account a
     set n = a.n + s.count
@@ -51,7 +50,7 @@ begin
     return query select jsonb_build_object('id', c -> 'id', 'kind', 'done') from jsonb_array_elements(ctxs) c;
 end $$;
 
-create or replace function bench_steps.next(ctx jsonb) returns jsonb language plpgsql as $$
+create function bench_steps.next(ctx jsonb) returns jsonb language plpgsql as $$
 declare
     v_at constant int := right(ctx ->> 'step', 1)::int;
 begin
@@ -61,7 +60,7 @@ begin
     end;
 end $$;
 
-create or replace function bench_steps.update_next(ctx jsonb) returns jsonb language plpgsql as $$
+create function bench_steps.update_next(ctx jsonb) returns jsonb language plpgsql as $$
 begin
     update bench_steps.account set n = n + 1 where id = (ctx #> '{state,id}')::int;
     return bench_steps.next(ctx);
@@ -78,16 +77,20 @@ def through(step: str, steps: int = 1, **options: Any) -> Callable[[Bench], floa
     """Steps a second of one session that runs `scale` instances from this step on."""
 
     def run(bench: Bench) -> float:
-        bench.conn.execute(HANDLERS)
+        if not bench.value("select count(*) from pg_namespace where nspname = 'bench_steps'"):
+            bench.conn.execute(HANDLERS)
+        bench.conn.execute("truncate bench_steps.transfer")
         bench.conn.execute("vacuum analyze bench_steps.account")
         # the first call of a session compiles what it calls, and the first pages after a checkpoint are logged in full
         fill(bench, step, BATCH)
         call(bench, options)
         fill(bench, step, bench.scale)
         bench.conn.execute("vacuum analyze gendurable.instance")
-        started = time.perf_counter()
+        before, started = processor_time(bench.conn.info.backend_pid), time.perf_counter()
         result = call(bench, options)
         seconds = time.perf_counter() - started
+        spent = processor_time(bench.conn.info.backend_pid) - before
+        bench.notes.append(f"{step}: {1e6 * spent / steps / bench.scale:.0f} us of the session's processor time a step")
         if bench.value("select count(*) from gd_instances where status = 'done'") != bench.scale + BATCH:
             raise RuntimeError(f"gd_run: {result}")
         return steps * bench.scale / seconds
