@@ -1,4 +1,4 @@
-"""Steps in SQL: one session that calls gd_run, by what it writes beside its transitions and by how many steps are one chain."""
+"""Steps in SQL: one session that calls gd_run, by what a step writes beside its transition, and as chains."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chains of steps in SQL beside others: locks in a link, signals and claims meanwhile, cancels and what they leave behind."""
+"""Chains of steps in SQL beside others: locks in a link, signals meanwhile, cancels and what they leave behind."""
 
 from __future__ import annotations
 
@@ -45,9 +45,7 @@ def trio(db: Any) -> tuple[Session, Session, Session]:
 
 
 def fill(session: Session, count: int, **state: Any) -> list[int]:
-    return [
-        session.insert(step="first", state={"first": n, "second": 50 + n, **state}) for n in range(1, count + 1)
-    ]
+    return [session.insert(step="first", state={"first": n, "second": 50 + n, **state}) for n in range(1, count + 1)]
 
 
 def run(session: Session, **options: Any) -> Row:
@@ -160,7 +158,7 @@ def test_a_killed_chain_has_left_nothing(trio):
 
 
 def test_a_cancel_while_it_claims_gives_back_what_was_busy(trio):
-    # While it holds a claim that has met a lock it claims others: a cancel there must not leave the first one to its lease.
+    # It holds a claim that has met a lock while it claims others: a cancel there must not leave it to its lease.
     a, b, c = trio
     c.rows("select gd_pause_queue('other')")
     fill(c, 1)
@@ -170,7 +168,8 @@ def test_a_cancel_while_it_claims_gives_back_what_was_busy(trio):
     b.conn.execute("lock table gendurable.doubtful_key in access exclusive mode")
     wait_until(
         lambda: c.one(
-            "select count(*) from pg_locks where pid = %s and not granted and relation = 'gendurable.doubtful_key'::regclass",
+            "select count(*) from pg_locks where pid = %s and not granted "
+            "and relation = 'gendurable.doubtful_key'::regclass",
             a.conn.info.backend_pid,
         )
     )
