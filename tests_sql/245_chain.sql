@@ -129,7 +129,8 @@ update gendurable.instance i
 set attempt = 2, awaits = '{go}', deadline_at = clock_timestamp() - interval '1 second' where i.id = :id;
 select t.told() as x \gset
 select is(
-    (select l.ctx @> '{"attempt": 2, "awaits": ["go"], "timed_out": true}' from app.log l where l.step = 's1'), true, 'the first one gets what its claim shows');
+    (select l.ctx @> '{"attempt": 2, "awaits": ["go"], "timed_out": true}'
+     from app.log l where l.step = 's1'), true, 'the first one gets what its claim shows');
 select is(
     (select jsonb_object_agg(l.step, l.ctx - '{id,claim_no,state,signals,queue}'::text[]) from app.log l where l.step <> 's1'),
     (select jsonb_object_agg(s, jsonb_build_object('fsm', 'm', 'version', 1, 'step', s, 'attempt', 0, 'partition_key', null,

@@ -117,30 +117,3 @@ begin
 end $$;
 
 comment on function gendurable._carry(jsonb, jsonb) is 'What links consume, insert and send, with what one more does.';
-
-create or replace function gendurable._may_chain(p_ids bigint[], p_chains boolean[], p_now timestamptz) returns boolean[]
-language plpgsql as $$
-declare
-    v_crowded constant text[] := gendurable._find_crowded(array(
-        select distinct i.partition_key
-        from unnest(p_ids) u (id)
-        join gendurable.instance i on i.id = any(array[u.id])
-        where i.partition_key is not null), p_now);
-begin
-    if exists (select from gendurable.hold) then
-        return array_fill(false, array[cardinality(p_ids)]);
-    end if;
-    -- as for a claim that is kept: see _choose_kept
-    return array(
-        select u.chains and coalesce(i.partition_key <> all(v_crowded), true)
-            and not exists (select from gendurable.paused_queue q where q.queue = i.queue)
-            and not exists (
-                select from gendurable.queue_setting s
-                where s.queue = i.queue and coalesce(i.queue_slot >= s.max_executing, s.max_executing is not null))
-        from unnest(p_ids, p_chains) with ordinality u (id, chains, o)
-        left join gendurable.instance i on i.id = any(array[u.id])
-        order by u.o);
-end $$;
-
-comment on function gendurable._may_chain(bigint[], boolean[], timestamptz) is
-    'Of claims that would chain, those that may: nobody waits in their key, their queue is not paused, nothing is held.';

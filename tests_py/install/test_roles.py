@@ -33,6 +33,7 @@ RUNNER = {
     *("_answer_claims", "_run_claims", "_run_group", "_match_outcomes", "_deferred_constraints", "_end_badly"),
     *("_blames_lock", "_is_nobodys_fault", "_tally_call", "_step_call", "_open_call", "_open_run", "_plan_run"),
     *("_read_run", "_holds_run", "_resolves_run", "_suspect_run", "_refused_steps", "_claim_run", "_commit_run"),
+    *("_next_links", "_sign_outcomes", "_carry", "_setting_ms"),
     "_release_run",
 }
 # The table of the contract.
