@@ -259,6 +259,26 @@ select gd_release_hold();
 select t.hold('s1', jsonb_build_object('s1', t.next('s2'))) as id \gset
 select is(t.told() || ' ' || t.ran(), 'ok s1 s2', '(it is not)');
 
+select gd_insert('m', jsonb_build_object('s1', t.next('s2')), p_step => 's1', p_queue => 'limited') as id \gset
+select gd_set_queue('limited', '{"limit": 1}');
+select t.claim('limited');
+select is(t.told() || ' ' || t.ran(), 'ok s1 s2', 'in a queue with a limit');
+select gd_insert('m', jsonb_build_object('s1', t.next('s2')), p_step => 's1', p_queue => 'limited') as id \gset
+select t.claim('limited');
+select gd_set_queue('limited', '{"limit": 0}');
+select is(t.told() || ' ' || t.ran(), 'ok s1', 'not when it was lowered');
+select gd_insert('m', jsonb_build_object('all', t.next('s2')) || case when g = 3 then '{"raise": "s2"}' else '{}' end::jsonb,
+    p_step => 'all', p_queue => 'behind') from generate_series(1, 5) g;
+select t.claim('behind');
+select is(t.told(), 'ok, ok, ok, ok, ok', 'a link that raises behind a step for many');
+select is((select string_agg(v.status || v.step || v.attempt, ' ') from gd_instances v where v.queue = 'behind'),
+    'runnables20 runnables20 runnables20 runnables20 runnables20', 'leaves that step');
+select t.hold('s1', t.three('{"kind": "done", "at": {"step": "own"}}')) as id \gset
+select is(t.told(), 'ok', 'a last link that says where it was made');
+select is(t.row(:id), 'done own s3 0', '(its word counts; the state is that of the link)');
+select t.hold('s1', t.three('{"kind": "done"}')) as id \gset
+select is(t.told('{"chain": 2.0}'), 'ok', 'a whole number, however it is written');
+
 -- keys
 
 select t.hold('s1', jsonb_build_object('s1', t.next('s2')), 'k1') as id \gset
@@ -293,5 +313,7 @@ select is((select l.last_value from app.log_o_seq l), 5::bigint, 'after five tri
 select is(t.row(:id), 'runnable s1 - 1', '(an attempt)');
 select t.hold('s1', '{"raise": "s1", "sqlstate": "55P03"}') as id \gset
 select is(t.told(), 'error 55P03', 'also of the class of locks');
+select t.hold('s1', '{"raise": "s1", "sqlstate": "55P03"}') as id \gset
+select is(t.told('{"lock_ms": 0}'), 'error 55P03', 'and where locks are waited for without an end');
 
 select * from finish();

@@ -174,10 +174,12 @@ declare
     v_all gendurable.outcome[] := gendurable._parse_outcomes(p_outcomes, v_now);
 begin
     for v_at in 1 .. coalesce(cardinality(p_from), 0) loop
-        -- an "at" of its own goes before
-        if p_from[v_at] is not null and v_all[v_at].from_step is null and v_all[v_at].kind <> 'rejected' then
-            v_all[v_at].from_step := p_from[v_at] ->> 'step';
-            v_all[v_at].from_state := p_from[v_at] -> 'state';
+        if octet_length(p_from[v_at] ->> 'step') <= gendurable._longest_name() and jsonb_typeof(p_from[v_at] -> 'state') = 'object'
+            and v_all[v_at].kind <> 'rejected'
+        then
+            -- what it says by itself, with "at", goes before
+            v_all[v_at].from_step := coalesce(v_all[v_at].from_step, p_from[v_at] ->> 'step');
+            v_all[v_at].from_state := coalesce(v_all[v_at].from_state, p_from[v_at] -> 'state');
         end if;
     end loop;
     return gendurable._commit_outcomes(p_worker, v_all, interval '60 seconds', v_now);

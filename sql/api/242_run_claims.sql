@@ -71,7 +71,7 @@ declare
     v_deferred constant text := gendurable._deferred_constraints();
     v_wait_ms constant double precision := gendurable._setting_ms(v_wait);
     v_statement_timeout constant double precision := gendurable._setting_ms(current_setting('statement_timeout'));
-    v_links constant int := coalesce((p_options ->> 'chain')::int, 10);
+    v_links constant int := coalesce((p_options ->> 'chain')::numeric::int, 10);
     v_plan record;
     v_todo int[];
     v_first int;
@@ -238,12 +238,14 @@ begin
                     'again', case when gendurable._blames_lock(v_got.state) then 'last' else 'first' end,
                     'sqlstate', v_got.state, 'message', v_got.message);
                 v_ends := v_ends or gendurable._blames_lock(v_got.state);
-            elsif gendurable._blames_lock(v_got.state) and v_tries < 4 and not (v_got.state = '55P03' and v_got.took >= v_wait_ms) then
+            elsif gendurable._blames_lock(v_got.state) and v_tries < 4 and not (
+                v_got.state = '55P03' and v_wait_ms > 0 and v_got.took >= v_wait_ms)
+            then
                 -- it has not waited for a lock: perhaps it says so whatever happens
                 v_tries := v_tries + 1;
                 v_rounds := 0;
                 continue;
-            elsif v_got.state = '55P03' and v_got.took >= v_wait_ms then
+            elsif v_got.state = '55P03' and v_wait_ms > 0 and v_got.took >= v_wait_ms then
                 results[v_first] := 'busy';
                 details[v_first] := jsonb_build_object('sqlstate', v_got.state, 'message', v_got.message);
                 v_ends := true;

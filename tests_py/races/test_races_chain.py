@@ -13,7 +13,7 @@ from support.wait import wait_until
 SETUP = """
 create schema app;
 create table app.account (id int primary key, n int not null default 0);
-insert into app.account select g from generate_series(1, 100) g;
+insert into app.account select g from generate_series(1, 800) g;
 create function app.first(ctx jsonb) returns jsonb language plpgsql as $$
 begin
     update app.account set n = n + 1 where id = (ctx #> '{state,first}')::int;
@@ -45,7 +45,7 @@ def trio(db: Any) -> tuple[Session, Session, Session]:
 
 
 def fill(session: Session, count: int, **state: Any) -> list[int]:
-    return [session.insert(step="first", state={"first": n, "second": 50 + n, **state}) for n in range(1, count + 1)]
+    return [session.insert(step="first", state={"first": n, "second": 400 + n, **state}) for n in range(1, count + 1)]
 
 
 def run(session: Session, **options: Any) -> Row:
@@ -64,20 +64,20 @@ def left(session: Session) -> list[Row]:
 def test_a_lock_that_a_link_meets_leaves_the_links_before_it(trio):
     a, b, c = trio
     fill(c, 20)
-    b.begin().rows("select from app.account where id = 57 for update")
+    b.begin().rows("select from app.account where id = 407 for update")
     result = run(a, lock_ms=50)
     assert (result["ok"], result["busy"], result["error"]) == (result["claimed"] - 1, 1, 0)
     assert left(c) == [{"step": "second", "status": "runnable", "attempt": 0, "crashes": 0}]
     b.roll_back()
     assert run(a)["ok"] == 1
-    assert paid(c) == dict.fromkeys([*range(1, 21), *range(51, 71)], 1)
+    assert paid(c) == dict.fromkeys([*range(1, 21), *range(401, 421)], 1)
 
 
 def test_a_link_waits_for_a_lock_hardly_at_all(trio):
     # Its transaction holds what the links before it have locked.
     a, b, c = trio
     [id] = fill(c, 1)
-    b.begin().rows("select from app.account where id = 51 for update")
+    b.begin().rows("select from app.account where id = 401 for update")
     claim = a.claim_one()
     # it does not run into the limit of the one that is first
     [row] = a.rows(
@@ -178,6 +178,24 @@ def test_a_cancel_while_it_claims_gives_back_what_was_busy(trio):
         running.result()
     b.roll_back()
     assert left(c) == [{"step": "first", "status": "runnable", "attempt": 0, "crashes": 0}]
+
+
+@pytest.mark.parametrize("locked", [False, True])
+def test_one_of_a_large_group_holds_up_itself_alone(trio, locked):
+    # Behind transactions without a failure all of a batch is one statement.
+    a, b, c = trio
+    fill(c, 400)
+    if locked:
+        b.begin().rows("select from app.account where id = 350 for update")
+    else:
+        c.conn.execute("alter table app.account add check (id <> 350 or n = 0)")
+    result = run(a, batch=100, lock_ms=50, chain=1)
+    assert (result["busy"], result["error"]) == ((1, 0) if locked else (0, 1))
+    assert [(row["step"], row["attempt"]) for row in left(c)] == [("first", 0 if locked else 1)]
+    b.roll_back()
+    if locked:
+        assert run(a)["ok"] == 1
+    assert paid(c) == {n: 1 for n in range(1, 801) if locked or n not in (350, 750)}
 
 
 def test_what_raises_as_a_lock_would_does_not_come_back_for_ever(trio):
