@@ -84,7 +84,7 @@ begin
             select x.fsm, x.fsm_version, x.step, x.crashes > 0 as crashed, x.timeout_at is not null as timed,
                 x.partition_key is not null as keyed
             from gendurable.instance x
-            where x.id = u.id and x.claim_no = u.claim_no and x.status = 'executing'
+            where x.id = any(array[u.id]) and x.claim_no = u.claim_no and x.status = 'executing'
                 and not gendurable._is_over(x.expires_at, x.timeout_at, v_now)
         ) i on true
     ), kind as materialized (
