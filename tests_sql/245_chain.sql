@@ -239,6 +239,13 @@ select gd_define_step('m', 's2', 'app.go(jsonb)');
 update gendurable.step s set queue = 'other' where s.step = 's2';
 select t.stops('{}', 'one with another queue');
 update gendurable.step s set queue = null where s.step = 's2';
+update gendurable.step s set queue = 'other' where s.step = 's1';
+select t.stops('{}', 'or one without, behind one that has it');
+update gendurable.step s set queue = 'same' where s.step in ('s1', 's2');
+select gd_insert('m', jsonb_build_object('s1', t.next('s2')), p_step => 's1', p_queue => 'same') as id \gset
+select t.claim('same');
+select is(t.told() || ' ' || t.ran(), 'ok s1 s2', 'in the same queue it may follow');
+update gendurable.step s set queue = null;
 select gd_define_step('m', 's2', 'app.go(jsonb)', '{"chain": false, "version": 1}');
 select t.stops('{}', 'the definition for the version counts');
 select gd_drop_step('m', 's2', 1);

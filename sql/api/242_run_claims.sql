@@ -29,7 +29,7 @@ commits what they return in the same one. Each claim is answered by its place or
 Options: budget_ms, after so long of running no other step is begun (default 100); lock_ms, how long the first one waits
 for locks where lock_timeout is 0 (default 500), all others wait for 20 ms; chain, how many steps of an instance follow
 each other at once (default 10, 1: each is claimed). A step follows if the outcome before it is a "next" without delay,
-queue, priority, key and rate limit; it has a function for single instances, no queue of its own and no timeout; neither
+queue, priority, key and rate limit; it has a function for single instances, no other queue and no timeout; neither
 of the two says "chain": false; its queue is not paused and nobody waits in its key. Only the outcome of the last one is
 written; where one fails, it is claimed by itself, and those before it are committed.
 

@@ -12,12 +12,14 @@ begin
     with goes as materialized (
         select u.o, u.ctx, u.outcome, u.carried, gendurable._is_plain_link(u.outcome) as plain,
             -- what decides which function follows, as one value
-            jsonb_build_array(u.ctx -> 'fsm', u.ctx -> 'version', u.ctx -> 'queue', u.outcome -> 'step') as place
+            jsonb_build_array(
+                u.ctx -> 'fsm', u.ctx -> 'version', u.ctx -> 'queue', u.ctx -> 'step', u.outcome -> 'step') as place
         from unnest(p_ctxs, p_outcomes, p_carried, p_chains) with ordinality u (ctx, outcome, carried, chains, o)
         where coalesce(u.chains, true) and u.outcome -> 'kind' = '"next"' and case
             when gendurable._is_plain_link(u.outcome) then true else gendurable._is_link(u.outcome) end
     ), link as materialized (
-        select k.place, gendurable._find_link(k.place ->> 0, (k.place ->> 1)::int, k.place ->> 3, k.place ->> 2, p_role) as handler
+        select k.place, gendurable._find_link(
+            k.place ->> 0, (k.place ->> 1)::int, k.place ->> 2, k.place ->> 3, k.place ->> 4, p_role) as handler
         from (select distinct g.place from goes g) k
     )
     select array_agg(g.o order by g.o), array_agg(l.handler order by g.o),
@@ -58,16 +60,24 @@ end $$;
 comment on function gendurable._is_link(jsonb) is
     'Whether an outcome next leads on at once, in the same queue and place, and is valid: else it is the last of its chain.';
 
-create or replace function gendurable._find_link(p_fsm text, p_version int, p_step text, p_queue text, p_role oid) returns text
+create or replace function gendurable._find_link(
+    p_fsm text, p_version int, p_queue text, p_from text, p_step text, p_role oid
+) returns text
 language plpgsql stable as $$
 declare
     v_step record;
 begin
-    select s.handler, s.owner, s.chain and not s.alone and coalesce(s.queue = p_queue, true) as links into v_step
+    select s.handler, s.owner, s.chain and not s.alone as links, s.queue into v_step
     from gendurable.step s
     where s.fsm = p_fsm and s.step = p_step and (s.version = p_version or s.version is null)
     order by s.version nulls last
     limit 1;
+    if v_step.queue <> p_queue or (v_step.queue is null and exists (
+        -- from a queue of its own it goes back to that of the instance
+        select from gendurable.step s where s.fsm = p_fsm and s.step = p_from and s.queue is not null))
+    then
+        return null;
+    end if;
     return case
         when v_step.links and gendurable._step_problem(v_step.handler, v_step.owner, p_role) is null
             and not (select p.proretset from pg_proc p where p.oid = gendurable._find_handler(v_step.handler))
@@ -78,7 +88,7 @@ begin
     end;
 end $$;
 
-comment on function gendurable._find_link(text, int, text, text, oid) is
+comment on function gendurable._find_link(text, int, text, text, text, oid) is
     'The function of a step that may follow another one in the same run, in this queue; null: it has to be claimed.';
 
 create or replace function gendurable._follow(p_ctx jsonb, p_outcome jsonb) returns jsonb
