@@ -8,6 +8,7 @@ from typing import Any
 
 from . import _beside, _engine, _latency, _server, _sql
 from ._measure import Bench, Workload, lock_waits, processor_time
+from ._steps import STEPS
 
 
 def five_steps(size: int = 80, fewer: int = 1, **options: Any) -> Callable[[Bench], float]:
@@ -153,6 +154,7 @@ SHORT = [
     Workload("SQL alone: five steps, run-ahead", "steps/s", "", kept),
     Workload("SQL alone: 10,000 keys, by no keys", "x", ">= 0.4", keys_by_none(10_000), False),
     Workload("SQL alone: 1,000 keys, by no keys", "x", "", keys_by_none(1_000), False),
+    *STEPS,
     Workload("WAL a step", "bytes", "<= 700", cost(wal), False),
     Workload("WAL a step, 10,000 keys", "bytes", "", cost(wal, partition_key=lambda n: f"k{n % 10_000}"), False),
     Workload("buffers a step", "", "", cost(buffers), False),

@@ -42,7 +42,7 @@ $$;
 create table app.seen (ctx jsonb);
 create function app.look(ctx jsonb) returns jsonb language sql as $$
     insert into app.seen values (ctx);
-    select '{"id": 1, "claim_no": 1, "kind": "next", "step": "look", "keep": true, "state": {"n": 7}}'::jsonb
+    select '{"id": 1, "claim_no": 1, "kind": "next", "step": "looked", "keep": true, "state": {"n": 7}}'::jsonb
 $$;
 select gd_define_step('m', 'look', 'app.look(jsonb)');
 select t.hold('look');
@@ -53,7 +53,7 @@ select is(
     'attempt awaits childs claim_no fsm id meta parent_id partition_key queue signals state step timed_out unique_key version',
     'the handler gets what a claim shows');
 select is((select ctx #>> '{signals,0,name}' from app.seen), 'a', '(with the inbox)');
-select is((select v.status || (v.state ->> 'n') from gd_instances v where v.step = 'look'), 'runnable7',
+select is((select v.status || (v.state ->> 'n') from gd_instances v where v.step = 'looked'), 'runnable7',
     'the transition is that of its claim, whatever id it says, and the claim is not kept');
 
 -- a kind, and only one that there is

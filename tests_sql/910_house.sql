@@ -29,7 +29,7 @@ create view t.door as
 select f.* from t.helper f
 where f.proname in (
     '_open_call', '_open_run', '_plan_run', '_read_run', '_holds_run', '_resolves_run', '_pin_handler', '_is_pinned', '_suspect_run',
-    '_refused_steps', '_claim_run', '_commit_run', '_release_run');
+    '_refused_steps', '_claim_run', '_commit_run', '_release_run', '_next_links');
 select is_empty(
     $$select oid::regprocedure from t.public_function
       where not prosecdef and proname not in ('gd_signal_on', 'gd_signal_off') except select oid from t.runner$$,
@@ -47,7 +47,8 @@ select bag_eq(
     $$select proname::text from t.door
       union all select proname::text from t.runner where proname like '\_%'
       union all values ('_run_group'), ('_match_outcomes'), ('_deferred_constraints'), ('_end_badly'), ('_blames_lock'),
-          ('_is_nobodys_fault'), ('_tally_call'), ('_call_text')$$, 'no other helper is open to workers');
+          ('_is_nobodys_fault'), ('_tally_call'), ('_call_text'), ('_setting_ms'), ('_sign_outcomes'), ('_carry')$$,
+    'no other helper is open to workers');
 select is_empty(
     $$select oid::regprocedure from t.our_function where has_function_privilege('public', oid, 'execute')$$,
     'nothing can be executed by PUBLIC');

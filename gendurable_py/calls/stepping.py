@@ -61,12 +61,13 @@ def run(
     budget_ms: int | None = None,
     lease_ms: int | None = None,
     lock_ms: int | None = None,
+    chain: int | None = None,
 ) -> Statement[dict[str, JsonValue]]:
     """Run due steps of a queue that are functions of the database; answers how many were claimed, and how they ended.
 
     It commits: the connection must be in autocommit mode, and not inside a transaction (2D000).
     """
-    options = _options(batch=batch, budget_ms=budget_ms, lease_ms=lease_ms, lock_ms=lock_ms)
+    options = _options(batch=batch, budget_ms=budget_ms, lease_ms=lease_ms, lock_ms=lock_ms, chain=chain)
     return Statement(
         "call gd_run(%s, %s, make_interval(secs => %s), %s::jsonb)",
         (queue, limit, seconds(for_, "the time"), options),
@@ -76,13 +77,13 @@ def run(
 
 @call
 def run_claims(
-    worker: str, claims: Claims, *, budget_ms: int | None = None, lock_ms: int | None = None
+    worker: str, claims: Claims, *, budget_ms: int | None = None, lock_ms: int | None = None, chain: int | None = None
 ) -> Statement[list[Ran]]:
     """Run the steps of claims (pairs of id and claim_no) in the transaction of this connection, each answered for
     itself: ok, error, stale, busy, left (call again) or no_handler."""
     pairs = "[" + ",".join(f"[{id},{claim_no}]" for id, claim_no in claims) + "]"
     return Statement(
         "select ord, id, claim_no, result, detail::text from gd_run_claims(%s, %s::jsonb, %s::jsonb)",
-        (worker, pairs, _options(budget_ms=budget_ms, lock_ms=lock_ms)),
+        (worker, pairs, _options(budget_ms=budget_ms, lock_ms=lock_ms, chain=chain)),
         lambda rows: [Ran(row[0], row[1], row[2], row[3], loads(row[4])) for row in rows],
     )

@@ -163,7 +163,7 @@ comment on function gendurable._apply_isolated(text, gendurable.outcome[], text[
     '_apply, in halves where it fails, so that one bad outcome takes nobody with it; answers for those that failed.';
 
 -- The door through which gd_run_claims commits (244_group): what it cannot have makes the effect of its row roll back.
-create or replace function gendurable._commit_run(p_worker text, p_outcomes jsonb) returns jsonb
+create or replace function gendurable._commit_run(p_worker text, p_outcomes jsonb, p_from jsonb[] = null) returns jsonb
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
@@ -171,10 +171,20 @@ set plan_cache_mode = force_generic_plan
 set lock_timeout = '10ms' as $$
 declare
     v_now constant timestamptz := clock_timestamp();
+    v_all gendurable.outcome[] := gendurable._parse_outcomes(p_outcomes, v_now);
 begin
-    return gendurable._commit_outcomes(
-        p_worker, gendurable._parse_outcomes(p_outcomes, v_now), interval '60 seconds', v_now);
+    for v_at in 1 .. coalesce(cardinality(p_from), 0) loop
+        if octet_length(p_from[v_at] ->> 'step') <= gendurable._longest_name() and jsonb_typeof(p_from[v_at] -> 'state') = 'object'
+            and v_all[v_at].kind <> 'rejected'
+        then
+            -- what it says by itself, with "at", goes before
+            v_all[v_at].from_step := coalesce(v_all[v_at].from_step, p_from[v_at] ->> 'step');
+            v_all[v_at].from_state := coalesce(v_all[v_at].from_state, p_from[v_at] -> 'state');
+        end if;
+    end loop;
+    return gendurable._commit_outcomes(p_worker, v_all, interval '60 seconds', v_now);
 end $$;
 
-comment on function gendurable._commit_run(text, jsonb) is
-    'Commits outcomes: {ord: answer} for all but those that are simply ok.';
+comment on function gendurable._commit_run(text, jsonb, jsonb[]) is
+    'Commits outcomes: {ord: answer} for all but those that are simply ok. p_from: of those that end a chain, what its last link got:
+they are made from its step and state.';

@@ -46,7 +46,7 @@ returns its outcome; one that returns setof jsonb gets an array of many, and ret
 A null p_handler says that the step is in another language. A definition takes the place of the one before. Options:
 
   version: for this version of the machine alone; null: for all that have no definition of their own
-  chain: whether it may follow another step in the same run (default true); kept, and not read yet
+  chain: whether it may follow another step, and another one may follow it, in the same run (default true): see gd_run
   alone: each instance in a transaction of its own (default false)
   queue: not possible yet
 

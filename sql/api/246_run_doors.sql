@@ -9,7 +9,7 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
     perform gendurable._need_read_committed();
     perform gendurable._need_text(p_worker, 'p_worker');
-    perform gendurable._need_run_options(p_options, '{budget_ms,lock_ms}');
+    perform gendurable._need_run_options(p_options, '{budget_ms,lock_ms,chain}');
     perform gendurable._need_no_run();
     login := gendurable._login_role();
     select coalesce(array_agg(c.id), '{}'), coalesce(array_agg(c.claim_no), '{}') into ids, claim_nos
@@ -62,7 +62,7 @@ comment on function gendurable._need_run_options(jsonb, text[]) is 'Raises GD501
 create or replace function gendurable._plan_run(
     p_role oid, p_ids bigint[], p_nos bigint[], p_login oid,
     out results text[], out details jsonb[], out handlers text[], out set_based boolean[], out alone boolean[],
-    out crashed boolean[], out exposed boolean[]
+    out crashed boolean[], out chains boolean[], out exposed boolean[]
 )
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
@@ -71,6 +71,7 @@ set plan_cache_mode = force_generic_plan
 set lock_timeout = '10ms' as $$
 declare
     v_now constant timestamptz := clock_timestamp();
+    v_keyed boolean;
 begin
     if not gendurable._can_write() then
         results := array_fill('busy'::text, array[cardinality(p_ids)]);
@@ -78,36 +79,76 @@ begin
         return;
     end if;
     with held as materialized (
-        select u.ord, i.fsm, i.fsm_version, i.step, i.crashes > 0 as crashed,
-            row_number() over (partition by u.id, u.claim_no order by u.ord) as copy
+        select u.ord, i.fsm, i.fsm_version, i.step, i.crashed, i.timed, i.keyed,
+            case
+                when i.fsm is null or row_number() over (partition by u.id, u.claim_no order by u.ord) > 1 then null
+                else dense_rank() over (order by i.fsm, i.fsm_version, i.step)
+            end as kind
         from unnest(p_ids, p_nos) with ordinality u (id, claim_no, ord)
-        join gendurable.instance i on i.id = any(array[u.id])
-        where i.claim_no = u.claim_no and i.status = 'executing' and not gendurable._is_over(i.expires_at, i.timeout_at, v_now)
+        left join lateral (
+            select x.fsm, x.fsm_version, x.step, x.crashes > 0 as crashed, x.timeout_at is not null as timed,
+                x.partition_key is not null as keyed
+            from gendurable.instance x
+            where x.id = any(array[u.id]) and x.claim_no = u.claim_no and x.status = 'executing'
+                and not gendurable._is_over(x.expires_at, x.timeout_at, v_now)
+        ) i on true
     ), kind as materialized (
-        select k.fsm, k.fsm_version, k.step, s.handler, s.alone,
+        select k.kind, s.handler, s.alone, s.chain,
             gendurable._step_problem(s.handler, s.owner, p_role, p_login) as problem,
             coalesce((select p.proretset from pg_proc p where p.oid = gendurable._find_handler(s.handler)), false) as set_based,
             gendurable._is_exposed(s.handler, p_role, p_login) as exposed
-        from (select distinct h.fsm, h.fsm_version, h.step from held h) k
+        from (select distinct h.kind, h.fsm, h.fsm_version, h.step from held h where h.kind is not null) k
         cross join lateral gendurable._find_step(k.fsm, k.fsm_version, k.step) s
     )
     select
         coalesce(array_agg(case
-            when h.ord is null or h.copy > 1 then 'stale' when k.problem is not null then 'no_handler'
-        end order by n.ord), '{}'),
+            when h.kind is null then 'stale' when k.problem is not null then 'no_handler'
+        end order by h.ord), '{}'),
         coalesce(array_agg(case
-            when h.copy = 1 and k.problem is not null then jsonb_build_object('problem', k.problem)
-        end order by n.ord), '{}'),
-        array_agg(k.handler order by n.ord), array_agg(k.set_based order by n.ord), array_agg(k.alone order by n.ord),
-        array_agg(h.crashed order by n.ord), array_agg(k.exposed order by n.ord)
-    into results, details, handlers, set_based, alone, crashed, exposed
-    from generate_series(1, cardinality(p_ids)) n (ord)
-    left join held h on n.ord = h.ord
-    left join kind k on h.fsm = k.fsm and h.fsm_version = k.fsm_version and h.step = k.step;
+            when k.problem is not null then jsonb_build_object('problem', k.problem)
+        end order by h.ord), '{}'),
+        array_agg(k.handler order by h.ord), array_agg(k.set_based order by h.ord), array_agg(k.alone order by h.ord),
+        array_agg(h.crashed order by h.ord),
+        -- what was lost, or did not come to an end, is run step by step: then it is known which one it is
+        array_agg(k.chain and not h.crashed and not h.timed order by h.ord), bool_or(h.keyed), array_agg(k.exposed order by h.ord)
+    into results, details, handlers, set_based, alone, crashed, chains, v_keyed, exposed
+    from held h
+    -- by number: texts would be compared for each row and kind
+    left join kind k on h.kind = k.kind;
+    if v_keyed or exists (select from gendurable.special) then
+        chains := gendurable._may_chain(p_ids, chains, v_now);
+    end if;
 end $$;
 
 comment on function gendurable._plan_run(oid, bigint[], bigint[], oid) is
-    'What is to be run: the handler of each claim, and how; the results of those that cannot be run.';
+    'What is to be run: the handler of each claim, and how, and whether others may follow it; the results of those that cannot be run.';
+
+create or replace function gendurable._may_chain(p_ids bigint[], p_chains boolean[], p_now timestamptz) returns boolean[]
+language plpgsql as $$
+declare
+    v_crowded constant text[] := gendurable._find_crowded(array(
+        select distinct i.partition_key
+        from unnest(p_ids) u (id)
+        join gendurable.instance i on i.id = any(array[u.id])
+        where i.partition_key is not null), p_now);
+begin
+    if exists (select from gendurable.hold) then
+        return array_fill(false, array[cardinality(p_ids)]);
+    end if;
+    -- as for a claim that is kept: see _choose_kept
+    return array(
+        select u.chains and coalesce(i.partition_key <> all(v_crowded), true)
+            and not exists (select from gendurable.paused_queue q where q.queue = i.queue)
+            and not exists (
+                select from gendurable.queue_setting s
+                where s.queue = i.queue and coalesce(i.queue_slot >= s.max_executing, s.max_executing is not null))
+        from unnest(p_ids, p_chains) with ordinality u (id, chains, o)
+        left join gendurable.instance i on i.id = any(array[u.id])
+        order by u.o);
+end $$;
+
+comment on function gendurable._may_chain(bigint[], boolean[], timestamptz) is
+    'Of claims that would chain, those that may: nobody waits in their key, their queue is not paused, nothing is held.';
 
 create or replace function gendurable._read_run(p_ids bigint[], p_nos bigint[]) returns jsonb[]
 language plpgsql security definer

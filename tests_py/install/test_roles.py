@@ -34,6 +34,7 @@ RUNNER = {
     *("_blames_lock", "_is_nobodys_fault", "_tally_call", "_step_call", "_open_call", "_open_run", "_plan_run"),
     *("_read_run", "_holds_run", "_resolves_run", "_suspect_run", "_refused_steps", "_claim_run", "_commit_run"),
     *("_release_run", "_pin_handler", "_is_pinned", "_call_text"),
+    *("_next_links", "_sign_outcomes", "_carry", "_setting_ms"),
 }
 # The table of the contract.
 MAY: dict[str, set[str]] = {
