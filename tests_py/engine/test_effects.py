@@ -1,6 +1,6 @@
 """What becomes of what a step does when it fails once behind it and runs again: the table of docs/exactly-once.md.
 
-Tried in transactional steps in Python and in steps in SQL. What needs a server of its own is in test_effects_lost.py.
+Tried in transactional steps in Python and in steps in SQL. The other half is in install/test_effects_elsewhere.py.
 """
 
 from __future__ import annotations
