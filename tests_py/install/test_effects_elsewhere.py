@@ -25,7 +25,7 @@ from support.server import FAST, Server
 from support.wait import run_in_thread, wait_until
 
 import gendurable_py as gd
-from gendurable_py import Child, Context, Engine, job
+from gendurable_py import FSM, Child, Context, Done, Engine, Next, job, step
 from gendurable_py.embedded.cluster import Cluster, Installation
 from gendurable_py.embedded.places import server_user, temporary_folder
 from gendurable_py.install import extension_files
@@ -39,9 +39,10 @@ create function act(ctx jsonb) returns jsonb language plpgsql as $$
 begin
     insert into effect values ((ctx ->> 'id')::bigint);
     insert into unlogged_effect values ((ctx ->> 'id')::bigint);
-    return '{"kind": "done"}';
+    return '{"kind": "next", "step": "end"}';
 end $$;
-select gd_define_step('effects.lost', 'start', 'act(jsonb)');
+create function finish(ctx jsonb) returns jsonb language sql as $$ select '{"kind": "done"}'::jsonb $$;
+select gd_define_step('effects.lost', 'start', 'act(jsonb)'), gd_define_step('effects.lost', 'end', 'finish(jsonb)');
 """
 
 
@@ -171,6 +172,27 @@ def test_a_foreign_server_may_have_committed_what_was_not(db: Database, linked: 
     assert one(other, "select count(*) from picky") == 0
 
 
+def test_a_refused_commit_elsewhere_fails_the_call_of_gd_run(linked: Conn, other: Conn) -> None:
+    """gd_run cannot know it before, and those that ran in the same transaction have not run either."""
+    linked.execute(
+        """
+        create function act(ctx jsonb) returns jsonb language plpgsql as $$
+        begin
+            insert into effect values (1);
+            insert into picky_first select 1 from generate_series(1, (ctx #> '{state,rows}')::int);
+            return '{"kind": "done"}';
+        end $$;
+        select gd_define_step('effects.sql', 'start', 'act(jsonb)')
+        """
+    )
+    ids = [gd.insert(linked, "effects.sql", {"rows": rows}) for rows in (0, 2, 0)]
+    with pytest.raises(psycopg.Error, match="picky"):
+        gd.run(linked)
+    assert one(linked, "select count(*) from effect") == 0
+    query = "select status, attempt from gd_instances where id = any(%s)"
+    assert linked.execute(query, (ids,)).fetchall() == [("executing", 0)] * 3
+
+
 def test_a_step_that_prepares_its_transaction_leaves_it_behind(db: Database, conn: Conn) -> None:
     """It is an error of the step, but what was prepared is there, with its locks, until somebody decides."""
     conn.execute("create table effect (n int)")
@@ -203,10 +225,16 @@ def test_a_step_in_sql_cannot_end_its_transaction(db: Database, conn: Conn, does
 # -- a server that is lost, and copies of it
 
 
-@job(name="effects.lost_python", transactional=True, queue="python")
-def insert_one(args: Any, ctx: Context[Any]) -> None:
-    ctx.conn.execute("insert into effect values (%s)", (ctx.id,))
-    ctx.conn.execute("insert into unlogged_effect values (%s)", (ctx.id,))
+class Lost(FSM, name="effects.lost_python", transactional=True, queue="python"):
+    @step
+    def start(self, ctx: Context[Any]) -> Next:
+        ctx.conn.execute("insert into effect values (%s)", (ctx.id,))
+        ctx.conn.execute("insert into unlogged_effect values (%s)", (ctx.id,))
+        return Next(self.end)
+
+    @step
+    def end(self, ctx: Context[Any]) -> Done:
+        return Done()
 
 
 def set_up(cluster: Cluster) -> None:
@@ -217,7 +245,7 @@ def set_up(cluster: Cluster) -> None:
 
 def fill(cluster: Cluster, count: int) -> list[int]:
     with psycopg.connect(cluster.dsn, autocommit=True) as conn:
-        new = [Child(machine, {}) for machine in ("effects.lost", insert_one) for _ in range(count)]
+        new = [Child(machine, {}) for machine in ("effects.lost", Lost) for _ in range(count)]
         return [made.id for made in gd.insert_many(conn, new)]
 
 
@@ -234,7 +262,7 @@ def worked(cluster: Cluster) -> Iterator[None]:
 
     session = run_in_thread(run)
     try:
-        with running(Engine(cluster.dsn, [insert_one], queues={"python": 4}, lease_ttl=1, heartbeat_interval=0.2)):
+        with running(Engine(cluster.dsn, [Lost], queues={"python": 4}, lease_ttl=1, heartbeat_interval=0.2)):
             yield
     finally:
         stopping.set()
@@ -242,10 +270,10 @@ def worked(cluster: Cluster) -> Iterator[None]:
 
 
 APART = """
-    select count(*) from (select id from gd_instances where status = 'done') i full join effect e using (id)
+    select count(*) from (select id from gd_instances where step = 'end') i full join effect e using (id)
     where i.id is null or e.id is null or e.id in (select id from effect group by id having count(*) > 1)
 """
-"""Instances whose effect is there and which are not done, or the other way round, or whose effect is there twice."""
+"""Instances whose effect is there and which are not past it, or the other way round, or whose effect is there twice."""
 
 
 @pytest.mark.parametrize("synchronous_commit", ["on", "off"])
