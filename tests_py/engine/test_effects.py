@@ -5,6 +5,7 @@ Tried in transactional steps in Python and in steps in SQL. The other half is in
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -230,6 +231,24 @@ def test_what_belongs_to_a_session_is_not_the_instances(conn: Conn, db: Database
         id = gd.insert(conn, "effects.sql", max_attempts=1)
         gd.run(runner)
         assert "already exists" in str(ended(conn, id)[0].last_error)
+
+
+def test_attempt_0_is_no_mark(conn: Conn, db: Database) -> None:
+    """A step that was cancelled when its engine stopped has begun, and begins again with the same attempt."""
+    attempts: list[int] = []
+
+    @job(name="effects.cancelled")
+    async def act(args: Any, ctx: Context[Any]) -> None:
+        attempts.append(ctx.attempt)
+        if len(attempts) == 1:
+            await asyncio.Event().wait()
+
+    id = gd.insert(conn, act, {})
+    with running(Engine(db.dsn, [act], drain_timeout=0.01)):
+        wait_until(lambda: attempts)
+    with running(Engine(db.dsn, [act])):
+        assert ended(conn, id)[0].status == "done"
+    assert attempts == [0, 0]
 
 
 def test_at_most_once_by_a_mark(conn: Conn, db: Database) -> None:
