@@ -116,7 +116,7 @@ def linked(db: Database, conn: Conn, other: Conn) -> Conn:
 def act_twice(conn: Conn, db: Database, kind: str, does: str, fails: str = "raise") -> gd.Result:
     """A step that does this; its first run fails behind it."""
 
-    @job(name="effects.python", transactional=True, max_attempts=2, backoff=lambda attempt: 0.01)
+    @job(name="there.python", transactional=True, max_attempts=2, backoff=lambda attempt: 0.01)
     def act(args: Any, ctx: Context[Any]) -> None:
         ctx.conn.execute(does)
         if ctx.attempt == 0:
@@ -124,7 +124,7 @@ def act_twice(conn: Conn, db: Database, kind: str, does: str, fails: str = "rais
                 raise ValueError("the step fails behind it")
             ctx.conn.execute(fails)
 
-    id = gd.insert(conn, f"effects.{kind}")
+    id = gd.insert(conn, f"there.{kind}")
     if kind == "python":
         with running(Engine(db.dsn, [act])):
             return ended(conn, id)[0]
@@ -138,7 +138,7 @@ def act_twice(conn: Conn, db: Database, kind: str, does: str, fails: str = "rais
             end if;
             return '{{"kind": "done"}}';
         end $$;
-        select gd_define_step('effects.sql', 'start', 'act(jsonb)')
+        select gd_define_step('there.sql', 'start', 'act(jsonb)')
         """.encode()
     )
     while one(conn, "select exists (select from gd_instances where finished_at is null)"):
@@ -183,10 +183,10 @@ def test_a_refused_commit_elsewhere_fails_the_call_of_gd_run(linked: Conn, other
             insert into picky_first select 1 from generate_series(1, (ctx #> '{state,rows}')::int);
             return '{"kind": "done"}';
         end $$;
-        select gd_define_step('effects.sql', 'start', 'act(jsonb)')
+        select gd_define_step('there.sql', 'start', 'act(jsonb)')
         """
     )
-    ids = [gd.insert(linked, "effects.sql", {"rows": rows}) for rows in (0, 2, 0)]
+    ids = [gd.insert(linked, "there.sql", {"rows": rows}) for rows in (0, 2, 0)]
     with pytest.raises(psycopg.Error, match="picky"):
         gd.run(linked)
     assert one(linked, "select count(*) from effect") == 0
@@ -217,10 +217,10 @@ def test_a_step_in_sql_cannot_leave_its_transaction(db: Database, conn: Conn, do
             execute '{does.replace("'", "''")}';
             return '{{"kind": "done"}}';
         end $$;
-        select gd_define_step('effects.sql', 'start', 'act(jsonb)')
+        select gd_define_step('there.sql', 'start', 'act(jsonb)')
         """.encode()
     )
-    id = gd.insert(conn, "effects.sql", max_attempts=1)
+    id = gd.insert(conn, "there.sql", max_attempts=1)
     assert gd.run(conn)["error"] == 1
     assert re.search("transaction|from a function", str(ended(conn, id)[0].last_error))
     assert one(conn, "select count(*) from pg_prepared_xacts") == 0
