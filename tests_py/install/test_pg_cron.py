@@ -165,12 +165,15 @@ async def test_the_nightly_report_is_made_by_it(cluster: Cluster, conn: Conn) ->
         assert sum((await nightly.verify(other)).values()) == sum(range(1, 101))
 
 
-def test_upkeep_as_operations_schedules_it(cluster: Cluster, conn: Conn) -> None:
-    """The line of docs/operations.md, but for its minute."""
-    page = (ROOT / "docs" / "operations.md").read_text("utf-8")
-    (line,) = re.findall(r"^select cron\.schedule\(.*?\);$", page, re.MULTILINE)
-    conn.execute(line.encode())
-    made = conn.execute("select schedule, command from cron.job where jobname = 'gendurable'").fetchone()
-    assert made == ("* * * * *", "select gd_maintain()")
-    with reboot(cluster, conn, made[1]) as after:
-        assert told(after, made[1])[0] == "succeeded"
+@pytest.mark.parametrize("page", ["operations.md", "sql-steps.md"])
+def test_the_jobs_of_the_documentation(cluster: Cluster, conn: Conn, page: str) -> None:
+    """Each is accepted as it stands, and then run at once."""
+    lines = re.findall(r"^select cron\.schedule\(.*?\);$", (ROOT / "docs" / page).read_text("utf-8"), re.MULTILINE)
+    assert lines
+    conn.execute("delete from cron.job")
+    for line in lines:
+        conn.execute(line.encode())
+    made = [row[0] for row in conn.execute("select command from cron.job where schedule = '* * * * *'")]
+    assert len(made) == len(lines)
+    with reboot(cluster, conn, *made) as after:
+        assert [told(after, command)[0] for command in made] == ["succeeded"] * len(made)
