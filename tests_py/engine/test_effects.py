@@ -244,6 +244,30 @@ def test_what_belongs_to_a_session_is_not_the_instances(conn: Conn, db: Database
         assert "already exists" in str(ended(conn, id)[0].last_error)
 
 
+def test_a_temporary_table_of_a_transaction_of_its_own(conn: Conn) -> None:
+    """Alone, each instance makes it anew; in company it is there already, and each is run once more by itself."""
+    conn.execute(
+        """
+        create sequence numbers;
+        create function act(ctx jsonb) returns jsonb language plpgsql as $$
+        begin
+            perform nextval('numbers');
+            create temporary table mine on commit drop as select 1 as n;
+            return '{"kind": "done"}';
+        end $$
+        """
+    )
+    runs = []
+    for alone in (True, False):
+        gd.define_step(conn, "effects.sql", "start", "act(jsonb)", alone=alone)
+        ids = [gd.insert(conn, "effects.sql") for _ in range(10)]
+        gd.run(conn)
+        assert {result.status for result in ended(conn, *ids)} == {"done"}
+        assert one_of(conn, "select max(attempt) from gd_instances") == 0
+        runs.append(one_of(conn, "select last_value from numbers"))
+    assert runs[0] == 10 and runs[1] > 20
+
+
 def test_attempt_0_is_no_mark(conn: Conn, db: Database) -> None:
     """A step that was cancelled when its engine stopped has begun, and begins again with the same attempt."""
     attempts: list[int] = []
