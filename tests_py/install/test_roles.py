@@ -28,12 +28,12 @@ CLIENT = {
 }  # fmt: skip
 CLAIMS = {"gd_claim", "gd_claim_many", "gd_commit", "gd_commit_one", "gd_heartbeat", "gd_release"}
 LIMITS = {"gd_ensure_rate_limit", "gd_close_rate_limit"}
-# What gd_run and gd_run_claims consist of, which run with the rights of who calls.
+# What gd_run, gd_run_claims and gd_rehearse consist of, which run with the rights of who calls.
 RUNNER = {
     *("_answer_claims", "_run_claims", "_run_group", "_match_outcomes", "_deferred_constraints", "_end_badly"),
     *("_blames_lock", "_is_nobodys_fault", "_tally_call", "_step_call", "_open_call", "_open_run", "_plan_run"),
     *("_read_run", "_holds_run", "_resolves_run", "_suspect_run", "_refused_steps", "_claim_run", "_commit_run"),
-    "_release_run",
+    *("_release_run", "_rehearse", "_claim_this", "_open_rehearsal", "_show_rehearsed", "_count_writes", "_diff_writes"),
 }
 # The table of the contract.
 MAY: dict[str, set[str]] = {
@@ -42,7 +42,7 @@ MAY: dict[str, set[str]] = {
     | UPKEEP
     | CLAIMS
     | {"gd_register", "gd_sleep", "gd_wake", "gd_signals", "gd_schedule", "gd_announce_schedules"}
-    | {"gd_run", "gd_run_claims"}
+    | {"gd_run", "gd_run_claims", "gd_rehearse"}
     | RUNNER
     | STEPS
     | LIMITS,
