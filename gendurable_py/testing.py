@@ -25,10 +25,11 @@ from typing import Any, LiteralString, assert_never
 
 import psycopg
 from psycopg import pq
+from pydantic import JsonValue
 
 from . import embedded
 from ._statement import About, Pause, Run, Script, Statement, nothing, script
-from .calls import dispatching, inserting, limiting, rehearsing, working
+from .calls import dispatching, inserting, limiting, rehearsing, stepping, working
 from .calls.asserting import assert_awaiting, assert_done, assert_failed
 from .calls.rows import Answer, Rehearsed
 from .dispatch.answers import Fate, Meaning, read_answer
@@ -115,8 +116,8 @@ def rehearse(
     advance: bool = False,
     limit: int = 100,
 ) -> Script[list[Rehearsed]]:
-    """Run what `drain` would run, one step after the other, up to ``limit`` steps, and undo all of it: what each step
-    came to. What steps do elsewhere than on this connection is not undone.
+    """Run what is due, one step after the other, up to ``limit`` steps, and undo all of it: what each step came to.
+    Steps in Python and in SQL. What they do elsewhere than on this connection is not undone.
 
     The arguments are those of `drain`. A row whose machine or step is not known here is answered with "no_handler".
     """
@@ -145,7 +146,7 @@ def rehearse(
 
 def _rehearse_one(names: list[str], ord: int) -> Script[Rehearsed | None]:
     """Run the step of the next row that is due in one of these queues; None: there is none."""
-    worker = f"rehearse:{secrets.token_hex(4)}"
+    worker = f"gd_rehearse:{secrets.token_hex(4)}"
     yield rehearsing.forget_floor.statement()
     rows: list[ClaimRow] = []
     for name in names:
@@ -154,17 +155,28 @@ def _rehearse_one(names: list[str], ord: int) -> Script[Rehearsed | None]:
         return None
     [row] = rows
     before = yield rehearsing.written.statement()
-    problems: list[InvalidArgument] = []
-    work = _make_work(row, worker, False, problems)
-    if work is not None:
-        yield from _run_round([work], worker, problems)
-    if problems or work is None:
-        return Rehearsed(ord, row.id, row.fsm, row.step, "no_handler", {"problem": str(problems[0])}, None)
+    outcome: bytes | None = None
+    [ran] = yield stepping.run_claims.statement(worker, [(row.id, row.claim_no)])
+    result: str = ran.result
+    detail: dict[str, JsonValue] = ran.detail or {}
+    raised = result == "error" and "sqlstate" in detail
+    if rehearsing.is_elsewhere(ran):
+        problems: list[InvalidArgument] = []
+        work = _make_work(row, worker, False, problems)
+        if work is not None:
+            yield from _run_round([work], worker, problems)
+            outcome, raised = work.outcome, work.error is not None
+        detail = {"problem": str(problems[0])} if problems else {}
+        result = "no_handler" if problems else "error" if raised else "ok"
+    elif result in ("ok", "error"):
+        outcome = yield rehearsing.sent.statement()
+    if result not in ("ok", "error"):
+        return Rehearsed(ord, row.id, row.fsm, row.step, result, detail, None)
     after = yield rehearsing.shown.statement(row.id)
-    after |= rehearsing.read_sent(work.outcome)
-    raised = work.error is not None
-    result = "error" if raised or after.get("kind") == "error" else "stale" if after["status"] == "executing" else "ok"
+    after |= rehearsing.read_outcome(outcome) | detail
     counts = yield rehearsing.written.statement()
+    if after["status"] == "executing" or after.get("kind") == "error":
+        result = "stale" if after["status"] == "executing" else "error"
     writes = None if raised else rehearsing.compare(before, counts)
     return Rehearsed(ord, row.id, row.fsm, row.step, result, after, writes)
 

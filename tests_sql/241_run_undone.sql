@@ -181,6 +181,20 @@ select is((select string_agg(r.id::text, ' ' order by r.ord) from gd_rehearse('k
 select bag_eq('table before_keys', 'table t.all_rows', 'and the key is as before');
 select results_eq($$select c.id from t.take('keyed', 10) c$$, $$select min(id) from keyed$$, '(the first may start)');
 
+-- a schedule whose time has come, which claims fire; the last child of a parent
+
+select gd_schedule('nightly', '@every 1h', 'm', '{"step": "pay", "queue": "nightly", "state": {"n": 1}}');
+update gendurable.instance set eligible_at = clock_timestamp() - interval '1 second' where id < 0;
+update gendurable.schedule set next_at = clock_timestamp() - interval '1 second';
+create temp table before_tick as select * from t.all_rows;
+select is(t.told('nightly'), 'pay ok', 'what a schedule inserts');
+select bag_eq('table before_tick', 'table t.all_rows', '(its bell rings as before)');
+select is((select count(*) from t.take('nightly', 10)), 1::bigint, '(for a worker)');
+create temp table parent as select gd_insert('m', p_step => 'again', p_queue => 'family') as id;
+select t.run('family', '{"kind": "schedule_childs", "step": "credit", "childs": [{"fsm": "m", "step": "pay", "queue": "family", "state": {"n": 1}}]}');
+select is(t.told('family'), 'pay ok, credit ok', 'a parent goes on behind its last child');
+select is(t.status(id), 'awaiting_children', '(it waits as before)') from parent;
+
 -- a step with a timeout; a machine that keeps nothing
 
 select gd_register('short', 1, 'start', p_options => '{"timeouts": {"start": 60000}, "retain": {"done": 0}}');

@@ -13,7 +13,7 @@ from pydantic import JsonValue
 from .._contract import TERMINAL
 from .._statement import Rows, Statement, call, nothing, one_value
 from ..machine.codec import loads
-from .rows import Instance
+from .rows import Instance, Ran
 
 
 @call
@@ -81,7 +81,26 @@ def compare(before: Counts | None, after: Counts | None) -> dict[str, dict[str, 
     }
 
 
-def read_sent(outcome: bytes | None) -> dict[str, JsonValue]:
+@call
+def sent() -> Statement[bytes | None]:
+    """The outcome of the step in SQL that a worker called "gd_rehearse:..." has just run on this connection."""
+    return Statement(
+        "select (nullif(current_setting('gendurable.rehearsed', true), '')::jsonb -> 0)::text",
+        (),
+        lambda rows: None if rows[0][0] is None else str(rows[0][0]).encode(),
+    )
+
+
+def is_elsewhere(ran: Ran) -> bool:
+    """Whether the database has no function for this step, as it says itself."""
+    return (
+        ran.result == "no_handler"
+        and isinstance(ran.detail, dict)
+        and ran.detail.get("problem") == "it is in another language"
+    )
+
+
+def read_outcome(outcome: bytes | None) -> dict[str, JsonValue]:
     """What `gd_rehearse` shows of an outcome."""
     found = loads(None if outcome is None else outcome.decode("utf-8", "replace"))
     kept = ("kind", "insert", "signal", "childs")

@@ -20,8 +20,8 @@ insert into account values (1), (2);
 create function pay(ctx jsonb) returns jsonb language plpgsql as $$
 begin
     update account set n = n + (ctx #>> '{state,n}')::int;
-    return '{"kind": "next", "step": "ask", "state": {"paid": true}, "insert": [{"fsm": "mail", "state": {}, "delay_ms": 9000}],
-        "signal": [{"unique_key": "x", "name": "paid", "payload": null}]}';
+    return '{"kind": "next", "step": "ask", "state": {"paid": true},
+        "insert": [{"fsm": "mail", "state": {}, "delay_ms": 9000}], "signal": [{"unique_key": "x", "name": "paid", "payload": null}]}';
 end $$;
 create function ask(ctx jsonb) returns jsonb language sql as $$ select '{"kind": "await", "signals": "go"}'::jsonb $$;
 select gd_define_step('rehearse.sql', 'start', 'pay(jsonb)'), gd_define_step('rehearse.sql', 'ask', 'ask(jsonb)');
@@ -104,12 +104,39 @@ async def test_steps_in_sql_on_an_async_connection(db: Any, shop: Conn) -> None:
 def test_a_machine_is_told_as_functions_are(shop: Conn) -> None:
     gd.insert(shop, "rehearse.sql", {"n": 1})
     in_sql = gd.rehearse(shop)
+    assert without_times(rehearse(shop)) == without_times(in_sql)
     gd.cancel(shop, in_sql[0].id or 0)
     gd.insert(shop, Pays, {"n": 1})
     before = everything(shop)
     in_python = rehearse(shop)
     assert without_times(in_python) == without_times(in_sql)
     assert everything(shop) == before
+
+
+class Mixed(FSM, name="rehearse.mixed"):
+    @step
+    def start(self, ctx: Context[Any]) -> Next:
+        return Next("sub", {"n": 2})
+
+    @step
+    def sub(self, ctx: Context[Any]) -> Done:
+        raise AssertionError("it is in SQL")
+
+
+def test_a_machine_with_steps_in_both(shop: Conn) -> None:
+    gd.insert(shop, Mixed)
+    shop.execute("select gd_define_step('rehearse.mixed', 'sub', 'pay(jsonb)')")
+    first, second, third = rehearse(shop)
+    assert (first.step, first.result, first.writes) == ("start", "ok", {})
+    assert (second.step, second.result, second.writes) == ("sub", "ok", WRITTEN)
+    assert second.after["signal"] == [{"unique_key": "x", "name": "paid", "payload": None}]
+    # where it goes on nobody knows
+    assert (third.step, third.result) == ("ask", "no_handler")
+    shop.execute("update account set n = -1000 where false; alter table account add check (n < 1)")
+    failed = rehearse(shop)[1]
+    assert (failed.result, failed.after["sqlstate"], failed.writes) == ("error", "23514", None)
+    shop.execute("drop function pay(jsonb)")
+    assert rehearse(shop)[1].after == {"problem": "there is no such function"}
 
 
 @pytest.mark.parametrize("autocommit", [True, False])
