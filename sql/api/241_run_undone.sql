@@ -31,10 +31,10 @@ nothing is due that the role can run. It ends early when it holds 16 MB.
 
 Afterwards nobody finds anything locked, also where the transaction stays open. While it runs, claims pass these instances over,
 and who signals or cancels one waits. A step waits for a lock for half a second, or as long as lock_timeout if that is shorter;
-behind one that was "busy", for 20 ms. What is not undone is what no rollback undoes: numbers that sequences gave, and what
-functions do outside of this transaction. All steps run in one transaction: what a function may do once in a transaction meets
-what it did before. Needs READ COMMITTED (GD504); raises GD501; GD503 for an unknown p_id; GD507 where a step
-calls it.';
+behind one that was "busy", for 20 ms. What is not undone is what no rollback undoes: numbers that sequences gave, advisory locks
+of the session, and what functions do outside of this transaction. All steps run in one transaction: what a function may do once
+in a transaction meets what it did before. Needs READ COMMITTED (GD504); raises GD501; GD503 for an unknown p_id; GD507 where a
+step calls it.';
 
 create or replace function gendurable._rehearse(p_path text, p_queue text, p_id bigint, p_limit int)
 returns table (ord int, id bigint, fsm text, step text, result text, after jsonb, writes jsonb)

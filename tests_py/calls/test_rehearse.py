@@ -21,7 +21,8 @@ create function pay(ctx jsonb) returns jsonb language plpgsql as $$
 begin
     update account set n = n + (ctx #>> '{state,n}')::int;
     return '{"kind": "next", "step": "ask", "state": {"paid": true},
-        "insert": [{"fsm": "mail", "state": {}, "delay_ms": 9000}], "signal": [{"unique_key": "x", "name": "paid", "payload": null}]}';
+        "insert": [{"fsm": "mail", "state": {}, "delay_ms": 9000}],
+        "signal": [{"unique_key": "x", "name": "paid", "payload": null}]}';
 end $$;
 create function ask(ctx jsonb) returns jsonb language sql as $$ select '{"kind": "await", "signals": "go"}'::jsonb $$;
 select gd_define_step('rehearse.sql', 'start', 'pay(jsonb)'), gd_define_step('rehearse.sql', 'ask', 'ask(jsonb)');
