@@ -28,9 +28,12 @@ select gd_define_step('m', 'pay', 'app.pay(jsonb)');
 -- Everything that could have been changed.
 create view t.all_rows as
 select 'instance' as kind, to_jsonb(i) as one from gendurable.instance i
-union all select 'signal', to_jsonb(s) from gendurable.signal s
-union all select 'bucket', to_jsonb(b) from gendurable.bucket b
-union all select 'account', to_jsonb(a) from app.account a;
+union all
+select 'signal', to_jsonb(s) from gendurable.signal s
+union all
+select 'bucket', to_jsonb(b) from gendurable.bucket b
+union all
+select 'account', to_jsonb(a) from app.account a;
 create function t.told(p_queue text) returns text language sql as $$
     select string_agg(r.step || ' ' || r.result, ', ' order by r.ord) from gd_rehearse(p_queue) r
 $$;
@@ -95,29 +98,30 @@ end $$;
 select gd_define_step('m', 'asks', 'app.asks(jsonb)');
 create temp table asks as select gd_insert('m', p_step => 'asks', p_queue => 'elsewhere') as id;
 select is(t.told(id), 'asks ok', 'whatever its queue: until it waits') from asks;
-select is(after - 'deadline_at' - 'eligible_at', '{"kind": "await", "status": "awaiting_signal", "step": "asks", "state": {}, "queue": "elsewhere",
-    "attempt": 0, "awaits": ["go"]}', '(it waits)') from asks, gd_rehearse(p_id => id);
+select is(r.after - 'deadline_at' - 'eligible_at', '{"kind": "await", "status": "awaiting_signal", "step": "asks", "state": {}, "queue": "elsewhere",
+    "attempt": 0, "awaits": ["go"]}', '(it waits)') from asks, gd_rehearse(p_id => asks.id) r;
 select t.run('elsewhere', '{"kind": "await", "signals": ["go"], "timeout_ms": 1000000}');
 select is(t.told(id), 'asks waits it awaits a signal: go', 'one that waits is not run, and it says why') from asks;
 begin;
 select gd_signal(id, 'go', '5') from asks;
 create temp table before_signal as select * from t.all_rows;
-select is((select r.after -> 'result' from asks, gd_rehearse(p_id => id) r), '5', 'with a signal that is there');
+select is((select r.after -> 'result' from asks, gd_rehearse(p_id => asks.id) r), '5', 'with a signal that is there');
 select bag_eq('table before_signal', 'table t.all_rows', '(which is there as before)');
 rollback;
 begin;
 select t.due(id) from asks;
-select is((select r.after -> 'result' from asks, gd_rehearse(p_id => id) r), '"late"', 'behind its deadline');
+select is((select r.after -> 'result' from asks, gd_rehearse(p_id => asks.id) r), '"late"', 'behind its deadline');
 rollback;
 create function app.again(ctx jsonb) returns jsonb language sql as $$ select '{"kind": "replay"}'::jsonb $$;
 select gd_define_step('m', 'again', 'app.again(jsonb)');
 create temp table again as select gd_insert('m', p_step => 'again') as id;
-select is((select count(*) from again, gd_rehearse(p_id => id, p_limit => 7)), 7::bigint, 'one that never parks: p_limit ends it');
-select is((select max(r.after ->> 'attempt') from again, gd_rehearse(p_id => id, p_limit => 7) r), '7', '(each step behind the one before)');
+select is((select count(*) from again, gd_rehearse(p_id => again.id, p_limit => 7)), 7::bigint, 'one that never parks: p_limit ends it');
+select is((select max(r.after ->> 'attempt') from again, gd_rehearse(p_id => again.id, p_limit => 7) r), '7', '(each step behind the one before)');
 create function app.to_python(ctx jsonb) returns jsonb language sql as $$ select '{"kind": "next", "step": "python"}'::jsonb $$;
 select gd_define_step('m', 'to_python', 'app.to_python(jsonb)');
 select is(
-    (select jsonb_agg(jsonb_build_array(r.step, r.result, r.after -> 'problem') order by r.ord) from gd_rehearse(p_id => gd_insert('m', p_step => 'to_python')) r),
+    (select jsonb_agg(jsonb_build_array(r.step, r.result, r.after -> 'problem') order by r.ord)
+        from gd_rehearse(p_id => gd_insert('m', p_step => 'to_python')) r),
     '[["to_python", "ok", null], ["python", "no_handler", "it is in another language"]]', 'a step that cannot be run here is told');
 
 -- one that is not due: why
@@ -128,9 +132,10 @@ create temp table held as select c.id from (select gd_insert('m', p_step => 'pay
 select is(t.told(id), 'pay waits a worker has it: else', 'one that is executing') from held;
 begin;
 select t.expire(id) from held;
-select is((select r.result from held, gd_rehearse(p_id => id) r), 'ok', '(not behind the end of its lease)');
+select is((select r.result from held, gd_rehearse(p_id => held.id) r), 'ok', '(not behind the end of its lease)');
 rollback;
-select t.put(id, '{"kind": "schedule_childs", "step": "pay", "childs": [{"fsm": "m", "step": "pay", "queue": "children"}, {"fsm": "m", "queue": "children"}]}') from held;
+select t.put(id, '{"kind": "schedule_childs", "step": "pay",
+    "childs": [{"fsm": "m", "step": "pay", "queue": "children"}, {"fsm": "m", "queue": "children"}]}') from held;
 select is(t.told(id), 'pay waits it awaits its children: 2', 'one with children') from held;
 select is(t.told('children'), 'pay ok, start ok, credit ok', '(the children themselves)');
 select gd_cancel(id) from held;
@@ -143,17 +148,17 @@ select is((select jsonb_agg(r) from gd_rehearse('elsewhere') r),
 begin;
 select gd_hold_all('a copy');
 select is((select after ->> 'why' from gd_rehearse('q')), 'everything is held: a copy', 'where everything is held');
-select is((select after ->> 'why' from made, gd_rehearse(p_id => id)), 'everything is held: a copy', '(one instance)');
+select is((select r.after ->> 'why' from made, gd_rehearse(p_id => made.id) r), 'everything is held: a copy', '(one instance)');
 select gd_resume_queue('elsewhere'), gd_release_hold();
 select is((select result from gd_rehearse('q') where ord = 0), 'ok', 'resumed in the same transaction it is run');
 rollback;
 begin;
 select gd_set_queue('q', '{"limit": 0}');
-select is((select after ->> 'why' from made, gd_rehearse(p_id => id)), 'its queue is full: q', 'a queue that is full');
+select is((select r.after ->> 'why' from made, gd_rehearse(p_id => made.id) r), 'its queue is full: q', 'a queue that is full');
 select is_empty($$select * from gd_rehearse('q')$$, '(there gd_run finds nothing)');
 select gd_set_queue('q', '{"limit": 1}');
-select is((select string_agg(result, ' ') from made, gd_rehearse(p_id => id)), 'ok ok', 'with one slot');
-select is((select string_agg(result, ' ') from made, gd_rehearse('q')), 'ok ok', '(in the queue, too)');
+select is((select string_agg(r.result, ' ') from made, gd_rehearse(p_id => made.id) r), 'ok ok', 'with one slot');
+select is((select string_agg(r.result, ' ') from gd_rehearse('q') r), 'ok ok', '(in the queue, too)');
 rollback;
 begin;
 select gd_set_rate_limit('api', 1, '1 hour');
@@ -172,7 +177,8 @@ select is(t.status(id), 'runnable', '(it has not ended here)') from over;
 
 -- keys
 
-create temp table keyed as select gd_insert('m', jsonb_build_object('n', g), p_step => 'pay', p_queue => 'keyed', p_partition_key => 'k') as id from generate_series(1, 3) g;
+create temp table keyed as
+select gd_insert('m', jsonb_build_object('n', g), p_step => 'pay', p_queue => 'keyed', p_partition_key => 'k') as id from generate_series(1, 3) g;
 create temp table before_keys as select * from t.all_rows;
 select is(t.told(min(id)), 'pay ok', 'the first one in a key') from keyed;
 select matches(t.told(max(id)), '^pay waits others come before it in its key: k', 'not the last') from keyed;
@@ -200,7 +206,8 @@ select is(t.status(id), 'awaiting_children', '(it waits as before)') from parent
 select gd_register('short', 1, 'start', p_options => '{"timeouts": {"start": 60000}, "retain": {"done": 0}}');
 select gd_define_step('short', 'start', 'app.pay(jsonb)');
 create temp table short as select gd_insert('short', '{"n": 1}') as id;
-select is((select r.after from short, gd_rehearse(p_id => id) r), '{"kind": "done", "status": "done", "removed": true}', 'one that is removed at its end');
+select is((select r.after from short, gd_rehearse(p_id => short.id) r),
+    '{"kind": "done", "status": "done", "removed": true}', 'one that is removed at its end');
 select is(t.status(id), 'runnable', '(it is there)') from short;
 
 -- what fails
@@ -214,7 +221,7 @@ end $$;
 select gd_define_step('m', 'fails', 'app.fails(jsonb)');
 create temp table fails as
 select gd_insert('m', jsonb_build_object('minus', g), p_queue => 'fails', p_step => 'fails') as id, g from generate_series(0, 1) g;
-create temp table failed as select r.*, f.g from gd_rehearse('fails') r join fails f using (id);
+create temp table failed as select r.*, f.g from gd_rehearse('fails') r join fails f on r.id = f.id;
 select results_eq($$select result, after ->> 'status', after ->> 'attempt', after ->> 'sqlstate', after ->> 'last_error' from failed order by g$$,
     $$values ('error', 'runnable', '1', null, 'said'),
       ('error', 'runnable', '1', '23514', 'new row for relation "account" violates check constraint "account_n_check" (23514)')$$, 'an error is told');
@@ -239,7 +246,8 @@ select is(current_setting('search_path') || current_setting('lock_timeout') || c
     '"$user", public0', 'all settings are as before');
 select is(t.does('set work_mem = ''7MB'''), 'ok {}', 'a step that sets something');
 select isnt(current_setting('work_mem'), '7MB', '(is undone, too)');
-select is(t.does('create temp table x (id int); insert into x values (1)'), 'ok {"pg_temp.x": {"deleted": 0, "updated": 0, "inserted": 1}}', 'temporary tables');
+select is(t.does('create temp table x (id int); insert into x values (1)'),
+    'ok {"pg_temp.x": {"deleted": 0, "updated": 0, "inserted": 1}}', 'temporary tables');
 select is(t.does('select gd_insert(''m'')'), 'ok {}', 'the tables of gendurable are not told');
 select is(t.does('insert into app.account values (500); raise_error'), 'error 42601', 'a syntax error');
 select is(t.does('create table app."Odd name" (id int); insert into app."Odd name" values (1)'),
@@ -272,12 +280,12 @@ select t.raises($$select * from gd_rehearse('q', null, -1)$$, 'GD501', 'a negati
 select t.raises($$select * from gd_rehearse(p_id => 999999999)$$, 'GD503', 'an unknown instance');
 select t.raises($$select * from gd_rehearse(p_id => -1)$$, 'GD503', '(that cannot be)');
 select is((select count(*) from gd_rehearse(null)), (select count(*) from gd_rehearse()), 'null is the default queue');
-begin isolation level repeatable read;
+set default_transaction_isolation = 'repeatable read';
 select t.raises($$select * from gd_rehearse('q')$$, 'GD504', 'a fixed snapshot');
-rollback;
-begin read only;
+reset default_transaction_isolation;
+set default_transaction_read_only = on;
 select throws_ok($$select * from gd_rehearse('q')$$, '25006', null, 'a transaction that may not write');
-rollback;
+reset default_transaction_read_only;
 
 -- whose code, whose rights
 
@@ -306,7 +314,7 @@ create temp table mine as select gd_insert('m', '{"n": 1}', p_step => 'pay', p_q
 grant select on mine to gd_t_runner;
 set local role gd_t_runner;
 select is_empty($$select * from gd_rehearse('rights')$$, 'what could not act as the role that logged in is not run');
-select is((select r.result || ': ' || (r.after ->> 'problem') from mine, gd_rehearse(p_id => id) r),
+select is((select r.result || ': ' || (r.after ->> 'problem') from mine, gd_rehearse(p_id => mine.id) r),
     'no_handler: the owner of the function could not act as the role', 'one instance says why');
 reset role;
 rollback;

@@ -44,7 +44,7 @@ declare
     v_role constant oid := (select r.oid from pg_roles r where r.rolname = current_user);
     v_worker constant text := format('gd_rehearse:%s:%s', pg_backend_pid(), clock_timestamp());
     v_run record;
-    v_rows jsonb[] := '{}';
+    v_rows jsonb[] := '{}'::jsonb[];
     v_bytes bigint := 0;
     v_timeout constant int := (select s.setting::int from pg_settings s where s.name = 'lock_timeout');
     v_claim record;
