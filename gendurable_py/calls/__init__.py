@@ -31,7 +31,7 @@ from .operating import (
     set_queue,
     version,
 )
-from .rows import Announced, Claim, Claims, Committed, Inserted, Matched, Ran, Result, Sleep, when
+from .rows import Announced, Claim, Claims, Committed, Inserted, Matched, Ran, Rehearsed, Result, Sleep, when
 from .scheduling import (
     announce_schedules,
     pause_schedule,
@@ -40,7 +40,7 @@ from .scheduling import (
     trigger,
     unschedule,
 )
-from .stepping import define_step, drop_step, run, run_claims
+from .stepping import define_step, drop_step, rehearse, run, run_claims
 from .talking import signal, signal_off, signal_on, signals
 from .waiting import wait
 from .working import claim, claim_many, commit, commit_one, heartbeat, reap, release, sleep, wake
@@ -56,6 +56,7 @@ __all__ = [
     "Inserted",
     "Matched",
     "Ran",
+    "Rehearsed",
     "Result",
     "Sleep",
     "announce_schedules",
@@ -83,6 +84,7 @@ __all__ = [
     "pause_schedule",
     "reap",
     "register",
+    "rehearse",
     "release",
     "release_hold",
     "reschedule",

@@ -73,6 +73,22 @@ class Ran(NamedTuple):
     detail: JsonValue
 
 
+class Rehearsed(NamedTuple):
+    """A step that was run and undone. ``result``: ok, error, stale, busy, no_handler, or waits (nothing was run).
+
+    ``after``: how the instance stood behind it, with ``insert``, ``signal`` and ``childs`` of its outcome; or why not.
+    ``writes``: rows ``inserted``, ``updated`` and ``deleted`` by table; None where it raised or was not run.
+    """
+
+    ord: int
+    id: int | None
+    fsm: str | None
+    step: str | None
+    result: str
+    after: dict[str, JsonValue]
+    writes: dict[str, dict[str, int]] | None
+
+
 class Instance(NamedTuple):
     """How an instance stands, with what it waits for."""
 

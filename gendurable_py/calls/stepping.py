@@ -10,7 +10,7 @@ from .._contract import Seconds
 from .._statement import Rows, Statement, call, nothing, one_value
 from ..machine.codec import dumps, loads
 from ..machine.times import seconds
-from .rows import Claims, Ran
+from .rows import Claims, Ran, Rehearsed
 
 
 def _options(**options: object) -> str:
@@ -86,4 +86,19 @@ def run_claims(
         "select ord, id, claim_no, result, detail::text from gd_run_claims(%s, %s::jsonb, %s::jsonb)",
         (worker, pairs, _options(budget_ms=budget_ms, lock_ms=lock_ms, chain=chain)),
         lambda rows: [Ran(row[0], row[1], row[2], row[3], loads(row[4])) for row in rows],
+    )
+
+
+def _rehearsed(rows: Rows) -> list[Rehearsed]:
+    return [Rehearsed._make((*row[:5], loads(row[5]), loads(row[6]))) for row in rows]
+
+
+@call
+def rehearse(queue: str = "default", id: int | None = None, limit: int = 100) -> Statement[list[Rehearsed]]:
+    """Run what `run` would run in a queue now, or one instance until it parks, and undo all of it: what each step came
+    to. Functions of the database; for steps in Python there is `testing.rehearse`."""
+    return Statement(
+        "select ord, id, fsm, step, result, after::text, writes::text from gd_rehearse(%s, %s::bigint, %s)",
+        (queue, id, limit),
+        _rehearsed,
     )

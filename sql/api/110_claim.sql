@@ -1,6 +1,6 @@
 -- Handing out due rows: what gd_claim promises. A claim walks the priorities of each queue in order; how one of them is scanned
 -- stands in the next file, which rows may start in the one after that, and what a worker gets in the last.
--- Invariant 2: at most one live claim an instance. Next: 112_scan.
+-- Invariant 2: at most one live claim an instance. Next: 111_claim_this.
 
 create or replace function gd_claim(
     p_worker text, p_queue text = 'default', p_limit int = 1, p_lease interval = '60 seconds', p_options jsonb = '{}'

@@ -173,6 +173,10 @@ declare
     v_now constant timestamptz := clock_timestamp();
     v_all gendurable.outcome[] := gendurable._parse_outcomes(p_outcomes, v_now);
 begin
+    if starts_with(p_worker, 'gd_rehearse:') then
+        -- what is shown of the outbox (241_run_undone), which nothing else tells
+        perform set_config('gendurable.rehearsed', p_outcomes::text, true);
+    end if;
     for v_at in 1 .. coalesce(cardinality(p_from), 0) loop
         if octet_length(p_from[v_at] ->> 'step') <= gendurable._longest_name() and jsonb_typeof(p_from[v_at] -> 'state') = 'object'
             and v_all[v_at].kind <> 'rejected'

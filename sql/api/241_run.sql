@@ -1,7 +1,7 @@
 -- Running steps that are functions of this database, from a client that does nothing else: what gd_run promises. It claims,
 -- commits, runs, commits, and so on. What happens between two commits is one call of _step_call, whose state is a JSON object,
 -- so that nothing is looked up in the search_path of the caller, which a procedure that commits cannot pin.
--- Next: 242_run_claims.
+-- Next: 241_run_undone.
 
 create or replace procedure gd_run(
     p_queue text = 'default', p_limit int = 1000, p_for interval = '0', p_options jsonb = '{}', inout p_result jsonb = null

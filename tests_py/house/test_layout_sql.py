@@ -59,7 +59,7 @@ def stage(path: Path) -> str:
     return path.name[:2]
 
 
-DOORS = {"_claim_run": "11", "_release_run": "12", "_commit_run": "13", "_outcome_problem": "13"}
+DOORS = {"_claim_run": "11", "_claim_this": "11", "_release_run": "12", "_commit_run": "13", "_outcome_problem": "13"}
 """What runs steps is a client of the engine that lives in the database: it comes in where clients do."""
 
 
