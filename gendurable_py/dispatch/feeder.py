@@ -14,6 +14,7 @@ from typing import Protocol
 
 from .._log import logger
 from ..calls import dispatching, working
+from ..calls.rows import StepsIn
 from ..machine.claim import ClaimRow
 from ..machine.registry import autoload_async, generation, lookup
 from ..machine.spec import Spec, Step
@@ -53,6 +54,20 @@ class Idle(Protocol):
     async def idle(self, worker: str, queues: Set[str]) -> None: ...
 
 
+class Functions(Protocol):
+    """Whoever runs steps that are functions of the database (see `sql_steps`)."""
+
+    @property
+    def version(self) -> int: ...
+
+    @property
+    def claims(self) -> StepsIn | None: ...
+
+    async def look(self, link: Link, unknown: bool = False) -> None: ...
+
+    def take(self, row: ClaimRow, worker: str) -> bool: ...
+
+
 class Feeder:
     """Claims for the free slots of each queue, and turns rows into works."""
 
@@ -68,6 +83,7 @@ class Feeder:
         tidy: Callable[[], None],
         watch: Callable[[Work, float], None],
         transactions: Transacting,
+        in_sql: Functions,
     ) -> None:
         self._link = link
         self._sleeper = sleeper
@@ -79,14 +95,17 @@ class Feeder:
         self._tidy = tidy
         self._watch = watch
         self._transactions = transactions
+        self._in_sql = in_sql
         self._machines: dict[tuple[str, int, str], tuple[Spec, Step]] = {}
         self._warned: set[tuple[str, int, str]] = set()
         self._imported: set[str] = set()
         self._imports: dict[str, asyncio.Task[None]] = {}
-        self._generation = generation()
+        self._generation = generation(), in_sql.version
         # What is finished but not committed counts against this, or a slow server would make it grow for ever.
         self._most_uncommitted = max(100, 2 * sum(options.queues.values()))
         self.saturated = False
+        self.passes_over = False
+        """Whether the last claim left out steps in SQL, since enough of them wait here."""
         self.stopping = False
 
     def _count_demand(self) -> dict[str, int]:
@@ -115,10 +134,13 @@ class Feeder:
                 continue
             self.saturated = False
             try:
+                await self._in_sql.look(self._link)
                 self._sleeper.claiming()
                 worker = self._held.worker
+                steps = self._in_sql.claims
+                self.passes_over = steps is not None
                 started = time.perf_counter()
-                rows = await self._link.attempt(dispatching.claim_rows, worker, demand, self._options.lease_ttl)
+                rows = await self._link.attempt(dispatching.claim_rows, worker, demand, self._options.lease_ttl, steps)
                 if rows and self.stopping:
                     pairs = [(row.id, row.claim_no) for row in rows]
                     await self._link.attempt(working.release, worker, pairs)
@@ -145,9 +167,13 @@ class Feeder:
         missing: list[ClaimRow] = []
         for row in rows:
             machine = self._machines.get((row.fsm, row.version, row.step))
-            if machine is None or not self._try_start(row, machine, worker, now):
+            if machine is None:
+                if not self._in_sql.take(row, worker):
+                    missing.append(row)
+            elif not self._try_start(row, machine, worker, now):
                 missing.append(row)
         if missing:
+            await self._in_sql.look(self._link, unknown=True)
             await self._find_machines(missing, worker, now)
 
     async def _find_machines(self, rows: list[ClaimRow], worker: str, now: float) -> None:
@@ -156,6 +182,8 @@ class Feeder:
         self._forget_old_classes()
         away: dict[float, list[tuple[int, int]]] = {}
         for row in rows:
+            if self._in_sql.take(row, worker):
+                continue
             machine = self._resolve_machine(row)
             if machine is None or not self._try_start(row, machine, worker, now):
                 delay = _IMPORT_DELAY if self._is_importing(row.fsm) else UNKNOWN_DELAY
@@ -183,7 +211,7 @@ class Feeder:
         older = self._held.add(work)
         if older is not None:
             # Its lease ran out here, and it came back to us: what still runs is of no use any more.
-            self._executor.lose(older)
+            older.lose()
         if step.timeout is not None:
             self._watch(work, step.timeout)
         self._executor.submit(work)
@@ -191,16 +219,22 @@ class Feeder:
     def go_on(self, work: Work, row: ClaimRow) -> bool:
         """Run the next step of an instance whose claim was kept; False: it is not known here."""
         self._forget_old_classes()
-        machine = self._machines.get((row.fsm, row.version, row.step)) or self._look_up(row)
-        if machine is None or self.stopping or row.queue not in self._limits:
+        if self.stopping or row.queue not in self._limits:
+            return False
+        machine = self._machines.get((row.fsm, row.version, row.step))
+        if machine is None and self._in_sql.take(row, work.worker):
+            return True
+        machine = machine or self._look_up(row)
+        if machine is None:
             return False
         self.start(row, machine, work.worker, work.since)
         return True
 
     def _forget_old_classes(self) -> None:
-        """A class that was defined again takes the place of the one before it."""
-        if self._generation != generation():
-            self._generation = generation()
+        """A class that was defined again takes the place of the one before it, and a step in SQL that of a method."""
+        now = generation(), self._in_sql.version
+        if self._generation != now:
+            self._generation = now
             self._machines.clear()
 
     def _look_up(self, row: ClaimRow) -> tuple[Spec, Step] | None:
