@@ -19,8 +19,8 @@ from ..machine.registry import lookup
 from ..machine.spec import Spec
 from .link import Link
 
-_SOONEST = 1.0
-"""Rows of unknown steps come from whoever may insert: they do not make it read more often than that."""
+_MOST_AT_ONCE = 10
+"""Rows of unknown steps come from whoever may insert: they make it read so often, and then once a second."""
 _MOST_TOLD = 100
 
 RUNS = ""
@@ -52,7 +52,8 @@ class DefinedSteps:
         self.wanted = wanted
         self._interval = interval
         self._found = Definitions([])
-        self._read_at = -_SOONEST
+        self._read_at = -interval
+        self._spared_at = -float(_MOST_AT_ONCE)
         self._refused = False
         self._told: set[tuple[str, ...]] = set()
         self.home: str | None = None
@@ -64,13 +65,18 @@ class DefinedSteps:
     def is_old(self) -> bool:
         return time.monotonic() - self._read_at >= self._interval
 
-    @property
-    def may_be_old(self) -> bool:
-        return time.monotonic() - self._read_at >= _SOONEST
+    def may_ask(self) -> bool:
+        """Whether a row of an unknown step is a reason to read now."""
+        now = time.monotonic()
+        self._spared_at = max(self._spared_at, now - _MOST_AT_ONCE)
+        if now - self._spared_at < 1:
+            return False
+        self._spared_at += 1
+        return True
 
     def expire(self) -> None:
         """Something was not as it was read."""
-        self._read_at = -max(self._interval, _SOONEST)
+        self._read_at = -self._interval
 
     @property
     def claims(self) -> StepsIn | None:

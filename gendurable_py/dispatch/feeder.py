@@ -65,7 +65,7 @@ class Functions(Protocol):
 
     async def look(self, link: Link, unknown: bool = False) -> None: ...
 
-    def take(self, row: ClaimRow, worker: str) -> bool: ...
+    def take(self, row: ClaimRow, worker: str, sure: bool) -> bool: ...
 
 
 class Feeder:
@@ -168,7 +168,7 @@ class Feeder:
         for row in rows:
             machine = self._machines.get((row.fsm, row.version, row.step))
             if machine is None:
-                if not self._in_sql.take(row, worker):
+                if not self._in_sql.take(row, worker, sure=False):
                     missing.append(row)
             elif not self._try_start(row, machine, worker, now):
                 missing.append(row)
@@ -182,7 +182,7 @@ class Feeder:
         self._forget_old_classes()
         away: dict[float, list[tuple[int, int]]] = {}
         for row in rows:
-            if self._in_sql.take(row, worker):
+            if self._in_sql.take(row, worker, sure=True):
                 continue
             machine = self._resolve_machine(row)
             if machine is None or not self._try_start(row, machine, worker, now):
@@ -222,7 +222,7 @@ class Feeder:
         if self.stopping or row.queue not in self._limits:
             return False
         machine = self._machines.get((row.fsm, row.version, row.step))
-        if machine is None and self._in_sql.take(row, work.worker):
+        if machine is None and self._in_sql.take(row, work.worker, sure=True):
             return True
         machine = machine or self._look_up(row)
         if machine is None:

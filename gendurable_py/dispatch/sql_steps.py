@@ -63,8 +63,7 @@ class Definitions(Protocol):
     @property
     def is_old(self) -> bool: ...
 
-    @property
-    def may_be_old(self) -> bool: ...
+    def may_ask(self) -> bool: ...
 
     @property
     def claims(self) -> StepsIn | None: ...
@@ -152,7 +151,7 @@ class SqlSteps(Service):
 
     async def look(self, link: Link, unknown: bool = False) -> None:
         """Read the definitions, if that is some time ago. ``unknown``: somebody came whose step is not known."""
-        if self._defined.may_be_old if unknown else self._defined.is_old:
+        if self._defined.may_ask() if unknown else self._defined.is_old:
             await self._defined.read(link)
 
     @property
@@ -160,10 +159,11 @@ class SqlSteps(Service):
         """What to claim now: where enough waits here, nothing more of it."""
         return self._defined.claims or ("other" if self._backlog.is_full(len(self._running)) else None)
 
-    def take(self, row: ClaimRow, worker: str) -> bool:
-        """Whether the step of a claimed row is in SQL: then it is looked after."""
+    def take(self, row: ClaimRow, worker: str, sure: bool) -> bool:
+        """Whether the step of a claimed row is in SQL: then it is looked after. ``sure``: the definitions were read
+        just now, or cannot be; else one that cannot be run here is not decided about."""
         problem = self._defined.find(row.fsm, row.version, row.step)
-        if problem is None:
+        if problem is None or (problem and not sure):
             return False
         self._defined.warn_of_row(row, problem)
         work = InSql(row, worker)
