@@ -41,10 +41,13 @@ class Backlog:
         self._turn = False
         self._size = _FIRST
         self._ahead = _MOST
+        self._full = False
 
     def is_full(self, running: int) -> bool:
-        """Whether enough waits, with what is running."""
-        return len(self._todo) + running + max(0, len(self._locked) - _MOST_LOCKED) >= self._ahead
+        """Whether enough waits, with what is running; then until half of it is done."""
+        waiting = len(self._todo) + running + max(0, len(self._locked) - _MOST_LOCKED)
+        self._full = waiting >= (self._ahead // 2 if self._full else self._ahead)
+        return self._full
 
     @property
     def others(self) -> bool:
