@@ -83,6 +83,11 @@ class DefinedSteps:
         """What to claim: all, or what is no step in SQL that this role could run."""
         return None if self.wanted and self.home is not None else "other"
 
+    @property
+    def runs(self) -> bool:
+        """Whether there is one that can be run here."""
+        return self.claims is None and any(row.in_sql and row.problem is None for row in self._found.rows)
+
     async def read(self, link: Link) -> None:
         home = await link.insist(dispatching.home_of_steps)
         rows: list[Defined] = []

@@ -38,6 +38,9 @@ _IMPORT_GRACE = 0.05
 _IMPORT_DELAY = 0.5
 """An import is waited for so long; what takes longer goes on aside, and its rows are given back for a moment."""
 
+_SATURATED_FOR = 0.25
+"""Seconds for which all slots are taken before steps in SQL alone are claimed; longer while there are none."""
+
 RUN_AHEAD_FOR = 1.0
 """Seconds after its claim that an instance may keep being run ahead: the order across claims is kept to about that."""
 
@@ -47,7 +50,7 @@ class Idle(Protocol):
 
     def claiming(self) -> None: ...
 
-    async def poked(self) -> None: ...
+    async def poked(self, seconds: float | None = None) -> bool: ...
 
     async def busy(self, worker: str, rows: Counter[str]) -> None: ...
 
@@ -62,6 +65,9 @@ class Functions(Protocol):
 
     @property
     def claims(self) -> StepsIn | None: ...
+
+    @property
+    def room(self) -> int: ...
 
     async def look(self, link: Link, unknown: bool = False) -> None: ...
 
@@ -104,16 +110,21 @@ class Feeder:
         # What is finished but not committed counts against this, or a slow server would make it grow for ever.
         self._most_uncommitted = max(100, 2 * sum(options.queues.values()))
         self.saturated = False
+        self._pause = _SATURATED_FOR
         self.passes_over = False
         """Whether the last claim left out steps in SQL, since enough of them wait here."""
         self.stopping = False
 
-    def _count_demand(self) -> dict[str, int]:
+    def _keeps_up(self) -> bool:
+        """Whether the server takes what was finished here."""
         held = self._held
         # What others have locked is no reason to stop; a server that commits nothing is.
         if held.uncommitted + (held.blocked if held.failing else 0) > self._most_uncommitted:
-            return {}
-        if held.blocked > _MOST_BLOCKED or held.blocked_bytes > _MOST_BLOCKED_BYTES:
+            return False
+        return held.blocked <= _MOST_BLOCKED and held.blocked_bytes <= _MOST_BLOCKED_BYTES
+
+    def _count_demand(self) -> dict[str, int]:
+        if not self._keeps_up():
             return {}
         demand = {}
         for queue, limit in self._limits.items():
@@ -129,36 +140,48 @@ class Feeder:
             if not demand:
                 if not self.saturated:
                     self.saturated = True
+                    self._pause = _SATURATED_FOR
                     self._emit(Saturated(self._executor.running))
-                await self._sleeper.poked()
-                continue
-            self.saturated = False
-            try:
-                await self._in_sql.look(self._link)
-                self._sleeper.claiming()
-                worker = self._held.worker
-                steps = self._in_sql.claims
-                self.passes_over = steps is not None
-                started = time.perf_counter()
-                rows = await self._link.attempt(dispatching.claim_rows, worker, demand, self._options.lease_ttl, steps)
-                if rows and self.stopping:
-                    pairs = [(row.id, row.claim_no) for row in rows]
-                    await self._link.attempt(working.release, worker, pairs)
-                    self._emit(Released(len(rows), 0, "stopping"))
-                elif rows:
-                    await self.take(rows, worker)
-                    queues = Counter(row.queue for row in rows)
-                    seconds = time.perf_counter() - started
-                    self._emit(Claimed(len(rows), seconds, dict(queues)))
-                    await self._sleeper.busy(worker, queues)
-                else:
-                    await self._sleeper.idle(worker, demand.keys())
-            except (*TROUBLE, UnicodeError) as error:
-                if self._link.uncertain:
-                    # The claim may have happened: rows that nobody knows of are held under this name.
-                    self._held.rename()
-                await self._link.trouble(error)
-                self._tidy()
+                # Steps in SQL need no slot: where all are taken for longer, those alone are looked for.
+                room = self._in_sql.room if self._keeps_up() else 0
+                if await self._sleeper.poked(self._pause if room else None):
+                    continue
+                await self._attempt(dict.fromkeys(self._limits, room), "sql")
+            else:
+                self.saturated = False
+                await self._attempt(demand, None)
+
+    async def _attempt(self, demand: dict[str, int], only: StepsIn | None) -> None:
+        """Claim, and start what came; if nothing did, wait as long as nothing is due."""
+        try:
+            await self._in_sql.look(self._link)
+            self._sleeper.claiming()
+            worker = self._held.worker
+            steps = only or self._in_sql.claims
+            self.passes_over = steps == "other"
+            started = time.perf_counter()
+            rows = await self._link.attempt(dispatching.claim_rows, worker, demand, self._options.lease_ttl, steps)
+            if rows and self.stopping:
+                pairs = [(row.id, row.claim_no) for row in rows]
+                await self._link.attempt(working.release, worker, pairs)
+                self._emit(Released(len(rows), 0, "stopping"))
+            elif rows:
+                await self.take(rows, worker)
+                queues = Counter(row.queue for row in rows)
+                seconds = time.perf_counter() - started
+                self._emit(Claimed(len(rows), seconds, dict(queues)))
+                self._pause = _SATURATED_FOR
+                await self._sleeper.busy(worker, queues)
+            elif only is not None:
+                self._pause = min(2 * self._pause, self._options.poll_interval)
+            else:
+                await self._sleeper.idle(worker, demand.keys())
+        except (*TROUBLE, UnicodeError) as error:
+            if self._link.uncertain:
+                # The claim may have happened: rows that nobody knows of are held under this name.
+                self._held.rename()
+            await self._link.trouble(error)
+            self._tidy()
 
     async def take(self, rows: list[ClaimRow], worker: str) -> None:
         """Start what can be run here, give back the rest."""

@@ -50,6 +50,11 @@ class Backlog:
         return self._full
 
     @property
+    def room(self) -> int:
+        """How many more may be had at once."""
+        return max(0, min(_MOST, self._ahead - len(self._todo)))
+
+    @property
     def others(self) -> bool:
         """Whether some wait that have met no lock."""
         return bool(self._todo)

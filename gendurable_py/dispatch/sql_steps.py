@@ -46,8 +46,8 @@ _PATIENCE = 1.0
 _WAIT, _WAITS = 0.01, 100
 """How long the end of a cancelled call is waited for: so many times so many seconds."""
 
-# The connection, or the server as a whole.
-_AWAY = ("08", "25", "53", "57", "58")
+# The connection, the session, or the server as a whole. A function may have set what begins each transaction.
+_AWAY = ("08", "25", "57P", "GD504")
 _CANCELLED = "57014"
 _CONFLICTS = ("40001", "40P01", "55P03")
 # What only our own call raises: what a function raises is answered.
@@ -68,6 +68,9 @@ class Definitions(Protocol):
     @property
     def claims(self) -> StepsIn | None: ...
 
+    @property
+    def runs(self) -> bool: ...
+
     async def read(self, link: Link) -> None: ...
 
     def expire(self) -> None: ...
@@ -84,6 +87,9 @@ class Waiting(Protocol):
 
     @property
     def others(self) -> bool: ...
+
+    @property
+    def room(self) -> int: ...
 
     def is_full(self, running: int) -> bool: ...
 
@@ -149,6 +155,11 @@ class SqlSteps(Service):
         """Raised when the definitions have changed."""
         return self._defined.version
 
+    @property
+    def room(self) -> int:
+        """How many more may wait here; 0 also where there is nothing that could be run."""
+        return 0 if self.claims is not None or not self._defined.runs else self._backlog.room
+
     async def look(self, link: Link, unknown: bool = False) -> None:
         """Read the definitions, if that is some time ago. ``unknown``: somebody came whose step is not known."""
         if self._defined.may_ask() if unknown else self._defined.is_old:
@@ -182,15 +193,17 @@ class SqlSteps(Service):
     async def run(self) -> None:
         while True:
             self._event.clear()
-            if batch := self._still([] if self.stopping else self._backlog.next()):
-                await self._call(batch)
+            if taken := [] if self.stopping else self._backlog.next():
+                if batch := self._still(taken):
+                    await self._call(batch)
+                del batch
                 self._progressed()
-            elif not self._backlog.others:
+            else:
                 at = self._backlog.next_at()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(None if at is None else max(0.0, at - time.monotonic())):
                         await self._event.wait()
-            del batch  # nothing is kept while it waits
+            del taken  # nothing is kept while it waits
 
     def _still(self, works: list[InSql]) -> list[InSql]:
         """Without those whose claims were lost while they waited: they are let go."""
@@ -306,7 +319,7 @@ class SqlSteps(Service):
         if self._link.uncertain and state != _CANCELLED:
             for work in batch:
                 work.uncertain = True
-        if state is None or (state.startswith(_AWAY) and state != _CANCELLED):
+        if state is None or state.startswith(_AWAY) or not self._link.sent:
             await self._reconnect(batch, error)
         elif state in _NOT_OURS:
             self._defined.refuse(str(error).strip())
@@ -332,6 +345,7 @@ class SqlSteps(Service):
             self._give_back(batch, crashed=True)
         else:
             self._put_back(batch)
+        await self._link.drop()
         if not self.stopping:
             await self._link.trouble(error)
 

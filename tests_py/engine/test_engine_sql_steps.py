@@ -346,3 +346,114 @@ def test_drain_runs_steps_in_sql(conn: psycopg.Connection[Any]) -> None:
         assert gd.result(conn, bad).status == "failed"  # type: ignore[union-attr, arg-type]
         assert paid(conn) == once(3)
     assert paid(conn) == {}
+
+
+def test_python_steps_go_on_behind_any_number_of_waiting_ones(
+    conn: psycopg.Connection[Any], db: Database, holder: psycopg.Connection[Any]
+) -> None:
+    class Behind(FSM, name="behind"):
+        @step
+        def start(self, ctx: gd.Context[dict[str, Any]]) -> Done:
+            return Done()
+
+    ids = [*fill(conn, "hang", 1), *fill(conn, "pay_and_end", 900)]
+    events = Events()
+    with running(Engine(db.dsn, [Behind], queues={"default": 50}, on_event=events)):
+        wait_until(lambda: backends(conn))
+        python = [gd.insert(conn, Behind, {}) for _ in range(20)]
+        ended(conn, *python)
+        # it does not claim what others could run meanwhile
+        row = conn.execute("select count(*) from gd_instances where status = 'executing'").fetchone()
+        assert row is not None
+        assert 1 <= row[0] <= 300
+        holder.rollback()
+        ended(conn, *ids, timeout=30)
+    assert paid(conn) == {**once(900), 1: 2}
+
+
+def test_steps_in_sql_need_no_slot(conn: psycopg.Connection[Any], db: Database) -> None:
+    gate, entered = threading.Event(), threading.Event()
+
+    class Long(FSM, name="long"):
+        @step
+        def start(self, ctx: gd.Context[dict[str, Any]]) -> Done:
+            entered.set()
+            gate.wait(20)
+            return Done()
+
+    with running(Engine(db.dsn, [Long], queues={"default": 1}, poll_interval=0.1)):
+        long = gd.insert(conn, Long, {})
+        entered.wait(10)
+        ended(conn, *fill(conn, "pay_and_end", 20))
+        assert field(conn, long, "status") == "executing"
+        gate.set()
+        ended(conn, long)
+    assert paid(conn) == once(20)
+
+
+def test_functions_of_many_and_functions_alone(conn: psycopg.Connection[Any], db: Database) -> None:
+    conn.execute(
+        """create function pay_all(ctxs jsonb) returns setof jsonb language plpgsql as $$
+        begin
+            update account a set n = n + 1 from jsonb_array_elements(ctxs) c where a.id = (c #> '{state,n}')::int;
+            return query select jsonb_build_object('id', c -> 'id', 'kind', 'done') from jsonb_array_elements(ctxs) c;
+        end $$"""
+    )
+    gd.define_step(conn, "alien", "all", "pay_all(jsonb)")
+    gd.define_step(conn, "alien", "alone", "pay_and_end(jsonb)", alone=True)
+    ids = [*fill(conn, "all", 100), *fill(conn, "alone", 20), *fill(conn, "pay_and_end", 20)]
+    with running(Engine(db.dsn, queues={"default": 200})):
+        ended(conn, *ids)
+    assert paid(conn) == {**dict.fromkeys(range(1, 21), 3), **dict.fromkeys(range(21, 101), 1)}
+
+
+def test_engines_and_gd_run_share_the_work_while_sessions_are_killed(
+    conn: psycopg.Connection[Any], db: Database
+) -> None:
+    gd.insert_many(conn, [gd.Child(Mixed, {"n": n}) for n in range(1, 601)])
+    fill(conn, "pay_and_end", 600)
+    over = threading.Event()
+    killed: list[int] = []
+
+    def run() -> None:
+        while not over.is_set():
+            try:
+                with psycopg.connect(db.dsn, autocommit=True) as own:
+                    gd.run(own, limit=50)
+            except psycopg.OperationalError:
+                pass
+
+    def kill() -> None:
+        query = (
+            "select pid from pg_stat_activity where datname = current_database() and state = 'active' "
+            "and query ~ 'gd_run|gd_claim|gd_commit' and pid <> pg_backend_pid()"
+        )
+        with psycopg.connect(db.dsn, autocommit=True) as own:
+            while not over.is_set() and len(killed) < 12:
+                for (pid,) in own.execute(query).fetchall()[:1]:
+                    own.execute("select pg_terminate_backend(%s)", (pid,))
+                    killed.append(pid)
+                over.wait(0.05)  # the pace of a fault
+
+    threads = [threading.Thread(target=each) for each in (run, kill)]
+    options: dict[str, Any] = {"lease_ttl": 2, "heartbeat_interval": 0.3, "queues": {"default": 20}}
+    try:
+        with running(*(Engine(db.dsn, [Mixed], reap_interval=0.5, **options) for _ in range(2))):
+            for thread in threads:
+                thread.start()
+            # what a killed gd_run has claimed waits for its lease of a minute: given back, as an operator would
+            left = """select id, claim_no from gendurable.instance where status = 'executing' and worker like 'gd_run:%'
+                and split_part(worker, ':', 2) not in (select pid::text from pg_stat_activity)"""
+
+            def done() -> bool:
+                gd.release(conn, "operator", conn.execute(left).fetchall())
+                row = conn.execute("select count(*) from gd_instances where status = 'done'").fetchone()
+                return row == (1200,)
+
+            wait_until(done, 60)
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+    assert killed
+    assert paid(conn) == dict.fromkeys(range(1, 601), 2)

@@ -262,3 +262,53 @@ def test_a_refused_function_is_not_run_and_its_method_is_not_called(
         assert field(owner, id, "status") == "runnable"
         assert [message for message in caplog.messages if "another owner" in message]
         assert paid(owner) == {}
+
+
+def test_a_function_that_changes_how_transactions_begin_spoils_no_other(
+    conn: psycopg.Connection[Any], db: Database
+) -> None:
+    conn.execute(
+        """create function app.twist(ctx jsonb) returns jsonb language plpgsql as $$
+        begin
+            perform set_config(ctx #>> '{state,name}', ctx #>> '{state,value}', false);
+            return '{"kind": "done"}';
+        end $$"""
+    )
+    gd.define_step(conn, "m", "twist", "app.twist(jsonb)")
+    with running(Engine(db.dsn)):
+        for name, value in (
+            ("default_transaction_isolation", "serializable"),
+            ("default_transaction_read_only", "on"),
+            ("default_transaction_deferrable", "on"),
+        ):
+            bad = gd.insert(conn, "m", {"name": name, "value": value}, step="twist")
+            ended(conn, bad)
+            assert {result.status for result in ended(conn, *insert(conn, "pay", 10))} == {"done"}
+    assert paid(conn) == dict.fromkeys(range(1, 11), 3)
+    assert conn.execute("select max(attempt) from gd_instances").fetchone() == (0,)
+
+
+@pytest.mark.parametrize("state", ["53100", "XX000", "55000"])
+def test_what_the_server_cannot_commit_now_is_kept_and_the_others_go_on(
+    conn: psycopg.Connection[Any], db: Database, state: str
+) -> None:
+    conn.execute(
+        f"""create function app.full() returns trigger language plpgsql as $$
+        begin
+            if new.state ->> 'n' = '7' and new.status = 'done' then
+                raise exception using errcode = '{state}', message = 'no room';
+            end if;
+            return new;
+        end $$;
+        create trigger full_disk before update on gendurable.instance
+            for each row execute function app.full()""".encode()
+    )
+    ids = insert(conn, "pay", 30)
+    events = Events()
+    with running(Engine(db.dsn, on_event=events)):
+        ended(conn, *ids[:6], *ids[7:])
+        wait_until(lambda: events.count("stuck"))
+        assert {about["id"] for _, about in events.named("stuck")} == {ids[6]}
+        conn.execute("drop trigger full_disk on gendurable.instance")
+        assert ended(conn, ids[6])[0].status == "done"
+    assert paid(conn) == dict.fromkeys(range(1, 31), 1)
