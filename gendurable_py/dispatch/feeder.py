@@ -143,7 +143,7 @@ class Feeder:
                     self._pause = _SATURATED_FOR
                     self._emit(Saturated(self._executor.running))
                 # Steps in SQL need no slot: where all are taken for longer, those alone are looked for.
-                room = self._in_sql.room if self._keeps_up() else 0
+                room = self._in_sql.room if self._limits and self._keeps_up() else 0
                 if await self._sleeper.poked(self._pause if room else None):
                     continue
                 await self._attempt(dict.fromkeys(self._limits, room), "sql")

@@ -38,6 +38,9 @@ REFUSED_DELAY = 10.0
 """Seconds until a row is due again whose step is in SQL and cannot be run here."""
 _NO_HANDLER_DELAY = 1.0
 
+_TELL_EACH = 12
+"""Of so many locks that one meets, about half a minute at first and a minute later, it is told of one."""
+
 _LOSSES = 2
 """How often a function that ran alone may take the connection with it before its claim is given back as crashed."""
 _PATIENCE = 1.0
@@ -161,9 +164,14 @@ class SqlSteps(Service):
         return 0 if self.claims is not None or not self._defined.runs else self._backlog.room
 
     async def look(self, link: Link, unknown: bool = False) -> None:
-        """Read the definitions, if that is some time ago. ``unknown``: somebody came whose step is not known."""
-        if self._defined.may_ask() if unknown else self._defined.is_old:
-            await self._defined.read(link)
+        """Read the definitions, if that is some time ago. ``unknown``: a row is held whose step is not known, and goes
+        on its way whether they can be read or not."""
+        if not unknown:
+            if self._defined.is_old:
+                await self._defined.read(link)
+        elif self._defined.may_ask():
+            with contextlib.suppress(*TROUBLE):
+                await self._defined.read(link)
 
     @property
     def claims(self) -> StepsIn | None:
@@ -304,8 +312,11 @@ class SqlSteps(Service):
     def _lock(self, work: InSql) -> None:
         if self.stopping:
             self._give_back([work])
-        else:
-            self._backlog.lock(work)
+            return
+        self._backlog.lock(work)
+        if work.locked % _TELL_EACH == 0:
+            row = work.row
+            logger.warning("step %s of %s %s waits for a lock of another transaction", row.step, row.fsm, row.id)
 
     def _put_back(self, works: list[InSql]) -> None:
         if self.stopping:
@@ -337,7 +348,7 @@ class SqlSteps(Service):
             self._stick(batch[0], state, str(error).strip())
 
     async def _reconnect(self, batch: list[InSql], error: BaseException) -> None:
-        if self._link.uncertain:
+        if self._link.sent:
             # One of them may be what ended the session: each by itself, until they get through.
             self._backlog.narrow(1)
             batch[0].losses += len(batch) == 1

@@ -230,6 +230,8 @@ def test_the_session_dies_in_the_middle_of_a_call(
         holder.rollback()
         ended(conn, *ids)
     assert paid(conn) == {**once(5), 1: 2}
+    # it was asked for again, and not given back
+    assert conn.execute("select max(attempt) from gd_instances").fetchone() == (0,)
 
 
 def test_a_lost_answer_is_asked_for_again(conn: psycopg.Connection[Any], db: Database) -> None:

@@ -157,7 +157,11 @@ def test_what_fails_at_the_end_of_the_transaction_is_its_own_error(conn: psycopg
 def test_one_whose_claim_is_gone_is_broken_off(conn: psycopg.Connection[Any], db: Database) -> None:
     [endless] = insert(conn, "spin")
     with running(Engine(db.dsn, lease_ttl=2, heartbeat_interval=0.3)):
-        wait_until(lambda: field(conn, endless, "status") == "executing")
+        running_now = (
+            "select from pg_stat_activity where query like '%gd_run_claims%' and wait_event = 'PgSleep' "
+            "and datname = current_database()"
+        )
+        wait_until(lambda: conn.execute(running_now).fetchone() is not None)
         gd.cancel(conn, endless)
         ids = insert(conn, "pay", 5)
         ended(conn, *ids)
