@@ -251,11 +251,12 @@ def test_a_lost_answer_is_asked_for_again(conn: psycopg.Connection[Any], db: Dat
     assert paid(conn) == {**dict.fromkeys(range(2, 6), 1), 1: 3}
 
 
+@pytest.mark.parametrize("notify", [True, False])
 def test_stopping_in_the_middle_gives_back_what_has_not_run(
-    conn: psycopg.Connection[Any], db: Database, holder: psycopg.Connection[Any]
+    conn: psycopg.Connection[Any], db: Database, holder: psycopg.Connection[Any], notify: bool
 ) -> None:
     ids = [*fill(conn, "hang", 1), *fill(conn, "pay_and_end", 300)]
-    with running(Engine(db.dsn, queues={"default": 50}, drain_timeout=0.3)):
+    with running(Engine(db.dsn, queues={"default": 50}, drain_timeout=0.3, notify=notify)):
         wait_until(lambda: backends(conn))
     assert not backends(conn, waiting=False)
     assert conn.execute("select count(*) from gd_instances where status = 'executing'").fetchone() == (0,)
