@@ -14,13 +14,11 @@ from typing import Any
 import psycopg
 import pytest
 from opentelemetry import baggage, context, trace
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanProcessor
 from opentelemetry.trace import SpanContext, SpanKind, StatusCode
 from support.engine import ended, field, running
+from support.telemetry import Telemetry
 from support.wait import wait_until
 
 import gendurable_py as gd
@@ -29,42 +27,6 @@ from gendurable_py.testing import drain
 
 Conn = psycopg.Connection[Any]
 ROOT = Path(__file__).resolve().parents[2]
-
-
-class Telemetry:
-    """A tracer of the test's own, its spans and its metrics."""
-
-    def __init__(self) -> None:
-        self._exporter, self._reader = InMemorySpanExporter(), InMemoryMetricReader()
-        self.spans_of = TracerProvider()
-        self.spans_of.add_span_processor(SimpleSpanProcessor(self._exporter))
-        self.meters = MeterProvider([self._reader])
-        self.tracer = self.spans_of.get_tracer("test")
-
-    def on(self, **options: Any) -> None:
-        otel.instrument(tracer_provider=self.spans_of, meter_provider=self.meters, **options)
-
-    def spans(self, name: str = "") -> list[ReadableSpan]:
-        return [span for span in self._exporter.get_finished_spans() if span.name.startswith(name)]
-
-    def span(self, name: str) -> ReadableSpan:
-        [span] = self.spans(name)
-        return span
-
-    def points(self, name: str) -> list[tuple[dict[str, Any], Any]]:
-        data = self._reader.get_metrics_data()
-        return [
-            (dict(point.attributes), point)
-            for resource in (data.resource_metrics if data else [])
-            for scope in resource.scope_metrics
-            for metric in scope.metrics
-            if metric.name == f"gendurable.{name}"
-            for point in metric.data.data_points
-        ]
-
-    def total(self, name: str, **attributes: str) -> float:
-        wanted = {f"gendurable.{key}": value for key, value in attributes.items()}
-        return sum(point.value for about, point in self.points(name) if wanted.items() <= about.items())
 
 
 @pytest.fixture
@@ -391,34 +353,3 @@ def python(code: str) -> str:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     return ran.stdout.strip()
-
-
-def test_a_step_in_sql_has_a_span_in_the_trace_of_its_insert(conn: Conn, db: Any, telemetry: Telemetry) -> None:
-    conn.execute("""create function pay(ctx jsonb) returns jsonb language plpgsql as $$
-        begin
-            if ctx #> '{state,bad}' then
-                raise exception 'no money';
-            end if;
-            return '{"kind": "done"}';
-        end $$""")
-    gd.define_step(conn, "otel.alien", "start", "pay(jsonb)")
-    with telemetry.tracer.start_as_current_span("order") as order:
-        good = gd.insert(conn, "otel.alien", {"bad": False})
-        bad = gd.insert(conn, "otel.alien", {"bad": True}, max_attempts=1)
-    with running(Engine(db.dsn)):
-        ended(conn, good, bad)
-        wait_until(lambda: len(telemetry.spans("otel.alien start")) == 2)
-    spans = {span.attributes["gendurable.id"]: span for span in telemetry.spans("otel.alien") if span.attributes}
-    for span in spans.values():
-        assert parent_of(span) == (order.get_span_context().trace_id, order.get_span_context().span_id)
-        assert span.kind is SpanKind.CONSUMER
-        assert span.start_time is not None
-        assert span.end_time is not None
-        assert span.start_time < span.end_time
-    assert spans[good].attributes["gendurable.outcome"] == "ok"
-    assert spans[bad].attributes["gendurable.outcome"] == "error"
-    assert spans[bad].status.status_code is StatusCode.ERROR
-    assert "no money" in (spans[bad].status.description or "")
-    assert telemetry.total("steps", fsm="otel.alien", outcome="ok") == 1
-    assert telemetry.total("steps", fsm="otel.alien", outcome="error") == 1
-    assert telemetry.total("outcomes", result="ok") == 2
