@@ -70,6 +70,28 @@ def end_to_end(machine: str, steps: int, count: int = 10_000, **options: object)
     return run
 
 
+def mixed(machine: str) -> Callable[[Bench], float]:
+    """Three no-op steps of which some are in SQL, by all three in Python."""
+
+    def run(bench: Bench) -> float:
+        bench.conn.execute(_engine.IN_SQL)
+        with _engine.dispatcher(bench.server.dsn):
+            for each in ("bench_three", machine):  # plans and threads
+                _engine.drain(bench.conn, each, 500)
+            plain, other = [], []
+            for _ in range(3):
+                _server.clear(bench.conn)
+                plain.append(_engine.drain(bench.conn, "bench_three", bench.scale).rate)
+                _server.clear(bench.conn)
+                other.append(_engine.drain(bench.conn, machine, bench.scale).rate)
+        bench.notes.append(
+            f"{machine}: {3 * statistics.median(other):,.0f} steps/s, in Python {3 * statistics.median(plain):,.0f}"
+        )
+        return statistics.median(other) / statistics.median(plain)
+
+    return run
+
+
 def client_time(bench: Bench) -> float:
     """Microseconds of client CPU a step, threads and loop together."""
     with _engine.dispatcher(bench.server.dsn) as process:
@@ -163,6 +185,8 @@ SHORT = [
     Workload("engine: 10,000 no-op jobs, async", "jobs/s", ">= 1.8 U", end_to_end("bench_async", 1)),
     Workload("engine: five steps", "steps/s", "", end_to_end("bench_five", 5)),
     Workload("engine: five steps, run-ahead", "steps/s", ">= 2.2 U", end_to_end("bench_five", 5, run_ahead=True)),
+    Workload("engine: Python, SQL, Python, by three steps in Python", "x", "", mixed("bench_mixed"), False),
+    Workload("engine: three steps in SQL, by three in Python", "x", "", mixed("bench_sql"), False),
     Workload("engine: client CPU a step", "us", "<= 40", client_time, False),
     Workload("fan-out and join of 1,000, by 1,000 independent jobs", "x", "<= 1.5", fan_out(1_000), False),
     Workload("insert to start, in durable commits (p50)", "x", "<= 6", _latency.start(50), False),

@@ -76,7 +76,7 @@ from .errors import (
 )
 from .install import install, uninstall, upgrade
 from .machine.context import Context
-from .machine.fsm import FSM, step
+from .machine.fsm import FSM, sql_step, step
 from .machine.job import Job, job
 from .machine.limits import RateLimit
 from .machine.outcome import (
@@ -185,6 +185,7 @@ __all__ = [
     "signal_on",
     "signals",
     "sleep",
+    "sql_step",
     "step",
     "trigger",
     "uninstall",

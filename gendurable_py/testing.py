@@ -18,6 +18,7 @@ on an embedded server; with ``pytest_plugins = ["gendurable_py.testing"]`` in a 
 from __future__ import annotations
 
 import secrets
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import timedelta
@@ -31,9 +32,10 @@ from . import embedded
 from ._statement import About, Pause, Run, Script, Statement, nothing, script
 from .calls import dispatching, inserting, limiting, rehearsing, stepping, working
 from .calls.asserting import assert_awaiting, assert_done, assert_failed
-from .calls.rows import Answer, Rehearsed
+from .calls.rows import Answer, Ran, Rehearsed
 from .dispatch.answers import Fate, Meaning, read_answer
 from .dispatch.connections import Given
+from .dispatch.defined import Definitions
 from .dispatch.perform import perform, perform_async
 from .dispatch.transaction import Transactions
 from .dispatch.work import Work, refuse
@@ -62,7 +64,8 @@ def drain(
 ) -> Script[int]:
     """Run everything that is due, until nothing is; answers how many steps that took.
 
-    Of a transactional step ``ctx.conn`` is this connection, in a savepoint where it is in a transaction.
+    Of a transactional step ``ctx.conn`` is this connection, in a savepoint where it is in a transaction. Steps in SQL
+    run on it by `run_claims`.
 
     Args:
         machines: registered first, with the rate limits that they declare; any imported machine can be run.
@@ -73,25 +76,33 @@ def drain(
         limit: steps after which it gives up.
 
     Raises:
-        InvalidArgument: a row is due whose machine or step is not known in this process, or a transactional step that
-            cannot use this connection: a sync one an ``AsyncConnection``, or an async one a ``Connection``.
+        InvalidArgument: a row is due whose machine or step is not known in this process, or which is in SQL and cannot
+            be run by this role, or a transactional step that cannot use this connection: a sync one an
+            ``AsyncConnection``, or an async one a ``Connection``.
         RuntimeError: ``limit`` steps were not enough.
     """
     worker = f"drain:{secrets.token_hex(4)}"
     yield from _register(list(machines))
     served = None if queues is None else list(queues)
+    home: str | None = yield dispatching.home_of_steps.statement()
+    defined = Definitions([] if home is None else (yield dispatching.defined_steps.statement(home)))
     count = 0
     while True:
         names = (yield rehearsing.queues_in_use.statement()) if served is None else served
         yield rehearsing.forget_floor.statement()
         rows: list[ClaimRow] = yield dispatching.claim_rows.statement(worker, dict.fromkeys(names, _ROUND), _LEASE)
         problems: list[InvalidArgument] = []
-        works = [work for row in rows if (work := _make_work(row, worker, run_ahead, problems))]
-        while works:
-            count += len(works)
+        due = rows
+        while due:
+            count += len(due)
             if count > limit:
                 raise RuntimeError(f"still not drained after {limit} steps")
-            works = yield from _run_round(works, worker, problems)
+            in_sql = {row.id: row for row in due if defined.find(row.fsm, row.version, row.step) is not None}
+            if home is not None:
+                yield from _run_in_sql(in_sql.values(), home, worker, problems)
+            others = [row for row in due if row.id not in in_sql]
+            works = [work for row in others if (work := _make_work(row, worker, run_ahead, problems))]
+            due = yield from _run_round(works, worker, problems)
         if problems:
             yield working.release.statement(worker, None)  # they are not held by a worker that is gone
             raise problems[0]
@@ -197,9 +208,25 @@ def _make_work(row: ClaimRow, worker: str, keep: bool, problems: list[InvalidArg
     return None
 
 
-def _run_round(works: list[Work], worker: str, problems: list[InvalidArgument]) -> Script[list[Work]]:
+def _run_in_sql(rows: Iterable[ClaimRow], home: str, worker: str, problems: list[InvalidArgument]) -> Script[None]:
+    """Run these by their functions, until each is settled: one by one, since an error counts only alone."""
+    todo = deque(rows)
+    while todo:
+        row = todo.popleft()
+        answers: list[Ran]
+        answers = yield dispatching.run_claims_text.statement(home, worker, [(row.id, row.claim_no)], None)
+        for answer in answers:
+            if answer.result in ("left", "busy"):
+                todo.append(row)
+                yield Pause(0.01)
+            elif answer.result == "no_handler":
+                why = answer.detail.get("problem") if isinstance(answer.detail, dict) else answer.detail
+                problems.append(InvalidArgument(f"step {row.step!r} of {row.fsm} cannot be run in SQL here: {why}"))
+
+
+def _run_round(works: list[Work], worker: str, problems: list[InvalidArgument]) -> Script[list[ClaimRow]]:
     """Run the works and commit them; answers what goes on at once: kept claims."""
-    going_on: list[Work] = []
+    going_on: list[ClaimRow] = []
     given = Given((yield About(lambda conn: conn)))
     while works:
         for work in works:
@@ -240,8 +267,8 @@ def _run_round(works: list[Work], worker: str, problems: list[InvalidArgument]) 
                         refuse(work, answer.sqlstate, answer.message or "rejected")
                         raise from_sqlstate(answer.sqlstate, f"{work.row.fsm} {work.row.id}: {answer.message}")
                     case Meaning.KEPT:
-                        if answer.kept is not None and (kept := _make_work(answer.kept, worker, True, problems)):
-                            going_on.append(kept)
+                        if answer.kept is not None:
+                            going_on.append(answer.kept)
                     case Meaning.COMMITTED | Meaning.REPEATED | Meaning.LOST:
                         pass
                     case never:

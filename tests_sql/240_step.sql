@@ -269,6 +269,10 @@ revoke execute on function app.definer(jsonb) from public;
 set local role gd_t_worker;
 select is((select problem from gd_steps where step = 'definer'), 'the role may not execute the function', 'execute revoked');
 reset role;
+revoke usage on schema app from gd_t_worker;
+set local role gd_t_worker;
+select is((select problem from gd_steps where step = 'definer'), 'the role may not execute the function', 'a role that may not even look there is answered');
+reset role;
 alter function app.mine(jsonb) owner to gd_t_other;
 select is((select problem from gd_steps where step = 'mine'), 'the function has another owner than when it was defined', 'given to another: refused');
 -- the view and what decides say the same

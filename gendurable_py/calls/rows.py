@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from pydantic import JsonValue
 
@@ -13,6 +13,10 @@ from ..machine.claim import ClaimRow
 
 Claims = Iterable[tuple[int, int]]
 """Pairs of id and claim_no."""
+
+
+StepsIn = Literal["sql", "other"]
+"""Which rows a claim takes: those whose step this role can run in SQL, or all others."""
 
 
 class Inserted(NamedTuple):
@@ -87,6 +91,17 @@ class Rehearsed(NamedTuple):
     result: str
     after: dict[str, JsonValue]
     writes: dict[str, dict[str, int]] | None
+
+
+class Defined(NamedTuple):
+    """A definition of a step. ``in_sql`` false: it says that the step is in another language. ``problem``: why this
+    role cannot run its function here."""
+
+    fsm: str
+    step: str
+    version: int | None
+    in_sql: bool
+    problem: str | None
 
 
 class Instance(NamedTuple):

@@ -11,7 +11,7 @@ import contextlib
 import random
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import Protocol
 
@@ -25,7 +25,7 @@ from ..machine.claim import ClaimRow
 from ..telemetry.events import Committed, Emit, Rejected, Released, Stale
 from .answers import Fate, Meaning, read_answer
 from .link import TROUBLE, Link
-from .work import Held, Runner, Work, refuse
+from .work import Held, Holding, Runner, Work, refuse
 
 _MOST_ROWS = 1000
 _FEW_ROWS = 100
@@ -128,11 +128,11 @@ class Committer:
             self._pending.append(work)
         self._event.set()
 
-    def give_back(self, works: list[Work]) -> None:
-        """Works that will not be started here."""
+    def give_back(self, works: Iterable[Holding], delay: float = 0.0, crashed: bool = False) -> None:
+        """What will not be run here. ``crashed``: it may have been, and what became of it is not known."""
         for work in works:
             self._held.drop(work)
-            self._release[work.worker, 0.0, False].append((work.row.id, work.row.claim_no))
+            self._release[work.worker, delay, crashed].append((work.row.id, work.row.claim_no))
         self._event.set()
 
     def _settle_fate(self, work: Work, fate: Fate) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, ClassVar, TypeVar, overload
+from typing import Any, ClassVar, NoReturn, TypeVar, overload
 
 from .._contract import Seconds
 from ..errors import InvalidArgument
@@ -63,6 +63,36 @@ def _mark(function: F, name: str, timeout: Seconds | None, transactional: Transa
     return function
 
 
+class SqlStep:
+    """A step that is a function of the database, as `sql_step` makes it."""
+
+    __gendurable_step__: str
+
+    def __init__(self, name: str | None) -> None:
+        if name is not None:
+            check_name(name, "the name of a step")
+            self.__gendurable_step__ = name
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        if not hasattr(self, "__gendurable_step__"):
+            self.__gendurable_step__ = name
+
+    def __repr__(self) -> str:
+        return f"<step {getattr(self, '__gendurable_step__', None)!r} in SQL>"
+
+    def __call__(self, *args: object, **kwargs: object) -> NoReturn:
+        raise InvalidArgument(
+            f"{self!r} cannot be called: it is a function of the database",
+            hint="name it in an outcome: Next(self.audit); whoever runs steps in SQL calls it",
+        )
+
+
+def sql_step(name: str | None = None) -> SqlStep:
+    """A step that is a function of the database: ``audit = sql_step()`` in a machine, and `define_step` names the
+    function. In Python it is a name to go on to, ``Next(self.audit)``, and nothing else."""
+    return SqlStep(name)
+
+
 class FSM:
     """A machine: a class whose methods marked with `step` are its steps.
 
@@ -115,15 +145,22 @@ class FSM:
         cls._options = {**cls._options, **{key: value for key, value in given.items() if value is not None}}
         if abstract:
             return
+        declared = cls._declared()
+        in_sql = {
+            attribute: named
+            for attribute, named in declared.items()
+            if isinstance(inspect.getattr_static(cls, attribute), SqlStep)
+        }
         spec = cls._spec_type(
             cls,
             name or _make_default_name(cls),
             version,
-            cls._declared(),
+            {attribute: named for attribute, named in declared.items() if attribute not in in_sql},
+            in_sql,
             _collect(cls, "__gendurable_timeout__"),
             _collect(cls, "__gendurable_transactional__"),
         )
-        if spec.initial not in spec.attributes.values():
+        if spec.initial not in spec.names:
             raise InvalidArgument(
                 f"{cls.__qualname__} has no step {spec.initial!r}", hint="name the first step with initial="
             )

@@ -165,3 +165,30 @@ def test_transactional_steps_leave_nothing_in_the_sessions_of_the_proxy(
         for _ in range(4):
             left = through.execute("select count(*) from pg_prepared_statements").fetchone()
             assert left == (0,)
+
+
+@pytest.mark.parametrize("notify", [False, True])
+def test_steps_in_sql_run_through_it_and_leave_nothing_in_its_sessions(
+    db: Any, conn: Conn, pooled: str, notify: bool
+) -> None:
+    conn.execute("create table account (id int primary key, n int not null)")
+    conn.execute("insert into account values (1, 0)")
+    conn.execute(
+        """create function pay(ctx jsonb) returns jsonb language plpgsql as $$
+        begin
+            update account set n = n + 1;
+            return '{"kind": "done"}';
+        end $$"""
+    )
+    gd.define_step(conn, "pgbouncer.alien", "start", "pay(jsonb)")
+    ids = [gd.insert(conn, "pgbouncer.alien", {}) for _ in range(40)]
+    with running(Engine(pooled, notify=notify, poll_interval=0.05)):
+        assert {result.status for result in ended(conn, *ids)} == {"done"}
+    assert conn.execute("select n from account").fetchone() == (40,)
+    with psycopg.connect(pooled, autocommit=True, prepare_threshold=None) as through:
+        for _ in range(4):
+            left = through.execute(
+                "select current_setting('default_transaction_isolation'), current_setting('statement_timeout'), "
+                "(select count(*) from pg_prepared_statements)"
+            ).fetchone()
+            assert left == ("read committed", "0", 0)
