@@ -116,7 +116,11 @@ class Committer:
             if work.fate is not None:
                 self._held.drop(work)
                 self._settle_fate(work, work.fate)
+                if work.fate is Fate.COMMITTED and not self._held.abandoning:
+                    continue  # nothing to send: waking the lane for each would be a third of the loop's work
+                self._event.set()
                 continue
+            self._event.set()
             if work.outcome is None or work.ctx._cancelled:
                 self._held.drop(work)
                 if not work.ctx._cancelled:
@@ -126,7 +130,6 @@ class Committer:
             if work.keep:
                 self._held.kept[work.queue] += 1
             self._pending.append(work)
-        self._event.set()
 
     def give_back(self, works: list[Work]) -> None:
         """Works that will not be started here."""
