@@ -11,13 +11,19 @@ from ._measure import Bench, processor_time
 CONCURRENCY = 20
 """Slots of a process: as many as it has connections by default."""
 
+OPTIONS = {"prefetch": 100, "min_demand": 50}
+"""One claim for some fifty steps: with none of these each step that ends is followed by a claim of one or two."""
+
 
 def steps(machine: str, processes: int) -> Callable[[Bench], float]:
     """Steps a second of so many dispatcher processes, from a backlog that is there."""
 
     def run(bench: Bench) -> float:
         with contextlib.ExitStack() as stack:
-            running = [stack.enter_context(_engine.dispatcher(bench.server.dsn, CONCURRENCY)) for _ in range(processes)]
+            running = [
+                stack.enter_context(_engine.dispatcher(bench.server.dsn, CONCURRENCY, **OPTIONS))
+                for _ in range(processes)
+            ]
             _engine.drain(bench.conn, machine, bench.scale // 10)  # connections, threads and plans
             before = sum(processor_time(process.pid) for process in running)
             rate = _engine.drain(bench.conn, machine, bench.scale).rate

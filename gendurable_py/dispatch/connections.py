@@ -271,7 +271,7 @@ class Connections:
     def _put(self, pool: ConnectionPool[_Owned], conn: _Owned) -> None:
         with self._lock:
             self._used -= 1
-        if conn.savepoints or conn.pgconn.transaction_status != pq.TransactionStatus.IDLE:
+        if conn.pgconn.transaction_status != pq.TransactionStatus.IDLE:
             conn.close()  # whatever the step has made of it
         pool.putconn(conn)
 
@@ -337,7 +337,7 @@ class Connections:
     async def _put_async(self, pool: AsyncConnectionPool[_OwnedAsync], conn: _OwnedAsync) -> None:
         with self._lock:
             self._used -= 1
-        if conn.savepoints or conn.pgconn.transaction_status != pq.TransactionStatus.IDLE:
+        if conn.pgconn.transaction_status != pq.TransactionStatus.IDLE:
             await conn.close()
         await pool.putconn(conn)
 

@@ -194,9 +194,12 @@ def test_a_server_that_ends_an_idle_transaction_makes_the_step_run_again(conn: C
                 wait_until(lambda: other.execute(there, (pid,)).fetchone() is None)
 
     id = gd.insert(conn, run, {})
-    with running(Engine(make_conninfo(db.dsn, options="-c idle_in_transaction_session_timeout=300"), [run])):
+    events = Events()
+    dsn = make_conninfo(db.dsn, options="-c idle_in_transaction_session_timeout=300")
+    with running(Engine(dsn, [run], on_event=events)):
         assert ended(conn, id)[0].status == "done"
-    assert (runs, field(conn, id, "crashes")) == ([0, 1], 0)
+    assert runs == [0, 1]
+    assert [metadata["reason"] for _, metadata in events.named("release")] == ["crashed"]
     assert balances(conn) == [90, 100]
 
 
