@@ -118,7 +118,7 @@ class Committer:
                 self._held.drop(work)
                 self._settle_fate(work, work.fate)
                 if work.fate is Fate.COMMITTED and not self._held.abandoning:
-                    continue  # nothing to send: waking the lane for each would be a third of the loop's work
+                    continue  # nothing to send
                 self._event.set()
                 continue
             self._event.set()

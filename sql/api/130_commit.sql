@@ -58,7 +58,8 @@ comment on function gd_commit(text, jsonb, interval) is
     commit another outcome, normally "error"
 
 One bad outcome does not disturb its neighbours. The call waits for nobody: what is locked elsewhere is answered
-"busy" after some ten milliseconds at most. p_lease is the new lease of kept claims. Kinds of outcomes: "next",
+"busy" after some ten milliseconds. What it waits for in all has an end, too: where many outcomes of a batch insert
+unique keys that open transactions have inserted, some are "busy" untried, not the same ones each time. p_lease is the new lease of kept claims. Kinds of outcomes: "next",
 "replay", "await", "schedule_childs", "done", "stop", "error". Needs READ COMMITTED (GD504); raises GD501 when
 p_outcomes is no array, and class 22 errors of the JSON itself (U+0000) before anything is looked at.';
 

@@ -40,7 +40,7 @@ language sql immutable parallel safe as $$
 $$;
 
 comment on function gendurable._most_waits() is
-    'How often one commit waits for what cannot be skipped: most for a millisecond, some 80 ms with what is written anew each time.';
+    'How often one commit waits for what cannot be skipped: all but the first for a few milliseconds at most, then one.';
 
 create or replace function gendurable._most_keys() returns int
 language sql immutable parallel safe as $$
