@@ -41,7 +41,14 @@ begin
             -- what gd_claim would hand out for the kept claim
             select to_jsonb(c) as row
             from gendurable.instance i
-            cross join lateral gendurable._kept_claim(i, o.answer ->> 'kept' = 'mail') c
+            cross join lateral gendurable._claimed(
+                p_id => i.id, p_claim_no => i.claim_no, p_fsm => i.fsm, p_fsm_version => i.fsm_version, p_step => i.step,
+                p_state => i.state, p_attempt => i.attempt, p_queue => i.queue, p_partition_key => i.partition_key,
+                p_unique_key => i.unique_key, p_parent_id => i.parent_id, p_awaits => null, p_timed_out => false,
+                p_signals => case
+                    when o.answer ->> 'kept' = 'mail' then gendurable._present_inbox(i.id, null) else '[]'
+                end,
+                p_childs => '[]', p_meta => i.meta) c
             where o.answer ? 'kept' and i.id = any(array[o.id])
         ) k on true
         order by o.ord;

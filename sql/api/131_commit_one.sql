@@ -149,24 +149,18 @@ create or replace function gendurable._present_kept(p_id bigint, p_mail boolean)
 language plpgsql as $$
 begin
     return (
-        select to_jsonb(c) from gendurable.instance i cross join lateral gendurable._kept_claim(i, p_mail) c where i.id = p_id);
+        select to_jsonb(c)
+        from gendurable.instance i
+        cross join lateral gendurable._claimed(
+            p_id => i.id, p_claim_no => i.claim_no, p_fsm => i.fsm, p_fsm_version => i.fsm_version, p_step => i.step,
+            p_state => i.state, p_attempt => i.attempt, p_queue => i.queue, p_partition_key => i.partition_key,
+            p_unique_key => i.unique_key, p_parent_id => i.parent_id, p_awaits => null, p_timed_out => false,
+            p_signals => case when p_mail then gendurable._present_inbox(i.id, null) else '[]' end,
+            p_childs => '[]', p_meta => i.meta) c
+        where i.id = p_id);
 end $$;
 
-comment on function gendurable._present_kept(bigint, boolean) is 'The claim of an instance that was kept, as JSON.';
-
-create or replace function gendurable._kept_claim(p_row gendurable.instance, p_mail boolean) returns gendurable.claimed
-language sql stable as $$
-    select gendurable._claimed(
-        p_id => p_row.id, p_claim_no => p_row.claim_no, p_fsm => p_row.fsm, p_fsm_version => p_row.fsm_version,
-        p_step => p_row.step, p_state => p_row.state, p_attempt => p_row.attempt, p_queue => p_row.queue,
-        p_partition_key => p_row.partition_key, p_unique_key => p_row.unique_key, p_parent_id => p_row.parent_id,
-        p_awaits => null, p_timed_out => false,
-        p_signals => case when p_mail then gendurable._present_inbox(p_row.id, null) else '[]' end,
-        p_childs => '[]', p_meta => p_row.meta)
-$$;
-
-comment on function gendurable._kept_claim(gendurable.instance, boolean) is
-    'What gd_claim would hand out for a claim that was kept; p_mail: it may have signals.';
+comment on function gendurable._present_kept(bigint, boolean) is 'What gd_claim would hand out for a claim that was kept.';
 
 create or replace function gendurable._raise_lost(p_outcome gendurable.outcome) returns void
 language plpgsql as $$
