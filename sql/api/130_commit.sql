@@ -124,7 +124,7 @@ create or replace function gendurable._apply_isolated(
 ) returns jsonb
 language plpgsql as $$
 declare
-    v_all gendurable.outcome[] := p_outcomes;
+    v_all gendurable.outcome[];
     v_last constant int := cardinality(p_outcomes);
     v_answers jsonb := '{}'::jsonb;
     v_from int := 1;
@@ -155,6 +155,9 @@ begin
                     raise;
                 end if;
         end;
+        if v_all is null then
+            v_all := p_outcomes;  -- not before: it is copied
+        end if;
         if v_state = '55P03' then
             -- an open transaction may stand before every outcome of a batch: half as long for each that follows
             perform set_config('lock_timeout', greatest(
