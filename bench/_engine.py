@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import random
 import subprocess
 import sys
 import threading
@@ -35,6 +36,21 @@ async def async_job(args: dict[str, object]) -> None:
 async def start_job(args: dict[str, object]) -> float:
     """Says when it began."""
     return time.time()
+
+
+UPDATE = "update bench_yardstick set n = n + 1 where id = %s"
+
+
+@job(name="bench_transaction", transactional=True)
+def transaction_job(args: dict[str, object], ctx: Context[dict[str, object]]) -> None:
+    """Updates one row in the transaction of its outcome, on a thread."""
+    ctx.conn.execute(UPDATE, (random.randint(1, 100_000),))
+
+
+@job(name="bench_transaction_async", transactional=True)
+async def transaction_job_async(args: dict[str, object], ctx: Context[dict[str, object]]) -> None:
+    """The same on the loop."""
+    await ctx.conn.execute(UPDATE, (random.randint(1, 100_000),))
 
 
 class Five(FSM, name="bench_five"):
@@ -150,7 +166,10 @@ class Ready(logging.Handler):
 
 def serve(setup: Setup) -> None:
     """As a service runs it, until stdin is closed."""
-    machines = [sync_job, async_job, start_job, Five, Three, Mixed, Fan, Resume]
+    machines = [
+        *(sync_job, async_job, start_job, transaction_job, transaction_job_async),
+        *(Five, Three, Mixed, Fan, Resume),
+    ]
     engine = Engine(setup.dsn, machines=machines, queues={"default": setup.concurrency}, **setup.options)  # type: ignore[arg-type]
     logger = logging.getLogger("gendurable")
     logger.setLevel(logging.INFO)

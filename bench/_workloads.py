@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable
 from typing import Any
 
-from . import _beside, _engine, _latency, _server, _sql
+from . import _beside, _engine, _latency, _server, _sql, _transactional
 from ._measure import Bench, Workload, lock_waits, processor_time
 from ._steps import STEPS
 
@@ -187,6 +187,11 @@ SHORT = [
     Workload("engine: five steps, run-ahead", "steps/s", ">= 2.2 U", end_to_end("bench_five", 5, run_ahead=True)),
     Workload("engine: Python, SQL, Python, by three steps in Python", "x", "", mixed("bench_mixed"), False),
     Workload("engine: three steps in SQL, by three in Python", "x", "", mixed("bench_sql"), False),
+    *(
+        Workload(f"transactional steps, {kind}, {count}", "steps/s", target, _transactional.steps(machine, processes))
+        for count, processes, target in (("one process", 1, ">= 0.2 U"), ("four processes", 4, ">= 0.5 U"))
+        for kind, machine in (("sync", "bench_transaction"), ("async", "bench_transaction_async"))
+    ),
     Workload("engine: client CPU a step", "us", "<= 40", client_time, False),
     Workload("fan-out and join of 1,000, by 1,000 independent jobs", "x", "<= 1.5", fan_out(1_000), False),
     Workload("insert to start, in durable commits (p50)", "x", "<= 6", _latency.start(50), False),

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, LiteralString
 
-from psycopg import sql
+from psycopg import AsyncConnection, Connection, pq, sql
 
 from .._statement import Rows, Statement, call, nothing, one_value
 from ..machine.claim import CLAIMED, ClaimRow
@@ -79,6 +79,19 @@ def commit_one_text(schema: str, worker: str, outcome: str) -> Statement[None]:
     """`working.commit_one` by its full name, of an outcome that is encoded already."""
     function = sql.Identifier(schema, "gd_commit_one")
     return Statement(sql.SQL("select {}(%s, %s::pg_catalog.jsonb)").format(function), (worker, outcome), nothing)
+
+
+def commit_one_literal(conn: Connection[Any] | AsyncConnection[Any], schema: str, worker: str, outcome: str) -> bytes:
+    """The text of `commit_one_text` for this connection, its values written into it."""
+    encoding = conn.info.encoding
+    if encoding == "ascii":  # none at all, of which the driver makes this
+        encoding = "utf-8"
+    escape = pq.Escaping(conn.pgconn)
+    return b"select %b.gd_commit_one(%b, %b::pg_catalog.jsonb)" % (
+        escape.escape_identifier(schema.encode(encoding)),
+        escape.escape_literal(worker.encode(encoding)),
+        escape.escape_literal(outcome.encode(encoding)),
+    )
 
 
 @call

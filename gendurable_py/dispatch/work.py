@@ -245,6 +245,11 @@ class Held:
         self._generation += 1
         self.worker = f"{self._name}#{self._generation}"
 
+    @property
+    def abandoning(self) -> bool:
+        """Whether something under an old name is to be given back."""
+        return bool(self._abandoned)
+
     def settled(self) -> list[str]:
         """The old names under which nothing is held any more that is known; each is answered once."""
         if not self._abandoned:

@@ -10,7 +10,8 @@ declare
     v_now constant timestamptz := clock_timestamp();
     v_ords int[];
     v_parents bigint[];
-    v_held bigint[];
+    v_sending gendurable.outcome[];
+    v_missed bigint[];
     v_new_keys text[];
     v_slotted boolean;
     v_sends boolean;
@@ -54,19 +55,9 @@ begin
         where o.ord <> all(v_ords);
     end if;
 
-    for v_try in 1 .. 4 loop
-        exit when v_parents = '{}';
-        v_held := array(
-            select p.id from gendurable.instance p where p.id = any(v_parents) for no key update skip locked);
-        v_parents := array(
-            select p.id
-            from gendurable.instance p
-            where p.id = any(v_parents) and p.id <> all(v_held) and p.status = 'awaiting_children');
-        if v_parents <> '{}' and v_try < 4 then
-            -- siblings that end in other sessions hold their parent for a few milliseconds
-            perform pg_sleep(0.001 * v_try);
-        end if;
-    end loop;
+    if v_parents <> '{}' then
+        v_parents := gendurable._try_rows(v_parents, true);
+    end if;
     if v_parents <> '{}' then
         select answers || coalesce(jsonb_object_agg(o.ord, gendurable._answer('busy')), '{}') into answers
         from unnest(p_outcomes) o
@@ -75,9 +66,13 @@ begin
     end if;
 
     if v_sends then
-        answers := answers || gendurable._try_targets(array(
+        v_sending := array(
             select o from unnest(p_outcomes) o
-            where o.sends is not null and o.ord = any(v_ords) and not answers ? o.ord::text));
+            where o.sends is not null and o.ord = any(v_ords) and not answers ? o.ord::text);
+        v_missed := gendurable._try_rows(gendurable._find_targets(v_sending), false);
+        if v_missed <> '{}' then
+            answers := answers || gendurable._find_senders(v_sending, v_missed);
+        end if;
     end if;
 
     if keys <> '{}' or v_new_keys <> '{}' then
@@ -100,3 +95,32 @@ end $$;
 comment on function gendurable._lock_outcomes(gendurable.outcome[]) is
     'Takes every lock that the outcomes need and that is free; answers for those that miss one or have lost their claim. slotted and
 queues: rows that hold slots of their queues.';
+
+create or replace function gendurable._try_rows(p_ids bigint[], p_parents boolean) returns bigint[]
+language plpgsql as $$
+declare
+    v_left bigint[] := p_ids;
+    v_held bigint[];
+begin
+    for v_try in 1 .. 4 loop
+        v_held := array(
+            select i.id from gendurable.instance i where i.id = any(v_left) for no key update skip locked);
+        v_left := array(
+            select i.id
+            from gendurable.instance i
+            -- a subquery, which is hashed; the array would be walked for each row
+            where i.id = any(v_left) and i.id not in (select h.id from unnest(v_held) h (id))
+                -- a parent that does not wait counts nobody down
+                and (not p_parents or i.status = 'awaiting_children'));
+        exit when v_left = '{}';
+        if v_try < 4 then
+            -- siblings that end in other sessions, other signals, and its own commit hold a row for a few milliseconds
+            perform pg_sleep(0.001 * v_try);
+        end if;
+    end loop;
+    return v_left;
+end $$;
+
+comment on function gendurable._try_rows(bigint[], boolean) is
+    'Locks rows, as far as they are free within a few tries; which are not. p_parents: those that do not wait for children may be
+left.';
