@@ -8,15 +8,15 @@ from typing import Any
 import psycopg
 from support.model import CRASH_CAP, SECOND, Change, Row
 from support.model_base import Rows
-from support.model_inputs import BAD, QUEUES, WORKERS
+from support.model_inputs import BAD, BAD_WITHIN, QUEUES, WORKERS
 from support.model_inputs import outcome as any_outcome
-from support.model_limits import Limits
+from support.model_outbox import Outbox
 
 LEASE = 60 * SECOND
 STANDS = "select id, status::text, crashes, last_error from gendurable.instance where id = any(%s)"
 
 
-class Workers(Limits):
+class Workers(Outbox):
     # --- claims
 
     def claim(self) -> None:
@@ -179,8 +179,10 @@ class Workers(Limits):
         row = self.model.rows.get(number)
         inbox = sorted(row.inbox) if row else []
         drawn = {"id": number, "claim_no": claim_no, **any_outcome(self.chance, self.token())}
+        if self.bad(drawn):
+            return drawn
         used = self.chance.choice([inbox, inbox[:1], inbox[-1:], []])
-        return drawn if self.bad(drawn) or not used else {**drawn, "consume": used}
+        return self.with_signals({**drawn, "consume": used} if used else drawn)
 
     def bad(self, drawn: dict[str, Any]) -> bool:
         return {k: v for k, v in drawn.items() if k not in ("id", "claim_no")} in BAD
@@ -192,6 +194,7 @@ class Workers(Limits):
             self.contested()
         rejects = any(r["result"] == "rejected" for r in rows)
         seen = set()
+        accepted: list[tuple[dict[str, Any], Any]] = []
         for outcome, got in zip(batch, rows, strict=True):
             claim = (outcome["id"], outcome["claim_no"])
             row = self.model.rows.get(outcome["id"])
@@ -199,11 +202,11 @@ class Workers(Limits):
             over = row.over(change.now) if row is not None else False
             assert (got["id"], got["claim_no"]) == claim
             bad = self.bad(outcome)
-            unread = bad and outcome["kind"] != "schedule_childs"
+            unread = bad and not any(key in outcome for key in BAD_WITHIN)
             if got["result"] == "busy":
                 assert row is not None and live and self.open, ("busy", outcome)
-                names = {c.get("unique_key") for c in outcome.get("childs", [])} - {None}
-                assert self.touched(row) or any(
+                names = self.wanted_keys(outcome)
+                assert any(map(self.touched, [row, *self.targets(outcome)])) or any(
                     o.everything or outcome.get("partition_key") in o.keys or names & o.unique for o in self.open
                 ), ("busy", outcome, self.open)
             elif unread:
@@ -216,7 +219,13 @@ class Workers(Limits):
                 assert row is not None
                 assert got["result"] == "ok", (outcome, got)
                 self.committed(name, row, outcome, got["detail"], change, len(batch) > 1, rejects)
+                accepted.append((outcome, got["detail"]))
             seen.add(claim)
+        some = [outcome for outcome, _ in accepted]
+        self.empty_outboxes(some, change, self.world.client, len(batch) > 1 or bool(self.open))
+        for outcome, detail in accepted:
+            if detail:
+                self.presented(detail, change.row(outcome["id"]), change)
         change.apply()
 
     def committed(
@@ -248,7 +257,6 @@ class Workers(Limits):
         change.commit(outcome, children, kept, LEASE)
         if detail:
             change.row(row.id).worker = name
-            self.presented(detail, change.row(row.id), change)
 
     def created(self, row: Row, specs: list[dict[str, Any]], change: Change, contested: bool) -> list[int | None]:
         query = "select id, (state ->> 'tok')::int as tok from gendurable.instance where parent_id = %s"
@@ -274,12 +282,10 @@ class Workers(Limits):
         bad = self.bad(outcome)
         row = self.model.rows.get(outcome["id"])
         keys = [outcome["partition_key"]] if outcome.get("partition_key") else []
-        unique = next((c["unique_key"] for c in outcome.get("childs", []) if "unique_key" in c), None)
         live = row is not None and row.status == "executing" and row.claim_no == outcome["claim_no"]
         try:
-            called = self.call(
-                hold, "select gd_commit_one(%s, %s::jsonb)", name, outcome, rows=[row] if row else [], unique=unique
-            )
+            concerned = [*([row] if row else []), *self.targets(outcome)]
+            called = self.call(hold, "select gd_commit_one(%s, %s::jsonb)", name, outcome, rows=concerned)
         except psycopg.DatabaseError as error:
             for conn in self.world.holders:
                 if conn.info.transaction_status == psycopg.pq.TransactionStatus.INERROR:
@@ -297,14 +303,21 @@ class Workers(Limits):
         if outcome["kind"] == "schedule_childs":
             children = self.created_by_one(row, outcome["childs"], change, hold)
         change.commit(outcome, children, None, LEASE)
+        self.empty_outboxes([outcome], change, self.seen_by_one(hold), bool(self.open))
+        before = len(self.open)
         finish()
-        if self.open and keys:
+        if len(self.open) > before:
             self.open[-1].keys.update(keys)
+            self.open[-1].unique |= self.wanted_keys(outcome)
 
     def created_by_one(self, row: Row, specs: list[dict[str, Any]], change: Change, hold: bool) -> list[int | None]:
-        free = [c for c in self.world.holders if all(o.conn is not c for o in self.open)]
-        client, self.world.client = self.world.client, free[0] if hold and free else self.world.client
+        client, self.world.client = self.world.client, self.seen_by_one(hold)
         try:
             return self.created(row, specs, change, bool(self.open))
         finally:
             self.world.client = client
+
+    def seen_by_one(self, hold: bool) -> psycopg.Connection[Any]:
+        """Who sees what a call has done that may have been left open."""
+        free = [c for c in self.world.holders if all(o.conn is not c for o in self.open)]
+        return free[0] if hold and free else self.world.client
