@@ -22,6 +22,13 @@ SCOPES = [
     ["runnable", "executing", "awaiting_signal", "awaiting_children", "done"],
 ]
 KINDS = {"next": 5, "await": 4, "schedule_childs": 3, "replay": 2, "done": 2, "error": 2, "stop": 1, "bad": 1}
+# What is wrong with new instances is found when it is known that the claim stands.
+BAD_WITHIN: list[dict[str, Any]] = [
+    {"kind": "schedule_childs", "step": "s", "childs": [{"fsm": "m"}, {"fsm": "m", "queue": ""}]},
+    {"kind": "schedule_childs", "step": "s", "childs": [{"fsm": "m", "unknown": 1}]},
+    {"kind": "done", "insert": [{"fsm": "m"}, {"fsm": "m", "queue": ""}]},
+    {"kind": "next", "step": "s", "insert": [{"fsm": "m", "rate_limit": "nobody set it"}]},
+]
 BAD: list[dict[str, Any]] = [
     {"kind": "nonsense"},
     {"kind": "next"},
@@ -33,13 +40,8 @@ BAD: list[dict[str, Any]] = [
     {"kind": "done", "signal": [{"id": "1", "name": "x"}]},
     {"kind": "error", "error": "e", "insert": []},
     {"kind": "replay", "at": {}},
-    {"kind": "schedule_childs", "step": "s", "childs": [{"fsm": "m"}, {"fsm": "m", "queue": ""}]},
-    {"kind": "schedule_childs", "step": "s", "childs": [{"fsm": "m", "unknown": 1}]},
-    {"kind": "done", "insert": [{"fsm": "m"}, {"fsm": "m", "queue": ""}]},
-    {"kind": "next", "step": "s", "insert": [{"fsm": "m", "rate_limit": "nobody set it"}]},
+    *BAD_WITHIN,
 ]
-# Which of them are read with the instances that they make, when it is known that the claim stands.
-BAD_WITHIN = ("childs", "insert")
 
 
 class Chance(Random):

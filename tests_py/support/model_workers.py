@@ -184,8 +184,8 @@ class Workers(Outbox):
         used = self.chance.choice([inbox, inbox[:1], inbox[-1:], []])
         return self.with_signals({**drawn, "consume": used} if used else drawn)
 
-    def bad(self, drawn: dict[str, Any]) -> bool:
-        return {k: v for k, v in drawn.items() if k not in ("id", "claim_no")} in BAD
+    def bad(self, drawn: dict[str, Any], kinds: list[dict[str, Any]] = BAD) -> bool:
+        return {k: v for k, v in drawn.items() if k not in ("id", "claim_no")} in kinds
 
     def commit_now(self, name: str, batch: list[dict[str, Any]]) -> None:
         rows, change = self.world.ask(self.world.workers[name], "select * from gd_commit(%s, %s::jsonb)", name, batch)
@@ -202,7 +202,7 @@ class Workers(Outbox):
             over = row.over(change.now) if row is not None else False
             assert (got["id"], got["claim_no"]) == claim
             bad = self.bad(outcome)
-            unread = bad and not any(key in outcome for key in BAD_WITHIN)
+            unread = bad and not self.bad(outcome, BAD_WITHIN)
             if got["result"] == "busy":
                 assert row is not None and live and self.open, ("busy", outcome)
                 names = self.wanted_keys(outcome)
