@@ -1,4 +1,4 @@
-"""python -m tests_py.chaos [--minutes 3] [--seed N] [--around | --money]: the exit code is 0 if no invariant was violated."""
+"""python -m tests_py.chaos [--minutes 3] [--seed N] [--around | --money]: the exit code is 0 if all invariants held."""
 
 from __future__ import annotations
 

@@ -136,7 +136,8 @@ end $$;
 create function bank.tell(ctx jsonb) returns jsonb language plpgsql as $$
 declare
     v_count constant int := bank.note(ctx #> '{state,teller}', ctx -> 'signals', 'sql');
-    v_state constant jsonb := jsonb_build_object('teller', ctx #> '{state,teller}', 'n', (ctx #> '{state,n}')::int + v_count);
+    v_n constant int := (ctx #> '{state,n}')::int + v_count;
+    v_state constant jsonb := jsonb_build_object('teller', ctx #> '{state,teller}', 'n', v_n);
     v_closes constant boolean := ctx -> 'signals' @> '[{"name": "close"}]';
 begin
     -- only once nothing else is left

@@ -60,9 +60,9 @@ class Books:
     @property
     def steps(self) -> int:
         """Transitions that were committed."""
-        counted = {"bank.transfer": lambda one: one.result["n"], "bank.order": lambda _: 2}
-        ends = sum(counted.get(one.fsm, lambda _: 1)(one) for one in self.instances if one.status == "done")
-        return ends
+        done = [one for one in self.instances if one.status == "done"]
+        more = sum(int(one.result["n"]) - 1 for one in done if one.fsm == "bank.transfer")
+        return len(done) + more + sum(one.fsm == "bank.order" for one in done)
 
 
 def gather(conn: psycopg.Connection[Any]) -> Books:
@@ -76,7 +76,8 @@ def gather(conn: psycopg.Connection[Any]) -> Books:
             books.ledger = cursor.execute(f"select {columns} from bank.ledger order by part".encode()).fetchall()
         with conn.cursor(row_factory=class_row(Instance)) as cursor:
             books.instances = cursor.execute(
-                "select id, fsm, status, state, result, last_error from gd_instances where fsm like 'bank.%' order by id"
+                "select id, fsm, status, state, result, last_error from gd_instances "
+                "where fsm like 'bank.%' order by id"
             ).fetchall()
         row = conn.execute("select count(*) from gendurable.signal").fetchone()
         books.signals_left = row[0] if row else 0

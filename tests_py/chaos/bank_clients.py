@@ -16,7 +16,7 @@ from .bank import ACCOUNTS, CLEARING, HOLDS, QUEUE, SHOP, STEPS, TELLERS
 from .clients import Client
 
 PAUSE = 0.01
-BACKLOG = 150
+BACKLOG = 200
 RUNNERS = 3
 LEASE_MS = 2000
 AUDIT = """
@@ -94,7 +94,7 @@ class Customers:
         while not self.finish.wait(PAUSE):
             if client.call(under_way_here) > BACKLOG:
                 continue
-            wishes = [self._wish(client.random, number + n) for n in range(client.random.choice((1, 1, 5)))]
+            wishes = [self._wish(client.random, number + n) for n in range(client.random.choice((1, 5, 10)))]
             self._call(client, lambda conn, wishes=wishes: gd.insert_many(conn, wishes))  # type: ignore[misc]
             for n in range(len(wishes)):
                 self._tell("transfer", number + n)

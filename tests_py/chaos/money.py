@@ -6,7 +6,6 @@ to be ended. Every now and then it is looked whether work goes on.
 
 from __future__ import annotations
 
-import random
 import signal
 import time
 from collections import Counter
@@ -144,7 +143,7 @@ class Money(Scene):
             remarks=[
                 f"movements by step: {', '.join(f'{count} {name}' for name, count in sorted(by.items()))}",
                 f"gd_run: {self.customers.sessions} sessions, {ran}",
-                f"audits: {len(books.audits)}, transactions of customers chosen to end a deadlock: {len(books.deadlocks)}",
+                f"audits: {len(books.audits)}, customers chosen to end a deadlock: {len(books.deadlocks)}",
             ],
         )
 

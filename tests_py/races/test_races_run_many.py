@@ -1,4 +1,4 @@
-"""Three sessions of gd_run at once: parents join once, keys keep their order, also those that somebody is in the way of."""
+"""Three sessions of gd_run at once: parents join once, and keys keep their order, whoever is in their way."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ begin
 end $$;
 create function app.fan_out(ctx jsonb) returns jsonb language sql as $$
     select jsonb_build_object('kind', 'schedule_childs', 'step', 'join', 'childs', (
-        select jsonb_agg(jsonb_build_object('fsm', 'm', 'step', 'child', 'state', jsonb_build_object('of', ctx -> 'id')))
+        select jsonb_agg('{"fsm": "m", "step": "child"}'::jsonb)
         from generate_series(1, (ctx #> '{state,childs}')::int)))
 $$;
 create function app.child(ctx jsonb) returns jsonb language plpgsql as $$

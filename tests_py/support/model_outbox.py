@@ -62,9 +62,7 @@ class Outbox(Limits):
         for one in letters:
             self._delivered(one, sent.get(one["payload"]["tok"]), change, contested)
 
-    def _delivered(
-        self, one: dict[str, Any], got: dict[str, Any] | None, change: Change, contested: bool
-    ) -> None:
+    def _delivered(self, one: dict[str, Any], got: dict[str, Any] | None, change: Change, contested: bool) -> None:
         by_key = "unique_key" in one
         target = change.holder(one["unique_key"]) if by_key else one["id"]
         if by_key and contested:
