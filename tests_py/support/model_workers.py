@@ -89,10 +89,11 @@ class Workers(Outbox):
                 assert row.over(change.now) is not True, "its deadline has passed"
                 assert row.rests is None or row.rests[0] <= after, "it was given back for longer"
                 if row.key is not None:
+                    # one that comes to be due in the course of the call goes before those of a later priority
                     ahead = (
                         line[row.key].index(row.id)
                         if row.id in line[row.key]
-                        else sum(n not in taken for n in line[row.key])
+                        else sum(n not in taken and self.model.rows[n].priority <= row.priority for n in line[row.key])
                     )
                     assert ahead < free[row.key], ("out of turn", row.id, line[row.key], free[row.key])
             assert got["claim_no"] > row.claim_no
