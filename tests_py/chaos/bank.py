@@ -223,7 +223,7 @@ def go_on(state: dict[str, Any]) -> Outcome:
 
 
 def move(ctx: Context[Any]) -> Outcome:
-    with ran(ctx):
+    with ran(ctx, n=ctx.state["n"]):
         ctx.conn.execute(MOVE, (Jsonb(ctx.state), ctx.attempt, f"{ctx.step} in Python"))
         return go_on(ctx.state)
 
@@ -243,7 +243,7 @@ class Transfer(FSM, name="bank.transfer", queue=QUEUE, initial="plain", max_atte
 
     @step("async", transactional=True)
     async def async_(self, ctx: Context[Any]) -> Outcome:
-        with ran(ctx):
+        with ran(ctx, n=ctx.state["n"]):
             await ctx.conn.execute(MOVE, (Jsonb(ctx.state), ctx.attempt, "async in Python"))
             return go_on(ctx.state)
 
@@ -253,7 +253,7 @@ class Transfer(FSM, name="bank.transfer", queue=QUEUE, initial="plain", max_atte
 
     @step
     def plain(self, ctx: Context[Any]) -> Outcome:
-        with ran(ctx):
+        with ran(ctx, n=ctx.state["n"]):
             time.sleep(PACE)
             if ctx.attempt == 0 and ctx.state["n"] in ctx.state["raises"]:
                 raise RuntimeError("as it was told")

@@ -21,10 +21,12 @@ from .bank import open_bank
 from .bank_checker import Books, check, gather
 from .bank_clients import Customers, under_way_here
 from .faults import LIVE, Faults, last
+from .records import lines
 from .scene import DRAIN_SECONDS, Report, Scene
 
 ROUND = 15.0
 LONGEST_PAUSE = 0.6
+OFTEN = 4
 EVERYBODY = "datname = current_database() and pid <> pg_backend_pid() and backend_type <> 'walsender'"
 RUNS = "application_name = 'gendurable run' and state = 'active'"
 HIT = "select {}(pid) from pg_stat_activity where {} order by random() limit 1"
@@ -65,8 +67,13 @@ class RandomFaults(Faults):
             "disk slow": 1,
         }
 
+        # those that come often, once each before chance has its way
+        self._first = [kind for kind, weight in self.weights.items() if weight >= OFTEN]
+        self._random.shuffle(self._first)
+
     def one(self) -> None:
-        self.inject(self._random.choices([*self.weights], [*self.weights.values()])[0])
+        by_chance = self._random.choices([*self.weights], [*self.weights.values()])[0]
+        self.inject(self._first.pop() if self._first else by_chance)
         last(self._random.uniform(0.05, LONGEST_PAUSE))
 
     def _hit(self, how: str, whom: str) -> bool:
@@ -130,6 +137,13 @@ class Money(Scene):
         self.violations += check(books)
         return self._tell(books)
 
+    def _in_vain(self) -> tuple[int, int, int]:
+        """Runs in Python beyond the first of a step of a transfer, outcomes that were stale, looks of gd_maintain."""
+        written = lines(self.folder)
+        runs = [(line["id"], line["n"]) for line in written if line["what"] == "run" and "n" in line]
+        seen = Counter(line["what"] for line in written)
+        return len(runs) - len(set(runs)), seen["stale"], seen["maintain"]
+
     def _tell(self, books: Books) -> Report:
         by = Counter(name for line in books.ledger for name in line.by)
         ran = ", ".join(f"{count} {name}" for name, count in sorted(self.customers.ran.items()))
@@ -140,6 +154,7 @@ class Money(Scene):
             Counter(line["what"] for line in books.told),
             self.violations,
             books.steps,
+            *self._in_vain(),
             remarks=[
                 f"movements by step: {', '.join(f'{count} {name}' for name, count in sorted(by.items()))}",
                 f"gd_run: {self.customers.sessions} sessions, {ran}",
