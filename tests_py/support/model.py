@@ -337,6 +337,10 @@ class Change:
         """An outcome that was answered ok, the ids of its children (None: not created), the claim_no if it was kept."""
         row = self.row(outcome["id"])
         kind = outcome["kind"]
+        if "at" in outcome:  # made there: what belonged to the claimed step is over
+            row.step, row.state = outcome["at"]["step"], outcome["at"].get("state", row.state)
+            row.awaits = row.deadline = row.rate_limit = None
+            row.attempt, row.shown, row.weight = 0, set(), 1
         for number in outcome.get("consume", []):
             row.inbox.pop(number, None)
         delay: Span = self.after(int(outcome.get("delay_ms", 0)) * 1000)
