@@ -106,7 +106,7 @@ begin
         v_outcomes := array(select u from unnest(v_outcomes) u where not v_answers ? u.ord::text);
     end if;
     v_answers := v_answers || gendurable._apply_isolated(
-        p_worker, v_outcomes, v_locked.keys, v_locked.scoped, v_locked.family, p_lease, p_now);
+        p_worker, v_outcomes, v_locked.keys, v_locked.scoped, v_locked.family, v_locked.homed, p_lease, p_now);
     if v_locked.slotted is not null then
         perform gendurable._wake_for_slots(v_locked.slotted, v_locked.queues);
     end if;
@@ -118,8 +118,8 @@ comment on function gendurable._commit_outcomes(text, gendurable.outcome[], inte
 lock_timeout.';
 
 create or replace function gendurable._apply_isolated(
-    p_worker text, p_outcomes gendurable.outcome[], p_keys text[], p_scoped boolean, p_family boolean, p_lease interval,
-    p_now timestamptz
+    p_worker text, p_outcomes gendurable.outcome[], p_keys text[], p_scoped boolean, p_family boolean, p_homed boolean,
+    p_lease interval, p_now timestamptz
 ) returns jsonb
 language plpgsql as $$
 declare
@@ -132,7 +132,7 @@ begin
         return '{}'::jsonb;
     end if;
     begin
-        return gendurable._apply_outcomes(p_worker, p_outcomes, p_keys, p_scoped, p_family, p_lease, p_now);
+        return gendurable._apply_outcomes(p_worker, p_outcomes, p_keys, p_scoped, p_family, p_homed, p_lease, p_now);
     exception
         when others or assert_failure then
             get stacked diagnostics v_state = returned_sqlstate, v_message = message_text;
@@ -155,11 +155,11 @@ begin
         end);
     end if;
     -- halves, and halves of halves: one bad outcome in 400 costs 17 sub-transactions and not 400
-    return gendurable._apply_isolated(p_worker, p_outcomes[:v_half], p_keys, p_scoped, p_family, p_lease, p_now)
-        || gendurable._apply_isolated(p_worker, p_outcomes[v_half + 1:], p_keys, p_scoped, p_family, p_lease, p_now);
+    return gendurable._apply_isolated(p_worker, p_outcomes[:v_half], p_keys, p_scoped, p_family, p_homed, p_lease, p_now)
+        || gendurable._apply_isolated(p_worker, p_outcomes[v_half + 1:], p_keys, p_scoped, p_family, p_homed, p_lease, p_now);
 end $$;
 
-comment on function gendurable._apply_isolated(text, gendurable.outcome[], text[], boolean, boolean, interval, timestamptz) is
+comment on function gendurable._apply_isolated(text, gendurable.outcome[], text[], boolean, boolean, boolean, interval, timestamptz) is
     '_apply, in halves where it fails, so that one bad outcome takes nobody with it; answers for those that failed.';
 
 -- The door through which gd_run_claims commits (244_group): what it cannot have makes the effect of its row roll back.
