@@ -11,14 +11,15 @@ declare
         gendurable._int_problem(v_options -> 'version', 'version', null),
         gendurable._flag_problem(v_options -> 'chain', 'chain'),
         gendurable._flag_problem(v_options -> 'alone', 'alone'),
-        gendurable._text_problem(v_options -> 'queue', 'queue', false));
+        gendurable._text_problem(v_options -> 'queue', 'queue', false),
+        gendurable._flag_problem(v_options -> 'ensure', 'ensure'));
     v_version constant int := case when v_problem is null then (v_options ->> 'version')::numeric::int end;
     v_handler record;
 begin
     perform gendurable._need_no_run();
     perform gendurable._need_text(p_fsm, 'p_fsm');
     perform gendurable._need_text(p_step, 'p_step');
-    perform gendurable._need_options(p_options, '{version,queue,chain,alone}');
+    perform gendurable._need_options(p_options, '{version,queue,chain,alone,ensure}');
     if v_problem is not null then
         perform gendurable._invalid(v_problem, left(v_options::text, 200),
             'Pass for example {"version": 2, "queue": "gpu", "chain": false, "alone": true}.');
@@ -26,6 +27,12 @@ begin
     v_handler := gendurable._read_handler(p_handler);
     -- one definition after the other: whose step it is decides what is written
     lock table gendurable.step in share row exclusive mode;
+    if v_options -> 'ensure' = 'true' and exists (
+        select from gendurable.step s
+        where s.fsm = p_fsm and s.step = p_step and (s.version = v_version or s.version is null)
+    ) then
+        return;
+    end if;
     perform gendurable._need_step_of_mine(p_fsm, p_step);
     insert into gendurable.step as s (fsm, step, version, handler, owner, queue, chain, alone)
     values (
@@ -49,6 +56,7 @@ A null p_handler says that the step is in another language. A definition takes t
   alone: each instance in a transaction of its own (default false)
   queue: the step always runs there, whatever the queue of the instance; steps without one run in that. An instance is
     put there when it comes to the step, and back when it leaves it; a definition moves none that stands somewhere
+  ensure: only where no definition counts for the step yet, for the version or for all; else nothing happens
 
 The function must belong to the role of the session, or to one that it could become or has the rights of; so must those of
 all definitions of the step that are there. Its name is stored: "create or replace" counts at once, and a function that was

@@ -50,10 +50,13 @@ begin
         where i.id = any(p_ids)
         returning i.queue, i.home
     )
-    select count(*)::int, array_agg(distinct d.queue),
-        bool_or(d.home is not null) or exists (select from gendurable.step s where s.queue is not null)
+    select count(*)::int, array_agg(distinct d.queue), bool_or(d.home is not null)
     into v_count, v_queues, v_routed
     from due d;
+    if not v_routed then
+        -- a statement without a variable is planned once: signals are not under force_generic_plan
+        v_routed := exists (select from gendurable.step s where s.queue is not null);
+    end if;
     if v_routed then
         perform gendurable._place_rows(p_ids, null, p_now);
     end if;
