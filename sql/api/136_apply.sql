@@ -29,7 +29,7 @@ begin
     select bool_or(o.consume is not null), bool_or(o.kind in ('error', 'await', 'schedule_childs')),
         bool_or(o.rate_limit is not null), bool_or(o.queue is not null), bool_or(o.keep), bool_or(o.close_ms is not null),
         bool_or(o.ends or o.kind = 'error'), bool_or(o.inserts is not null or o.sends is not null),
-        p_homed or exists (select from gendurable.step s where s.queue is not null)
+        p_homed or (select true from gendurable.step s where s.queue is not null order by s.fsm, s.step limit 1)
     into v_consumes, v_special, v_limited, v_moved, v_keeps, v_closes, v_ends, v_outbox, v_routed
     from unnest(p_outcomes) o;
     if v_limited then

@@ -280,7 +280,8 @@ begin
         array_agg(p.id),
         array_agg(distinct p.queue) filter (where p.eligible_at <= v_now + gendurable._longest_poll()),
         bool_or(not exists (select from gendurable.queue_name q where q.queue = p.queue)),
-        exists (select from gendurable.step s where s.queue is not null)
+        -- in order: by the index, also where a plan was made while hardly a step was defined
+        (select true from gendurable.step s where s.queue is not null order by s.fsm, s.step limit 1)
     into v_created, v_due, v_unknown, v_routed
     from put p;
 

@@ -55,7 +55,7 @@ begin
     from due d;
     if not v_routed then
         -- a statement without a variable is planned once: signals are not under force_generic_plan
-        v_routed := exists (select from gendurable.step s where s.queue is not null);
+        v_routed := (select true from gendurable.step s where s.queue is not null order by s.fsm, s.step limit 1);
     end if;
     if v_routed then
         perform gendurable._place_rows(p_ids, null, p_now);
