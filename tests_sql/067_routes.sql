@@ -11,7 +11,7 @@ create function t.got(p_queue text) returns text language sql as $$
     select concat_ws(' ', c.id, c.step, c.queue) from t.take(p_queue) c
 $$;
 create function t.known(p_queue text) returns boolean language sql as $$
-    select exists (select from gd_queues q where q.queue = p_queue)
+    select exists (select from gendurable.queue_name q where q.queue = p_queue)
 $$;
 
 select gd_define_step('m', 'draw', p_options => '{"queue": "gpu"}');
@@ -73,6 +73,18 @@ select t.raises($$select gd_define_step('m', 'x', p_options => '{"queue": 1}')$$
 select t.raises(format($$select gd_define_step('m', 'x', p_options => %L)$$, jsonb_build_object('queue', repeat('q', 2001))),
     'GD501', 'a name that is too long');
 select lives_ok($$select gd_define_step('m', 'x', p_options => '{"queue": null}')$$, 'null is none');
+select t.raises($$select gd_define_step('m', 'x', p_options => '{"ensure": 1}')$$, 'GD501', 'ensure is a boolean');
+select gd_define_step('m', 'x', p_options => '{"queue": "q", "ensure": true}'),
+    gd_define_step('m', 'x', p_options => '{"queue": "q", "ensure": true, "version": 1}'),
+    gd_define_step('m', 'y', p_options => '{"queue": "q", "version": 2}'),
+    gd_define_step('m', 'y', p_options => '{"queue": "r", "ensure": true, "version": 2}'),
+    gd_define_step('m', 'y', p_options => '{"queue": "r", "ensure": true, "version": 3}'),
+    gd_define_step('m', 'y', p_options => '{"queue": "s", "ensure": true}'),
+    gd_define_step('m', 'y', p_options => '{"queue": "t", "ensure": false, "version": 3}');
+select results_eq(
+    $$select step, version, queue from gd_steps where step in ('x', 'y') order by 1, 2$$,
+    $$values ('x', null::int, null), ('y', 2, 'q'), ('y', 3, 't'), ('y', null, 's')$$, 'ensure: only where no definition counts yet');
+select gd_drop_step('m', 'y'), gd_drop_step('m', 'y', 2), gd_drop_step('m', 'y', 3);
 select gd_insert('m', p_queue => 'home', p_step => 'x') as id \gset
 select is(t.at(:id), 'x home', '(none)');
 select gd_cancel(:id);
