@@ -264,7 +264,7 @@ select t.put(id, '{"kind": "replay"}') from z where n = 2;
 select t.put(id, '{"kind": "await", "signals": "go"}') from z where n = 3;
 select is(t.answer(id, '{"kind": "next", "step": "b", "keep": true}'), '{"result": "ok", "detail": null}', 'nor is a claim kept') from z where n = 4;
 select gd_commit_one('w', jsonb_build_object('id', i.id, 'claim_no', i.claim_no, 'kind', 'next', 'step', 'b'))
-from gendurable.instance i where i.id = (select id from z where n = 5);
+from gendurable.instance i where i.id = (select x.id from z x where x.n = 5);
 select gd_release('w', null);
 select bag_eq($$select t.at(id) from z$$, $$select 'b z' from generate_series(1, 6)$$, 'at its next transition each comes home');
 

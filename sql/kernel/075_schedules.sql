@@ -256,5 +256,5 @@ begin
 end $$;
 
 comment on function gendurable._move_bells(text) is
-    'Moves the bells of the schedules of a machine that has come to another queue, or whose first step has. Those that are locked follow with their next
-tick, or with the upkeep.';
+    'Moves the bells of the schedules of a machine that has come to another queue, or whose first step has. Those that are locked
+follow with their next tick, or with the upkeep.';

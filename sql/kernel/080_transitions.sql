@@ -60,7 +60,10 @@ begin
     if v_routed then
         perform gendurable._place_rows(p_ids, null, p_now);
     end if;
-    if p_due <= p_now + gendurable._longest_poll() then
+    if p_due <= p_now + gendurable._longest_poll() and v_queues is not null
+        -- an expression: mostly there is one queue on which nobody sleeps
+        and (cardinality(v_queues) > 1 or not gendurable._is_awake(v_queues[1]))
+    then
         perform gendurable._wake_sleepers(v_queues);
     end if;
     return v_count;
