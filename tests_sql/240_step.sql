@@ -43,7 +43,7 @@ select t.raises($$select gd_define_step('m', 'a', 'app.plain(jsonb)', '{"alone":
 select t.raises($$select gd_define_step('m', 'a', 'app.plain(jsonb)', '{"version": 1.5}')$$, 'GD501', 'version is a number');
 select t.raises($$select gd_define_step('m', 'a', 'app.plain(jsonb)', '{"version": 1e30}')$$, 'GD501', 'in its range');
 select t.raises($$select gd_define_step('m', 'a', 'app.plain(jsonb)', '[]')$$, 'GD501', 'options are an object');
-select t.raises($$select gd_define_step('m', 'a', 'app.plain(jsonb)', '{"queue": "q"}')$$, 'GD501', 'no queue of its own yet');
+select t.raises($$select gd_define_step('m', 'a', 'app.plain(jsonb)', '{"queue": 1}')$$, 'GD501', 'queue is a name');
 select lives_ok($$select gd_define_step('m', 'a', 'app.plain(jsonb)', '{"queue": null, "version": null, "chain": null}')$$, 'null is absent');
 
 -- what became of the function

@@ -207,6 +207,16 @@ def announcement(schedules: bytes, machines: Sequence[str]) -> Statement[list[An
 
 
 @call
+def step_queues(machines: Sequence[str]) -> Statement[dict[tuple[str, str, int | None], str | None]]:
+    """What is said of the steps of these machines: machine, step and version (None: all others) to its queue."""
+    return Statement(
+        "select fsm, step, version, queue from gd_steps where fsm = any(%s::text[])",
+        (list(machines),),
+        lambda rows: {(row[0], row[1], row[2]): row[3] for row in rows},
+    )
+
+
+@call
 def announce(schedules: bytes, machines: Sequence[str]) -> Statement[list[Announced]]:
     """`scheduling.announce_schedules`, of what was encoded once."""
     return announcement(schedules, machines)

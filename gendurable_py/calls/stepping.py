@@ -24,17 +24,21 @@ def define_step(
     handler: str | None = None,
     *,
     version: int | None = None,
+    queue: str | None = None,
     chain: bool | None = None,
     alone: bool | None = None,
+    ensure: bool | None = None,
 ) -> Statement[None]:
     """Say which function of the database runs a step: ``"app.debit(jsonb)"``. None: the step is in another language.
+
+    ``queue``: where it always runs. ``ensure``: only where nothing is said of the step yet.
 
     Raises:
         StepRefused: the step or the function is somebody else's.
     """
     return Statement(
         "select gd_define_step(%s, %s, %s::regprocedure, %s::jsonb)",
-        (fsm, step, handler, _options(version=version, chain=chain, alone=alone)),
+        (fsm, step, handler, _options(version=version, queue=queue, chain=chain, alone=alone, ensure=ensure)),
         nothing,
     )
 

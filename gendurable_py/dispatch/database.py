@@ -30,6 +30,7 @@ from .link import Link, conninfo
 from .maintenance import Maintenance
 from .options import Options
 from .pooled import Shared
+from .routes import Routes
 from .schedules import Schedules
 from .services import Failed, Loop, Services
 from .sleeper import Sleeper
@@ -131,6 +132,7 @@ class Database:
             await self._commits.insist(inserting.register, cast("MachineLike", spec.cls))
             _ = spec.steps, spec.codec  # a class that cannot be used is told now, not at its first row
         await Limits(self._commits, self._emit).register(collect_rate_limits(specs))
+        await Routes(self._commits, self._options.queues).register(specs)
         await self._schedules.introduce(specs, self._commits)
         await self._defined.read(self._commits)
         self._defined.warn_of_methods(specs)

@@ -26,28 +26,40 @@ F = TypeVar("F", bound=Callable[..., object])
 def step(function: F, /) -> F: ...
 @overload
 def step(
-    name: str | None = None, /, *, timeout: Seconds | None = None, transactional: Transactional | None = None
+    name: str | None = None,
+    /,
+    *,
+    timeout: Seconds | None = None,
+    transactional: Transactional | None = None,
+    queue: str | None = None,
 ) -> Callable[[F], F]: ...
 def step(
-    target: F | str | None = None, /, *, timeout: Seconds | None = None, transactional: Transactional | None = None
+    target: F | str | None = None,
+    /,
+    *,
+    timeout: Seconds | None = None,
+    transactional: Transactional | None = None,
+    queue: str | None = None,
 ) -> F | Callable[[F], F]:
     """Make a method a step: bare (the method's name is the step's) or with a name of its own.
 
     ``timeout``: how long a run of it may take, from its claim on. Then it is cancelled or told, its claim ends, and it
     counts as an error.
     ``transactional``: what it writes by `Context.conn` is committed together with its outcome, or not at all.
+    ``queue``: where it always runs, whatever the queue of the instance, which goes back to that behind it.
     """
     if target is not None and not isinstance(target, str):
-        return _mark(target, getattr(target, "__name__", ""), None, None)
+        return _mark(target, getattr(target, "__name__", ""), None, None, None)
     name = target
 
     def mark(function: F) -> F:
-        return _mark(function, getattr(function, "__name__", "") if name is None else name, timeout, transactional)
+        own = getattr(function, "__name__", "") if name is None else name
+        return _mark(function, own, timeout, transactional, queue)
 
     return mark
 
 
-def _mark(function: F, name: str, timeout: Seconds | None, transactional: Transactional | None) -> F:
+def _mark(function: F, name: str, timeout: Seconds | None, transactional: Transactional | None, queue: str | None) -> F:
     check_name(name, "the name of a step")
     if not callable(function) and not isinstance(function, (staticmethod, classmethod)):
         raise InvalidArgument(f"a {type(function).__name__} cannot be a step", hint="mark a method with @step")
@@ -60,6 +72,9 @@ def _mark(function: F, name: str, timeout: Seconds | None, transactional: Transa
     if transactional is not None:
         how = read_transactional(transactional, f"transactional of step {name!r}")
         function.__gendurable_transactional__ = how  # type: ignore[attr-defined]
+    if queue is not None:
+        check_name(queue, f"the queue of step {name!r}")
+        function.__gendurable_queue__ = queue  # type: ignore[attr-defined]
     return function
 
 
@@ -159,6 +174,7 @@ class FSM:
             in_sql,
             _collect(cls, "__gendurable_timeout__"),
             _collect(cls, "__gendurable_transactional__"),
+            _collect(cls, "__gendurable_queue__"),
         )
         if spec.initial not in spec.names:
             raise InvalidArgument(

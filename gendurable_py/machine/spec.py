@@ -117,6 +117,7 @@ class Spec:
         "name",
         "names",
         "queue",
+        "queues",
         "rate_limits",
         "retain",
         "run_ahead",
@@ -135,6 +136,7 @@ class Spec:
         in_sql: Mapping[str, str],
         timeouts: Mapping[str, float],
         transactional: Mapping[str, Transactional],
+        queues: Mapping[str, str],
     ) -> None:
         self.cls = cls
         self.name = name
@@ -155,6 +157,8 @@ class Spec:
         self.transactional: dict[str, Transactional] = {
             step: transactional.get(attribute, default) for attribute, step in attributes.items()
         }
+        self.queues: dict[str, str] = {attributes[attribute]: queue for attribute, queue in queues.items()}
+        """Which steps have a queue of their own."""
         self.schedules: tuple[Any, ...] = ()  # of `schedule.Schedule`, by the decorators that follow
         self.retain: Mapping[str, int | None] | None = options.get("retain")
         self.head = dumps({"fsm": name, "version": version, "queue": self.queue, "step": self.initial})[:-1]

@@ -3,7 +3,7 @@
 
 create or replace function gendurable._lock_outcomes(
     p_outcomes gendurable.outcome[], out answers jsonb, out keys text[], out scoped boolean,
-    out family boolean, out slotted bigint[], out queues text[]
+    out family boolean, out homed boolean, out slotted bigint[], out queues text[]
 )
 language plpgsql as $$
 declare
@@ -19,11 +19,11 @@ begin
     -- A commit waits for nobody: what is locked is skipped and answered busy. Nothing waits, so no order can deadlock.
     with held as materialized (
         select o.ord, o.partition_key as new_key, i.partition_key, i.unique_scope, i.children_pending, i.queue_slot,
-            o.sends is not null as sends,
+            o.sends is not null as sends, i.home,
             case when i.barrier_no is not null and (o.ends or o.kind = 'error') then i.parent_id end as parent_id
         from unnest(p_outcomes) o
         cross join lateral (
-            select x.partition_key, x.unique_scope, x.barrier_no, x.parent_id, x.children_pending, x.queue_slot
+            select x.partition_key, x.unique_scope, x.barrier_no, x.parent_id, x.children_pending, x.queue_slot, x.home
             from gendurable.instance x
             where x.id = o.id and x.claim_no = o.claim_no and x.status = 'executing'
                 and not gendurable._is_over(x.expires_at, x.timeout_at, v_now)
@@ -35,8 +35,8 @@ begin
         coalesce(array_agg(h.partition_key) filter (where h.partition_key is not null), '{}'),
         coalesce(array_agg(h.new_key) filter (where h.new_key is not null), '{}'),
         bool_or(h.unique_scope is not null), bool_or(h.children_pending is not null),
-        bool_or(h.queue_slot is not null), bool_or(h.sends)
-    into v_ords, v_parents, keys, v_new_keys, scoped, family, v_slotted, v_sends
+        bool_or(h.home is not null), bool_or(h.queue_slot is not null), bool_or(h.sends)
+    into v_ords, v_parents, keys, v_new_keys, scoped, family, homed, v_slotted, v_sends
     from held h;
     if v_slotted then
         select array_agg(i.id), array_agg(i.queue) into slotted, queues

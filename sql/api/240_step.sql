@@ -10,32 +10,38 @@ declare
     v_problem constant text := coalesce(
         gendurable._int_problem(v_options -> 'version', 'version', null),
         gendurable._flag_problem(v_options -> 'chain', 'chain'),
-        gendurable._flag_problem(v_options -> 'alone', 'alone'));
+        gendurable._flag_problem(v_options -> 'alone', 'alone'),
+        gendurable._text_problem(v_options -> 'queue', 'queue', false),
+        gendurable._flag_problem(v_options -> 'ensure', 'ensure'));
     v_version constant int := case when v_problem is null then (v_options ->> 'version')::numeric::int end;
     v_handler record;
 begin
     perform gendurable._need_no_run();
     perform gendurable._need_text(p_fsm, 'p_fsm');
     perform gendurable._need_text(p_step, 'p_step');
-    perform gendurable._need_options(p_options, '{version,queue,chain,alone}');
+    perform gendurable._need_options(p_options, '{version,queue,chain,alone,ensure}');
     if v_problem is not null then
         perform gendurable._invalid(v_problem, left(v_options::text, 200),
-            'Pass for example {"version": 2, "chain": false, "alone": true}.');
-    end if;
-    if coalesce(v_options -> 'queue', 'null') <> 'null' then
-        perform gendurable._invalid('a step cannot have a queue of its own yet', left(v_options ->> 'queue', 200),
-            'Leave queue out: the step runs in the queue of its instance.');
+            'Pass for example {"version": 2, "queue": "gpu", "chain": false, "alone": true}.');
     end if;
     v_handler := gendurable._read_handler(p_handler);
     -- one definition after the other: whose step it is decides what is written
     lock table gendurable.step in share row exclusive mode;
+    if v_options -> 'ensure' = 'true' and exists (
+        select from gendurable.step s
+        where s.fsm = p_fsm and s.step = p_step and (s.version = v_version or s.version is null)
+    ) then
+        return;
+    end if;
     perform gendurable._need_step_of_mine(p_fsm, p_step);
-    insert into gendurable.step as s (fsm, step, version, handler, owner, chain, alone)
+    insert into gendurable.step as s (fsm, step, version, handler, owner, queue, chain, alone)
     values (
-        p_fsm, p_step, v_version, v_handler.name, v_handler.owner,
+        p_fsm, p_step, v_version, v_handler.name, v_handler.owner, v_options ->> 'queue',
         coalesce((v_options ->> 'chain')::boolean, true), coalesce((v_options ->> 'alone')::boolean, false))
     on conflict (fsm, step, version) do update
-    set handler = excluded.handler, owner = excluded.owner, chain = excluded.chain, alone = excluded.alone;
+    set handler = excluded.handler, owner = excluded.owner, queue = excluded.queue, chain = excluded.chain,
+        alone = excluded.alone;
+    perform gendurable._move_bells(p_fsm);
 end $$;
 
 comment on function gd_define_step(text, text, regprocedure, jsonb) is
@@ -48,7 +54,9 @@ A null p_handler says that the step is in another language. A definition takes t
   version: for this version of the machine alone; null: for all that have no definition of their own
   chain: whether it may follow another step, and another one may follow it, in the same run (default true): see gd_run
   alone: each instance in a transaction of its own (default false)
-  queue: not possible yet
+  queue: the step always runs there, whatever the queue of the instance; steps without one run in that. An instance is
+    put there when it comes to the step, and back when it leaves it; a definition moves none that stands somewhere
+  ensure: only where no definition counts for the step yet, for the version or for all; else nothing happens
 
 The function must belong to the role of the session, or to one that it could become or has the rights of; so must those of
 all definitions of the step that are there. Its name is stored: "create or replace" counts at once, and a function that was
@@ -69,12 +77,14 @@ begin
     delete from gendurable.step s
     where s.fsm = p_fsm and s.step = p_step and s.version is not distinct from p_version;
     get diagnostics v_count = row_count;
+    perform gendurable._move_bells(p_fsm);
     return v_count > 0;
 end $$;
 
 comment on function gd_drop_step(text, text, int) is
 'Removes a definition of gd_define_step: that for p_version, null: that for all versions. False: there is none. Instances
-stay where they are. As there, it must be the role''s own (GD507), and is met with 55P03. Raises GD501; GD507 where a step calls it.';
+stay where they are until their next transition. As there, it must be the role''s own (GD507), and is met with 55P03. Raises
+GD501; GD507 where a step calls it.';
 
 create or replace function gendurable._read_handler(p_handler regprocedure, out name text, out owner text)
 language plpgsql as $$

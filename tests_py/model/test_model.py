@@ -13,9 +13,10 @@ from conftest import Database
 from hypothesis import HealthCheck, note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, rule, run_state_machine_as_test
-from support.model import SECOND, Row
+from support.model import SECOND
 from support.model_clients import Clients
 from support.model_inputs import QUEUES, RATES, WORKERS, Chance
+from support.model_row import Row
 from support.model_steps import SCHEMA, Steps
 from support.model_world import World
 
@@ -38,6 +39,7 @@ RULES = {
     "reschedule": 3,
     "pause_or_resume": 3,
     "limit_a_key": 5,
+    "route_a_step": 5,
     "hold_a_key": 1,
     "set_a_rate_limit": 4,
     "hold_or_release": 4,

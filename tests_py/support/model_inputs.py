@@ -6,6 +6,8 @@ from random import Random
 from typing import Any
 
 QUEUES = ["default", "other"]
+STEPS = ["r1", "r2"]
+"""Those that may have a queue of their own, besides the first."""
 KEYS = ["a", "b", "c:1"]
 UNIQUE = ["u", "v"]
 SIGNALS = ["x", "y", "z"]
@@ -80,7 +82,7 @@ def outcome(chance: Chance, token: int) -> dict[str, Any]:
     if kind in ("next", "replay", "await", "schedule_childs"):
         fields["state"] = {"tok": token}
     if kind in ("next", "schedule_childs"):
-        fields["step"] = f"s{token}"
+        fields["step"] = chance.choice([f"s{token}", *STEPS])
     if kind == "next":
         fields |= chance.fields(
             delay_ms=[None, None, None, 30_000, 1_000_000],
@@ -95,7 +97,7 @@ def outcome(chance: Chance, token: int) -> dict[str, Any]:
             fields |= chance.fields(weight=[None, 0.5, 2])
     elif kind == "await":
         fields["signals"] = chance.choice(["x", "y", ["x", "y"], ["z"]])
-        fields |= chance.fields(timeout_ms=[None, None, 0, 30_000], step=[None, f"s{token}"])
+        fields |= chance.fields(timeout_ms=[None, None, 0, 30_000], step=[None, f"s{token}", *STEPS])
     elif kind == "schedule_childs":
         fields["childs"] = [instance(chance, token + n) for n in range(chance.randrange(4))]
     elif kind == "done":

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from typing import Any
 
 import psycopg
-from support.model import Change, Row
+from support.model import Change
+from support.model_row import Row
 from support.model_inputs import sends
 from support.model_limits import Limits
 

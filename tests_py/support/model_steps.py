@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from support.model import Change, Row
+from support.model import Change
+from support.model_row import Row
 from support.model_leases import Leases
 from support.model_workers import LEASE
 

@@ -6,11 +6,12 @@ from collections import Counter
 from typing import Any
 
 import psycopg
-from support.model import CRASH_CAP, SECOND, Change, Row
+from support.model import CRASH_CAP, SECOND, Change
 from support.model_base import Rows
 from support.model_inputs import BAD, BAD_WITHIN, QUEUES, WORKERS
 from support.model_inputs import outcome as any_outcome
 from support.model_outbox import Outbox
+from support.model_row import Row
 
 LEASE = 60 * SECOND
 STANDS = "select id, status::text, crashes, last_error from gendurable.instance where id = any(%s)"
@@ -245,7 +246,7 @@ class Workers(Outbox):
             and "rate_limit" not in outcome
             and row.pending is None
             and not self.model.held
-            and outcome.get("queue", row.queue) == row.queue
+            and self.model.routes.get(outcome["step"], outcome.get("queue", row.home or row.queue)) == row.queue
             and outcome.get("priority", row.priority) == row.priority
             and row.queue not in self.model.paused
         )
