@@ -239,9 +239,9 @@ select gd_define_step('m', 's2', 'app.go(jsonb)');
 update gendurable.step s set queue = 'other' where s.step = 's2';
 select t.stops('{}', 'one with another queue');
 update gendurable.step s set queue = null where s.step = 's2';
-update gendurable.step s set queue = 'other' where s.step = 's1';
+update gendurable.step s set queue = 'elsewhere' where s.step = 's1';
 select gd_insert('m', jsonb_build_object('s1', t.next('s2')), p_step => 's1', p_queue => 'own') as id \gset
-select t.claim('other');
+select t.claim('elsewhere');
 select is(t.told() || ' ' || t.ran(), 'ok s1', 'or one without, behind one that has it');
 select is((select v.step || ' ' || v.queue from gd_instances v where v.id = :id), 's2 own', '(it has gone back to its own)');
 update gendurable.step s set queue = 'same' where s.step in ('s1', 's2');

@@ -47,7 +47,7 @@ def test_what_runs_in_the_search_path_of_its_caller_is_known() -> None:
 
 
 def test_the_names_of_the_caller_are_those_of_its_handlers_alone() -> None:
-    # _run_group lets the search_path of the caller in for the handlers, and looks up nothing else meanwhile.
+    # _run_group lets the search_path of the caller in for the handlers, and _call_text looks up nothing else meanwhile.
     [body] = [head["body"] for head in HEAD.finditer(plain_script()) if head["name"] == "_run_group"]
     [between] = re.findall(
         r"set_config\('search_path', p_path, true\);\n(.*?set_config\('search_path'.*?;)\n", body, re.DOTALL
@@ -57,8 +57,9 @@ def test_the_names_of_the_caller_are_those_of_its_handlers_alone() -> None:
         "v_after := pg_catalog.current_setting('search_path');",
         "perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);",
     ]
-    queries = re.findall(r"'(select .*?)',\s", body)
-    assert len(queries) == 2
+    [text] = [head["body"] for head in HEAD.finditer(plain_script()) if head["name"] == "_call_text"]
+    queries = re.findall(r"'(\(?\s?(?:select|where) .*?)'[,;)]", text)
+    assert len(queries) == 4
     for query in queries:
         assert re.findall(r"(?<![\w.])(\w+)\(", query.replace("%s(", "")) == []
 

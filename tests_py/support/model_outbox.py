@@ -7,9 +7,9 @@ from typing import Any
 
 import psycopg
 from support.model import Change
-from support.model_row import Row
 from support.model_inputs import sends
 from support.model_limits import Limits
+from support.model_row import Row
 
 MADE = "select id, (state ->> 'tok')::int as tok from gendurable.instance where (state ->> 'tok')::int = any(%s)"
 SENT = """

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from support.model import Change
-from support.model_row import Row
 from support.model_leases import Leases
+from support.model_row import Row
 from support.model_workers import LEASE
 
 # What a step is to return stands in a table, and that it ran in another one.
@@ -33,6 +33,7 @@ insert into plan.outcome select * from jsonb_to_recordset(%s) as x (id bigint, c
 returning id
 """
 EFFECTS = "select id, claim_no from plan.effect"
+DEFINE = "select gd_define_step('m', %s, %s::regprocedure, jsonb_build_object('queue', %s::text))"
 RUN = """
 select * from gd_run_claims(%s, %s::jsonb, '{"budget_ms": 60000}')
 """
@@ -58,8 +59,10 @@ class Steps(Leases):
         known = {row.step for row in rows if row is not None and not self.chance.once_in(8)}
         admin.execute("delete from gendurable.step")
         admin.execute("truncate plan.outcome, plan.effect")
-        for step in sorted(known):
-            admin.execute("select gd_define_step('m', %s, 'plan.step(jsonb)')", (step,))
+        for step in sorted(known | set(self.model.routes)):
+            queue = self.model.routes.get(step)
+            handler = "plan.step(jsonb)" if step in known else None
+            admin.execute(DEFINE, (step, handler, queue))
         plans = [{"id": n, "claim_no": c, "outcome": one} for (n, c), one in zip(chosen, planned, strict=True)]
         self.world.ask(self.world.client, PLAN, plans)
         answers, change = self.world.ask(self.world.workers[name], RUN, name, [list(claim) for claim in chosen])

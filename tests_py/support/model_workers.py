@@ -296,7 +296,7 @@ class Workers(Outbox):
                     conn.rollback()
             late = row is not None and (row.expires is not None or row.timeout is not None)
             lost = error.sqlstate == "GD505" and (not live or late)
-            if lost or (bad and error.sqlstate == "GD501"):
+            if lost or (bad and error.sqlstate in ("GD501", "GD502")):
                 return
             raise
         if called is None:
