@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 import gendurable_py as gd
-from gendurable_py import FSM, Child, Context, Done, Next, Stop, step
+from gendurable_py import FSM, Child, Context, Done, Next, Stop, sql_step, step
 
 from ._run import Conn
 
@@ -59,7 +59,7 @@ class Transfer(FSM, name="bank.python", queue="bank", initial="move", transactio
 
 
 class Mixed(FSM, name="bank.mixed", queue="bank"):
-    """The step `move` is the function bank_mixed_move."""
+    """The step `move` is the function bank_move; the engine has it run where it is."""
 
     State = Order
 
@@ -68,12 +68,9 @@ class Mixed(FSM, name="bank.mixed", queue="bank"):
         """A plain step, which may call elsewhere: it writes nothing, and holds no lock meanwhile."""
         if ctx.state.source == ctx.state.target:
             return Stop("from an account to itself")
-        return Next(self.move, queue="bank.sql")
+        return Next(self.move)
 
-    @step
-    def move(self, ctx: Context[Order]) -> Stop:
-        """In SQL: gd_run serves its queue, and no engine does."""
-        return Stop("bank_mixed_move is not defined")
+    move = sql_step()
 
     @step(transactional=True)
     def receipt(self, ctx: Context[Order]) -> Done:
@@ -82,7 +79,7 @@ class Mixed(FSM, name="bank.mixed", queue="bank"):
 
 
 async def scene(conn: Conn) -> object:
-    """As many transfers of each kind, all at once. A client runs the steps in SQL, and adds up in between."""
+    """As many transfers of each kind, all at once. A client runs the machine in SQL, and adds up in between."""
     await conn.execute("insert into account select n, %s from generate_series(1, %s) n", (BALANCE, ACCOUNTS))
     dice = random.Random(7)
     transfers = []

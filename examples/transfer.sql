@@ -40,8 +40,5 @@ end $$;
 select gd_define_step('bank.sql', 'move', 'bank_move(jsonb)'), gd_define_step('bank.sql', 'receipt', 'bank_receipt(jsonb)');
 select gd_register('bank.sql', 1, 'move', 'bank.sql');
 
--- Of the mixed machine one step is in SQL. It leads back to Python, to another queue.
-create function bank_mixed_move(ctx jsonb) returns jsonb language sql as $$
-    select m || case when m ->> 'kind' = 'next' then '{"queue": "bank"}'::jsonb else '{}' end from bank_move(ctx) m
-$$;
-select gd_define_step('bank.mixed', 'move', 'bank_mixed_move(jsonb)');
+-- Of the mixed machine one step is in SQL.
+select gd_define_step('bank.mixed', 'move', 'bank_move(jsonb)');
