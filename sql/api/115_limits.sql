@@ -63,7 +63,7 @@ declare
     v_wanted bigint[];
     -- up to where it looks in the line
     v_to_priority int := 2147483647;
-    v_to_at timestamptz := 'infinity';
+    v_to_at timestamptz := timestamptz 'infinity';
     v_one gendurable.opened;
 begin
     v_one.bucket := p_bucket;
