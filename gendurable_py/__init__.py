@@ -11,6 +11,7 @@ from .calls import (
     Node,
     Page,
     Ran,
+    Rehearsed,
     Result,
     Sleep,
     announce_schedules,
@@ -41,6 +42,7 @@ from .calls import (
     pause_schedule,
     reap,
     register,
+    rehearse,
     release,
     release_hold,
     reschedule,
@@ -82,7 +84,7 @@ from .errors import (
 )
 from .install import install, uninstall, upgrade
 from .machine.context import Context
-from .machine.fsm import FSM, step
+from .machine.fsm import FSM, sql_step, step
 from .machine.job import Job, job
 from .machine.limits import RateLimit
 from .machine.outcome import (
@@ -132,6 +134,7 @@ __all__ = [
     "Page",
     "Ran",
     "RateLimit",
+    "Rehearsed",
     "Replay",
     "Result",
     "Retry",
@@ -175,6 +178,7 @@ __all__ = [
     "pause_schedule",
     "reap",
     "register",
+    "rehearse",
     "release",
     "release_hold",
     "reschedule",
@@ -196,6 +200,7 @@ __all__ = [
     "signal_on",
     "signals",
     "sleep",
+    "sql_step",
     "step",
     "tree",
     "trigger",

@@ -44,6 +44,7 @@ from .rows import (
     Node,
     Page,
     Ran,
+    Rehearsed,
     Result,
     Sleep,
     when,
@@ -56,7 +57,7 @@ from .scheduling import (
     trigger,
     unschedule,
 )
-from .stepping import define_step, drop_step, run, run_claims
+from .stepping import define_step, drop_step, rehearse, run, run_claims
 from .talking import signal, signal_off, signal_on, signals
 from .waiting import wait
 from .working import claim, claim_many, commit, commit_one, heartbeat, reap, release, sleep, wake
@@ -76,6 +77,7 @@ __all__ = [
     "Node",
     "Page",
     "Ran",
+    "Rehearsed",
     "Result",
     "Sleep",
     "announce_schedules",
@@ -106,6 +108,7 @@ __all__ = [
     "pause_schedule",
     "reap",
     "register",
+    "rehearse",
     "release",
     "release_hold",
     "reschedule",

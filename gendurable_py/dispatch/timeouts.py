@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from .._log import logger
 from ..machine.last_resort import encode_error
 from ..telemetry.events import Emit, StepTimedOut
 from .answers import HANDLE
-from .work import Held, Runner, Work
+from .work import Held, Holding, Runner, Work
 
 _MARGIN = 1.0
 _MARGIN_PART = 0.1
@@ -32,7 +32,7 @@ class Timeouts:
         emit: Emit,
         *,
         settle: Callable[[list[Work]], None],
-        give_back: Callable[[list[Work]], None],
+        give_back: Callable[[Iterable[Holding]], None],
     ) -> None:
         self._executor = executor
         self._held = held
@@ -52,8 +52,9 @@ class Timeouts:
         work.timer = work.turn = None
 
     def stop(self) -> None:
-        for work in self._held.works():
-            self.leave(work)
+        for work in self._held.all():
+            if isinstance(work, Work):
+                self.leave(work)
 
     def _ring(self, work: Work, timeout: float, after: float, call: Callable[[Work, float], None]) -> None:
         left = work.since + after - time.monotonic()
@@ -84,6 +85,6 @@ class Timeouts:
         verdict.stage = HANDLE
         verdict.outcome = encode_error(row, f"timed out after {timeout:g} s in step '{row.step}'")
         self._held.add(verdict)
-        self._executor.lose(work)
+        work.lose()
         self._settle([verdict])
         self._emit(StepTimedOut(timeout, row.attempt, row.id, row.fsm, row.step))
