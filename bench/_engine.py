@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import random
 import subprocess
 import sys
 import threading
@@ -16,7 +17,7 @@ from typing import NamedTuple
 
 import psycopg
 
-from gendurable_py import FSM, Await, Child, Context, Done, Engine, Next, ScheduleChilds, job, step
+from gendurable_py import FSM, Await, Child, Context, Done, Engine, Next, ScheduleChilds, job, sql_step, step
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -35,6 +36,21 @@ async def async_job(args: dict[str, object]) -> None:
 async def start_job(args: dict[str, object]) -> float:
     """Says when it began."""
     return time.time()
+
+
+UPDATE = "update bench_yardstick set n = n + 1 where id = %s"
+
+
+@job(name="bench_transaction", transactional=True)
+def transaction_job(args: dict[str, object], ctx: Context[dict[str, object]]) -> None:
+    """Updates one row in the transaction of its outcome, on a thread."""
+    ctx.conn.execute(UPDATE, (random.randint(1, 100_000),))
+
+
+@job(name="bench_transaction_async", transactional=True)
+async def transaction_job_async(args: dict[str, object], ctx: Context[dict[str, object]]) -> None:
+    """The same on the loop."""
+    await ctx.conn.execute(UPDATE, (random.randint(1, 100_000),))
 
 
 class Five(FSM, name="bench_five"):
@@ -59,6 +75,52 @@ class Five(FSM, name="bench_five"):
     @step
     def five(self, ctx: Context[dict[str, object]]) -> Done:
         return Done()
+
+
+class Three(FSM, name="bench_three"):
+    """Three steps that do nothing."""
+
+    @step
+    def start(self, ctx: Context[dict[str, object]]) -> Next:
+        return Next("two")
+
+    @step
+    def two(self, ctx: Context[dict[str, object]]) -> Next:
+        return Next("three")
+
+    @step
+    def three(self, ctx: Context[dict[str, object]]) -> Done:
+        return Done()
+
+
+class Mixed(FSM, name="bench_mixed"):
+    """The same, with the second one in SQL."""
+
+    two = sql_step()
+
+    @step
+    def start(self, ctx: Context[dict[str, object]]) -> Next:
+        return Next(self.two)
+
+    @step
+    def three(self, ctx: Context[dict[str, object]]) -> Done:
+        return Done()
+
+
+IN_SQL = """
+create or replace function bench_two(jsonb) returns jsonb language sql as $$
+    select jsonb '{"kind": "next", "step": "three"}'
+$$;
+create or replace function bench_start(jsonb) returns jsonb language sql as $$
+    select jsonb '{"kind": "next", "step": "two"}'
+$$;
+create or replace function bench_three(jsonb) returns jsonb language sql as $$
+    select jsonb '{"kind": "done"}'
+$$;
+select gd_define_step('bench_mixed', 'two', 'bench_two(jsonb)');
+select gd_define_step('bench_sql', step, ('bench_' || step || '(jsonb)')::regprocedure)
+from unnest('{start,two,three}'::text[]) step;
+"""
 
 
 class Fan(FSM, name="bench_fan"):
@@ -104,7 +166,10 @@ class Ready(logging.Handler):
 
 def serve(setup: Setup) -> None:
     """As a service runs it, until stdin is closed."""
-    machines = [sync_job, async_job, start_job, Five, Fan, Resume]
+    machines = [
+        *(sync_job, async_job, start_job, transaction_job, transaction_job_async),
+        *(Five, Three, Mixed, Fan, Resume),
+    ]
     engine = Engine(setup.dsn, machines=machines, queues={"default": setup.concurrency}, **setup.options)  # type: ignore[arg-type]
     logger = logging.getLogger("gendurable")
     logger.setLevel(logging.INFO)

@@ -6,8 +6,9 @@ import statistics
 from collections.abc import Callable
 from typing import Any
 
-from . import _beside, _engine, _history, _latency, _server, _sql
+from . import _beside, _engine, _history, _latency, _server, _sql, _transactional
 from ._measure import Bench, Workload, lock_waits, processor_time
+from ._steps import STEPS
 
 
 def five_steps(size: int = 80, fewer: int = 1, **options: Any) -> Callable[[Bench], float]:
@@ -65,6 +66,28 @@ def end_to_end(machine: str, steps: int, count: int = 10_000, **options: object)
     def run(bench: Bench) -> float:
         with _engine.dispatcher(bench.server.dsn, **options):  # type: ignore[arg-type]
             return steps * _engine.drain(bench.conn, machine, count).rate
+
+    return run
+
+
+def mixed(machine: str) -> Callable[[Bench], float]:
+    """Three no-op steps of which some are in SQL, by all three in Python."""
+
+    def run(bench: Bench) -> float:
+        bench.conn.execute(_engine.IN_SQL)
+        with _engine.dispatcher(bench.server.dsn):
+            for each in ("bench_three", machine):  # plans and threads
+                _engine.drain(bench.conn, each, 500)
+            plain, other = [], []
+            for _ in range(3):
+                _server.clear(bench.conn)
+                plain.append(_engine.drain(bench.conn, "bench_three", bench.scale).rate)
+                _server.clear(bench.conn)
+                other.append(_engine.drain(bench.conn, machine, bench.scale).rate)
+        bench.notes.append(
+            f"{machine}: {3 * statistics.median(other):,.0f} steps/s, in Python {3 * statistics.median(plain):,.0f}"
+        )
+        return statistics.median(other) / statistics.median(plain)
 
     return run
 
@@ -153,6 +176,7 @@ SHORT = [
     Workload("SQL alone: five steps, run-ahead", "steps/s", "", kept),
     Workload("SQL alone: 10,000 keys, by no keys", "x", ">= 0.4", keys_by_none(10_000), False),
     Workload("SQL alone: 1,000 keys, by no keys", "x", "", keys_by_none(1_000), False),
+    *STEPS,
     Workload("WAL a step", "bytes", "<= 700", cost(wal), False),
     Workload("WAL a step, 10,000 keys", "bytes", "", cost(wal, partition_key=lambda n: f"k{n % 10_000}"), False),
     Workload("buffers a step", "", "", cost(buffers), False),
@@ -169,6 +193,13 @@ SHORT = [
     Workload("engine: 10,000 no-op jobs, async", "jobs/s", ">= 1.8 U", end_to_end("bench_async", 1)),
     Workload("engine: five steps", "steps/s", "", end_to_end("bench_five", 5)),
     Workload("engine: five steps, run-ahead", "steps/s", ">= 2.2 U", end_to_end("bench_five", 5, run_ahead=True)),
+    Workload("engine: Python, SQL, Python, by three steps in Python", "x", "", mixed("bench_mixed"), False),
+    Workload("engine: three steps in SQL, by three in Python", "x", "", mixed("bench_sql"), False),
+    *(
+        Workload(f"transactional steps, {kind}, {count}", "steps/s", target, _transactional.steps(machine, processes))
+        for count, processes, target in (("one process", 1, ">= 0.2 U"), ("four processes", 4, ">= 0.5 U"))
+        for kind, machine in (("sync", "bench_transaction"), ("async", "bench_transaction_async"))
+    ),
     Workload("engine: client CPU a step", "us", "<= 40", client_time, False),
     Workload("fan-out and join of 1,000, by 1,000 independent jobs", "x", "<= 1.5", fan_out(1_000), False),
     Workload("insert to start, in durable commits (p50)", "x", "<= 6", _latency.start(50), False),

@@ -10,7 +10,17 @@ from gendurable_py import embedded
 
 from ._run import play
 
-NAMES = ("checkout", "ledger", "saga", "subscription", "thumbnails")
+NAMES = (
+    "checkout",
+    "ledger",
+    "nightly",
+    "outbox",
+    "paid_order",
+    "saga",
+    "subscription",
+    "thumbnails",
+    "transfer",
+)
 
 
 def main(arguments: list[str]) -> int:

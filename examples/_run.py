@@ -24,12 +24,17 @@ async def play(
     machines: Sequence[MachineLike],
     queues: Mapping[str, int],
     scene: Callable[[Conn], Awaitable[object]],
-    schema: LiteralString,
+    schema: LiteralString | bytes,
 ) -> object:
-    """Create the example's tables, start an engine with its machines, and let the scene act on a connection."""
+    """Create the example's tables, start an engine with its machines, and let the scene act on a connection.
+
+    Without machines there is no engine: all is SQL.
+    """
     os.environ["EXAMPLES_DSN"] = dsn
     async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as conn:
         if schema:
             await conn.execute(schema)
+        if not machines:
+            return await scene(conn)
         async with Engine(dsn, machines=machines, queues=queues):
             return await scene(conn)

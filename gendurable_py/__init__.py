@@ -13,6 +13,7 @@ from .calls import (
     Node,
     Page,
     Ran,
+    Rehearsed,
     Result,
     Sleep,
     announce_schedules,
@@ -44,6 +45,7 @@ from .calls import (
     pause_schedule,
     reap,
     register,
+    rehearse,
     release,
     release_hold,
     reschedule,
@@ -85,7 +87,7 @@ from .errors import (
 )
 from .install import install, uninstall, upgrade
 from .machine.context import Context
-from .machine.fsm import FSM, step
+from .machine.fsm import FSM, sql_step, step
 from .machine.job import Job, job
 from .machine.limits import RateLimit
 from .machine.outcome import (
@@ -137,6 +139,7 @@ __all__ = [
     "Page",
     "Ran",
     "RateLimit",
+    "Rehearsed",
     "Replay",
     "Result",
     "Retry",
@@ -181,6 +184,7 @@ __all__ = [
     "pause_schedule",
     "reap",
     "register",
+    "rehearse",
     "release",
     "release_hold",
     "reschedule",
@@ -202,6 +206,7 @@ __all__ = [
     "signal_on",
     "signals",
     "sleep",
+    "sql_step",
     "step",
     "tree",
     "trigger",

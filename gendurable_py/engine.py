@@ -69,6 +69,7 @@ class Engine:
         prefetch: rows claimed beyond the free slots. min_demand: do not claim for fewer free slots.
         drain_timeout: how long running steps may take to finish once it is told to stop.
         run_ahead: keep the claim across `Next`, so that an instance's steps follow each other without a claim.
+        sql_steps: run steps that are functions of the database (`define_step`); False: leave their rows to others.
         transactions: how many connections transactional steps use at once, sync and async ones each; None: as many as
             steps run at once, 20 at most.
         notify: False behind a proxy that pools transactions: poll only, no prepared statements.
@@ -92,6 +93,7 @@ class Engine:
         min_demand: int = 1,
         drain_timeout: Seconds = 5,
         run_ahead: bool = False,
+        sql_steps: bool = True,
         transactions: int | None = None,
         notify: bool = True,
         on_event: OnEvent | None = None,
@@ -111,6 +113,7 @@ class Engine:
             min_demand=read_count(min_demand, "min_demand", 1),
             drain_timeout=interval(drain_timeout, "drain_timeout").total_seconds(),
             run_ahead=read_flag(run_ahead, "run_ahead"),
+            sql_steps=read_flag(sql_steps, "sql_steps"),
             transactions=read_transactions(transactions, queues),
             notify=read_flag(notify, "notify"),
         )
@@ -282,8 +285,8 @@ class Engine:
         deadline = time.monotonic() + self._options.drain_timeout
         await self._database.stop_claiming()
         self._database.give_back(self._executor.withdraw())
-        await self._wait_until(lambda: self._executor.running == 0, deadline)
-        await self._executor.cancel_tasks()
+        await self._wait_until(lambda: self._executor.running + self._database.running == 0, deadline)
+        await asyncio.gather(self._executor.cancel_tasks(), self._database.break_off())
         await self._database.flush(lambda done: self._wait_until(done, deadline))
 
     async def _wait_until(self, condition: Callable[[], bool], deadline: float) -> bool:

@@ -18,10 +18,11 @@ on an embedded server; with ``pytest_plugins = ["gendurable_py.testing"]`` in a 
 from __future__ import annotations
 
 import secrets
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import timedelta
-from typing import Any, assert_never
+from typing import Any, LiteralString, assert_never
 
 import psycopg
 from psycopg import pq
@@ -29,14 +30,16 @@ from pydantic import JsonValue
 
 from . import embedded
 from ._statement import About, Pause, Run, Script, Statement, nothing, script
-from .calls import dispatching, inserting, limiting, looking, rehearsing, working
-from .calls.rows import Answer, Instance
+from .calls import dispatching, inserting, limiting, rehearsing, stepping, working
+from .calls.asserting import assert_awaiting, assert_done, assert_failed
+from .calls.rows import Answer, Ran, Rehearsed
 from .dispatch.answers import Fate, Meaning, read_answer
 from .dispatch.connections import Given
+from .dispatch.defined import Definitions
 from .dispatch.perform import perform, perform_async
 from .dispatch.transaction import Transactions
 from .dispatch.work import Work, refuse
-from .errors import InvalidArgument, UnknownInstance, from_sqlstate
+from .errors import InvalidArgument, from_sqlstate
 from .machine.claim import ClaimRow
 from .machine.codec import dumps
 from .machine.context import Context
@@ -44,7 +47,7 @@ from .machine.outcome import MachineLike, Signal
 from .machine.registry import lookup
 from .machine.spec import Spec, collect_rate_limits, spec_of
 
-__all__ = ["assert_awaiting", "assert_done", "assert_failed", "context", "drain"]
+__all__ = ["assert_awaiting", "assert_done", "assert_failed", "context", "drain", "rehearse"]
 
 _LEASE = timedelta(hours=1)
 _ROUND = 100
@@ -61,7 +64,8 @@ def drain(
 ) -> Script[int]:
     """Run everything that is due, until nothing is; answers how many steps that took.
 
-    Of a transactional step ``ctx.conn`` is this connection, in a savepoint where it is in a transaction.
+    Of a transactional step ``ctx.conn`` is this connection, in a savepoint where it is in a transaction. Steps in SQL
+    run on it by `run_claims`.
 
     Args:
         machines: registered first, with the rate limits that they declare; any imported machine can be run.
@@ -72,29 +76,33 @@ def drain(
         limit: steps after which it gives up.
 
     Raises:
-        InvalidArgument: a row is due whose machine or step is not known in this process, or a transactional step that
-            cannot use this connection: a sync one an ``AsyncConnection``, or an async one a ``Connection``.
+        InvalidArgument: a row is due whose machine or step is not known in this process, or which is in SQL and cannot
+            be run by this role, or a transactional step that cannot use this connection: a sync one an
+            ``AsyncConnection``, or an async one a ``Connection``.
         RuntimeError: ``limit`` steps were not enough.
     """
     worker = f"drain:{secrets.token_hex(4)}"
-    machines = list(machines)
-    for machine in machines:
-        yield inserting.register.statement(machine)
-    for name, declared in collect_rate_limits(map(spec_of, machines)).items():
-        yield limiting.ensure_rate_limit.statement(name, *declared.stored)
+    yield from _register(list(machines))
     served = None if queues is None else list(queues)
+    home: str | None = yield dispatching.home_of_steps.statement()
+    defined = Definitions([] if home is None else (yield dispatching.defined_steps.statement(home)))
     count = 0
     while True:
         names = (yield rehearsing.queues_in_use.statement()) if served is None else served
         yield rehearsing.forget_floor.statement()
         rows: list[ClaimRow] = yield dispatching.claim_rows.statement(worker, dict.fromkeys(names, _ROUND), _LEASE)
         problems: list[InvalidArgument] = []
-        works = [work for row in rows if (work := _make_work(row, worker, run_ahead, problems))]
-        while works:
-            count += len(works)
+        due = rows
+        while due:
+            count += len(due)
             if count > limit:
                 raise RuntimeError(f"still not drained after {limit} steps")
-            works = yield from _run_round(works, worker, problems)
+            in_sql = {row.id: row for row in due if defined.find(row.fsm, row.version, row.step) is not None}
+            if home is not None:
+                yield from _run_in_sql(in_sql.values(), home, worker, problems)
+            others = [row for row in due if row.id not in in_sql]
+            works = [work for row in others if (work := _make_work(row, worker, run_ahead, problems))]
+            due = yield from _run_round(works, worker, problems)
         if problems:
             yield working.release.statement(worker, None)  # they are not held by a worker that is gone
             raise problems[0]
@@ -102,6 +110,86 @@ def drain(
             continue
         if not advance or (yield rehearsing.bring_forward.statement(names)) is None:
             return count
+
+
+def _register(machines: list[MachineLike]) -> Script[None]:
+    for machine in machines:
+        yield inserting.register.statement(machine)
+    for name, declared in collect_rate_limits(map(spec_of, machines)).items():
+        yield limiting.ensure_rate_limit.statement(name, *declared.stored)
+
+
+@script
+def rehearse(
+    machines: Iterable[MachineLike] = (),
+    *,
+    queues: Iterable[str] | None = None,
+    advance: bool = False,
+    limit: int = 100,
+) -> Script[list[Rehearsed]]:
+    """Run what is due, one step after the other, up to ``limit`` steps, and undo all of it: what each step came to.
+    Steps in Python and in SQL. What they do elsewhere than on this connection is not undone.
+
+    The arguments are those of `drain`. A row whose machine or step is not known here is answered with "no_handler".
+    """
+    served = None if queues is None else list(queues)
+    inside = yield from _is_inside()
+    begin: LiteralString = "savepoint gendurable_rehearse" if inside else "begin isolation level read committed"
+    yield Statement(begin, (), nothing)
+    try:
+        yield from _register(list(machines))
+        told: list[Rehearsed] = []
+        while len(told) < limit:
+            names = (yield rehearsing.queues_in_use.statement()) if served is None else served
+            one = yield from _rehearse_one(names, len(told))
+            if one is not None:
+                told.append(one)
+            elif not advance or (yield rehearsing.bring_forward.statement(names)) is None:
+                break
+        return told
+    finally:
+        if inside:
+            yield Statement("rollback to savepoint gendurable_rehearse", (), nothing)
+            yield Statement("release savepoint gendurable_rehearse", (), nothing)
+        else:
+            yield Statement("rollback", (), nothing)
+
+
+def _rehearse_one(names: list[str], ord: int) -> Script[Rehearsed | None]:
+    """Run the step of the next row that is due in one of these queues; None: there is none."""
+    worker = f"gd_rehearse:{secrets.token_hex(4)}"
+    yield rehearsing.forget_floor.statement()
+    rows: list[ClaimRow] = []
+    for name in names:
+        rows = rows or (yield dispatching.claim_rows.statement(worker, {name: 1}, _LEASE))
+    if not rows:
+        return None
+    [row] = rows
+    before = yield rehearsing.written.statement()
+    outcome: bytes | None = None
+    [ran] = yield stepping.run_claims.statement(worker, [(row.id, row.claim_no)], chain=1)
+    result: str = ran.result
+    detail: dict[str, JsonValue] = ran.detail or {}
+    raised = result == "error" and "sqlstate" in detail
+    if rehearsing.is_elsewhere(ran):
+        problems: list[InvalidArgument] = []
+        work = _make_work(row, worker, False, problems)
+        if work is not None:
+            yield from _run_round([work], worker, problems)
+            outcome, raised = work.outcome, work.error is not None
+        detail = {"problem": str(problems[0])} if problems else {}
+        result = "no_handler" if problems else "error" if raised else "ok"
+    elif result in ("ok", "error"):
+        outcome = yield rehearsing.sent.statement()
+    if result not in ("ok", "error"):
+        return Rehearsed(ord, row.id, row.fsm, row.step, result, detail, None)
+    after = yield rehearsing.shown.statement(row.id)
+    after |= rehearsing.read_outcome(outcome) | detail
+    counts = yield rehearsing.written.statement()
+    if after["status"] == "executing" or after.get("kind") == "error":
+        result = "stale" if after["status"] == "executing" else "error"
+    writes = None if raised else rehearsing.compare(before, counts)
+    return Rehearsed(ord, row.id, row.fsm, row.step, result, after, writes)
 
 
 def _make_work(row: ClaimRow, worker: str, keep: bool, problems: list[InvalidArgument]) -> Work | None:
@@ -120,9 +208,25 @@ def _make_work(row: ClaimRow, worker: str, keep: bool, problems: list[InvalidArg
     return None
 
 
-def _run_round(works: list[Work], worker: str, problems: list[InvalidArgument]) -> Script[list[Work]]:
+def _run_in_sql(rows: Iterable[ClaimRow], home: str, worker: str, problems: list[InvalidArgument]) -> Script[None]:
+    """Run these by their functions, until each is settled: one by one, since an error counts only alone."""
+    todo = deque(rows)
+    while todo:
+        row = todo.popleft()
+        answers: list[Ran]
+        answers = yield dispatching.run_claims_text.statement(home, worker, [(row.id, row.claim_no)], None)
+        for answer in answers:
+            if answer.result in ("left", "busy"):
+                todo.append(row)
+                yield Pause(0.01)
+            elif answer.result == "no_handler":
+                why = answer.detail.get("problem") if isinstance(answer.detail, dict) else answer.detail
+                problems.append(InvalidArgument(f"step {row.step!r} of {row.fsm} cannot be run in SQL here: {why}"))
+
+
+def _run_round(works: list[Work], worker: str, problems: list[InvalidArgument]) -> Script[list[ClaimRow]]:
     """Run the works and commit them; answers what goes on at once: kept claims."""
-    going_on: list[Work] = []
+    going_on: list[ClaimRow] = []
     given = Given((yield About(lambda conn: conn)))
     while works:
         for work in works:
@@ -163,8 +267,8 @@ def _run_round(works: list[Work], worker: str, problems: list[InvalidArgument]) 
                         refuse(work, answer.sqlstate, answer.message or "rejected")
                         raise from_sqlstate(answer.sqlstate, f"{work.row.fsm} {work.row.id}: {answer.message}")
                     case Meaning.KEPT:
-                        if answer.kept is not None and (kept := _make_work(answer.kept, worker, True, problems)):
-                            going_on.append(kept)
+                        if answer.kept is not None:
+                            going_on.append(answer.kept)
                     case Meaning.COMMITTED | Meaning.REPEATED | Meaning.LOST:
                         pass
                     case never:
@@ -184,11 +288,17 @@ def _wrong_connection(work: Work) -> InvalidArgument:
     )
 
 
-def _commit_guarded(statement: Statement[list[Answer]]) -> Script[list[Answer] | psycopg.Error]:
-    """Its answer, or what is wrong with the data; the transaction that it stands in goes on."""
-    inside = yield About(
+def _is_inside() -> Script[bool]:
+    """Whether what comes next stands in a transaction."""
+    inside: bool = yield About(
         lambda conn: conn.info.transaction_status == pq.TransactionStatus.INTRANS or not conn.autocommit
     )
+    return inside
+
+
+def _commit_guarded(statement: Statement[list[Answer]]) -> Script[list[Answer] | psycopg.Error]:
+    """Its answer, or what is wrong with the data; the transaction that it stands in goes on."""
+    inside = yield from _is_inside()
     if inside:
         yield Statement("savepoint gendurable_drain", (), nothing)
     try:
@@ -200,52 +310,6 @@ def _commit_guarded(statement: Statement[list[Answer]]) -> Script[list[Answer] |
     if inside:
         yield Statement("release savepoint gendurable_drain", (), nothing)
     return answers
-
-
-def _need(id: int, found: Instance | None) -> Instance:
-    if found is None:
-        raise UnknownInstance(f"there is no instance {id}")
-    return found
-
-
-def _assert_status(found: Instance, status: str) -> Script[None]:
-    if found.status == status:
-        return
-    because = f" ({found.last_error})" if found.last_error else ""
-    message = f"{found.fsm} {found.id} is {found.status} in step {found.step!r}{because}, not {status}"
-    for error in (yield looking.errors.statement(found.id, 1)):
-        if error.traceback:
-            message += f"\n{error.traceback}"
-    raise AssertionError(message)
-
-
-@script
-def assert_done(id: int) -> Script[JsonValue]:
-    """It is ``done``; answers its result."""
-    found = _need(id, (yield rehearsing.instance.statement(id)))
-    yield from _assert_status(found, "done")
-    return found.result
-
-
-@script
-def assert_failed(id: int, text: str = "") -> Script[str]:
-    """It is ``failed``, and its last error contains the text; answers the error."""
-    found = _need(id, (yield rehearsing.instance.statement(id)))
-    yield from _assert_status(found, "failed")
-    error = found.last_error or ""
-    if text not in error:
-        raise AssertionError(f"{found.fsm} {id} failed with {error!r}, which does not contain {text!r}")
-    return error
-
-
-@script
-def assert_awaiting(id: int, *names: str) -> Script[JsonValue]:
-    """It waits for a signal, for exactly these names if any are given; answers its state."""
-    found = _need(id, (yield rehearsing.instance.statement(id)))
-    yield from _assert_status(found, "awaiting_signal")
-    if names and set(names) != set(found.awaits or ()):
-        raise AssertionError(f"{found.fsm} {id} awaits {found.awaits}, not {list(names)}")
-    return found.state
 
 
 def context(

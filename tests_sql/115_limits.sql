@@ -103,7 +103,7 @@ select is(
 from (
     select gendurable._pick_due('more', 0, 1::smallint, '-infinity', 0, clock_timestamp(), 10, null, clock_timestamp(), null) as picked
 ) p
-cross join lateral gendurable._open_buckets('more', 0, p.picked, 1) o
+cross join lateral gendurable._open_buckets('more', 0, p.picked, 1, null) o
 cross join lateral gendurable._give_tokens(
     'more', 0, o.opened, p.picked, :'m'::bigint[], '{null,null,null,null}', 1, clock_timestamp()) g;
 

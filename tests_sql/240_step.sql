@@ -1,4 +1,5 @@
 \ir helpers/tap.psql
+\ir helpers/limits.psql
 select no_plan();
 
 -- gd_define_step, gd_drop_step, gd_steps, and claims that want only what is run here; whose code may run as whom
@@ -42,7 +43,7 @@ select t.raises($$select gd_define_step('m', 'a', 'app.plain(jsonb)', '{"alone":
 select t.raises($$select gd_define_step('m', 'a', 'app.plain(jsonb)', '{"version": 1.5}')$$, 'GD501', 'version is a number');
 select t.raises($$select gd_define_step('m', 'a', 'app.plain(jsonb)', '{"version": 1e30}')$$, 'GD501', 'in its range');
 select t.raises($$select gd_define_step('m', 'a', 'app.plain(jsonb)', '[]')$$, 'GD501', 'options are an object');
-select t.raises($$select gd_define_step('m', 'a', 'app.plain(jsonb)', '{"queue": "q"}')$$, 'GD501', 'no queue of its own yet');
+select t.raises($$select gd_define_step('m', 'a', 'app.plain(jsonb)', '{"queue": 1}')$$, 'GD501', 'queue is a name');
 select lives_ok($$select gd_define_step('m', 'a', 'app.plain(jsonb)', '{"queue": null, "version": null, "chain": null}')$$, 'null is absent');
 
 -- what became of the function
@@ -111,6 +112,97 @@ select is((select count(*) from gd_claim('w', 'deep', 10)), 10::bigint, 'a plain
 -- the least of some: one of them may be a full scan
 select cmp_ok((select min(t.walk('{"steps": "sql"}')) from generate_series(1, 3)), '<', 2000::bigint, 'the next claim begins where the last one was');
 
+-- a rate limit: a bell hands nobody what he does not want, and nobody waits for ever behind what others want
+
+select gd_set_rate_limit('rl', 1, '1 day', 10);
+create function t.chosen(p_queue text, p_steps text) returns text language plpgsql as $$
+begin
+    perform set_config('gendurable.floor', '', false);
+    return (
+        select string_agg(c.unique_key, ' ' order by c.unique_key)
+        from gd_claim('w', p_queue, 10, p_options => jsonb_build_object('steps', p_steps)) c);
+end $$;
+-- Instances of these machines in line before a bucket without tokens, which then gets some; their bell rang so long ago.
+create function t.line(p_queue text, p_machines text[], p_tokens int, p_ago interval) returns void language plpgsql as $$
+begin
+    perform gd_insert('v', p_step => 'a', p_queue => p_queue, p_rate_limit => 'rl:' || p_queue);
+    perform t.take(p_queue);
+    perform t.fill('rl:' || p_queue, 0);
+    perform gd_insert(m, p_step => 'a', p_queue => p_queue, p_rate_limit => 'rl:' || p_queue, p_unique_key => p_queue || n || m)
+    from unnest(p_machines) with ordinality u (m, n);
+    perform t.take(p_queue, 10);
+    perform t.fill('rl:' || p_queue, p_tokens);
+    perform t.rang(p_queue, p_ago);
+end $$;
+create function t.rang(p_queue text, p_ago interval) returns void language sql as $$
+    update gendurable.instance i set eligible_at = clock_timestamp() - p_ago where i.id < 0 and i.queue = p_queue;
+    update gendurable.bucket b
+    set lines = array(
+        select row(l.queue, clock_timestamp() - p_ago, l.turn_at, l.weight, l.priority, l.at, l.id, l.bell_id)::gendurable.line
+        from unnest(b.lines) l)
+    where b.bucket = 'rl:' || p_queue
+$$;
+create function t.bells(p_queue text) returns bigint[] language sql as $$
+    select array_agg(i.id) from gendurable.instance i where i.id < 0 and i.queue = p_queue
+$$;
+select t.line('l1', '{foreign,v,foreign,v}', 5, '10 ms');
+select t.bells('l1') as bells \gset
+select is(t.chosen('l1', 'sql'), null, 'a line whose first row others want is theirs');
+select is(t.bells('l1'), :'bells', 'its bell rings for them');
+select is(t.chosen('l1', 'other'), 'l11foreign l13foreign', 'who wants the first row is not handed those that he does not want');
+select t.rang('l1', '10 ms');
+select is(t.chosen('l1', 'other'), null, 'nor those that are first then');
+select is(t.chosen('l1', 'sql'), 'l12v l14v', 'which are called for who wants them');
+select is(t.bells('l1'), null, 'a line that is empty has no bell');
+
+select t.line('l2', '{foreign,v,foreign,v}', 1, '2 seconds');
+select is(t.chosen('l2', 'sql'), 'l22v', 'a second later nobody waits for what others want: as many start as there are tokens');
+select isnt(t.bells('l2'), null, 'a bell rings for what is left');
+select t.fill('rl:l2', 1), t.rang('l2', '10 ms');
+select is(t.chosen('l2', 'sql'), null, 'which has its turn again');
+select is(t.chosen('l2', 'other'), 'l21foreign', 'and is called');
+
+select t.line('l3', '{foreign,foreign}', 1, '2 seconds');
+select t.bells('l3') as bells \gset
+select is(t.chosen('l3', 'sql'), null, 'a line in which nothing is wanted');
+select is(t.bells('l3'), :'bells', '(is left alone, however old its bell)');
+select gd_insert('v', p_step => 'a', p_queue => 'l3', p_rate_limit => 'rl:l3', p_unique_key => 'l33v');
+select t.rang('l3', '10 ms');
+select is(t.chosen('l3', 'sql'), null, 'what has just come stands behind those of others, while it is their turn');
+select t.rang('l3', '2 seconds');
+select is(t.chosen('l3', 'sql'), 'l33v', 'and does not wait for ever');
+
+select t.line('l4', array_fill('foreign'::text, array[1500]) || '{v}', 5, '2 seconds');
+select is(t.chosen('l4', 'sql'), null, 'in a line a claim looks at 1,000');
+delete from gendurable.instance i where i.queue = 'l4' and i.id in (
+    select x.id from gendurable.instance x where x.queue = 'l4' and x.fsm = 'foreign' and x.id > 0 limit 600);
+select is(t.chosen('l4', 'sql'), 'l41501v', '(and at no more)');
+
+-- a partition key: its baton is passed on whoever carries it, and its order is kept
+
+select gd_insert('foreign', p_step => 'a', p_queue => 'pk', p_partition_key => 'pk', p_unique_key => 'pk1');
+select gd_insert('v', p_step => 'a', p_queue => 'pk', p_partition_key => 'pk', p_unique_key => 'pk2');
+select is(t.chosen('pk', 'sql'), null, 'behind a row of others it waits');
+select is(t.chosen('pk', 'other'), 'pk1', 'which is theirs');
+select t.put(i.id, '{"kind": "next", "step": "a", "delay_ms": 3600000}') from gendurable.instance i where i.unique_key = 'pk1';
+select gd_release('w', null);
+update gendurable.instance i set eligible_at = clock_timestamp() - interval '1 second' where i.unique_key = 'pk1';
+update gendurable.instance i set eligible_at = null where i.unique_key = 'pk2';
+select is(t.chosen('pk', 'sql'), 'pk2', 'a row of others that carries the baton passes it on');
+select is((select i.eligible_at > clock_timestamp() from gendurable.instance i where i.unique_key = 'pk1'), true, '(and is due in its time)');
+
+-- schedules ring for everybody
+
+select gd_define_step('sched', 'a', 'app.plain(jsonb)');
+select gd_schedule('s1', '* * * * *', 'foreign', p_options => '{"step": "a", "queue": "sc"}');
+select gd_schedule('s2', '* * * * *', 'sched', p_options => '{"step": "a", "queue": "sc"}');
+update gendurable.schedule s set next_at = clock_timestamp() - interval '10 ms';
+update gendurable.instance i set eligible_at = clock_timestamp() - interval '10 ms' where i.id < 0 and i.queue = 'sc';
+select set_config('gendurable.floor', '', false);
+select bag_eq($$select fsm from gd_claim('w', 'sc', 10, p_options => '{"steps": "sql"}')$$, $$values ('sched')$$,
+    'a claim rings all schedules, and takes of them what it wants');
+select bag_eq($$select fsm from gd_claim('w', 'sc', 10)$$, $$values ('foreign')$$, 'the others are due');
+
 -- a lost run is a crash and no attempt
 
 select gd_insert('v', p_step => 'a', p_queue => 'lost') as lost \gset
@@ -176,6 +268,10 @@ alter role gd_t_owner nosuperuser;
 revoke execute on function app.definer(jsonb) from public;
 set local role gd_t_worker;
 select is((select problem from gd_steps where step = 'definer'), 'the role may not execute the function', 'execute revoked');
+reset role;
+revoke usage on schema app from gd_t_worker;
+set local role gd_t_worker;
+select is((select problem from gd_steps where step = 'definer'), 'the role may not execute the function', 'a role that may not even look there is answered');
 reset role;
 alter function app.mine(jsonb) owner to gd_t_other;
 select is((select problem from gd_steps where step = 'mine'), 'the function has another owner than when it was defined', 'given to another: refused');

@@ -3,46 +3,14 @@ select no_plan();
 
 -- gd_run_claims, rule by rule: what a step writes into the database is committed with its transition, or not at all
 
-create schema app;
-create table app.account (id int primary key, n int not null default 0 check (n >= 0));
-insert into app.account select g from generate_series(1, 100) g;
-create function app.add(p_id jsonb, p_n int = 1) returns void language sql as $$
-    update app.account set n = n + p_n where id = (p_id)::int
-$$;
-create sequence app.calls;
-
--- Instances of a step, claimed; what gd_run_claims answers for those that are not done yet.
-create table t.held (o int generated always as identity, id bigint, claim_no bigint);
-grant all on t.held to public;
-create function t.hold(p_step text, p_count int = 1, p_state jsonb = '{}') returns void language plpgsql as $$
-declare
-    v_queue text := gen_random_uuid()::text;
-begin
-    delete from t.held;
-    perform gd_insert('m', p_state || jsonb_build_object('n', g), p_step => p_step, p_queue => v_queue) from generate_series(1, p_count) g;
-    insert into t.held (id, claim_no) select c.id, c.claim_no from gd_claim('w', v_queue, p_count) c;
-    perform setval('app.calls', 1, false);
-    update app.account set n = 0;
-end $$;
-create function t.rows(p_options jsonb = '{}') returns table (n int, result text, detail jsonb) language plpgsql as $$
-begin
-    return query
-        with r as materialized (
-            select * from gd_run_claims('w', (select jsonb_agg(jsonb_build_array(h.id, h.claim_no) order by h.o) from t.held h), p_options)
-        )
-        select (v.state ->> 'n')::int, r.result, r.detail from r join gd_instances v on v.id = r.id order by r.ord;
-    delete from t.held h using gendurable.instance i where i.id = h.id and i.status <> 'executing';
-end $$;
-create function t.told(p_options jsonb = '{}') returns text language sql as $$
-    select string_agg(r.result || coalesce(' ' || (r.detail ->> 'sqlstate'), ''), ', ' order by r.n) from t.rows(p_options) r
-$$;
+\ir helpers/steps.psql
 
 -- what a handler gets and what it returns
 
 create table app.seen (ctx jsonb);
 create function app.look(ctx jsonb) returns jsonb language sql as $$
     insert into app.seen values (ctx);
-    select '{"id": 1, "claim_no": 1, "kind": "next", "step": "look", "keep": true, "state": {"n": 7}}'::jsonb
+    select '{"id": 1, "claim_no": 1, "kind": "next", "step": "looked", "keep": true, "state": {"n": 7}}'::jsonb
 $$;
 select gd_define_step('m', 'look', 'app.look(jsonb)');
 select t.hold('look');
@@ -53,7 +21,7 @@ select is(
     'attempt awaits childs claim_no fsm id meta parent_id partition_key queue signals state step timed_out unique_key version',
     'the handler gets what a claim shows');
 select is((select ctx #>> '{signals,0,name}' from app.seen), 'a', '(with the inbox)');
-select is((select v.status || (v.state ->> 'n') from gd_instances v where v.step = 'look'), 'runnable7',
+select is((select v.status || (v.state ->> 'n') from gd_instances v where v.step = 'looked'), 'runnable7',
     'the transition is that of its claim, whatever id it says, and the claim is not kept');
 
 -- a kind, and only one that there is

@@ -22,7 +22,7 @@ from (values
     ('client', string_to_array('gd_insert gd_insert_many gd_find gd_signal gd_signal_on gd_signal_off gd_result gd_watch gd_childs gd_version', ' ')),
     ('worker', string_to_array('gd_register gd_claim gd_claim_many gd_commit gd_commit_one gd_heartbeat gd_release gd_sleep gd_wake gd_signals '
         || 'gd_schedule gd_announce_schedules gd_ensure_rate_limit gd_close_rate_limit gd_reap gd_gc gd_maintain '
-        || 'gd_run gd_run_claims gd_steps', ' ')),
+        || 'gd_run gd_run_claims gd_rehearse gd_steps', ' ')),
     ('author', string_to_array('gd_define_step gd_drop_step gd_steps gd_version', ' ')),
     ('operator', string_to_array('gd_cancel gd_retry gd_reschedule gd_pause_queue gd_resume_queue gd_set_key_limit gd_set_rate_limit '
         || 'gd_cancel_many gd_retry_many gd_reschedule_many gd_set_queue gd_hold_all gd_release_hold '

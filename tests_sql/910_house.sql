@@ -24,12 +24,13 @@ select cmp_ok((select count(*) from t.helper), '>', 30::bigint, 'and there are h
 -- What runs handlers is invoker code, in the search_path of the caller for as long as a handler runs. What it calls is open to
 -- workers: the doors are security definer as what is public, and the rest has no rights but theirs.
 create view t.runner as
-select f.* from t.our_function f where f.proname in ('gd_run', 'gd_run_claims', '_answer_claims', '_run_claims', '_step_call');
+select f.* from t.our_function f where f.proname in (
+    'gd_run', 'gd_run_claims', 'gd_rehearse', '_answer_claims', '_run_claims', '_step_call', '_rehearse');
 create view t.door as
 select f.* from t.helper f
 where f.proname in (
-    '_open_call', '_open_run', '_plan_run', '_read_run', '_holds_run', '_resolves_run', '_suspect_run', '_refused_steps', '_claim_run',
-    '_commit_run', '_release_run');
+    '_open_call', '_open_run', '_plan_run', '_read_run', '_holds_run', '_resolves_run', '_pin_handler', '_is_pinned', '_suspect_run',
+    '_refused_steps', '_claim_run', '_commit_run', '_release_run', '_next_links', '_claim_this', '_open_rehearsal', '_show_rehearsed');
 select is_empty(
     $$select oid::regprocedure from t.public_function
       where not prosecdef and proname not in ('gd_signal_on', 'gd_signal_off') except select oid from t.runner$$,
@@ -38,7 +39,7 @@ select is_empty(
     $$select oid::regprocedure from t.runner where prosecdef$$, 'but those that run handlers');
 select is_empty(
     $$select oid::regprocedure, proconfig from (select * from t.public_function union all select * from t.door) f
-      where 'search_path=pg_catalog, pg_temp' <> all(coalesce(proconfig, '{}')) and f.proname not in ('gd_run', 'gd_run_claims')$$,
+      where 'search_path=pg_catalog, pg_temp' <> all(coalesce(proconfig, '{}')) and f.proname not in ('gd_run', 'gd_run_claims', 'gd_rehearse')$$,
     'with a pinned search_path');
 select is_empty(
     $$select oid::regprocedure from t.door where not prosecdef$$, 'so are the doors of what runs handlers');
@@ -47,7 +48,9 @@ select bag_eq(
     $$select proname::text from t.door
       union all select proname::text from t.runner where proname like '\_%'
       union all values ('_run_group'), ('_match_outcomes'), ('_deferred_constraints'), ('_end_badly'), ('_blames_lock'),
-          ('_is_nobodys_fault'), ('_tally_call')$$, 'no other helper is open to workers');
+          ('_is_nobodys_fault'), ('_tally_call'), ('_call_text'), ('_setting_ms'), ('_sign_outcomes'), ('_carry'), ('_count_writes'),
+          ('_diff_writes')$$,
+    'no other helper is open to workers');
 select is_empty(
     $$select oid::regprocedure from t.our_function where has_function_privilege('public', oid, 'execute')$$,
     'nothing can be executed by PUBLIC');
@@ -148,7 +151,7 @@ select is_empty(
       where regexp_count(code, '\mraise\s+exception\M', 1, 'i') > regexp_count(code, '\merrcode\s*=', 1, 'i')$$, 'and its SQLSTATE');
 select is_empty(
     $$select oid::regprocedure, m[1] from t.body cross join lateral regexp_matches(prosrc, 'errcode = ''([^'']+)''', 'g') m
-      where m[1] !~ '^GD50[1-7]$' and m[1] <> 'lock_not_available'$$, 'out of the list of the contract');
+      where m[1] !~ '^GD50[1-7]$' and m[1] not in ('lock_not_available', 'undefined_function')$$, 'out of the list of the contract');
 select is_empty(
     $$select f.oid::regprocedure from t.our_function f join pg_language l on l.oid = f.prolang
       where l.lanname = 'plpgsql' and f.proretset and f.proargmodes is not null and f.prosrc !~ '#variable_conflict use_column'

@@ -178,6 +178,73 @@ select cmp_ok(
     (select max(m.buffers) from t.measured m where m.name = 'claim of the next of a hot key'), '<=', 1000::bigint,
     'a claim from a hot key of 24,000 rows: not more than 1,000 buffers');
 
+-- Queues of steps: plans from when hardly a step was defined, with 20,000 definitions of others.
+
+alter table gendurable.step set (autovacuum_enabled = false);
+create table t.routed (n int, name text, seq bigint, buffers bigint);
+create procedure t.measure_routes(p_n int)
+language plpgsql as $$
+declare
+    v_name text;
+    v_sql text;
+    v_before bigint;
+    v_waits bigint;
+    v_cost record;
+begin
+    for v_name, v_sql in
+        select * from (values
+            ('insert', $q$select gd_insert('m', p_step => 'near', p_queue => 'own')$q$),
+            ('insert_many', $q$select count(*) from gd_insert_many(
+                (select jsonb_agg(jsonb_build_object('fsm', 'm', 'step', 'near', 'queue', 'own')) from generate_series(1, 50)))$q$),
+            ('commit', $q$select * from gd_commit('w', t.outcomes('own', 50, '{"kind": "next", "step": "far"}'))$q$),
+            ('commit, kept', $q$select * from gd_commit('w', t.outcomes('there', 20, '{"kind": "next", "step": "far", "keep": true}'))$q$),
+            ('release', $q$select gd_release('w', null)$q$),
+            ('commit back', $q$select * from gd_commit('w', t.outcomes('there', 49, '{"kind": "next", "step": "near"}'))$q$),
+            ('commit_one', $q$select gd_commit_one('w', t.outcomes('own', 1, '{"kind": "next", "step": "near"}') -> 0)$q$),
+            ('commit_one there', $q$select gd_commit_one('w', t.outcomes('own', 1, '{"kind": "next", "step": "far"}') -> 0)$q$),
+            ('commit_one back', $q$select gd_commit_one('w', t.outcomes('there', 1, '{"kind": "next", "step": "near"}') -> 0)$q$),
+            ('signal', $q$select gd_signal(%s::bigint, 'go')$q$)
+        ) x (name, sql)
+    loop
+        -- without any queue nothing comes there
+        continue when p_n = 3 and (v_sql like '%''there''%' or v_name = 'signal');
+        if v_name = 'signal' then
+            perform t.put(c.id, '{"kind": "await", "signals": "go", "step": "far"}') from t.take('own') c;
+            select max(i.id) into v_waits from gendurable.instance i where i.queue = 'there' and i.status = 'awaiting_signal';
+        end if;
+        v_before := pg_stat_get_xact_numscans('gendurable.step'::regclass);
+        select c.buffers into v_cost from t.cost(format(v_sql, v_waits)) c;
+        insert into t.routed
+        values (p_n, v_name, pg_stat_get_xact_numscans('gendurable.step'::regclass) - v_before, v_cost.buffers);
+        commit;
+    end loop;
+    perform gd_cancel(i.id) from gd_instances i where i.fsm = 'm' and i.queue in ('own', 'there') and i.finished_at is null;
+    commit;
+end $$;
+select gd_define_step('m', 'far', p_options => '{"queue": "there"}');
+do $$ begin for n in 1 .. 7 loop call t.measure_routes(0); end loop; end $$;
+insert into gendurable.step (fsm, step, owner, queue)
+select 'f' || n % 200, 's' || n, 'nobody', case when n % 2 = 0 then 'elsewhere' end from generate_series(1, 20000) n;
+call t.measure_routes(1);
+analyze gendurable.step;
+call t.measure_routes(2);
+delete from gendurable.step where queue is not null;
+vacuum gendurable.step;
+call t.measure_routes(3);
+select is(
+    (select string_agg(m.n || ': ' || m.seq, ' ' order by m.n) from t.routed m where m.name = x.name and m.seq > 0 and m.n > 0), null,
+    x.name || ': no sequential scan of the definitions')
+from (select distinct m.name from t.routed m) x
+order by x.name;
+select ok(
+    max(b.buffers) filter (where b.n > 0) <= 2 * min(b.buffers) filter (where b.n = 0) + 100,
+    format('%s: it touches as much (%s; %s buffers)', b.name, min(b.buffers) filter (where b.n = 0),
+        string_agg(b.buffers::text, ', ' order by b.n) filter (where b.n > 0)))
+from t.routed b
+group by b.name
+order by b.name;
+delete from gendurable.step;
+
 -- A claim of rows without keys is a HOT update and writes no index entry.
 
 select count(*) from gd_insert_many((

@@ -1,8 +1,8 @@
 #!/bin/sh
 # Installs the Debian packages that the set-up needs and that are missing, or says which ones they are.
 #   need.sh venv PYTHON   a Python that can make virtual environments, or stop
-#   need.sh test          PostgreSQL with pgTAP and plpgsql_check, isolationtester, Spin, PgBouncer, libfaketime; without
-#                         one of them its tests are skipped, not failed
+#   need.sh test          PostgreSQL with pgTAP and plpgsql_check, isolationtester, Spin, PgBouncer, pg_cron, libfaketime;
+#                         without one of them its tests are skipped, not failed
 set -u
 
 apt_install() {
@@ -58,6 +58,8 @@ test)
     tester=$("${PG_CONFIG:-pg_config}" --pkglibdir 2>/dev/null)/pgxs/src/test/isolation/isolationtester
     [ -x "$tester" ] || apt_install "postgresql-server-dev-${number:-15}" \
         || echo "missing: isolationtester (Debian: apt-get install postgresql-server-dev-${number:-15})" >&2
+    [ -f "$share/extension/pg_cron.control" ] || apt_install "postgresql-${number:-15}-cron" \
+        || echo "missing: pg_cron (Debian: apt-get install postgresql-${number:-15}-cron); its tests are skipped" >&2
     for package in spin gcc pgbouncer faketime; do
         command -v "$package" >/dev/null || [ -x "/usr/sbin/$package" ] || apt_install "$package" \
             || echo "missing: $package (Debian: apt-get install $package); its tests are skipped" >&2

@@ -46,6 +46,7 @@ from .rows import (
     Node,
     Page,
     Ran,
+    Rehearsed,
     Result,
     Sleep,
     when,
@@ -58,7 +59,7 @@ from .scheduling import (
     trigger,
     unschedule,
 )
-from .stepping import define_step, drop_step, run, run_claims
+from .stepping import define_step, drop_step, rehearse, run, run_claims
 from .talking import signal, signal_off, signal_on, signals
 from .waiting import wait
 from .working import claim, claim_many, commit, commit_one, heartbeat, reap, release, sleep, wake
@@ -80,6 +81,7 @@ __all__ = [
     "Node",
     "Page",
     "Ran",
+    "Rehearsed",
     "Result",
     "Sleep",
     "announce_schedules",
@@ -112,6 +114,7 @@ __all__ = [
     "pause_schedule",
     "reap",
     "register",
+    "rehearse",
     "release",
     "release_hold",
     "reschedule",

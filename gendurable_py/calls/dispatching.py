@@ -8,23 +8,33 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, LiteralString
 
-from psycopg import sql
+from psycopg import AsyncConnection, Connection, pq, sql
 
-from .._statement import Statement, call, nothing, one_value
+from .._statement import Rows, Statement, call, nothing, one_value
 from ..machine.claim import CLAIMED, ClaimRow
 from ..machine.codec import dumps, loads
-from .rows import Announced, Answer
+from .rows import Announced, Answer, Claims, Defined, Ran, StepsIn
+
+
+def _rows(rows: Rows) -> list[ClaimRow]:
+    return list(map(ClaimRow._make, rows))
 
 
 @call
-def claim_rows(worker: str, queues: Mapping[str, int], lease: timedelta) -> Statement[list[ClaimRow]]:
+def claim_rows(
+    worker: str, queues: Mapping[str, int], lease: timedelta, steps: StepsIn | None = None
+) -> Statement[list[ClaimRow]]:
     """`claim_many` for the executor: what a step may never look at is not decoded."""
+    arguments = (worker, dumps(queues).decode(), lease.total_seconds())
+    if steps is None:
+        query: LiteralString = f"select {CLAIMED} from gd_claim_many(%s, %s::jsonb, make_interval(secs => %s))"
+        return Statement(query, arguments, _rows)
     return Statement(
-        f"select {CLAIMED} from gd_claim_many(%s, %s::jsonb, make_interval(secs => %s))",
-        (worker, dumps(queues).decode(), lease.total_seconds()),
-        lambda rows: list(map(ClaimRow._make, rows)),
+        f"select {CLAIMED} from gd_claim_many(%s, %s::jsonb, make_interval(secs => %s), %s::jsonb)",
+        (*arguments, dumps({"steps": steps}).decode()),
+        _rows,
     )
 
 
@@ -69,6 +79,75 @@ def commit_one_text(schema: str, worker: str, outcome: str) -> Statement[None]:
     """`working.commit_one` by its full name, of an outcome that is encoded already."""
     function = sql.Identifier(schema, "gd_commit_one")
     return Statement(sql.SQL("select {}(%s, %s::pg_catalog.jsonb)").format(function), (worker, outcome), nothing)
+
+
+def commit_one_literal(conn: Connection[Any] | AsyncConnection[Any], schema: str, worker: str, outcome: str) -> bytes:
+    """The text of `commit_one_text` for this connection, its values written into it."""
+    encoding = conn.info.encoding
+    if encoding == "ascii":  # none at all, of which the driver makes this
+        encoding = "utf-8"
+    escape = pq.Escaping(conn.pgconn)
+    return b"select %b.gd_commit_one(%b, %b::pg_catalog.jsonb)" % (
+        escape.escape_identifier(schema.encode(encoding)),
+        escape.escape_literal(worker.encode(encoding)),
+        escape.escape_literal(outcome.encode(encoding)),
+    )
+
+
+@call
+def home_of_steps() -> Statement[str | None]:
+    """The schema of the functions that run steps in SQL; None: there are none, or this role may not use them."""
+    return Statement(
+        "select n.nspname from pg_catalog.pg_proc p "
+        "join pg_catalog.pg_namespace n on n.oid operator(pg_catalog.=) p.pronamespace "
+        "join pg_catalog.pg_namespace o on o.nspname operator(pg_catalog.=) 'gendurable' "
+        "and o.nspowner operator(pg_catalog.=) p.proowner "
+        "join pg_catalog.pg_class v on v.relnamespace operator(pg_catalog.=) n.oid "
+        "and v.relname operator(pg_catalog.=) 'gd_steps' and v.relowner operator(pg_catalog.=) p.proowner "
+        "where p.proname operator(pg_catalog.=) 'gd_run_claims' "
+        "and pg_catalog.has_schema_privilege(n.oid, 'usage') and pg_catalog.has_schema_privilege(o.oid, 'usage') "
+        "and pg_catalog.has_function_privilege(p.oid, 'execute') "
+        "and pg_catalog.has_table_privilege(v.oid, 'select') order by p.oid limit 1",
+        (),
+        one_value,
+    )
+
+
+@call
+def defined_steps(schema: str) -> Statement[list[Defined]]:
+    """All definitions of steps, with what is wrong with them for this role."""
+    return Statement(
+        sql.SQL("select fsm, step, version, handler is not null, problem from {}").format(
+            sql.Identifier(schema, "gd_steps")
+        ),
+        (),
+        lambda rows: list(map(Defined._make, rows)),
+    )
+
+
+@call
+def run_claims_text(schema: str, worker: str, claims: Claims, lock_ms: int | None) -> Statement[list[Ran]]:
+    """`stepping.run_claims` by its full name, in sessions whose search_path is not ours."""
+    query = sql.SQL(
+        "select ord, id, claim_no, result, detail::pg_catalog.text "
+        "from {}(%s, %s::pg_catalog.jsonb, %s::pg_catalog.jsonb)"
+    )
+    pairs = "[" + ",".join(f"[{id},{claim_no}]" for id, claim_no in claims) + "]"
+    return Statement(
+        query.format(sql.Identifier(schema, "gd_run_claims")),
+        (worker, pairs, dumps({} if lock_ms is None else {"lock_ms": lock_ms}).decode()),
+        lambda rows: [Ran(row[0], row[1], row[2], row[3], loads(row[4])) for row in rows],
+    )
+
+
+@call
+def commit_apart(schema: str, worker: str, outcome: str) -> Statement[str]:
+    """`working.commit` by its full name, of one outcome that is encoded already: its result."""
+    return Statement(
+        sql.SQL("select result from {}(%s, %s::pg_catalog.jsonb)").format(sql.Identifier(schema, "gd_commit")),
+        (worker, f"[{outcome}]"),
+        one_value,
+    )
 
 
 @call
@@ -124,6 +203,16 @@ def announcement(schedules: bytes, machines: Sequence[str]) -> Statement[list[An
         "from gd_announce_schedules(%s::jsonb, %s::text[])",
         (schedules.decode(), list(machines)),
         lambda rows: [_announced(*row) for row in rows],
+    )
+
+
+@call
+def step_queues(machines: Sequence[str]) -> Statement[dict[tuple[str, str, int | None], str | None]]:
+    """What is said of the steps of these machines: machine, step and version (None: all others) to its queue."""
+    return Statement(
+        "select fsm, step, version, queue from gd_steps where fsm = any(%s::text[])",
+        (list(machines),),
+        lambda rows: {(row[0], row[1], row[2]): row[3] for row in rows},
     )
 
 

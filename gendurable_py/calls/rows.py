@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from pydantic import JsonValue
 
@@ -13,6 +13,10 @@ from ..machine.claim import ClaimRow
 
 Claims = Iterable[tuple[int, int]]
 """Pairs of id and claim_no."""
+
+
+StepsIn = Literal["sql", "other"]
+"""Which rows a claim takes: those whose step this role can run in SQL, or all others."""
 
 
 class Inserted(NamedTuple):
@@ -71,6 +75,33 @@ class Ran(NamedTuple):
     claim_no: int
     result: str
     detail: JsonValue
+
+
+class Rehearsed(NamedTuple):
+    """A step that was run and undone. ``result``: ok, error, stale, busy, no_handler, or waits (nothing was run).
+
+    ``after``: how the instance stood behind it, with ``insert``, ``signal`` and ``childs`` of its outcome; or why not.
+    ``writes``: rows ``inserted``, ``updated`` and ``deleted`` by table; None where it raised or was not run.
+    """
+
+    ord: int
+    id: int | None
+    fsm: str | None
+    step: str | None
+    result: str
+    after: dict[str, JsonValue]
+    writes: dict[str, dict[str, int]] | None
+
+
+class Defined(NamedTuple):
+    """A definition of a step. ``in_sql`` false: it says that the step is in another language. ``problem``: why this
+    role cannot run its function here."""
+
+    fsm: str
+    step: str
+    version: int | None
+    in_sql: bool
+    problem: str | None
 
 
 class Instance(NamedTuple):

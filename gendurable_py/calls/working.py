@@ -14,7 +14,7 @@ from .._statement import Rows, Statement, call, nothing, one_value
 from ..machine.claim import CLAIMED
 from ..machine.codec import dumps, loads
 from ..machine.times import seconds
-from .rows import Claim, Claims, Committed, Sleep, when
+from .rows import Claim, Claims, Committed, Sleep, StepsIn, when
 
 
 def _json(value: object) -> str:
@@ -29,22 +29,33 @@ def _claims(rows: Rows) -> list[Claim]:
     return [Claim._make((*row[:5], loads(row[5]), *row[6:13], *map(loads, row[13:]))) for row in rows]
 
 
+def _steps(steps: StepsIn | None) -> str:
+    return _json({} if steps is None else {"steps": steps})
+
+
 @call
-def claim(worker: str, queue: str = "default", limit: int = 1, lease: Seconds = LEASE) -> Statement[list[Claim]]:
-    """Claim due rows of one queue. Empty: nothing is due, or the queue is paused."""
+def claim(
+    worker: str, queue: str = "default", limit: int = 1, lease: Seconds = LEASE, *, steps: StepsIn | None = None
+) -> Statement[list[Claim]]:
+    """Claim due rows of one queue. Empty: nothing is due, or the queue is paused.
+
+    ``steps``: ``"sql"``, only those whose step this role can run by its function, or ``"other"``, only all others.
+    """
     return Statement(
-        f"select {CLAIMED} from gd_claim(%s, %s, %s, make_interval(secs => %s))",
-        (worker, queue, limit, seconds(lease, "the lease")),
+        f"select {CLAIMED} from gd_claim(%s, %s, %s, make_interval(secs => %s), %s::jsonb)",
+        (worker, queue, limit, seconds(lease, "the lease"), _steps(steps)),
         _claims,
     )
 
 
 @call
-def claim_many(worker: str, queues: Mapping[str, int], lease: Seconds = LEASE) -> Statement[list[Claim]]:
-    """Claim from several queues in one round trip, from each at most so many."""
+def claim_many(
+    worker: str, queues: Mapping[str, int], lease: Seconds = LEASE, *, steps: StepsIn | None = None
+) -> Statement[list[Claim]]:
+    """Claim from several queues in one round trip, from each at most so many. ``steps`` as of `claim`."""
     return Statement(
-        f"select {CLAIMED} from gd_claim_many(%s, %s::jsonb, make_interval(secs => %s))",
-        (worker, _json(queues), seconds(lease, "the lease")),
+        f"select {CLAIMED} from gd_claim_many(%s, %s::jsonb, make_interval(secs => %s), %s::jsonb)",
+        (worker, _json(queues), seconds(lease, "the lease"), _steps(steps)),
         _claims,
     )
 

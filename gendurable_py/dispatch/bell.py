@@ -7,6 +7,7 @@ while a claim is under way, that claim may miss, and it is noted.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Set
 from typing import Any
 
@@ -29,12 +30,15 @@ class Bell:
         self._poked = True
         self._event.set()
 
-    async def wait_for_poke(self) -> None:
-        """Wait for nothing but that."""
-        while not self._poked:
-            self._event.clear()
-            await self._event.wait()
-        self._poked = False
+    async def wait_for_poke(self, seconds: float | None = None) -> bool:
+        """Wait for nothing but that, so many seconds at most; answers whether it came."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while not self._poked:
+                    self._event.clear()
+                    await self._event.wait()
+        poked, self._poked = self._poked, False
+        return poked
 
     def note(self) -> None:
         """A claim begins: what is told from now on, it may miss."""

@@ -11,7 +11,7 @@ import contextlib
 import random
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import Protocol
 
@@ -25,7 +25,7 @@ from ..machine.claim import ClaimRow
 from ..telemetry.events import Committed, Emit, Rejected, Released, Stale
 from .answers import Fate, Meaning, read_answer
 from .link import TROUBLE, Link
-from .work import Held, Runner, Work, refuse
+from .work import Held, Holding, Runner, Work, refuse
 
 _MOST_ROWS = 1000
 _FEW_ROWS = 100
@@ -36,6 +36,7 @@ _CONFLICTS = ("40001", "40P01", "55P03")
 # The connection, or the server as a whole: nothing is wrong with what was sent.
 _AWAY = ("08", "25", "57P")
 _TRIES = 3
+_RELEASE_AGAIN = 1.0
 
 CANCELLED_DELAY = 10.0
 """Seconds until a row is due again whose step was cancelled by others than the engine."""
@@ -116,7 +117,11 @@ class Committer:
             if work.fate is not None:
                 self._held.drop(work)
                 self._settle_fate(work, work.fate)
+                if work.fate is Fate.COMMITTED and not self._held.abandoning:
+                    continue  # nothing to send
+                self._event.set()
                 continue
+            self._event.set()
             if work.outcome is None or work.ctx._cancelled:
                 self._held.drop(work)
                 if not work.ctx._cancelled:
@@ -126,13 +131,12 @@ class Committer:
             if work.keep:
                 self._held.kept[work.queue] += 1
             self._pending.append(work)
-        self._event.set()
 
-    def give_back(self, works: list[Work]) -> None:
-        """Works that will not be started here."""
+    def give_back(self, works: Iterable[Holding], delay: float = 0.0, crashed: bool = False) -> None:
+        """What will not be run here. ``crashed``: it may have been, and what became of it is not known."""
         for work in works:
             self._held.drop(work)
-            self._release[work.worker, 0.0, False].append((work.row.id, work.row.claim_no))
+            self._release[work.worker, delay, crashed].append((work.row.id, work.row.claim_no))
         self._event.set()
 
     def _settle_fate(self, work: Work, fate: Fate) -> None:
@@ -354,14 +358,20 @@ class Committer:
         self._tidying = True
         try:
             while self._release:
-                (worker, delay, crashed), pairs = self._release.popitem()
-                await self._link.attempt(working.release, worker, pairs, delay, crashed)
-                self._emit(Released(len(pairs), delay, "crashed" if crashed else "unused"))
+                how, pairs = self._release.popitem()
+                try:
+                    await self._link.attempt(working.release, how[0], pairs, *how[1:])
+                except TROUBLE as error:
+                    if not self._executor.draining and (getattr(error, "sqlstate", None) or "08").startswith(_AWAY):
+                        self._release[how] += pairs  # a lease that ends would count as an attempt
+                        asyncio.get_running_loop().call_later(_RELEASE_AGAIN, self._event.set)
+                    raise
+                self._emit(Released(len(pairs), how[1], "crashed" if how[2] else "unused"))
             for name in self._held.settled():
                 rows = await self._link.attempt(working.release, name, None)
                 self._emit(Released(rows, 0, "abandoned"))
         except TROUBLE as error:
-            logger.info("claims are left to their lease: %s", error)
+            logger.info("claims cannot be given back now: %s", error)
         finally:
             self._tidying = False
 

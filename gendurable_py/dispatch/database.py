@@ -21,6 +21,7 @@ from ..telemetry.events import Emit
 from .blocked import Blocked
 from .committer import Committer
 from .connections import Connections
+from .defined import DefinedSteps
 from .feeder import Feeder
 from .fork import Connected
 from .heartbeat import Heartbeats
@@ -29,9 +30,12 @@ from .link import Link, conninfo
 from .maintenance import Maintenance
 from .options import Options
 from .pooled import Shared
+from .routes import Routes
 from .schedules import Schedules
 from .services import Failed, Loop, Services
 from .sleeper import Sleeper
+from .sql_backlog import Backlog
+from .sql_steps import SqlSteps
 from .timeouts import Timeouts
 from .transaction import Transactions
 from .work import Held, Runner, Work, make_worker_name
@@ -57,7 +61,17 @@ class Database:
         self._beats = self._make_link("heartbeats", timeout=min(timeout, lease / 3))
         self._chores = self._make_link("maintenance", timeout=600)
         self._timetable = self._make_link("schedules", timeout=timeout)
-        self._links = [self.claims, self._commits, self._aside, self._beats, self._chores, self._timetable]
+        # A function may take as long as it likes; its connection has the settings that its role has elsewhere.
+        self._functions = self._make_link("steps in SQL", ours=False, timeout=3600)
+        self._links = [
+            self.claims,
+            self._commits,
+            self._aside,
+            self._beats,
+            self._chores,
+            self._timetable,
+            self._functions,
+        ]
         self.links: list[Connected] = [*self._links]
         self._transactions = Transactions(Connections(self._dsn, options.transactions, self._shared, self.links))
         self._schedules = Schedules(self._timetable, emit)
@@ -76,6 +90,16 @@ class Database:
         self._timeouts = Timeouts(
             executor, self.held, emit, settle=self._committer.add, give_back=self._committer.give_back
         )
+        self._defined = DefinedSteps(options.sql_steps, options.reap_interval or 30.0)
+        self._in_sql = SqlSteps(
+            self._functions,
+            self._defined,
+            Backlog(),
+            self.held,
+            emit,
+            give_back=self._committer.give_back,
+            progressed=self._progress,
+        )
         self._feeder = Feeder(
             self.claims,
             self.sleeper,
@@ -86,11 +110,12 @@ class Database:
             tidy=self._committer.tidy,
             watch=self._timeouts.watch,
             transactions=self._transactions,
+            in_sql=self._in_sql,
         )
         self._feeding = Loop("feeder", self._feeder.run)
 
-    def _make_link(self, name: str, *, durable: bool = True, timeout: float) -> Link:
-        return Link(self._dsn, name, self._emit, durable=durable, timeout=timeout, shared=self._shared)
+    def _make_link(self, name: str, *, durable: bool = True, ours: bool = True, timeout: float) -> Link:
+        return Link(self._dsn, name, self._emit, durable=durable, ours=ours, timeout=timeout, shared=self._shared)
 
     async def introduce(self, specs: Iterable[Spec], ours: str) -> None:
         """Check the versions, register machines and limits, listen: what fails here fails the start."""
@@ -107,7 +132,10 @@ class Database:
             await self._commits.insist(inserting.register, cast("MachineLike", spec.cls))
             _ = spec.steps, spec.codec  # a class that cannot be used is told now, not at its first row
         await Limits(self._commits, self._emit).register(collect_rate_limits(specs))
+        await Routes(self._commits, self._options.queues).register(specs)
         await self._schedules.introduce(specs, self._commits)
+        await self._defined.read(self._commits)
+        self._defined.warn_of_methods(specs)
         await self._beats.open()
         await self.claims.open()
         await self.sleeper.prepare()
@@ -119,7 +147,8 @@ class Database:
         start(self._feeding)
         start(Loop("committer", self._committer.run))
         start(Loop("busy", self._committer.run_busy))
-        start(Heartbeats(self._beats, self._executor, self.held, self._emit, options))
+        start(self._in_sql)
+        start(Heartbeats(self._beats, self.held, self._emit, options, self._in_sql.doubt))
         if options.reap_interval is not None:
             start(Maintenance(self._chores, self._emit, options))
         if self._schedules.wanted:
@@ -138,7 +167,8 @@ class Database:
             self.sleeper.poke()
 
     def _progress(self) -> None:
-        if self._feeder.saturated or self.sleeper.polls:
+        room = self._feeder.passes_over and self._in_sql.claims is None
+        if self._feeder.saturated or room or self.sleeper.polls:
             self.sleeper.poke()
 
     # The end
@@ -154,9 +184,18 @@ class Database:
             self._feeding.end()
             self.held.rename()  # its claim may have happened
 
-    def give_back(self, works: list[Work]) -> None:
-        """These will not be started."""
-        self._committer.give_back(works)
+    def give_back(self, works: Iterable[Work]) -> None:
+        """These will not be started, and no more steps in SQL."""
+        self._committer.give_back([*works, *self._in_sql.withdraw()])
+
+    @property
+    def running(self) -> int:
+        """Steps in SQL that run, or wait for those in the same call."""
+        return self._in_sql.running
+
+    async def break_off(self) -> None:
+        """End steps in SQL that still run."""
+        await self._in_sql.break_off()
 
     async def flush(self, until: Callable[[Callable[[], bool]], Awaitable[bool]]) -> None:
         """Commit what has its outcome by now: it deserves it, also when the time is over."""
@@ -166,8 +205,8 @@ class Database:
                 await asyncio.wait([flushing], timeout=1)
         finally:
             flushing.cancel()
-        for work in self.held.works():
-            work.ctx._cancelled = True
+        for work in self.held.all():
+            work.tell()
 
     @property
     def serving(self) -> bool:

@@ -143,12 +143,6 @@ class Executor:
         if done:
             self._on_finished(done)
 
-    def lose(self, work: Work) -> None:
-        """The claim is lost: tell the step, and end it if it is a task."""
-        work.ctx._cancelled = True
-        if work.task is not None:
-            work.task.cancel()
-
     def take_back(self, work: Work) -> bool:
         """Whether a timed step had not begun; then it will not."""
         if work.turn is None or not work.turn.acquire(blocking=False):

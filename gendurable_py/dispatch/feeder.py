@@ -14,6 +14,7 @@ from typing import Protocol
 
 from .._log import logger
 from ..calls import dispatching, working
+from ..calls.rows import StepsIn
 from ..machine.claim import ClaimRow
 from ..machine.registry import autoload_async, generation, lookup
 from ..machine.spec import Spec, Step
@@ -37,6 +38,9 @@ _IMPORT_GRACE = 0.05
 _IMPORT_DELAY = 0.5
 """An import is waited for so long; what takes longer goes on aside, and its rows are given back for a moment."""
 
+_SATURATED_FOR = 0.25
+"""Seconds for which all slots are taken before steps in SQL alone are claimed; longer while there are none."""
+
 RUN_AHEAD_FOR = 1.0
 """Seconds after its claim that an instance may keep being run ahead: the order across claims is kept to about that."""
 
@@ -46,11 +50,28 @@ class Idle(Protocol):
 
     def claiming(self) -> None: ...
 
-    async def poked(self) -> None: ...
+    async def poked(self, seconds: float | None = None) -> bool: ...
 
     async def busy(self, worker: str, rows: Counter[str]) -> None: ...
 
     async def idle(self, worker: str, queues: Set[str]) -> None: ...
+
+
+class Functions(Protocol):
+    """Whoever runs steps that are functions of the database (see `sql_steps`)."""
+
+    @property
+    def version(self) -> int: ...
+
+    @property
+    def claims(self) -> StepsIn | None: ...
+
+    @property
+    def room(self) -> int: ...
+
+    async def look(self, link: Link, unknown: bool = False) -> None: ...
+
+    def take(self, row: ClaimRow, worker: str, sure: bool) -> bool: ...
 
 
 class Feeder:
@@ -68,6 +89,7 @@ class Feeder:
         tidy: Callable[[], None],
         watch: Callable[[Work, float], None],
         transactions: Transacting,
+        in_sql: Functions,
     ) -> None:
         self._link = link
         self._sleeper = sleeper
@@ -79,22 +101,30 @@ class Feeder:
         self._tidy = tidy
         self._watch = watch
         self._transactions = transactions
+        self._in_sql = in_sql
         self._machines: dict[tuple[str, int, str], tuple[Spec, Step]] = {}
         self._warned: set[tuple[str, int, str]] = set()
         self._imported: set[str] = set()
         self._imports: dict[str, asyncio.Task[None]] = {}
-        self._generation = generation()
+        self._generation = generation(), in_sql.version
         # What is finished but not committed counts against this, or a slow server would make it grow for ever.
         self._most_uncommitted = max(100, 2 * sum(options.queues.values()))
         self.saturated = False
+        self._pause = _SATURATED_FOR
+        self.passes_over = False
+        """Whether the last claim left out steps in SQL, since enough of them wait here."""
         self.stopping = False
 
-    def _count_demand(self) -> dict[str, int]:
+    def _keeps_up(self) -> bool:
+        """Whether the server takes what was finished here."""
         held = self._held
         # What others have locked is no reason to stop; a server that commits nothing is.
         if held.uncommitted + (held.blocked if held.failing else 0) > self._most_uncommitted:
-            return {}
-        if held.blocked > _MOST_BLOCKED or held.blocked_bytes > _MOST_BLOCKED_BYTES:
+            return False
+        return held.blocked <= _MOST_BLOCKED and held.blocked_bytes <= _MOST_BLOCKED_BYTES
+
+    def _count_demand(self) -> dict[str, int]:
+        if not self._keeps_up():
             return {}
         demand = {}
         for queue, limit in self._limits.items():
@@ -110,33 +140,48 @@ class Feeder:
             if not demand:
                 if not self.saturated:
                     self.saturated = True
+                    self._pause = _SATURATED_FOR
                     self._emit(Saturated(self._executor.running))
-                await self._sleeper.poked()
-                continue
-            self.saturated = False
-            try:
-                self._sleeper.claiming()
-                worker = self._held.worker
-                started = time.perf_counter()
-                rows = await self._link.attempt(dispatching.claim_rows, worker, demand, self._options.lease_ttl)
-                if rows and self.stopping:
-                    pairs = [(row.id, row.claim_no) for row in rows]
-                    await self._link.attempt(working.release, worker, pairs)
-                    self._emit(Released(len(rows), 0, "stopping"))
-                elif rows:
-                    await self.take(rows, worker)
-                    queues = Counter(row.queue for row in rows)
-                    seconds = time.perf_counter() - started
-                    self._emit(Claimed(len(rows), seconds, dict(queues)))
-                    await self._sleeper.busy(worker, queues)
-                else:
-                    await self._sleeper.idle(worker, demand.keys())
-            except (*TROUBLE, UnicodeError) as error:
-                if self._link.uncertain:
-                    # The claim may have happened: rows that nobody knows of are held under this name.
-                    self._held.rename()
-                await self._link.trouble(error)
-                self._tidy()
+                # Steps in SQL need no slot: where all are taken for longer, those alone are looked for.
+                room = self._in_sql.room if self._limits and self._keeps_up() else 0
+                if await self._sleeper.poked(self._pause if room else None):
+                    continue
+                await self._attempt(dict.fromkeys(self._limits, room), "sql")
+            else:
+                self.saturated = False
+                await self._attempt(demand, None)
+
+    async def _attempt(self, demand: dict[str, int], only: StepsIn | None) -> None:
+        """Claim, and start what came; if nothing did, wait as long as nothing is due."""
+        try:
+            await self._in_sql.look(self._link)
+            self._sleeper.claiming()
+            worker = self._held.worker
+            steps = only or self._in_sql.claims
+            self.passes_over = steps == "other"
+            started = time.perf_counter()
+            rows = await self._link.attempt(dispatching.claim_rows, worker, demand, self._options.lease_ttl, steps)
+            if rows and self.stopping:
+                pairs = [(row.id, row.claim_no) for row in rows]
+                await self._link.attempt(working.release, worker, pairs)
+                self._emit(Released(len(rows), 0, "stopping"))
+            elif rows:
+                await self.take(rows, worker)
+                queues = Counter(row.queue for row in rows)
+                seconds = time.perf_counter() - started
+                self._emit(Claimed(len(rows), seconds, dict(queues)))
+                self._pause = _SATURATED_FOR
+                await self._sleeper.busy(worker, queues)
+            elif only is not None:
+                self._pause = min(2 * self._pause, self._options.poll_interval)
+            else:
+                await self._sleeper.idle(worker, demand.keys())
+        except (*TROUBLE, UnicodeError) as error:
+            if self._link.uncertain:
+                # The claim may have happened: rows that nobody knows of are held under this name.
+                self._held.rename()
+            await self._link.trouble(error)
+            self._tidy()
 
     async def take(self, rows: list[ClaimRow], worker: str) -> None:
         """Start what can be run here, give back the rest."""
@@ -145,9 +190,13 @@ class Feeder:
         missing: list[ClaimRow] = []
         for row in rows:
             machine = self._machines.get((row.fsm, row.version, row.step))
-            if machine is None or not self._try_start(row, machine, worker, now):
+            if machine is None:
+                if not self._in_sql.take(row, worker, sure=False):
+                    missing.append(row)
+            elif not self._try_start(row, machine, worker, now):
                 missing.append(row)
         if missing:
+            await self._in_sql.look(self._link, unknown=True)
             await self._find_machines(missing, worker, now)
 
     async def _find_machines(self, rows: list[ClaimRow], worker: str, now: float) -> None:
@@ -156,6 +205,8 @@ class Feeder:
         self._forget_old_classes()
         away: dict[float, list[tuple[int, int]]] = {}
         for row in rows:
+            if self._in_sql.take(row, worker, sure=True):
+                continue
             machine = self._resolve_machine(row)
             if machine is None or not self._try_start(row, machine, worker, now):
                 delay = _IMPORT_DELAY if self._is_importing(row.fsm) else UNKNOWN_DELAY
@@ -183,7 +234,7 @@ class Feeder:
         older = self._held.add(work)
         if older is not None:
             # Its lease ran out here, and it came back to us: what still runs is of no use any more.
-            self._executor.lose(older)
+            older.lose()
         if step.timeout is not None:
             self._watch(work, step.timeout)
         self._executor.submit(work)
@@ -191,16 +242,22 @@ class Feeder:
     def go_on(self, work: Work, row: ClaimRow) -> bool:
         """Run the next step of an instance whose claim was kept; False: it is not known here."""
         self._forget_old_classes()
-        machine = self._machines.get((row.fsm, row.version, row.step)) or self._look_up(row)
-        if machine is None or self.stopping or row.queue not in self._limits:
+        if self.stopping or row.queue not in self._limits:
+            return False
+        machine = self._machines.get((row.fsm, row.version, row.step))
+        if machine is None and self._in_sql.take(row, work.worker, sure=True):
+            return True
+        machine = machine or self._look_up(row)
+        if machine is None:
             return False
         self.start(row, machine, work.worker, work.since)
         return True
 
     def _forget_old_classes(self) -> None:
-        """A class that was defined again takes the place of the one before it."""
-        if self._generation != generation():
-            self._generation = generation()
+        """A class that was defined again takes the place of the one before it, and a step in SQL that of a method."""
+        now = generation(), self._in_sql.version
+        if self._generation != now:
+            self._generation = now
             self._machines.clear()
 
     def _look_up(self, row: ClaimRow) -> tuple[Spec, Step] | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 
 from .._log import logger
 from ..calls import working
@@ -14,7 +15,7 @@ from ..telemetry.events import Emit, Heartbeat, Lost
 from .link import TROUBLE, Link
 from .options import Options
 from .services import Service
-from .work import Held, Runner
+from .work import Held
 
 
 class Heartbeats(Service):
@@ -22,12 +23,13 @@ class Heartbeats(Service):
 
     name = "heartbeat"
 
-    def __init__(self, link: Link, executor: Runner, held: Held, emit: Emit, options: Options) -> None:
+    def __init__(self, link: Link, held: Held, emit: Emit, options: Options, doubted: Callable[[], None]) -> None:
+        """``doubted``: called when some claims seem to be lost."""
         super().__init__()
         self._link = link
-        self._executor = executor
         self._held = held
         self._emit = emit
+        self._doubted = doubted
         self._heartbeat_interval = options.heartbeat_interval
         self._lease_ttl = options.lease_ttl
 
@@ -49,11 +51,11 @@ class Heartbeats(Service):
             return False
         for id, claim_no in lost:
             work = self._held.get(id, claim_no)
-            # One that has its outcome may be committed by now; the answer to its commit tells.
-            if work is not None and work.outcome is None:
+            if work is not None and work.doubt():
                 logger.info("the claim of %s %s (step %s) is lost", work.row.fsm, id, work.row.step)
-                self._executor.lose(work)
                 self._held.drop(work)  # told once, however long the step goes on
                 self._emit(Lost(id, work.row.fsm, work.row.step))
+        if lost:
+            self._doubted()
         self._emit(Heartbeat(len(claims), len(lost), time.perf_counter() - started))
         return True

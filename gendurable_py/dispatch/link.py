@@ -35,6 +35,7 @@ _TRIES = 4
 _ROLLED_BACK = ("25P03", "25P04")
 _CUT_SHORT = ("57014", "57P05", *_ROLLED_BACK)
 _LOG_EVERY = 30.0
+_CANCEL = 1.0
 # What another session does, and what passes by itself.
 _CONFLICTS = ("40", "55")
 
@@ -66,6 +67,8 @@ def conninfo(dsn: str, worker: str) -> str:
 class Link:
     """One connection for one purpose.
 
+    ``ours``: the session is set to what our statements depend on; else it has the settings of the role.
+
     `attempt` makes a call once. After a failure the caller awaits `trouble`, which pauses, and tries again if that is
     still right: only the caller knows what it means that a call may or may not have happened.
     """
@@ -77,6 +80,7 @@ class Link:
         emit: Emit,
         *,
         durable: bool = True,
+        ours: bool = True,
         timeout: float = 30,
         shared: Shared | None = None,
     ) -> None:
@@ -84,6 +88,7 @@ class Link:
         self._name = name
         self._emit = emit
         self._durable = durable
+        self._ours = ours
         self._shared = Shared() if shared is None else shared
         self._timeout = timeout
         self._conn: psycopg.AsyncConnection[tuple[object, ...]] | None = None
@@ -174,6 +179,13 @@ class Link:
                 "a proxy that pools transactions stands before the database: this engine polls, as with notify=False. "
                 "Give it that option, or a connection of its own"
             )
+        if not self._ours:
+            # What runs here is code of users: it has the role's own settings, as in any session of this role.
+            self._local = () if self.pooled else None
+            if not self.pooled:
+                await session.as_the_role(conn)
+                conn.prepare_threshold = 2
+            return
         if self.pooled:
             first = session.without_timeouts_locally(conn.info.server_version)
             self._local = await transaction(conn, first, session.wanted_settings.statement(self._durable))
@@ -250,7 +262,7 @@ class Link:
             conn = await self.open()
             self.sent = True
             try:
-                return await transaction(conn, made, statement)
+                return await transaction(conn, made, statement, self._ours)
             except psycopg.Error as error:
                 if error.sqlstate not in _ROLLED_BACK:
                     raise
@@ -259,7 +271,13 @@ class Link:
             await self.drop()
         conn = await self.open()
         self.sent = True
-        return await transaction(conn, made, statement)
+        return await transaction(conn, made, statement, self._ours)
+
+    async def cancel(self) -> None:
+        """Ask the server to give up the call that is under way. If it does, the call fails, and has not happened."""
+        if self._calling and self._conn is not None and not self._conn.closed:
+            with contextlib.suppress(*TROUBLE):
+                await self._conn.cancel_safe(timeout=_CANCEL)
 
     def hang_up(self) -> None:
         """End a call that is under way, as if the network had: asking a silent server to cancel takes for ever."""

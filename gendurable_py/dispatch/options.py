@@ -23,5 +23,6 @@ class Options:
     min_demand: int
     drain_timeout: float
     run_ahead: bool
+    sql_steps: bool
     transactions: int
     notify: bool

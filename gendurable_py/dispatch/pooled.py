@@ -75,9 +75,14 @@ async def is_shared(conn: psycopg.AsyncConnection[Any], pid: int, dsn: str) -> b
     return False
 
 
-async def transaction(conn: psycopg.AsyncConnection[Any], made: Settings, statement: Statement[R]) -> R:
-    """One statement in a transaction of its own, under settings that end with it, in one round trip."""
-    for _ in range(_TRIES):
+async def transaction(
+    conn: psycopg.AsyncConnection[Any], made: Settings, statement: Statement[R], again: bool = True
+) -> R:
+    """One statement in a transaction of its own, under settings that end with it, in one round trip.
+
+    ``again``: it is sent again if it was cancelled.
+    """
+    for _ in range(_TRIES if again else 0):
         with contextlib.suppress(psycopg.errors.QueryCanceled):
             return await _transaction(conn, made, statement)
     # A timeout of the role, before it was switched off; or somebody who cancels and means it.

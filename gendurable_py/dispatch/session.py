@@ -113,6 +113,17 @@ def settings(durable: bool) -> Statement[bool]:
 
 
 @call
+def as_the_role() -> Statement[None]:
+    """All settings are the role's own, but for how a transaction begins, and that an idle session stays."""
+    return Statement(
+        "set default_transaction_isolation to 'read committed'; set default_transaction_read_only to off; "
+        "set default_transaction_deferrable to off; set idle_session_timeout to 0",
+        (),
+        nothing,
+    )
+
+
+@call
 def own_search_path() -> Statement[None]:
     """As it was for this role: what was not found elsewhere may be found there."""
     return Statement("reset search_path", (), nothing)

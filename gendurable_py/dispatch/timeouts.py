@@ -11,7 +11,7 @@ import asyncio
 import inspect
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import FrameType
 from typing import Any
 
@@ -20,7 +20,7 @@ from ..machine.last_resort import encode_error
 from ..machine.tracebacks import describe_stack
 from ..telemetry.events import Emit, StepTimedOut
 from .answers import HANDLE
-from .work import Held, Runner, Work
+from .work import Held, Holding, Runner, Work
 
 _MARGIN = 1.0
 _MARGIN_PART = 0.1
@@ -37,7 +37,7 @@ class Timeouts:
         emit: Emit,
         *,
         settle: Callable[[list[Work]], None],
-        give_back: Callable[[list[Work]], None],
+        give_back: Callable[[Iterable[Holding]], None],
     ) -> None:
         self._executor = executor
         self._held = held
@@ -57,8 +57,9 @@ class Timeouts:
         work.timer = work.turn = None
 
     def stop(self) -> None:
-        for work in self._held.works():
-            self.leave(work)
+        for work in self._held.all():
+            if isinstance(work, Work):
+                self.leave(work)
 
     def _ring(self, work: Work, timeout: float, after: float, call: Callable[[Work, float], None]) -> None:
         left = work.since + after - time.monotonic()
@@ -90,7 +91,7 @@ class Timeouts:
         message = f"timed out after {timeout:g} s in step '{row.step}'"
         verdict.outcome = encode_error(row, message, describe_stack(_list_frames(work.task)))
         self._held.add(verdict)
-        self._executor.lose(work)
+        work.lose()
         self._settle([verdict])
         self._emit(StepTimedOut(timeout, row.attempt, row.id, row.fsm, row.step))
 

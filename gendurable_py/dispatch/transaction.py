@@ -83,11 +83,13 @@ class Transactions:
     def _attempt(self, attempt: _Attempt) -> None:
         work, hook = attempt.work, attempt.work.step.transactional
 
+        send = dispatching.commit_one_text if callable(hook) else self._connections.commit
+
         def commit(conn: Connection[Any]) -> None:
             attempt.need_ready(conn, Connection)
             if self._home is None:
                 self._home = dispatching.home(conn)
-            dispatching.commit_one_text(conn, self._home or "public", work.worker, attempt.text)
+            send(conn, self._home or "public", work.worker, attempt.text)
             attempt.committed = True
 
         manager: AbstractContextManager[Any]
@@ -101,11 +103,13 @@ class Transactions:
     async def _attempt_async(self, attempt: _Attempt) -> None:
         work, hook = attempt.work, attempt.work.step.transactional
 
+        send = dispatching.commit_one_text if callable(hook) else self._connections.commit_async
+
         async def commit(conn: AsyncConnection[Any]) -> None:
             attempt.need_ready(conn, AsyncConnection)
             if self._home is None:
                 self._home = await dispatching.home(conn)
-            await dispatching.commit_one_text(conn, self._home or "public", work.worker, attempt.text)
+            await send(conn, self._home or "public", work.worker, attempt.text)
             attempt.committed = True
 
         manager: AbstractAsyncContextManager[Any]

@@ -1,7 +1,8 @@
-"""What this process holds: one claimed row on its way (`Work`), and all of them (`Held`).
+"""What this process holds: one claimed row on its way (`Holding`), and all of them (`Held`).
 
-A work is made by the feeder, run by an executor, and settled by the committer. Whoever runs works is known here only
-as a `Runner`, so that those who feed and commit need not know how steps are run.
+The row of a Python step is a `Work`: made by the feeder, run by an executor, and settled by the committer. Whoever runs
+works is known here only as a `Runner`, so that those who feed and commit need not know how steps are run. A row whose
+step is a function of the database is an `InSql`, which `sql_steps` runs and settles.
 """
 
 from __future__ import annotations
@@ -24,8 +25,34 @@ from ..machine.spec import Spec, Step
 from .answers import RUN, STOP, Fate, Meaning, read_refusal
 
 
-class Work:
-    """One claimed row on its way through this process; ``stage`` says what its outcome came from."""
+class Holding:
+    """One claimed row on its way through this process, whoever runs its step."""
+
+    __slots__ = ("queue", "row", "uncertain", "worker")
+
+    def __init__(self, row: ClaimRow, worker: str) -> None:
+        self.row = row
+        self.worker = worker
+        self.queue = row.queue
+        self.uncertain = False
+        """Whether something was sent that may have settled it, and the answer was lost."""
+
+    def tell(self) -> None:
+        """Whatever its step comes to, it will not be committed."""
+        raise NotImplementedError
+
+    def lose(self) -> None:
+        """Tell, and end what can be ended."""
+        raise NotImplementedError
+
+    def doubt(self) -> bool:
+        """A heartbeat says that the claim is not ours. Answers whether that is news: where its outcome is on its way,
+        it may be committed by now, and the answer tells."""
+        raise NotImplementedError
+
+
+class Work(Holding):
+    """One run of a Python step; ``stage`` says what its outcome came from."""
 
     __slots__ = (
         "busy",
@@ -36,9 +63,7 @@ class Work:
         "handed_over",
         "keep",
         "outcome",
-        "queue",
         "rejection",
-        "row",
         "since",
         "spec",
         "stage",
@@ -48,16 +73,12 @@ class Work:
         "timer",
         "transactions",
         "turn",
-        "uncertain",
-        "worker",
     )
 
     def __init__(self, row: ClaimRow, spec: Spec, step: Step, worker: str, since: float, keep: bool) -> None:
-        self.row = row
+        super().__init__(row, worker)
         self.spec = spec
         self.step = step
-        self.worker = worker
-        self.queue = row.queue
         self.ctx: Context[Any] = Context(row, spec.codec)
         self.since = since  # when it was claimed as a due row: run-ahead does not go on for ever
         self.keep = keep
@@ -72,9 +93,52 @@ class Work:
         self.transactions: Transacting | None = None  # who runs it, if the step is transactional
         self.fate: Fate | None = None
         self.busy = 0
-        self.uncertain = False
         self.started = 0.0
         self.ended = 0.0
+
+    def tell(self) -> None:
+        self.ctx._cancelled = True
+
+    def lose(self) -> None:
+        self.ctx._cancelled = True
+        if self.task is not None:
+            self.task.cancel()
+
+    def doubt(self) -> bool:
+        if self.outcome is not None:
+            return False
+        self.lose()
+        return True
+
+
+class InSql(Holding):
+    """A claimed row whose step is a function of the database."""
+
+    __slots__ = ("faults", "locked", "losses", "lost", "running", "verdict")
+
+    def __init__(self, row: ClaimRow, worker: str) -> None:
+        # The function reads what it needs: nothing large is kept here.
+        super().__init__(row._replace(state="", signals="", childs=""), worker)
+        self.running = False
+        self.lost = False
+        self.locked = 0
+        """How often it met a lock."""
+        self.faults = 0
+        """How often the server could not commit it, through no fault of its function."""
+        self.losses = 0
+        """How often it was alone in a call that lost its connection."""
+        self.verdict: str | None = None
+        """The error that its function came to, to be committed in the place of what it would return."""
+
+    def tell(self) -> None:
+        self.lost = True
+
+    def lose(self) -> None:
+        self.lost = True
+
+    def doubt(self) -> bool:
+        self.lost = True
+        return not self.running
 
 
 class Transacting(Protocol):
@@ -121,8 +185,6 @@ class Runner(Protocol):
 
     def submit(self, work: Work) -> None: ...
 
-    def lose(self, work: Work) -> None: ...
-
     def take_back(self, work: Work) -> bool: ...
 
 
@@ -143,7 +205,7 @@ class Held:
         self._name = name
         self._generation = 0
         self.worker = name
-        self._works: dict[int, Work] = {}
+        self._works: dict[int, Holding] = {}
         self._abandoned: set[str] = set()
         self.uncommitted = 0
         """Outcomes that wait for their first commit, or are on their way."""
@@ -157,21 +219,21 @@ class Held:
     def __len__(self) -> int:
         return len(self._works)
 
-    def add(self, work: Work) -> Work | None:
+    def add(self, work: Holding) -> Holding | None:
         """Hold a claim; answers an older one of the same instance, which is lost with that."""
         older = self._works.get(work.row.id)
         self._works[work.row.id] = work
         return older
 
-    def drop(self, work: Work) -> None:
+    def drop(self, work: Holding) -> None:
         if self._works.get(work.row.id) is work:
             del self._works[work.row.id]
 
-    def get(self, id: int, claim_no: int) -> Work | None:
+    def get(self, id: int, claim_no: int) -> Holding | None:
         work = self._works.get(id)
         return work if work is not None and work.row.claim_no == claim_no else None
 
-    def works(self) -> list[Work]:
+    def all(self) -> list[Holding]:
         return list(self._works.values())
 
     def claims(self) -> list[tuple[int, int]]:
@@ -182,6 +244,11 @@ class Held:
         self._abandoned.add(self.worker)
         self._generation += 1
         self.worker = f"{self._name}#{self._generation}"
+
+    @property
+    def abandoning(self) -> bool:
+        """Whether something under an old name is to be given back."""
+        return bool(self._abandoned)
 
     def settled(self) -> list[str]:
         """The old names under which nothing is held any more that is known; each is answered once."""

@@ -169,10 +169,10 @@ def key_of_target(target: object) -> str:
 
 def _name_step(spec: Spec, target: StepLike) -> bytes:
     name = target if isinstance(target, str) else spec.step_name(target)
-    known = spec.steps.get(name)
+    known = spec.names.get(name)
     if known is None:
-        raise InvalidArgument(f"{spec.name} has no step {name!r}", hint=f"its steps are {', '.join(spec.steps)}")
-    return known.json
+        raise InvalidArgument(f"{spec.name} has no step {name!r}", hint=f"its steps are {', '.join(spec.names)}")
+    return known
 
 
 def _encode_state(spec: Spec, state: object) -> bytes:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, ClassVar, TypeVar, overload
+from typing import Any, ClassVar, NoReturn, TypeVar, overload
 
 from .._contract import Seconds
 from ..errors import InvalidArgument
@@ -26,28 +26,40 @@ F = TypeVar("F", bound=Callable[..., object])
 def step(function: F, /) -> F: ...
 @overload
 def step(
-    name: str | None = None, /, *, timeout: Seconds | None = None, transactional: Transactional | None = None
+    name: str | None = None,
+    /,
+    *,
+    timeout: Seconds | None = None,
+    transactional: Transactional | None = None,
+    queue: str | None = None,
 ) -> Callable[[F], F]: ...
 def step(
-    target: F | str | None = None, /, *, timeout: Seconds | None = None, transactional: Transactional | None = None
+    target: F | str | None = None,
+    /,
+    *,
+    timeout: Seconds | None = None,
+    transactional: Transactional | None = None,
+    queue: str | None = None,
 ) -> F | Callable[[F], F]:
     """Make a method a step: bare (the method's name is the step's) or with a name of its own.
 
     ``timeout``: how long a run of it may take, from its claim on. Then it is cancelled or told, its claim ends, and it
     counts as an error.
     ``transactional``: what it writes by `Context.conn` is committed together with its outcome, or not at all.
+    ``queue``: where it always runs, whatever the queue of the instance, which goes back to that behind it.
     """
     if target is not None and not isinstance(target, str):
-        return _mark(target, getattr(target, "__name__", ""), None, None)
+        return _mark(target, getattr(target, "__name__", ""), None, None, None)
     name = target
 
     def mark(function: F) -> F:
-        return _mark(function, getattr(function, "__name__", "") if name is None else name, timeout, transactional)
+        own = getattr(function, "__name__", "") if name is None else name
+        return _mark(function, own, timeout, transactional, queue)
 
     return mark
 
 
-def _mark(function: F, name: str, timeout: Seconds | None, transactional: Transactional | None) -> F:
+def _mark(function: F, name: str, timeout: Seconds | None, transactional: Transactional | None, queue: str | None) -> F:
     check_name(name, "the name of a step")
     if not callable(function) and not isinstance(function, (staticmethod, classmethod)):
         raise InvalidArgument(f"a {type(function).__name__} cannot be a step", hint="mark a method with @step")
@@ -60,7 +72,40 @@ def _mark(function: F, name: str, timeout: Seconds | None, transactional: Transa
     if transactional is not None:
         how = read_transactional(transactional, f"transactional of step {name!r}")
         function.__gendurable_transactional__ = how  # type: ignore[attr-defined]
+    if queue is not None:
+        check_name(queue, f"the queue of step {name!r}")
+        function.__gendurable_queue__ = queue  # type: ignore[attr-defined]
     return function
+
+
+class SqlStep:
+    """A step that is a function of the database, as `sql_step` makes it."""
+
+    __gendurable_step__: str
+
+    def __init__(self, name: str | None) -> None:
+        if name is not None:
+            check_name(name, "the name of a step")
+            self.__gendurable_step__ = name
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        if not hasattr(self, "__gendurable_step__"):
+            self.__gendurable_step__ = name
+
+    def __repr__(self) -> str:
+        return f"<step {getattr(self, '__gendurable_step__', None)!r} in SQL>"
+
+    def __call__(self, *args: object, **kwargs: object) -> NoReturn:
+        raise InvalidArgument(
+            f"{self!r} cannot be called: it is a function of the database",
+            hint="name it in an outcome: Next(self.audit); whoever runs steps in SQL calls it",
+        )
+
+
+def sql_step(name: str | None = None) -> SqlStep:
+    """A step that is a function of the database: ``audit = sql_step()`` in a machine, and `define_step` names the
+    function. In Python it is a name to go on to, ``Next(self.audit)``, and nothing else."""
+    return SqlStep(name)
 
 
 class FSM:
@@ -118,15 +163,23 @@ class FSM:
         cls._options = {**cls._options, **{key: value for key, value in given.items() if value is not None}}
         if abstract:
             return
+        declared = cls._declared()
+        in_sql = {
+            attribute: named
+            for attribute, named in declared.items()
+            if isinstance(inspect.getattr_static(cls, attribute), SqlStep)
+        }
         spec = cls._spec_type(
             cls,
             name or _make_default_name(cls),
             version,
-            cls._declared(),
+            {attribute: named for attribute, named in declared.items() if attribute not in in_sql},
+            in_sql,
             _collect(cls, "__gendurable_timeout__"),
             _collect(cls, "__gendurable_transactional__"),
+            _collect(cls, "__gendurable_queue__"),
         )
-        if spec.initial not in spec.attributes.values():
+        if spec.initial not in spec.names:
             raise InvalidArgument(
                 f"{cls.__qualname__} has no step {spec.initial!r}", hint="name the first step with initial="
             )

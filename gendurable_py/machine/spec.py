@@ -86,7 +86,7 @@ def read_transactional(value: object, what: str) -> Transactional:
 class Step:
     """One step as the executor needs it."""
 
-    __slots__ = ("is_async", "json", "name", "run", "timeout", "transactional")
+    __slots__ = ("is_async", "name", "run", "timeout", "transactional")
 
     def __init__(
         self,
@@ -97,7 +97,6 @@ class Step:
         transactional: Transactional = False,
     ) -> None:
         self.name = name
-        self.json = dumps(name)
         self.run = run
         self.is_async = is_async
         self.timeout = timeout
@@ -105,7 +104,11 @@ class Step:
 
 
 class Spec:
-    """What a machine declared, and ``head``: how the JSON of each insert begins."""
+    """What a machine declared, and ``head``: how the JSON of each insert begins.
+
+    ``attributes``: attribute to name, of the steps that are methods; ``in_sql``: of those that are functions of the
+    database. ``names``: all of them, each as JSON.
+    """
 
     __slots__ = (
         "_codec",
@@ -118,10 +121,13 @@ class Spec:
         "cls",
         "head",
         "history",
+        "in_sql",
         "initial",
         "max_attempts",
         "name",
+        "names",
         "queue",
+        "queues",
         "rate_limits",
         "retain",
         "run_ahead",
@@ -137,13 +143,17 @@ class Spec:
         name: str,
         version: int,
         attributes: Mapping[str, str],
+        in_sql: Mapping[str, str],
         timeouts: Mapping[str, float],
         transactional: Mapping[str, Transactional],
+        queues: Mapping[str, str],
     ) -> None:
         self.cls = cls
         self.name = name
         self.version = version
         self.attributes = attributes
+        self.in_sql = in_sql
+        self.names = {named: dumps(named) for named in (*attributes.values(), *in_sql.values())}
         options = cls._options
         self.queue: str = options.get("queue", "default")
         self.initial: str = options.get("initial", START)
@@ -157,6 +167,8 @@ class Spec:
         self.transactional: dict[str, Transactional] = {
             step: transactional.get(attribute, default) for attribute, step in attributes.items()
         }
+        self.queues: dict[str, str] = {attributes[attribute]: queue for attribute, queue in queues.items()}
+        """Which steps have a queue of their own."""
         self.schedules: tuple[Any, ...] = ()  # of `schedule.Schedule`, by the decorators that follow
         self.retain: Mapping[str, int | None] | None = options.get("retain")
         self.history: History | None = options.get("history")
@@ -192,7 +204,7 @@ class Spec:
             self._references = {
                 getattr(vars(base)[attribute], "__func__", vars(base)[attribute]): name
                 for base in reversed(self.cls.__mro__)
-                for attribute, name in self.attributes.items()
+                for attribute, name in (*self.attributes.items(), *self.in_sql.items())
                 if attribute in vars(base)
             }
         try:
@@ -293,8 +305,6 @@ def collect_rate_limits(specs: Iterable[Spec]) -> dict[str, RateLimit]:
 def check_step(spec: Spec, target: StepLike) -> str:
     """The name of a step of this machine, without building its instance."""
     name = target if isinstance(target, str) else spec.step_name(target)
-    if name not in spec.attributes.values():
-        raise InvalidArgument(
-            f"{spec.name} has no step {name!r}", hint=f"its steps are {', '.join(spec.attributes.values())}"
-        )
+    if name not in spec.names:
+        raise InvalidArgument(f"{spec.name} has no step {name!r}", hint=f"its steps are {', '.join(spec.names)}")
     return name

@@ -31,6 +31,9 @@ class Instrument(Protocol):
     def step(self, work: Running) -> AbstractContextManager[object]:
         """Stands around one run of a step, in the thread or the task that runs it."""
 
+    def ran(self, row: ClaimRow, seconds: float, outcome: str, error: Exception | None) -> None:
+        """A run of a step has ended that took place in the database."""
+
     def event(self, event: Event) -> None:
         """Hears the events of every engine of this process."""
 

@@ -9,6 +9,7 @@ Needs the extra `otel`: pip install 'gendurable_py[otel]'. Nothing is exported u
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from contextvars import Token
 from types import TracebackType
@@ -82,6 +83,26 @@ class _Instrument:
     def step(self, work: Running) -> _Run:
         return _Run(self, work)
 
+    def begin(self, row: ClaimRow, since: int | None = None) -> tuple[Span, Context]:
+        """The span of a run, and the context in which it stands."""
+        # An empty context: what is current here is the span in which the engine was started, if any.
+        origin = _PROPAGATOR.extract(_trace_keys(row.meta), Context())
+        parent, linked = origin, []
+        if self.links:
+            found = trace.get_current_span(origin).get_span_context()
+            linked = [Link(found)] if found.is_valid else []
+            parent = trace.set_span_in_context(trace.INVALID_SPAN, origin)
+        name = f"{row.fsm} {row.step}"
+        span = self.tracer.start_span(name, parent, SpanKind.CONSUMER, _attributes(row), linked, start_time=since)
+        return span, parent
+
+    def ran(self, row: ClaimRow, seconds: float, outcome: str, error: Exception | None) -> None:
+        try:
+            span, _ = self.begin(row, time.time_ns() - int(seconds * 1e9))
+            _finish(span, outcome, error)
+        except Exception:  # noqa: BLE001 - telemetry that fails stops nothing
+            logger.exception("the span of step %s of %s %s is lost", row.step, row.fsm, row.id)
+
     def event(self, event: Event) -> None:
         self.meters.event(event)
 
@@ -101,16 +122,7 @@ class _Run:
         row = self._work.row
         try:
             self._instrument.meters.running.add(1, {"gendurable.queue": row.queue})
-            # An empty context: what is current here is the span in which the engine was started, if any.
-            origin = _PROPAGATOR.extract(_trace_keys(row.meta), Context())
-            parent, linked = origin, []
-            if self._instrument.links:
-                found = trace.get_current_span(origin).get_span_context()
-                linked = [Link(found)] if found.is_valid else []
-                parent = trace.set_span_in_context(trace.INVALID_SPAN, origin)
-            span = self._instrument.tracer.start_span(
-                f"{row.fsm} {row.step}", parent, SpanKind.CONSUMER, _attributes(row), linked
-            )
+            span, parent = self._instrument.begin(row)
             self._token = context.attach(trace.set_span_in_context(span, parent))
             self._span = span
         except Exception:  # noqa: BLE001 - telemetry that fails stops nothing
@@ -125,13 +137,17 @@ class _Run:
             if span is None or self._token is None:
                 return
             context.detach(self._token)
-            span.set_attribute("gendurable.outcome", "cancelled" if error else read_kind(work.outcome) or "cancelled")
-            if work.error is not None:
-                span.record_exception(work.error)
-                span.set_status(Status(StatusCode.ERROR, f"{type(work.error).__name__}: {work.error}"))
-            span.end()
+            _finish(span, "cancelled" if error else read_kind(work.outcome) or "cancelled", work.error)
         except Exception:  # noqa: BLE001 - telemetry that fails stops nothing
             logger.exception("the span of step %s of %s %s is lost", work.row.step, work.row.fsm, work.row.id)
+
+
+def _finish(span: Span, outcome: str, error: BaseException | None) -> None:
+    span.set_attribute("gendurable.outcome", outcome)
+    if error is not None:
+        span.record_exception(error)
+        span.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: {error}"))
+    span.end()
 
 
 def _attributes(row: ClaimRow) -> dict[str, str | int]:

@@ -1,6 +1,6 @@
 -- Handing out due rows: what gd_claim promises. A claim walks the priorities of each queue in order; how one of them is scanned
 -- stands in the next file, which rows may start in the one after that, and what a worker gets in the last.
--- Invariant 2: at most one live claim an instance. Next: 112_scan.
+-- Invariant 2: at most one live claim an instance. Next: 111_claim_this.
 
 create or replace function gd_claim(
     p_worker text, p_queue text = 'default', p_limit int = 1, p_lease interval = '60 seconds', p_options jsonb = '{}'
@@ -340,7 +340,7 @@ what to remember of the queue.';
 
 -- The door through which gd_run claims (241_run): only numbers, since it reads the rows when it runs them.
 create or replace function gendurable._claim_run(
-    p_worker text, p_queue text, p_limit int, p_lease interval, p_role oid,
+    p_worker text, p_queue text, p_limit int, p_lease interval, p_role oid, p_login oid,
     out ids bigint[], out claim_nos bigint[]
 )
 language plpgsql security definer
@@ -355,7 +355,7 @@ begin
     perform gendurable._need_limit(p_limit);
     v_got := gendurable._claim_queues(
         p_worker, array[p_queue], jsonb_build_object(p_queue, p_limit), p_lease,
-        gendurable._runnable_steps('sql', p_role));
+        gendurable._runnable_steps('sql', p_role, p_login));
     ids := coalesce(v_got.ids, '{}');
     claim_nos := '{}';
     if ids = '{}' then
@@ -376,5 +376,5 @@ begin
         order by u.ord);
 end $$;
 
-comment on function gendurable._claim_run(text, text, int, interval, oid) is
+comment on function gendurable._claim_run(text, text, int, interval, oid, oid) is
     'Starts due instances of a queue whose steps the role can run here: their ids, and the numbers of the claims.';

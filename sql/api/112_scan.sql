@@ -134,7 +134,7 @@ begin
                 -- what comes out of a line counts for neither range
                 v_round := gendurable._take_round(
                     p_worker, p_queue, p_priority, v_picked, case when v_rings then v_wanted else v_need end, bytes, p_lease,
-                    p_now);
+                    p_now, p_steps);
                 ids := ids || v_round.ids;
                 started := started || v_round.started;
                 mail := mail || v_round.mail;
@@ -207,7 +207,7 @@ nothing. more: it looked at enough for one claim, and there is more.';
 
 create or replace function gendurable._take_round(
     p_worker text, p_queue text, p_priority int, p_picked gendurable.candidate[], p_need int, p_bytes bigint,
-    p_lease interval, p_now timestamptz,
+    p_lease interval, p_now timestamptz, p_steps jsonb,
     out ids bigint[], out started bigint[], out mail boolean[], out parts jsonb, out bytes bigint, out keys int,
     out left_out boolean, out last_id bigint, out limited boolean
 )
@@ -232,7 +232,7 @@ begin
             last_id := ids[p_need];
         end if;
     else
-        v_gate := gendurable._pass_gate(p_queue, p_priority, p_picked, p_need, p_lease, p_now);
+        v_gate := gendurable._pass_gate(p_queue, p_priority, p_picked, p_need, p_lease, p_now, p_steps);
         ids := v_gate.ids;
         v_slots := v_gate.slots;
         v_heavy := v_gate.heavy;
@@ -279,7 +279,7 @@ begin
 end $$;
 
 comment on function gendurable._take_round(
-    text, text, int, gendurable.candidate[], int, bigint, interval, timestamptz
+    text, text, int, gendurable.candidate[], int, bigint, interval, timestamptz, jsonb
 ) is
     'Of rows that were picked, and those that bells among them call, those that may start and can be carried, p_need at most; where
 a gate asked about them, their claims have begun (started). keys: of how many partition keys and rate limits they were. left_out:
@@ -327,8 +327,13 @@ begin
             and (p_taken is null or i.id <> all(p_taken))
             -- a bell that was set since this claim began is for others: it would go round for ever
             and (i.id > 0 or i.eligible_at <= p_started)
-            -- bells are for everybody
-            and (p_steps is null or i.id < 0 or gendurable._is_wanted(p_steps, i.fsm, i.fsm_version, i.step))
+            and (p_steps is null or case
+                when i.id > 0 then gendurable._is_wanted(p_steps, i.fsm, i.fsm_version, i.step)
+                    -- it carries a baton, which is everybody's
+                    or (i.partition_key is not null and (i.lane_at is null or i.lane_at > p_now))
+                -- bells are for everybody, but for those of lines whose turn it is not
+                else i.rate_limit is null or gendurable._is_line_wanted(p_steps, i.rate_limit, i.queue, i.eligible_at)
+            end)
         order by i.eligible_at, i.id
         limit p_limit
         for no key update skip locked);

@@ -5,6 +5,7 @@
 
 create or replace function gendurable._pass_gate(
     p_queue text, p_priority int, p_picked gendurable.candidate[], p_need int, p_lease interval, p_now timestamptz,
+    p_steps jsonb,
     out ids bigint[], out slots int[], out heavy boolean[], out keys int, out left_out boolean, out last_id bigint,
     out scoped boolean, out opened gendurable.opened[], out limited gendurable.candidate[], out parked bigint[]
 )
@@ -43,7 +44,7 @@ begin
     if v_known.limits > 0 then
         -- the buckets' locks, and the rows that their lines have to offer
         select o.opened, o.candidates into opened, v_candidates
-        from gendurable._open_buckets(p_queue, p_priority, v_candidates, p_need) o;
+        from gendurable._open_buckets(p_queue, p_priority, v_candidates, p_need, p_steps) o;
         if (select bool_or(c.over) from unnest(v_candidates) c) then
             v_over := gendurable._drop_over(v_candidates);
             v_candidates := v_over.candidates;
@@ -86,7 +87,7 @@ begin
     end if;
 end $$;
 
-comment on function gendurable._pass_gate(text, int, gendurable.candidate[], int, interval, timestamptz) is
+comment on function gendurable._pass_gate(text, int, gendurable.candidate[], int, interval, timestamptz, jsonb) is
     'Which of the picked rows may start, p_need at most, with their slots, where a key, a scope, a limit or a crash is in play. keys:
 of how many keys and limits they are; left_out: some wait for their key. last_id: the last picked row that was dealt with, where
 others behind it were not, 0 for none. opened, limited, parked: for _close_buckets.';

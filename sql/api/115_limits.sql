@@ -7,7 +7,7 @@
 -- known what has started. Next: 116_hand_out.
 
 create or replace function gendurable._open_buckets(
-    p_queue text, p_priority int, p_picked gendurable.candidate[], p_need int,
+    p_queue text, p_priority int, p_picked gendurable.candidate[], p_need int, p_steps jsonb,
     out opened gendurable.opened[], out candidates gendurable.candidate[]
 )
 language plpgsql as $$
@@ -33,7 +33,7 @@ begin
         -- the server's lock table is small
         if v_tried <= gendurable._most_keys() and gendurable._try_bucket(v_group.bucket) then
             v_one := gendurable._open_bucket(
-                v_group.bucket, p_queue, p_priority, p_need, v_group.bells, v_group.since, v_settled);
+                v_group.bucket, p_queue, p_priority, p_need, v_group.bells, v_group.since, v_settled, p_steps);
             candidates := candidates || v_one.rows;
             v_one.rows := null;
             opened := opened || v_one;
@@ -46,18 +46,24 @@ begin
     end loop;
 end $$;
 
-comment on function gendurable._open_buckets(text, int, gendurable.candidate[], int) is
+comment on function gendurable._open_buckets(text, int, gendurable.candidate[], int, jsonb) is
     'Locks the buckets of picked rows and bells as far as they are free. candidates: the picked ones, and behind them the first rows
 of the lines whose time has come.';
 
 create or replace function gendurable._open_bucket(
-    p_bucket text, p_queue text, p_priority int, p_need int, p_bells bigint[], p_since timestamptz, p_settled boolean
+    p_bucket text, p_queue text, p_priority int, p_need int, p_bells bigint[], p_since timestamptz, p_settled boolean,
+    p_steps jsonb
 ) returns gendurable.opened
 language plpgsql as $$
 declare
     -- behind the lock: with an older time a bell that was rung here would seem to be still to come
     v_clock constant timestamptz := clock_timestamp();
     v_most int := 0;
+    v_found record;
+    v_wanted bigint[];
+    -- up to where it looks in the line
+    v_to_priority int := 2147483647;
+    v_to_at timestamptz := timestamptz 'infinity';
     v_one gendurable.opened;
 begin
     v_one.bucket := p_bucket;
@@ -97,7 +103,9 @@ begin
     v_one.reserved := gendurable._reserved(
         v_one.lines, p_queue, coalesce((v_one.line).turn_at, v_clock), v_one.burst, v_clock);
 
-    if p_bells is null and coalesce((v_one.line).ring_at > v_clock, true) then
+    if p_bells is null and coalesce((v_one.line).ring_at > v_clock or (
+        p_steps is not null and not gendurable._is_line_wanted(p_steps, p_bucket, p_queue, (v_one.line).ring_at)), true)
+    then
         -- its time has not come, or there is none: what has just come may go before its first row, if that is its place
         if (v_one.line).queue is null then
             v_one.ends := true;
@@ -118,6 +126,13 @@ begin
     end if;
     if v_one.level > 0 and v_one.level > v_one.reserved then
         v_most := least(p_need, ceil(least(v_one.level - v_one.reserved, 1000)) + 1, 500)::int;
+        if p_steps is not null then
+            v_found := gendurable._find_wanted_in_line(
+                p_steps, p_bucket, p_queue, v_one.bound_priority, v_one.bound_at, v_one.bound_id);
+            v_wanted := v_found.ids;
+            v_to_priority := v_found.to_priority;
+            v_to_at := v_found.to_at;
+        end if;
         v_one.rows := array(
             select gendurable._candidate(
                 p_id => i.id,
@@ -143,6 +158,8 @@ begin
                 and (i.priority, i.bucket_at, i.id) >= (v_one.bound_priority, v_one.bound_at, v_one.bound_id)
                 -- those behind it have a bell in their priority: rows without a limit may come before them
                 and i.priority <= p_priority
+                and (i.priority, i.bucket_at) <= (v_to_priority, v_to_at)
+                and (v_wanted is null or i.id = any(v_wanted))
             order by i.priority, i.bucket_at, i.id
             limit v_most
             for no key update skip locked);
@@ -154,10 +171,55 @@ begin
     return v_one;
 end $$;
 
-comment on function gendurable._open_bucket(text, text, int, int, bigint[], timestamptz, boolean) is
+comment on function gendurable._open_bucket(text, text, int, int, bigint[], timestamptz, boolean, jsonb) is
     'A locked bucket: its limit (us a token, burst; nulls: none), its level, what of it is reserved for other lines, the line of the
 queue, from where on to look in it (bound_...), and up to where rows may start (ends: there is no more in the line; else up to
 last_...). rows: the first of the line, if a bell rang or its time has come, as many as there may be tokens for.';
+
+create or replace function gendurable._is_line_wanted(
+    p_steps jsonb, p_bucket text, p_queue text, p_ring_at timestamptz
+) returns boolean
+language plpgsql as $$
+declare
+    v_first record;
+begin
+    select gendurable._is_wanted(p_steps, i.fsm, i.fsm_version, i.step) as wanted into v_first
+    from gendurable.instance i
+    where i.rate_limit = p_bucket and i.queue = p_queue and i.bucket_at is not null
+    order by i.priority, i.bucket_at, i.id
+    limit 1;
+    -- Who wants the first row has as long as another line has; then those behind it do not wait for it.
+    return coalesce(v_first.wanted, true) or (
+        p_ring_at <= clock_timestamp() - gendurable._turn_length()
+        and (gendurable._find_wanted_in_line(p_steps, p_bucket, p_queue, -2147483648, '-infinity', 0)).ids <> '{}');
+end $$;
+
+comment on function gendurable._is_line_wanted(jsonb, text, text, timestamptz) is
+    'Whether a claim that wants some steps alone serves a line whose bell has rung: it wants the first row, or nobody came for that.';
+
+create or replace function gendurable._find_wanted_in_line(
+    p_steps jsonb, p_bucket text, p_queue text, p_priority int, p_at timestamptz, p_id bigint,
+    out ids bigint[], out to_priority int, out to_at timestamptz
+)
+language plpgsql as $$
+begin
+    select array_agg(x.id order by x.no) filter (where x.wanted), (array_agg(x.priority order by x.no desc) filter (where x.wanted))[1],
+        (array_agg(x.bucket_at order by x.no desc) filter (where x.wanted))[1]
+    into ids, to_priority, to_at
+    from (
+        select i.id, i.priority, i.bucket_at, gendurable._is_wanted(p_steps, i.fsm, i.fsm_version, i.step) as wanted,
+            row_number() over (order by i.priority, i.bucket_at, i.id) as no
+        from gendurable.instance i
+        where i.rate_limit = p_bucket and i.queue = p_queue and i.bucket_at is not null
+            and (i.priority, i.bucket_at, i.id) >= (p_priority, p_at, p_id)
+        order by i.priority, i.bucket_at, i.id
+        limit 1000
+    ) x;
+    ids := coalesce(ids, '{}');
+end $$;
+
+comment on function gendurable._find_wanted_in_line(jsonb, text, text, int, timestamptz, bigint) is
+    'Of the next 1,000 rows of a line those whose steps are wanted, and the place of the last of them.';
 
 create or replace function gendurable._give_tokens(
     p_queue text, p_priority int, p_opened gendurable.opened[], p_candidates gendurable.candidate[], p_ids bigint[],

@@ -65,7 +65,8 @@ comment on function gd_commit(text, jsonb, interval) is
     commit another outcome, normally "error"
 
 One bad outcome does not disturb its neighbours. The call waits for nobody: what is locked elsewhere is answered
-"busy" after some ten milliseconds at most. p_lease is the new lease of kept claims. Kinds of outcomes: "next",
+"busy" after some ten milliseconds. What it waits for in all has an end, too: where many outcomes of a batch insert
+unique keys that open transactions have inserted, some are "busy" untried, not the same ones each time. p_lease is the new lease of kept claims. Kinds of outcomes: "next",
 "replay", "await", "schedule_childs", "done", "stop", "error". Needs READ COMMITTED (GD504); raises GD501 when
 p_outcomes is no array, and class 22 errors of the JSON itself (U+0000) before anything is looked at.';
 
@@ -106,7 +107,7 @@ begin
         v_outcomes := array(select u from unnest(v_outcomes) u where not v_answers ? u.ord::text);
     end if;
     v_answers := v_answers || gendurable._apply_isolated(
-        p_worker, v_outcomes, v_locked.keys, v_locked.scoped, v_locked.family, p_lease, p_now);
+        p_worker, v_outcomes, v_locked.keys, v_locked.scoped, v_locked.family, v_locked.homed, p_lease, p_now);
     if v_locked.slotted is not null then
         perform gendurable._wake_for_slots(v_locked.slotted, v_locked.queues);
     end if;
@@ -118,52 +119,94 @@ comment on function gendurable._commit_outcomes(text, gendurable.outcome[], inte
 lock_timeout.';
 
 create or replace function gendurable._apply_isolated(
-    p_worker text, p_outcomes gendurable.outcome[], p_keys text[], p_scoped boolean, p_family boolean, p_lease interval,
-    p_now timestamptz
+    p_worker text, p_outcomes gendurable.outcome[], p_keys text[], p_scoped boolean, p_family boolean, p_homed boolean,
+    p_lease interval, p_now timestamptz
 ) returns jsonb
 language plpgsql as $$
 declare
-    v_half int := cardinality(p_outcomes) / 2;
+    v_all gendurable.outcome[];
+    v_last constant int := cardinality(p_outcomes);
+    v_answers jsonb := '{}'::jsonb;
+    v_from int := 1;
+    v_size int := v_last;
+    v_written int := 0;
+    v_waits int := 0;
     v_state text;
     v_message text;
-    v_result text;
 begin
-    if p_outcomes = '{}' then
-        return '{}'::jsonb;
-    end if;
-    begin
-        return gendurable._apply_outcomes(p_worker, p_outcomes, p_keys, p_scoped, p_family, p_lease, p_now);
-    exception
-        when others or assert_failure then
-            get stacked diagnostics v_state = returned_sqlstate, v_message = message_text;
-            if not gendurable._blames_outcome(v_state) and not gendurable._blames_lock(v_state) then
-                raise;
+    -- Part by part: the next is smaller where one fails, and larger where two have not. One bad outcome in 400 costs some 20
+    -- sub-transactions, and 400 bad ones hardly more than 400.
+    while v_from <= v_last loop
+        v_size := least(v_size, v_last - v_from + 1);
+        begin
+            if v_size = v_last then
+                return gendurable._apply_outcomes(p_worker, p_outcomes, p_keys, p_scoped, p_family, p_homed, p_lease, p_now);
             end if;
-            -- two sessions took one unique key at the same moment: the second try sees the first one's
-            v_result := case
-                when gendurable._blames_lock(v_state) or v_state = '23505' then 'busy' else 'rejected' end;
-    end;
-    if v_state = '55P03' then
-        -- an open transaction may stand before every outcome of a batch: half as long for each that follows
-        perform set_config('lock_timeout', greatest(
-            (extract(epoch from current_setting('lock_timeout')::interval) * 500)::int, 1)::text, true);
-    end if;
-    if v_half = 0 then
-        return jsonb_build_object(p_outcomes[1].ord, case
-            when v_result = 'busy' then gendurable._answer('busy')
-            else gendurable._answer('rejected', v_state, v_message)
-        end);
-    end if;
-    -- halves, and halves of halves: one bad outcome in 400 costs 17 sub-transactions and not 400
-    return gendurable._apply_isolated(p_worker, p_outcomes[:v_half], p_keys, p_scoped, p_family, p_lease, p_now)
-        || gendurable._apply_isolated(p_worker, p_outcomes[v_half + 1:], p_keys, p_scoped, p_family, p_lease, p_now);
+            v_answers := v_answers || gendurable._apply_outcomes(
+                p_worker, v_all[v_from : v_from + v_size - 1], p_keys, p_scoped, p_family, p_homed, p_lease, p_now);
+            v_from := v_from + v_size;
+            v_written := v_written + 1;
+            v_size := case when v_written > 1 then 2 * v_size else v_size end;
+            continue;
+        exception
+            when others or assert_failure then
+                get stacked diagnostics v_state = returned_sqlstate, v_message = message_text;
+                if not gendurable._blames_outcome(v_state) and not gendurable._blames_lock(v_state) then
+                    raise;
+                end if;
+        end;
+        if v_all is null then
+            v_all := p_outcomes;  -- not before: it is copied
+        end if;
+        if v_state = '55P03' then
+            -- an open transaction may stand before every outcome of a batch: half as long for each that follows
+            perform set_config('lock_timeout', greatest(
+                (extract(epoch from current_setting('lock_timeout')::interval) * 500)::int, 1)::text, true);
+        end if;
+        if v_size = 1 then
+            v_answers := v_answers || jsonb_build_object(v_all[v_from].ord, case
+                -- two sessions took one unique key at the same moment: the second try sees the first one's
+                when gendurable._blames_lock(v_state) or v_state = '23505' then gendurable._answer('busy')
+                else gendurable._answer('rejected', v_state, v_message)
+            end);
+            v_from := v_from + 1;
+        end if;
+        v_written := 0;
+        if not gendurable._blames_lock(v_state) then
+            v_size := greatest(v_size / 2, 1);
+            continue;
+        end if;
+        -- waits are few, and for those that are to blame alone
+        v_size := greatest(v_size / 4, 1);
+        v_waits := v_waits + 1;
+        if v_waits = 1 then
+            -- What waits for nobody comes first. The rest has no order: of what is busy without a try in the end it must not be
+            -- the same ones each time.
+            v_all := v_all[: v_from - 1] || array(
+                select u from unnest(v_all[v_from :]) u
+                order by gendurable._takes_names(u.inserts, u.childs, u.queue), random());
+        elsif v_waits >= gendurable._most_waits() then
+            return v_answers || coalesce((
+                select jsonb_object_agg(u.ord, gendurable._answer('busy')) from unnest(v_all[v_from :]) u), '{}');
+        end if;
+    end loop;
+    return v_answers;
 end $$;
 
-comment on function gendurable._apply_isolated(text, gendurable.outcome[], text[], boolean, boolean, interval, timestamptz) is
-    '_apply, in halves where it fails, so that one bad outcome takes nobody with it; answers for those that failed.';
+comment on function gendurable._apply_isolated(text, gendurable.outcome[], text[], boolean, boolean, boolean, interval, timestamptz) is
+    'As _apply_outcomes, in parts where it fails, so that one bad outcome takes nobody with it; answers for those that failed, too.
+It waits a bounded number of times for what cannot be skipped.';
+
+create or replace function gendurable._takes_names(p_inserts jsonb, p_childs jsonb, p_queue text) returns boolean
+language sql immutable parallel safe as $$
+    select p_inserts is not null or p_childs is not null or p_queue is not null
+$$;
+
+comment on function gendurable._takes_names(jsonb, jsonb, text) is
+    'Whether an outcome takes names that another transaction may have taken and not committed: unique keys, a new queue.';
 
 -- The door through which gd_run_claims commits (244_group): what it cannot have makes the effect of its row roll back.
-create or replace function gendurable._commit_run(p_worker text, p_outcomes jsonb) returns jsonb
+create or replace function gendurable._commit_run(p_worker text, p_outcomes jsonb, p_from jsonb[] = null) returns jsonb
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
@@ -171,10 +214,24 @@ set plan_cache_mode = force_generic_plan
 set lock_timeout = '10ms' as $$
 declare
     v_now constant timestamptz := clock_timestamp();
+    v_all gendurable.outcome[] := gendurable._parse_outcomes(p_outcomes, v_now);
 begin
-    return gendurable._commit_outcomes(
-        p_worker, gendurable._parse_outcomes(p_outcomes, v_now), interval '60 seconds', v_now);
+    if starts_with(p_worker, 'gd_rehearse:') then
+        -- what is shown of the outbox (241_run_undone), which nothing else tells
+        perform set_config('gendurable.rehearsed', p_outcomes::text, true);
+    end if;
+    for v_at in 1 .. coalesce(cardinality(p_from), 0) loop
+        if octet_length(p_from[v_at] ->> 'step') <= gendurable._longest_name() and jsonb_typeof(p_from[v_at] -> 'state') = 'object'
+            and v_all[v_at].kind <> 'rejected'
+        then
+            -- what it says by itself, with "at", goes before
+            v_all[v_at].from_step := coalesce(v_all[v_at].from_step, p_from[v_at] ->> 'step');
+            v_all[v_at].from_state := coalesce(v_all[v_at].from_state, p_from[v_at] -> 'state');
+        end if;
+    end loop;
+    return gendurable._commit_outcomes(p_worker, v_all, interval '60 seconds', v_now);
 end $$;
 
-comment on function gendurable._commit_run(text, jsonb) is
-    'Commits outcomes: {ord: answer} for all but those that are simply ok.';
+comment on function gendurable._commit_run(text, jsonb, jsonb[]) is
+    'Commits outcomes: {ord: answer} for all but those that are simply ok. p_from: of those that end a chain, what its last link got:
+they are made from its step and state.';

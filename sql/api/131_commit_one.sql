@@ -101,8 +101,8 @@ begin
 
     -- the order that every waiting call uses: rows by id, which puts a parent before its children, then keys, sorted
     perform gendurable._lock_rows_of(v_outcome);
-    select i.partition_key, i.unique_scope is not null as scoped, i.children_pending is not null as family, i.expires_at,
-        i.timeout_at, i.queue, i.queue_slot
+    select i.partition_key, i.unique_scope is not null as scoped, i.children_pending is not null as family,
+        i.home is not null as homed, i.expires_at, i.timeout_at, i.queue, i.queue_slot
     into v_row
     from gendurable.instance i
     where i.id = v_outcome.id and i.claim_no = v_outcome.claim_no and i.status = 'executing';
@@ -119,7 +119,7 @@ begin
     end if;
     v_outcome := gendurable._parse_outcome(0, p_outcome, v_now);
     v_answers := gendurable._apply_outcomes(
-        p_worker, array[v_outcome], v_keys, v_row.scoped, v_row.family, interval '60 seconds', v_now);
+        p_worker, array[v_outcome], v_keys, v_row.scoped, v_row.family, v_row.homed, interval '60 seconds', v_now);
     if v_row.queue_slot is not null then
         perform gendurable._wake_for_slots(array[v_outcome.id], array[v_row.queue]);
     end if;

@@ -3,14 +3,15 @@
 
 create or replace function gendurable._lock_outcomes(
     p_outcomes gendurable.outcome[], out answers jsonb, out keys text[], out scoped boolean,
-    out family boolean, out slotted bigint[], out queues text[]
+    out family boolean, out homed boolean, out slotted bigint[], out queues text[]
 )
 language plpgsql as $$
 declare
     v_now constant timestamptz := clock_timestamp();
     v_ords int[];
     v_parents bigint[];
-    v_held bigint[];
+    v_sending gendurable.outcome[];
+    v_missed bigint[];
     v_new_keys text[];
     v_slotted boolean;
     v_sends boolean;
@@ -18,11 +19,11 @@ begin
     -- A commit waits for nobody: what is locked is skipped and answered busy. Nothing waits, so no order can deadlock.
     with held as materialized (
         select o.ord, o.partition_key as new_key, i.partition_key, i.unique_scope, i.children_pending, i.queue_slot,
-            o.sends is not null as sends,
+            o.sends is not null as sends, i.home,
             case when i.barrier_no is not null and (o.ends or o.kind = 'error') then i.parent_id end as parent_id
         from unnest(p_outcomes) o
         cross join lateral (
-            select x.partition_key, x.unique_scope, x.barrier_no, x.parent_id, x.children_pending, x.queue_slot
+            select x.partition_key, x.unique_scope, x.barrier_no, x.parent_id, x.children_pending, x.queue_slot, x.home
             from gendurable.instance x
             where x.id = o.id and x.claim_no = o.claim_no and x.status = 'executing'
                 and not gendurable._is_over(x.expires_at, x.timeout_at, v_now)
@@ -34,8 +35,8 @@ begin
         coalesce(array_agg(h.partition_key) filter (where h.partition_key is not null), '{}'),
         coalesce(array_agg(h.new_key) filter (where h.new_key is not null), '{}'),
         bool_or(h.unique_scope is not null), bool_or(h.children_pending is not null),
-        bool_or(h.queue_slot is not null), bool_or(h.sends)
-    into v_ords, v_parents, keys, v_new_keys, scoped, family, v_slotted, v_sends
+        bool_or(h.home is not null), bool_or(h.queue_slot is not null), bool_or(h.sends)
+    into v_ords, v_parents, keys, v_new_keys, scoped, family, homed, v_slotted, v_sends
     from held h;
     if v_slotted then
         select array_agg(i.id), array_agg(i.queue) into slotted, queues
@@ -54,19 +55,9 @@ begin
         where o.ord <> all(v_ords);
     end if;
 
-    for v_try in 1 .. 4 loop
-        exit when v_parents = '{}';
-        v_held := array(
-            select p.id from gendurable.instance p where p.id = any(v_parents) for no key update skip locked);
-        v_parents := array(
-            select p.id
-            from gendurable.instance p
-            where p.id = any(v_parents) and p.id <> all(v_held) and p.status = 'awaiting_children');
-        if v_parents <> '{}' and v_try < 4 then
-            -- siblings that end in other sessions hold their parent for a few milliseconds
-            perform pg_sleep(0.001 * v_try);
-        end if;
-    end loop;
+    if v_parents <> '{}' then
+        v_parents := gendurable._try_rows(v_parents, true);
+    end if;
     if v_parents <> '{}' then
         select answers || coalesce(jsonb_object_agg(o.ord, gendurable._answer('busy')), '{}') into answers
         from unnest(p_outcomes) o
@@ -75,9 +66,13 @@ begin
     end if;
 
     if v_sends then
-        answers := answers || gendurable._try_targets(array(
+        v_sending := array(
             select o from unnest(p_outcomes) o
-            where o.sends is not null and o.ord = any(v_ords) and not answers ? o.ord::text));
+            where o.sends is not null and o.ord = any(v_ords) and not answers ? o.ord::text);
+        v_missed := gendurable._try_rows(gendurable._find_targets(v_sending), false);
+        if v_missed <> '{}' then
+            answers := answers || gendurable._find_senders(v_sending, v_missed);
+        end if;
     end if;
 
     if keys <> '{}' or v_new_keys <> '{}' then
@@ -100,3 +95,32 @@ end $$;
 comment on function gendurable._lock_outcomes(gendurable.outcome[]) is
     'Takes every lock that the outcomes need and that is free; answers for those that miss one or have lost their claim. slotted and
 queues: rows that hold slots of their queues.';
+
+create or replace function gendurable._try_rows(p_ids bigint[], p_parents boolean) returns bigint[]
+language plpgsql as $$
+declare
+    v_left bigint[] := p_ids;
+    v_held bigint[];
+begin
+    for v_try in 1 .. 4 loop
+        v_held := array(
+            select i.id from gendurable.instance i where i.id = any(v_left) for no key update skip locked);
+        v_left := array(
+            select i.id
+            from gendurable.instance i
+            -- a subquery, which is hashed; the array would be walked for each row
+            where i.id = any(v_left) and i.id not in (select h.id from unnest(v_held) h (id))
+                -- a parent that does not wait counts nobody down
+                and (not p_parents or i.status = 'awaiting_children'));
+        exit when v_left = '{}';
+        if v_try < 4 then
+            -- siblings that end in other sessions, other signals, and its own commit hold a row for a few milliseconds
+            perform pg_sleep(0.001 * v_try);
+        end if;
+    end loop;
+    return v_left;
+end $$;
+
+comment on function gendurable._try_rows(bigint[], boolean) is
+    'Locks rows, as far as they are free within a few tries; which are not. p_parents: those that do not wait for children may be
+left.';

@@ -3,8 +3,8 @@
 -- (140_signal) or for children, or has ended (kernel/090_end), and is kept for a time (138_keep).
 
 create or replace function gendurable._apply_outcomes(
-    p_worker text, p_outcomes gendurable.outcome[], p_keys text[], p_scoped boolean, p_family boolean, p_lease interval,
-    p_now timestamptz
+    p_worker text, p_outcomes gendurable.outcome[], p_keys text[], p_scoped boolean, p_family boolean, p_homed boolean,
+    p_lease interval, p_now timestamptz
 ) returns jsonb
 language plpgsql as $$
 declare
@@ -13,6 +13,7 @@ declare
     v_special boolean;
     v_limited boolean;
     v_moved boolean;
+    v_routed boolean;
     v_keeps boolean;
     v_closes boolean;
     v_outbox boolean := false;
@@ -31,8 +32,9 @@ declare
 begin
     select bool_or(o.keep), bool_or(o.ends or o.kind = 'error'),
         bool_or(o.kind not in ('next', 'done') or o.consume is not null or o.rate_limit is not null or o.queue is not null
-            or o.close_ms is not null or o.inserts is not null or o.sends is not null)
-    into v_keeps, v_ends, v_odd
+            or o.close_ms is not null or o.inserts is not null or o.sends is not null),
+        p_homed or (select true from gendurable.step s where s.queue is not null order by s.fsm, s.step limit 1)
+    into v_keeps, v_ends, v_odd, v_routed
     from unnest(p_outcomes) o;
     if v_odd then
         -- of most outcomes nothing of this is to be asked
@@ -65,6 +67,9 @@ begin
     if v_special then
         v_outcomes := gendurable._resolve_outcomes(v_outcomes, p_now);
     end if;
+    if v_routed then
+        v_outcomes := gendurable._route_outcomes(v_outcomes);
+    end if;
     if v_ends and gendurable._retains() then
         select k.outcomes, k.queues into v_outcomes, v_freed from gendurable._keep_outcomes(v_outcomes, p_now) k;
         if v_outcomes = '{}' then
@@ -96,10 +101,7 @@ begin
         from unnest(v_outcomes) o;
     end if;
     if v_moved then
-        insert into gendurable.queue_name (queue)
-        select distinct o.queue
-        from unnest(v_outcomes) o
-        where o.queue is not null and not exists (select from gendurable.queue_name q where q.queue = o.queue);
+        perform gendurable._note_queues(array(select o.queue from unnest(v_outcomes) o));
     end if;
 
     if v_errs then
@@ -119,14 +121,20 @@ begin
     if p_keys <> '{}' then
         perform gendurable._keep_batons(p_keys, array(select o.id from unnest(v_outcomes) o), p_now);
     end if;
-    perform gendurable._wake_sleepers(v_written.queues || v_freed);
+    v_freed := v_written.queues || v_freed;
+    -- expressions: mostly there is one queue on which nobody sleeps
+    if v_freed is not null and (cardinality(v_freed) > 1 or not gendurable._is_awake(v_freed[1])) then
+        perform gendurable._wake_sleepers(v_freed);
+    end if;
     if v_outbox then
         perform gendurable._empty_outbox(p_outcomes, v_new);
     end if;
     return coalesce(v_written.answers, '{}');
 end $$;
 
-comment on function gendurable._apply_outcomes(text, gendurable.outcome[], text[], boolean, boolean, interval, timestamptz) is
+comment on function gendurable._apply_outcomes(
+    text, gendurable.outcome[], text[], boolean, boolean, boolean, interval, timestamptz
+) is
     'Writes the outcomes, all in one update, and what follows from them; answers for the claims that were kept. Under
 the locks of the rows, their parents and the keys.';
 

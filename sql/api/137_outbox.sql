@@ -19,39 +19,19 @@ end $$;
 comment on function gendurable._find_targets(gendurable.outcome[]) is
     'Where the signals of outcomes go: ids, of which there may be no instance, and the present holders of unique keys.';
 
-create or replace function gendurable._try_targets(p_outcomes gendurable.outcome[]) returns jsonb
-language plpgsql as $$
-declare
-    v_left bigint[] := gendurable._find_targets(p_outcomes);
-    v_held bigint[];
+create or replace function gendurable._find_senders(p_outcomes gendurable.outcome[], p_ids bigint[]) returns jsonb
+language plpgsql stable as $$
 begin
-    for v_try in 1 .. 4 loop
-        v_held := array(
-            select i.id from gendurable.instance i where i.id = any(v_left) for no key update skip locked);
-        v_left := array(
-            select i.id
-            from gendurable.instance i
-            -- a subquery, which is hashed; the array would be walked for each row
-            where i.id = any(v_left) and i.id not in (select h.id from unnest(v_held) h (id)));
-        if v_left = '{}' then
-            return '{}'::jsonb;
-        end if;
-        if v_try < 4 then
-            -- other signals to it, and its own commit, hold a row for a few milliseconds
-            perform pg_sleep(0.001 * v_try);
-        end if;
-    end loop;
     return (
         select coalesce(jsonb_object_agg(o.ord, gendurable._answer('busy')), '{}')
         from unnest(p_outcomes) o
         where exists (
             select from unnest(gendurable._find_targets(array[o])) t (id)
-            where t.id in (select l.id from unnest(v_left) l (id))));
+            where t.id in (select l.id from unnest(p_ids) l (id))));
 end $$;
 
-comment on function gendurable._try_targets(gendurable.outcome[]) is
-    'Locks the rows that signals of outcomes go to, as far as they are free within a few tries; answers for outcomes of which one
-is not.';
+comment on function gendurable._find_senders(gendurable.outcome[], bigint[]) is
+    'Answers for the outcomes whose signals go to rows that somebody holds.';
 
 create or replace function gendurable._read_inserts(p_outcomes gendurable.outcome[]) returns gendurable.new_instance[]
 language plpgsql as $$

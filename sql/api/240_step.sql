@@ -10,31 +10,38 @@ declare
     v_problem constant text := coalesce(
         gendurable._int_problem(v_options -> 'version', 'version', null),
         gendurable._flag_problem(v_options -> 'chain', 'chain'),
-        gendurable._flag_problem(v_options -> 'alone', 'alone'));
+        gendurable._flag_problem(v_options -> 'alone', 'alone'),
+        gendurable._text_problem(v_options -> 'queue', 'queue', false),
+        gendurable._flag_problem(v_options -> 'ensure', 'ensure'));
     v_version constant int := case when v_problem is null then (v_options ->> 'version')::numeric::int end;
     v_handler record;
 begin
+    perform gendurable._need_no_run();
     perform gendurable._need_text(p_fsm, 'p_fsm');
     perform gendurable._need_text(p_step, 'p_step');
-    perform gendurable._need_options(p_options, '{version,queue,chain,alone}');
+    perform gendurable._need_options(p_options, '{version,queue,chain,alone,ensure}');
     if v_problem is not null then
         perform gendurable._invalid(v_problem, left(v_options::text, 200),
-            'Pass for example {"version": 2, "chain": false, "alone": true}.');
-    end if;
-    if coalesce(v_options -> 'queue', 'null') <> 'null' then
-        perform gendurable._invalid('a step cannot have a queue of its own yet', left(v_options ->> 'queue', 200),
-            'Leave queue out: the step runs in the queue of its instance.');
+            'Pass for example {"version": 2, "queue": "gpu", "chain": false, "alone": true}.');
     end if;
     v_handler := gendurable._read_handler(p_handler);
     -- one definition after the other: whose step it is decides what is written
     lock table gendurable.step in share row exclusive mode;
+    if v_options -> 'ensure' = 'true' and exists (
+        select from gendurable.step s
+        where s.fsm = p_fsm and s.step = p_step and (s.version = v_version or s.version is null)
+    ) then
+        return;
+    end if;
     perform gendurable._need_step_of_mine(p_fsm, p_step);
-    insert into gendurable.step as s (fsm, step, version, handler, owner, chain, alone)
+    insert into gendurable.step as s (fsm, step, version, handler, owner, queue, chain, alone)
     values (
-        p_fsm, p_step, v_version, v_handler.name, v_handler.owner,
+        p_fsm, p_step, v_version, v_handler.name, v_handler.owner, v_options ->> 'queue',
         coalesce((v_options ->> 'chain')::boolean, true), coalesce((v_options ->> 'alone')::boolean, false))
     on conflict (fsm, step, version) do update
-    set handler = excluded.handler, owner = excluded.owner, chain = excluded.chain, alone = excluded.alone;
+    set handler = excluded.handler, owner = excluded.owner, queue = excluded.queue, chain = excluded.chain,
+        alone = excluded.alone;
+    perform gendurable._move_bells(p_fsm);
 end $$;
 
 comment on function gd_define_step(text, text, regprocedure, jsonb) is
@@ -45,21 +52,24 @@ returns its outcome; one that returns setof jsonb gets an array of many, and ret
 A null p_handler says that the step is in another language. A definition takes the place of the one before. Options:
 
   version: for this version of the machine alone; null: for all that have no definition of their own
-  chain: whether it may follow another step in the same run (default true); kept, and not read yet
+  chain: whether it may follow another step, and another one may follow it, in the same run (default true): see gd_run
   alone: each instance in a transaction of its own (default false)
-  queue: not possible yet
+  queue: the step always runs there, whatever the queue of the instance; steps without one run in that. An instance is
+    put there when it comes to the step, and back when it leaves it; a definition moves none that stands somewhere
+  ensure: only where no definition counts for the step yet, for the version or for all; else nothing happens
 
-The function must belong to the role of the session, or to one that it is a member of; so must those of all definitions
-of the step that are there. Its name is stored: "create or replace" counts at once, and a function that was dropped and
-made again by the same owner does, too. A handler runs with the rights of who runs it, and only if its owner is a member
-of that role; others must be security definer. See gd_steps. Another definition in an open transaction is waited for,
-and met with 55P03 after a second. Raises GD501; GD507: the step or the function is somebody else''s.';
+The function must belong to the role of the session, or to one that it could become or has the rights of; so must those of
+all definitions of the step that are there. Its name is stored: "create or replace" counts at once, and a function that was
+dropped and made again by the same owner does, too. A handler runs with the rights of who runs it, and only if its owner
+could become that role; others must be security definer. See gd_steps. Another definition in an open transaction is waited
+for, and met with 55P03 after a second. Raises GD501; GD507: the step or the function is somebody else''s, or a step calls it.';
 
 create or replace function gd_drop_step(p_fsm text, p_step text, p_version int = null) returns boolean
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '1s' as $$
 declare
     v_count int;
 begin
+    perform gendurable._need_no_run();
     perform gendurable._need_text(p_fsm, 'p_fsm');
     perform gendurable._need_text(p_step, 'p_step');
     lock table gendurable.step in share row exclusive mode;
@@ -67,12 +77,14 @@ begin
     delete from gendurable.step s
     where s.fsm = p_fsm and s.step = p_step and s.version is not distinct from p_version;
     get diagnostics v_count = row_count;
+    perform gendurable._move_bells(p_fsm);
     return v_count > 0;
 end $$;
 
 comment on function gd_drop_step(text, text, int) is
 'Removes a definition of gd_define_step: that for p_version, null: that for all versions. False: there is none. Instances
-stay where they are. As there, it must be the role''s own (GD507), and is met with 55P03. Raises GD501.';
+stay where they are until their next transition. As there, it must be the role''s own (GD507), and is met with 55P03. Raises
+GD501; GD507 where a step calls it.';
 
 create or replace function gendurable._read_handler(p_handler regprocedure, out name text, out owner text)
 language plpgsql as $$
@@ -96,7 +108,7 @@ begin
         perform gendurable._invalid('p_handler cannot be a handler', coalesce(p_handler::text, 'null'),
             'Pass a function that takes one jsonb and returns jsonb or setof jsonb, in a schema of yours.');
     end if;
-    if not coalesce(pg_has_role(v_role, v_proc.proowner, 'member'), false) then
+    if not coalesce(gendurable._owns(v_role, v_proc.proowner), false) then
         perform gendurable._refuse_run('the function is somebody else''s', p_handler::text,
             'Its owner, or a member of it, defines the step.');
     end if;
@@ -118,8 +130,8 @@ declare
         left join pg_roles r on r.rolname = s.owner
         where s.fsm = p_fsm and s.step = p_step and not coalesce(
             -- of a role that is gone it is the owner of gendurable who decides
-            pg_has_role(v_role, coalesce(r.oid, (
-                select n.nspowner from pg_namespace n where n.nspname = 'gendurable')), 'member'), false));
+            gendurable._owns(v_role, coalesce(r.oid, (
+                select n.nspowner from pg_namespace n where n.nspname = 'gendurable'))), false));
 begin
     if v_owner is not null then
         perform gendurable._refuse_run('the step is somebody else''s',

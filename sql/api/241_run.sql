@@ -1,7 +1,7 @@
 -- Running steps that are functions of this database, from a client that does nothing else: what gd_run promises. It claims,
 -- commits, runs, commits, and so on. What happens between two commits is one call of _step_call, whose state is a JSON object,
 -- so that nothing is looked up in the search_path of the caller, which a procedure that commits cannot pin.
--- Next: 242_run_claims.
+-- Next: 241_run_undone.
 
 create or replace procedure gd_run(
     p_queue text = 'default', p_limit int = 1000, p_for interval = '0', p_options jsonb = '{}', inout p_result jsonb = null
@@ -35,11 +35,12 @@ returned. So it must be called alone, by a client or by pg_cron: in a transactio
 
   p_for: look again until so long has passed
   batch, lease_ms: how many it claims at once (default 200), and the lease (60000)
-  budget_ms, lock_ms: as in gd_run_claims
+  budget_ms, lock_ms, chain: as in gd_run_claims
 
 p_result tells how many were claimed, and how they ended:
 
-  claimed, ok, error, stale, busy, no_handler: as the results of gd_run_claims; what was busy or had no handler is given back
+  claimed, ok, error, stale, busy, no_handler: as the results of gd_run_claims, a chain of steps being one; what was busy
+    or had no handler is given back
   refused: steps that the role cannot run: [{fsm, step, problem}]
 
 A lost run raises "crashes" and not "attempt". Of a statement_timeout it uses half, then it ends by itself. When it is
@@ -58,7 +59,7 @@ declare
 begin
     perform gendurable._need_text(coalesce(p_queue, 'default'), 'p_queue');
     perform gendurable._need_limit(p_limit);
-    perform gendurable._need_run_options(v_options, '{batch,lease_ms,budget_ms,lock_ms}');
+    perform gendurable._need_run_options(v_options, '{batch,lease_ms,budget_ms,lock_ms,chain}');
     perform gendurable._need_no_run();
     if coalesce(p_for, '0') < interval '0' or not isfinite(p_for) then
         perform gendurable._invalid('p_for must be finite and not negative', 'got ' || p_for, 'Use 0 to end when nothing is due.');
@@ -68,6 +69,8 @@ begin
         'queue', coalesce(p_queue, 'default'),
         -- a lost run of such a worker is no attempt: kernel/080_transitions
         'worker', format('gd_run:%s:%s', pg_backend_pid(), v_now),
+        -- once: it costs as much as a look at all sessions
+        'login', gendurable._login_role(),
         'limit', coalesce(p_limit, 1000), 'batch', v_batch, 'size', least(v_batch, 50),
         'lease', coalesce(v_options -> 'lease_ms', '60000'),
         'options', jsonb_strip_nulls(v_options) - '{batch,lease_ms}'::text[],
@@ -89,8 +92,9 @@ create or replace function gendurable._step_call(
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
     v_role constant oid := (select r.oid from pg_roles r where r.rolname = current_user);
+    v_login constant oid := (p_run ->> 'login')::oid;
     v_now constant bigint := extract(epoch from clock_timestamp()) * 1000000;
-    v_timeout constant bigint := (select s.setting::bigint from pg_settings s where s.name = 'statement_timeout');
+    v_timeout constant double precision := gendurable._setting_ms(current_setting('statement_timeout'));
     v_late constant boolean := v_timeout > 0 and v_now - (p_run ->> 'began')::bigint > 500 * v_timeout;
     v_ids bigint[];
     v_nos bigint[];
@@ -100,79 +104,90 @@ begin
     run := p_run;
     over := false;
     cancelled := p_run ->> 'cancelled';
-    case p_run ->> 'phase'
-        when 'claim' then
-            v_limit := case
-                when v_late then 0
-                else least((p_run ->> 'size')::int, (p_run ->> 'limit')::int - (p_run #>> '{counts,claimed}')::int)
-            end;
-            if v_limit > 0 then
-                -- a claim that is lost with the server is none
-                perform set_config('synchronous_commit', 'off', true);
-                v_got := gendurable._claim_run(
-                    p_run ->> 'worker', p_run ->> 'queue', v_limit,
-                    make_interval(secs => (p_run ->> 'lease')::double precision / 1000), v_role);
-            end if;
-            if v_limit > 0 and v_got.ids <> '{}' then
-                run := run || jsonb_build_object(
-                    'phase', 'run', 'since', v_now, 'got', cardinality(v_got.ids),
-                    'todo', (
-                        select jsonb_agg(jsonb_build_array(c.id, c.no) order by c.o)
-                        from unnest(v_got.ids, v_got.claim_nos) with ordinality c (id, no, o)));
-                run := jsonb_set(run, '{counts,claimed}',
-                    to_jsonb((p_run #>> '{counts,claimed}')::int + cardinality(v_got.ids)));
-            elsif p_run -> 'busy' <> '[]' then
-                -- once more, each of the first ten: they wait for their locks
-                run := run || jsonb_build_object(
-                    'phase', case when v_late then 'back' else 'run' end, 'ends', true, 'got', 0,
-                    'todo', jsonb_path_query_array(p_run -> 'busy', '$[0 to 9]'),
-                    'busy', '[]'::jsonb, 'back', p_run -> 'back' || jsonb_path_query_array(p_run -> 'busy', '$[10 to last]'));
-            elsif p_run -> 'back' <> '[]' or v_limit <= 0 or v_now >= (p_run ->> 'until')::bigint then
-                run := run || '{"phase": "back", "ends": true}';
-            else
-                run := run || '{"phase": "wait"}';
-            end if;
-        when 'wait' then
-            perform pg_sleep(least(((p_run ->> 'until')::bigint - v_now) / 1000000.0, 0.1));
-            run := run || '{"phase": "claim"}';
-        when 'run' then
-            select array_agg((c.one ->> 0)::bigint order by c.o), array_agg((c.one ->> 1)::bigint order by c.o)
-            into v_ids, v_nos
-            from jsonb_array_elements(p_run -> 'todo') with ordinality c (one, o);
-            v_got := gendurable._run_claims(p_path, p_run ->> 'worker', v_ids, v_nos, p_run -> 'options', true);
-            run := run || gendurable._tally_call(p_run, v_ids, v_nos, v_got.results, v_got.details);
-            cancelled := v_got.cancelled;
-            if cancelled is not null then
-                run := run || jsonb_build_object('phase', 'back', 'ends', true, 'cancelled', cancelled);
-            elsif v_late then
-                run := run || '{"phase": "back", "ends": true}';
-            elsif v_now - (p_run ->> 'since')::bigint > 500 * (p_run ->> 'lease')::bigint then
-                -- half of the lease is over: others may have what is left. What is busy would be claimed at once.
-                run := run || jsonb_build_object(
-                    'phase', 'back', 'ends', (p_run ->> 'ends')::boolean or run -> 'busy' <> '[]', 'size', 1);
-            elsif run -> 'todo' = '[]' then
-                run := run || jsonb_build_object(
-                    'phase', case when (p_run ->> 'ends')::boolean then 'back' else 'claim' end,
-                    -- as many as take some five seconds
-                    'size', greatest(least(
-                        (p_run ->> 'batch')::int,
-                        (p_run ->> 'got')::int * 5000000 / greatest(v_now - (p_run ->> 'since')::bigint, 1)), 1));
-            end if;
-        else
-            select array_agg((c.one ->> 0)::bigint), array_agg((c.one ->> 1)::bigint)
-            into v_ids, v_nos
-            from jsonb_array_elements(p_run -> 'todo' || (p_run -> 'busy') || (p_run -> 'back')) c (one);
-            if v_ids is not null then
-                perform gendurable._release_run(v_ids, v_nos);
-            end if;
-            over := (p_run ->> 'ends')::boolean;
-            run := run || '{"phase": "claim", "todo": [], "busy": [], "back": []}';
-            if over then
-                result := p_run -> 'counts' || jsonb_build_object(
-                    'busy', (p_run #>> '{counts,busy}')::int + jsonb_array_length(p_run -> 'busy'),
-                    'refused', gendurable._refused_steps(v_role));
-            end if;
-    end case;
+    if p_run ->> 'phase' = 'back' then
+        select array_agg((c.one ->> 0)::bigint), array_agg((c.one ->> 1)::bigint)
+        into v_ids, v_nos
+        from jsonb_array_elements(p_run -> 'todo' || (p_run -> 'busy') || (p_run -> 'back')) c (one);
+        if v_ids is not null then
+            perform gendurable._release_run(v_ids, v_nos);
+        end if;
+        over := (p_run ->> 'ends')::boolean;
+        run := run || '{"phase": "claim", "todo": [], "busy": [], "back": []}';
+        if over then
+            result := p_run -> 'counts' || jsonb_build_object(
+                'busy', (p_run #>> '{counts,busy}')::int + jsonb_array_length(p_run -> 'busy'),
+                'refused', gendurable._refused_steps(v_role));
+        end if;
+        return;
+    end if;
+    begin
+        case p_run ->> 'phase'
+            when 'claim' then
+                v_limit := case
+                    when v_late then 0
+                    else least((p_run ->> 'size')::int, (p_run ->> 'limit')::int - (p_run #>> '{counts,claimed}')::int)
+                end;
+                if v_limit > 0 then
+                    -- a claim that is lost with the server is none
+                    perform set_config('synchronous_commit', 'off', true);
+                    v_got := gendurable._claim_run(
+                        p_run ->> 'worker', p_run ->> 'queue', v_limit,
+                        make_interval(secs => (p_run ->> 'lease')::double precision / 1000), v_role, v_login);
+                end if;
+                if v_limit > 0 and v_got.ids <> '{}' then
+                    run := run || jsonb_build_object(
+                        'phase', 'run', 'since', v_now, 'got', cardinality(v_got.ids),
+                        'todo', (
+                            select jsonb_agg(jsonb_build_array(c.id, c.no) order by c.o)
+                            from unnest(v_got.ids, v_got.claim_nos) with ordinality c (id, no, o)));
+                    run := jsonb_set(run, '{counts,claimed}',
+                        to_jsonb((p_run #>> '{counts,claimed}')::int + cardinality(v_got.ids)));
+                elsif p_run -> 'busy' <> '[]' then
+                    -- once more, each of the first ten: they wait for their locks
+                    run := run || jsonb_build_object(
+                        'phase', case when v_late then 'back' else 'run' end, 'ends', true, 'got', 0,
+                        'todo', jsonb_path_query_array(p_run -> 'busy', '$[0 to 9]'),
+                        'busy', '[]'::jsonb, 'back', p_run -> 'back' || jsonb_path_query_array(p_run -> 'busy', '$[10 to last]'));
+                elsif p_run -> 'back' <> '[]' or v_limit <= 0 or v_now >= (p_run ->> 'until')::bigint then
+                    run := run || '{"phase": "back", "ends": true}';
+                else
+                    run := run || '{"phase": "wait"}';
+                end if;
+            when 'wait' then
+                perform pg_sleep(least(((p_run ->> 'until')::bigint - v_now) / 1000000.0, 0.1));
+                run := run || '{"phase": "claim"}';
+            when 'run' then
+                select array_agg((c.one ->> 0)::bigint order by c.o), array_agg((c.one ->> 1)::bigint order by c.o)
+                into v_ids, v_nos
+                from jsonb_array_elements(p_run -> 'todo') with ordinality c (one, o);
+                v_got := gendurable._run_claims(
+                    p_path, p_run ->> 'worker', v_ids, v_nos, p_run -> 'options', true, v_login,
+                    (p_run ->> 'pace')::double precision);
+                run := run || gendurable._tally_call(p_run, v_ids, v_nos, v_got.results, v_got.details)
+                    || jsonb_build_object('pace', v_got.pace);
+                cancelled := v_got.cancelled;
+                if cancelled is not null then
+                    run := run || jsonb_build_object('phase', 'back', 'ends', true, 'cancelled', cancelled);
+                elsif v_late then
+                    run := run || '{"phase": "back", "ends": true}';
+                elsif v_now - (p_run ->> 'since')::bigint > 500 * (p_run ->> 'lease')::bigint then
+                    -- half of the lease is over: others may have what is left. What is busy would be claimed at once.
+                    run := run || jsonb_build_object(
+                        'phase', 'back', 'ends', (p_run ->> 'ends')::boolean or run -> 'busy' <> '[]', 'size', 1);
+                elsif run -> 'todo' = '[]' then
+                    run := run || jsonb_build_object(
+                        'phase', case when (p_run ->> 'ends')::boolean then 'back' else 'claim' end,
+                        -- as many as take some five seconds
+                        'size', greatest(least(
+                            (p_run ->> 'batch')::int,
+                            (p_run ->> 'got')::int * 5000000 / greatest(v_now - (p_run ->> 'since')::bigint, 1)), 1));
+                end if;
+        end case;
+    exception when query_canceled then
+        -- what it has claimed goes back to others, and not only when its lease ends
+        run := p_run || jsonb_build_object('phase', 'back', 'ends', true, 'cancelled', sqlerrm);
+        cancelled := sqlerrm;
+    end;
 end $$;
 
 comment on function gendurable._step_call(text, jsonb) is

@@ -83,14 +83,14 @@ declare
     v_upkeep constant text[] := '{gd_reap,gd_gc,gd_maintain}'::text[];
     -- what gd_run and gd_run_claims are made of, and the doors through which they claim, read, commit and give back
     v_runner constant text[] :=
-        '{_answer_claims,_run_claims,_run_group,_match_outcomes,_deferred_constraints,_end_badly,_blames_lock,_open_run,_plan_run,_read_run,_holds_run,_resolves_run,_suspect_run,_claim_run,_commit_run,_release_run,_open_call,_step_call,_refused_steps,_is_nobodys_fault,_tally_call}'::text[];
+        '{_answer_claims,_run_claims,_run_group,_match_outcomes,_deferred_constraints,_end_badly,_blames_lock,_open_run,_plan_run,_read_run,_holds_run,_resolves_run,_pin_handler,_is_pinned,_call_text,_suspect_run,_claim_run,_commit_run,_release_run,_open_call,_step_call,_refused_steps,_is_nobodys_fault,_tally_call,_setting_ms,_next_links,_carry,_sign_outcomes,_rehearse,_claim_this,_open_rehearsal,_show_rehearsed,_count_writes,_diff_writes}'::text[];
 begin
     views := '{}';
     case p_profile
         when 'client' then
             functions := v_client;
         when 'worker' then
-            functions := v_client || v_upkeep || '{gd_register,gd_claim,gd_claim_many,gd_commit,gd_commit_one,gd_heartbeat,gd_release,gd_sleep,gd_wake,gd_signals,gd_ensure_rate_limit,gd_close_rate_limit,gd_schedule,gd_announce_schedules,gd_run_claims,gd_run}'::text[]
+            functions := v_client || v_upkeep || '{gd_register,gd_claim,gd_claim_many,gd_commit,gd_commit_one,gd_heartbeat,gd_release,gd_sleep,gd_wake,gd_signals,gd_ensure_rate_limit,gd_close_rate_limit,gd_schedule,gd_announce_schedules,gd_run_claims,gd_run,gd_rehearse}'::text[]
                 || v_runner;
             views := '{gd_steps}'::text[];
         when 'operator' then

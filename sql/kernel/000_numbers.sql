@@ -34,6 +34,14 @@ $$;
 comment on function gendurable._most_memory() is
     'Bytes that a session remembers at most: they are read and written as a whole in each claim.';
 
+create or replace function gendurable._most_waits() returns int
+language sql immutable parallel safe as $$
+    select 40
+$$;
+
+comment on function gendurable._most_waits() is
+    'How often one commit waits for what cannot be skipped: all but the first for a few milliseconds at most, then one.';
+
 create or replace function gendurable._most_keys() returns int
 language sql immutable parallel safe as $$
     select 500

@@ -50,7 +50,7 @@ language sql immutable parallel safe as $$
         p_rekey, p_partition_key, p_queue, p_priority, p_rate_limit, p_weight,
         p_delayed, p_keep,
         p_inserts, p_sends, p_from_step, p_from_state, null, p_traceback, null,
-        p_close_ms, null
+        p_close_ms, null, null
     )::gendurable.outcome
 $$;
 

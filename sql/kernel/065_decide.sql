@@ -1,5 +1,5 @@
 -- What a decision (055_doubt) does about the keys that it is about, and what claims do later about those that were in doubt.
--- Next: 070_new_instance, how an instance comes into the table.
+-- Next: 067_routes, in which queue a row stands.
 
 create or replace function gendurable._find_holders(p_class int) returns text[]
 language plpgsql as $$

@@ -224,6 +224,7 @@ declare
     v_due text[];
     v_unknown boolean;
     v_limited boolean;
+    v_routed boolean;
 begin
     -- Numbered before they are stored: the answer keeps the order of the input, whatever order the rows go in.
     if cardinality(p_new) = 1 then
@@ -278,18 +279,21 @@ begin
     select
         array_agg(p.id),
         array_agg(distinct p.queue) filter (where p.eligible_at <= v_now + gendurable._longest_poll()),
-        bool_or(not exists (select from gendurable.queue_name q where q.queue = p.queue))
-    into v_created, v_due, v_unknown
+        bool_or(not exists (select from gendurable.queue_name q where q.queue = p.queue)),
+        -- in order: by the index, also where a plan was made while hardly a step was defined
+        (select true from gendurable.step s where s.queue is not null order by s.fsm, s.step limit 1)
+    into v_created, v_due, v_unknown, v_routed
     from put p;
 
     if v_unknown then
-        insert into gendurable.queue_name (queue)
-        select distinct i.queue
-        from unnest(v_created) c (id)
-        join gendurable.instance i on i.id = any(array[c.id])
-        where not exists (select from gendurable.queue_name q where q.queue = i.queue);
+        perform gendurable._note_queues(array(
+            select i.queue from unnest(v_created) c (id) join gendurable.instance i on i.id = any(array[c.id])));
     end if;
-    if v_due is not null then
+    if v_routed then
+        perform gendurable._place_rows(v_created, null, v_now);
+    end if;
+    -- expressions: mostly there is one queue on which nobody sleeps
+    if v_due is not null and (cardinality(v_due) > 1 or not gendurable._is_awake(v_due[1])) then
         perform gendurable._wake_sleepers(v_due);
     end if;
     if cardinality(p_new) > coalesce(cardinality(v_created), 0) then

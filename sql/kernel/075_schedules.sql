@@ -34,13 +34,19 @@ comment on function gendurable._make_tick(text, text, jsonb, timestamptz, timest
 
 create or replace function gendurable._find_bell_place(p_fsm text, p_options jsonb, out queue text, out priority int)
 language plpgsql as $$
+declare
+    v_machine record;
 begin
-    queue := coalesce(p_options ->> 'queue', (
-        select m.queue
-        from gendurable.machine m
-        where m.fsm = p_fsm and ((p_options ->> 'version') is null or m.version = (p_options ->> 'version')::numeric::int)
-        order by m.version desc
-        limit 1), 'default');
+    select m.version, m.initial_step, m.queue into v_machine
+    from gendurable.machine m
+    where m.fsm = p_fsm and ((p_options ->> 'version') is null or m.version = (p_options ->> 'version')::numeric::int)
+    order by m.version desc
+    limit 1;
+    queue := coalesce(
+        (select r.queue from gendurable._find_route(
+            p_fsm, coalesce((p_options ->> 'version')::numeric::int, v_machine.version, 1),
+            coalesce(p_options ->> 'step', v_machine.initial_step, 'start')) r (queue)),
+        p_options ->> 'queue', v_machine.queue, 'default');
     priority := coalesce((p_options ->> 'priority')::numeric::int, 0);
 end $$;
 
@@ -243,12 +249,12 @@ begin
     from (
         select x.name
         from gendurable.schedule x
-        where x.fsm = p_fsm and (x.options ->> 'queue') is null and x.paused_at is null
+        where x.fsm = p_fsm and x.paused_at is null
         order by x.name
         limit gendurable._most_keys()
     ) s;
 end $$;
 
 comment on function gendurable._move_bells(text) is
-    'Moves the bells of the schedules of a machine that has come to another queue. Those that are locked follow with their next
-tick, or with the upkeep.';
+    'Moves the bells of the schedules of a machine that has come to another queue, or whose first step has. Those that are locked
+follow with their next tick, or with the upkeep.';

@@ -20,6 +20,7 @@ language plpgsql as $$
 declare
     v_count int;
     v_queues text[];
+    v_routed boolean;
 begin
     perform gendurable._take_unique_keys(p_ids, array_fill('runnable'::gendurable.status, array[cardinality(p_ids)]));
     with due as (
@@ -47,10 +48,22 @@ begin
             end,
             updated_at = p_now
         where i.id = any(p_ids)
-        returning i.queue
+        returning i.queue, i.home
     )
-    select count(*)::int, array_agg(distinct d.queue) into v_count, v_queues from due d;
-    if p_due <= p_now + gendurable._longest_poll() then
+    select count(*)::int, array_agg(distinct d.queue), bool_or(d.home is not null)
+    into v_count, v_queues, v_routed
+    from due d;
+    if not v_routed then
+        -- a statement without a variable is planned once: signals are not under force_generic_plan
+        v_routed := (select true from gendurable.step s where s.queue is not null order by s.fsm, s.step limit 1);
+    end if;
+    if v_routed then
+        perform gendurable._place_rows(p_ids, null, p_now);
+    end if;
+    if p_due <= p_now + gendurable._longest_poll() and v_queues is not null
+        -- an expression: mostly there is one queue on which nobody sleeps
+        and (cardinality(v_queues) > 1 or not gendurable._is_awake(v_queues[1]))
+    then
         perform gendurable._wake_sleepers(v_queues);
     end if;
     return v_count;
@@ -172,6 +185,7 @@ begin
             step = coalesce(o.step, o.from_step, i.step),
             state = coalesce(o.state, o.from_state, i.state),
             queue = coalesce(o.queue, i.queue),
+            home = o.home,
             priority = coalesce(o.priority, i.priority),
             partition_key = gendurable._next_key(o.rekey, o.partition_key, i.partition_key),
             eligible_at = case
@@ -279,8 +293,10 @@ begin
             select x.id
             from gendurable.instance x
             where x.id = p_id and x.claim_no = p_claim_no and x.status = 'executing' and x.partition_key is null
-                and x.unique_scope is null and x.queue_slot is null
+                and x.unique_scope is null and x.queue_slot is null and x.home is null
                 and not gendurable._is_over(x.expires_at, x.timeout_at, clock_timestamp())
+                and not exists (
+                    select from gendurable.step s where s.fsm = x.fsm and s.step = p_step and s.queue is not null)
             for no key update skip locked)
         returning i.queue into v_queue;
     end if;
@@ -289,7 +305,8 @@ end $$;
 
 comment on function gendurable._write_plain_outcome(bigint, bigint, boolean, text, jsonb, jsonb) is
     'Writes a plain next or done whose claim holds, of an instance without key, scope of a unique key, slot of its queue, and, where it
-ends, children and barrier: its queue. null: nothing was written, or somebody has the row locked.';
+ends, children and barrier, where it goes on, a queue that the step has or the instance goes back to: its queue. null: nothing
+was written, or somebody has the row locked.';
 
 create or replace function gendurable._expiry_error(p_expires_at timestamptz) returns text
 language sql stable parallel safe as $$

@@ -83,6 +83,7 @@ begin
     if v_outcomes = '{}' then
         return 0;
     end if;
+    v_outcomes := gendurable._route_outcomes(v_outcomes);
     v_keys := array(
         select distinct i.partition_key
         from gendurable.instance i

@@ -1,5 +1,5 @@
 -- What a worker sees of an instance's inbox and children: bounded in number and in bytes. What is beyond is cut, and says so.
--- Next: 097_held.
+-- Next: 096_why.
 
 create or replace function gendurable._is_large(p_value jsonb) returns boolean
 language sql stable parallel safe as $$

@@ -37,7 +37,7 @@ create type gendurable.outcome as (
     rekey boolean, partition_key text, queue text, priority int, rate_limit text, weight double precision,
     delayed boolean, keep boolean,
     inserts jsonb, sends gendurable.send[], from_step text, from_state jsonb, journal jsonb, traceback text, attributes jsonb,
-    close_ms bigint, keep_until timestamptz
+    close_ms bigint, keep_until timestamptz, home text
 );
 
 -- A due row that a claim has locked and still has to sort: hand out, give a slot, park, or end.

@@ -43,6 +43,7 @@ create table gendurable.instance (
     expires_at timestamptz,               -- when it has failed, if it has not ended by then; null at the end
     timeout_at timestamptz,               -- when its claim ends, whatever is renewed; null: whenever the lease does
     keep_until timestamptz,               -- how long it is kept after its end; null: as long as those whose machine says nothing
+    home text,                            -- its own queue, while it stands in that of a step; null: it stands in its own
     attributes jsonb,                     -- what it is searched by; null: none
     failed_at timestamptz,                -- finished_at of one that failed or was cancelled
     paused_at timestamptz,                -- since when gd_pause has stopped it

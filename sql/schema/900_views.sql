@@ -294,15 +294,29 @@ select
         when p.oid is null then 'there is no such function'::text
         when p.prokind::text <> 'f'::text or p.prorettype <> 'jsonb'::regtype::oid then 'the function does not return jsonb'::text
         when coalesce(p.proowner <> o.oid, true) then 'the function has another owner than when it was defined'::text
+        when exists (
+            select from pg_proc q
+            where q.proname = p.proname and q.pronamespace = p.pronamespace and q.pronargs > 1
+                and q.pronargs - q.pronargdefaults <= 1 and q.proargtypes[0] = 'jsonb'::regtype::oid
+        ) then 'another function of this name takes a jsonb, and defaults'::text
         when not (
             has_schema_privilege(p.pronamespace, 'usage'::text) and has_function_privilege(p.oid, 'execute'::text)
         ) then 'the role may not execute the function'::text
         when not p.prosecdef and not (
-            pg_has_role(p.proowner, current_user, 'member'::text) and pg_has_role(p.proowner, session_user, 'member'::text)
+            pg_has_role(p.proowner, current_user, x.how) and pg_has_role(p.proowner, session_user, x.how)
+            and pg_has_role(p.proowner, x.login, x.how)
         ) then 'the owner of the function could not act as the role'::text
     end as problem
 from gendurable.step s
-left join pg_proc p on p.oid = to_regprocedure(s.handler || '(pg_catalog.jsonb)'::text)::oid
+cross join (
+    select
+        case when current_setting('server_version_num'::text)::int < 160000 then 'member'::text else 'set'::text end as how,
+        (select a.usesysid from pg_stat_get_activity(pg_backend_pid()) a) as login
+) x
+left join pg_namespace n on n.nspname = (parse_ident(s.handler))[1]
+left join pg_proc p
+    on n.oid = p.pronamespace and p.proname = (parse_ident(s.handler))[2]
+        and p.pronargs = 1 and p.proargtypes[0] = 'jsonb'::regtype::oid
 left join pg_roles o on s.owner = o.rolname;
 
 comment on view gd_steps is 'The steps that gd_define_step has defined.';
@@ -313,7 +327,7 @@ comment on column gd_steps.version is 'the version of the machine that it is for
 comment on column gd_steps.handler is 'the function that runs it; null: it is in another language';
 comment on column gd_steps.owner is 'who owned the function when it was defined; without a function, who defined it';
 comment on column gd_steps.set_based is 'the function takes many instances at once: it returns setof jsonb';
-comment on column gd_steps.queue is 'not used yet: null';
+comment on column gd_steps.queue is 'the queue in which it always runs; null: in that of the instance';
 comment on column gd_steps.chain is 'the step may follow another one without being claimed anew; not read yet';
 comment on column gd_steps.alone is 'each instance runs in a transaction of its own';
 comment on column gd_steps.problem is 'why the role that asks cannot run it here; null: it can';

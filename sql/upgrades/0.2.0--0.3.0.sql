@@ -12,7 +12,7 @@ create type gendurable.send as (
 alter type gendurable.outcome
 add attribute inserts jsonb, add attribute sends gendurable.send[], add attribute from_step text, add attribute from_state jsonb,
 add attribute journal jsonb, add attribute traceback text, add attribute attributes jsonb, add attribute close_ms bigint,
-add attribute keep_until timestamptz;
+add attribute keep_until timestamptz, add attribute home text;
 
 alter type gendurable.candidate
 add attribute rate_limit text, add attribute weight double precision, add attribute place timestamptz,
@@ -44,7 +44,7 @@ create type gendurable.filter as (
 
 alter table gendurable.instance
 add column bucket_at timestamptz, add column queue_slot int, add column expires_at timestamptz,
-add column timeout_at timestamptz, add column keep_until timestamptz,
+add column timeout_at timestamptz, add column keep_until timestamptz, add column home text,
 drop constraint instance_status,
 add constraint instance_status check (
     (finished_at is not null) = (status >= 'done') and (keep_until is null or status >= 'done')
@@ -476,15 +476,16 @@ comment on column gd_holds.reason is 'why';
 comment on column gd_holds.held_by is 'who: the role of the session, behind the name in the setting gendurable.actor if it has one';
 comment on column gd_holds.held_at is 'since when';
 
--- Steps that are functions of this database: gd_define_step. A handler is a name and not a regprocedure, which would stop
--- pg_upgrade, and a dump of the tables alone; it is looked up whenever it is run.
+-- What gd_define_step has said of steps: which are functions of this database, and which have a queue of their own. A handler
+-- is a name and not a regprocedure, which would stop pg_upgrade, and a dump of the tables alone; it is looked up whenever it is
+-- run.
 create table gendurable.step (
     fsm text not null,
     step text not null,
     version int,                          -- null: all that have no definition of their own
     handler text,                         -- "schema.name", as quote_ident writes it; null: it is in another language
     owner text not null,                  -- of the handler, when it was defined; else who defined it
-    queue text,                           -- not used yet
+    queue text,                           -- where it always runs; null: in the queue of the instance
     chain boolean not null default true,
     alone boolean not null default false,
 
@@ -493,7 +494,11 @@ create table gendurable.step (
 
 alter table gendurable.step replica identity full;
 
-comment on table gendurable.step is 'Steps in SQL: the function that runs each, and how.';
+-- "has any step a queue", once in a call that puts rows before steps; almost always empty
+create index step_routed on gendurable.step (fsm, step)
+where queue is not null;
+
+comment on table gendurable.step is 'Steps in SQL, and steps with a queue of their own: the function that runs each, and how.';
 
 create view gd_steps as
 select
@@ -505,15 +510,29 @@ select
         when p.oid is null then 'there is no such function'::text
         when p.prokind::text <> 'f'::text or p.prorettype <> 'jsonb'::regtype::oid then 'the function does not return jsonb'::text
         when coalesce(p.proowner <> o.oid, true) then 'the function has another owner than when it was defined'::text
+        when exists (
+            select from pg_proc q
+            where q.proname = p.proname and q.pronamespace = p.pronamespace and q.pronargs > 1
+                and q.pronargs - q.pronargdefaults <= 1 and q.proargtypes[0] = 'jsonb'::regtype::oid
+        ) then 'another function of this name takes a jsonb, and defaults'::text
         when not (
             has_schema_privilege(p.pronamespace, 'usage'::text) and has_function_privilege(p.oid, 'execute'::text)
         ) then 'the role may not execute the function'::text
         when not p.prosecdef and not (
-            pg_has_role(p.proowner, current_user, 'member'::text) and pg_has_role(p.proowner, session_user, 'member'::text)
+            pg_has_role(p.proowner, current_user, x.how) and pg_has_role(p.proowner, session_user, x.how)
+            and pg_has_role(p.proowner, x.login, x.how)
         ) then 'the owner of the function could not act as the role'::text
     end as problem
 from gendurable.step s
-left join pg_proc p on p.oid = to_regprocedure(s.handler || '(pg_catalog.jsonb)'::text)::oid
+cross join (
+    select
+        case when current_setting('server_version_num'::text)::int < 160000 then 'member'::text else 'set'::text end as how,
+        (select a.usesysid from pg_stat_get_activity(pg_backend_pid()) a) as login
+) x
+left join pg_namespace n on n.nspname = (parse_ident(s.handler))[1]
+left join pg_proc p
+    on n.oid = p.pronamespace and p.proname = (parse_ident(s.handler))[2]
+        and p.pronargs = 1 and p.proargtypes[0] = 'jsonb'::regtype::oid
 left join pg_roles o on s.owner = o.rolname;
 
 comment on view gd_steps is 'The steps that gd_define_step has defined.';
@@ -524,7 +543,7 @@ comment on column gd_steps.version is 'the version of the machine that it is for
 comment on column gd_steps.handler is 'the function that runs it; null: it is in another language';
 comment on column gd_steps.owner is 'who owned the function when it was defined; without a function, who defined it';
 comment on column gd_steps.set_based is 'the function takes many instances at once: it returns setof jsonb';
-comment on column gd_steps.queue is 'not used yet: null';
+comment on column gd_steps.queue is 'the queue in which it always runs; null: in that of the instance';
 comment on column gd_steps.chain is 'the step may follow another one without being claimed anew; not read yet';
 comment on column gd_steps.alone is 'each instance runs in a transaction of its own';
 comment on column gd_steps.problem is 'why the role that asks cannot run it here; null: it can';

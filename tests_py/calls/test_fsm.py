@@ -9,8 +9,9 @@ import pytest
 from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
-from gendurable_py import FSM, Cancel, Context, Done, InvalidArgument, Job, Next, Stop, job, step
+from gendurable_py import FSM, Cancel, Child, Context, Done, InvalidArgument, Job, Next, Stop, job, sql_step, step
 from gendurable_py.fsm import spec_of
+from gendurable_py.machine.encode import encode_insert, encode_outcome
 from gendurable_py.machine.registry import autoload, lookup
 from gendurable_py.outcome import Retry
 from gendurable_py.testing import context
@@ -259,3 +260,66 @@ def test_autoload_imports_only_below_its_list(tmp_path: Any, monkeypatch: pytest
     assert lookup(name, 1) is None
     assert autoload(name, ["autoloaded"])
     assert lookup(name, 1) is not None
+
+
+class WithSql(FSM, name="test_fsm.with_sql", initial="audit", timeout=30):
+    audit = sql_step()
+    other = sql_step("another name")
+
+    @step
+    def close(self, ctx: Context[Any]) -> Done:
+        return Done()
+
+
+def test_a_step_in_sql_is_a_name_and_nothing_else() -> None:
+    spec = spec_of(WithSql)
+    assert list(spec.steps) == ["close"]
+    assert spec.in_sql == {"audit": "audit", "other": "another name"}
+    machine = WithSql()
+    ctx = context(WithSql, step="close")
+    for target in (machine.audit, WithSql.audit, "audit"):
+        assert b'"step":"audit"' in encode_outcome(ctx, spec, Next(target), False)
+    assert b'"step":"another name"' in encode_outcome(ctx, spec, Next(machine.other), False)
+    assert b'"step":"audit"' in encode_insert(Child(WithSql, step=WithSql.audit))
+    assert spec.options()["timeouts"] == {"close": 30000}
+    with pytest.raises(InvalidArgument, match="is a function of the database"):
+        machine.audit(ctx)
+    with pytest.raises(InvalidArgument, match=r"has no step 'x'.*\n.*close, audit, another name"):
+        encode_outcome(ctx, spec, Next("x"), False)
+
+
+def test_an_override_decides_where_a_step_runs() -> None:
+    class InPython(WithSql, name="test_fsm.in_python"):
+        def audit(self, ctx: Context[Any]) -> Done:  # type: ignore[override]
+            return Done()
+
+    class InSql(WithSql, name="test_fsm.in_sql"):
+        close = sql_step()  # type: ignore[assignment]
+
+    assert set(spec_of(InPython).steps) == {"audit", "close"}
+    assert spec_of(InSql).in_sql == {"audit": "audit", "other": "another name", "close": "close"}
+    assert spec_of(InSql).steps == {}
+    assert b'"step":"close"' in encode_outcome(context(InSql), spec_of(InSql), Next(WithSql.close), False)
+    assert b'"step":"audit"' in encode_outcome(context(InPython), spec_of(InPython), Next(WithSql.audit), False)
+
+
+def test_steps_in_sql_that_cannot_be() -> None:
+    with pytest.raises(InvalidArgument, match="the name of a step"):
+        sql_step("")
+    with pytest.raises(InvalidArgument, match="two steps named 'audit'"):
+
+        class Twice(FSM, name="test_fsm.twice"):
+            audit = sql_step()
+            other = sql_step("audit")
+
+    with pytest.raises(InvalidArgument, match="both steps and perform"):
+
+        class Both(Job, name="test_fsm.both"):
+            audit = sql_step()
+
+            def perform(self, args: dict[str, Any]) -> None: ...
+
+    with pytest.raises(InvalidArgument, match="no step 'start'"):
+
+        class Lost(FSM, name="test_fsm.lost"):
+            audit = sql_step()

@@ -9,6 +9,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from support.wait import run_in_thread, wait_until_blocked
 
 import gendurable_py as gd
 from gendurable_py import (
@@ -25,6 +26,7 @@ from gendurable_py import (
     Signal,
     Stop,
     job,
+    sql_step,
     step,
 )
 from gendurable_py.testing import assert_awaiting, assert_done, assert_failed, context, drain
@@ -275,3 +277,79 @@ def test_the_fixture_gives_an_empty_database_to_each_test(
     pytester.makepyfile(USER_TEST)
     monkeypatch.setenv("PYTHONPATH", str(Path(gd.__file__).parent.parent))
     pytester.runpytest_subprocess("-q", "-p", "no:cacheprovider").assert_outcomes(passed=2)
+
+
+class Half(FSM, name="testing.half", initial="begin", run_ahead=True):
+    begin = sql_step()
+    end = sql_step()
+
+    @step
+    def middle(self, ctx: Context[dict[str, Any]]) -> Next:
+        return Next(self.end)
+
+
+IN_SQL = """
+create function begin_half(ctx jsonb) returns jsonb language sql as $$
+    select jsonb '{"kind": "next", "step": "middle", "state": {"n": 1}}'
+$$;
+create function end_half(ctx jsonb) returns jsonb language plpgsql as $$
+begin
+    if (ctx ->> 'attempt')::int < 1 then
+        raise exception 'not yet';
+    end if;
+    return jsonb_build_object('kind', 'done', 'result', ctx -> 'state');
+end $$;
+select gd_define_step('testing.half', 'begin', 'begin_half(jsonb)');
+select gd_define_step('testing.half', 'end', 'end_half(jsonb)');
+"""
+
+
+@pytest.mark.parametrize("run_ahead", [False, True])
+def test_drain_runs_steps_in_sql_and_what_follows_them(conn: psycopg.Connection[Any], run_ahead: bool) -> None:
+    conn.execute(IN_SQL)
+    with conn.transaction(force_rollback=True):
+        id = gd.insert(conn, Half)
+        assert drain(conn, [Half], run_ahead=run_ahead) == 3
+        assert drain(conn, [Half], run_ahead=run_ahead, advance=True) == 1
+        assert assert_done(conn, id) == {"n": 1}
+
+
+def test_drain_runs_steps_in_sql_on_an_async_connection(conn: psycopg.Connection[Any], db: Any) -> None:
+    conn.execute(IN_SQL)
+
+    async def main() -> None:
+        aconn = await db.aconnect()
+        id = await gd.insert(aconn, Half)
+        assert await drain(aconn, [Half], advance=True) == 4
+        assert await assert_done(aconn, id) == {"n": 1}
+
+    asyncio.run(main())
+
+
+def test_drain_says_which_function_is_missing(conn: psycopg.Connection[Any]) -> None:
+    conn.execute(IN_SQL)
+    conn.execute("drop function begin_half(jsonb)")
+    id = gd.insert(conn, Half)
+    with pytest.raises(gd.InvalidArgument, match=r"'begin' of testing\.half cannot be run in SQL here"):
+        drain(conn, [Half])
+    assert conn.execute("select status from gd_instances where id = %s", (id,)).fetchone() == ("runnable",)
+
+
+def test_drain_waits_for_what_others_have_locked(conn: psycopg.Connection[Any], db: Any) -> None:
+    conn.execute("create table account (id int primary key, n int not null); insert into account values (1, 0)")
+    conn.execute(
+        """create function pay(ctx jsonb) returns jsonb language plpgsql as $$
+        begin
+            update account set n = n + 1;
+            return '{"kind": "done"}';
+        end $$"""
+    )
+    gd.define_step(conn, "testing.alien", "start", "pay(jsonb)")
+    id = gd.insert(conn, "testing.alien")
+    other = db.connect(autocommit=False)
+    other.execute("select from account for update")
+    draining = run_in_thread(drain, conn)
+    wait_until_blocked(db.connect(), conn)
+    other.rollback()
+    assert draining.result() == 1
+    assert assert_done(conn, id) is None

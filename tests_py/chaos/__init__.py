@@ -2,10 +2,13 @@
 
     python -m tests_py.chaos --minutes 3                  (make chaos)
     python -m tests_py.chaos --minutes 10 --around        (make chaos GD_ARGS="--minutes 10 --around")
+    python -m tests_py.chaos --minutes 10 --money
 
 - `scene.py` starts it all, lets it drain and reports; `faults.py` breaks things.
 - `around.py` is the other scene: little is broken, but others share the database. `intruders.py` is what they do
   there, `payloads.py` what they put in; `aside.py` measures for how long work that they leave alone stands still.
+- `money.py` is the third one: a bank (`bank.py`, `bank_clients.py`) whose books have to balance (`bank_checker.py`),
+  with steps in SQL and in Python in one queue, while everything is killed at random.
 - `worker.py` and `machines.py` are what the processes run; `clients.py` inserts and signals, `operators.py` does what
   operators do.
 - `records.py` gathers what was written down: by a trigger in the transactions, by steps and clients outside of them.

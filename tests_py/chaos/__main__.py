@@ -1,4 +1,4 @@
-"""python -m tests_py.chaos [--minutes 3] [--seed N] [--around]: the exit code is 0 if no invariant was violated."""
+"""python -m tests_py.chaos [--minutes 3] [--seed N] [--around | --money]: the exit code is 0 if all invariants held."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import random
 import sys
 
 from .around import play_around
+from .money import play_money
 from .sabotage import DEFECTS
 from .scene import Unavailable, play
 
@@ -22,6 +23,11 @@ def main() -> int:
         help="others in the database instead of faults: hostile payloads, settings, open and prepared transactions, "
         "publications, locks and clock steps, all at once",
     )
+    parser.add_argument(
+        "--money",
+        action="store_true",
+        help="a bank instead of machines of all kinds: steps in SQL and in Python, kills at random, books that balance",
+    )
     parser.add_argument("--steady", action="store_true", help="with --around: no clock steps, and times are judged")
     options = parser.parse_args()
     seed = random.randrange(1 << 31) if options.seed is None else options.seed
@@ -29,6 +35,8 @@ def main() -> int:
     try:
         if options.around:
             report = play_around(seed, options.minutes, steady=options.steady)
+        elif options.money:
+            report = play_money(seed, options.minutes, options.sabotage)
         else:
             report = play(seed, options.minutes, options.sabotage)
     except Unavailable as error:

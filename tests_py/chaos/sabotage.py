@@ -96,4 +96,19 @@ DEFECTS = {
         "            when jsonb_typeof(p_outcome -> 'consume') = 'nothing'\n                then",
         ("signal",),
     ),
+    # what a handler wrote stays though its commit was refused
+    "refused and kept": Defect(
+        "api/244_group.sql",
+        "            state := 'answers';\n            raise exception using errcode = 'GD507', "
+        "message = 'not all could be committed', hint = 'This is not seen.';\n",
+        "            state := 'answers';\n",
+        ("once", "half"),
+    ),
+    # gd_commit_one does not mind that its claim is lost
+    "lost and kept": Defect(
+        "api/131_commit_one.sql",
+        "    if not found then\n        perform gendurable._raise_lost(v_outcome);\n    end if;\n    v_keys",
+        "    if not found then\n        return null;\n    end if;\n    v_keys",
+        ("once", "half"),
+    ),
 }

@@ -14,7 +14,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Protocol, Self
 
 import psycopg
 from psycopg.conninfo import make_conninfo
@@ -111,6 +111,17 @@ def start_server(sabotage: str | None) -> Cluster:
     return cluster
 
 
+class Crowd(Protocol):
+    """Those who put work in: until `finish`, and then what they promised."""
+
+    finish: threading.Event
+    failure: BaseException | None
+    told: list[dict[str, Any]]
+
+    @property
+    def busy(self) -> bool: ...
+
+
 class Scene:
     """`server`: another one than it would start for itself; `more`: what is added to the styles of the workers."""
 
@@ -130,13 +141,7 @@ class Scene:
         self._more = more
         self.folder = Path(tempfile.mkdtemp(prefix="gd-chaos-"))
         with psycopg.connect(self.dsn) as conn:
-            conn.execute(LOG.encode())
-            gd.set_rate_limit(conn, LIMIT, RATE, 1, BURST)
-            gd.set_queue(conn, FEW, limit=MOST)
-            for name, options in SCHEDULES.items():
-                # Where the clock goes on by an hour, all that it has left out would be the work.
-                missed = {"catch_up": "one"} if more else {}
-                gd.schedule(conn, name, "@every 1 second", tick, {"n": 0}, **{**options, **missed})
+            self._prepare(conn)
         self.proxy = Proxy(self.dsn)
         self._workers_dsn = make_conninfo(self.proxy.dsn, user=user)
         self.workers: list[subprocess.Popen[bytes]] = []
@@ -147,7 +152,20 @@ class Scene:
         self.stepped = False
         for index in range(WORKERS):
             self.workers.append(self._worker(index))
-        self.clients = Clients(self.proxy.dsn, seed, cancel=cancel)
+        self._begin(seed, cancel)
+
+    def _prepare(self, conn: psycopg.Connection[Any]) -> None:
+        """What there has to be before the first worker."""
+        conn.execute(LOG.encode())
+        gd.set_rate_limit(conn, LIMIT, RATE, 1, BURST)
+        gd.set_queue(conn, FEW, limit=MOST)
+        for name, options in SCHEDULES.items():
+            # Where the clock goes on by an hour, all that it has left out would be the work.
+            missed = {"catch_up": "one"} if self._more else {}
+            gd.schedule(conn, name, "@every 1 second", tick, {"n": 0}, **{**options, **missed})
+
+    def _begin(self, seed: int, cancel: bool) -> None:
+        self.clients: Crowd = Clients(self.proxy.dsn, seed, cancel=cancel)
         self.faults = Faults(self, seed)
 
     def __enter__(self) -> Self:
@@ -245,9 +263,7 @@ class Scene:
         try:
             wait_until(lambda: not self.clients.busy, DRAIN_SECONDS)
             with psycopg.connect(self.dsn, autocommit=True) as conn:
-                for name in SCHEDULES:
-                    gd.pause_schedule(conn, name)
-                wait_until(lambda: backlog(conn) == 0, DRAIN_SECONDS)
+                self._drain(conn)
         except TimeoutError:
             who = "clients are still busy" if self.clients.busy else "instances have not ended"
             self.violations.append(Violation("stuck", f"after {DRAIN_SECONDS} s of calm {who}"))
@@ -258,10 +274,15 @@ class Scene:
         for process in self.workers:
             self._end(process)
 
+    def _drain(self, conn: psycopg.Connection[Any]) -> None:
+        for name in SCHEDULES:
+            gd.pause_schedule(conn, name)
+        wait_until(lambda: backlog(conn) == 0, DRAIN_SECONDS)
+
     def judge(self) -> Report:
         with psycopg.connect(self.dsn, autocommit=True) as conn:
             repaired = gd.maintain(conn)["repaired"]
-            record = gather(conn, self.folder, self.clients.told)
+            record = gather(conn, self.folder, [*self.clients.told])
         record.stepped = self.stepped
         assert isinstance(repaired, int)
         record.repaired += repaired

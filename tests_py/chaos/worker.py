@@ -1,6 +1,6 @@
 """One dispatcher process: `python -m chaos.worker DSN JOURNAL STYLE`. It serves until SIGTERM, whatever happens.
 
-A style with "+around" serves what is hostile, too.
+A style with "+around" serves what is hostile, too; one with "+bank" the bank alone.
 
 Beside the engine a plain SQL client works: it writes its ledger in the transaction that commits the step.
 """
@@ -23,7 +23,7 @@ from psycopg.conninfo import make_conninfo
 import gendurable_py as gd
 from gendurable_py import Engine
 
-from . import machines, payloads
+from . import bank, machines, payloads
 from .aside import OPTIONS
 
 LEASE = 2.0
@@ -96,18 +96,22 @@ class SqlWorker:
 
 def main() -> None:
     dsn, path, given = sys.argv[1:]
-    style, _, around = given.partition("+")
+    style, _, more = given.partition("+")
+    around, banks = more == "around", more == "bank"
     queues = {"default": 8, "keyed": 4, machines.FEW: 4}
     served = machines.MACHINES
     if around:
         queues[payloads.QUEUE] = 3
         served = [*served, payloads.Hostile]
+    if banks:
+        queues, served, bank.OWN_DSN = {bank.QUEUE: 12}, bank.MACHINES, dsn
     machines.journal = machines.Journal(path)
     machines.ticking = machines.Journal(Path(path).with_name(f"ticks-{Path(path).name}"))
     stopped = threading.Event()
     # A client like others, which owes its settings to nobody else.
     beside = SqlWorker(make_conninfo(dsn, user="postgres", options=OPTIONS) if around else dsn)
-    beside.thread.start()
+    if not banks:
+        beside.thread.start()
     while not stopped.is_set():
         # Also while the server is away and no engine runs, which has a handler of its own.
         signal.signal(signal.SIGTERM, lambda *_: stopped.set())
@@ -121,7 +125,7 @@ def main() -> None:
             poll_interval=0.2,
             max_poll_interval=0.5,
             reap_interval=1,
-            retention=machines.RETENTION,
+            retention=bank.KEPT if banks else machines.RETENTION,
             drain_timeout=2,
             on_event=on_event,
             **STYLES[style],
@@ -132,7 +136,8 @@ def main() -> None:
         except psycopg.OperationalError:
             beside.stopping.wait(PAUSE)
     beside.stopping.set()
-    beside.thread.join(5)
+    if not banks:
+        beside.thread.join(5)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import psycopg
@@ -16,6 +15,7 @@ from support.wait import wait_until
 
 import gendurable_py as gd
 from gendurable_py import FSM, Done, Engine, job, step
+from gendurable_py.dispatch import connections
 
 pytestmark = pytest.mark.usefixtures("accounts")
 
@@ -69,15 +69,15 @@ def test_a_commit_of_which_nobody_knows_is_asked_of_the_database(
 ) -> None:
     # It has happened, and its answer is lost: the connection breaks behind the COMMIT.
     runs: list[int] = []
-    commands = psycopg.Transaction._get_commit_commands
+    said = connections._said
 
-    def commit_and_break(self: Any) -> Iterator[bytes]:
-        yield from commands(self)
-        if self._conn.info.get_parameters().get("application_name", "").startswith("gendurable") and len(runs) == 1:
-            other.execute("select pg_terminate_backend(%s, 10000)", (self._conn.info.backend_pid,))
-            yield b"select 1"
+    def commit_and_break(pgconn: Any, text: bytes, tag: bytes) -> Any:
+        yield from said(pgconn, text, tag)
+        if tag == b"COMMIT" and len(runs) == 1:
+            other.execute("select pg_terminate_backend(%s, 10000)", (pgconn.backend_pid,))
+            yield from said(pgconn, b"select 1", b"SELECT 1")
 
-    monkeypatch.setattr(psycopg.Transaction, "_get_commit_commands", commit_and_break)
+    monkeypatch.setattr(connections, "_said", commit_and_break)
     other = db.connect()
 
     @job(name="tx_unknown", transactional=True)

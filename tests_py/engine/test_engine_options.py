@@ -90,6 +90,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "min_demand": (*NUMBERS, 11),
     "run_ahead": (0, 1, None, "yes", []),
     "notify": (0, 1, None, "no", []),
+    "sql_steps": (0, 1, None, "no", []),
     "on_event": (5, "print", [], hears, Hears()),
     "dsn": (None, 5, b"dbname=x", object(), ["dbname=x"], "postgresql://[", "no_such_option=1", "dbname"),
 }

@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
-import pwd
-import shutil
-import socket
-import subprocess
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from support.engine import Events, asleep, ended, field, running
+from support.pgbouncer import PROBE, PROGRAM, pgbouncer, pooled
 from support.proxy import Proxy
 from support.wait import wait_until
 
@@ -25,9 +17,9 @@ import gendurable_py as gd
 from gendurable_py import FSM, Await, Child, Context, Done, Engine, ScheduleChilds, job, step
 
 Conn = psycopg.Connection[Any]
-PROGRAM = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin:/usr/local/sbin")
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="needs pgbouncer: apt-get install pgbouncer")
+__all__ = ["pooled"]
 
 
 @job(name="pgbouncer.work", max_attempts=3, backoff=lambda attempt: 0.01)
@@ -48,69 +40,6 @@ class Parent(FSM, name="pgbouncer.parent"):
         return Await("go", {"childs": len(ctx.childs)}) if go is None else Done([ctx.state, go.payload])
 
 
-@pytest.fixture
-def pooled(db: Any) -> Iterator[str]:
-    """The dsn of the database by way of a pgbouncer with two server connections."""
-    with pgbouncer(db, "pool_mode = transaction\ndefault_pool_size = 2\n") as dsn:
-        yield dsn
-
-
-@contextmanager
-def pgbouncer(db: Any, options: str) -> Iterator[str]:
-    server = {key: str(value) for key, value in conninfo_to_dict(db.dsn).items()}
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    folder = Path(tempfile.mkdtemp(prefix="gd-pgbouncer-"))
-    target = " ".join(f"{key}={server[key]}" for key in ("host", "port", "user", "password") if server.get(key))
-    ini = folder / "pgbouncer.ini"
-    ini.write_text(
-        f"[databases]\n* = {target}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n"
-        f"unix_socket_dir =\nauth_type = any\n{options}"
-    )
-    user = None
-    if os.geteuid() == 0:
-        # It does not run as root; the server's own user can reach the server's socket.
-        user = _server_user()
-        for path in (folder, ini):
-            shutil.chown(path, user)
-    assert PROGRAM is not None
-    log = (folder / "log").open("w")
-    process = subprocess.Popen(
-        [PROGRAM, str(ini)],
-        stdout=log,
-        stderr=log,
-        user=user,
-        group=None if user is None else pwd.getpwnam(user).pw_gid,
-    )
-    dsn = make_conninfo(db.dsn, host="127.0.0.1", port=port, sslmode="disable", password="unused")
-
-    def answers() -> bool:
-        assert process.poll() is None, Path(log.name).read_text()
-        try:
-            psycopg.connect(dsn).close()
-        except psycopg.OperationalError as error:
-            raise AssertionError(str(error)) from error
-        return True
-
-    try:
-        wait_until(answers)
-        yield dsn
-    finally:
-        process.terminate()
-        process.wait(10)
-        log.close()
-        shutil.rmtree(folder)
-
-
-def _server_user() -> str:
-    for name in ("postgres", "nobody"):
-        try:
-            return pwd.getpwnam(name).pw_name
-        except KeyError:
-            continue
-    raise AssertionError("no user to run pgbouncer as")
-
-
 def test_an_engine_works_through_it(db: Any, conn: Conn, pooled: str) -> None:
     engine = Engine(
         pooled, [Parent, work], notify=False, poll_interval=0.02, max_poll_interval=0.05, heartbeat_interval=0.05
@@ -124,15 +53,6 @@ def test_an_engine_works_through_it(db: Any, conn: Conn, pooled: str) -> None:
         assert gd.wait(clients, id, 10) == gd.Result("done", [{"childs": 20}, "on"], None)
         many = gd.insert_many(clients, [Child(work, {"n": n}) for n in range(100)])
         assert [r.result for r in ended(conn, *(m.id for m in many))] == list(range(100))
-
-
-PROBE = (
-    "select pg_backend_pid(), current_setting('synchronous_commit'), current_setting('search_path'), "
-    "current_setting('jit'), current_setting('default_transaction_isolation'), current_setting('lock_timeout'), "
-    "array(select pg_listening_channels())::text, "
-    "(select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()), "
-    "(select count(*) from pg_prepared_statements)"
-)
 
 
 @pytest.mark.parametrize(
@@ -245,3 +165,30 @@ def test_transactional_steps_leave_nothing_in_the_sessions_of_the_proxy(
         for _ in range(4):
             left = through.execute("select count(*) from pg_prepared_statements").fetchone()
             assert left == (0,)
+
+
+@pytest.mark.parametrize("notify", [False, True])
+def test_steps_in_sql_run_through_it_and_leave_nothing_in_its_sessions(
+    db: Any, conn: Conn, pooled: str, notify: bool
+) -> None:
+    conn.execute("create table account (id int primary key, n int not null)")
+    conn.execute("insert into account values (1, 0)")
+    conn.execute(
+        """create function pay(ctx jsonb) returns jsonb language plpgsql as $$
+        begin
+            update account set n = n + 1;
+            return '{"kind": "done"}';
+        end $$"""
+    )
+    gd.define_step(conn, "pgbouncer.alien", "start", "pay(jsonb)")
+    ids = [gd.insert(conn, "pgbouncer.alien", {}) for _ in range(40)]
+    with running(Engine(pooled, notify=notify, poll_interval=0.05)):
+        assert {result.status for result in ended(conn, *ids)} == {"done"}
+    assert conn.execute("select n from account").fetchone() == (40,)
+    with psycopg.connect(pooled, autocommit=True, prepare_threshold=None) as through:
+        for _ in range(4):
+            left = through.execute(
+                "select current_setting('default_transaction_isolation'), current_setting('statement_timeout'), "
+                "(select count(*) from pg_prepared_statements)"
+            ).fetchone()
+            assert left == ("read committed", "0", 0)

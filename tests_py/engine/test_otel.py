@@ -14,13 +14,11 @@ from typing import Any
 import psycopg
 import pytest
 from opentelemetry import baggage, context, trace
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanProcessor
 from opentelemetry.trace import SpanContext, SpanKind, StatusCode
 from support.engine import ended, field, running
+from support.telemetry import Telemetry
 from support.wait import wait_until
 
 import gendurable_py as gd
@@ -29,42 +27,6 @@ from gendurable_py.testing import drain
 
 Conn = psycopg.Connection[Any]
 ROOT = Path(__file__).resolve().parents[2]
-
-
-class Telemetry:
-    """A tracer of the test's own, its spans and its metrics."""
-
-    def __init__(self) -> None:
-        self._exporter, self._reader = InMemorySpanExporter(), InMemoryMetricReader()
-        self.spans_of = TracerProvider()
-        self.spans_of.add_span_processor(SimpleSpanProcessor(self._exporter))
-        self.meters = MeterProvider([self._reader])
-        self.tracer = self.spans_of.get_tracer("test")
-
-    def on(self, **options: Any) -> None:
-        otel.instrument(tracer_provider=self.spans_of, meter_provider=self.meters, **options)
-
-    def spans(self, name: str = "") -> list[ReadableSpan]:
-        return [span for span in self._exporter.get_finished_spans() if span.name.startswith(name)]
-
-    def span(self, name: str) -> ReadableSpan:
-        [span] = self.spans(name)
-        return span
-
-    def points(self, name: str) -> list[tuple[dict[str, Any], Any]]:
-        data = self._reader.get_metrics_data()
-        return [
-            (dict(point.attributes), point)
-            for resource in (data.resource_metrics if data else [])
-            for scope in resource.scope_metrics
-            for metric in scope.metrics
-            if metric.name == f"gendurable.{name}"
-            for point in metric.data.data_points
-        ]
-
-    def total(self, name: str, **attributes: str) -> float:
-        wanted = {f"gendurable.{key}": value for key, value in attributes.items()}
-        return sum(point.value for about, point in self.points(name) if wanted.items() <= about.items())
 
 
 @pytest.fixture

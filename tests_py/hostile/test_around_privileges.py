@@ -236,7 +236,8 @@ def test_a_grant_is_remembered_once_and_taken_back_by_revoke(people: People) -> 
                 conn.execute("select gd_grant(%s::text::regrole, %s)", (people.role("other"), wrong))
             assert caught.value.sqlstate == "GD502"
         assert conn.execute("select count(*) from gendurable.granted").fetchone() == (2,)
-        conn.execute(f"revoke all on all functions in schema public from {role}".encode())
+        conn.execute(f"revoke all on all routines in schema public, gendurable from {role}".encode())
+        conn.execute(f"revoke usage on schema gendurable from {role}".encode())
         conn.execute(f"revoke all on all tables in schema public from {role}".encode())
         assert strangers(conn) == set()
     with people.connect(dsn, "app") as app:

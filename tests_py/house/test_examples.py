@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -80,6 +81,77 @@ async def test_saga_cancels_what_it_booked(db: Database, monkeypatch: pytest.Mon
         **{f"rome:{part}": "booked" for part in ("flight", "hotel", "car")},
         **{f"oslo:{part}": "cancelled" for part in ("flight", "hotel", "car")},
     }
+
+
+async def test_transfers_are_applied_once_by_steps_in_python_and_sql(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = await played("transfer", db, monkeypatch)
+    assert said["sum"] == 1000
+    assert sum(said["ended"].values()) == 60
+    assert {"bank.python done", "bank.sql done", "bank.mixed done"} <= set(said["ended"])
+
+
+async def test_an_order_is_shipped_once_by_the_row_that_says_it_is_paid(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert await played("paid_order", db, monkeypatch) == {"shipped": 58, "waiting": 2}
+
+
+async def test_the_outbox_has_one_mail_where_the_careless_step_has_two(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = await played("outbox", db, monkeypatch)
+    assert said == {"orders": 25, "mails": 20, "mails of each careless order": [1, 1, 1, 1, 2]}
+
+
+async def test_the_nightly_report_needs_nothing_but_calls_of_gd_run(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = await played("nightly", db, monkeypatch)
+    assert sum(said.values()) == sum(range(1, 101))
+    with db.connect() as conn:
+        assert gd.run(conn, "reports")["claimed"] == 0
+        assert conn.execute("select name, cron, fsm from gd_schedules").fetchall() == [
+            ("nightly report", "0 3 * * *", "nightly")
+        ]
+
+
+DAMAGES = {
+    "transfer": {
+        "update account set balance = balance + 1 where id = 3": "money has come or gone",
+        "insert into booking select 0, account, amount from booking limit 1": "money has come or gone",
+        "insert into receipt select * from receipt limit 1": "not applied once",
+        "delete from receipt where transfer = (select min(transfer) from receipt)": "not applied once",
+        "alter sequence move_run restart": "no step has run twice",
+    },
+    "paid_order": {
+        "insert into shipment values (7, 7)": "(7, 7), (7, 7)",
+        "delete from shipment where order_id = 7": "(6, 6), (8, 8)",
+        "insert into shipment values (60, 1)": "(60, 1)",
+    },
+    "nightly": {
+        "insert into report select * from report where day = '2000-11-02'": "2000, 11, 2",
+        "update report_line set cents = cents + 1; update report set cents = cents + 1": "2000, 11, 1",
+        "update sale set reported = false where cents = 9": "sales are in no report",
+        """select gd_insert('nightly.mail', '{"day": "2000-11-03"}')""": "2000, 11, 3",
+        "alter sequence nightly_run restart": "no step has run twice",
+    },
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+async def test_examples_tell_what_does_not_hold(db: Database, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """What an example asserts of its tables in the end can fail."""
+    await played(name, db, monkeypatch)
+    verify = importlib.import_module(f"examples.{name}").verify
+    conn = await db.aconnect()
+    await verify(conn)
+    for damage, told in DAMAGES[name].items():
+        async with conn.transaction(force_rollback=True):
+            await conn.execute(damage.encode())
+            with pytest.raises(AssertionError, match=re.escape(told)):
+                await verify(conn)
 
 
 def test_psql_works(db: Database) -> None:

@@ -74,6 +74,8 @@ def test_no_block_is_left_out() -> None:
         ("A first machine", "python"),
         ("A first machine", "text"),
         ("Limits", "python"),
+        ("Exactly once", "python"),
+        ("Exactly once", "text"),
         ("From psql alone", "sql"),
         ("From psql alone", "text"),
         ("Installing", "sh"),
@@ -102,6 +104,11 @@ def test_limits(db: Database) -> None:
     with db.connect() as conn:
         assert conn.execute("select allowed, burst from gd_rate_limits").fetchone() == (50, 10)
         assert conn.execute("select count(*) from gd_claim('w', p_limit => 10)").fetchone() == (2,)
+
+
+def test_exactly_once(db: Database) -> None:
+    said = python(db, blocks(README, "Exactly once", "python")[0].text)
+    assert said == blocks(README, "Exactly once", "text")[0].text
 
 
 def test_psql_alone(empty_db: Database) -> None:

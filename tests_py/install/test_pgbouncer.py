@@ -7,10 +7,8 @@ from typing import Any
 import psycopg
 import pytest
 from support.engine import ended, field, running
-from support.wait import wait_until
-
-# The fixture that runs the pooler, and the reason for a skip, stand with the engine's own test.
-from test_engine_pgbouncer import PROGRAM, pooled
+from support.pgbouncer import PROBE, PROGRAM, pooled
+from support.wait import run_in_thread, wait_until
 
 import gendurable_py as gd
 from gendurable_py import FSM, Await, Child, Context, Done, Engine, Next, Outcome, job, step
@@ -122,3 +120,54 @@ def test_the_calls_work_through_it(conn: Conn, pooled: str) -> None:
         assert gd.cancel(c, other or 0, "enough")
         assert gd.maintain(c)["repaired"] == 0
         assert gd.gc(c, 0) == 2
+
+
+STEPS = """
+create table worked (id bigint);
+create function work(ctx jsonb) returns jsonb language plpgsql as $$
+begin
+    insert into worked values ((ctx ->> 'id')::bigint);
+    perform pg_advisory_xact_lock(4711, 1) where ctx #> '{state,waits}' = 'true';
+    return '{"kind": "done"}';
+end $$;
+select gd_define_step('pooled.sql', 'start', 'work(jsonb)');
+"""
+
+
+def through(pooled: str) -> Conn:
+    return psycopg.connect(pooled, autocommit=True, prepare_threshold=None)
+
+
+def test_gd_run_works_through_it(conn: Conn, pooled: str) -> None:
+    """More callers than server connections, a transaction between any two statements of it; nothing stays behind."""
+    conn.execute(STEPS)
+    with through(pooled) as client:
+        before = {row[1:] for _ in range(4) for row in [client.execute(PROBE).fetchone()] if row}
+        many = [Child("pooled.sql", {}, partition_key=f"k:{n}" if n % 4 == 0 else None) for n in range(400)]
+        ids = [made.id for made in gd.insert_many(client, many)]
+
+        def call() -> int:
+            with through(pooled) as mine:
+                return int(gd.run(mine, batch=10)["ok"])  # type: ignore[arg-type]
+
+        while conn.execute("select 1 from gd_instances where finished_at is null limit 1").fetchone():
+            callers = [run_in_thread(call) for _ in range(4)]
+            assert all(caller.result() >= 0 for caller in callers)
+        assert conn.execute("select count(*), count(distinct id) from worked").fetchone() == (400, 400)
+        assert {result.status for result in ended(conn, *ids)} == {"done"}
+        after = {row[1:] for _ in range(8) for row in [client.execute(PROBE).fetchone()] if row}
+        assert after == before
+
+
+def test_gd_run_ends_what_it_began_when_its_client_is_gone(conn: Conn, pooled: str) -> None:
+    conn.execute(STEPS)
+    id = gd.insert(conn, "pooled.sql", {"waits": True})
+    conn.execute("select pg_advisory_lock(4711, 1)")
+    client = through(pooled)
+    client.pgconn.send_query(b"call gd_run(p_options => '{\"lock_ms\": 60000}')")
+    client.pgconn.flush()
+    wait_until(lambda: conn.execute("select 1 from pg_locks where not granted and objid = 1").fetchone())
+    client.close()
+    conn.execute("select pg_advisory_unlock(4711, 1)")
+    assert ended(conn, id)[0].status == "done"
+    assert conn.execute("select id from worked").fetchall() == [(id,)]

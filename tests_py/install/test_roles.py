@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
-import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import psycopg
 import pytest
 from psycopg.errors import InsufficientPrivilege
-from support.people import EXACT, INEXACT, OUR_FUNCTIONS, People, fill, life, null_call
+from support.people import EXACT, INEXACT, OUR_FUNCTIONS, People, fill, life, life_of_steps, null_call
 from support.server import Server
 
 from gendurable_py.install import extension_files, install, plain_script, uninstall, version
@@ -28,12 +24,15 @@ CLIENT = {
 }  # fmt: skip
 CLAIMS = {"gd_claim", "gd_claim_many", "gd_commit", "gd_commit_one", "gd_heartbeat", "gd_release"}
 LIMITS = {"gd_ensure_rate_limit", "gd_close_rate_limit"}
-# What gd_run and gd_run_claims consist of, which run with the rights of who calls.
+# What gd_run, gd_run_claims and gd_rehearse consist of, which run with the rights of who calls.
 RUNNER = {
     *("_answer_claims", "_run_claims", "_run_group", "_match_outcomes", "_deferred_constraints", "_end_badly"),
     *("_blames_lock", "_is_nobodys_fault", "_tally_call", "_step_call", "_open_call", "_open_run", "_plan_run"),
     *("_read_run", "_holds_run", "_resolves_run", "_suspect_run", "_refused_steps", "_claim_run", "_commit_run"),
-    "_release_run",
+    *("_release_run", "_pin_handler", "_is_pinned", "_call_text"),
+    *("_next_links", "_sign_outcomes", "_carry", "_setting_ms"),
+    *("_rehearse", "_claim_this", "_open_rehearsal", "_show_rehearsed"),
+    *("_count_writes", "_diff_writes"),
 }
 LOOKING = {"gd_signals", "gd_match", "gd_get", "gd_tree", "gd_list", "gd_count", "gd_errors", "gd_history"}
 # The table of the contract.
@@ -43,7 +42,7 @@ MAY: dict[str, set[str]] = {
     | UPKEEP
     | CLAIMS
     | {"gd_register", "gd_sleep", "gd_wake", "gd_signals", "gd_schedule", "gd_announce_schedules"}
-    | {"gd_run", "gd_run_claims"}
+    | {"gd_run", "gd_run_claims", "gd_rehearse"}
     | RUNNER
     | STEPS
     | LIMITS,
@@ -326,7 +325,7 @@ def test_a_callers_search_path_changes_nothing(people: People) -> None:
     with psycopg.connect(database, autocommit=True) as owner:
         evil = people.role("evil")
         owner.execute(f"create schema evil authorization {evil}".encode())
-        for profile in ("worker", "operator"):
+        for profile in ("worker", "operator", "author"):
             owner.execute("select gd_grant(%s::text::regrole, %s)", (evil, profile))
         owner.execute(f"grant temporary on database {owner.info.dbname} to {evil}".encode())
         tables = [r[0] for r in owner.execute("select tablename from pg_tables where schemaname = 'gendurable'")]
@@ -343,58 +342,4 @@ def test_a_callers_search_path_changes_nothing(people: People) -> None:
             conn.execute("select clock_timestamp()")
         conn.execute("set search_path to evil, public, pg_catalog, pg_temp")
         life(conn)
-
-
-# -- pgspot
-
-
-def as_it_runs(script: str) -> str:
-    """The script with the search_path under which a helper always runs: that of the public function that called it.
-
-    Nobody else can call one (test_every_function_…). And a variable of a type of ours is a record to a parser that
-    has no catalog.
-    """
-
-    def pinned(head: re.Match[str]) -> str:
-        text = head[0]
-        return (
-            text
-            if "search_path" in text
-            else text.removesuffix(" as $$") + " set search_path = pg_catalog, pg_temp as $$"
-        )
-
-    script = re.sub(r"create or replace function gendurable\._\w+\(.*?\sas \$\$", pinned, script, flags=re.DOTALL)
-    return re.sub(r"^(\s+v_\w+) gendurable\.\w+( :=.*)?;", r"\1 record;", script, flags=re.MULTILINE)
-
-
-def test_pgspot_finds_nothing(tmp_path: Path) -> None:
-    pgspot = shutil.which("pgspot") or shutil.which("pgspot", path=str(Path(sys.executable).parent))
-    if pgspot is None:
-        pytest.skip("pgspot is not installed: pip install pgspot")
-    findings = []
-    for file in extension_files():
-        if file.suffix != ".sql":
-            continue
-        script = as_it_runs(file.read_text())
-        path = tmp_path / file.name
-        path.write_text(script)
-        said = subprocess.run([pgspot, str(path)], capture_output=True, text=True, check=False)
-        # It gives up on a body that it cannot read.
-        assert "not a known variable" not in said.stdout + said.stderr and "Errors:" in said.stdout, said
-        lines = script.splitlines()
-        for finding, number in re.findall(r"^(PS\d+: .* at line (\d+))$", said.stdout, re.MULTILINE):
-            statement = next((line for line in lines[int(number) - 1 :] if line and not line.startswith("--")), "")
-            # PS002, `create or replace`: PostgreSQL refuses to replace what is not the extension's.
-            # In tables and views all operands have their operator exactly, which is found in pg_catalog first: proved
-            # by the test above that installs among everything inexact.
-            safe = (
-                "create table gendurable.",
-                "alter table gendurable.",
-                "insert into gendurable.",
-                "create view gd_",
-                "create or replace view gd_",
-            )
-            known = finding.startswith("PS002") or statement.startswith(safe)
-            if not known:
-                findings.append(finding)
-    assert findings == []
+        life_of_steps(conn, "evil")

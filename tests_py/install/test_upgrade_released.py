@@ -172,6 +172,7 @@ def test_rights_are_inferred_and_those_of_default_privileges_are_not(site: Site,
     with people.connect(site.dsn, "worker") as worker:
         worker.execute("set search_path to api")
         assert worker.execute("select id from gd_claim('w')").fetchall() == []
+        assert one(worker, "call gd_run()")["claimed"] == 0
 
 
 def test_a_dump_of_the_upgraded_database_has_its_roles(site: Site, people: People, past: Server) -> None:

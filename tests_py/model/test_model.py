@@ -13,10 +13,11 @@ from conftest import Database
 from hypothesis import HealthCheck, note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, rule, run_state_machine_as_test
-from support.model import SECOND, Row
+from support.model import SECOND
 from support.model_clients import Clients
 from support.model_inputs import QUEUES, RATES, WORKERS, Chance
-from support.model_leases import Leases
+from support.model_row import Row
+from support.model_steps import SCHEMA, Steps
 from support.model_world import World
 
 LONGER = "GENDURABLE_MODEL_EXAMPLES" in os.environ
@@ -31,12 +32,14 @@ RULES = {
     "commit": 12,
     "work": 12,
     "commit_one": 6,
+    "run_claims": 8,
     "signal": 10,
     "cancel": 4,
     "retry": 5,
     "reschedule": 3,
     "pause_or_resume": 3,
     "limit_a_key": 5,
+    "route_a_step": 5,
     "hold_a_key": 1,
     "set_a_rate_limit": 4,
     "hold_or_release": 4,
@@ -53,7 +56,7 @@ RULES = {
 }
 
 
-class Machine(Clients, Leases):
+class Machine(Clients, Steps):
     @initialize(salt=st.integers(0, 1 << 16))
     def begin_with_some(self, salt: int) -> None:
         self.salt = salt
@@ -189,6 +192,7 @@ class Machine(Clients, Leases):
 @pytest.mark.timeout(3600)
 def test_the_engine_does_what_the_model_does(db: Database) -> None:
     world = World(db.connect, WORKERS)
+    world.admin.execute(SCHEMA.encode())
 
     class WithDatabase(Machine):
         pass

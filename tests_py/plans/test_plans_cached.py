@@ -60,6 +60,18 @@ def fan_out(conn: Conn, claims: Claims) -> None:
     commit(conn, claim(conn, len(claims)), kind="done")
 
 
+def run_steps(conn: Conn, claims: Claims) -> None:
+    """By functions of the database: two steps in a chain."""
+    conn.execute("""
+        create or replace function public.go(ctx jsonb) returns jsonb language sql as $$
+            select case ctx ->> 'step' when 'more' then '{"kind": "done"}'
+                else '{"kind": "next", "step": "more"}' end::jsonb
+        $$""")
+    conn.execute("select gd_define_step('m', s, 'public.go(jsonb)') from unnest('{start,more}'::text[]) s")
+    query = "select distinct result from gd_run_claims('w', %s, '{\"budget_ms\": 60000}')"
+    assert conn.execute(query, [json.dumps(claims)]).fetchall() == [("ok",)]
+
+
 OPERATIONS: dict[str, Callable[[Conn, Claims], None]] = {
     "nothing": lambda conn, claims: None,
     "next": lambda conn, claims: commit(conn, claims, kind="next", step="more"),
@@ -70,6 +82,7 @@ OPERATIONS: dict[str, Callable[[Conn, Claims], None]] = {
     "heartbeat": heartbeat,
     "release": release,
     "fan_out": fan_out,
+    "run": run_steps,
 }
 
 

@@ -137,3 +137,52 @@ def test_bulk_calls_touch_pages_by_the_page(conn: Conn) -> None:
         for call in ("gd_reschedule_many(%s, now())", "gd_cancel_many(%s)", "gd_retry_many(%s)"):
             # some 20 a row: the row, its entry in each index, and the lane of its key
             assert shared_buffers(conn, f"select * from {call}", ids) <= 60_000
+
+
+def test_what_a_claim_does_not_want_is_walked_over_once(conn: Conn) -> None:
+    """200,000 due rows of others before what is run here: for a claim, and as gd_run claims."""
+    conn.execute(
+        "create schema app; create function app.h(ctx jsonb) returns jsonb language sql as 'select null::jsonb';"
+        "select gd_define_step('ours', 'start', 'app.h(jsonb)')"
+    )
+    conn.execute("select gd_insert_many(%s)", (json.dumps([{"fsm": "m"}] * 200),))
+    run = (
+        "select c.* from pg_roles r cross join lateral"
+        " gendurable._claim_run('w', 'default', 10, '60 seconds', r.oid, r.oid) c where r.rolname = current_user"
+    )
+    claim = "select * from gd_claim('w', 'default', 10, p_options => '{\"steps\": \"sql\"}')"
+    for query in (run, claim):
+        for _ in range(10):  # the plans are kept
+            assert len(conn.execute(query.encode()).fetchall()) == (query is run)
+    conn.execute(
+        "insert into gendurable.instance (fsm, step, queue, eligible_at) "
+        "select 'm', 'start', 'default', now() - interval '1 hour' + g * interval '1 ms'"
+        " from generate_series(1, 200000) g"
+    )
+
+    def walked(session: Conn, query: str) -> int:
+        with session.transaction():
+            before = session.execute("select gendurable._walked()").fetchone()
+            session.execute(query.encode())
+            after = session.execute("select gendurable._walked()").fetchone()
+        assert before is not None and after is not None
+        return int(after[0] - before[0])
+
+    for analyzed in (False, True):
+        if analyzed:
+            conn.execute("analyze gendurable.instance")
+        for query in (run, claim):
+            with psycopg.connect(conn.info.dsn, password=conn.info.password, autocommit=True) as session:
+                first = walked(session, query)
+                assert 200_000 <= first <= 450_000, (analyzed, query, first)
+                # one of them may be a full scan
+                assert min(walked(session, query) for _ in range(3)) <= 2000, (analyzed, query)
+                assert min(shared_buffers(session, query) for _ in range(3)) <= MOST_BUFFERS
+                ids = conn.execute("select array_agg(x) from (select gd_insert('ours') x from generate_series(1, 3)) y")
+                wanted = ids.fetchone()
+                assert wanted is not None
+                found = session.execute(query.encode()).fetchall()
+                assert {id for row in found for id in (row[0] if query is run else [row[0]])} == set(wanted[0])
+                # and one that takes all takes the first
+                plain = session.execute("select fsm from gd_claim('w', 'default', 1)").fetchall()
+                assert plain == [("m",)]

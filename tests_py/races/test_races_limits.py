@@ -280,7 +280,7 @@ def test_changes_of_a_bucket_cost_the_same_beside_a_held_snapshot(db):
     def opened() -> int:
         """Buffers that it takes to open the bucket and to find the first of the line."""
         return shared_buffers(
-            plain, "select gendurable._open_bucket('mail', 'default', 0, 1, '{}'::bigint[], null, true)"
+            plain, "select gendurable._open_bucket('mail', 'default', 0, 1, '{}'::bigint[], null, true, null)"
         )
 
     for _ in range(20):

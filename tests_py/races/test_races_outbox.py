@@ -199,3 +199,53 @@ def test_a_commit_that_dies_has_neither_inserted_nor_sent(db):
     assert inbox(c, target) == [1] and c.one("select count(*) from gd_instances where fsm = 'new'") == 1
     assert b.commit(step) == ["stale"]  # an answer that was lost, sent again
     assert inbox(c, target) == [1] and c.one("select count(*) from gd_instances where fsm = 'new'") == 1
+
+
+def count_inserts(session):
+    """From now on each statement that inserts instances is counted, also where it is rolled back."""
+    session.conn.execute("""
+        create sequence public.tries;
+        create function public.count_try() returns trigger language plpgsql as
+            $$begin perform nextval('public.tries'); return null; end$$;
+        create trigger count_try before insert on gendurable.instance execute function public.count_try();
+        grant usage on sequence public.tries to public;
+    """)
+
+
+def tries(session):
+    return session.one("select last_value from public.tries where is_called")
+
+
+def claims_of(session, count):
+    session.insert_many(*[{} for _ in range(count)])
+    return session.claim(count)
+
+
+def test_a_batch_that_meets_open_unique_keys_waits_a_bounded_number_of_times(db):
+    a, b, c = three(db)
+    taken, free = claims_of(c, 300), claims_of(c, 100)
+    count_inserts(c)
+    a.begin().insert_many(*[{"unique_key": f"k{n}"} for n in range(300)])
+    started = tries(c)
+    blocked = [outcome(row, "done", insert=[{"fsm": "m", "unique_key": f"k{n}"}]) for n, row in enumerate(taken)]
+    answers = b.commit(*blocked, *[outcome(row, "done") for row in free])
+    # what waits for nobody is not held up by what does
+    assert answers == ["busy"] * 300 + ["ok"] * 100
+    assert tries(c) - started <= 40
+    a.roll_back()
+    assert set(b.commit(*blocked)) == {"ok"}
+    assert c.one("select count(*) from gendurable.instance where unique_key like 'k%%'") == 300
+
+
+def test_outcomes_whose_names_are_free_come_through_beside_many_that_are_not(db):
+    a, b, c = three(db)
+    claims = claims_of(c, 200)
+    a.begin().insert_many(*[{"unique_key": f"k{n}"} for n in range(190)])
+    left = [outcome(row, "done", insert=[{"fsm": "m", "unique_key": f"k{n}"}]) for n, row in enumerate(claims)]
+    # the waits of one call are used up by others; not by the same ones each time
+    for _ in range(100):
+        left = [one for one, answer in zip(left, b.commit(*left), strict=True) if answer == "busy"]
+        if len(left) == 190:
+            break
+    assert [one["insert"][0]["unique_key"] for one in left] == [f"k{n}" for n in range(190)]
+    a.roll_back()

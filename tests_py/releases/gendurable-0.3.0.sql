@@ -38,7 +38,7 @@ create type gendurable.outcome as (
     rekey boolean, partition_key text, queue text, priority int, rate_limit text, weight double precision,
     delayed boolean, keep boolean,
     inserts jsonb, sends gendurable.send[], from_step text, from_state jsonb, journal jsonb, traceback text, attributes jsonb,
-    close_ms bigint, keep_until timestamptz
+    close_ms bigint, keep_until timestamptz, home text
 );
 
 -- A due row that a claim has locked and still has to sort: hand out, give a slot, park, or end.
@@ -129,6 +129,7 @@ create table gendurable.instance (
     expires_at timestamptz,               -- when it has failed, if it has not ended by then; null at the end
     timeout_at timestamptz,               -- when its claim ends, whatever is renewed; null: whenever the lease does
     keep_until timestamptz,               -- how long it is kept after its end; null: as long as those whose machine says nothing
+    home text,                            -- its own queue, while it stands in that of a step; null: it stands in its own
 
     constraint instance_state_is_object check (jsonb_typeof(state) = 'object' and jsonb_typeof(meta) = 'object'),
     constraint instance_times_are_finite check (isfinite(eligible_at) and isfinite(lane_at)),
@@ -429,15 +430,16 @@ alter table gendurable.hold replica identity full;
 
 comment on table gendurable.hold is 'While there is a row, nothing is handed out.';
 
--- Steps that are functions of this database: gd_define_step. A handler is a name and not a regprocedure, which would stop
--- pg_upgrade, and a dump of the tables alone; it is looked up whenever it is run.
+-- What gd_define_step has said of steps: which are functions of this database, and which have a queue of their own. A handler
+-- is a name and not a regprocedure, which would stop pg_upgrade, and a dump of the tables alone; it is looked up whenever it is
+-- run.
 create table gendurable.step (
     fsm text not null,
     step text not null,
     version int,                          -- null: all that have no definition of their own
     handler text,                         -- "schema.name", as quote_ident writes it; null: it is in another language
     owner text not null,                  -- of the handler, when it was defined; else who defined it
-    queue text,                           -- not used yet
+    queue text,                           -- where it always runs; null: in the queue of the instance
     chain boolean not null default true,
     alone boolean not null default false,
 
@@ -446,7 +448,11 @@ create table gendurable.step (
 
 alter table gendurable.step replica identity full;
 
-comment on table gendurable.step is 'Steps in SQL: the function that runs each, and how.';
+-- "has any step a queue", once in a call that puts rows before steps; almost always empty
+create index step_routed on gendurable.step (fsm, step)
+where queue is not null;
+
+comment on table gendurable.step is 'Steps in SQL, and steps with a queue of their own: the function that runs each, and how.';
 
 -- What is inserted at the ticks of a cron expression: gd_schedule. The clock of each is its bell (kernel/058_bells).
 create table gendurable.schedule (
@@ -803,15 +809,29 @@ select
         when p.oid is null then 'there is no such function'::text
         when p.prokind::text <> 'f'::text or p.prorettype <> 'jsonb'::regtype::oid then 'the function does not return jsonb'::text
         when coalesce(p.proowner <> o.oid, true) then 'the function has another owner than when it was defined'::text
+        when exists (
+            select from pg_proc q
+            where q.proname = p.proname and q.pronamespace = p.pronamespace and q.pronargs > 1
+                and q.pronargs - q.pronargdefaults <= 1 and q.proargtypes[0] = 'jsonb'::regtype::oid
+        ) then 'another function of this name takes a jsonb, and defaults'::text
         when not (
             has_schema_privilege(p.pronamespace, 'usage'::text) and has_function_privilege(p.oid, 'execute'::text)
         ) then 'the role may not execute the function'::text
         when not p.prosecdef and not (
-            pg_has_role(p.proowner, current_user, 'member'::text) and pg_has_role(p.proowner, session_user, 'member'::text)
+            pg_has_role(p.proowner, current_user, x.how) and pg_has_role(p.proowner, session_user, x.how)
+            and pg_has_role(p.proowner, x.login, x.how)
         ) then 'the owner of the function could not act as the role'::text
     end as problem
 from gendurable.step s
-left join pg_proc p on p.oid = to_regprocedure(s.handler || '(pg_catalog.jsonb)'::text)::oid
+cross join (
+    select
+        case when current_setting('server_version_num'::text)::int < 160000 then 'member'::text else 'set'::text end as how,
+        (select a.usesysid from pg_stat_get_activity(pg_backend_pid()) a) as login
+) x
+left join pg_namespace n on n.nspname = (parse_ident(s.handler))[1]
+left join pg_proc p
+    on n.oid = p.pronamespace and p.proname = (parse_ident(s.handler))[2]
+        and p.pronargs = 1 and p.proargtypes[0] = 'jsonb'::regtype::oid
 left join pg_roles o on s.owner = o.rolname;
 
 comment on view gd_steps is 'The steps that gd_define_step has defined.';
@@ -822,7 +842,7 @@ comment on column gd_steps.version is 'the version of the machine that it is for
 comment on column gd_steps.handler is 'the function that runs it; null: it is in another language';
 comment on column gd_steps.owner is 'who owned the function when it was defined; without a function, who defined it';
 comment on column gd_steps.set_based is 'the function takes many instances at once: it returns setof jsonb';
-comment on column gd_steps.queue is 'not used yet: null';
+comment on column gd_steps.queue is 'the queue in which it always runs; null: in that of the instance';
 comment on column gd_steps.chain is 'the step may follow another one without being claimed anew; not read yet';
 comment on column gd_steps.alone is 'each instance runs in a transaction of its own';
 comment on column gd_steps.problem is 'why the role that asks cannot run it here; null: it can';
@@ -867,6 +887,7 @@ language sql immutable parallel safe as $$
     ('gd_rate_limits', 'view'),
     ('gd_reap(int)', 'function'),
     ('gd_register(text, int, text, text, jsonb)', 'function'),
+    ('gd_rehearse(text, bigint, int)', 'function'),
     ('gd_release(text, jsonb, interval, boolean)', 'function'),
     ('gd_release_hold()', 'function'),
     ('gd_reschedule(bigint, timestamptz)', 'function'),
@@ -936,6 +957,14 @@ $$;
 
 comment on function gendurable._most_memory() is
     'Bytes that a session remembers at most: they are read and written as a whole in each claim.';
+
+create or replace function gendurable._most_waits() returns int
+language sql immutable parallel safe as $$
+    select 40
+$$;
+
+comment on function gendurable._most_waits() is
+    'How often one commit waits for what cannot be skipped: all but the first for a few milliseconds at most, then one.';
 
 create or replace function gendurable._most_keys() returns int
 language sql immutable parallel safe as $$
@@ -1240,7 +1269,7 @@ language sql immutable parallel safe as $$
         p_rekey, p_partition_key, p_queue, p_priority, p_rate_limit, p_weight,
         p_delayed, p_keep,
         p_inserts, p_sends, p_from_step, p_from_state, null, null, null,
-        p_close_ms, null
+        p_close_ms, null, null
     )::gendurable.outcome
 $$;
 
@@ -2715,7 +2744,7 @@ comment on function gendurable._relieve_carriers(bigint[], text[], timestamptz) 
     'Passes on the batons that rows carry which have no place in their keys. Under the locks of the rows and the keys.';
 
 -- What a decision (055_doubt) does about the keys that it is about, and what claims do later about those that were in doubt.
--- Next: 070_new_instance, how an instance comes into the table.
+-- Next: 067_routes, in which queue a row stands.
 
 create or replace function gendurable._find_holders(p_class int) returns text[]
 language plpgsql as $$
@@ -2843,6 +2872,111 @@ end $$;
 
 comment on function gendurable._settle_doubts(timestamptz) is
     'Lifts the first rows of doubtful keys whose locks are free, in claims, until nothing is in doubt.';
+
+-- Queues of steps. A step may have a queue of its own (gd_define_step); all others run in the instance's own queue. So a row
+-- stands in one queue, and where that is not its own one, home has that: it is null for nearly all rows. Whoever puts a row
+-- before a step asks here: inserts, commits (also of the error that is made where the time of a step is up), and what makes
+-- a row runnable from outside of a step, such as a signal or gd_retry. What is claimed again where it stands, after a deadline
+-- or a lost lease, stays there; so does what stands in a queue when its step is given another one, until its next transition.
+-- While no step has a queue, a call asks for that once, and of a row no more than whether it has a home to go back to.
+-- Next: 070_new_instance, how an instance comes into the table.
+
+create or replace function gendurable._note_queues(p_queues text[]) returns void
+language plpgsql as $$
+begin
+    insert into gendurable.queue_name (queue)
+    select distinct u.queue
+    from unnest(p_queues) u (queue)
+    where u.queue is not null and not exists (select from gendurable.queue_name q where q.queue = u.queue);
+end $$;
+
+comment on function gendurable._note_queues(text[]) is 'Remembers the names of queues, for the views.';
+
+-- A set, since only so what reads a table is inlined.
+create or replace function gendurable._find_route(p_fsm text, p_version int, p_step text) returns setof text
+language sql stable parallel safe rows 1 as $$
+    select s.queue
+    from gendurable.step s
+    where s.fsm = p_fsm and s.step = p_step and (s.version = p_version or s.version is null)
+    order by s.version nulls last
+    limit 1
+$$;
+
+comment on function gendurable._find_route(text, int, text) is
+    'The queue that a step has of its own; null or no row: none. A definition for the version takes the place of that for all, also
+where it has no queue.';
+
+create or replace function gendurable._route_outcomes(p_outcomes gendurable.outcome[]) returns gendurable.outcome[]
+language plpgsql as $$
+declare
+    v_outcomes gendurable.outcome[] := p_outcomes;
+    v_row record;
+    v_queues text[];
+begin
+    for v_row in
+        select o.ordinality as at, o.ends, i.home, coalesce(o.queue, i.home, i.queue) as own, r.queue as route
+        from unnest(p_outcomes) with ordinality o
+        join gendurable.instance i on i.id = any(array[o.id])
+        left join lateral gendurable._find_route(i.fsm, i.fsm_version, coalesce(o.step, o.from_step, i.step)) r (queue) on true
+        where i.home is not null or (r.queue is not null and not o.ends)
+    loop
+        if v_row.ends then
+            -- it stays where it ended, until gd_retry
+            v_outcomes[v_row.at].home := v_row.home;
+        else
+            v_outcomes[v_row.at].queue := coalesce(v_row.route, v_row.own);
+            v_outcomes[v_row.at].home := case when v_row.route <> v_row.own then v_row.own end;
+            v_queues := v_queues || coalesce(v_row.route, v_row.own);
+        end if;
+    end loop;
+    perform gendurable._note_queues(v_queues);
+    return v_outcomes;
+end $$;
+
+comment on function gendurable._route_outcomes(gendurable.outcome[]) is
+    'Outcomes with the queue that the next step of each has of its own, or that the instance goes back to. After it was decided what
+becomes of the instances, under the locks of their rows.';
+
+create or replace function gendurable._place_rows(p_ids bigint[], p_queue text, p_now timestamptz) returns int
+language plpgsql as $$
+declare
+    v_count int;
+    v_queues text[];
+    v_due text[];
+begin
+    with moved as (
+        update gendurable.instance i
+        set queue = w.queue, home = w.home,
+            -- out of the line before its rate limit, which is one of each queue: due, it comes into that of the other
+            eligible_at = case when i.bucket_at is null then i.eligible_at else p_now end,
+            woken = case when i.bucket_at is null then i.woken else 1 end,
+            bucket_at = null
+        from (
+            select x.id, coalesce(r.queue, p.own) as queue, case when r.queue <> p.own then p.own end as home
+            from gendurable.instance x
+            cross join lateral (select coalesce(p_queue, x.home, x.queue) as own) p
+            left join lateral gendurable._find_route(x.fsm, x.fsm_version, x.step) r (queue) on true
+            where x.id = any(p_ids)
+            offset 0
+        ) w
+        where i.id = any(array[w.id]) and (i.queue <> w.queue or i.home is distinct from w.home)
+        returning i.queue, i.eligible_at
+    )
+    select count(*)::int, array_agg(distinct m.queue),
+        array_agg(distinct m.queue) filter (where m.eligible_at <= p_now + gendurable._longest_poll())
+    into v_count, v_queues, v_due
+    from moved m;
+    if v_queues is not null then
+        perform gendurable._note_queues(v_queues);
+        perform gendurable._wake_sleepers(v_due);
+    end if;
+    return v_count;
+end $$;
+
+comment on function gendurable._place_rows(bigint[], text, timestamptz) is
+    'Puts rows into the queue of the step that they stand before; p_queue: their own one from now on, null: as it is. How many it was
+changed for. For whatever inserts rows, or changes step, version or queue of some that do not execute. Under the locks of
+the rows, and of their keys, whose batons the caller keeps.';
 
 -- Storing new instances, for gd_insert and for fan-outs: their JSON or arguments become gendurable.new_instance values,
 -- and one function checks and stores these.
@@ -3070,6 +3204,7 @@ declare
     v_due text[];
     v_unknown boolean;
     v_limited boolean;
+    v_routed boolean;
 begin
     -- Numbered before they are stored: the answer keeps the order of the input, whatever order the rows go in.
     if cardinality(p_new) = 1 then
@@ -3124,18 +3259,21 @@ begin
     select
         array_agg(p.id),
         array_agg(distinct p.queue) filter (where p.eligible_at <= v_now + gendurable._longest_poll()),
-        bool_or(not exists (select from gendurable.queue_name q where q.queue = p.queue))
-    into v_created, v_due, v_unknown
+        bool_or(not exists (select from gendurable.queue_name q where q.queue = p.queue)),
+        -- in order: by the index, also where a plan was made while hardly a step was defined
+        (select true from gendurable.step s where s.queue is not null order by s.fsm, s.step limit 1)
+    into v_created, v_due, v_unknown, v_routed
     from put p;
 
     if v_unknown then
-        insert into gendurable.queue_name (queue)
-        select distinct i.queue
-        from unnest(v_created) c (id)
-        join gendurable.instance i on i.id = any(array[c.id])
-        where not exists (select from gendurable.queue_name q where q.queue = i.queue);
+        perform gendurable._note_queues(array(
+            select i.queue from unnest(v_created) c (id) join gendurable.instance i on i.id = any(array[c.id])));
     end if;
-    if v_due is not null then
+    if v_routed then
+        perform gendurable._place_rows(v_created, null, v_now);
+    end if;
+    -- expressions: mostly there is one queue on which nobody sleeps
+    if v_due is not null and (cardinality(v_due) > 1 or not gendurable._is_awake(v_due[1])) then
         perform gendurable._wake_sleepers(v_due);
     end if;
     if cardinality(p_new) > coalesce(cardinality(v_created), 0) then
@@ -3188,13 +3326,19 @@ comment on function gendurable._make_tick(text, text, jsonb, timestamptz, timest
 
 create or replace function gendurable._find_bell_place(p_fsm text, p_options jsonb, out queue text, out priority int)
 language plpgsql as $$
+declare
+    v_machine record;
 begin
-    queue := coalesce(p_options ->> 'queue', (
-        select m.queue
-        from gendurable.machine m
-        where m.fsm = p_fsm and ((p_options ->> 'version') is null or m.version = (p_options ->> 'version')::numeric::int)
-        order by m.version desc
-        limit 1), 'default');
+    select m.version, m.initial_step, m.queue into v_machine
+    from gendurable.machine m
+    where m.fsm = p_fsm and ((p_options ->> 'version') is null or m.version = (p_options ->> 'version')::numeric::int)
+    order by m.version desc
+    limit 1;
+    queue := coalesce(
+        (select r.queue from gendurable._find_route(
+            p_fsm, coalesce((p_options ->> 'version')::numeric::int, v_machine.version, 1),
+            coalesce(p_options ->> 'step', v_machine.initial_step, 'start')) r (queue)),
+        p_options ->> 'queue', v_machine.queue, 'default');
     priority := coalesce((p_options ->> 'priority')::numeric::int, 0);
 end $$;
 
@@ -3397,15 +3541,15 @@ begin
     from (
         select x.name
         from gendurable.schedule x
-        where x.fsm = p_fsm and (x.options ->> 'queue') is null and x.paused_at is null
+        where x.fsm = p_fsm and x.paused_at is null
         order by x.name
         limit gendurable._most_keys()
     ) s;
 end $$;
 
 comment on function gendurable._move_bells(text) is
-    'Moves the bells of the schedules of a machine that has come to another queue. Those that are locked follow with their next
-tick, or with the upkeep.';
+    'Moves the bells of the schedules of a machine that has come to another queue, or whose first step has. Those that are locked
+follow with their next tick, or with the upkeep.';
 
 -- Steps in SQL: which function runs the step of an instance, and whether a role may run it here. A handler runs with the rights
 -- of who runs it, so a function of somebody who could not act as that role is not run: else its owner would get these rights.
@@ -3424,41 +3568,117 @@ end $$;
 
 comment on function gendurable._acting_role() is 'The role of the session: that of SET ROLE, else the one that logged in.';
 
+create or replace function gendurable._login_role() returns oid
+language plpgsql stable as $$
+begin
+    -- Behind SET SESSION AUTHORIZATION this is not session_user, and RESET leads back to it.
+    return coalesce(
+        (select a.usesysid from pg_stat_get_activity(pg_backend_pid()) a),
+        (select r.oid from pg_roles r where r.rolname = session_user));
+end $$;
+
+comment on function gendurable._login_role() is 'The role that logged in, whatever the session has become since.';
+
+create or replace function gendurable._could_act(p_who oid, p_as oid) returns boolean
+language sql stable as $$
+    -- Since version 16 a membership may be without SET ROLE: the grants of a role are then inherited, its attributes are not.
+    select pg_has_role(p_who, p_as, case when current_setting('server_version_num')::int < 160000 then 'member' else 'set' end)
+$$;
+
+comment on function gendurable._could_act(oid, oid) is 'Whether a role could become another one, by SET ROLE.';
+
+create or replace function gendurable._owns(p_who oid, p_owner oid) returns boolean
+language sql stable as $$
+    select gendurable._could_act(p_who, p_owner) or pg_has_role(p_who, p_owner, 'usage')
+$$;
+
+comment on function gendurable._owns(oid, oid) is
+    'Whether a role may do what an owner may: it could become that one, or has its rights anyway.';
+
 create or replace function gendurable._find_handler(p_handler text) returns oid
 language plpgsql stable as $$
 begin
-    return to_regprocedure(p_handler || '(pg_catalog.jsonb)');
+    -- not to_regprocedure, which raises where the schema is closed to the owner of gendurable
+    return (
+        select p.oid
+        from (select parse_ident(p_handler) as part) h
+        join pg_namespace n on n.nspname = h.part[1]
+        join pg_proc p on p.proname = h.part[2] and p.pronamespace = n.oid
+        where p.pronargs = 1 and p.proargtypes[0] = 'jsonb'::regtype);
 end $$;
 
 comment on function gendurable._find_handler(text) is 'The function of this name that takes a jsonb; null: there is none now.';
 
-create or replace function gendurable._step_problem(p_handler text, p_owner text, p_role oid) returns text
+create or replace function gendurable._step_problem(p_handler text, p_owner text, p_role oid, p_login oid = null) returns text
 language plpgsql stable as $$
 declare
-    v_oid constant oid := gendurable._find_handler(p_handler);
-    v_session constant oid := (select r.oid from pg_roles r where r.rolname = session_user);
+    v_session oid;
+    v_login oid;
     v_proc record;
 begin
     if p_handler is null then
         return 'it is in another language';
     end if;
-    select p.pronamespace, p.prokind, p.prorettype, p.proowner, p.prosecdef into v_proc from pg_proc p where p.oid = v_oid;
+    -- as _find_handler finds it
+    select p.oid, p.proname, p.pronamespace, p.prokind, p.prorettype, p.proowner, p.prosecdef into v_proc
+    from (select parse_ident(p_handler) as part) h
+    join pg_namespace n on n.nspname = h.part[1]
+    join pg_proc p on p.proname = h.part[2] and p.pronamespace = n.oid
+    where p.pronargs = 1 and p.proargtypes[0] = 'jsonb'::regtype;
+    if v_proc.prosecdef is false then
+        v_session := to_regrole(quote_ident(session_user));
+        v_login := coalesce(p_login, gendurable._login_role());
+    end if;
     return case
-        when v_proc.prokind is null then 'there is no such function'
+        when v_proc.oid is null then 'there is no such function'
         when v_proc.prokind <> 'f' or v_proc.prorettype <> 'jsonb'::regtype then 'the function does not return jsonb'
-        when v_proc.proowner is distinct from (select r.oid from pg_roles r where r.rolname = p_owner)
+        when v_proc.proowner is distinct from to_regrole(quote_ident(p_owner))::oid
             then 'the function has another owner than when it was defined'
+        when exists (
+            -- the server would not choose between them
+            select from pg_proc q
+            where q.proname = v_proc.proname and q.pronamespace = v_proc.pronamespace and q.pronargs > 1
+                and q.pronargs - q.pronargdefaults <= 1 and q.proargtypes[0] = 'jsonb'::regtype
+        ) then 'another function of this name takes a jsonb, and defaults'
         when not (
-            has_schema_privilege(p_role, v_proc.pronamespace, 'usage') and has_function_privilege(p_role, v_oid, 'execute')
+            has_schema_privilege(p_role, v_proc.pronamespace, 'usage') and has_function_privilege(p_role, v_proc.oid, 'execute')
         ) then 'the role may not execute the function'
         when not v_proc.prosecdef and not (
-            pg_has_role(v_proc.proowner, p_role, 'member') and pg_has_role(v_proc.proowner, v_session, 'member')
+            gendurable._could_act(v_proc.proowner, p_role) and gendurable._could_act(v_proc.proowner, v_session)
+            and gendurable._could_act(v_proc.proowner, v_login)
         ) then 'the owner of the function could not act as the role'
     end;
 end $$;
 
-comment on function gendurable._step_problem(text, text, oid) is
-    'Why a role cannot run a handler in this session, or null. As the view gd_steps says it.';
+comment on function gendurable._step_problem(text, text, oid, oid) is
+    'Why a role cannot run a handler in this session, or null. As the view gd_steps says it. p_login: as of _login_role, if that is
+known.';
+
+create or replace function gendurable._is_exposed(p_handler text, p_role oid, p_login oid) returns boolean
+language plpgsql stable as $$
+declare
+    v_session constant oid := to_regrole(quote_ident(session_user));
+begin
+    return exists (
+        select
+        from (select parse_ident(p_handler) as part) h
+        join pg_namespace n on n.nspname = h.part[1]
+        cross join lateral (
+            select p.proowner as who from pg_proc p
+            where p.proname = h.part[2] and p.pronamespace = n.oid and p.pronargs = 1 and p.proargtypes[0] = 'jsonb'::regtype
+            union all
+            select case when n.nspowner <> 'pg_database_owner'::regrole then n.nspowner else (
+                select d.datdba from pg_database d where d.datname = current_database()) end
+            union all
+            select a.grantee from aclexplode(n.nspacl) a where a.privilege_type = 'CREATE' and a.grantee <> n.nspowner
+        ) x
+        where not coalesce(
+            gendurable._could_act(x.who, p_role) and gendurable._could_act(x.who, v_session)
+            and gendurable._could_act(x.who, p_login), false));
+end $$;
+
+comment on function gendurable._is_exposed(text, oid, oid) is
+    'Whether somebody who could not act as the role owns a handler, or could put another one in its place at any time.';
 
 create or replace function gendurable._find_step(
     p_fsm text, p_version int, p_step text, out handler text, out owner text, out chain boolean, out alone boolean
@@ -3475,8 +3695,10 @@ end $$;
 comment on function gendurable._find_step(text, int, text) is
     'How a step runs in SQL: the definition for its version, else the one for all; nulls where there is none.';
 
-create or replace function gendurable._runnable_steps(p_kind text, p_role oid) returns jsonb
+create or replace function gendurable._runnable_steps(p_kind text, p_role oid, p_login oid = null) returns jsonb
 language plpgsql stable as $$
+declare
+    v_login constant oid := coalesce(p_login, gendurable._login_role());
 begin
     return (
         select coalesce(jsonb_object_agg(f.fsm, f.steps), '{}')
@@ -3484,7 +3706,7 @@ begin
             select x.fsm, jsonb_object_agg(x.step, x.versions) as steps
             from (
                 select s.fsm, s.step, jsonb_object_agg(coalesce(s.version::text, ''),
-                    (gendurable._step_problem(s.handler, s.owner, p_role) is null) = (p_kind = 'sql')) as versions
+                    (gendurable._step_problem(s.handler, s.owner, p_role, v_login) is null) = (p_kind = 'sql')) as versions
                 from gendurable.step s
                 group by s.fsm, s.step
             ) x
@@ -3493,7 +3715,7 @@ begin
     ) || jsonb_build_object('', p_kind <> 'sql');
 end $$;
 
-comment on function gendurable._runnable_steps(text, oid) is
+comment on function gendurable._runnable_steps(text, oid, oid) is
     'Which rows a claim wants: "sql", those whose step the role can run here; "other", all others. {"": otherwise, machine: {step:
 {version: wanted, "": in all other versions}}}';
 
@@ -3526,6 +3748,7 @@ language plpgsql as $$
 declare
     v_count int;
     v_queues text[];
+    v_routed boolean;
 begin
     perform gendurable._take_unique_keys(p_ids, array_fill('runnable'::gendurable.status, array[cardinality(p_ids)]));
     with due as (
@@ -3553,10 +3776,22 @@ begin
             end,
             updated_at = p_now
         where i.id = any(p_ids)
-        returning i.queue
+        returning i.queue, i.home
     )
-    select count(*)::int, array_agg(distinct d.queue) into v_count, v_queues from due d;
-    if p_due <= p_now + gendurable._longest_poll() then
+    select count(*)::int, array_agg(distinct d.queue), bool_or(d.home is not null)
+    into v_count, v_queues, v_routed
+    from due d;
+    if not v_routed then
+        -- a statement without a variable is planned once: signals are not under force_generic_plan
+        v_routed := (select true from gendurable.step s where s.queue is not null order by s.fsm, s.step limit 1);
+    end if;
+    if v_routed then
+        perform gendurable._place_rows(p_ids, null, p_now);
+    end if;
+    if p_due <= p_now + gendurable._longest_poll() and v_queues is not null
+        -- an expression: mostly there is one queue on which nobody sleeps
+        and (cardinality(v_queues) > 1 or not gendurable._is_awake(v_queues[1]))
+    then
         perform gendurable._wake_sleepers(v_queues);
     end if;
     return v_count;
@@ -3678,6 +3913,7 @@ begin
             step = coalesce(o.step, o.from_step, i.step),
             state = coalesce(o.state, o.from_state, i.state),
             queue = coalesce(o.queue, i.queue),
+            home = o.home,
             priority = coalesce(o.priority, i.priority),
             partition_key = gendurable._next_key(o.rekey, o.partition_key, i.partition_key),
             eligible_at = case
@@ -3784,8 +4020,10 @@ begin
             select x.id
             from gendurable.instance x
             where x.id = p_id and x.claim_no = p_claim_no and x.status = 'executing' and x.partition_key is null
-                and x.unique_scope is null and x.queue_slot is null
+                and x.unique_scope is null and x.queue_slot is null and x.home is null
                 and not gendurable._is_over(x.expires_at, x.timeout_at, clock_timestamp())
+                and not exists (
+                    select from gendurable.step s where s.fsm = x.fsm and s.step = p_step and s.queue is not null)
             for no key update skip locked)
         returning i.queue into v_queue;
     end if;
@@ -3794,7 +4032,8 @@ end $$;
 
 comment on function gendurable._write_plain_outcome(bigint, bigint, boolean, text, jsonb, jsonb) is
     'Writes a plain next or done whose claim holds, of an instance without key, scope of a unique key, slot of its queue, and, where it
-ends, children and barrier: its queue. null: nothing was written, or somebody has the row locked.';
+ends, children and barrier, where it goes on, a queue that the step has or the instance goes back to: its queue. null: nothing
+was written, or somebody has the row locked.';
 
 create or replace function gendurable._expiry_error(p_expires_at timestamptz) returns text
 language sql stable parallel safe as $$
@@ -4437,6 +4676,7 @@ begin
     if v_outcomes = '{}' then
         return 0;
     end if;
+    v_outcomes := gendurable._route_outcomes(v_outcomes);
     v_keys := array(
         select distinct i.partition_key
         from gendurable.instance i
@@ -4523,7 +4763,7 @@ comment on function gendurable._end_over_isolated(bigint[]) is
     '_end_over, in halves where it fails, so that one that cannot be ended costs no other.';
 
 -- What a worker sees of an instance's inbox and children: bounded in number and in bytes. What is beyond is cut, and says so.
--- Next: 097_held.
+-- Next: 096_why.
 
 create or replace function gendurable._is_large(p_value jsonb) returns boolean
 language sql stable parallel safe as $$
@@ -4713,6 +4953,40 @@ end $$;
 
 comment on function gendurable._present_children(bigint) is
     'The children as a claim presents them: the first 10,000, and as many states and results as fit.';
+
+-- Why nothing is handed out, in words: of a queue, and of an instance.
+-- Next: 097_held.
+
+create or replace function gendurable._stop_reason(p_queue text) returns text
+language plpgsql stable as $$
+begin
+    return coalesce(
+        (select 'everything is held: ' || h.reason from gendurable.hold h order by h.held_at limit 1),
+        (select 'the queue is paused: ' || q.queue from gendurable.paused_queue q where q.queue = p_queue));
+end $$;
+
+comment on function gendurable._stop_reason(text) is 'Why nothing of a queue is handed out; null: it is.';
+
+create or replace function gendurable._wait_reason(p_id bigint, p_now timestamptz) returns text
+language plpgsql stable as $$
+begin
+    return (
+        select case
+            when i.finished_at is not null then 'it has ended: ' || i.status
+            when i.status = 'executing' and i.lease_expires_at > p_now then 'a worker has it: ' || i.worker
+            when i.status = 'awaiting_children' then 'it awaits its children: ' || i.children_pending
+            when i.status = 'awaiting_signal' and (i.eligible_at is null or i.eligible_at > p_now)
+                then 'it awaits a signal: ' || array_to_string(i.awaits, ', ')
+            when i.bucket_at is not null then 'it waits for its rate limit: ' || i.rate_limit
+            when i.eligible_at is null then 'others come before it in its key: ' || i.partition_key
+            when i.eligible_at > p_now then 'it is not due before ' || i.eligible_at
+        end
+        from gendurable.instance i
+        where i.id = p_id);
+end $$;
+
+comment on function gendurable._wait_reason(bigint, timestamptz) is
+    'Why a claim does not find an instance; null: it is due, or there is none.';
 
 -- Finding claims that are held: a held row stays in the index that serves the claims, where its lease is looked at.
 -- Next: 098_filter.
@@ -5449,7 +5723,7 @@ comment on function gd_find(text) is 'The id of the instance that holds the uniq
 
 -- Handing out due rows: what gd_claim promises. A claim walks the priorities of each queue in order; how one of them is scanned
 -- stands in the next file, which rows may start in the one after that, and what a worker gets in the last.
--- Invariant 2: at most one live claim an instance. Next: 112_scan.
+-- Invariant 2: at most one live claim an instance. Next: 111_claim_this.
 
 create or replace function gd_claim(
     p_worker text, p_queue text = 'default', p_limit int = 1, p_lease interval = '60 seconds', p_options jsonb = '{}'
@@ -5789,7 +6063,7 @@ what to remember of the queue.';
 
 -- The door through which gd_run claims (241_run): only numbers, since it reads the rows when it runs them.
 create or replace function gendurable._claim_run(
-    p_worker text, p_queue text, p_limit int, p_lease interval, p_role oid,
+    p_worker text, p_queue text, p_limit int, p_lease interval, p_role oid, p_login oid,
     out ids bigint[], out claim_nos bigint[]
 )
 language plpgsql security definer
@@ -5804,7 +6078,7 @@ begin
     perform gendurable._need_limit(p_limit);
     v_got := gendurable._claim_queues(
         p_worker, array[p_queue], jsonb_build_object(p_queue, p_limit), p_lease,
-        gendurable._runnable_steps('sql', p_role));
+        gendurable._runnable_steps('sql', p_role, p_login));
     ids := coalesce(v_got.ids, '{}');
     claim_nos := '{}';
     if ids = '{}' then
@@ -5825,8 +6099,82 @@ begin
         order by u.ord);
 end $$;
 
-comment on function gendurable._claim_run(text, text, int, interval, oid) is
+comment on function gendurable._claim_run(text, text, int, interval, oid, oid) is
     'Starts due instances of a queue whose steps the role can run here: their ids, and the numbers of the claims.';
+
+-- The door through which gd_rehearse claims one instance (241_run_undone): the gate that every claim passes, for a row that was
+-- named and not found; and if it cannot start now, why.
+-- Next: 112_scan, how the others are found.
+
+create or replace function gendurable._claim_this(
+    p_worker text, p_id bigint, p_lease interval,
+    out claim_no bigint, out fsm text, out step text, out why text
+)
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set plan_cache_mode = force_generic_plan as $$
+declare
+    v_now constant timestamptz := clock_timestamp();
+    v_row record;
+    v_picked gendurable.candidate[];
+    v_limited boolean;
+    v_room int;
+    v_round record;
+begin
+    perform gendurable._need_read_committed();
+    perform gendurable._need_text(p_worker, 'p_worker');
+    perform gendurable._need_lease(p_lease);
+    select i.id, i.fsm, i.step, i.queue, i.priority, i.woken, i.status, i.eligible_at, i.partition_key, i.rate_limit into v_row
+    from gendurable.instance i
+    where i.id = p_id and i.id > 0;
+    fsm := v_row.fsm;
+    step := v_row.step;
+    why := coalesce(gendurable._stop_reason(v_row.queue), gendurable._wait_reason(p_id, v_now));
+    if why is not null then
+        return;
+    end if;
+    v_limited := gendurable._find_limited(array[v_row.queue]) <> '{}';
+    if v_limited then
+        v_room := gendurable._open_queue(v_row.queue, 1, 3, v_now);
+        if v_room is distinct from 1 then
+            why := case
+                when v_room = 0 then 'its queue is full: ' else 'another claim is at its queue, which has a limit: '
+            end || v_row.queue;
+            return;
+        end if;
+    end if;
+    -- the first one from its own place on
+    v_picked := gendurable._pick_due(
+        v_row.queue, v_row.priority, v_row.woken, v_row.eligible_at, p_id - 1, v_now, 1, null, v_now, null);
+    if (v_picked[1]).id is distinct from p_id then
+        why := 'another transaction holds it';
+        return;
+    end if;
+    v_round := gendurable._take_round(
+        p_worker, v_row.queue, v_row.priority, v_picked, 1, gendurable._most_bytes(), p_lease, v_now, null);
+    if not coalesce(p_id = any(v_round.ids), false) then
+        why := coalesce(
+            (select 'it ends as failed: ' || i.last_error from gendurable.instance i where i.id = p_id and i.finished_at is not null),
+            case
+                when v_row.rate_limit is not null then 'it waits for its rate limit: ' || v_row.rate_limit
+                when v_row.partition_key is not null then 'others come before it in its key: ' || v_row.partition_key
+                else 'it is put off, having lost its worker several times'
+            end);
+        return;
+    end if;
+    if v_round.started is null then
+        perform gendurable._to_executing(p_worker, v_round.ids, null, v_now, p_lease);
+    end if;
+    if v_limited then
+        perform gendurable._fill_slots(v_row.queue, v_round.ids, false);
+    end if;
+    perform gendurable._time_claims(v_round.ids, v_now);
+    claim_no := (select i.claim_no from gendurable.instance i where i.id = p_id);
+end $$;
+
+comment on function gendurable._claim_this(text, bigint, interval) is
+    'Starts this instance, if it is due and nothing holds it up: the number of the claim; else why not.';
 
 -- The scan of one queue and priority: two index ranges, woken 0 (lifted out of a key's lane) and woken 1 (all others). A
 -- round picks a few due rows of a range, lets the gate admit what may start, and hands it out.
@@ -5964,7 +6312,7 @@ begin
                 -- what comes out of a line counts for neither range
                 v_round := gendurable._take_round(
                     p_worker, p_queue, p_priority, v_picked, case when v_rings then v_wanted else v_need end, bytes, p_lease,
-                    p_now);
+                    p_now, p_steps);
                 ids := ids || v_round.ids;
                 started := started || v_round.started;
                 mail := mail || v_round.mail;
@@ -6037,7 +6385,7 @@ nothing. more: it looked at enough for one claim, and there is more.';
 
 create or replace function gendurable._take_round(
     p_worker text, p_queue text, p_priority int, p_picked gendurable.candidate[], p_need int, p_bytes bigint,
-    p_lease interval, p_now timestamptz,
+    p_lease interval, p_now timestamptz, p_steps jsonb,
     out ids bigint[], out started bigint[], out mail boolean[], out parts jsonb, out bytes bigint, out keys int,
     out left_out boolean, out last_id bigint, out limited boolean
 )
@@ -6060,7 +6408,7 @@ begin
             last_id := ids[p_need];
         end if;
     else
-        v_gate := gendurable._pass_gate(p_queue, p_priority, p_picked, p_need, p_lease, p_now);
+        v_gate := gendurable._pass_gate(p_queue, p_priority, p_picked, p_need, p_lease, p_now, p_steps);
         ids := v_gate.ids;
         v_slots := v_gate.slots;
         v_heavy := v_gate.heavy;
@@ -6103,7 +6451,7 @@ begin
 end $$;
 
 comment on function gendurable._take_round(
-    text, text, int, gendurable.candidate[], int, bigint, interval, timestamptz
+    text, text, int, gendurable.candidate[], int, bigint, interval, timestamptz, jsonb
 ) is
     'Of rows that were picked, and those that bells among them call, those that may start and can be carried, p_need at most; where
 a gate asked about them, their claims have begun (started). keys: of how many partition keys and rate limits they were. left_out:
@@ -6151,8 +6499,13 @@ begin
             and (p_taken is null or i.id <> all(p_taken))
             -- a bell that was set since this claim began is for others: it would go round for ever
             and (i.id > 0 or i.eligible_at <= p_started)
-            -- bells are for everybody
-            and (p_steps is null or i.id < 0 or gendurable._is_wanted(p_steps, i.fsm, i.fsm_version, i.step))
+            and (p_steps is null or case
+                when i.id > 0 then gendurable._is_wanted(p_steps, i.fsm, i.fsm_version, i.step)
+                    -- it carries a baton, which is everybody's
+                    or (i.partition_key is not null and (i.lane_at is null or i.lane_at > p_now))
+                -- bells are for everybody, but for those of lines whose turn it is not
+                else i.rate_limit is null or gendurable._is_line_wanted(p_steps, i.rate_limit, i.queue, i.eligible_at)
+            end)
         order by i.eligible_at, i.id
         limit p_limit
         for no key update skip locked);
@@ -6205,6 +6558,7 @@ comment on function gendurable._shift_priority_back(text, int, timestamptz, time
 
 create or replace function gendurable._pass_gate(
     p_queue text, p_priority int, p_picked gendurable.candidate[], p_need int, p_lease interval, p_now timestamptz,
+    p_steps jsonb,
     out ids bigint[], out slots int[], out heavy boolean[], out keys int, out left_out boolean, out last_id bigint,
     out scoped boolean, out opened gendurable.opened[], out limited gendurable.candidate[], out parked bigint[]
 )
@@ -6243,7 +6597,7 @@ begin
     if v_known.limits > 0 then
         -- the buckets' locks, and the rows that their lines have to offer
         select o.opened, o.candidates into opened, v_candidates
-        from gendurable._open_buckets(p_queue, p_priority, v_candidates, p_need) o;
+        from gendurable._open_buckets(p_queue, p_priority, v_candidates, p_need, p_steps) o;
         if (select bool_or(c.over) from unnest(v_candidates) c) then
             v_over := gendurable._drop_over(v_candidates);
             v_candidates := v_over.candidates;
@@ -6286,7 +6640,7 @@ begin
     end if;
 end $$;
 
-comment on function gendurable._pass_gate(text, int, gendurable.candidate[], int, interval, timestamptz) is
+comment on function gendurable._pass_gate(text, int, gendurable.candidate[], int, interval, timestamptz, jsonb) is
     'Which of the picked rows may start, p_need at most, with their slots, where a key, a scope, a limit or a crash is in play. keys:
 of how many keys and limits they are; left_out: some wait for their key. last_id: the last picked row that was dealt with, where
 others behind it were not, 0 for none. opened, limited, parked: for _close_buckets.';
@@ -6470,7 +6824,7 @@ comment on function gendurable._do_chores(gendurable.candidate[], text[], timest
 -- known what has started. Next: 116_hand_out.
 
 create or replace function gendurable._open_buckets(
-    p_queue text, p_priority int, p_picked gendurable.candidate[], p_need int,
+    p_queue text, p_priority int, p_picked gendurable.candidate[], p_need int, p_steps jsonb,
     out opened gendurable.opened[], out candidates gendurable.candidate[]
 )
 language plpgsql as $$
@@ -6496,7 +6850,7 @@ begin
         -- the server's lock table is small
         if v_tried <= gendurable._most_keys() and gendurable._try_bucket(v_group.bucket) then
             v_one := gendurable._open_bucket(
-                v_group.bucket, p_queue, p_priority, p_need, v_group.bells, v_group.since, v_settled);
+                v_group.bucket, p_queue, p_priority, p_need, v_group.bells, v_group.since, v_settled, p_steps);
             candidates := candidates || v_one.rows;
             v_one.rows := null;
             opened := opened || v_one;
@@ -6509,18 +6863,24 @@ begin
     end loop;
 end $$;
 
-comment on function gendurable._open_buckets(text, int, gendurable.candidate[], int) is
+comment on function gendurable._open_buckets(text, int, gendurable.candidate[], int, jsonb) is
     'Locks the buckets of picked rows and bells as far as they are free. candidates: the picked ones, and behind them the first rows
 of the lines whose time has come.';
 
 create or replace function gendurable._open_bucket(
-    p_bucket text, p_queue text, p_priority int, p_need int, p_bells bigint[], p_since timestamptz, p_settled boolean
+    p_bucket text, p_queue text, p_priority int, p_need int, p_bells bigint[], p_since timestamptz, p_settled boolean,
+    p_steps jsonb
 ) returns gendurable.opened
 language plpgsql as $$
 declare
     -- behind the lock: with an older time a bell that was rung here would seem to be still to come
     v_clock constant timestamptz := clock_timestamp();
     v_most int := 0;
+    v_found record;
+    v_wanted bigint[];
+    -- up to where it looks in the line
+    v_to_priority int := 2147483647;
+    v_to_at timestamptz := timestamptz 'infinity';
     v_one gendurable.opened;
 begin
     v_one.bucket := p_bucket;
@@ -6560,7 +6920,9 @@ begin
     v_one.reserved := gendurable._reserved(
         v_one.lines, p_queue, coalesce((v_one.line).turn_at, v_clock), v_one.burst, v_clock);
 
-    if p_bells is null and coalesce((v_one.line).ring_at > v_clock, true) then
+    if p_bells is null and coalesce((v_one.line).ring_at > v_clock or (
+        p_steps is not null and not gendurable._is_line_wanted(p_steps, p_bucket, p_queue, (v_one.line).ring_at)), true)
+    then
         -- its time has not come, or there is none: what has just come may go before its first row, if that is its place
         if (v_one.line).queue is null then
             v_one.ends := true;
@@ -6581,6 +6943,13 @@ begin
     end if;
     if v_one.level > 0 and v_one.level > v_one.reserved then
         v_most := least(p_need, ceil(least(v_one.level - v_one.reserved, 1000)) + 1, 500)::int;
+        if p_steps is not null then
+            v_found := gendurable._find_wanted_in_line(
+                p_steps, p_bucket, p_queue, v_one.bound_priority, v_one.bound_at, v_one.bound_id);
+            v_wanted := v_found.ids;
+            v_to_priority := v_found.to_priority;
+            v_to_at := v_found.to_at;
+        end if;
         v_one.rows := array(
             select gendurable._candidate(
                 p_id => i.id,
@@ -6606,6 +6975,8 @@ begin
                 and (i.priority, i.bucket_at, i.id) >= (v_one.bound_priority, v_one.bound_at, v_one.bound_id)
                 -- those behind it have a bell in their priority: rows without a limit may come before them
                 and i.priority <= p_priority
+                and (i.priority, i.bucket_at) <= (v_to_priority, v_to_at)
+                and (v_wanted is null or i.id = any(v_wanted))
             order by i.priority, i.bucket_at, i.id
             limit v_most
             for no key update skip locked);
@@ -6617,10 +6988,55 @@ begin
     return v_one;
 end $$;
 
-comment on function gendurable._open_bucket(text, text, int, int, bigint[], timestamptz, boolean) is
+comment on function gendurable._open_bucket(text, text, int, int, bigint[], timestamptz, boolean, jsonb) is
     'A locked bucket: its limit (us a token, burst; nulls: none), its level, what of it is reserved for other lines, the line of the
 queue, from where on to look in it (bound_...), and up to where rows may start (ends: there is no more in the line; else up to
 last_...). rows: the first of the line, if a bell rang or its time has come, as many as there may be tokens for.';
+
+create or replace function gendurable._is_line_wanted(
+    p_steps jsonb, p_bucket text, p_queue text, p_ring_at timestamptz
+) returns boolean
+language plpgsql as $$
+declare
+    v_first record;
+begin
+    select gendurable._is_wanted(p_steps, i.fsm, i.fsm_version, i.step) as wanted into v_first
+    from gendurable.instance i
+    where i.rate_limit = p_bucket and i.queue = p_queue and i.bucket_at is not null
+    order by i.priority, i.bucket_at, i.id
+    limit 1;
+    -- Who wants the first row has as long as another line has; then those behind it do not wait for it.
+    return coalesce(v_first.wanted, true) or (
+        p_ring_at <= clock_timestamp() - gendurable._turn_length()
+        and (gendurable._find_wanted_in_line(p_steps, p_bucket, p_queue, -2147483648, '-infinity', 0)).ids <> '{}');
+end $$;
+
+comment on function gendurable._is_line_wanted(jsonb, text, text, timestamptz) is
+    'Whether a claim that wants some steps alone serves a line whose bell has rung: it wants the first row, or nobody came for that.';
+
+create or replace function gendurable._find_wanted_in_line(
+    p_steps jsonb, p_bucket text, p_queue text, p_priority int, p_at timestamptz, p_id bigint,
+    out ids bigint[], out to_priority int, out to_at timestamptz
+)
+language plpgsql as $$
+begin
+    select array_agg(x.id order by x.no) filter (where x.wanted), (array_agg(x.priority order by x.no desc) filter (where x.wanted))[1],
+        (array_agg(x.bucket_at order by x.no desc) filter (where x.wanted))[1]
+    into ids, to_priority, to_at
+    from (
+        select i.id, i.priority, i.bucket_at, gendurable._is_wanted(p_steps, i.fsm, i.fsm_version, i.step) as wanted,
+            row_number() over (order by i.priority, i.bucket_at, i.id) as no
+        from gendurable.instance i
+        where i.rate_limit = p_bucket and i.queue = p_queue and i.bucket_at is not null
+            and (i.priority, i.bucket_at, i.id) >= (p_priority, p_at, p_id)
+        order by i.priority, i.bucket_at, i.id
+        limit 1000
+    ) x;
+    ids := coalesce(ids, '{}');
+end $$;
+
+comment on function gendurable._find_wanted_in_line(jsonb, text, text, int, timestamptz, bigint) is
+    'Of the next 1,000 rows of a line those whose steps are wanted, and the place of the last of them.';
 
 create or replace function gendurable._give_tokens(
     p_queue text, p_priority int, p_opened gendurable.opened[], p_candidates gendurable.candidate[], p_ids bigint[],
@@ -7411,7 +7827,8 @@ comment on function gd_commit(text, jsonb, interval) is
     commit another outcome, normally "error"
 
 One bad outcome does not disturb its neighbours. The call waits for nobody: what is locked elsewhere is answered
-"busy" after some ten milliseconds at most. p_lease is the new lease of kept claims. Kinds of outcomes: "next",
+"busy" after some ten milliseconds. What it waits for in all has an end, too: where many outcomes of a batch insert
+unique keys that open transactions have inserted, some are "busy" untried, not the same ones each time. p_lease is the new lease of kept claims. Kinds of outcomes: "next",
 "replay", "await", "schedule_childs", "done", "stop", "error". Needs READ COMMITTED (GD504); raises GD501 when
 p_outcomes is no array, and class 22 errors of the JSON itself (U+0000) before anything is looked at.';
 
@@ -7452,7 +7869,7 @@ begin
         v_outcomes := array(select u from unnest(v_outcomes) u where not v_answers ? u.ord::text);
     end if;
     v_answers := v_answers || gendurable._apply_isolated(
-        p_worker, v_outcomes, v_locked.keys, v_locked.scoped, v_locked.family, p_lease, p_now);
+        p_worker, v_outcomes, v_locked.keys, v_locked.scoped, v_locked.family, v_locked.homed, p_lease, p_now);
     if v_locked.slotted is not null then
         perform gendurable._wake_for_slots(v_locked.slotted, v_locked.queues);
     end if;
@@ -7464,52 +7881,94 @@ comment on function gendurable._commit_outcomes(text, gendurable.outcome[], inte
 lock_timeout.';
 
 create or replace function gendurable._apply_isolated(
-    p_worker text, p_outcomes gendurable.outcome[], p_keys text[], p_scoped boolean, p_family boolean, p_lease interval,
-    p_now timestamptz
+    p_worker text, p_outcomes gendurable.outcome[], p_keys text[], p_scoped boolean, p_family boolean, p_homed boolean,
+    p_lease interval, p_now timestamptz
 ) returns jsonb
 language plpgsql as $$
 declare
-    v_half int := cardinality(p_outcomes) / 2;
+    v_all gendurable.outcome[];
+    v_last constant int := cardinality(p_outcomes);
+    v_answers jsonb := '{}'::jsonb;
+    v_from int := 1;
+    v_size int := v_last;
+    v_written int := 0;
+    v_waits int := 0;
     v_state text;
     v_message text;
-    v_result text;
 begin
-    if p_outcomes = '{}' then
-        return '{}'::jsonb;
-    end if;
-    begin
-        return gendurable._apply_outcomes(p_worker, p_outcomes, p_keys, p_scoped, p_family, p_lease, p_now);
-    exception
-        when others or assert_failure then
-            get stacked diagnostics v_state = returned_sqlstate, v_message = message_text;
-            if not gendurable._blames_outcome(v_state) and not gendurable._blames_lock(v_state) then
-                raise;
+    -- Part by part: the next is smaller where one fails, and larger where two have not. One bad outcome in 400 costs some 20
+    -- sub-transactions, and 400 bad ones hardly more than 400.
+    while v_from <= v_last loop
+        v_size := least(v_size, v_last - v_from + 1);
+        begin
+            if v_size = v_last then
+                return gendurable._apply_outcomes(p_worker, p_outcomes, p_keys, p_scoped, p_family, p_homed, p_lease, p_now);
             end if;
-            -- two sessions took one unique key at the same moment: the second try sees the first one's
-            v_result := case
-                when gendurable._blames_lock(v_state) or v_state = '23505' then 'busy' else 'rejected' end;
-    end;
-    if v_state = '55P03' then
-        -- an open transaction may stand before every outcome of a batch: half as long for each that follows
-        perform set_config('lock_timeout', greatest(
-            (extract(epoch from current_setting('lock_timeout')::interval) * 500)::int, 1)::text, true);
-    end if;
-    if v_half = 0 then
-        return jsonb_build_object(p_outcomes[1].ord, case
-            when v_result = 'busy' then gendurable._answer('busy')
-            else gendurable._answer('rejected', v_state, v_message)
-        end);
-    end if;
-    -- halves, and halves of halves: one bad outcome in 400 costs 17 sub-transactions and not 400
-    return gendurable._apply_isolated(p_worker, p_outcomes[:v_half], p_keys, p_scoped, p_family, p_lease, p_now)
-        || gendurable._apply_isolated(p_worker, p_outcomes[v_half + 1:], p_keys, p_scoped, p_family, p_lease, p_now);
+            v_answers := v_answers || gendurable._apply_outcomes(
+                p_worker, v_all[v_from : v_from + v_size - 1], p_keys, p_scoped, p_family, p_homed, p_lease, p_now);
+            v_from := v_from + v_size;
+            v_written := v_written + 1;
+            v_size := case when v_written > 1 then 2 * v_size else v_size end;
+            continue;
+        exception
+            when others or assert_failure then
+                get stacked diagnostics v_state = returned_sqlstate, v_message = message_text;
+                if not gendurable._blames_outcome(v_state) and not gendurable._blames_lock(v_state) then
+                    raise;
+                end if;
+        end;
+        if v_all is null then
+            v_all := p_outcomes;  -- not before: it is copied
+        end if;
+        if v_state = '55P03' then
+            -- an open transaction may stand before every outcome of a batch: half as long for each that follows
+            perform set_config('lock_timeout', greatest(
+                (extract(epoch from current_setting('lock_timeout')::interval) * 500)::int, 1)::text, true);
+        end if;
+        if v_size = 1 then
+            v_answers := v_answers || jsonb_build_object(v_all[v_from].ord, case
+                -- two sessions took one unique key at the same moment: the second try sees the first one's
+                when gendurable._blames_lock(v_state) or v_state = '23505' then gendurable._answer('busy')
+                else gendurable._answer('rejected', v_state, v_message)
+            end);
+            v_from := v_from + 1;
+        end if;
+        v_written := 0;
+        if not gendurable._blames_lock(v_state) then
+            v_size := greatest(v_size / 2, 1);
+            continue;
+        end if;
+        -- waits are few, and for those that are to blame alone
+        v_size := greatest(v_size / 4, 1);
+        v_waits := v_waits + 1;
+        if v_waits = 1 then
+            -- What waits for nobody comes first. The rest has no order: of what is busy without a try in the end it must not be
+            -- the same ones each time.
+            v_all := v_all[: v_from - 1] || array(
+                select u from unnest(v_all[v_from :]) u
+                order by gendurable._takes_names(u.inserts, u.childs, u.queue), random());
+        elsif v_waits >= gendurable._most_waits() then
+            return v_answers || coalesce((
+                select jsonb_object_agg(u.ord, gendurable._answer('busy')) from unnest(v_all[v_from :]) u), '{}');
+        end if;
+    end loop;
+    return v_answers;
 end $$;
 
-comment on function gendurable._apply_isolated(text, gendurable.outcome[], text[], boolean, boolean, interval, timestamptz) is
-    '_apply, in halves where it fails, so that one bad outcome takes nobody with it; answers for those that failed.';
+comment on function gendurable._apply_isolated(text, gendurable.outcome[], text[], boolean, boolean, boolean, interval, timestamptz) is
+    'As _apply_outcomes, in parts where it fails, so that one bad outcome takes nobody with it; answers for those that failed, too.
+It waits a bounded number of times for what cannot be skipped.';
+
+create or replace function gendurable._takes_names(p_inserts jsonb, p_childs jsonb, p_queue text) returns boolean
+language sql immutable parallel safe as $$
+    select p_inserts is not null or p_childs is not null or p_queue is not null
+$$;
+
+comment on function gendurable._takes_names(jsonb, jsonb, text) is
+    'Whether an outcome takes names that another transaction may have taken and not committed: unique keys, a new queue.';
 
 -- The door through which gd_run_claims commits (244_group): what it cannot have makes the effect of its row roll back.
-create or replace function gendurable._commit_run(p_worker text, p_outcomes jsonb) returns jsonb
+create or replace function gendurable._commit_run(p_worker text, p_outcomes jsonb, p_from jsonb[] = null) returns jsonb
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
@@ -7517,13 +7976,27 @@ set plan_cache_mode = force_generic_plan
 set lock_timeout = '10ms' as $$
 declare
     v_now constant timestamptz := clock_timestamp();
+    v_all gendurable.outcome[] := gendurable._parse_outcomes(p_outcomes, v_now);
 begin
-    return gendurable._commit_outcomes(
-        p_worker, gendurable._parse_outcomes(p_outcomes, v_now), interval '60 seconds', v_now);
+    if starts_with(p_worker, 'gd_rehearse:') then
+        -- what is shown of the outbox (241_run_undone), which nothing else tells
+        perform set_config('gendurable.rehearsed', p_outcomes::text, true);
+    end if;
+    for v_at in 1 .. coalesce(cardinality(p_from), 0) loop
+        if octet_length(p_from[v_at] ->> 'step') <= gendurable._longest_name() and jsonb_typeof(p_from[v_at] -> 'state') = 'object'
+            and v_all[v_at].kind <> 'rejected'
+        then
+            -- what it says by itself, with "at", goes before
+            v_all[v_at].from_step := coalesce(v_all[v_at].from_step, p_from[v_at] ->> 'step');
+            v_all[v_at].from_state := coalesce(v_all[v_at].from_state, p_from[v_at] -> 'state');
+        end if;
+    end loop;
+    return gendurable._commit_outcomes(p_worker, v_all, interval '60 seconds', v_now);
 end $$;
 
-comment on function gendurable._commit_run(text, jsonb) is
-    'Commits outcomes: {ord: answer} for all but those that are simply ok.';
+comment on function gendurable._commit_run(text, jsonb, jsonb[]) is
+    'Commits outcomes: {ord: answer} for all but those that are simply ok. p_from: of those that end a chain, what its last link got:
+they are made from its step and state.';
 
 -- Committing one outcome in a transaction of the caller's, together with what its step has written there: strictly, since what
 -- cannot be committed must take all of that back. It waits for locks. Most outcomes say little, of instances that have little:
@@ -7618,8 +8091,8 @@ begin
 
     -- the order that every waiting call uses: rows by id, which puts a parent before its children, then keys, sorted
     perform gendurable._lock_rows_of(v_outcome);
-    select i.partition_key, i.unique_scope is not null as scoped, i.children_pending is not null as family, i.expires_at,
-        i.timeout_at, i.queue, i.queue_slot
+    select i.partition_key, i.unique_scope is not null as scoped, i.children_pending is not null as family,
+        i.home is not null as homed, i.expires_at, i.timeout_at, i.queue, i.queue_slot
     into v_row
     from gendurable.instance i
     where i.id = v_outcome.id and i.claim_no = v_outcome.claim_no and i.status = 'executing';
@@ -7636,7 +8109,7 @@ begin
     end if;
     v_outcome := gendurable._parse_outcome(0, p_outcome, v_now);
     v_answers := gendurable._apply_outcomes(
-        p_worker, array[v_outcome], v_keys, v_row.scoped, v_row.family, interval '60 seconds', v_now);
+        p_worker, array[v_outcome], v_keys, v_row.scoped, v_row.family, v_row.homed, interval '60 seconds', v_now);
     if v_row.queue_slot is not null then
         perform gendurable._wake_for_slots(array[v_outcome.id], array[v_row.queue]);
     end if;
@@ -8039,14 +8512,15 @@ comment on function gendurable._parse_outcomes(jsonb, timestamptz) is
 
 create or replace function gendurable._lock_outcomes(
     p_outcomes gendurable.outcome[], out answers jsonb, out keys text[], out scoped boolean,
-    out family boolean, out slotted bigint[], out queues text[]
+    out family boolean, out homed boolean, out slotted bigint[], out queues text[]
 )
 language plpgsql as $$
 declare
     v_now constant timestamptz := clock_timestamp();
     v_ords int[];
     v_parents bigint[];
-    v_held bigint[];
+    v_sending gendurable.outcome[];
+    v_missed bigint[];
     v_new_keys text[];
     v_slotted boolean;
     v_sends boolean;
@@ -8054,11 +8528,11 @@ begin
     -- A commit waits for nobody: what is locked is skipped and answered busy. Nothing waits, so no order can deadlock.
     with held as materialized (
         select o.ord, o.partition_key as new_key, i.partition_key, i.unique_scope, i.children_pending, i.queue_slot,
-            o.sends is not null as sends,
+            o.sends is not null as sends, i.home,
             case when i.barrier_no is not null and (o.ends or o.kind = 'error') then i.parent_id end as parent_id
         from unnest(p_outcomes) o
         cross join lateral (
-            select x.partition_key, x.unique_scope, x.barrier_no, x.parent_id, x.children_pending, x.queue_slot
+            select x.partition_key, x.unique_scope, x.barrier_no, x.parent_id, x.children_pending, x.queue_slot, x.home
             from gendurable.instance x
             where x.id = o.id and x.claim_no = o.claim_no and x.status = 'executing'
                 and not gendurable._is_over(x.expires_at, x.timeout_at, v_now)
@@ -8070,8 +8544,8 @@ begin
         coalesce(array_agg(h.partition_key) filter (where h.partition_key is not null), '{}'),
         coalesce(array_agg(h.new_key) filter (where h.new_key is not null), '{}'),
         bool_or(h.unique_scope is not null), bool_or(h.children_pending is not null),
-        bool_or(h.queue_slot is not null), bool_or(h.sends)
-    into v_ords, v_parents, keys, v_new_keys, scoped, family, v_slotted, v_sends
+        bool_or(h.home is not null), bool_or(h.queue_slot is not null), bool_or(h.sends)
+    into v_ords, v_parents, keys, v_new_keys, scoped, family, homed, v_slotted, v_sends
     from held h;
     if v_slotted then
         select array_agg(i.id), array_agg(i.queue) into slotted, queues
@@ -8090,19 +8564,9 @@ begin
         where o.ord <> all(v_ords);
     end if;
 
-    for v_try in 1 .. 4 loop
-        exit when v_parents = '{}';
-        v_held := array(
-            select p.id from gendurable.instance p where p.id = any(v_parents) for no key update skip locked);
-        v_parents := array(
-            select p.id
-            from gendurable.instance p
-            where p.id = any(v_parents) and p.id <> all(v_held) and p.status = 'awaiting_children');
-        if v_parents <> '{}' and v_try < 4 then
-            -- siblings that end in other sessions hold their parent for a few milliseconds
-            perform pg_sleep(0.001 * v_try);
-        end if;
-    end loop;
+    if v_parents <> '{}' then
+        v_parents := gendurable._try_rows(v_parents, true);
+    end if;
     if v_parents <> '{}' then
         select answers || coalesce(jsonb_object_agg(o.ord, gendurable._answer('busy')), '{}') into answers
         from unnest(p_outcomes) o
@@ -8111,9 +8575,13 @@ begin
     end if;
 
     if v_sends then
-        answers := answers || gendurable._try_targets(array(
+        v_sending := array(
             select o from unnest(p_outcomes) o
-            where o.sends is not null and o.ord = any(v_ords) and not answers ? o.ord::text));
+            where o.sends is not null and o.ord = any(v_ords) and not answers ? o.ord::text);
+        v_missed := gendurable._try_rows(gendurable._find_targets(v_sending), false);
+        if v_missed <> '{}' then
+            answers := answers || gendurable._find_senders(v_sending, v_missed);
+        end if;
     end if;
 
     if keys <> '{}' or v_new_keys <> '{}' then
@@ -8137,13 +8605,42 @@ comment on function gendurable._lock_outcomes(gendurable.outcome[]) is
     'Takes every lock that the outcomes need and that is free; answers for those that miss one or have lost their claim. slotted and
 queues: rows that hold slots of their queues.';
 
+create or replace function gendurable._try_rows(p_ids bigint[], p_parents boolean) returns bigint[]
+language plpgsql as $$
+declare
+    v_left bigint[] := p_ids;
+    v_held bigint[];
+begin
+    for v_try in 1 .. 4 loop
+        v_held := array(
+            select i.id from gendurable.instance i where i.id = any(v_left) for no key update skip locked);
+        v_left := array(
+            select i.id
+            from gendurable.instance i
+            -- a subquery, which is hashed; the array would be walked for each row
+            where i.id = any(v_left) and i.id not in (select h.id from unnest(v_held) h (id))
+                -- a parent that does not wait counts nobody down
+                and (not p_parents or i.status = 'awaiting_children'));
+        exit when v_left = '{}';
+        if v_try < 4 then
+            -- siblings that end in other sessions, other signals, and its own commit hold a row for a few milliseconds
+            perform pg_sleep(0.001 * v_try);
+        end if;
+    end loop;
+    return v_left;
+end $$;
+
+comment on function gendurable._try_rows(bigint[], boolean) is
+    'Locks rows, as far as they are free within a few tries; which are not. p_parents: those that do not wait for children may be
+left.';
+
 -- Writing outcomes, with every lock held: resolve what the instances decide, one update for all, and what follows.
 -- Invariants 1 and 3. Next: what goes out with it (137_outbox); the instance is due again (110_claim), waits for a signal
 -- (140_signal) or for children, or has ended (kernel/090_end), and is kept for a time (138_keep).
 
 create or replace function gendurable._apply_outcomes(
-    p_worker text, p_outcomes gendurable.outcome[], p_keys text[], p_scoped boolean, p_family boolean, p_lease interval,
-    p_now timestamptz
+    p_worker text, p_outcomes gendurable.outcome[], p_keys text[], p_scoped boolean, p_family boolean, p_homed boolean,
+    p_lease interval, p_now timestamptz
 ) returns jsonb
 language plpgsql as $$
 declare
@@ -8152,6 +8649,7 @@ declare
     v_special boolean;
     v_limited boolean;
     v_moved boolean;
+    v_routed boolean;
     v_keeps boolean;
     v_closes boolean;
     v_outbox boolean;
@@ -8166,8 +8664,9 @@ declare
 begin
     select bool_or(o.consume is not null), bool_or(o.kind in ('error', 'await', 'schedule_childs')),
         bool_or(o.rate_limit is not null), bool_or(o.queue is not null), bool_or(o.keep), bool_or(o.close_ms is not null),
-        bool_or(o.ends or o.kind = 'error'), bool_or(o.inserts is not null or o.sends is not null)
-    into v_consumes, v_special, v_limited, v_moved, v_keeps, v_closes, v_ends, v_outbox
+        bool_or(o.ends or o.kind = 'error'), bool_or(o.inserts is not null or o.sends is not null),
+        p_homed or (select true from gendurable.step s where s.queue is not null order by s.fsm, s.step limit 1)
+    into v_consumes, v_special, v_limited, v_moved, v_keeps, v_closes, v_ends, v_outbox, v_routed
     from unnest(p_outcomes) o;
     if v_limited then
         perform gendurable._need_rate_limit(o.rate_limit, coalesce(o.weight, 1))
@@ -8185,6 +8684,9 @@ begin
     end if;
     if v_special then
         v_outcomes := gendurable._resolve_outcomes(v_outcomes, p_now);
+    end if;
+    if v_routed then
+        v_outcomes := gendurable._route_outcomes(v_outcomes);
     end if;
     if v_ends and gendurable._retains() then
         select k.outcomes, k.queues into v_outcomes, v_freed from gendurable._keep_outcomes(v_outcomes, p_now) k;
@@ -8217,10 +8719,7 @@ begin
         from unnest(v_outcomes) o;
     end if;
     if v_moved then
-        insert into gendurable.queue_name (queue)
-        select distinct o.queue
-        from unnest(v_outcomes) o
-        where o.queue is not null and not exists (select from gendurable.queue_name q where q.queue = o.queue);
+        perform gendurable._note_queues(array(select o.queue from unnest(v_outcomes) o));
     end if;
 
     v_written := gendurable._write_outcomes(p_worker, v_outcomes, v_kept, v_mail, v_crowded, p_lease, p_now);
@@ -8234,14 +8733,20 @@ begin
     if p_keys <> '{}' then
         perform gendurable._keep_batons(p_keys, array(select o.id from unnest(v_outcomes) o), p_now);
     end if;
-    perform gendurable._wake_sleepers(v_written.queues || v_freed);
+    v_freed := v_written.queues || v_freed;
+    -- expressions: mostly there is one queue on which nobody sleeps
+    if v_freed is not null and (cardinality(v_freed) > 1 or not gendurable._is_awake(v_freed[1])) then
+        perform gendurable._wake_sleepers(v_freed);
+    end if;
     if v_outbox then
         perform gendurable._empty_outbox(p_outcomes, v_new);
     end if;
     return coalesce(v_written.answers, '{}');
 end $$;
 
-comment on function gendurable._apply_outcomes(text, gendurable.outcome[], text[], boolean, boolean, interval, timestamptz) is
+comment on function gendurable._apply_outcomes(
+    text, gendurable.outcome[], text[], boolean, boolean, boolean, interval, timestamptz
+) is
     'Writes the outcomes, all in one update, and what follows from them; answers for the claims that were kept. Under
 the locks of the rows, their parents and the keys.';
 
@@ -8423,39 +8928,19 @@ end $$;
 comment on function gendurable._find_targets(gendurable.outcome[]) is
     'Where the signals of outcomes go: ids, of which there may be no instance, and the present holders of unique keys.';
 
-create or replace function gendurable._try_targets(p_outcomes gendurable.outcome[]) returns jsonb
-language plpgsql as $$
-declare
-    v_left bigint[] := gendurable._find_targets(p_outcomes);
-    v_held bigint[];
+create or replace function gendurable._find_senders(p_outcomes gendurable.outcome[], p_ids bigint[]) returns jsonb
+language plpgsql stable as $$
 begin
-    for v_try in 1 .. 4 loop
-        v_held := array(
-            select i.id from gendurable.instance i where i.id = any(v_left) for no key update skip locked);
-        v_left := array(
-            select i.id
-            from gendurable.instance i
-            -- a subquery, which is hashed; the array would be walked for each row
-            where i.id = any(v_left) and i.id not in (select h.id from unnest(v_held) h (id)));
-        if v_left = '{}' then
-            return '{}'::jsonb;
-        end if;
-        if v_try < 4 then
-            -- other signals to it, and its own commit, hold a row for a few milliseconds
-            perform pg_sleep(0.001 * v_try);
-        end if;
-    end loop;
     return (
         select coalesce(jsonb_object_agg(o.ord, gendurable._answer('busy')), '{}')
         from unnest(p_outcomes) o
         where exists (
             select from unnest(gendurable._find_targets(array[o])) t (id)
-            where t.id in (select l.id from unnest(v_left) l (id))));
+            where t.id in (select l.id from unnest(p_ids) l (id))));
 end $$;
 
-comment on function gendurable._try_targets(gendurable.outcome[]) is
-    'Locks the rows that signals of outcomes go to, as far as they are free within a few tries; answers for outcomes of which one
-is not.';
+comment on function gendurable._find_senders(gendurable.outcome[], bigint[]) is
+    'Answers for the outcomes whose signals go to rows that somebody holds.';
 
 create or replace function gendurable._read_inserts(p_outcomes gendurable.outcome[]) returns gendurable.new_instance[]
 language plpgsql as $$
@@ -11711,31 +12196,38 @@ declare
     v_problem constant text := coalesce(
         gendurable._int_problem(v_options -> 'version', 'version', null),
         gendurable._flag_problem(v_options -> 'chain', 'chain'),
-        gendurable._flag_problem(v_options -> 'alone', 'alone'));
+        gendurable._flag_problem(v_options -> 'alone', 'alone'),
+        gendurable._text_problem(v_options -> 'queue', 'queue', false),
+        gendurable._flag_problem(v_options -> 'ensure', 'ensure'));
     v_version constant int := case when v_problem is null then (v_options ->> 'version')::numeric::int end;
     v_handler record;
 begin
+    perform gendurable._need_no_run();
     perform gendurable._need_text(p_fsm, 'p_fsm');
     perform gendurable._need_text(p_step, 'p_step');
-    perform gendurable._need_options(p_options, '{version,queue,chain,alone}');
+    perform gendurable._need_options(p_options, '{version,queue,chain,alone,ensure}');
     if v_problem is not null then
         perform gendurable._invalid(v_problem, left(v_options::text, 200),
-            'Pass for example {"version": 2, "chain": false, "alone": true}.');
-    end if;
-    if coalesce(v_options -> 'queue', 'null') <> 'null' then
-        perform gendurable._invalid('a step cannot have a queue of its own yet', left(v_options ->> 'queue', 200),
-            'Leave queue out: the step runs in the queue of its instance.');
+            'Pass for example {"version": 2, "queue": "gpu", "chain": false, "alone": true}.');
     end if;
     v_handler := gendurable._read_handler(p_handler);
     -- one definition after the other: whose step it is decides what is written
     lock table gendurable.step in share row exclusive mode;
+    if v_options -> 'ensure' = 'true' and exists (
+        select from gendurable.step s
+        where s.fsm = p_fsm and s.step = p_step and (s.version = v_version or s.version is null)
+    ) then
+        return;
+    end if;
     perform gendurable._need_step_of_mine(p_fsm, p_step);
-    insert into gendurable.step as s (fsm, step, version, handler, owner, chain, alone)
+    insert into gendurable.step as s (fsm, step, version, handler, owner, queue, chain, alone)
     values (
-        p_fsm, p_step, v_version, v_handler.name, v_handler.owner,
+        p_fsm, p_step, v_version, v_handler.name, v_handler.owner, v_options ->> 'queue',
         coalesce((v_options ->> 'chain')::boolean, true), coalesce((v_options ->> 'alone')::boolean, false))
     on conflict (fsm, step, version) do update
-    set handler = excluded.handler, owner = excluded.owner, chain = excluded.chain, alone = excluded.alone;
+    set handler = excluded.handler, owner = excluded.owner, queue = excluded.queue, chain = excluded.chain,
+        alone = excluded.alone;
+    perform gendurable._move_bells(p_fsm);
 end $$;
 
 comment on function gd_define_step(text, text, regprocedure, jsonb) is
@@ -11746,21 +12238,24 @@ returns its outcome; one that returns setof jsonb gets an array of many, and ret
 A null p_handler says that the step is in another language. A definition takes the place of the one before. Options:
 
   version: for this version of the machine alone; null: for all that have no definition of their own
-  chain: whether it may follow another step in the same run (default true); kept, and not read yet
+  chain: whether it may follow another step, and another one may follow it, in the same run (default true): see gd_run
   alone: each instance in a transaction of its own (default false)
-  queue: not possible yet
+  queue: the step always runs there, whatever the queue of the instance; steps without one run in that. An instance is
+    put there when it comes to the step, and back when it leaves it; a definition moves none that stands somewhere
+  ensure: only where no definition counts for the step yet, for the version or for all; else nothing happens
 
-The function must belong to the role of the session, or to one that it is a member of; so must those of all definitions
-of the step that are there. Its name is stored: "create or replace" counts at once, and a function that was dropped and
-made again by the same owner does, too. A handler runs with the rights of who runs it, and only if its owner is a member
-of that role; others must be security definer. See gd_steps. Another definition in an open transaction is waited for,
-and met with 55P03 after a second. Raises GD501; GD507: the step or the function is somebody else''s.';
+The function must belong to the role of the session, or to one that it could become or has the rights of; so must those of
+all definitions of the step that are there. Its name is stored: "create or replace" counts at once, and a function that was
+dropped and made again by the same owner does, too. A handler runs with the rights of who runs it, and only if its owner
+could become that role; others must be security definer. See gd_steps. Another definition in an open transaction is waited
+for, and met with 55P03 after a second. Raises GD501; GD507: the step or the function is somebody else''s, or a step calls it.';
 
 create or replace function gd_drop_step(p_fsm text, p_step text, p_version int = null) returns boolean
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '1s' as $$
 declare
     v_count int;
 begin
+    perform gendurable._need_no_run();
     perform gendurable._need_text(p_fsm, 'p_fsm');
     perform gendurable._need_text(p_step, 'p_step');
     lock table gendurable.step in share row exclusive mode;
@@ -11768,12 +12263,14 @@ begin
     delete from gendurable.step s
     where s.fsm = p_fsm and s.step = p_step and s.version is not distinct from p_version;
     get diagnostics v_count = row_count;
+    perform gendurable._move_bells(p_fsm);
     return v_count > 0;
 end $$;
 
 comment on function gd_drop_step(text, text, int) is
 'Removes a definition of gd_define_step: that for p_version, null: that for all versions. False: there is none. Instances
-stay where they are. As there, it must be the role''s own (GD507), and is met with 55P03. Raises GD501.';
+stay where they are until their next transition. As there, it must be the role''s own (GD507), and is met with 55P03. Raises
+GD501; GD507 where a step calls it.';
 
 create or replace function gendurable._read_handler(p_handler regprocedure, out name text, out owner text)
 language plpgsql as $$
@@ -11797,7 +12294,7 @@ begin
         perform gendurable._invalid('p_handler cannot be a handler', coalesce(p_handler::text, 'null'),
             'Pass a function that takes one jsonb and returns jsonb or setof jsonb, in a schema of yours.');
     end if;
-    if not coalesce(pg_has_role(v_role, v_proc.proowner, 'member'), false) then
+    if not coalesce(gendurable._owns(v_role, v_proc.proowner), false) then
         perform gendurable._refuse_run('the function is somebody else''s', p_handler::text,
             'Its owner, or a member of it, defines the step.');
     end if;
@@ -11819,8 +12316,8 @@ declare
         left join pg_roles r on r.rolname = s.owner
         where s.fsm = p_fsm and s.step = p_step and not coalesce(
             -- of a role that is gone it is the owner of gendurable who decides
-            pg_has_role(v_role, coalesce(r.oid, (
-                select n.nspowner from pg_namespace n where n.nspname = 'gendurable')), 'member'), false));
+            gendurable._owns(v_role, coalesce(r.oid, (
+                select n.nspowner from pg_namespace n where n.nspname = 'gendurable'))), false));
 begin
     if v_owner is not null then
         perform gendurable._refuse_run('the step is somebody else''s',
@@ -11842,7 +12339,7 @@ comment on function gendurable._flag_problem(jsonb, text) is 'What is wrong with
 -- Running steps that are functions of this database, from a client that does nothing else: what gd_run promises. It claims,
 -- commits, runs, commits, and so on. What happens between two commits is one call of _step_call, whose state is a JSON object,
 -- so that nothing is looked up in the search_path of the caller, which a procedure that commits cannot pin.
--- Next: 242_run_claims.
+-- Next: 241_run_undone.
 
 create or replace procedure gd_run(
     p_queue text = 'default', p_limit int = 1000, p_for interval = '0', p_options jsonb = '{}', inout p_result jsonb = null
@@ -11876,11 +12373,12 @@ returned. So it must be called alone, by a client or by pg_cron: in a transactio
 
   p_for: look again until so long has passed
   batch, lease_ms: how many it claims at once (default 200), and the lease (60000)
-  budget_ms, lock_ms: as in gd_run_claims
+  budget_ms, lock_ms, chain: as in gd_run_claims
 
 p_result tells how many were claimed, and how they ended:
 
-  claimed, ok, error, stale, busy, no_handler: as the results of gd_run_claims; what was busy or had no handler is given back
+  claimed, ok, error, stale, busy, no_handler: as the results of gd_run_claims, a chain of steps being one; what was busy
+    or had no handler is given back
   refused: steps that the role cannot run: [{fsm, step, problem}]
 
 A lost run raises "crashes" and not "attempt". Of a statement_timeout it uses half, then it ends by itself. When it is
@@ -11899,7 +12397,7 @@ declare
 begin
     perform gendurable._need_text(coalesce(p_queue, 'default'), 'p_queue');
     perform gendurable._need_limit(p_limit);
-    perform gendurable._need_run_options(v_options, '{batch,lease_ms,budget_ms,lock_ms}');
+    perform gendurable._need_run_options(v_options, '{batch,lease_ms,budget_ms,lock_ms,chain}');
     perform gendurable._need_no_run();
     if coalesce(p_for, '0') < interval '0' or not isfinite(p_for) then
         perform gendurable._invalid('p_for must be finite and not negative', 'got ' || p_for, 'Use 0 to end when nothing is due.');
@@ -11909,6 +12407,8 @@ begin
         'queue', coalesce(p_queue, 'default'),
         -- a lost run of such a worker is no attempt: kernel/080_transitions
         'worker', format('gd_run:%s:%s', pg_backend_pid(), v_now),
+        -- once: it costs as much as a look at all sessions
+        'login', gendurable._login_role(),
         'limit', coalesce(p_limit, 1000), 'batch', v_batch, 'size', least(v_batch, 50),
         'lease', coalesce(v_options -> 'lease_ms', '60000'),
         'options', jsonb_strip_nulls(v_options) - '{batch,lease_ms}'::text[],
@@ -11930,8 +12430,9 @@ create or replace function gendurable._step_call(
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
     v_role constant oid := (select r.oid from pg_roles r where r.rolname = current_user);
+    v_login constant oid := (p_run ->> 'login')::oid;
     v_now constant bigint := extract(epoch from clock_timestamp()) * 1000000;
-    v_timeout constant bigint := (select s.setting::bigint from pg_settings s where s.name = 'statement_timeout');
+    v_timeout constant double precision := gendurable._setting_ms(current_setting('statement_timeout'));
     v_late constant boolean := v_timeout > 0 and v_now - (p_run ->> 'began')::bigint > 500 * v_timeout;
     v_ids bigint[];
     v_nos bigint[];
@@ -11941,79 +12442,90 @@ begin
     run := p_run;
     over := false;
     cancelled := p_run ->> 'cancelled';
-    case p_run ->> 'phase'
-        when 'claim' then
-            v_limit := case
-                when v_late then 0
-                else least((p_run ->> 'size')::int, (p_run ->> 'limit')::int - (p_run #>> '{counts,claimed}')::int)
-            end;
-            if v_limit > 0 then
-                -- a claim that is lost with the server is none
-                perform set_config('synchronous_commit', 'off', true);
-                v_got := gendurable._claim_run(
-                    p_run ->> 'worker', p_run ->> 'queue', v_limit,
-                    make_interval(secs => (p_run ->> 'lease')::double precision / 1000), v_role);
-            end if;
-            if v_limit > 0 and v_got.ids <> '{}' then
-                run := run || jsonb_build_object(
-                    'phase', 'run', 'since', v_now, 'got', cardinality(v_got.ids),
-                    'todo', (
-                        select jsonb_agg(jsonb_build_array(c.id, c.no) order by c.o)
-                        from unnest(v_got.ids, v_got.claim_nos) with ordinality c (id, no, o)));
-                run := jsonb_set(run, '{counts,claimed}',
-                    to_jsonb((p_run #>> '{counts,claimed}')::int + cardinality(v_got.ids)));
-            elsif p_run -> 'busy' <> '[]' then
-                -- once more, each of the first ten: they wait for their locks
-                run := run || jsonb_build_object(
-                    'phase', case when v_late then 'back' else 'run' end, 'ends', true, 'got', 0,
-                    'todo', jsonb_path_query_array(p_run -> 'busy', '$[0 to 9]'),
-                    'busy', '[]'::jsonb, 'back', p_run -> 'back' || jsonb_path_query_array(p_run -> 'busy', '$[10 to last]'));
-            elsif p_run -> 'back' <> '[]' or v_limit <= 0 or v_now >= (p_run ->> 'until')::bigint then
-                run := run || '{"phase": "back", "ends": true}';
-            else
-                run := run || '{"phase": "wait"}';
-            end if;
-        when 'wait' then
-            perform pg_sleep(least(((p_run ->> 'until')::bigint - v_now) / 1000000.0, 0.1));
-            run := run || '{"phase": "claim"}';
-        when 'run' then
-            select array_agg((c.one ->> 0)::bigint order by c.o), array_agg((c.one ->> 1)::bigint order by c.o)
-            into v_ids, v_nos
-            from jsonb_array_elements(p_run -> 'todo') with ordinality c (one, o);
-            v_got := gendurable._run_claims(p_path, p_run ->> 'worker', v_ids, v_nos, p_run -> 'options', true);
-            run := run || gendurable._tally_call(p_run, v_ids, v_nos, v_got.results, v_got.details);
-            cancelled := v_got.cancelled;
-            if cancelled is not null then
-                run := run || jsonb_build_object('phase', 'back', 'ends', true, 'cancelled', cancelled);
-            elsif v_late then
-                run := run || '{"phase": "back", "ends": true}';
-            elsif v_now - (p_run ->> 'since')::bigint > 500 * (p_run ->> 'lease')::bigint then
-                -- half of the lease is over: others may have what is left. What is busy would be claimed at once.
-                run := run || jsonb_build_object(
-                    'phase', 'back', 'ends', (p_run ->> 'ends')::boolean or run -> 'busy' <> '[]', 'size', 1);
-            elsif run -> 'todo' = '[]' then
-                run := run || jsonb_build_object(
-                    'phase', case when (p_run ->> 'ends')::boolean then 'back' else 'claim' end,
-                    -- as many as take some five seconds
-                    'size', greatest(least(
-                        (p_run ->> 'batch')::int,
-                        (p_run ->> 'got')::int * 5000000 / greatest(v_now - (p_run ->> 'since')::bigint, 1)), 1));
-            end if;
-        else
-            select array_agg((c.one ->> 0)::bigint), array_agg((c.one ->> 1)::bigint)
-            into v_ids, v_nos
-            from jsonb_array_elements(p_run -> 'todo' || (p_run -> 'busy') || (p_run -> 'back')) c (one);
-            if v_ids is not null then
-                perform gendurable._release_run(v_ids, v_nos);
-            end if;
-            over := (p_run ->> 'ends')::boolean;
-            run := run || '{"phase": "claim", "todo": [], "busy": [], "back": []}';
-            if over then
-                result := p_run -> 'counts' || jsonb_build_object(
-                    'busy', (p_run #>> '{counts,busy}')::int + jsonb_array_length(p_run -> 'busy'),
-                    'refused', gendurable._refused_steps(v_role));
-            end if;
-    end case;
+    if p_run ->> 'phase' = 'back' then
+        select array_agg((c.one ->> 0)::bigint), array_agg((c.one ->> 1)::bigint)
+        into v_ids, v_nos
+        from jsonb_array_elements(p_run -> 'todo' || (p_run -> 'busy') || (p_run -> 'back')) c (one);
+        if v_ids is not null then
+            perform gendurable._release_run(v_ids, v_nos);
+        end if;
+        over := (p_run ->> 'ends')::boolean;
+        run := run || '{"phase": "claim", "todo": [], "busy": [], "back": []}';
+        if over then
+            result := p_run -> 'counts' || jsonb_build_object(
+                'busy', (p_run #>> '{counts,busy}')::int + jsonb_array_length(p_run -> 'busy'),
+                'refused', gendurable._refused_steps(v_role));
+        end if;
+        return;
+    end if;
+    begin
+        case p_run ->> 'phase'
+            when 'claim' then
+                v_limit := case
+                    when v_late then 0
+                    else least((p_run ->> 'size')::int, (p_run ->> 'limit')::int - (p_run #>> '{counts,claimed}')::int)
+                end;
+                if v_limit > 0 then
+                    -- a claim that is lost with the server is none
+                    perform set_config('synchronous_commit', 'off', true);
+                    v_got := gendurable._claim_run(
+                        p_run ->> 'worker', p_run ->> 'queue', v_limit,
+                        make_interval(secs => (p_run ->> 'lease')::double precision / 1000), v_role, v_login);
+                end if;
+                if v_limit > 0 and v_got.ids <> '{}' then
+                    run := run || jsonb_build_object(
+                        'phase', 'run', 'since', v_now, 'got', cardinality(v_got.ids),
+                        'todo', (
+                            select jsonb_agg(jsonb_build_array(c.id, c.no) order by c.o)
+                            from unnest(v_got.ids, v_got.claim_nos) with ordinality c (id, no, o)));
+                    run := jsonb_set(run, '{counts,claimed}',
+                        to_jsonb((p_run #>> '{counts,claimed}')::int + cardinality(v_got.ids)));
+                elsif p_run -> 'busy' <> '[]' then
+                    -- once more, each of the first ten: they wait for their locks
+                    run := run || jsonb_build_object(
+                        'phase', case when v_late then 'back' else 'run' end, 'ends', true, 'got', 0,
+                        'todo', jsonb_path_query_array(p_run -> 'busy', '$[0 to 9]'),
+                        'busy', '[]'::jsonb, 'back', p_run -> 'back' || jsonb_path_query_array(p_run -> 'busy', '$[10 to last]'));
+                elsif p_run -> 'back' <> '[]' or v_limit <= 0 or v_now >= (p_run ->> 'until')::bigint then
+                    run := run || '{"phase": "back", "ends": true}';
+                else
+                    run := run || '{"phase": "wait"}';
+                end if;
+            when 'wait' then
+                perform pg_sleep(least(((p_run ->> 'until')::bigint - v_now) / 1000000.0, 0.1));
+                run := run || '{"phase": "claim"}';
+            when 'run' then
+                select array_agg((c.one ->> 0)::bigint order by c.o), array_agg((c.one ->> 1)::bigint order by c.o)
+                into v_ids, v_nos
+                from jsonb_array_elements(p_run -> 'todo') with ordinality c (one, o);
+                v_got := gendurable._run_claims(
+                    p_path, p_run ->> 'worker', v_ids, v_nos, p_run -> 'options', true, v_login,
+                    (p_run ->> 'pace')::double precision);
+                run := run || gendurable._tally_call(p_run, v_ids, v_nos, v_got.results, v_got.details)
+                    || jsonb_build_object('pace', v_got.pace);
+                cancelled := v_got.cancelled;
+                if cancelled is not null then
+                    run := run || jsonb_build_object('phase', 'back', 'ends', true, 'cancelled', cancelled);
+                elsif v_late then
+                    run := run || '{"phase": "back", "ends": true}';
+                elsif v_now - (p_run ->> 'since')::bigint > 500 * (p_run ->> 'lease')::bigint then
+                    -- half of the lease is over: others may have what is left. What is busy would be claimed at once.
+                    run := run || jsonb_build_object(
+                        'phase', 'back', 'ends', (p_run ->> 'ends')::boolean or run -> 'busy' <> '[]', 'size', 1);
+                elsif run -> 'todo' = '[]' then
+                    run := run || jsonb_build_object(
+                        'phase', case when (p_run ->> 'ends')::boolean then 'back' else 'claim' end,
+                        -- as many as take some five seconds
+                        'size', greatest(least(
+                            (p_run ->> 'batch')::int,
+                            (p_run ->> 'got')::int * 5000000 / greatest(v_now - (p_run ->> 'since')::bigint, 1)), 1));
+                end if;
+        end case;
+    exception when query_canceled then
+        -- what it has claimed goes back to others, and not only when its lease ends
+        run := p_run || jsonb_build_object('phase', 'back', 'ends', true, 'cancelled', sqlerrm);
+        cancelled := sqlerrm;
+    end;
 end $$;
 
 comment on function gendurable._step_call(text, jsonb) is
@@ -12048,6 +12560,228 @@ end $$;
 comment on function gendurable._tally_call(jsonb, bigint[], bigint[], text[], jsonb[]) is
     'What a gd_run has left to do, and its counts, behind one transaction.';
 
+-- Running steps and undoing it: what gd_rehearse promises. Claims, handlers and commits are those of a gd_run, in a
+-- sub-transaction that always ends in an exception, which takes all locks, notifications and what the session remembers of its
+-- claims with it. Invoker code, as a run is (242_run_claims); what it looks at are doors.
+-- Next: 242_run_claims.
+
+create or replace function gd_rehearse(p_queue text = 'default', p_id bigint = null, p_limit int = 100)
+returns table (ord int, id bigint, fsm text, step text, result text, after jsonb, writes jsonb)
+language plpgsql as $$
+begin
+    -- nothing here is looked up in the caller's search_path but handlers
+    return query
+        select r.ord, r.id, r.fsm, r.step, r.result, r.after, r.writes
+        from gendurable._rehearse(pg_catalog.current_setting('search_path'), p_queue, p_id, p_limit) r;
+end $$;
+
+comment on function gd_rehearse(text, bigint, int) is
+'Runs what gd_run would run in a queue now, one step after the other, up to p_limit steps, and undoes all of it. With p_id it is
+this instance alone, whatever its queue: until it awaits something, has ended, is not due at once, or its next step cannot be
+run here. Each step is answered in the order in which it ran:
+
+  result: as in gd_run_claims: "ok", "error", "busy", "no_handler"; "waits": nothing was run
+  after: the instance behind the step: kind (of the outcome), status, step, state, queue, attempt, and where they are not null
+    priority, partition_key, eligible_at, deadline_at, awaits, children_pending, result, last_error; "removed" where its
+    machine keeps nothing. Of the outcome also insert, signal and childs. Behind an error or a lock: sqlstate, message; behind
+    "no_handler": problem; behind "waits": why
+  writes: {"schema.table": {"inserted", "updated", "deleted"}}, of all tables but those of gendurable; null where the step
+    raised or was not run, and where the server does not count (track_counts)
+
+"waits" is the one answer where the queue of p_queue or p_id is paused, everything is held, or the instance is not due. No rows:
+nothing is due that the role can run. It ends early when it holds 16 MB.
+
+Afterwards nobody finds anything locked, also where the transaction stays open. While it runs, claims pass these instances over,
+and who signals or cancels one waits. A step waits for a lock for half a second, or as long as lock_timeout if that is shorter;
+behind one that was "busy", for 20 ms. What is not undone is what no rollback undoes: numbers that sequences gave, advisory locks
+of the session, and what functions do outside of this transaction. All steps run in one transaction: what a function may do once
+in a transaction meets what it did before. Needs READ COMMITTED (GD504); raises GD501; GD503 for an unknown p_id; GD507 where a
+step calls it.';
+
+create or replace function gendurable._rehearse(p_path text, p_queue text, p_id bigint, p_limit int)
+returns table (ord int, id bigint, fsm text, step text, result text, after jsonb, writes jsonb)
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_column
+declare
+    v_role constant oid := (select r.oid from pg_roles r where r.rolname = current_user);
+    v_worker constant text := format('gd_rehearse:%s:%s', pg_backend_pid(), clock_timestamp());
+    v_run record;
+    v_rows jsonb[] := '{}'::jsonb[];
+    v_bytes bigint := 0;
+    v_timeout constant int := (select s.setting::int from pg_settings s where s.name = 'lock_timeout');
+    v_claim record;
+    v_id bigint;
+    v_no bigint;
+    v_ctx jsonb;
+    v_got record;
+    v_result text;
+    v_detail jsonb;
+    v_before jsonb;
+    v_counts jsonb;
+    v_one jsonb;
+    v_over boolean := false;
+begin
+    v_run := gendurable._open_rehearsal(p_queue, p_id, p_limit);
+    begin
+        v_counts := gendurable._count_writes();
+        -- What this session remembers of its claims makes it see some rows late.
+        perform set_config('gendurable.floor', '', true);
+        -- Here the rows of the instances are locked before the handlers run. Who has a row of theirs and then signals must not be
+        -- the victim of a deadlock.
+        perform set_config('lock_timeout', case when v_timeout between 1 and 500 then v_timeout else 500 end || 'ms', true);
+        if v_run.why is not null then
+            v_rows := array[jsonb_build_object('result', 'waits', 'after', jsonb_build_object('why', v_run.why))];
+        end if;
+        while v_run.why is null and cardinality(v_rows) < v_run.most and v_bytes < v_run.bytes loop
+            if p_id is not null then
+                v_claim := gendurable._claim_this(v_worker, p_id, interval '1 day');
+                v_id := p_id;
+                v_no := v_claim.claim_no;
+                if v_no is null and v_rows = '{}' then
+                    v_rows := array[jsonb_build_object(
+                        'id', p_id, 'fsm', v_claim.fsm, 'step', v_claim.step, 'result', 'waits',
+                        'after', jsonb_build_object('why', v_claim.why))];
+                end if;
+            else
+                for v_try in 1 .. 2 loop
+                    v_claim := gendurable._claim_run(v_worker, v_run.queue, 1, interval '1 day', v_role, v_run.login);
+                    exit when v_claim.ids <> '{}';
+                    perform set_config('gendurable.floor', '', true);
+                end loop;
+                v_id := v_claim.ids[1];
+                v_no := v_claim.claim_nos[1];
+            end if;
+            exit when v_no is null;
+            v_ctx := (gendurable._read_run(array[v_id], array[v_no]))[1];
+            perform set_config('gendurable.rehearsed', '', true);
+            v_got := gendurable._run_claims(p_path, v_worker, array[v_id], array[v_no], '{"chain": 1}', false, v_run.login, null);
+            v_result := v_got.results[1];
+            v_detail := v_got.details[1];
+            v_before := v_counts;
+            v_counts := gendurable._count_writes();
+            v_one := jsonb_build_object(
+                'id', v_id, 'fsm', v_ctx -> 'fsm', 'step', v_ctx -> 'step', 'result', v_result,
+                'after', case when v_result in ('ok', 'error') then gendurable._show_rehearsed(v_id, v_no) else '{}' end
+                    || coalesce(v_detail, '{}'),
+                -- an outcome "error" that was returned keeps what the step has written
+                'writes', case
+                    when v_result = 'ok' or (v_result = 'error' and v_detail is null)
+                        then gendurable._diff_writes(v_before, v_counts)
+                end);
+            v_rows := v_rows || v_one;
+            v_bytes := v_bytes + octet_length(v_one::text);
+            exit when p_id is not null and v_result not in ('ok', 'error');
+            if v_result = 'busy' then
+                perform set_config('lock_timeout', case when v_timeout between 1 and 20 then v_timeout else 20 end || 'ms', true);
+            end if;
+        end loop;
+        v_over := true;
+        raise exception using errcode = 'GD507', message = 'the rehearsal is over', hint = 'This is not seen.';
+    exception when sqlstate 'GD507' then
+        if not v_over then
+            raise;
+        end if;
+    end;
+    return query
+        select r.o::int - 1, (r.one ->> 'id')::bigint, r.one ->> 'fsm', r.one ->> 'step', r.one ->> 'result', r.one -> 'after',
+            nullif(r.one -> 'writes', 'null')
+        from unnest(v_rows) with ordinality r (one, o)
+        order by r.o;
+end $$;
+
+comment on function gendurable._rehearse(text, text, bigint, int) is
+    'gd_rehearse. p_path: the search_path of the caller, which is that of the handlers.';
+
+create or replace function gendurable._open_rehearsal(
+    p_queue text, p_id bigint, p_limit int, out queue text, out most int, out bytes bigint, out login oid, out why text
+)
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+    perform gendurable._need_read_committed();
+    queue := coalesce(p_queue, 'default');
+    perform gendurable._need_text(queue, 'p_queue');
+    perform gendurable._need_limit(p_limit);
+    perform gendurable._need_no_run();
+    most := coalesce(p_limit, 100);
+    bytes := gendurable._most_bytes();
+    login := gendurable._login_role();
+    if p_id is not null then
+        perform gendurable._need_instance(p_id);
+    else
+        why := gendurable._stop_reason(queue);
+    end if;
+end $$;
+
+comment on function gendurable._open_rehearsal(text, bigint, int) is
+    'Raises GD501, GD503, GD504 or GD507 unless this can be rehearsed here: how much of it. why: nothing of the queue can be.';
+
+create or replace function gendurable._show_rehearsed(p_id bigint, p_no bigint) returns jsonb
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
+declare
+    v_outcome constant jsonb := nullif(current_setting('gendurable.rehearsed', true), '')::jsonb -> 0;
+    v_after jsonb;
+begin
+    select jsonb_build_object(
+        'status', i.status, 'step', i.step, 'state', i.state, 'queue', i.queue, 'attempt', i.attempt,
+        'priority', nullif(i.priority, 0), 'partition_key', i.partition_key, 'eligible_at', i.eligible_at,
+        'deadline_at', i.deadline_at, 'awaits', i.awaits, 'children_pending', nullif(i.children_pending, 0), 'result', i.result,
+        'last_error', i.last_error)
+    into v_after
+    from gendurable.instance i
+    where i.id = p_id and i.claim_no = p_no;
+    v_after := coalesce(
+        v_after, jsonb_build_object('status', 'done', 'removed', true, 'result', v_outcome -> 'result')
+    ) || jsonb_build_object(
+        'kind', v_outcome -> 'kind', 'insert', v_outcome -> 'insert', 'signal', v_outcome -> 'signal',
+        'childs', v_outcome -> 'childs');
+    return (select jsonb_object_agg(a.key, a.value) from jsonb_each(v_after) a where a.value <> 'null');
+end $$;
+
+comment on function gendurable._show_rehearsed(bigint, bigint) is
+    'An instance behind the claim that a rehearsal has just committed, with what its outcome sends.';
+
+create or replace function gendurable._count_writes() returns jsonb
+language plpgsql as $$
+begin
+    if not current_setting('track_counts')::boolean then
+        return null;
+    end if;
+    -- as pg_stat_xact_user_tables has it, without its joins
+    return (
+        select coalesce(jsonb_object_agg(c.oid, jsonb_build_array(n.ins, n.upd, n.del)), '{}')
+        from pg_class c
+        cross join lateral (
+            select pg_stat_get_xact_tuples_inserted(c.oid) as ins, pg_stat_get_xact_tuples_updated(c.oid) as upd,
+                pg_stat_get_xact_tuples_deleted(c.oid) as del
+        ) n
+        where c.oid >= 16384 and c.relkind in ('r', 'm') and c.relnamespace <> 'gendurable'::regnamespace
+            and n.ins + n.upd + n.del > 0);
+end $$;
+
+comment on function gendurable._count_writes() is
+    'How many rows this transaction has inserted, updated and deleted, {oid of the table: [...]}; null: the server does not count.';
+
+create or replace function gendurable._diff_writes(p_before jsonb, p_after jsonb) returns jsonb
+language plpgsql stable as $$
+begin
+    return case when p_after is not null then (
+        select coalesce(jsonb_object_agg(d.name, d.counts), '{}')
+        from (
+            select case when n.nspname ~ '^pg_temp_' then format('pg_temp.%I', c.relname) else format('%I.%I', n.nspname, c.relname) end as name,
+                jsonb_build_object(
+                    'inserted', (a.value ->> 0)::bigint - coalesce((p_before #>> array[a.key, '0'])::bigint, 0),
+                    'updated', (a.value ->> 1)::bigint - coalesce((p_before #>> array[a.key, '1'])::bigint, 0),
+                    'deleted', (a.value ->> 2)::bigint - coalesce((p_before #>> array[a.key, '2'])::bigint, 0)) as counts
+            from jsonb_each(p_after) a
+            join pg_class c on c.oid = a.key::oid
+            join pg_namespace n on n.oid = c.relnamespace
+            where a.value is distinct from p_before -> a.key
+        ) d) end;
+end $$;
+
+comment on function gendurable._diff_writes(jsonb, jsonb) is
+    'What was written between two looks of _count_writes: {table: {inserted, updated, deleted}}.';
+
 -- Running steps that are functions of this database: what gd_run_claims promises, the doors through which it reads, and the order
 -- in which the claims of one transaction are run. A handler runs with the rights and the settings of who calls, so what runs it
 -- is no definer's code: it calls what it needs of gendurable by full names, through functions that the profile "worker" may call.
@@ -12077,8 +12811,14 @@ commits what they return in the same one. Each claim is answered by its place or
   no_handler: no function runs this step, or the role may not run it (detail: problem); give it back
 
 Options: budget_ms, after so long of running no other step is begun (default 100); lock_ms, how long the first one waits
-for locks where lock_timeout is 0 (default 500), all others wait for 20 ms. An error counts only where nothing ran
-before it in the transaction. Other settings that a function changes stay changed. Needs READ COMMITTED (GD504); raises
+for locks where lock_timeout is 0 (default 500), all others wait for 20 ms; chain, how many steps of an instance follow
+each other at once (default 10, 1: each is claimed). A step follows if the outcome before it is a "next" without delay,
+queue, priority, key and rate limit; it has a function for single instances, no other queue and no timeout; neither
+of the two says "chain": false; its queue is not paused and nobody waits in its key. Only the outcome of the last one is
+written; where one fails, it is claimed by itself, and those before it are committed.
+
+An error counts only where nothing ran before it in the transaction. What a function raises as a lock would (55P03,
+class 40) without having waited for one is an error when it was tried five times. Other settings that a function changes stay changed. Needs READ COMMITTED (GD504); raises
 GD501; GD507 where a step calls it.';
 
 create or replace function gendurable._answer_claims(p_path text, p_worker text, p_claims jsonb, p_options jsonb)
@@ -12091,7 +12831,8 @@ declare
 begin
     v_claims := gendurable._open_run(p_worker, p_claims, p_options);
     v_got := gendurable._run_claims(
-        p_path, p_worker, v_claims.ids, v_claims.claim_nos, coalesce(nullif(p_options, 'null'), '{}'), false);
+        p_path, p_worker, v_claims.ids, v_claims.claim_nos, coalesce(nullif(p_options, 'null'), '{}'), false,
+        v_claims.login, null);
     return query
         select u.o::int - 1, u.id, u.claim_no, u.result, u.detail
         from unnest(v_claims.ids, v_claims.claim_nos, v_got.results, v_got.details)
@@ -12103,8 +12844,9 @@ comment on function gendurable._answer_claims(text, text, jsonb, jsonb) is
     'gd_run_claims. p_path: the search_path of the caller, which is that of the handlers.';
 
 create or replace function gendurable._run_claims(
-    p_path text, p_worker text, p_ids bigint[], p_nos bigint[], p_options jsonb, p_catch boolean,
-    out results text[], out details jsonb[], out cancelled text
+    p_path text, p_worker text, p_ids bigint[], p_nos bigint[], p_options jsonb, p_catch boolean, p_login oid,
+    p_pace double precision,
+    out results text[], out details jsonb[], out cancelled text, out pace double precision
 )
 language plpgsql
 set search_path = pg_catalog, pg_temp as $$
@@ -12112,29 +12854,35 @@ declare
     v_timeout constant text := current_setting('lock_timeout');
     v_wait constant text := case when v_timeout = '0' then coalesce(p_options ->> 'lock_ms', '500') || 'ms' else v_timeout end;
     v_budget constant double precision := coalesce(p_options ->> 'budget_ms', '100')::double precision;
-    v_deferred constant text := gendurable._deferred_constraints();
-    v_statement_timeout constant bigint := (
-        select s.setting::bigint from pg_settings s where s.name = 'statement_timeout');
+    -- in a transaction of its own also those that a handler has set to deferred
+    v_deferred constant text[] := gendurable._deferred_constraints(p_catch);
+    v_role constant oid := (select r.oid from pg_roles r where r.rolname = current_user);
+    v_wait_ms constant double precision := gendurable._setting_ms(v_wait);
+    v_statement_timeout constant double precision := gendurable._setting_ms(current_setting('statement_timeout'));
+    v_links constant int := coalesce((p_options ->> 'chain')::numeric::int, 10);
     v_plan record;
     v_todo int[];
     v_first int;
     v_group int[];
     v_singly boolean;
     v_most int;                                    -- of a set-based handler: fewer after a failure
+    v_size int := case when p_pace is null then 32 else 200 end;
+    v_cap int;                                     -- how many links this group may run
     v_rounds int;
+    v_tries int;                                  -- of a handler that raises what a lock would
     v_got record;
     v_one record;
     v_spent double precision := 0;
-    v_pace double precision := 0;                  -- ms a handler
     v_ran int := 0;                                -- handlers whose effects are in the transaction
     v_put_off int := 0;
     v_again int := 0;                              -- of which row the handler was called once more
     v_ends boolean := false;
+    v_calm boolean := true;
 begin
+    pace := coalesce(p_pace, 0);
     -- handlers have it: none of them runs steps
     perform set_config('gendurable.running', 'on', true);
-    v_plan := gendurable._plan_run(
-        (select r.oid from pg_roles r where r.rolname = current_user), p_ids, p_nos);
+    v_plan := gendurable._plan_run(v_role, p_ids, p_nos, p_login);
     results := v_plan.results;
     details := v_plan.details;
     v_todo := array(select u.o from unnest(results) with ordinality u (result, o) where u.result is null order by u.o);
@@ -12143,7 +12891,9 @@ begin
         v_first := v_todo[1];
         if v_plan.alone[v_first] and v_ran > 0 then
             exit;
-        elsif v_plan.alone[v_first] or v_plan.crashed[v_first] or (v_ran < 4 and not v_plan.set_based[v_first]) then
+        elsif v_plan.alone[v_first] or v_plan.crashed[v_first] or (
+            p_pace is null and v_ran < 4 and not v_plan.set_based[v_first])
+        then
             v_group := array[v_first];
         elsif v_plan.set_based[v_first] then
             v_group := array(
@@ -12155,14 +12905,16 @@ begin
         else
             v_group := array(
                 select u.at
-                from unnest(v_todo[:32]) with ordinality u (at, o)
+                from unnest(v_todo[:v_size]) with ordinality u (at, o)
                 where not v_plan.set_based[u.at] and not v_plan.alone[u.at] and not v_plan.crashed[u.at]
                 order by u.o
-                limit least(greatest(v_budget / 4 / greatest(v_pace, 0.001), 1), 32)::int);
+                limit least(greatest(v_budget / 4 / greatest(pace, 0.001), 1), v_size)::int);
         end if;
         v_ends := v_plan.alone[v_first];
         v_singly := cardinality(v_group) = 1;
         v_rounds := 0;
+        v_cap := v_links;
+        v_tries := 0;
 
         -- 2. Rounds: what fails is left out, and the others run again
         while v_group <> '{}' loop
@@ -12172,39 +12924,54 @@ begin
                 exit;
             end if;
             -- one alone has nobody behind it who would wait, too
-            perform set_config('lock_timeout', case when v_ran = 0 then v_wait else '20ms' end, true);
+            perform set_config('lock_timeout', case
+                when v_ran = 0 and (v_singly or v_plan.set_based[v_first]) then v_wait else '20ms' end, true);
             v_got := gendurable._run_group(
                 p_path, p_worker,
                 array(select p_ids[g.at] from unnest(v_group) with ordinality g (at, o) order by g.o),
                 array(select p_nos[g.at] from unnest(v_group) with ordinality g (at, o) order by g.o),
                 array(select v_plan.handlers[g.at] from unnest(v_group) with ordinality g (at, o) order by g.o),
-                v_plan.set_based[v_group[1]], v_singly, v_deferred, p_catch);
+                array(select v_plan.exposed[g.at] from unnest(v_group) with ordinality g (at, o) order by g.o),
+                array(select v_plan.chains[g.at] from unnest(v_group) with ordinality g (at, o) order by g.o),
+                v_cap, v_budget - v_spent, v_plan.set_based[v_group[1]], v_singly, v_deferred, p_catch, v_role, p_login);
             v_spent := v_spent + v_got.took;
             if v_got.state is null then
                 for v_at in 1 .. cardinality(v_group) loop
                     results[v_group[v_at]] := case when v_got.kinds[v_at] = 'error' then 'error' else 'ok' end;
                 end loop;
                 v_ran := v_ran + cardinality(v_group);
-                v_pace := v_spent / v_ran;
+                pace := v_spent / v_ran;
                 exit;
             end if;
+            v_calm := false;
             v_first := v_group[v_got.failed];      -- null: it is not known which
             if v_got.state = '57014' then
                 cancelled := v_got.message;
-                if v_singly and v_statement_timeout > 0 and v_got.took > 0.4 * v_statement_timeout then
+                if v_singly and v_got.links = 1 and v_statement_timeout > 0 and v_got.took > 0.4 * v_statement_timeout then
                     -- the same each time: it would starve its queue
                     v_one := gendurable._end_badly(p_worker, p_ids[v_first], p_nos[v_first], v_got.state, v_got.message);
                     results[v_first] := v_one.result;
                     details[v_first] := v_one.detail;
-                elsif not v_singly then
-                    -- it is not known which one is slow: each by itself the next time
+                elsif not v_singly or v_got.links > 1 then
+                    -- it is not known which one is slow: each claim and each link by itself the next time
                     perform gendurable._suspect_run(
                         array(select p_ids[g.at] from unnest(v_group) g (at)),
                         array(select p_nos[g.at] from unnest(v_group) g (at)));
                 end if;
                 exit;
             end if;
-            if cardinality(v_group) > 1 and v_plan.set_based[v_group[1]]
+            if v_got.links > 1 and not (
+                v_got.state = 'answers' and gendurable._is_nobodys_fault(v_got.answers) and not exists (
+                    select from jsonb_each(v_got.answers) k
+                    where k.value ->> 'result' = 'stale'
+                        and gendurable._holds_run(p_ids[v_group[k.key::int + 1]], p_nos[v_group[k.key::int + 1]])))
+            then
+                -- the links before it are committed, and the one that fails is claimed by itself. What the commit refuses may be of
+                -- any of them.
+                v_cap := case when v_got.state = 'answers' then 1 else v_got.links - 1 end;
+                v_ends := v_ends or gendurable._blames_lock(v_got.state);
+                continue;
+            elsif cardinality(v_group) > 1 and v_plan.set_based[v_group[1]]
                 and not (v_got.state = 'answers' and gendurable._is_nobodys_fault(v_got.answers))
             then
                 -- halves, and halves of halves: one alone at the end
@@ -12241,6 +13008,10 @@ begin
                     continue;
                 end if;
                 v_first := v_group[1];
+            elsif cardinality(v_group) > 32 then
+                v_size := 32;
+                v_group := v_group[:32];
+                continue;
             elsif not v_singly then
                 v_singly := true;
                 continue;
@@ -12255,14 +13026,21 @@ begin
                     'again', case when gendurable._blames_lock(v_got.state) then 'last' else 'first' end,
                     'sqlstate', v_got.state, 'message', v_got.message);
                 v_ends := v_ends or gendurable._blames_lock(v_got.state);
-            elsif gendurable._blames_lock(v_got.state) then
+            elsif gendurable._blames_lock(v_got.state) and v_tries < 4 and not (
+                v_got.state = '55P03' and v_wait_ms > 0 and v_got.took >= v_wait_ms)
+            then
+                -- it has not waited for a lock: perhaps it says so whatever happens
+                v_tries := v_tries + 1;
+                v_rounds := 0;
+                continue;
+            elsif v_got.state = '55P03' and v_wait_ms > 0 and v_got.took >= v_wait_ms then
                 results[v_first] := 'busy';
                 details[v_first] := jsonb_build_object('sqlstate', v_got.state, 'message', v_got.message);
                 v_ends := true;
             elsif v_got.state in ('42883', 'XX000') and v_again <> v_first then
                 v_again := v_first;                -- it was replaced meanwhile
                 continue;
-            elsif v_got.state in ('42883', 'XX000') and not gendurable._resolves_run(v_plan.handlers[v_first]) then
+            elsif v_got.state in ('42883', 'XX000') and not gendurable._resolves_run(v_plan.handlers[v_first], v_role, p_login) then
                 results[v_first] := 'no_handler';
             else
                 v_one := gendurable._end_badly(p_worker, p_ids[v_first], p_nos[v_first], v_got.state, v_got.message);
@@ -12274,14 +13052,24 @@ begin
         v_ends := v_ends or v_put_off >= 4;
         v_todo := array(select u.at from unnest(v_todo) with ordinality u (at, o) where results[u.at] is null order by u.o);
     end loop;
+    pace := case when v_calm then pace end;
     results := array(select coalesce(u.result, 'left') from unnest(results) with ordinality u (result, o) order by u.o);
     perform set_config('lock_timeout', v_timeout, true);
-    perform set_config('gendurable.running', '', true);
+    -- for the session: a handler may have set it for that
+    perform set_config('gendurable.running', '', false);
 end $$;
 
-comment on function gendurable._run_claims(text, text, bigint[], bigint[], jsonb, boolean) is
+comment on function gendurable._run_claims(text, text, bigint[], bigint[], jsonb, boolean, oid, double precision) is
     'Runs claims in this transaction: results and details as gd_run_claims answers them. p_catch: a cancel ends the run, and does not
-raise (cancelled: its message). Invoker code: handlers have the rights of who calls.';
+raise (cancelled: its message). p_pace, pace: ms a claim, where the transaction before this one had no failure: then groups are large,
+and begin at once. Invoker code: handlers have the rights of who calls.';
+
+create or replace function gendurable._setting_ms(p_value text) returns double precision
+language sql immutable parallel safe as $$
+    select extract(epoch from p_value::interval)::double precision * 1000
+$$;
+
+comment on function gendurable._setting_ms(text) is 'A setting that is a time, as current_setting shows it: milliseconds.';
 
 create or replace function gendurable._is_nobodys_fault(p_answers jsonb) returns boolean
 language plpgsql immutable as $$
@@ -12294,28 +13082,43 @@ comment on function gendurable._is_nobodys_fault(jsonb) is 'Whether a commit has
 -- A group of claims: their handlers and the commit of what these return, in one sub-transaction, so that each instance has both
 -- or neither. Invoker code, as what calls it. This is the only place where "when others" is right without asking whose fault it
 -- is: whatever a handler raises is the handler's. What the commit raises goes up.
--- Next: 246_run_doors.
+-- Next: 245_chain, what follows at once.
 
 create or replace function gendurable._run_group(
-    p_path text, p_worker text, p_ids bigint[], p_nos bigint[], p_handlers text[], p_set_based boolean, p_singly boolean,
-    p_deferred text, p_catch boolean,
-    out kinds text[], out answers jsonb, out failed int, out state text, out message text, out took double precision
+    p_path text, p_worker text, p_ids bigint[], p_nos bigint[], p_handlers text[], p_exposed boolean[], p_chains boolean[],
+    p_links int, p_time double precision, p_set_based boolean, p_singly boolean, p_deferred text[], p_catch boolean, p_role oid,
+    p_login oid,
+    out kinds text[], out links int, out answers jsonb, out failed int, out state text, out message text,
+    out took double precision
 )
 language plpgsql as $$
 declare
     v_user constant text := current_user;
     v_session constant text := session_user;
     v_started constant timestamptz := clock_timestamp();
-    v_ctxs jsonb[];
+    v_until constant timestamptz := v_started + p_time * interval '1 millisecond';
     v_outcomes jsonb[];
-    v_some jsonb[];
-    v_parts jsonb;
+    v_commits boolean := false;
+    -- the links that are run now: whose they are, and what is known of each
     v_at int[];
+    v_handlers text[] := p_handlers;
+    v_exposed boolean[] := p_exposed;
+    v_ctxs jsonb[] := gendurable._read_run(p_ids, p_nos);
+    v_carried jsonb[];
+    v_from jsonb[];                                -- of each claim what its last link got, and
+    v_sums jsonb[];                                -- what the links of its chain consume, insert and send
+    v_got jsonb[];
+    v_next record;
+    -- and the part of them that is one statement
+    v_parts jsonb;
+    v_part int[];
+    v_some jsonb[];
+    v_handler text;
+    v_pin text;
     v_sql text;
     v_after text;
-    v_commits boolean := false;
 begin
-    v_ctxs := gendurable._read_run(p_ids, p_nos);
+    links := 1;
     if array_position(v_ctxs, null) is not null then
         state := 'answers';
         answers := (
@@ -12324,54 +13127,104 @@ begin
         took := 0;
         return;
     end if;
-    v_outcomes := array_fill(null::jsonb, array[cardinality(p_ids)]);
     begin
-        -- a statement for all that have the same handler: execute parses it each time
-        v_parts := (
-            select jsonb_agg(h.at order by h.at -> 0)
-            from (
-                select jsonb_agg(u.o order by u.o) as at
-                from unnest(p_handlers) with ordinality u (handler, o)
-                group by u.handler, case when p_singly then u.o end
-            ) h);
-        for v_part in 0 .. jsonb_array_length(v_parts) - 1 loop
-            v_at := array(select a.at::int from jsonb_array_elements_text(v_parts -> v_part) a (at));
-            failed := case when cardinality(v_at) = 1 then v_at[1] end;
-            v_some := array(select v_ctxs[a.at] from unnest(v_at) with ordinality a (at, o) order by a.o);
-            v_sql := case
-                when p_set_based then format(
-                    'select pg_catalog.array_agg(r) from %s(pg_catalog.to_jsonb($1)) r', p_handlers[v_at[1]])
-                else format(
-                    'select pg_catalog.array_agg(%s(u.c) order by u.o) from pg_catalog.unnest($1) with ordinality u (c, o)',
-                    p_handlers[v_at[1]])
-            end;
-            -- from here on names mean what they mean to the caller, until what is behind the execute
-            perform set_config('search_path', p_path, true);
-            execute v_sql into v_some using v_some;
-            v_after := pg_catalog.current_setting('search_path');
-            perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
-            if v_after <> p_path or current_user <> v_user or session_user <> v_session
-                or current_setting('transaction_read_only') <> 'off'
-            then
-                raise exception using errcode = 'GD507',
-                    message = 'the handler changed the role, the search_path or READ ONLY', detail = p_handlers[v_at[1]],
-                    hint = 'Let the function set them for itself: create function ... set search_path = ...';
+        loop
+            -- 1. A statement for all that have the same handler: execute parses it each time
+            v_got := null;
+            v_parts := null;
+            v_part := null;
+            if cardinality(v_handlers) > 1 and (p_singly or v_handlers[1] <> any(v_handlers)) then
+                v_got := array_fill(null::jsonb, array[cardinality(v_handlers)]);
+                v_parts := (
+                    select jsonb_agg(h.at order by h.at -> 0)
+                    from (
+                        select jsonb_agg(u.o order by u.o) as at
+                        from unnest(v_handlers) with ordinality u (handler, o)
+                        group by u.handler, case when p_singly then u.o end
+                    ) h);
             end if;
-            v_some := gendurable._match_outcomes(
-                array(select p_ids[a.at] from unnest(v_at) with ordinality a (at, o) order by a.o),
-                array(select p_nos[a.at] from unnest(v_at) with ordinality a (at, o) order by a.o), v_some, p_set_based);
-            for v_each in 1 .. cardinality(v_at) loop
-                v_outcomes[v_at[v_each]] := v_some[v_each];
+            for v_no in 0 .. coalesce(jsonb_array_length(v_parts), 1) - 1 loop
+                v_some := v_ctxs;
+                if v_parts is not null then
+                    v_part := array(select a.at::int from jsonb_array_elements_text(v_parts -> v_no) a (at));
+                    v_some := array(select v_ctxs[a.at] from unnest(v_part) with ordinality a (at, o) order by a.o);
+                end if;
+                failed := case when cardinality(v_some) = 1 then coalesce(v_at[v_part[1]], v_at[1], v_part[1], 1) end;
+                v_handler := v_handlers[coalesce(v_part[1], 1)];
+                v_pin := case
+                    when v_exposed[coalesce(v_part[1], 1)]
+                        then gendurable._pin_handler(v_handler, p_set_based and links = 1, p_role, p_login)
+                end;
+                v_sql := gendurable._call_text(v_handler, p_set_based and links = 1, v_pin is not null);
+                -- from here on names mean what they mean to the caller, until what is behind the execute
+                perform set_config('search_path', p_path, true);
+                execute v_sql into v_some using v_some, v_handler, v_pin;
+                v_after := pg_catalog.current_setting('search_path');
+                perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+                if v_after <> p_path or current_user <> v_user or session_user <> v_session
+                    or current_setting('transaction_read_only') <> 'off'
+                then
+                    raise exception using errcode = 'GD507',
+                        message = 'the handler changed the role, the search_path or READ ONLY',
+                        detail = v_handler,
+                        hint = 'Let the function set them for itself: create function ... set search_path = ...';
+                end if;
+                if p_deferred is not null then
+                    -- else the commit of the transaction would fail, each time
+                    execute 'set constraints ' || p_deferred[1] || ' immediate';
+                    if p_deferred[2] <> '' then
+                        execute 'set constraints ' || p_deferred[2] || ' deferred';
+                    end if;
+                end if;
+                v_some := gendurable._match_outcomes(case
+                    when not p_set_based or links > 1 then null
+                    when v_part is null then p_ids
+                    else array(select p_ids[a.at] from unnest(v_part) with ordinality a (at, o) order by a.o)
+                end, v_some);
+                if v_part is null then
+                    v_got := v_some;
+                else
+                    for v_each in 1 .. cardinality(v_part) loop
+                        v_got[v_part[v_each]] := v_some[v_each];
+                    end loop;
+                end if;
             end loop;
-            if p_deferred is not null then
-                -- else the commit of the transaction would fail, each time
-                execute 'set constraints ' || p_deferred || ' immediate';
-                execute 'set constraints ' || p_deferred || ' deferred';
+
+            -- 2. What they returned, and the links that follow
+            if links = 1 then
+                v_outcomes := v_got;
+            else
+                failed := null;
+                for v_each in 1 .. cardinality(v_got) loop
+                    if v_got[v_each] -> 'kind' = '"error"' then
+                        raise exception using errcode = 'GD507', message = 'a link has failed', hint = 'This is not seen.';
+                    end if;
+                    v_outcomes[v_at[v_each]] := v_got[v_each];
+                    v_from[v_at[v_each]] := v_ctxs[v_each];
+                    v_sums[v_at[v_each]] := v_carried[v_each];
+                end loop;
+            end if;
+            exit when links >= p_links or (links = 1 and not true = any(p_chains)) or clock_timestamp() >= v_until;
+            v_next := gendurable._next_links(
+                p_role, p_login, v_ctxs, v_got, v_carried, case when links = 1 then p_chains end);
+            exit when v_next.places is null;
+            v_at := case
+                when links = 1 then v_next.places
+                else array(select v_at[n.place] from unnest(v_next.places) with ordinality n (place, o) order by n.o)
+            end;
+            v_handlers := v_next.handlers;
+            v_exposed := v_next.exposed;
+            v_ctxs := v_next.ctxs;
+            v_carried := v_next.carried;
+            links := links + 1;
+            if links = 2 then
+                -- it has others behind it
+                perform set_config('lock_timeout', '20ms', true);
             end if;
         end loop;
         failed := null;
         v_commits := true;
-        answers := gendurable._commit_run(p_worker, to_jsonb(v_outcomes));
+        answers := gendurable._commit_run(p_worker, gendurable._sign_outcomes(p_ids, p_nos, v_outcomes, v_sums), v_from);
         if answers <> '{}' then
             state := 'answers';
             raise exception using errcode = 'GD507', message = 'not all could be committed', hint = 'This is not seen.';
@@ -12396,56 +13249,98 @@ begin
 end $$;
 
 comment on function gendurable._run_group(
-    text, text, bigint[], bigint[], text[], boolean, boolean, text, boolean
+    text, text, bigint[], bigint[], text[], boolean[], boolean[], int, double precision, boolean, boolean, text[], boolean, oid, oid
 ) is
-    'Runs the handlers of claims and commits what they return, or nothing of it. kinds: of the outcomes. state: why nothing was
-committed: the SQLSTATE that a handler raised (failed: which one, if that is known), or "answers": those of the commit. p_singly: each handler
-by itself, so that a failure is known. took: ms.';
+    'Runs the handlers of claims, and of the steps that follow them in a chain (p_chains: whose; p_links: how many at most; p_time: ms
+after which none follows), and commits what they return, or nothing of it. kinds: of the outcomes. links: how many were run of the
+longest chain. state: why nothing was committed: the SQLSTATE that a handler raised (failed: which one, if that is known; links: in
+which link), or "answers": those of the commit. p_singly: each handler by itself, so that a failure is known.
+p_exposed: somebody could replace the handler meanwhile by one that may not be run. took: ms.';
 
-create or replace function gendurable._match_outcomes(
-    p_ids bigint[], p_nos bigint[], p_outcomes jsonb[], p_set_based boolean
-) returns jsonb[]
+create or replace function gendurable._call_text(p_handler text, p_set_based boolean, p_pinned boolean) returns text
+language plpgsql immutable as $$
+declare
+    -- Read before the call, as the same name; looked at when the call is prepared and before it is made. With an ordinality, and
+    -- in a place of its own, what is called is called and not put in as text.
+    v_called constant text := format('(select %L::pg_catalog.regprocedure::pg_catalog.oid as f) k, ', p_handler || '(pg_catalog.jsonb)');
+    v_where constant text := ' where (select gendurable._is_pinned($2, $3, k.f))';
+begin
+    return case
+        when p_set_based then format(
+            'select pg_catalog.array_agg(r.one) from %s%s(pg_catalog.to_jsonb($1)) with ordinality r (one, o)%s',
+            case when p_pinned then v_called end, p_handler, case when p_pinned then v_where end)
+        else format(
+            'select pg_catalog.array_agg(%s(u.c) order by u.o) from %spg_catalog.unnest($1) with ordinality u (c, o)%s',
+            p_handler, case when p_pinned then v_called end, case when p_pinned then v_where end)
+    end;
+end $$;
+
+comment on function gendurable._call_text(text, boolean, boolean) is
+    'The statement that calls a handler for the contexts $1. p_pinned: only if it is the function $2 in the version $3.';
+
+create or replace function gendurable._match_outcomes(p_ids bigint[], p_outcomes jsonb[]) returns jsonb[]
 language plpgsql as $$
 declare
     v_outcomes jsonb[] := p_outcomes;
+    v_by_id jsonb;
 begin
-    if p_set_based then
-        v_outcomes := array(
-            select (
-                select case when count(*) = 1 then (array_agg(o.one))[1] end
-                from unnest(p_outcomes) o (one)
-                where o.one -> 'id' = to_jsonb(i.id))
-            from unnest(p_ids) with ordinality i (id, ord)
-            order by i.ord);
-        if coalesce(cardinality(p_outcomes), 0) <> cardinality(p_ids) then
-            v_outcomes := null;
-        end if;
+    if p_ids is not null then
+        -- as many as there are ids, and one for each of them: no two for one
+        v_by_id := (
+            select jsonb_object_agg(trim_scale((o.one ->> 'id')::numeric), o.one)
+            from unnest(p_outcomes) o (one)
+            where jsonb_typeof(o.one -> 'id') = 'number');
+        v_outcomes := case
+            when cardinality(p_outcomes) = cardinality(p_ids) then array(
+                select v_by_id -> i.id::text from unnest(p_ids) with ordinality i (id, ord) order by i.ord)
+        end;
     end if;
     if v_outcomes is null or exists (select from unnest(v_outcomes) o (one) where jsonb_typeof(o.one) is distinct from 'object') then
         raise exception using errcode = 'GD507', message = 'the handler returned no outcome',
             hint = 'A handler returns an object with a "kind"; one for many returns such an object for each "id".';
     end if;
-    return array(
-        select o.one - 'keep' || jsonb_build_object('id', p_ids[o.ord], 'claim_no', p_nos[o.ord])
-        from unnest(v_outcomes) with ordinality o (one, ord)
-        order by o.ord);
+    return v_outcomes;
 end $$;
 
-comment on function gendurable._match_outcomes(bigint[], bigint[], jsonb[], boolean) is
-    'The outcomes of handlers, one for each claim, as they are committed; raises GD507 where one is missing.';
+comment on function gendurable._match_outcomes(bigint[], jsonb[]) is
+    'The outcomes of handlers, one for each claim; raises GD507 where one is missing. p_ids: those that a set-based handler has got.';
 
-create or replace function gendurable._deferred_constraints() returns text
+create or replace function gendurable._sign_outcomes(
+    p_ids bigint[], p_nos bigint[], p_outcomes jsonb[], p_sums jsonb[]
+) returns jsonb
+language plpgsql as $$
+begin
+    return (
+        select jsonb_agg(
+            o.one - 'keep'
+            || jsonb_build_object('id', o.id, 'claim_no', o.no)
+            || case when o.sums is null then '{}' else gendurable._carry(o.sums, o.one) end
+            order by o.ord)
+        from unnest(p_ids, p_nos, p_outcomes, p_sums) with ordinality o (id, no, one, sums, ord));
+end $$;
+
+comment on function gendurable._sign_outcomes(bigint[], bigint[], jsonb[], jsonb[]) is
+    'What handlers returned, as it is committed: for their claims, with what the links before them did.';
+
+create or replace function gendurable._deferred_constraints(p_all boolean) returns text[]
 language plpgsql stable as $$
 begin
     return (
-        select string_agg(format('%I.%I', n.nspname, c.conname), ', ')
-        from (select distinct c.connamespace, c.conname from pg_constraint c where c.condeferred) c
-        join pg_namespace n on n.oid = c.connamespace
-        where n.nspname <> 'gendurable' and n.nspname !~ '^pg_' and has_schema_privilege(n.oid, 'usage'));
+        select array[
+            string_agg(x.name, ', '), coalesce(string_agg(x.name, ', ') filter (where x.condeferred), '')]
+        from (
+            select distinct format('%I.%I', n.nspname, c.conname) as name, c.condeferred
+            from pg_constraint c
+            join pg_namespace n on n.oid = c.connamespace
+            where (c.condeferred or (p_all and c.condeferrable)) and n.nspname <> 'gendurable' and n.nspname !~ '^pg_'
+                and has_schema_privilege(n.oid, 'usage')
+        ) x
+        having count(*) > 0);
 end $$;
 
-comment on function gendurable._deferred_constraints() is
-    'The constraints that are checked at the end of a transaction, as a list; null: there are none.';
+comment on function gendurable._deferred_constraints(boolean) is
+    'The constraints that are checked at the end of a transaction, p_all: or may be, as a list; and of these the ones that are so from its
+beginning. Null: there are none.';
 
 create or replace function gendurable._end_badly(
     p_worker text, p_id bigint, p_no bigint, p_state text, p_message text, out result text, out detail jsonb
@@ -12462,19 +13357,154 @@ end $$;
 comment on function gendurable._end_badly(text, bigint, bigint, text, text) is
     'Commits an outcome "error" for a step that has raised: how its claim is answered.';
 
+-- Chains: behind a plain "next" the function of the next step follows at once, in the transaction and under the claim of the
+-- first one. What its links consume, insert and send adds up; only the outcome of the last link is written, as made from that
+-- link's step and state ("at"). Which steps are one chain is nothing that an instance can tell from what is written.
+-- Next: 246_run_doors.
+
+create or replace function gendurable._next_links(
+    p_role oid, p_login oid, p_ctxs jsonb[], p_outcomes jsonb[], p_carried jsonb[], p_chains boolean[],
+    out places int[], out handlers text[], out exposed boolean[], out ctxs jsonb[], out carried jsonb[]
+)
+language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan as $$
+begin
+    with goes as materialized (
+        select u.o, u.ctx, u.outcome, u.carried, gendurable._is_plain_link(u.outcome) as plain,
+            -- what decides which function follows, as one value
+            jsonb_build_array(
+                u.ctx -> 'fsm', u.ctx -> 'version', u.ctx -> 'queue', u.ctx -> 'step', u.outcome -> 'step') as place
+        from unnest(p_ctxs, p_outcomes, p_carried, p_chains) with ordinality u (ctx, outcome, carried, chains, o)
+        where coalesce(u.chains, true) and u.outcome -> 'kind' = '"next"' and case
+            when gendurable._is_plain_link(u.outcome) then true else gendurable._is_link(u.outcome) end
+    ), link as materialized (
+        select k.place, f.handler, gendurable._is_exposed(f.handler, p_role, p_login) as exposed
+        from (select distinct g.place from goes g) k
+        cross join lateral (
+            select gendurable._find_link(
+                k.place ->> 0, (k.place ->> 1)::int, k.place ->> 2, k.place ->> 3, k.place ->> 4, p_role, p_login) as handler
+            offset 0
+        ) f
+        where f.handler is not null
+    )
+    select array_agg(g.o order by g.o), array_agg(l.handler order by g.o), array_agg(l.exposed order by g.o),
+        array_agg(
+            case when p_chains is null then g.ctx else g.ctx || '{"attempt": 0, "awaits": null, "timed_out": false}' end
+            || case when g.plain then g.outcome - '{id,claim_no,kind,keep}'::text[] else gendurable._follow(g.ctx, g.outcome) end
+            order by g.o),
+        array_agg(case
+            when g.carried is not null or not g.plain then gendurable._carry(g.carried, g.outcome)
+        end order by g.o)
+    into places, handlers, exposed, ctxs, carried
+    from goes g
+    join link l on l.place = g.place;
+end $$;
+
+comment on function gendurable._next_links(oid, oid, jsonb[], jsonb[], jsonb[], boolean[]) is
+    'Which of these outcomes are followed by a link: their places, the function of each and what it gets, and what the links before it
+have consumed, inserted and sent. null: none of them. p_chains: behind the first ones, which of them may be; null: all.';
+
+create or replace function gendurable._is_plain_link(p_outcome jsonb) returns boolean
+language sql immutable parallel safe as $$
+    select p_outcome - '{id,claim_no,kind,step,state,keep}'::text[] = '{}'
+        and jsonb_typeof(p_outcome -> 'step') = 'string' and p_outcome -> 'step' <> '""'
+        and octet_length(p_outcome ->> 'step') <= gendurable._longest_name()
+        and coalesce(jsonb_typeof(p_outcome -> 'state') = 'object', true)
+$$;
+
+comment on function gendurable._is_plain_link(jsonb) is 'Whether an outcome next has a step, perhaps a state, and nothing else.';
+
+create or replace function gendurable._is_link(p_outcome jsonb) returns boolean
+language plpgsql immutable as $$
+begin
+    return not p_outcome ?| '{delay_ms,partition_key,rate_limit,weight,priority,queue,close_ms,at}'::text[]
+        and gendurable._outcome_problem(p_outcome || '{"id": 1, "claim_no": 1}') is null;
+end $$;
+
+comment on function gendurable._is_link(jsonb) is
+    'Whether an outcome next leads on at once, in the same queue and place, and is valid: else it is the last of its chain.';
+
+create or replace function gendurable._find_link(
+    p_fsm text, p_version int, p_queue text, p_from text, p_step text, p_role oid, p_login oid
+) returns text
+language plpgsql stable as $$
+declare
+    v_step record;
+begin
+    select s.handler, s.owner, s.chain and not s.alone as links, s.queue into v_step
+    from gendurable.step s
+    where s.fsm = p_fsm and s.step = p_step and (s.version = p_version or s.version is null)
+    order by s.version nulls last
+    limit 1;
+    if v_step.queue <> p_queue or (v_step.queue is null and exists (
+        -- from a queue of its own it goes back to that of the instance
+        select from gendurable.step s where s.fsm = p_fsm and s.step = p_from and s.queue is not null))
+    then
+        return null;
+    end if;
+    return case
+        when v_step.links and gendurable._step_problem(v_step.handler, v_step.owner, p_role, p_login) is null
+            and not (select p.proretset from pg_proc p where p.oid = gendurable._find_handler(v_step.handler))
+            -- the time of a step counts from its claim
+            and not exists (
+                select from gendurable.machine m where m.fsm = p_fsm and m.version = p_version and m.timeouts ? p_step)
+        then v_step.handler
+    end;
+end $$;
+
+comment on function gendurable._find_link(text, int, text, text, text, oid, oid) is
+    'The function of a step that may follow another one in the same run, in this queue; null: it has to be claimed.';
+
+create or replace function gendurable._follow(p_ctx jsonb, p_outcome jsonb) returns jsonb
+language plpgsql immutable as $$
+begin
+    return jsonb_build_object(
+        'step', p_outcome -> 'step',
+        'state', coalesce(nullif(p_outcome -> 'state', 'null'), p_ctx -> 'state'),
+        'signals', (
+            select coalesce(jsonb_agg(s.one order by s.ord), '[]')
+            from jsonb_array_elements(p_ctx -> 'signals') with ordinality s (one, ord)
+            where not coalesce(p_outcome -> 'consume', 'null') @> (s.one -> 'id')));
+end $$;
+
+comment on function gendurable._follow(jsonb, jsonb) is
+    'What is new to the next link behind this outcome: the inbox is without the signals that were consumed.';
+
+create or replace function gendurable._carry(p_carried jsonb, p_outcome jsonb) returns jsonb
+language plpgsql immutable as $$
+declare
+    v_all jsonb := coalesce(p_carried, '{}');
+    v_value jsonb;
+begin
+    for v_key in 1 .. 3 loop
+        v_value := p_outcome -> ('{consume,insert,signal}'::text[])[v_key];
+        if coalesce(v_value, 'null') <> 'null' then
+            v_all := v_all || jsonb_build_object(('{consume,insert,signal}'::text[])[v_key], case
+                when jsonb_typeof(v_value) = 'array'
+                    then coalesce(v_all -> ('{consume,insert,signal}'::text[])[v_key], '[]') || v_value
+                -- so that the commit rejects it
+                else v_value
+            end);
+        end if;
+    end loop;
+    return v_all;
+end $$;
+
+comment on function gendurable._carry(jsonb, jsonb) is 'What links consume, insert and send, with what one more does.';
+
 -- The doors through which what runs steps looks at claims: security definer, and open to workers, who are shown no more than a
 -- claim of theirs would show them.
 -- Next: 900_access.
 
 create or replace function gendurable._open_run(
-    p_worker text, p_claims jsonb, p_options jsonb, out ids bigint[], out claim_nos bigint[]
+    p_worker text, p_claims jsonb, p_options jsonb, out ids bigint[], out claim_nos bigint[], out login oid
 )
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
     perform gendurable._need_read_committed();
     perform gendurable._need_text(p_worker, 'p_worker');
-    perform gendurable._need_run_options(p_options, '{budget_ms,lock_ms}');
+    perform gendurable._need_run_options(p_options, '{budget_ms,lock_ms,chain}');
     perform gendurable._need_no_run();
+    login := gendurable._login_role();
     select coalesce(array_agg(c.id), '{}'), coalesce(array_agg(c.claim_no), '{}') into ids, claim_nos
     from gendurable._parse_claims(p_claims) c;
 end $$;
@@ -12483,9 +13513,13 @@ comment on function gendurable._open_run(text, jsonb, jsonb) is 'Raises GD501, G
 
 create or replace function gendurable._need_no_run() returns void
 language plpgsql as $$
+declare
+    v_stack text;
 begin
-    if current_setting('gendurable.running', true) = 'on' then
-        perform gendurable._refuse_run('a step cannot run steps', null,
+    -- the setting is any handler's to change, what has called this is not
+    get diagnostics v_stack = pg_context;
+    if current_setting('gendurable.running', true) = 'on' or v_stack ~ '[ .]_run_group[(]' then
+        perform gendurable._refuse_run('a step can neither run steps nor define them', null,
             'Insert instances, or send signals: they are run when this transaction is committed.');
     end if;
 end $$;
@@ -12519,9 +13553,9 @@ end $$;
 comment on function gendurable._need_run_options(jsonb, text[]) is 'Raises GD501 unless all options are known, and counts.';
 
 create or replace function gendurable._plan_run(
-    p_role oid, p_ids bigint[], p_nos bigint[],
+    p_role oid, p_ids bigint[], p_nos bigint[], p_login oid,
     out results text[], out details jsonb[], out handlers text[], out set_based boolean[], out alone boolean[],
-    out crashed boolean[]
+    out crashed boolean[], out chains boolean[], out exposed boolean[]
 )
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
@@ -12530,6 +13564,7 @@ set plan_cache_mode = force_generic_plan
 set lock_timeout = '10ms' as $$
 declare
     v_now constant timestamptz := clock_timestamp();
+    v_keyed boolean;
 begin
     if not gendurable._can_write() then
         results := array_fill('busy'::text, array[cardinality(p_ids)]);
@@ -12537,35 +13572,76 @@ begin
         return;
     end if;
     with held as materialized (
-        select u.ord, i.fsm, i.fsm_version, i.step, i.crashes > 0 as crashed,
-            row_number() over (partition by u.id, u.claim_no order by u.ord) as copy
+        select u.ord, i.fsm, i.fsm_version, i.step, i.crashed, i.timed, i.keyed,
+            case
+                when i.fsm is null or row_number() over (partition by u.id, u.claim_no order by u.ord) > 1 then null
+                else dense_rank() over (order by i.fsm, i.fsm_version, i.step)
+            end as kind
         from unnest(p_ids, p_nos) with ordinality u (id, claim_no, ord)
-        join gendurable.instance i on i.id = any(array[u.id])
-        where i.claim_no = u.claim_no and i.status = 'executing' and not gendurable._is_over(i.expires_at, i.timeout_at, v_now)
+        left join lateral (
+            select x.fsm, x.fsm_version, x.step, x.crashes > 0 as crashed, x.timeout_at is not null as timed,
+                x.partition_key is not null as keyed
+            from gendurable.instance x
+            where x.id = any(array[u.id]) and x.claim_no = u.claim_no and x.status = 'executing'
+                and not gendurable._is_over(x.expires_at, x.timeout_at, v_now)
+        ) i on true
     ), kind as materialized (
-        select k.fsm, k.fsm_version, k.step, s.handler, s.alone,
-            gendurable._step_problem(s.handler, s.owner, p_role) as problem,
-            coalesce((select p.proretset from pg_proc p where p.oid = gendurable._find_handler(s.handler)), false) as set_based
-        from (select distinct h.fsm, h.fsm_version, h.step from held h) k
+        select k.kind, s.handler, s.alone, s.chain,
+            gendurable._step_problem(s.handler, s.owner, p_role, p_login) as problem,
+            coalesce((select p.proretset from pg_proc p where p.oid = gendurable._find_handler(s.handler)), false) as set_based,
+            gendurable._is_exposed(s.handler, p_role, p_login) as exposed
+        from (select distinct h.kind, h.fsm, h.fsm_version, h.step from held h where h.kind is not null) k
         cross join lateral gendurable._find_step(k.fsm, k.fsm_version, k.step) s
     )
     select
         coalesce(array_agg(case
-            when h.ord is null or h.copy > 1 then 'stale' when k.problem is not null then 'no_handler'
-        end order by n.ord), '{}'),
+            when h.kind is null then 'stale' when k.problem is not null then 'no_handler'
+        end order by h.ord), '{}'),
         coalesce(array_agg(case
-            when h.copy = 1 and k.problem is not null then jsonb_build_object('problem', k.problem)
-        end order by n.ord), '{}'),
-        array_agg(k.handler order by n.ord), array_agg(k.set_based order by n.ord), array_agg(k.alone order by n.ord),
-        array_agg(h.crashed order by n.ord)
-    into results, details, handlers, set_based, alone, crashed
-    from generate_series(1, cardinality(p_ids)) n (ord)
-    left join held h on n.ord = h.ord
-    left join kind k on h.fsm = k.fsm and h.fsm_version = k.fsm_version and h.step = k.step;
+            when k.problem is not null then jsonb_build_object('problem', k.problem)
+        end order by h.ord), '{}'),
+        array_agg(k.handler order by h.ord), array_agg(k.set_based order by h.ord), array_agg(k.alone order by h.ord),
+        array_agg(h.crashed order by h.ord),
+        -- what was lost, or did not come to an end, is run step by step: then it is known which one it is
+        array_agg(k.chain and not h.crashed and not h.timed order by h.ord), bool_or(h.keyed), array_agg(k.exposed order by h.ord)
+    into results, details, handlers, set_based, alone, crashed, chains, v_keyed, exposed
+    from held h
+    -- by number: texts would be compared for each row and kind
+    left join kind k on h.kind = k.kind;
+    if v_keyed or exists (select from gendurable.special) then
+        chains := gendurable._may_chain(p_ids, chains, v_now);
+    end if;
 end $$;
 
-comment on function gendurable._plan_run(oid, bigint[], bigint[]) is
-    'What is to be run: the handler of each claim, and how; the results of those that cannot be run.';
+comment on function gendurable._plan_run(oid, bigint[], bigint[], oid) is
+    'What is to be run: the handler of each claim, and how, and whether others may follow it; the results of those that cannot be run.';
+
+create or replace function gendurable._may_chain(p_ids bigint[], p_chains boolean[], p_now timestamptz) returns boolean[]
+language plpgsql as $$
+declare
+    v_crowded constant text[] := gendurable._find_crowded(array(
+        select distinct i.partition_key
+        from unnest(p_ids) u (id)
+        join gendurable.instance i on i.id = any(array[u.id])
+        where i.partition_key is not null), p_now);
+begin
+    if exists (select from gendurable.hold) then
+        return array_fill(false, array[cardinality(p_ids)]);
+    end if;
+    -- as for a claim that is kept: see _choose_kept
+    return array(
+        select u.chains and coalesce(i.partition_key <> all(v_crowded), true)
+            and not exists (select from gendurable.paused_queue q where q.queue = i.queue)
+            and not exists (
+                select from gendurable.queue_setting s
+                where s.queue = i.queue and coalesce(i.queue_slot >= s.max_executing, s.max_executing is not null))
+        from unnest(p_ids, p_chains) with ordinality u (id, chains, o)
+        left join gendurable.instance i on i.id = any(array[u.id])
+        order by u.o);
+end $$;
+
+comment on function gendurable._may_chain(bigint[], boolean[], timestamptz) is
+    'Of claims that would chain, those that may: nobody waits in their key, their queue is not paused, nothing is held.';
 
 create or replace function gendurable._read_run(p_ids bigint[], p_nos bigint[]) returns jsonb[]
 language plpgsql security definer
@@ -12610,13 +13686,74 @@ end $$;
 
 comment on function gendurable._holds_run(bigint, bigint) is 'Whether a claim stands.';
 
-create or replace function gendurable._resolves_run(p_handler text) returns boolean
+create or replace function gendurable._resolves_run(p_handler text, p_role oid, p_login oid) returns boolean
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
 begin
-    return gendurable._find_handler(p_handler) is not null;
+    return exists (
+        select from gendurable.step s
+        where s.handler = p_handler and gendurable._step_problem(s.handler, s.owner, p_role, p_login) is null);
 end $$;
 
-comment on function gendurable._resolves_run(text) is 'Whether there is such a function now.';
+comment on function gendurable._resolves_run(text, oid, oid) is 'Whether there is such a function now that the role may run.';
+
+create or replace function gendurable._pin_handler(p_handler text, p_set_based boolean, p_role oid, p_login oid) returns text
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+    v_oid constant oid := gendurable._find_handler(p_handler);
+    v_pin text;
+    v_definer boolean;
+begin
+    if gendurable._resolves_run(p_handler, p_role, p_login) then
+        select p.oid || ':' || p.xmin || ':' || p.ctid, p.prosecdef into v_pin, v_definer
+        from pg_proc p where p.oid = v_oid and p.proretset = p_set_based;
+    end if;
+    if v_pin is null or (v_definer and not gendurable._is_known_definer(v_oid, p_handler)) then
+        perform gendurable._refuse_replaced(p_handler);
+    end if;
+    return v_pin;
+end $$;
+
+comment on function gendurable._pin_handler(text, boolean, oid, oid) is
+    'Which version of a handler the role may run now, for _is_pinned; raises 42883 where there is none.';
+
+create or replace function gendurable._is_known_definer(p_oid oid, p_handler text) returns boolean
+language plpgsql stable as $$
+declare
+    -- Out of the caches of this session, which may be older than what a query sees: what is called is the one or the other.
+    v_text constant text := pg_get_functiondef(p_oid);
+    v_head constant text := format(E'CREATE OR REPLACE FUNCTION %s(%s)\n RETURNS %s\n',
+        p_handler, pg_get_function_arguments(p_oid), pg_get_function_result(p_oid));
+begin
+    return starts_with(v_text, v_head) and substr(v_text, length(v_head) + 1) ~ E'^ LANGUAGE [a-z_0-9]+\n[^\n]* SECURITY DEFINER';
+end $$;
+
+comment on function gendurable._is_known_definer(oid, text) is
+    'Whether this session would call a function with the rights of its owner.';
+
+create or replace function gendurable._is_pinned(p_handler text, p_pin text, p_called oid) returns boolean
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+    v_oid constant oid := gendurable._find_handler(p_handler);
+begin
+    if p_called is distinct from v_oid
+        or p_pin is distinct from (select p.oid || ':' || p.xmin || ':' || p.ctid from pg_proc p where p.oid = v_oid)
+    then
+        perform gendurable._refuse_replaced(p_handler);
+    end if;
+    return true;
+end $$;
+
+comment on function gendurable._is_pinned(text, text, oid) is
+    'True where a handler is the version that was pinned, and what a statement calls; else it raises 42883.';
+
+create or replace function gendurable._refuse_replaced(p_handler text) returns void
+language plpgsql as $$
+begin
+    raise exception using errcode = 'undefined_function', message = 'the function was replaced, and may not be run any more',
+        detail = p_handler, hint = 'See gd_steps.';
+end $$;
+
+comment on function gendurable._refuse_replaced(text) is 'Raises 42883, as a function does that is gone.';
 
 create or replace function gendurable._suspect_run(p_ids bigint[], p_nos bigint[]) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
@@ -12636,11 +13773,13 @@ comment on function gendurable._suspect_run(bigint[], bigint[]) is
 
 create or replace function gendurable._refused_steps(p_role oid) returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
+declare
+    v_login constant oid := gendurable._login_role();
 begin
     return (
         select coalesce(jsonb_agg(distinct jsonb_build_object('fsm', r.fsm, 'step', r.step, 'problem', r.problem)), '[]')
         from (
-            select s.fsm, s.step, gendurable._step_problem(s.handler, s.owner, p_role) as problem
+            select s.fsm, s.step, gendurable._step_problem(s.handler, s.owner, p_role, v_login) as problem
             from gendurable.step s
             where s.handler is not null
         ) r
@@ -12732,14 +13871,14 @@ declare
     v_upkeep constant text[] := '{gd_reap,gd_gc,gd_maintain}'::text[];
     -- what gd_run and gd_run_claims are made of, and the doors through which they claim, read, commit and give back
     v_runner constant text[] :=
-        '{_answer_claims,_run_claims,_run_group,_match_outcomes,_deferred_constraints,_end_badly,_blames_lock,_open_run,_plan_run,_read_run,_holds_run,_resolves_run,_suspect_run,_claim_run,_commit_run,_release_run,_open_call,_step_call,_refused_steps,_is_nobodys_fault,_tally_call}'::text[];
+        '{_answer_claims,_run_claims,_run_group,_match_outcomes,_deferred_constraints,_end_badly,_blames_lock,_open_run,_plan_run,_read_run,_holds_run,_resolves_run,_pin_handler,_is_pinned,_call_text,_suspect_run,_claim_run,_commit_run,_release_run,_open_call,_step_call,_refused_steps,_is_nobodys_fault,_tally_call,_setting_ms,_next_links,_carry,_sign_outcomes,_rehearse,_claim_this,_open_rehearsal,_show_rehearsed,_count_writes,_diff_writes}'::text[];
 begin
     views := '{}';
     case p_profile
         when 'client' then
             functions := v_client;
         when 'worker' then
-            functions := v_client || v_upkeep || '{gd_register,gd_claim,gd_claim_many,gd_commit,gd_commit_one,gd_heartbeat,gd_release,gd_sleep,gd_wake,gd_signals,gd_ensure_rate_limit,gd_close_rate_limit,gd_schedule,gd_announce_schedules,gd_run_claims,gd_run}'::text[]
+            functions := v_client || v_upkeep || '{gd_register,gd_claim,gd_claim_many,gd_commit,gd_commit_one,gd_heartbeat,gd_release,gd_sleep,gd_wake,gd_signals,gd_ensure_rate_limit,gd_close_rate_limit,gd_schedule,gd_announce_schedules,gd_run_claims,gd_run,gd_rehearse}'::text[]
                 || v_runner;
             views := '{gd_steps}'::text[];
         when 'operator' then

@@ -9,87 +9,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Any
 
-TERMINAL = ("done", "failed", "cancelled")
+from support.model_row import Row, Span, nearest
+
 CRASH_CAP = 20
 SECOND = 1_000_000
 BURST = 2.0
 """Of every rate limit that binds."""
 TIMEOUTS = {"start": 45}
 """Seconds, by step."""
-
-Span = tuple[int, int]
-
-
-def nearest(*spans: Span | None) -> Span | None:
-    known = [span for span in spans if span is not None]
-    return (min(span[0] for span in known), min(span[1] for span in known)) if known else None
-
-
-@dataclass
-class Row:
-    id: int
-    step: str
-    state: dict[str, Any]
-    queue: str
-    priority: int
-    key: str | None
-    unique_key: str | None
-    scope: list[str] | None
-    max_attempts: int | None
-    at: Span | None  # due, or its place in its key; of an await the deadline
-    parent: int | None = None
-    rests: Span | None = None  # given back for a while: it keeps its place in its key, and is due then
-    barrier: int | None = None
-    status: str = "runnable"
-    held: str | None = None
-    attempt: int = 0
-    crashes: int = 0
-    claim_no: int = 0
-    worker: str | None = None
-    lease: Span | None = None
-    awaits: list[str] | None = None
-    deadline: Span | None = None
-    shown: set[int] = field(default_factory=set)
-    inbox: dict[int, tuple[str, Any]] = field(default_factory=dict)
-    seen: set[str] = field(default_factory=set)
-    pending: int | None = None
-    result: Any = None
-    error: str | None = None
-    finished: Span | None = None
-    expires: Span | None = None
-    timeout: Span | None = None
-    rate_limit: str | None = None
-    weight: float = 1
-
-    def over(self, now: Span) -> bool | None:
-        """Whether its deadline or the timeout of its claim has passed; None: that cannot be known."""
-        end = nearest(self.expires, self.timeout)
-        if end is None or end[0] > now[1]:
-            return False
-        return True if end[1] <= now[0] else None
-
-    @property
-    def ended(self) -> bool:
-        return self.status in TERMINAL
-
-    @property
-    def waits(self) -> bool:
-        """Whether it wants a worker, once its time has come."""
-        return self.status in ("runnable", "awaiting_signal")
-
-    def in_scope(self, status: str) -> bool:
-        if self.unique_key is None:
-            return False
-        return status not in TERMINAL if self.scope is None else status in self.scope
-
-    def unseen(self) -> bool:
-        """Whether a signal has come that answers its await."""
-        return self.awaits is not None and any(
-            name in self.awaits and number not in self.shown for number, (name, _) in self.inbox.items()
-        )
 
 
 class Model:
@@ -103,6 +32,7 @@ class Model:
         self.rows: dict[int, Row] = {}
         self.paused: set[str] = set()
         self.limits: dict[str, int] = {}
+        self.routes: dict[str, str] = {}
         self.held = False
         self.rates: dict[str, str] = {}
         self.tokens: dict[str, float] = {}
@@ -128,6 +58,12 @@ class Model:
             return False
         wanted = sum(r.weight for r in self.rows.values() if r.rate_limit == row.rate_limit and not r.ended)
         return self.rate(row) == "shut" or not self.exact or wanted > self.left(row.rate_limit)
+
+    def place(self, row: Row) -> None:
+        """It stands in the queue of its step, or else in its own."""
+        own = row.home or row.queue
+        row.queue = self.routes.get(row.step, own)
+        row.home = None if row.queue == own else own
 
     def limit(self, key: str) -> int:
         fitting = [p for p in self.limits if key == p or key.startswith(p + ":")]
@@ -215,6 +151,7 @@ class Change:
             row.expires = nearest(row.expires, parent.expires)
         if row.in_scope("runnable"):
             row.held = row.unique_key
+        self.model.place(row)
         self.rows[number] = row
         return row
 
@@ -254,6 +191,7 @@ class Change:
         row.attempt += crashed
         row.crashes += crashed
         self.enter(row, "runnable")
+        self.model.place(row)
         if row.key is not None and delay:
             row.rests = self.after(delay)
 
@@ -289,6 +227,7 @@ class Change:
             if parent.pending == 0:
                 parent.at = self.now
                 self.enter(parent, "runnable")
+                self.model.place(parent)
 
     def deliver(self, number: int, signal: int, name: str, payload: Any, dedup: str | None) -> None:
         row = self.row(number)
@@ -298,6 +237,7 @@ class Change:
         if row.status == "awaiting_signal" and name in (row.awaits or []):
             row.at, row.deadline = self.now, None
             self.enter(row, "runnable")
+            self.model.place(row)
 
     def cancel(self, numbers: Iterable[int], reason: str | None) -> None:
         live = [n for n in numbers if not self.row(n).ended]
@@ -326,6 +266,7 @@ class Change:
         row.at, row.rests = self.now, None
         row.status = "runnable"
         row.held = row.unique_key if row.in_scope("runnable") else None
+        self.model.place(row)
 
     def reschedule(self, number: int, at: int) -> None:
         row = self.row(number)
@@ -337,6 +278,10 @@ class Change:
         """An outcome that was answered ok, the ids of its children (None: not created), the claim_no if it was kept."""
         row = self.row(outcome["id"])
         kind = outcome["kind"]
+        if "at" in outcome:  # made there: what belonged to the claimed step is over
+            row.step, row.state = outcome["at"]["step"], outcome["at"].get("state", row.state)
+            row.awaits = row.deadline = row.rate_limit = None
+            row.attempt, row.shown, row.weight = 0, set(), 1
         for number in outcome.get("consume", []):
             row.inbox.pop(number, None)
         delay: Span = self.after(int(outcome.get("delay_ms", 0)) * 1000)
@@ -378,12 +323,14 @@ class Change:
             row.pending = sum(number is not None for number in children)
             self.leave(row, "awaiting_children" if row.pending else "runnable", None if row.pending else self.now)
             return
-        row.queue = outcome.get("queue", row.queue)
+        if "queue" in outcome:
+            row.queue, row.home = outcome["queue"], None
         row.priority = outcome.get("priority", row.priority)
         row.key = outcome.get("partition_key", row.key)
         if kept is None:
             self.leave(row, "runnable", delay)
         else:
+            self.model.place(row)
             row.claim_no, row.timeout = kept, None
             row.lease = nearest(self.after(lease), row.expires)
             self.enter(row, "executing")
@@ -392,3 +339,4 @@ class Change:
         row.worker = row.lease = row.timeout = None
         row.at = at
         self.enter(row, status)
+        self.model.place(row)

@@ -8,8 +8,9 @@ from typing import Any
 
 import psycopg
 from hypothesis.stateful import RuleBasedStateMachine, invariant
-from support.model import Change, Row
+from support.model import Change
 from support.model_inputs import WORKERS, Chance
+from support.model_row import Row
 from support.model_world import World
 
 Rows = list[dict[str, Any]]

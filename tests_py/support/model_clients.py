@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from support.model import SECOND, Row
+from support.model import SECOND
 from support.model_base import Base
-from support.model_inputs import KEYS, QUEUES, SIGNALS, UNIQUE, instance
+from support.model_inputs import KEYS, QUEUES, SIGNALS, STEPS, UNIQUE, instance
+from support.model_row import Row
 
 ONE = """
 select 0 as ord, n.id, n.id is not null as created
@@ -166,6 +167,18 @@ class Clients(Base):
         called = self.call(False, f"select gd_{'pause' if pause else 'resume'}_queue(%s)", queue)
         if called is not None:
             (self.model.paused.add if pause else self.model.paused.discard)(queue)
+
+    def route_a_step(self) -> None:
+        step, queue = self.chance.choice(["start", *STEPS]), self.chance.choice([None, *QUEUES])
+        if queue is None and self.chance.once_in(2):
+            called = self.call(False, "select gd_drop_step('m', %s)", step)
+        else:
+            options = {} if queue is None else {"queue": queue}
+            called = self.call(False, "select gd_define_step('m', %s, p_options => %s)", step, options)
+        if called is not None:
+            self.model.routes.pop(step, None)
+            if queue is not None:
+                self.model.routes[step] = queue
 
     def limit_a_key(self) -> None:
         prefix, limit = self.chance.choice([*KEYS, "c"]), self.chance.choice([None, 1, 2, 3])

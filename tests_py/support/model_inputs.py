@@ -6,6 +6,8 @@ from random import Random
 from typing import Any
 
 QUEUES = ["default", "other"]
+STEPS = ["r1", "r2"]
+"""Those that may have a queue of their own, besides the first."""
 KEYS = ["a", "b", "c:1"]
 UNIQUE = ["u", "v"]
 SIGNALS = ["x", "y", "z"]
@@ -22,6 +24,13 @@ SCOPES = [
     ["runnable", "executing", "awaiting_signal", "awaiting_children", "done"],
 ]
 KINDS = {"next": 5, "await": 4, "schedule_childs": 3, "replay": 2, "done": 2, "error": 2, "stop": 1, "bad": 1}
+# What is wrong with new instances is found when it is known that the claim stands.
+BAD_WITHIN: list[dict[str, Any]] = [
+    {"kind": "schedule_childs", "step": "s", "childs": [{"fsm": "m"}, {"fsm": "m", "queue": ""}]},
+    {"kind": "schedule_childs", "step": "s", "childs": [{"fsm": "m", "unknown": 1}]},
+    {"kind": "done", "insert": [{"fsm": "m"}, {"fsm": "m", "queue": ""}]},
+    {"kind": "next", "step": "s", "insert": [{"fsm": "m", "rate_limit": "nobody set it"}]},
+]
 BAD: list[dict[str, Any]] = [
     {"kind": "nonsense"},
     {"kind": "next"},
@@ -29,8 +38,11 @@ BAD: list[dict[str, Any]] = [
     {"kind": "replay", "unknown": 1},
     {"kind": "next", "step": "s", "state": []},
     {"kind": "await", "signals": []},
-    {"kind": "schedule_childs", "step": "s", "childs": [{"fsm": "m"}, {"fsm": "m", "queue": ""}]},
-    {"kind": "schedule_childs", "step": "s", "childs": [{"fsm": "m", "unknown": 1}]},
+    {"kind": "next", "step": "s", "signal": [{"unique_key": "u"}]},
+    {"kind": "done", "signal": [{"id": "1", "name": "x"}]},
+    {"kind": "error", "error": "e", "insert": []},
+    {"kind": "replay", "at": {}},
+    *BAD_WITHIN,
 ]
 
 
@@ -70,7 +82,7 @@ def outcome(chance: Chance, token: int) -> dict[str, Any]:
     if kind in ("next", "replay", "await", "schedule_childs"):
         fields["state"] = {"tok": token}
     if kind in ("next", "schedule_childs"):
-        fields["step"] = f"s{token}"
+        fields["step"] = chance.choice([f"s{token}", *STEPS])
     if kind == "next":
         fields |= chance.fields(
             delay_ms=[None, None, None, 30_000, 1_000_000],
@@ -85,7 +97,7 @@ def outcome(chance: Chance, token: int) -> dict[str, Any]:
             fields |= chance.fields(weight=[None, 0.5, 2])
     elif kind == "await":
         fields["signals"] = chance.choice(["x", "y", ["x", "y"], ["z"]])
-        fields |= chance.fields(timeout_ms=[None, None, 0, 30_000], step=[None, f"s{token}"])
+        fields |= chance.fields(timeout_ms=[None, None, 0, 30_000], step=[None, f"s{token}", *STEPS])
     elif kind == "schedule_childs":
         fields["childs"] = [instance(chance, token + n) for n in range(chance.randrange(4))]
     elif kind == "done":
@@ -94,4 +106,22 @@ def outcome(chance: Chance, token: int) -> dict[str, Any]:
         fields["reason"] = "stopped"
     else:
         fields |= chance.fields(delay_ms=[None, 30_000], error=[f"e{token}"])
+    if kind != "error" and chance.once_in(4):
+        fields["insert"] = [instance(chance, token + 4 + n) for n in range(chance.randint(1, 2))]
+    if kind != "error" and chance.once_in(8):
+        fields["at"] = {"step": f"at{token}"} | chance.fields(state=[None, {"tok": token}])
     return fields
+
+
+def sends(chance: Chance, token: int, ids: list[int]) -> list[dict[str, Any]]:
+    """The signals of an outbox. Their payloads tell them apart."""
+    return [
+        {"name": chance.choice(SIGNALS), "payload": {"tok": token + n}}
+        | (
+            {"unique_key": chance.choice(UNIQUE)}
+            if not ids or chance.once_in(3)
+            else {"id": chance.choice([*ids, 4_000_000_000_000])}
+        )
+        | chance.fields(dedup_key=[None, None, None, "d"])
+        for n in range(chance.randint(1, 3))
+    ]

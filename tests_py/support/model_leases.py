@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import psycopg
-from support.model import SECOND, Row, nearest
+from support.model import SECOND
 from support.model_inputs import QUEUES, WORKERS
+from support.model_row import Row, nearest
 from support.model_workers import Workers
 
 

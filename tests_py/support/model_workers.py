@@ -6,17 +6,18 @@ from collections import Counter
 from typing import Any
 
 import psycopg
-from support.model import CRASH_CAP, SECOND, Change, Row
+from support.model import CRASH_CAP, SECOND, Change
 from support.model_base import Rows
-from support.model_inputs import BAD, QUEUES, WORKERS
+from support.model_inputs import BAD, BAD_WITHIN, QUEUES, WORKERS
 from support.model_inputs import outcome as any_outcome
-from support.model_limits import Limits
+from support.model_outbox import Outbox
+from support.model_row import Row
 
 LEASE = 60 * SECOND
 STANDS = "select id, status::text, crashes, last_error from gendurable.instance where id = any(%s)"
 
 
-class Workers(Limits):
+class Workers(Outbox):
     # --- claims
 
     def claim(self) -> None:
@@ -50,8 +51,10 @@ class Workers(Limits):
             self.world.workers[name], "select * from gd_claim(%s, %s, %s)", name, queue, limit
         )
         assert len(rows) <= limit
-        order = [r.priority for r in map(self.model.rows.get, [r["id"] for r in rows]) if r is not None]
-        assert order == sorted(order)
+        # what has had its turn in a key gets into the line of its bucket, which is opened once more behind the others
+        taken = [r for r in map(self.model.rows.get, [r["id"] for r in rows]) if r is not None]
+        order = [r.priority for r in taken if r.key is None or r.rate_limit is None]
+        assert order == sorted(order), taken
         assert all(r["queue"] == queue for r in rows)
         self.took(name, rows, change, self.world.workers[name])
         change.apply()
@@ -89,10 +92,11 @@ class Workers(Limits):
                 assert row.over(change.now) is not True, "its deadline has passed"
                 assert row.rests is None or row.rests[0] <= after, "it was given back for longer"
                 if row.key is not None:
+                    # one that comes to be due in the course of the call goes before those of a later priority
                     ahead = (
                         line[row.key].index(row.id)
                         if row.id in line[row.key]
-                        else sum(n not in taken for n in line[row.key])
+                        else sum(n not in taken and self.model.rows[n].priority <= row.priority for n in line[row.key])
                     )
                     assert ahead < free[row.key], ("out of turn", row.id, line[row.key], free[row.key])
             assert got["claim_no"] > row.claim_no
@@ -179,11 +183,13 @@ class Workers(Limits):
         row = self.model.rows.get(number)
         inbox = sorted(row.inbox) if row else []
         drawn = {"id": number, "claim_no": claim_no, **any_outcome(self.chance, self.token())}
+        if self.bad(drawn):
+            return drawn
         used = self.chance.choice([inbox, inbox[:1], inbox[-1:], []])
-        return drawn if self.bad(drawn) or not used else {**drawn, "consume": used}
+        return self.with_signals({**drawn, "consume": used} if used else drawn)
 
-    def bad(self, drawn: dict[str, Any]) -> bool:
-        return {k: v for k, v in drawn.items() if k not in ("id", "claim_no")} in BAD
+    def bad(self, drawn: dict[str, Any], kinds: list[dict[str, Any]] = BAD) -> bool:
+        return {k: v for k, v in drawn.items() if k not in ("id", "claim_no")} in kinds
 
     def commit_now(self, name: str, batch: list[dict[str, Any]]) -> None:
         rows, change = self.world.ask(self.world.workers[name], "select * from gd_commit(%s, %s::jsonb)", name, batch)
@@ -192,6 +198,7 @@ class Workers(Limits):
             self.contested()
         rejects = any(r["result"] == "rejected" for r in rows)
         seen = set()
+        accepted: list[tuple[dict[str, Any], Any]] = []
         for outcome, got in zip(batch, rows, strict=True):
             claim = (outcome["id"], outcome["claim_no"])
             row = self.model.rows.get(outcome["id"])
@@ -199,11 +206,11 @@ class Workers(Limits):
             over = row.over(change.now) if row is not None else False
             assert (got["id"], got["claim_no"]) == claim
             bad = self.bad(outcome)
-            unread = bad and outcome["kind"] != "schedule_childs"
+            unread = bad and not self.bad(outcome, BAD_WITHIN)
             if got["result"] == "busy":
                 assert row is not None and live and self.open, ("busy", outcome)
-                names = {c.get("unique_key") for c in outcome.get("childs", [])} - {None}
-                assert self.touched(row) or any(
+                names = self.wanted_keys(outcome)
+                assert any(map(self.touched, [row, *self.targets(outcome)])) or any(
                     o.everything or outcome.get("partition_key") in o.keys or names & o.unique for o in self.open
                 ), ("busy", outcome, self.open)
             elif unread:
@@ -216,7 +223,13 @@ class Workers(Limits):
                 assert row is not None
                 assert got["result"] == "ok", (outcome, got)
                 self.committed(name, row, outcome, got["detail"], change, len(batch) > 1, rejects)
+                accepted.append((outcome, got["detail"]))
             seen.add(claim)
+        some = [outcome for outcome, _ in accepted]
+        self.empty_outboxes(some, change, self.world.client, len(batch) > 1 or bool(self.open))
+        for outcome, detail in accepted:
+            if detail:
+                self.presented(detail, change.row(outcome["id"]), change)
         change.apply()
 
     def committed(
@@ -233,7 +246,7 @@ class Workers(Limits):
             and "rate_limit" not in outcome
             and row.pending is None
             and not self.model.held
-            and outcome.get("queue", row.queue) == row.queue
+            and self.model.routes.get(outcome["step"], outcome.get("queue", row.home or row.queue)) == row.queue
             and outcome.get("priority", row.priority) == row.priority
             and row.queue not in self.model.paused
         )
@@ -248,7 +261,6 @@ class Workers(Limits):
         change.commit(outcome, children, kept, LEASE)
         if detail:
             change.row(row.id).worker = name
-            self.presented(detail, change.row(row.id), change)
 
     def created(self, row: Row, specs: list[dict[str, Any]], change: Change, contested: bool) -> list[int | None]:
         query = "select id, (state ->> 'tok')::int as tok from gendurable.instance where parent_id = %s"
@@ -274,19 +286,17 @@ class Workers(Limits):
         bad = self.bad(outcome)
         row = self.model.rows.get(outcome["id"])
         keys = [outcome["partition_key"]] if outcome.get("partition_key") else []
-        unique = next((c["unique_key"] for c in outcome.get("childs", []) if "unique_key" in c), None)
         live = row is not None and row.status == "executing" and row.claim_no == outcome["claim_no"]
         try:
-            called = self.call(
-                hold, "select gd_commit_one(%s, %s::jsonb)", name, outcome, rows=[row] if row else [], unique=unique
-            )
+            concerned = [*([row] if row else []), *self.targets(outcome)]
+            called = self.call(hold, "select gd_commit_one(%s, %s::jsonb)", name, outcome, rows=concerned)
         except psycopg.DatabaseError as error:
             for conn in self.world.holders:
                 if conn.info.transaction_status == psycopg.pq.TransactionStatus.INERROR:
                     conn.rollback()
             late = row is not None and (row.expires is not None or row.timeout is not None)
             lost = error.sqlstate == "GD505" and (not live or late)
-            if lost or (bad and error.sqlstate == "GD501"):
+            if lost or (bad and error.sqlstate in ("GD501", "GD502")):
                 return
             raise
         if called is None:
@@ -297,14 +307,21 @@ class Workers(Limits):
         if outcome["kind"] == "schedule_childs":
             children = self.created_by_one(row, outcome["childs"], change, hold)
         change.commit(outcome, children, None, LEASE)
+        self.empty_outboxes([outcome], change, self.seen_by_one(hold), bool(self.open))
+        before = len(self.open)
         finish()
-        if self.open and keys:
+        if len(self.open) > before:
             self.open[-1].keys.update(keys)
+            self.open[-1].unique |= self.wanted_keys(outcome)
 
     def created_by_one(self, row: Row, specs: list[dict[str, Any]], change: Change, hold: bool) -> list[int | None]:
-        free = [c for c in self.world.holders if all(o.conn is not c for o in self.open)]
-        client, self.world.client = self.world.client, free[0] if hold and free else self.world.client
+        client, self.world.client = self.world.client, self.seen_by_one(hold)
         try:
             return self.created(row, specs, change, bool(self.open))
         finally:
             self.world.client = client
+
+    def seen_by_one(self, hold: bool) -> psycopg.Connection[Any]:
+        """Who sees what a call has done that may have been left open."""
+        free = [c for c in self.world.holders if all(o.conn is not c for o in self.open)]
+        return free[0] if hold and free else self.world.client

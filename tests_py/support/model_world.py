@@ -8,13 +8,14 @@ from typing import Any
 
 import psycopg
 from psycopg.rows import dict_row, tuple_row
-from support.model import BURST, SECOND, TIMEOUTS, Change, Model, Row, Span
+from support.model import BURST, SECOND, TIMEOUTS, Change, Model
 from support.model_inputs import RATES
+from support.model_row import Row, Span
 
 US = "(extract(epoch from {}) * 1000000)::bigint"
 LEASE = "case when i.status = 'executing' then greatest(i.lease_expires_at, r.until) end"
 ROWS = f"""
-select i.id, i.status::text, i.step, i.state, i.attempt, i.crashes, i.queue, i.priority, i.partition_key as key,
+select i.id, i.status::text, i.step, i.state, i.attempt, i.crashes, i.queue, i.home, i.priority, i.partition_key as key,
     i.unique_held as held, i.awaits, i.claim_no, i.worker, i.parent_id as parent, i.barrier_no as barrier, i.result,
     i.rate_limit, coalesce(i.weight, 1) as weight,
     case when i.status = 'awaiting_children' then i.children_pending end as pending,
@@ -144,7 +145,7 @@ EMPTY = (
     "truncate gendurable.instance, gendurable.signal, gendurable.signal_seen, gendurable.watch, "
     "gendurable.queue_name, gendurable.paused_queue, gendurable.key_limit, gendurable.renewal, gendurable.upkeep, "
     "gendurable.doubtful_key, gendurable.schedule, gendurable.ended_parent, "
-    "gendurable.bucket, gendurable.rate_limit, gendurable.hold, gendurable.error, gendurable.history, "
+    "gendurable.bucket, gendurable.rate_limit, gendurable.hold, gendurable.step, gendurable.error, gendurable.history, "
     "gendurable.history_left"
 )
 
@@ -237,6 +238,7 @@ class World:
                 "attempt",
                 "crashes",
                 "queue",
+                "home",
                 "priority",
                 "key",
                 "held",

@@ -231,6 +231,48 @@ def life(conn: psycopg.Connection[Any]) -> None:
     conn.execute("select * from gd_workers")
 
 
+def life_of_steps(conn: psycopg.Connection[Any], schema: str) -> None:
+    """The same of what has its caller's rights, and of all that it calls. The schema is the caller's own."""
+    conn.execute(
+        f"create function {schema}.pays(ctx pg_catalog.jsonb) returns pg_catalog.jsonb language plpgsql "
+        "set search_path = pg_catalog, pg_temp as $$ begin "
+        f"""insert into {schema}.orders (id, paid) values ((ctx ->> 'id')::int, false), (- (ctx ->> 'id')::int, false);
+            if ctx #>> '{{state,fails}}' is not null then raise exception 'no'; end if;
+            return '{{"kind": "done"}}'; end $$""".encode()
+    )
+    conn.execute(
+        f"create function {schema}.all_of(ctxs pg_catalog.jsonb) returns setof pg_catalog.jsonb language sql "
+        "set search_path = pg_catalog, pg_temp as "
+        "$$ select jsonb_build_object('id', c -> 'id', 'kind', 'done') from jsonb_array_elements(ctxs) c $$".encode()
+    )
+    conn.execute(
+        f"create table {schema}.orders (id pg_catalog.int4, paid pg_catalog.bool, "
+        f"part pg_catalog.int4, check (paid is not null))".encode()
+    )
+    for step, function in (("pay", "pays"), ("all", "all_of")):
+        one(conn, "select gd_define_step('steps', $1, $2)", step, f"{schema}.{function}(pg_catalog.jsonb)")
+    for _ in range(6):
+        one(conn, "select gd_insert('steps', p_step => 'pay', p_queue => 's')")
+        one(conn, "select gd_insert('steps', p_step => 'all', p_queue => 's', p_partition_key => 'k')")
+    one(conn, "select gd_insert('steps', '{\"fails\": 1}', p_step => 'pay', p_queue => 's')")
+    waiting = one(conn, "select gd_insert('steps', p_step => 'wait', p_queue => 't', p_unique_key => 'order:7')")
+    rehearsed = conn.execute("select result, writes from gd_rehearse('s')").fetchall()
+    assert [row[0] for row in rehearsed if row[0] != "ok"] == ["error"] and len(rehearsed) == 13
+    assert conn.execute("select result from gd_rehearse(p_id => %s)", (waiting,)).fetchall() == [("no_handler",)]
+    claims = conn.execute("select id, claim_no from gd_claim('w', 's', 3)").fetchall()
+    ran = conn.execute("select result from gd_run_claims('w', %s)", (json.dumps(claims),)).fetchall()
+    assert [row[0] for row in ran] == ["ok"] * 3
+    result = one(conn, "call gd_run('s')")
+    assert (result["ok"], result["error"], result["refused"]) == (9, 1, []), result
+    assert conn.execute("select step from gd_steps").fetchall() != []
+    name = one(conn, "select gd_signal_on($1, 'paid', 'order:{id}', 'paid', $2)", f"{schema}.orders", ["part"])
+    conn.execute(f"insert into {schema}.orders (id, paid, part) values (7, true, 3)".encode())
+    signal = conn.execute("select name, payload from gd_signals(%s)", (waiting,)).fetchone()
+    assert signal == ("paid", {"part": 3})
+    assert one(conn, "select gd_signal_off($1, $2)", f"{schema}.orders", name) is True
+    assert one(conn, "select gd_drop_step('steps', 'pay')") is True
+
+
 def one(conn: psycopg.Connection[Any], query: str, *params: Any) -> Any:
     row = psycopg.RawCursor(conn).execute(query.encode(), params).fetchone()
     assert row is not None
