@@ -11,7 +11,7 @@ from psycopg import sql
 from support.handlers import Stage, cast, on_stage, sqlstate
 from support.people import People
 from support.server import Server
-from support.wait import run_in_thread, wait_until_blocked
+from support.wait import run_in_thread, wait_until, wait_until_blocked
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +59,36 @@ def test_a_handler_that_somebody_else_makes_again_during_a_call_is_not_called(st
     stage.do("drop function {s}.h(jsonb)")
     stage.handler("h", of="boss")
     assert stage.run("superuser")["ok"] == 1 and stage.status(answer["id"])[0] == "done"
+
+
+def test_nor_is_it_called_as_a_link_of_a_chain(stage: Stage) -> None:
+    # without a wait for a lock, which a link has 20 ms for
+    stage.handler(
+        "wait", of="boss", body="while not pg_try_advisory_xact_lock(4711, 2) loop perform pg_sleep(0.01); end loop;"
+    )
+    stage.handler("first", of="boss", body="return jsonb_build_object('kind', 'next', 'step', ctx -> 'state' -> 'then');")
+    for name in ("plain", "h"):
+        stage.handler(name, of="boss")
+    for name in ("wait", "first", "plain", "h"):
+        stage.define(name, "boss")
+    for _ in range(4):  # the first four of a transaction run by themselves
+        stage.insert("plain")
+    stage.insert("first", then="wait")
+    id = stage.insert("first", then="h")
+    holder, runner = stage.connect("superuser"), stage.connect("superuser")
+    holder.execute("select pg_advisory_lock(4711, 2)")
+    run = run_in_thread(lambda: stage.run(runner, budget_ms=60000))
+    wait_until(lambda: stage.calls() == 7)
+    stage.do(
+        "drop function {s}.h(jsonb)",
+        "set role {heir}",
+        "create function {s}.h(ctx jsonb) returns jsonb language plpgsql as $$ begin"
+        " perform nextval('{s}.calls'); return null; end $$",
+    )
+    holder.execute("select pg_advisory_unlock(4711, 2)")
+    assert run.result()["error"] == 0
+    # the links before it run again, and are committed
+    assert stage.calls() == 10 and stage.status(id)[0] == "runnable"
 
 
 def test_a_definer_that_gives_up_its_own_rights_during_a_call_gets_no_others(stage: Stage) -> None:

@@ -132,7 +132,7 @@ def test_without_privileges_nobody_but_the_owner_and_only_of_the_extension(serve
         with psycopg.connect(with_path(new), autocommit=True) as conn:
             seen[how] = {right[1] for right in rights(conn)}
             # As the documentation says: then nobody has anything, and grants begin anew.
-            conn.execute("revoke all on all functions in schema api, gendurable from public")
+            conn.execute("revoke all on all routines in schema api, gendurable from public")
             assert {right for right in rights(conn) if right[2] == "EXECUTE"} == set()
             conn.execute("select gd_grant(%s::text::regrole, 'client')", (people.role("client"),))
             assert {right[1] for right in rights(conn) if right[2] == "EXECUTE"} == {people.role("client")}
