@@ -12,7 +12,7 @@ from ..machine.claim import CLAIMED
 from .inserting import insert, insert_many, register
 from .inspecting import childs, find, result, watch
 from .limiting import close_rate_limit, ensure_rate_limit, set_rate_limit
-from .looking import count, get, list, tree
+from .looking import count, doctor, get, list, tree
 from .operating import (
     cancel,
     cancel_many,
@@ -38,6 +38,7 @@ from .rows import (
     Claims,
     Committed,
     Counted,
+    Finding,
     Inserted,
     Listed,
     Matched,
@@ -71,6 +72,7 @@ __all__ = [
     "Claims",
     "Committed",
     "Counted",
+    "Finding",
     "Inserted",
     "Listed",
     "Matched",
@@ -91,6 +93,7 @@ __all__ = [
     "commit_one",
     "count",
     "define_step",
+    "doctor",
     "drop_step",
     "ensure_rate_limit",
     "find",

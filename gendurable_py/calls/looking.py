@@ -10,7 +10,7 @@ from pydantic import JsonValue
 
 from .._statement import Rows, Statement, call
 from ..machine.codec import dumps, loads
-from .rows import Counted, Listed, Node, Page
+from .rows import Counted, Finding, Listed, Node, Page
 
 _COLUMNS = (
     "id, fsm, fsm_version, step, status, queue, priority, eligible_at, attempt, crashes, worker, lease_expires_at, "
@@ -64,6 +64,16 @@ def count(filter: Mapping[str, object] | None = None, most: int = 100000, look: 
         "select count, exact from gd_count(%s::jsonb, %s, %s)",
         (_text(filter), most, look),
         lambda rows: Counted(*rows[0]),
+    )
+
+
+@call
+def doctor() -> Statement[builtins.list[Finding]]:
+    """What is wrong with the installation, its database or its work: a row for each check, or several worse ones."""
+    return Statement(
+        'select "check", level, message, hint, detail::text from gd_doctor()',
+        (),
+        lambda rows: [Finding(*row[:4], loads(row[4])) for row in rows],
     )
 
 
