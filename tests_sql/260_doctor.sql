@@ -116,7 +116,8 @@ select t.speaks('functions', 'problem', 'another owner .*gd_version\(\)$',
     $$create role gd_t_other superuser; alter function gd_version() owner to gd_t_other$$);
 select t.speaks('functions', 'warning', 'not of this release: gendurable.mine\(\)$',
     $$create function gendurable.mine() returns int language sql as 'select 1'$$);
-select t.silent('functions', '', 'what others have in the schema of the API is no matter', $$create function gd_find(int) returns int language sql as 'select 1'$$);
+select t.silent('functions', '', 'what others have in the schema of the API is no matter',
+    $$create function gd_find(int) returns int language sql as 'select 1'$$);
 select t.speaks('tables', 'problem', 'missing: gd_holds$', $$select t.drop('view gd_holds')$$);
 select t.speaks('tables', 'problem', 'unlogged.*: watch$', $$alter table gendurable.watch set unlogged$$);
 select t.speaks('tables', 'problem', 'autovacuum is off for signal$', $$alter table gendurable.signal set (autovacuum_enabled = no)$$);
@@ -179,7 +180,8 @@ select t.silent('home', '', 'gd_release_hold confirms it',
     $$insert into gendurable.upkeep (name, place) select 'home', home || '{"system": "77"}' from place;
       select gd_maintain(), gd_release_hold()$$);
 select t.silent('home', '', 'after a week it is known',
-    $$insert into gendurable.upkeep (name, place) select 'home', home || jsonb_build_object('before', home || '{"system": "77"}', 'since', now() - interval '8 days') from place$$);
+    $$insert into gendurable.upkeep (name, place)
+      select 'home', home || jsonb_build_object('before', home || '{"system": "77"}', 'since', now() - interval '8 days') from place$$);
 select t.silent('home', '', 'where the server may not be asked for, its name tells nothing',
     $$insert into gendurable.upkeep (name, place) select 'home', home || '{"system": null}' from place; select gd_maintain()$$);
 
@@ -199,13 +201,13 @@ select t.silent('sequences', '', 'half of them is no matter',
     $$alter sequence gendurable.upkeep_id_seq maxvalue 100 restart 50; select nextval('gendurable.upkeep_id_seq')$$);
 select t.speaks('settings', x.level, x.name || ' is .* of role gd_t_role in this database',
     format('create role gd_t_role; alter role gd_t_role in database %I set %s = %L', current_database(), x.name, x.value))
-from (values ('synchronous_commit', 'off', 'warning'), ('default_transaction_isolation', 'serializable', 'warning'),
+from (values ('synchronous_commit', 'OFF', 'warning'), ('synchronous_commit', 'no', 'warning'), ('default_transaction_isolation', 'serializable', 'warning'),
     ('default_transaction_read_only', 'on', 'problem'), ('session_replication_role', 'replica', 'problem'),
-    ('idle_session_timeout', '1min', 'warning'), ('statement_timeout', '5000', 'warning'),
+    ('idle_session_timeout', '1min', 'warning'), ('statement_timeout', '5000', 'warning'), ('statement_timeout', '1.5s', 'warning'),
     ('idle_in_transaction_session_timeout', '1s', 'warning')) x (name, value, level);
 select t.silent('settings', x.name || ' is .* of role gd_t_role', x.name || ' ' || x.value,
     format('create role gd_t_role; alter role gd_t_role set %s = %L', x.name, x.value))
-from (values ('synchronous_commit', 'on'), ('default_transaction_isolation', 'read committed'),
+from (values ('synchronous_commit', 'on'), ('default_transaction_isolation', 'READ COMMITTED'),
     ('default_transaction_read_only', 'off'), ('session_replication_role', 'origin'), ('idle_session_timeout', '1h'),
     ('statement_timeout', '30000'), ('statement_timeout', '0'), ('idle_in_transaction_session_timeout', '10min'), ('work_mem', '1GB')) x (name, value);
 select t.speaks('settings', 'warning', 'statement_timeout is ''2s'' of role',
@@ -282,10 +284,10 @@ select t.silent('stuck', '', 'one that ended just now', $$select t.lost('s', '1 
 select t.silent('stuck', '', 'one that was renewed beside its row', $$select t.lost('s', '2 hours');
     insert into gendurable.renewal select i.id, i.claim_no, now() + interval '1 minute' from gendurable.instance i where i.queue = 's'$$);
 select t.silent('stuck', '', 'the upkeep takes them back', $$select t.lost('s', '2 hours'); select gd_maintain()$$);
-select t.speaks('stuck', 'warning', '1 instances are past their deadline', 
+select t.speaks('stuck', 'warning', '1 instances are past their deadline',
     $$select gd_insert('m', p_queue => 'e', p_expires_at => now() + interval '1 day');
       update gendurable.instance set expires_at = now() - interval '6 minutes' where queue = 'e'$$);
-select t.silent('stuck', '', 'a deadline that passes now', 
+select t.silent('stuck', '', 'a deadline that passes now',
     $$select gd_insert('m', p_queue => 'e', p_expires_at => now() + interval '1 day');
       update gendurable.instance set expires_at = now() - interval '1 second' where queue = 'e'$$);
 select t.speaks('keys', 'warning', 'the slots of k1;', $$select t.lost('s', '2 minutes', 'k1')$$);

@@ -73,7 +73,7 @@ def doctor() -> Statement[builtins.list[Finding]]:
     return Statement(
         'select "check", level, message, hint, detail::text from gd_doctor()',
         (),
-        lambda rows: [Finding(*row[:4], loads(row[4])) for row in rows],
+        lambda rows: [Finding._make((*row[:4], loads(row[4]))) for row in rows],
     )
 
 

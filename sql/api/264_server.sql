@@ -185,14 +185,13 @@ begin
     return query
         with asked as (
             -- as a new session has it; what the session of the caller was told by its client says nothing
-            select s.name, coalesce(case when s.source = 'client' then s.boot_val else s.reset_val end, '') as value, s.vartype,
-                ''::text as where_set
+            select s.name, coalesce(case when s.source = 'client' then s.boot_val else s.reset_val end, '') as value, ''::text as where_set
             from pg_settings s
             where s.name = any('{fsync,full_page_writes,synchronous_commit,default_transaction_isolation,default_transaction_read_only,
                 session_replication_role,server_encoding,statement_timeout,transaction_timeout,idle_in_transaction_session_timeout,
                 idle_session_timeout}'::text[])
             union all
-            select split_part(c.one, '=', 1), substr(c.one, position('=' in c.one) + 1), '',
+            select split_part(c.one, '=', 1), lower(substr(c.one, position('=' in c.one) + 1)),
                 concat(' of role ' || r.rolname, case when x.setdatabase <> 0 then ' in this database' end)
             from pg_db_role_setting x
             left join pg_roles r on r.oid = x.setrole
@@ -201,22 +200,22 @@ begin
         ), read as (
             -- milliseconds, where a unit was left out
             select a.name, a.value, a.where_set, case
-                when a.name not like '%timeout' or a.value ~ '^0[^0-9]*$' then null
-                when a.value ~ '^[0-9]{1,12}$' then a.value::bigint * interval '1 millisecond'
-                when a.value ~ '^[0-9]{1,9} ?(us|ms|s|min|h|d)$' then replace(a.value, 'd', ' days')::interval
+                when a.name not like '%timeout' or a.value ~ '^0[^0-9.]*$' then null
+                when a.value ~ '^[0-9]{1,12}([.][0-9]+)?$' then a.value::double precision * interval '1 millisecond'
+                when a.value ~ '^[0-9]{1,9}([.][0-9]+)? ?(us|ms|s|min|h|d)$' then replace(a.value, 'd', ' days')::interval
             end as time
             from asked a
         ), judged as (
             select r.name, r.value, r.where_set, j.level, j.effect
             from read r
             cross join lateral (values
-                (r.name in ('fsync', 'full_page_writes') and r.value in ('off', 'false', 'no', '0'), 'problem',
+                (r.name in ('fsync', 'full_page_writes') and r.value ~ '^(off?|f|fa|fal|fals|false|no?|0)$', 'problem',
                     'a crash of the server may destroy the tables'),
-                (r.name = 'synchronous_commit' and r.value in ('off', 'false', 'no', '0'), 'warning',
+                (r.name = 'synchronous_commit' and r.value ~ '^(off?|f|fa|fal|fals|false|no?|0)$', 'warning',
                     'a crash of the server loses what was committed last: steps run again, and inserts that were answered are gone'),
                 (r.name = 'default_transaction_isolation' and r.value <> 'read committed', 'warning',
                     'claims, commits and upkeep of clients that do not set it raise GD504'),
-                (r.name = 'default_transaction_read_only' and r.value in ('on', 'true', 'yes', '1'), 'problem',
+                (r.name = 'default_transaction_read_only' and r.value ~ '^(on|t|tr|tru|true|y|ye|yes|1)$', 'problem',
                     'clients that do not set it can write nothing'),
                 (r.name = 'session_replication_role' and r.value <> 'origin', 'problem',
                     'triggers do not fire, and claims do not see pauses, limits and holds'),

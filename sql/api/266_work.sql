@@ -133,11 +133,9 @@ declare
     v_lost record;
     v_over record;
 begin
-    select sum(cardinality(q.lost))::int as count, min(q.lost_at) as since,
-        to_jsonb(array(
-            select u.id from gendurable._look_at_queues(p_now) x cross join lateral unnest(x.lost) u (id) order by u.id limit 20)) as ids
-    into v_lost
-    from gendurable._look_at_queues(p_now) q;
+    select count(*)::int as count, min(q.lost_at) as since, to_jsonb((array_agg(u.id order by u.id))[:20]) as ids into v_lost
+    from gendurable._look_at_queues(p_now) q
+    cross join lateral unnest(q.lost) u (id);
     if v_lost.count > 0 then
         return query select case when v_lost.since < p_now - interval '1 hour' then 'problem' else 'warning' end,
             format('%s claims are lost and nobody has taken them back; the lease of the first ended at %s', v_lost.count,

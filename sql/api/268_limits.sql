@@ -103,15 +103,15 @@ declare
     v_ran constant timestamptz := (gendurable._recall_place('ran') ->> 'at')::timestamptz;
     v_ahead record;
 begin
-    select sum(cardinality(q.ahead))::int as count, (array_agg(u.id))[:20] as ids into v_ahead
+    select count(*)::int as count, to_jsonb((array_agg(u.id order by u.id))[:20]) as ids into v_ahead
     from gendurable._look_at_queues(p_now) q
-    left join lateral (select x.id from unnest(q.ahead) x (id) limit 1) u on true;
+    cross join lateral unnest(q.ahead) u (id);
     if v_ahead.count > 0 or gendurable._is_ahead(greatest(v_newest, v_ran), p_now) then
         return query select 'warning', format('the clock of the server says %s, but something was written at %s', p_now,
                 coalesce(greatest(v_newest, v_ran), p_now)) || case when v_ahead.count > 0
                 then format(', and %s due rows later than now', v_ahead.count) else '' end,
             'The clock was set back, or another server was ahead: keep it by NTP. gd_maintain turns the times of rows back.',
-            jsonb_build_object('now', p_now, 'newest', v_newest, 'ran_at', v_ran, 'rows', coalesce(v_ahead.count, 0));
+            jsonb_build_object('now', p_now, 'newest', v_newest, 'ran_at', v_ran, 'rows', v_ahead.count, 'ids', v_ahead.ids);
     end if;
 end $$;
 
