@@ -297,7 +297,7 @@ select t.silent('keys', '', 'a holder that lives', $$select gd_insert('m', p_que
 select t.silent('keys', '', 'one that was renewed beside its row', $$select t.lost('s', '2 hours', 'k1');
     insert into gendurable.renewal select i.id, i.claim_no, now() + interval '1 minute' from gendurable.instance i where i.queue = 's'$$);
 select t.speaks('doubts', 'warning', '1001 keys', $$insert into gendurable.doubtful_key select 'k' || g from generate_series(1, 1001) g$$);
-select t.speaks('doubts', 'warning', 'more than 10000 keys', $$insert into gendurable.doubtful_key select 'k' || g from generate_series(1, 20000) g$$);
+select t.speaks('doubts', 'warning', 'more than 2000 keys', $$insert into gendurable.doubtful_key select 'k' || g from generate_series(1, 20000) g$$);
 select t.silent('doubts', '', 'some', $$insert into gendurable.doubtful_key select 'k' || g from generate_series(1, 1000) g$$);
 
 -- a row that stands in a line

@@ -105,6 +105,9 @@ language plpgsql stable as $$
 declare
     v_found record;
 begin
+    if not exists (select from gendurable.paused_queue p where p.paused_at < p_now - interval '1 day') then
+        return;
+    end if;
     select array_agg(n.queue order by n.due_at) as queues,
         jsonb_agg(jsonb_build_object('queue', n.queue, 'paused_at', n.paused_at, 'oldest_due_at', n.due_at) order by n.due_at)
             filter (where n.place <= 20) as detail
@@ -208,12 +211,12 @@ create or replace function gendurable._check_doubts() returns table (level text,
 language plpgsql stable as $$
 #variable_conflict use_column
 declare
-    v_keys constant text[] := array(select d.partition_key from gendurable.doubtful_key d limit 10001);
+    v_keys constant text[] := array(select d.partition_key from gendurable.doubtful_key d limit 2001);
 begin
     if cardinality(v_keys) > 1000 then
         return query select 'warning',
             format('%s keys wait to be looked at again since a pause, a resume or a limit was decided', case
-                when cardinality(v_keys) > 10000 then 'more than 10000' else cardinality(v_keys)::text end),
+                when cardinality(v_keys) > 2000 then 'more than 2000' else cardinality(v_keys)::text end),
             'Claims and gd_maintain do so when nobody holds these keys: see the check "horizon" for open transactions.',
             jsonb_build_object('count', cardinality(v_keys), 'keys', to_jsonb(v_keys[:20]));
     end if;

@@ -6,7 +6,7 @@ language plpgsql stable as $$
 #variable_conflict use_column
 declare
     v_lines record;
-    v_full record;
+    v_full text[];
 begin
     select array_agg(distinct l.bucket) filter (where l.us = 'infinity') as shut,
         array_agg(distinct l.bucket) filter (where l.weight > l.burst) as heavy,
@@ -20,7 +20,7 @@ begin
             -- the highest number of a bucket counts
             select distinct on (k.bucket) k.bucket, k.lines
             from (
-                select x.bucket, x.no, x.lines from gendurable.bucket x order by x.bucket desc, x.no desc limit 3000
+                select x.bucket, x.no, x.lines from gendurable.bucket x order by x.bucket desc, x.no desc limit 500
             ) k
             order by k.bucket desc, k.no desc
         ) b
@@ -29,10 +29,14 @@ begin
         -- what does not start for another reason is told by another check
         where not exists (select from gendurable.paused_queue q where q.queue = u.queue)
     ) l;
-    select array_agg(q.queue order by q.queue) as queues into v_full
-    from gendurable._look_at_queues(p_now) q
-    join gendurable.queue_setting s on s.queue = q.queue
-    where s.max_executing = 0 and q.due_at is not null;
+    if exists (select from gendurable.queue_setting s where s.max_executing = 0) then
+        v_full := array(
+            select q.queue
+            from gendurable._look_at_queues(p_now) q
+            join gendurable.queue_setting s on s.queue = q.queue
+            where s.max_executing = 0 and q.due_at is not null
+            order by q.queue);
+    end if;
     return query
         select f.level, f.message || gendurable._name_few(f.names), f.hint, to_jsonb(f.names[:20])
         from (values
@@ -44,7 +48,7 @@ begin
                 'gd_close_rate_limit with a time that has passed does not open one: wait, or move the rows to another limit.', v_lines.closed),
             ('warning', 'lines before rate limits are not called up: ', 'Nobody claims in the queues of their rows: run a worker.',
                 case when not exists (select from gendurable.hold) then v_lines.silent end),
-            ('warning', 'rows are due in queues whose limit is 0: ', 'gd_set_queue with a limit, or null for none.', v_full.queues)
+            ('warning', 'rows are due in queues whose limit is 0: ', 'gd_set_queue with a limit, or null for none.', nullif(v_full, '{}'))
         ) f (level, message, hint, names)
         where f.names is not null;
 end $$;
@@ -65,7 +69,7 @@ begin
     into v_failed
     from (
         select x.name, x.last_error, row_number() over (order by x.last_error is null, x.name) as place
-        from (select y.name, y.last_error, y.paused_at from gendurable.schedule y order by y.name limit 5000) x
+        from (select y.name, y.last_error, y.paused_at from gendurable.schedule y order by y.name limit 2000) x
         where x.paused_at is null
     ) s;
     if v_failed.names is not null then
@@ -80,7 +84,7 @@ begin
     into v_late
     from (
         select x.name, x.queue, x.next_at, row_number() over (order by x.next_at) as place
-        from (select y.name, y.queue, y.next_at from gendurable.schedule y order by y.name limit 5000) x
+        from (select y.name, y.queue, y.next_at from gendurable.schedule y order by y.name limit 2000) x
         where x.next_at < p_now - interval '5 minutes'
     ) s;
     if v_late.names is not null then

@@ -26,7 +26,7 @@ begin
             ) n
         )
 
-        select l.queue, l.priority from l limit 1000
+        select l.queue, l.priority from l limit 500
     ) l;
     -- 5,000 rows in all
     v_each := greatest(2, least(200, 2500 / greatest(coalesce(cardinality(v_queues), 1), 1)));
