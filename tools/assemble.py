@@ -16,6 +16,7 @@ functions once. A chain of scripts would create today's functions over yesterday
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import re
 import sys
@@ -51,6 +52,20 @@ $$;
 
 comment on function gendurable._api() is
     'The functions and views of the API: in their schema there may be others that are called like them.';
+
+"""
+
+# And of all that it is made of: what gd_doctor finds in the catalog is compared with this.
+PARTS = """
+create or replace function gendurable._parts() returns table (kind text, name text, made text)
+language sql immutable parallel safe as $$
+    values
+{rows}
+$$;
+
+comment on function gendurable._parts() is
+    'What this release is made of. made: of a function a hash of its body and its properties, of a table its storage
+parameters, of all else the table that it belongs to.';
 
 """
 
@@ -205,6 +220,75 @@ def _api(root: Path) -> str:
     return API.format(rows=lines, version=version(root))
 
 
+def _hash_of(body: str, properties: str) -> str:
+    """As gendurable._check_functions reads it from the catalog."""
+    properties = re.sub(r"--[^\n]*", "", properties)
+    language = re.search(r"language (\w+)", properties)
+    stability = re.search(r"\b(immutable|stable)\b", properties)
+    parallel = re.search(r"\bparallel (safe|restricted)\b", properties)
+    settings = re.findall(r"\bset (\w+) = (.+?)(?=\s+set \w+ = |\s*$)", properties, re.DOTALL)
+    words = [
+        language[1] if language else "",
+        stability[1][0] if stability else "v",
+        parallel[1][0] if parallel else "u",
+        "definer" if "security definer" in properties else "invoker",
+        "strict" if re.search(r"\bstrict\b", properties) else "called",
+        # the server has its own way to write the names of settings
+        *sorted(f"{name}={value.strip(chr(39))}".lower() for name, value in settings),
+    ]
+    return hashlib.md5((body + "\n" + " ".join(words)).encode(), usedforsecurity=False).hexdigest()
+
+
+def _made_functions(text: str) -> list[tuple[str, str, str]]:
+    found = []
+    for part in re.split(r"^(?=create or replace (?:function|procedure) )", text, flags=re.MULTILINE)[1:]:
+        made = re.match(
+            r"create or replace (?:function|procedure) ([\w.]+)\s*\(.*?^(language .*?)as (\$\w*\$)(.*?)\3;",
+            part,
+            re.DOTALL | re.MULTILINE,
+        )
+        told = re.search(r"^comment on (?:function|procedure) ([\w.]+)\s*\(([^)]*)\)", part, re.MULTILINE)
+        if made is None or told is None or made[1] != told[1]:
+            raise SystemExit(f"sql: not understood, or without its comment: {part[:80]!r}")
+        found.append(("function", f"{told[1]}({' '.join(told[2].split())})", _hash_of(made[4], made[2])))
+    return found
+
+
+def _made_tables(text: str) -> list[tuple[str, str, str]]:
+    """Tables with their storage parameters, and their constraints."""
+    found = []
+    for made in re.finditer(r"^create table gendurable\.(\w+) \(\n(.*?)^\)(.*?);$", text, re.MULTILINE | re.DOTALL):
+        table, columns, rest = made[1], made[2], made[3]
+        options = re.search(r"\bwith \((.*)\)", rest, re.DOTALL)
+        pairs = re.findall(r"(\w+) = ([\w.]+)", options[1] if options else "")
+        found.append(("table", table, ", ".join(sorted(f"{name}={value}" for name, value in pairs))))
+        names = re.findall(r"^    constraint (\w+)", columns, re.MULTILINE)
+        names += [
+            f"{table}_{column}_check" for column in re.findall(r"^    (?!constraint)(\w+) .*\bcheck \(", columns, re.M)
+        ]
+        if "primary key" in columns:
+            names.append(f"{table}_pkey")
+        found += [("constraint", name, table) for name in names]
+    return found
+
+
+def _parts(root: Path, functions: str) -> str:
+    def bare(text: str) -> str:
+        return re.sub(r"--[^\n]*", "", text)
+
+    schema = bare(_sources(root, "schema"))
+    parts = _made_functions(functions) + _made_tables(schema)
+    parts += [
+        ("index", name, table)
+        for name, table in re.findall(r"^create (?:unique )?index (\w+) on gendurable\.(\w+)", schema, re.MULTILINE)
+    ]
+    parts += [("view", name, "") for name in re.findall(r"^create view (gd_\w+)", schema, re.MULTILINE)]
+    triggers = r"create (?:constraint )?trigger (\w+) [^;]*?\bon gendurable\.(\w+)"
+    parts += [("trigger", name, table) for name, table in re.findall(triggers, bare(functions))]
+    lines = ",\n".join(f"    ('{kind}', '{name}', '{made}')" for kind, name, made in sorted(parts))
+    return PARTS.format(rows=lines)
+
+
 def _upgrade_paths(root: Path) -> dict[str, list[Path]]:
     """For each older version the upgrade steps from it to the current version, in order."""
     steps: dict[str, tuple[str, Path]] = {}
@@ -236,6 +320,7 @@ def assemble(root: Path = ROOT) -> dict[str, str]:
     """Every script by its file name."""
     current = version(root)
     functions = _api(root) + _functions(root)
+    functions = _parts(root, functions) + functions
     record = RECORD.format(version=current)
     filters = json.dumps(dump_filters(root), sort_keys=True).replace("'", "''")
     marks = DUMP_MARKS.replace("{filters}", filters)

@@ -45,7 +45,7 @@ select p.proname as name, a.signature, obj_description(p.oid, 'pg_proc') as comm
         order by x.ord
     ) filter (where x.mode in ('i', 'b')), '[]') as arguments,
     coalesce(jsonb_agg(
-        jsonb_build_array(x.name, format_type(x.type, null)) order by x.ord
+        jsonb_build_array(x.name, format_type(x.type, null), quote_ident(x.name)) order by x.ord
     ) filter (where x.mode = 't'), '[]') as columns
 from gendurable._api() a
 join pg_proc p on p.oid = to_regprocedure(format('%I.%s', gendurable._api_schema(), a.signature))
@@ -230,7 +230,7 @@ def signature(row: dict[str, Any]) -> str:
     if not row["columns"]:
         return fill(row["name"], arguments, f"returns {row['result']}")
     call = fill(row["name"], arguments, "")
-    columns = fill("  returns table ", [f"{name} {type_}" for name, type_ in row["columns"]], "")
+    columns = fill("  returns table ", [f"{quoted} {type_}" for _, type_, quoted in row["columns"]], "")
     joined = f"{call} {columns.strip()}"
     return joined if "\n" not in joined and len(joined) <= WIDTH else f"{call}\n{columns}"
 

@@ -174,7 +174,9 @@ from pg_proc p
 join pg_language l on l.oid = p.prolang and l.lanname = 'plpgsql'
 left join pg_trigger t on t.tgfoid = p.oid
 cross join lateral plpgsql_check_function_tb(p.oid::regprocedure, coalesce(t.tgrelid, 0::oid)) c
-where p.pronamespace = 'gendurable'::regnamespace or p.proname like 'gd\\_%'
+where (p.pronamespace = 'gendurable'::regnamespace or p.proname like 'gd\\_%')
+    -- the column of gd_doctor is called so, and quoted
+    and c.message <> 'name of parameter "check" is reserved keyword'
 order by 1, 3
 """
 

@@ -12,7 +12,7 @@ from ..machine.claim import CLAIMED
 from .inserting import insert, insert_many, register
 from .inspecting import childs, find, result, watch
 from .limiting import close_rate_limit, ensure_rate_limit, set_rate_limit
-from .looking import count, errors, get, history, list, tree
+from .looking import count, doctor, errors, get, history, list, tree
 from .operating import (
     cancel,
     cancel_many,
@@ -39,6 +39,7 @@ from .rows import (
     Committed,
     Counted,
     Entry,
+    Finding,
     Inserted,
     Kept,
     Listed,
@@ -74,6 +75,7 @@ __all__ = [
     "Committed",
     "Counted",
     "Entry",
+    "Finding",
     "Inserted",
     "Kept",
     "Listed",
@@ -95,6 +97,7 @@ __all__ = [
     "commit_one",
     "count",
     "define_step",
+    "doctor",
     "drop_step",
     "ensure_rate_limit",
     "errors",

@@ -10,7 +10,7 @@ from pydantic import JsonValue
 
 from .._statement import Rows, Statement, call
 from ..machine.codec import dumps, loads
-from .rows import Counted, Entry, Kept, Listed, Node, Page
+from .rows import Counted, Entry, Finding, Kept, Listed, Node, Page
 
 _COLUMNS = (
     "id, fsm, fsm_version, step, status, queue, priority, eligible_at, attempt, crashes, worker, lease_expires_at, "
@@ -89,6 +89,16 @@ def history(id: int, after: int = 0, limit: int = 1000) -> Statement[builtins.li
         "from gd_history(%s, %s, %s)",
         (id, after, limit),
         read,
+    )
+
+
+@call
+def doctor() -> Statement[builtins.list[Finding]]:
+    """What is wrong with the installation, its database or its work: a row for each check, or several worse ones."""
+    return Statement(
+        'select "check", level, message, hint, detail::text from gd_doctor()',
+        (),
+        lambda rows: [Finding._make((*row[:4], loads(row[4]))) for row in rows],
     )
 
 

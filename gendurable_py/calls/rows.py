@@ -212,6 +212,16 @@ class Entry(NamedTuple):
     detail: JsonValue
 
 
+class Finding(NamedTuple):
+    """What a check of the doctor says. ``level``: ok, warning or problem. ``hint``: what to do; None: nothing."""
+
+    check: str
+    level: str
+    message: str
+    hint: str | None
+    detail: JsonValue
+
+
 class Sleep(NamedTuple):
     """``due_in``: seconds from now, on the server's clock, until the next row is due; None: none is known."""
 

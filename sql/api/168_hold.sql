@@ -29,6 +29,8 @@ set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off s
 set lock_timeout = '1s' as $$
 begin
     perform gendurable._need_read_committed();
+    -- whoever lets a copy go has decided what is to become of it
+    perform gendurable._confirm_home();
     delete from gendurable.hold;
     if not found then
         return false;
@@ -40,4 +42,5 @@ end $$;
 
 comment on function gd_release_hold() is
 'Ends what gd_hold_all began, whoever did; workers are woken. False: nothing was held. Another transaction that does
-the same is met with 55P03 after a second. Raises GD504.';
+the same is met with 55P03 after a second. It also confirms that the database is where it is meant to be, of which
+gd_doctor speaks in a copy. Raises GD504.';

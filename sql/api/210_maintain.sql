@@ -28,9 +28,12 @@ begin
         return v_answer || '{"errors": {"all": {"sqlstate": "55P03", "message": "the table of the instances is locked"}}}';
     end if;
     v_answer := v_answer || '{"ran": true}';
-    foreach v_part in array '{reaped,expired,shifted,repaired,removed,renewals,names}'::text[] loop
+    foreach v_part in array '{reaped,expired,shifted,repaired,removed,renewals,names,noted}'::text[] loop
         begin
-            v_answer := v_answer || gendurable._maintain_part(v_part, v_retention, v_until);
+            v_answer := v_answer || case v_part
+                when 'noted' then gendurable._note_run(v_answer, v_errors)
+                else gendurable._maintain_part(v_part, v_retention, v_until)
+            end;
         exception
             when others or assert_failure then
                 get stacked diagnostics v_state = returned_sqlstate, v_message = message_text;

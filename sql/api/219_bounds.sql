@@ -22,28 +22,20 @@ end $$;
 comment on function gendurable._is_alone(int) is
     'Whether no other session does this part of the upkeep now; 1: all of it, -1: the collector.';
 
-create or replace function gendurable._recall_place(p_name text) returns jsonb
-language plpgsql stable as $$
-begin
-    return (
-        select nullif(u.place, 'null') from gendurable.upkeep u where u.name = p_name order by u.id desc limit 1);
-end $$;
-
-comment on function gendurable._recall_place(text) is 'Where a part of the upkeep goes on; null: at the beginning.';
-
-create or replace function gendurable._keep_place(p_name text, p_place jsonb) returns void
+create or replace function gendurable._note_run(p_answer jsonb, p_errors jsonb) returns jsonb
 language plpgsql as $$
 declare
-    v_id bigint;
+    v_now constant timestamptz := clock_timestamp();
+    v_at constant timestamptz := (gendurable._recall_place('ran') ->> 'at')::timestamptz;
 begin
-    if p_place is not distinct from gendurable._recall_place(p_name) then
-        return;
+    -- one row a minute, however often it is called; one from the future is replaced
+    if v_at > v_now - interval '1 minute' and v_at <= v_now then
+        return '{}'::jsonb;
     end if;
-    insert into gendurable.upkeep (name, place) values (p_name, coalesce(p_place, 'null')) returning id into v_id;
-    -- by the rows: an open transaction that removes one of them is not waited for
-    delete from gendurable.upkeep u
-    where u.id in (
-        select x.id from gendurable.upkeep x where x.name = p_name and x.id < v_id for update skip locked);
+    perform gendurable._keep_place('ran', jsonb_build_object(
+        'at', v_now, 'overdue', p_answer -> 'overdue', 'errors', coalesce(p_answer -> 'errors', '{}') || p_errors));
+    perform gendurable._note_home(v_now);
+    return '{}'::jsonb;
 end $$;
 
-comment on function gendurable._keep_place(text, jsonb) is 'Remembers where a part of the upkeep goes on.';
+comment on function gendurable._note_run(jsonb, jsonb) is 'Remembers for gd_doctor that the upkeep ran, how, and where.';

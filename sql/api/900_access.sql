@@ -77,7 +77,7 @@ declare
     v_client constant text[] :=
         '{gd_insert,gd_insert_many,gd_find,gd_signal,gd_signal_on,gd_signal_off,gd_result,gd_watch,gd_childs,gd_version}'::text[];
     -- for operators, too
-    v_looking constant text[] := '{gd_signals,gd_match,gd_get,gd_tree,gd_list,gd_count,gd_errors,gd_history}'::text[];
+    v_looking constant text[] := '{gd_signals,gd_match,gd_get,gd_tree,gd_list,gd_count,gd_errors,gd_history,gd_doctor}'::text[];
     v_reader constant text[] := '{gd_result,gd_find,gd_childs,gd_version}'::text[] || v_looking;
     v_views constant text[] := '{gd_instances,gd_queues,gd_workers,gd_rate_limits,gd_schedules,gd_holds}'::text[];
     v_upkeep constant text[] := '{gd_reap,gd_gc,gd_maintain}'::text[];
@@ -182,6 +182,19 @@ end $$;
 comment on function gendurable._list_rights(text) is
     'Who besides the owner has any right on anything of ours; 0 is PUBLIC. bare: no more than to call or to read it.';
 
+create or replace function gendurable._telling_right(p_profile text) returns text
+language sql immutable parallel safe as $$
+    select case p_profile
+        when 'client' then 'gd_insert'
+        when 'worker' then 'gd_claim'
+        when 'operator' then 'gd_cancel'
+        when 'author' then 'gd_define_step'
+        else 'gd_instances'
+    end
+$$;
+
+comment on function gendurable._telling_right(text) is 'The one right by which a role is known to hold a profile still.';
+
 create or replace function gendurable._settle_grants() returns void
 language plpgsql as $$
 declare
@@ -193,13 +206,7 @@ begin
     using pg_roles r
     where r.rolname = g.role and not exists (
         select from gendurable._list_rights(v_schema) h
-        where h.grantee = r.oid and h.name = case g.profile
-            when 'client' then 'gd_insert'
-            when 'worker' then 'gd_claim'
-            when 'operator' then 'gd_cancel'
-            when 'author' then 'gd_define_step'
-            else 'gd_instances'
-        end);
+        where h.grantee = r.oid and h.name = gendurable._telling_right(g.profile));
     -- A role that was renamed keeps its rights, under a name that nobody wrote down. Whoever may call gd_grant got
     -- everything at once, from somebody who granted all on all functions.
     insert into gendurable.granted (role, profile)

@@ -196,3 +196,11 @@ language sql immutable parallel safe as $$
 $$;
 
 comment on function gendurable._cut_error(text) is 'An error as lists show it.';
+
+create or replace function gendurable._name_few(p_names text[]) returns text
+language sql immutable parallel safe as $$
+    select left(p_names[1], 100) || coalesce(', ' || left(p_names[2], 100), '') || coalesce(', ' || left(p_names[3], 100), '')
+        || case when cardinality(p_names) > 3 then ' and ' || cardinality(p_names) - 3 || ' more' else '' end
+$$;
+
+comment on function gendurable._name_few(text[]) is 'Some names, for a message.';

@@ -39,3 +39,14 @@ def test_looking_at_instances(conn: Conn) -> None:
     assert gd.count(conn, look=2) == gd.Counted(2, False)
     with pytest.raises(gd.InvalidArgument):
         gd.list(conn, {"fsmm": "work"})
+
+
+def test_the_doctor(conn: Conn) -> None:
+    gd.hold_all(conn, "a test")
+    found = {row.check: row for row in gd.doctor(conn)}
+    assert found["functions"] == gd.Finding("functions", "ok", "every function is as it was made", None, {})
+    assert found["hold"].level == "warning" and found["hold"].message.endswith("a test")
+    assert found["hold"].hint == "gd_release_hold ends it."
+    assert isinstance(found["hold"].detail, dict) and found["hold"].detail["reason"] == "a test"
+    gd.release_hold(conn)
+    assert {row.check: row.level for row in gd.doctor(conn)}["hold"] == "ok"

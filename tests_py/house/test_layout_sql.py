@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 KERNEL = sorted((ROOT / "sql" / "kernel").glob("*.sql"))
 API = sorted((ROOT / "sql" / "api").glob("*.sql"))
 FUNCTIONS = [*KERNEL, *API]
-WRITTEN = {"_api", "_version"}
+WRITTEN = {"_api", "_parts", "_version"}
 """What a release knows of itself: written by the assembler, before all others."""
 
 
@@ -63,6 +63,10 @@ DOORS = {"_claim_run": "11", "_claim_this": "11", "_release_run": "12", "_commit
 """What runs steps is a client of the engine that lives in the database: it comes in where clients do."""
 
 
+GRANTS = {"_api_schema", "_describe_profile", "_list_rights", "_profile_names", "_telling_right"}
+"""The doctor compares rights with what the last stage would give."""
+
+
 def may_call(caller: Path, home: Path) -> bool:
     if caller.parent.name == "kernel":
         return home.parent.name == "kernel" and home.name <= caller.name
@@ -77,7 +81,9 @@ def test_a_file_calls_only_where_it_may(path: Path) -> None:
         f"{name} ({label(home)})"
         for name in named(path)
         for home in where.get(name, set())
-        if not may_call(path, home) and not (stage(path) == "24" and stage(home) == DOORS.get(name))
+        if not may_call(path, home)
+        and not (stage(path) == "24" and stage(home) == DOORS.get(name))
+        and not (stage(path) == "26" and name in GRANTS)
     }
     assert not wrong
 

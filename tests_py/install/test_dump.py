@@ -15,6 +15,7 @@ from typing import Any
 import psycopg
 import pytest
 from support.busy import fill, goes_on, snapshot
+from support.catalog import ailments
 from support.people import People
 from support.server import FAST, Server
 
@@ -97,6 +98,7 @@ def test_a_restored_database_goes_on_where_it_stopped(
     restored = connect(new)
     assert snapshot(restored) == before
     assert restored.execute("select gd_version()").fetchone() == (version(),)
+    assert ailments(restored) == []
     # Rights came along, and more can be given.
     with people.connect(new, "client") as client:
         assert client.execute("select gd_find('unique executing')").fetchone() == (made.ids["executing"],)

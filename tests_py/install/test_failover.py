@@ -125,3 +125,16 @@ def test_a_promoted_standby_has_all_that_was_acknowledged(pair: Any, tmp_path: P
     assert repaired == 0
     assert check(record) == []
     assert len(record.rows) > ENOUGH
+
+
+def test_the_doctor_looks_at_a_standby(pair: tuple[Cluster, Cluster]) -> None:
+    primary, standby = pair
+    with psycopg.connect(primary.dsn, autocommit=True) as conn:
+        gd.maintain(conn)
+        gd.hold_all(conn, "for the standby")
+    with psycopg.connect(standby.dsn, autocommit=True) as conn:
+        assert conn.execute("select pg_is_in_recovery()").fetchone() == (True,)
+        wait_until(lambda: ("hold", "warning") in {row[:2] for row in gd.doctor(conn)}, 30)
+        found = gd.doctor(conn)
+        assert [row for row in found if "could not be made" in row.message] == []
+        assert {row.check for row in found if row.level != "ok"} <= {"hold", "settings", "horizon"}

@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 from support.busy import fill, goes_on, insert, one, snapshot
-from support.catalog import fingerprint
+from support.catalog import ailments, fingerprint
 from support.people import People
 from support.released import SCRIPTS, extension_file, plain_script
 from support.server import Server, of_installation
@@ -115,6 +115,7 @@ def test_it_becomes_a_new_installation_to_the_last_detail(made: tuple[Site, Site
     after, wanted = fingerprint(conn), fingerprint(fresh)
     for kind in wanted:
         assert after[kind] == wanted[kind], kind
+    assert ailments(conn) == ailments(fresh) == []
     granted = "select * from gendurable.granted order by 1, 2"
     assert conn.execute(granted).fetchall() == fresh.execute(granted).fetchall() != []
 

@@ -73,6 +73,11 @@ PARTS = {
         left join pg_init_privs i on i.classoid = d.classid and i.objoid = d.objid and i.objsubid = 0
         where e.extname = 'gendurable'""",
 }
+AILMENTS = """
+select "check", message from gd_doctor()
+where level <> 'ok' and "check" in (
+    'version', 'functions', 'privileges', 'tables', 'indexes', 'constraints', 'triggers', 'replication', 'sequences')
+"""
 OF_EXTENSIONS = {"marked for dumps", "member"}
 
 
@@ -83,3 +88,8 @@ def fingerprint(conn: psycopg.Connection[Any], *, plain: bool = False) -> dict[s
         for kind, query in PARTS.items()
         if not (plain and kind in OF_EXTENSIONS)
     }
+
+
+def ailments(conn: psycopg.Connection[Any]) -> list[Any]:
+    """What the doctor finds wrong with an installation."""
+    return conn.execute(AILMENTS).fetchall()
