@@ -66,7 +66,8 @@ def test_nor_is_it_called_as_a_link_of_a_chain(stage: Stage) -> None:
     stage.handler(
         "wait", of="boss", body="while not pg_try_advisory_xact_lock(4711, 2) loop perform pg_sleep(0.01); end loop;"
     )
-    stage.handler("first", of="boss", body="return jsonb_build_object('kind', 'next', 'step', ctx -> 'state' -> 'then');")
+    goes_on = "return jsonb_build_object('kind', 'next', 'step', ctx -> 'state' -> 'then');"
+    stage.handler("first", of="boss", body=goes_on)
     for name in ("plain", "h"):
         stage.handler(name, of="boss")
     for name in ("wait", "first", "plain", "h"):
