@@ -272,11 +272,7 @@ begin
                 when v_look or o.queue is not null or o.priority is not null then (
                     select coalesce(o.queue, i.queue) = i.queue and coalesce(o.priority, i.priority) = i.priority
                         and (i.partition_key is null or i.partition_key <> all(p_crowded))
-                        and not exists (select from gendurable.paused_queue q where q.queue = i.queue)
-                        -- beyond a limit that was lowered, or without a slot of its own, it makes room
-                        and not exists (
-                            select from gendurable.queue_setting s
-                            where s.queue = i.queue and coalesce(i.queue_slot >= s.max_executing, s.max_executing is not null))
+                        and not exists (select from gendurable._halts(i.queue, i.queue_slot))
                         -- children and large inboxes are handed out by claims, which carry a bounded number of bytes
                         and i.children_pending is null
                         -- the time of a step counts from its claim

@@ -116,7 +116,7 @@ begin
         if over then
             result := p_run -> 'counts' || jsonb_build_object(
                 'busy', (p_run #>> '{counts,busy}')::int + jsonb_array_length(p_run -> 'busy'),
-                'refused', gendurable._refused_steps(v_role));
+                'refused', gendurable._refused_steps(v_role, v_login));
         end if;
         return;
     end if;

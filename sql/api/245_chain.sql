@@ -71,11 +71,7 @@ language plpgsql stable as $$
 declare
     v_step record;
 begin
-    select s.handler, s.owner, s.chain and not s.alone as links, s.queue into v_step
-    from gendurable.step s
-    where s.fsm = p_fsm and s.step = p_step and (s.version = p_version or s.version is null)
-    order by s.version nulls last
-    limit 1;
+    v_step := gendurable._find_step(p_fsm, p_version, p_step);
     if v_step.queue <> p_queue or (v_step.queue is null and exists (
         -- from a queue of its own it goes back to that of the instance
         select from gendurable.step s where s.fsm = p_fsm and s.step = p_from and s.queue is not null))
@@ -83,7 +79,7 @@ begin
         return null;
     end if;
     return case
-        when v_step.links and gendurable._step_problem(v_step.handler, v_step.owner, p_role, p_login) is null
+        when v_step.chain and not v_step.alone and gendurable._step_problem(v_step.handler, v_step.owner, p_role, p_login) is null
             and not (select p.proretset from pg_proc p where p.oid = gendurable._find_handler(v_step.handler))
             -- the time of a step counts from its claim
             and not exists (
@@ -114,14 +110,14 @@ create or replace function gendurable._carry(p_carried jsonb, p_outcome jsonb) r
 language plpgsql immutable as $$
 declare
     v_all jsonb := coalesce(p_carried, '{}');
+    v_key text;
     v_value jsonb;
 begin
-    for v_key in 1 .. 3 loop
-        v_value := p_outcome -> ('{consume,insert,signal}'::text[])[v_key];
+    foreach v_key in array '{consume,insert,signal}'::text[] loop
+        v_value := p_outcome -> v_key;
         if coalesce(v_value, 'null') <> 'null' then
-            v_all := v_all || jsonb_build_object(('{consume,insert,signal}'::text[])[v_key], case
-                when jsonb_typeof(v_value) = 'array'
-                    then coalesce(v_all -> ('{consume,insert,signal}'::text[])[v_key], '[]') || v_value
+            v_all := v_all || jsonb_build_object(v_key, case
+                when jsonb_typeof(v_value) = 'array' then coalesce(v_all -> v_key, '[]') || v_value
                 -- so that the commit rejects it
                 else v_value
             end);

@@ -138,10 +138,7 @@ begin
     -- as for a claim that is kept: see _choose_kept
     return array(
         select u.chains and coalesce(i.partition_key <> all(v_crowded), true)
-            and not exists (select from gendurable.paused_queue q where q.queue = i.queue)
-            and not exists (
-                select from gendurable.queue_setting s
-                where s.queue = i.queue and coalesce(i.queue_slot >= s.max_executing, s.max_executing is not null))
+            and not exists (select from gendurable._halts(i.queue, i.queue_slot))
         from unnest(p_ids, p_chains) with ordinality u (id, chains, o)
         left join gendurable.instance i on i.id = any(array[u.id])
         order by u.o);
@@ -278,19 +275,17 @@ end $$;
 comment on function gendurable._suspect_run(bigint[], bigint[]) is
     'Notes that one of these handlers did not come to an end, so that each is run by itself the next time.';
 
-create or replace function gendurable._refused_steps(p_role oid) returns jsonb
+create or replace function gendurable._refused_steps(p_role oid, p_login oid) returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
-declare
-    v_login constant oid := gendurable._login_role();
 begin
     return (
         select coalesce(jsonb_agg(distinct jsonb_build_object('fsm', r.fsm, 'step', r.step, 'problem', r.problem)), '[]')
         from (
-            select s.fsm, s.step, gendurable._step_problem(s.handler, s.owner, p_role, v_login) as problem
+            select s.fsm, s.step, gendurable._step_problem(s.handler, s.owner, p_role, p_login) as problem
             from gendurable.step s
             where s.handler is not null
         ) r
         where r.problem is not null);
 end $$;
 
-comment on function gendurable._refused_steps(oid) is 'The steps that have handlers which a role cannot run: [{fsm, step, problem}].';
+comment on function gendurable._refused_steps(oid, oid) is 'The steps that have handlers which a role cannot run: [{fsm, step, problem}].';

@@ -128,11 +128,12 @@ comment on function gendurable._is_exposed(text, oid, oid) is
     'Whether somebody who could not act as the role owns a handler, or could put another one in its place at any time.';
 
 create or replace function gendurable._find_step(
-    p_fsm text, p_version int, p_step text, out handler text, out owner text, out chain boolean, out alone boolean
+    p_fsm text, p_version int, p_step text,
+    out handler text, out owner text, out queue text, out chain boolean, out alone boolean
 )
 language plpgsql stable as $$
 begin
-    select s.handler, s.owner, s.chain, s.alone into handler, owner, chain, alone
+    select s.handler, s.owner, s.queue, s.chain, s.alone into handler, owner, queue, chain, alone
     from gendurable.step s
     where s.fsm = p_fsm and s.step = p_step and (s.version = p_version or s.version is null)
     order by s.version nulls last
