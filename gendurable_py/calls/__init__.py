@@ -12,7 +12,7 @@ from ..machine.claim import CLAIMED
 from .inserting import insert, insert_many, register
 from .inspecting import childs, find, result, watch
 from .limiting import close_rate_limit, ensure_rate_limit, set_rate_limit
-from .looking import count, get, list, tree
+from .looking import count, failures, get, line, list, tree, why
 from .operating import (
     cancel,
     cancel_many,
@@ -34,10 +34,12 @@ from .operating import (
 )
 from .rows import (
     Announced,
+    Cause,
     Claim,
     Claims,
     Committed,
     Counted,
+    Failure,
     Inserted,
     Listed,
     Matched,
@@ -47,6 +49,7 @@ from .rows import (
     Rehearsed,
     Result,
     Sleep,
+    Standing,
     when,
 )
 from .scheduling import (
@@ -67,10 +70,12 @@ __all__ = [
     "LEASE",
     "RETENTION",
     "Announced",
+    "Cause",
     "Claim",
     "Claims",
     "Committed",
     "Counted",
+    "Failure",
     "Inserted",
     "Listed",
     "Matched",
@@ -80,6 +85,7 @@ __all__ = [
     "Rehearsed",
     "Result",
     "Sleep",
+    "Standing",
     "announce_schedules",
     "cancel",
     "cancel_many",
@@ -93,6 +99,7 @@ __all__ = [
     "define_step",
     "drop_step",
     "ensure_rate_limit",
+    "failures",
     "find",
     "gc",
     "get",
@@ -101,6 +108,7 @@ __all__ = [
     "hold_all",
     "insert",
     "insert_many",
+    "line",
     "list",
     "maintain",
     "match",
@@ -137,4 +145,5 @@ __all__ = [
     "wake",
     "watch",
     "when",
+    "why",
 ]

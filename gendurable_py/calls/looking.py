@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Mapping
+from datetime import datetime
 from typing import cast
 
 from pydantic import JsonValue
 
 from .._statement import Rows, Statement, call
 from ..machine.codec import dumps, loads
-from .rows import Counted, Listed, Node, Page
+from .rows import Cause, Counted, Failure, Listed, Node, Page, Standing
 
 _COLUMNS = (
     "id, fsm, fsm_version, step, status, queue, priority, eligible_at, attempt, crashes, worker, lease_expires_at, "
@@ -64,6 +65,39 @@ def count(filter: Mapping[str, object] | None = None, most: int = 100000, look: 
         "select count, exact from gd_count(%s::jsonb, %s, %s)",
         (_text(filter), most, look),
         lambda rows: Counted(*rows[0]),
+    )
+
+
+@call
+def why(id: int) -> Statement[builtins.list[Cause]]:
+    """Why an instance does not run now, the decisive cause first; empty: there is no such instance (any more)."""
+    return Statement(
+        "select cause, since, until, message, detail::text from gd_why(%s)",
+        (id,),
+        lambda rows: [Cause(*row[:4], loads(row[4])) for row in rows],
+    )
+
+
+@call
+def line(key: str, limit: int = 100) -> Statement[builtins.list[Standing]]:
+    """The line of a partition key: who holds its slots, then who waits, in the order in which they start."""
+    return Statement(
+        "select place, id, standing, fsm, step, status, queue, priority, since, worker, lease_expires_at "
+        "from gd_line(%s, %s)",
+        (key, limit),
+        lambda rows: [Standing(*row) for row in rows],
+    )
+
+
+@call
+def failures(
+    machine: str | None = None, since: datetime | None = None, look: int = 20000, limit: int = 100
+) -> Statement[builtins.list[Failure]]:
+    """What has failed, grouped by machine, step and message without its numbers, the most frequent first."""
+    return Statement(
+        "select fsm, step, message, count, first_at, last_at, last_id, exact from gd_failures(%s, %s, %s, %s)",
+        (machine, since, look, limit),
+        lambda rows: [Failure(*row) for row in rows],
     )
 
 
