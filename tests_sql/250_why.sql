@@ -61,7 +61,7 @@ select is((select w.detail ->> 'kind' from gd_why(:id) w), 'back-off', 'in detai
 -- a signal
 
 select gd_insert('m', p_queue => 'sig') as id \gset
-select t.run('sig', '{"kind": "await", "step": "paid", "events": ["paid", "void"], "timeout_ms": 7260000}');
+select t.run('sig', '{"kind": "await", "step": "paid", "signals": ["paid", "void"], "timeout_ms": 7260000}');
 select is(t.causes(:id), 'signal', 'a signal');
 select is(t.says(:id), 'It awaits the signal "paid" or "void" for 0 s, and goes on without it in 2 h.', 'which, and how long');
 select gd_signal(:id, 'refund'), gd_signal(:id, 'refund');
@@ -207,7 +207,7 @@ select is(t.says(:id), 'It waits at the rate limit "mail:eu", which is gone: the
 -- steps in SQL
 
 create function public.handles(jsonb) returns jsonb language sql as 'select $1';
-select gd_define_step('sqlm', 'start', 'public.handles');
+select gd_define_step('sqlm', 'start', 'public.handles(jsonb)');
 select gd_insert('sqlm', p_queue => 'sql') as id \gset
 select is(t.causes(:id), 'due', 'a step in SQL');
 drop function public.handles(jsonb);

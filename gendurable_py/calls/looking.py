@@ -74,7 +74,7 @@ def why(id: int) -> Statement[builtins.list[Cause]]:
     return Statement(
         "select cause, since, until, message, detail::text from gd_why(%s)",
         (id,),
-        lambda rows: [Cause(*row[:4], loads(row[4])) for row in rows],
+        lambda rows: [Cause._make((*row[:4], loads(row[4]))) for row in rows],
     )
 
 

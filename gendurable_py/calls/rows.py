@@ -194,7 +194,7 @@ class Cause(NamedTuple):
 
 
 class Standing(NamedTuple):
-    """An instance in the line of its key; ``standing`` as gd_line says it, ``place`` None for those that do not count."""
+    """An instance in the line of its key; ``standing`` as gd_line says it, ``place`` None where it has none."""
 
     place: int | None
     id: int
@@ -215,7 +215,7 @@ class Failure(NamedTuple):
     fsm: str
     step: str
     message: str
-    count: int
+    instances: int
     first_at: datetime
     last_at: datetime
     last_id: int

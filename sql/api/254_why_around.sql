@@ -83,7 +83,7 @@ begin
         end if;
         -- A part of a transaction that has ended in it has no lock under its number: that of the whole one is an older one, and
         -- has the table open. Another session's rows are not told from it, so only one is named.
-        select 'row', min(p.pid), v_xids[1] into v_lock
+        select 'row' as what, case when count(*) = 1 then min(p.pid) end as pid, v_xids[1] as xid into v_lock
         from (
             select t.pid
             from pg_locks t
@@ -91,9 +91,7 @@ begin
                 and r.mode in ('RowShareLock', 'RowExclusiveLock')
             where t.locktype = 'transactionid' and t.granted and age(t.transactionid) >= age(v_xids[1])
             group by t.pid
-        ) p
-        having count(*) <= 1;
-        v_lock := coalesce(v_lock, row('row'::text, null::int, v_xids[1]));
+        ) p;
         if v_lock.pid = pg_backend_pid() then
             return null;
         end if;
