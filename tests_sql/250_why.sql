@@ -110,7 +110,7 @@ select gd_insert('m', p_queue => 'stopped', p_partition_key => 'k', p_priority =
 select gd_insert('m', p_queue => 'key', p_partition_key => 'k', p_priority => -3, p_delay => '1 hour') as later \gset
 select gd_pause_queue('stopped');
 select results_eq($$select place, id, standing from gd_line('k')$$,
-    format($$values (null::int, %s::bigint, 'holds'), (null, %s, 'queue paused'), (1, %s, 'waits'), (2, %s, 'waits'), (null, %s, 'later')$$,
+    format($$values (null::int, %s::bigint, 'holds'), (null, %s, 'paused'), (1, %s, 'waits'), (2, %s, 'waits'), (null, %s, 'later')$$,
         :a, :stopped, :b, :c, :later), 'those that do not count');
 select is(t.causes(:stopped), 'queue paused, key, due', 'one in a paused queue has both');
 select is((select w.detail ->> 'place' from gd_why(:c) w), '2', 'it is before nobody');

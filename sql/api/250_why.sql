@@ -26,26 +26,10 @@ names stand in detail, among them "instance", the one that has to move first, an
 cause, since, until, message, detail}, up to five instances deep. since and until are null where they mean nothing. No
 rows: there is no such instance (any more).
 
-  ended: since then; until: when the retention may remove it, if its machine says so
-  expired: its deadline has passed, and the next claim or gd_maintain ends it
-  executing: since its claim began, until its lease ends. Where that has passed and nobody has claimed it again, the
-    message says why not
-  signal: the names that it awaits, until its deadline; what lies in its inbox under other names
-  children: how many are open, and the first of them
-  everything held: gd_hold_all
-  instance paused: gd_pause
-  queue paused: gd_pause_queue
-  delayed: until then; a back-off, with its attempt and error, or scheduled
-  locked: a transaction that has not ended has locked its row, its key, its rate limit or its queue: since then, with the
-    process; its query where the role of the session may see it
-  key: its place in the line of its key, who is before it, and who holds the slot
-  bucket closed: gd_close_rate_limit, or close_ms of an outcome
-  limit: its place in the line before its rate limit; until: when its tokens are there, if nothing comes between
-  queue full: as many execute in its queue as gd_set_queue allows
-  step refused: its step is a function that cannot be run
-  queue not served: it is due for more than a minute, and no worker sleeps on its queue or executes in it
-  crashing: its workers were lost so often in a row
-  due: since then; how many of its queue are before it
+The causes are "ended", "expired", "executing" (with an ended lease the message says why nobody has claimed it again),
+"signal", "children", "everything held", "instance paused", "queue paused", "delayed", "locked", "key", "bucket closed",
+"limit", "queue full", "step refused", "queue not served", "crashing" and "due". What a locking session runs is shown
+where the role of the session may see it.
 
 Counts are cut at 10,000: detail then says "more". It reads one snapshot and takes no lock. On a standby the sessions of
 the primary are not seen.';

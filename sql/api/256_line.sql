@@ -50,7 +50,7 @@ begin
                 from (
                     select u.id, u.ord, x.lane_at as since, case
                             when x.lane_at > v_now then 'later'
-                            when exists (select from gendurable.paused_queue q where q.queue = x.queue) then 'queue paused'
+                            when exists (select from gendurable.paused_queue q where q.queue = x.queue) then 'paused'
                         end as standing
                     from unnest(v_line) with ordinality u (id, ord)
                     join gendurable.instance x on x.id = any(array[u.id])
@@ -71,7 +71,7 @@ standing is
   holds: it executes, in a slot of the key
   next: a slot is free for it
   waits: for those before it
-  queue paused: those behind it go first
+  paused: its queue is, and those behind it go first
   later: its time has not come
 
 Raises GD501.';

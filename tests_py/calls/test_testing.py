@@ -364,6 +364,6 @@ def test_a_failed_assertion_says_why_it_does_not_run(conn: Conn) -> None:
         '  queue paused: It stands in the queue "orders", which is paused for 0 s.',
         "  delayed: It is scheduled, and due in 119 min.",
     ]
-    with pytest.raises(AssertionError, match="ended: It has ended as .cancelled. 0 s ago: no such order"):
-        gd.cancel(conn, id, "no such order")
+    gd.cancel(conn, id, "no such order")
+    with pytest.raises(AssertionError, match=r'ended: It has ended as "cancelled" 0 s ago: no such order'):
         assert_failed(conn, id)
