@@ -45,7 +45,7 @@ create or replace function gendurable._causes(p_id bigint, p_deep int, p_now tim
 language plpgsql stable as $$
 declare
     v_all jsonb;
-    v_causes jsonb := '[]';
+    v_causes jsonb := '[]'::jsonb;
     v_one jsonb;
     v_inner jsonb;
 begin
@@ -81,7 +81,7 @@ declare
     v_own jsonb;
     v_locked jsonb;
     v_key jsonb;
-    v_claim jsonb := '[]';
+    v_claim jsonb := '[]'::jsonb;
 begin
     select i.status, i.eligible_at, i.lane_at, i.bucket_at, i.deadline_at, i.partition_key, i.paused_at,
         i.status = 'executing' and (i.lease_expires_at > p_now or gendurable._is_renewed(i.id, i.claim_no, p_now)) as lives
@@ -89,7 +89,7 @@ begin
     from gendurable.instance i
     where i.id = p_id and i.id > 0;
     if not found then
-        return '[]';
+        return '[]'::jsonb;
     end if;
     if gendurable._is_terminal(v_row.status) then
         return jsonb_build_array(gendurable._why_ended(p_id, p_now));
@@ -100,7 +100,7 @@ begin
             gendurable._why_executing(p_id, v_locked ->> 'says', p_now), v_locked, gendurable._why_crashing(p_id));
     end if;
     v_own := case
-        when v_row.status = 'awaiting_children' then gendurable._why_children(p_id, p_now)
+        when v_row.status = 'awaiting_children' then gendurable._why_children(p_id)
         when v_row.status = 'awaiting_signal' and coalesce(v_row.deadline_at > p_now, true)
             then gendurable._why_signal(p_id, p_now)
     end;
@@ -114,7 +114,7 @@ begin
         -- somebody would have to claim it
         v_claim := jsonb_build_array(v_key) || gendurable._why_limits(p_id, p_now)
             || jsonb_build_array(
-                gendurable._why_queue_full(p_id, p_now), gendurable._why_step(p_id), gendurable._why_unserved(p_id, p_now),
+                gendurable._why_queue_full(p_id), gendurable._why_step(p_id), gendurable._why_unserved(p_id, p_now),
                 gendurable._why_crashing(p_id),
                 case when v_row.status <> 'executing' then gendurable._why_due(p_id, p_now) end);
     end if;

@@ -138,7 +138,7 @@ end $$;
 
 comment on function gendurable._why_signal(bigint, timestamptz) is 'The cause "signal".';
 
-create or replace function gendurable._why_children(p_id bigint, p_now timestamptz) returns jsonb
+create or replace function gendurable._why_children(p_id bigint) returns jsonb
 language plpgsql stable as $$
 declare
     v_row record;
@@ -165,4 +165,4 @@ begin
         jsonb_build_object('open', v_row.children_pending, 'step', v_row.step), v_first);
 end $$;
 
-comment on function gendurable._why_children(bigint, timestamptz) is 'The cause "children".';
+comment on function gendurable._why_children(bigint) is 'The cause "children".';

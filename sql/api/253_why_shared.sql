@@ -96,7 +96,7 @@ end $$;
 comment on function gendurable._why_key(bigint, boolean, timestamptz) is
     'The cause "key": somebody else holds the slots, or comes before it, or it is parked (p_parked) and nobody has looked yet.';
 
-create or replace function gendurable._why_queue_full(p_id bigint, p_now timestamptz) returns jsonb
+create or replace function gendurable._why_queue_full(p_id bigint) returns jsonb
 language plpgsql stable as $$
 declare
     v_row record;
@@ -133,7 +133,7 @@ begin
         case when v_row.most > 0 and v_held.count >= v_row.most then v_held.ids[1] end);
 end $$;
 
-comment on function gendurable._why_queue_full(bigint, timestamptz) is 'The cause "queue full".';
+comment on function gendurable._why_queue_full(bigint) is 'The cause "queue full".';
 
 create or replace function gendurable._why_limits(p_id bigint, p_now timestamptz) returns jsonb
 language plpgsql stable as $$
@@ -154,7 +154,7 @@ begin
     from gendurable.instance i
     where i.id = p_id and i.rate_limit is not null;
     if not found then
-        return '[]';
+        return '[]'::jsonb;
     end if;
     -- as a claim opens it: api/115_limits
     select b.full_at, coalesce(b.lines, '{}') as lines, l.us, l.burst, c.until as closed_until into v_bucket

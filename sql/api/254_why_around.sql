@@ -28,7 +28,7 @@ declare
     v_xmax constant xid := (select i.xmax from gendurable.instance i where i.id = p_id);
 begin
     if v_xmax = '0'::xid then
-        return '{}';
+        return '{}'::xid[];
     end if;
     if gendurable._is_running(v_xmax::text::bigint) then
         return array[v_xmax];
@@ -39,7 +39,7 @@ begin
         from pg_get_multixact_members(v_xmax) m
         where m.mode <> 'keysh' and gendurable._is_running(m.xid::text::bigint));
 exception when internal_error or invalid_parameter_value then
-    return '{}';                                     -- there is no such list
+    return '{}'::xid[];                              -- there is no such list
 end $$;
 
 comment on function gendurable._find_row_lockers(bigint) is 'Transactions that have locked or written a row and have not ended.';
