@@ -11,7 +11,8 @@
             drain(conn, [Checkout])
             assert assert_done(conn, id) == {"shipped": True}
 
-On an ``AsyncConnection`` the same functions are awaited. The fixture `gendurable_dsn` is an empty throw-away database
+An assertion that fails says why the instance does not run, as `gd.why` does. On an ``AsyncConnection`` the same
+functions are awaited. The fixture `gendurable_dsn` is an empty throw-away database
 on an embedded server; with ``pytest_plugins = ["gendurable_py.testing"]`` in a ``conftest.py`` the tests have it.
 """
 

@@ -80,7 +80,7 @@ select is_empty(
 select is_empty(
     $$select oid::regclass from t.relation where relkind <> 'S' and obj_description(oid, 'pg_class') is null$$, 'every table and view too');
 select is_empty(
-    $$select oid::regprocedure from t.public_function f where f.proname not in ('gd_find', 'gd_version', 'gd_result', 'gd_watch', 'gd_get')
+    $$select oid::regprocedure from t.public_function f where f.proname not in ('gd_find', 'gd_version', 'gd_result', 'gd_watch', 'gd_get', 'gd_why')
         and obj_description(oid, 'pg_proc') !~ 'GD50[1-7]'$$, 'the comment of a public function names what it raises');
 
 select is_empty(

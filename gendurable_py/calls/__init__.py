@@ -12,7 +12,7 @@ from ..machine.claim import CLAIMED
 from .inserting import insert, insert_many, register
 from .inspecting import childs, find, result, watch
 from .limiting import close_rate_limit, ensure_rate_limit, set_rate_limit
-from .looking import count, doctor, errors, get, history, list, tree
+from .looking import count, doctor, errors, failures, get, history, line, list, tree, why
 from .operating import (
     cancel,
     cancel_many,
@@ -34,11 +34,13 @@ from .operating import (
 )
 from .rows import (
     Announced,
+    Cause,
     Claim,
     Claims,
     Committed,
     Counted,
     Entry,
+    Failure,
     Finding,
     Inserted,
     Kept,
@@ -50,6 +52,7 @@ from .rows import (
     Rehearsed,
     Result,
     Sleep,
+    Standing,
     when,
 )
 from .scheduling import (
@@ -70,11 +73,13 @@ __all__ = [
     "LEASE",
     "RETENTION",
     "Announced",
+    "Cause",
     "Claim",
     "Claims",
     "Committed",
     "Counted",
     "Entry",
+    "Failure",
     "Finding",
     "Inserted",
     "Kept",
@@ -86,6 +91,7 @@ __all__ = [
     "Rehearsed",
     "Result",
     "Sleep",
+    "Standing",
     "announce_schedules",
     "cancel",
     "cancel_many",
@@ -101,6 +107,7 @@ __all__ = [
     "drop_step",
     "ensure_rate_limit",
     "errors",
+    "failures",
     "find",
     "gc",
     "get",
@@ -110,6 +117,7 @@ __all__ = [
     "hold_all",
     "insert",
     "insert_many",
+    "line",
     "list",
     "maintain",
     "match",
@@ -146,4 +154,5 @@ __all__ = [
     "wake",
     "watch",
     "when",
+    "why",
 ]

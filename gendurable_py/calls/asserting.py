@@ -21,10 +21,17 @@ def _assert_status(found: Instance, status: str) -> Script[None]:
         return
     because = f" ({found.last_error})" if found.last_error else ""
     message = f"{found.fsm} {found.id} is {found.status} in step {found.step!r}{because}, not {status}"
+    message += yield from _explain(found)
     for error in (yield looking.errors.statement(found.id, 1)):
         if error.traceback:
             message += f"\n{error.traceback}"
     raise AssertionError(message)
+
+
+def _explain(found: Instance) -> Script[str]:
+    """Why it does not run, a line for each cause."""
+    causes = yield looking.why.statement(found.id)
+    return "".join(f"\n  {one.cause}: {one.message}" for one in causes)
 
 
 @script
@@ -42,7 +49,9 @@ def assert_failed(id: int, text: str = "") -> Script[str]:
     yield from _assert_status(found, "failed")
     error = found.last_error or ""
     if text not in error:
-        raise AssertionError(f"{found.fsm} {id} failed with {error!r}, which does not contain {text!r}")
+        raise AssertionError(
+            f"{found.fsm} {id} failed with {error!r}, which does not contain {text!r}" + (yield from _explain(found))
+        )
     return error
 
 
@@ -52,5 +61,7 @@ def assert_awaiting(id: int, *names: str) -> Script[JsonValue]:
     found = _need(id, (yield rehearsing.instance.statement(id)))
     yield from _assert_status(found, "awaiting_signal")
     if names and set(names) != set(found.awaits or ()):
-        raise AssertionError(f"{found.fsm} {id} awaits {found.awaits}, not {list(names)}")
+        raise AssertionError(
+            f"{found.fsm} {id} awaits {found.awaits}, not {list(names)}" + (yield from _explain(found))
+        )
     return found.state

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Mapping
+from datetime import datetime
 from typing import cast
 
 from pydantic import JsonValue
 
 from .._statement import Rows, Statement, call
 from ..machine.codec import dumps, loads
-from .rows import Counted, Entry, Finding, Kept, Listed, Node, Page
+from .rows import Cause, Counted, Entry, Failure, Finding, Kept, Listed, Node, Page, Standing
 
 _COLUMNS = (
     "id, fsm, fsm_version, step, status, queue, priority, eligible_at, attempt, crashes, worker, lease_expires_at, "
@@ -78,6 +79,16 @@ def errors(id: int, limit: int = 100) -> Statement[builtins.list[Kept]]:
 
 
 @call
+def why(id: int) -> Statement[builtins.list[Cause]]:
+    """Why an instance does not run now, the decisive cause first; empty: there is no such instance (any more)."""
+    return Statement(
+        "select cause, since, until, message, detail::text from gd_why(%s)",
+        (id,),
+        lambda rows: [Cause._make((*row[:4], loads(row[4]))) for row in rows],
+    )
+
+
+@call
 def history(id: int, after: int = 0, limit: int = 1000) -> Statement[builtins.list[Entry]]:
     """What happened to an instance, oldest first, behind the entry ``after``, if its machine keeps a history."""
 
@@ -93,12 +104,35 @@ def history(id: int, after: int = 0, limit: int = 1000) -> Statement[builtins.li
 
 
 @call
+def line(key: str, limit: int = 100) -> Statement[builtins.list[Standing]]:
+    """The line of a partition key: who holds its slots, then who waits, in the order in which they start."""
+    return Statement(
+        "select place, id, standing, fsm, step, status, queue, priority, since, worker, lease_expires_at "
+        "from gd_line(%s, %s)",
+        (key, limit),
+        lambda rows: [Standing(*row) for row in rows],
+    )
+
+
+@call
 def doctor() -> Statement[builtins.list[Finding]]:
     """What is wrong with the installation, its database or its work: a row for each check, or several worse ones."""
     return Statement(
         'select "check", level, message, hint, detail::text from gd_doctor()',
         (),
         lambda rows: [Finding._make((*row[:4], loads(row[4]))) for row in rows],
+    )
+
+
+@call
+def failures(
+    machine: str | None = None, since: datetime | None = None, look: int = 20000, limit: int = 100
+) -> Statement[builtins.list[Failure]]:
+    """What has failed, grouped by machine, step and message without its numbers, the most frequent first."""
+    return Statement(
+        "select fsm, step, message, count, first_at, last_at, last_id, exact from gd_failures(%s, %s, %s, %s)",
+        (machine, since, look, limit),
+        lambda rows: [Failure(*row) for row in rows],
     )
 
 

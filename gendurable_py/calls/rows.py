@@ -222,6 +222,45 @@ class Finding(NamedTuple):
     detail: JsonValue
 
 
+class Cause(NamedTuple):
+    """Why an instance does not run: ``message`` is for people, ids and names stand in ``detail``."""
+
+    cause: str
+    since: datetime | None
+    until: datetime | None
+    message: str
+    detail: dict[str, JsonValue]
+
+
+class Standing(NamedTuple):
+    """An instance in the line of its key; ``standing`` as gd_line says it, ``place`` None where it has none."""
+
+    place: int | None
+    id: int
+    standing: str
+    fsm: str
+    step: str
+    status: str
+    queue: str
+    priority: int
+    since: datetime
+    worker: str | None
+    lease_expires_at: datetime | None
+
+
+class Failure(NamedTuple):
+    """Failures that say the same; ``exact`` False: there may be more than were looked at."""
+
+    fsm: str
+    step: str
+    message: str
+    instances: int
+    first_at: datetime
+    last_at: datetime
+    last_id: int
+    exact: bool
+
+
 class Sleep(NamedTuple):
     """``due_in``: seconds from now, on the server's clock, until the next row is due; None: none is known."""
 

@@ -1,6 +1,6 @@
 -- The doors through which what runs steps looks at claims: security definer, and open to workers, who are shown no more than a
 -- claim of theirs would show them.
--- Next: 900_access.
+-- Next: 250_why.
 
 create or replace function gendurable._open_run(
     p_worker text, p_claims jsonb, p_options jsonb, out ids bigint[], out claim_nos bigint[], out login oid

@@ -50,3 +50,23 @@ def test_the_doctor(conn: Conn) -> None:
     assert isinstance(found["hold"].detail, dict) and found["hold"].detail["reason"] == "a test"
     gd.release_hold(conn)
     assert {row.check: row.level for row in gd.doctor(conn)}["hold"] == "ok"
+
+
+def test_why_something_does_not_run(conn: Conn) -> None:
+    first = gd.insert(conn, "work", partition_key="k") or 0
+    second = gd.insert(conn, "work", partition_key="k") or 0
+    (claim,) = gd.claim(conn, "w", "default", limit=1)
+    causes = gd.why(conn, second)
+    assert [one.cause for one in causes] == ["key", "due"] and str(first) in causes[0].message
+    assert causes[0].detail["instance"] == first and causes[0].since is not None and causes[0].until is None
+    assert gd.why(conn, 10**9) == []
+    assert [(one.place, one.id, one.standing) for one in gd.line(conn, "k")] == [
+        (None, first, "holds"),
+        (1, second, "waits"),
+    ]
+    assert [one.id for one in gd.line(conn, "k", limit=1)] == [first]
+    gd.commit(conn, "w", [{"id": claim.id, "claim_no": claim.claim_no, "kind": "stop", "reason": "order 7"}])
+    (failure,) = gd.failures(conn, "work")
+    assert (failure.message, failure.instances, failure.last_id, failure.exact) == ("order #", 1, first, True)
+    assert gd.failures(conn, since=failure.last_at, look=1)[0].exact is False
+    assert gd.failures(conn, "nobody") == []

@@ -353,3 +353,17 @@ def test_drain_waits_for_what_others_have_locked(conn: psycopg.Connection[Any], 
     other.rollback()
     assert draining.result() == 1
     assert assert_done(conn, id) is None
+
+
+def test_a_failed_assertion_says_why_it_does_not_run(conn: Conn) -> None:
+    id = gd.insert(conn, "testing.order", queue="orders", delay=7200) or 0
+    gd.pause_queue(conn, "orders")
+    with pytest.raises(AssertionError, match="is runnable in step") as raised:
+        assert_done(conn, id)
+    assert str(raised.value).splitlines()[1:] == [
+        '  queue paused: It stands in the queue "orders", which is paused for 0 s.',
+        "  delayed: It is scheduled, and due in 119 min.",
+    ]
+    gd.cancel(conn, id, "no such order")
+    with pytest.raises(AssertionError, match=r'ended: It has ended as "cancelled" 0 s ago: no such order'):
+        assert_failed(conn, id)

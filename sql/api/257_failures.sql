@@ -1,0 +1,64 @@
+-- What fails: the latest failures, grouped by what they say.
+-- Next: 258_why_words.
+
+create or replace function gd_failures(
+    p_fsm text = null, p_since timestamptz = null, p_look int = 20000, p_limit int = 100
+) returns table (
+    fsm text, step text, message text, count bigint, first_at timestamptz, last_at timestamptz, last_id bigint, exact boolean
+)
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set enable_mergejoin = off set jit = off
+set plan_cache_mode = force_generic_plan as $$
+#variable_conflict use_column
+declare
+    v_since constant timestamptz := coalesce(p_since, '-infinity');
+    v_look constant int := coalesce(p_look, 20000);
+    v_ids bigint[];
+begin
+    perform gendurable._need_limit(p_limit);
+    if v_look < 1 then
+        perform gendurable._invalid('p_look must be at least 1', 'got ' || v_look, 'Pass how many instances one call looks at.');
+    end if;
+    if p_fsm is not null then
+        v_ids := array(
+            select i.id
+            from gendurable.instance i
+            where i.fsm = p_fsm and i.failed_at >= v_since
+            order by i.failed_at desc, i.id desc
+            limit v_look);
+    else
+        v_ids := array(
+            select i.id
+            from gendurable.instance i
+            where i.failed_at >= v_since
+            order by i.failed_at desc, i.id desc
+            limit v_look);
+    end if;
+    return query
+        select g.fsm, g.step, g.message, g.count, g.first_at, g.last_at, v_ids[g.last_ord], cardinality(v_ids) < v_look
+        from (
+            select i.fsm, i.step, gendurable._group_message(i.last_error) as message, count(*) as count,
+                min(i.failed_at) as first_at, max(i.failed_at) as last_at, min(u.ord) as last_ord
+            from unnest(v_ids) with ordinality u (id, ord)
+            join gendurable.instance i on i.id = any(array[u.id])
+            where i.status = 'failed'
+            group by 1, 2, 3
+        ) g
+        order by g.count desc, g.last_at desc, g.last_ord
+        limit coalesce(p_limit, 100);
+end $$;
+
+comment on function gd_failures(text, timestamptz, int, int) is
+'What has failed, grouped by machine, step and message, the most frequent first: p_limit groups. p_fsm: of this machine
+alone; p_since: what ended since then. It looks at the latest p_look instances that failed or were cancelled; exact is
+false where there may be more. message is the first line of last_error, its first 200 characters, in which every word
+with a digit is "#", together with what hangs on it by - or _, so that "order 17 of 1a2b-3c" and "order 4 of 9f0e-77"
+are one group. Cancelled ones do not count. last_id is the latest of a group. Raises GD501.';
+
+create or replace function gendurable._group_message(p_error text) returns text
+language sql immutable parallel safe as $$
+    select regexp_replace(split_part(left(coalesce(p_error, ''), 200), E'\n', 1), '[A-Za-z]*[0-9][A-Za-z0-9_-]*', '#', 'g')
+$$;
+
+comment on function gendurable._group_message(text) is 'What an error says, without the ids and numbers in it.';
