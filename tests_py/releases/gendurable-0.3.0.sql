@@ -3681,11 +3681,12 @@ comment on function gendurable._is_exposed(text, oid, oid) is
     'Whether somebody who could not act as the role owns a handler, or could put another one in its place at any time.';
 
 create or replace function gendurable._find_step(
-    p_fsm text, p_version int, p_step text, out handler text, out owner text, out chain boolean, out alone boolean
+    p_fsm text, p_version int, p_step text,
+    out handler text, out owner text, out queue text, out chain boolean, out alone boolean
 )
 language plpgsql stable as $$
 begin
-    select s.handler, s.owner, s.chain, s.alone into handler, owner, chain, alone
+    select s.handler, s.owner, s.queue, s.chain, s.alone into handler, owner, queue, chain, alone
     from gendurable.step s
     where s.fsm = p_fsm and s.step = p_step and (s.version = p_version or s.version is null)
     order by s.version nulls last
@@ -5212,6 +5213,20 @@ begin
 end $$;
 
 comment on function gendurable._find_limited(text[]) is 'Those of the queues that have a limit.';
+
+-- A set, since only so what reads a table is inlined.
+create or replace function gendurable._halts(p_queue text, p_slot int) returns setof boolean
+language sql stable parallel safe rows 1 as $$
+    select true from gendurable.paused_queue q where q.queue = p_queue
+    union all
+    -- beyond a limit that was lowered, or without a slot of its own, it makes room
+    select true
+    from gendurable.queue_setting s
+    where s.queue = p_queue and coalesce(p_slot >= s.max_executing, s.max_executing is not null)
+$$;
+
+comment on function gendurable._halts(text, int) is
+    'A row where a claim of a queue is not to go on behind its step: the queue is paused, or has no room for it.';
 
 create or replace function gendurable._is_busy(p_queue text) returns boolean
 language plpgsql as $$
@@ -8884,11 +8899,7 @@ begin
                 when v_look or o.queue is not null or o.priority is not null then (
                     select coalesce(o.queue, i.queue) = i.queue and coalesce(o.priority, i.priority) = i.priority
                         and (i.partition_key is null or i.partition_key <> all(p_crowded))
-                        and not exists (select from gendurable.paused_queue q where q.queue = i.queue)
-                        -- beyond a limit that was lowered, or without a slot of its own, it makes room
-                        and not exists (
-                            select from gendurable.queue_setting s
-                            where s.queue = i.queue and coalesce(i.queue_slot >= s.max_executing, s.max_executing is not null))
+                        and not exists (select from gendurable._halts(i.queue, i.queue_slot))
                         -- children and large inboxes are handed out by claims, which carry a bounded number of bytes
                         and i.children_pending is null
                         -- the time of a step counts from its claim
@@ -12454,7 +12465,7 @@ begin
         if over then
             result := p_run -> 'counts' || jsonb_build_object(
                 'busy', (p_run #>> '{counts,busy}')::int + jsonb_array_length(p_run -> 'busy'),
-                'refused', gendurable._refused_steps(v_role));
+                'refused', gendurable._refused_steps(v_role, v_login));
         end if;
         return;
     end if;
@@ -13430,11 +13441,7 @@ language plpgsql stable as $$
 declare
     v_step record;
 begin
-    select s.handler, s.owner, s.chain and not s.alone as links, s.queue into v_step
-    from gendurable.step s
-    where s.fsm = p_fsm and s.step = p_step and (s.version = p_version or s.version is null)
-    order by s.version nulls last
-    limit 1;
+    v_step := gendurable._find_step(p_fsm, p_version, p_step);
     if v_step.queue <> p_queue or (v_step.queue is null and exists (
         -- from a queue of its own it goes back to that of the instance
         select from gendurable.step s where s.fsm = p_fsm and s.step = p_from and s.queue is not null))
@@ -13442,7 +13449,7 @@ begin
         return null;
     end if;
     return case
-        when v_step.links and gendurable._step_problem(v_step.handler, v_step.owner, p_role, p_login) is null
+        when v_step.chain and not v_step.alone and gendurable._step_problem(v_step.handler, v_step.owner, p_role, p_login) is null
             and not (select p.proretset from pg_proc p where p.oid = gendurable._find_handler(v_step.handler))
             -- the time of a step counts from its claim
             and not exists (
@@ -13473,14 +13480,14 @@ create or replace function gendurable._carry(p_carried jsonb, p_outcome jsonb) r
 language plpgsql immutable as $$
 declare
     v_all jsonb := coalesce(p_carried, '{}');
+    v_key text;
     v_value jsonb;
 begin
-    for v_key in 1 .. 3 loop
-        v_value := p_outcome -> ('{consume,insert,signal}'::text[])[v_key];
+    foreach v_key in array '{consume,insert,signal}'::text[] loop
+        v_value := p_outcome -> v_key;
         if coalesce(v_value, 'null') <> 'null' then
-            v_all := v_all || jsonb_build_object(('{consume,insert,signal}'::text[])[v_key], case
-                when jsonb_typeof(v_value) = 'array'
-                    then coalesce(v_all -> ('{consume,insert,signal}'::text[])[v_key], '[]') || v_value
+            v_all := v_all || jsonb_build_object(v_key, case
+                when jsonb_typeof(v_value) = 'array' then coalesce(v_all -> v_key, '[]') || v_value
                 -- so that the commit rejects it
                 else v_value
             end);
@@ -13631,10 +13638,7 @@ begin
     -- as for a claim that is kept: see _choose_kept
     return array(
         select u.chains and coalesce(i.partition_key <> all(v_crowded), true)
-            and not exists (select from gendurable.paused_queue q where q.queue = i.queue)
-            and not exists (
-                select from gendurable.queue_setting s
-                where s.queue = i.queue and coalesce(i.queue_slot >= s.max_executing, s.max_executing is not null))
+            and not exists (select from gendurable._halts(i.queue, i.queue_slot))
         from unnest(p_ids, p_chains) with ordinality u (id, chains, o)
         left join gendurable.instance i on i.id = any(array[u.id])
         order by u.o);
@@ -13771,22 +13775,20 @@ end $$;
 comment on function gendurable._suspect_run(bigint[], bigint[]) is
     'Notes that one of these handlers did not come to an end, so that each is run by itself the next time.';
 
-create or replace function gendurable._refused_steps(p_role oid) returns jsonb
+create or replace function gendurable._refused_steps(p_role oid, p_login oid) returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
-declare
-    v_login constant oid := gendurable._login_role();
 begin
     return (
         select coalesce(jsonb_agg(distinct jsonb_build_object('fsm', r.fsm, 'step', r.step, 'problem', r.problem)), '[]')
         from (
-            select s.fsm, s.step, gendurable._step_problem(s.handler, s.owner, p_role, v_login) as problem
+            select s.fsm, s.step, gendurable._step_problem(s.handler, s.owner, p_role, p_login) as problem
             from gendurable.step s
             where s.handler is not null
         ) r
         where r.problem is not null);
 end $$;
 
-comment on function gendurable._refused_steps(oid) is 'The steps that have handlers which a role cannot run: [{fsm, step, problem}].';
+comment on function gendurable._refused_steps(oid, oid) is 'The steps that have handlers which a role cannot run: [{fsm, step, problem}].';
 
 -- Who may call what. Nobody has any right but through gd_grant, which remembers what it gave: an upgrade takes away
 -- everything else, and gives the functions that are new to the roles of old.
