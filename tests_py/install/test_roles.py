@@ -35,7 +35,7 @@ RUNNER = {
     *("_count_writes", "_diff_writes"),
 }
 LOOKING = set(
-    "gd_signals gd_match gd_get gd_tree gd_list gd_count gd_why gd_line gd_failures gd_errors gd_history gd_doctor".split()
+    "gd_signals gd_match gd_audit gd_get gd_tree gd_list gd_count gd_why gd_line gd_failures gd_errors gd_history gd_doctor".split()
 )
 # The table of the contract.
 MAY: dict[str, set[str]] = {
