@@ -28,7 +28,7 @@ from (values
         || 'gd_cancel_many gd_retry_many gd_reschedule_many gd_set_queue gd_hold_all gd_release_hold '
         || 'gd_ensure_rate_limit gd_close_rate_limit gd_schedule gd_unschedule gd_pause_schedule gd_resume_schedule gd_trigger '
         || 'gd_signals gd_reap gd_gc gd_maintain', ' ')),
-    ('reader', string_to_array('gd_result gd_find gd_childs gd_signals gd_match gd_get gd_tree gd_list gd_count gd_why gd_line gd_failures gd_errors gd_history '
+    ('reader', string_to_array('gd_result gd_find gd_childs gd_signals gd_match gd_audit gd_get gd_tree gd_list gd_count gd_why gd_line gd_failures gd_errors gd_history '
         'gd_doctor gd_version gd_instances gd_queues gd_workers gd_rate_limits '
         || 'gd_holds gd_schedules', ' '))
 ) x (profile, names)

@@ -34,6 +34,8 @@ from .operating import (
 )
 from .rows import (
     Announced,
+    Audit,
+    ByHand,
     Cause,
     Claim,
     Claims,
@@ -63,6 +65,7 @@ from .scheduling import (
     trigger,
     unschedule,
 )
+from .steering import audit
 from .stepping import define_step, drop_step, rehearse, run, run_claims
 from .talking import signal, signal_off, signal_on, signals
 from .waiting import wait
@@ -73,6 +76,8 @@ __all__ = [
     "LEASE",
     "RETENTION",
     "Announced",
+    "Audit",
+    "ByHand",
     "Cause",
     "Claim",
     "Claims",
@@ -93,6 +98,7 @@ __all__ = [
     "Sleep",
     "Standing",
     "announce_schedules",
+    "audit",
     "cancel",
     "cancel_many",
     "childs",

@@ -29,6 +29,7 @@ begin
         on conflict (queue) do update set max_executing = excluded.max_executing;
     end if;
     perform gendurable._wake_sleepers(array[p_queue]);
+    perform gendurable._note_by_hand('gd_set_queue', null, jsonb_build_object('queue', p_queue, 'options', p_options), 1);
 end $$;
 
 comment on function gd_set_queue(text, jsonb) is

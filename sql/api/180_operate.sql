@@ -36,6 +36,8 @@ begin
     for v_at in 0 .. (cardinality(v_live) - 1) / v_batch loop
         perform gendurable._cancel_instances(v_live[v_at * v_batch + 1:(v_at + 1) * v_batch], v_keys, v_reason, v_now);
     end loop;
+    perform gendurable._note_by_hand('gd_cancel', p_id,
+        jsonb_build_object('reason', p_reason, 'cascade', nullif(p_cascade, false)), cardinality(v_live));
     return true;
 end $$;
 
@@ -61,10 +63,15 @@ begin
     end if;
     perform gendurable._lock_tree(p_id, false);
     begin
-        return gendurable._retry_instances(array[p_id], p_step, nullif(p_state, 'null'), clock_timestamp()) = 1;
+        if gendurable._retry_instances(array[p_id], p_step, nullif(p_state, 'null'), clock_timestamp()) = 0 then
+            return false;
+        end if;
     exception when unique_violation then
         return false;
     end;
+    perform gendurable._note_by_hand('gd_retry', p_id,
+        jsonb_build_object('step', p_step, 'state', case when p_state <> 'null' then 'another one' end), 1);
+    return true;
 end $$;
 
 comment on function gd_retry(bigint, text, jsonb) is
@@ -92,6 +99,7 @@ begin
     end if;
     perform gendurable._lock_keys(array[v_key]);
     perform gendurable._reschedule_instances(array[p_id], p_eligible_at, clock_timestamp());
+    perform gendurable._note_by_hand('gd_reschedule', p_id, jsonb_build_object('eligible_at', p_eligible_at), 1);
     return true;
 end $$;
 
@@ -124,6 +132,7 @@ begin
         from gendurable.instance i
         where i.partition_key is not null and i.eligible_at is not null and i.lane_at is null and i.queue = p_queue
     ), clock_timestamp());
+    perform gendurable._note_by_hand('gd_pause_queue', null, jsonb_build_object('queue', p_queue), 1);
 end $$;
 
 comment on function gd_pause_queue(text) is
@@ -151,6 +160,7 @@ begin
         where i.queue = p_queue and i.eligible_at is null and i.finished_at is null and i.lane_at is not null
     ), clock_timestamp());
     perform gendurable._wake_sleepers(array[p_queue]);
+    perform gendurable._note_by_hand('gd_resume_queue', null, jsonb_build_object('queue', p_queue), 1);
 end $$;
 
 comment on function gd_resume_queue(text) is

@@ -13,6 +13,7 @@ declare
     v_locked record;
     v_answers jsonb := '{}'::jsonb;
     v_now timestamptz;
+    v_count bigint;
 begin
     perform gendurable._need_read_committed();
     if p_ids is null or cardinality(p_ids) > 10000 then
@@ -34,6 +35,11 @@ begin
         v_answers := v_answers || gendurable._operate_isolated(
             p_what, v_ids[v_at * v_some + 1:(v_at + 1) * v_some], v_locked.keys, p_reason, p_at, v_now, v_until);
     end loop;
+    v_count := (select count(*) from unnest(v_ids) u (id) where not v_answers ? u.id::text);
+    if v_count > 0 then
+        perform gendurable._note_by_hand('gd_' || p_what || '_many', null,
+            gendurable._tell_ids(p_ids) || jsonb_build_object('reason', p_reason, 'eligible_at', p_at), v_count);
+    end if;
     return query
         select u.id, coalesce(
             v_answers ->> u.id::text,

@@ -165,6 +165,7 @@ begin
             perform gendurable._forget_names();
             perform gendurable._forget_buckets(v_now);
             perform gendurable._forget_special();
+            perform gendurable._forget_audit(v_now);
             return '{}'::jsonb;
         else
             delete from gendurable.renewal r

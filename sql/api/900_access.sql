@@ -15,6 +15,7 @@ begin
     end if;
     perform gendurable._grant_profile(gendurable._api_schema(), p_role, p_profile);
     insert into gendurable.granted (role, profile) values (v_role, p_profile) on conflict do nothing;
+    perform gendurable._note_by_hand('gd_grant', null, jsonb_build_object('role', v_role, 'profile', p_profile), 1);
 end $$;
 
 comment on function gd_grant(regrole, text) is
@@ -77,7 +78,7 @@ declare
     v_client constant text[] :=
         '{gd_insert,gd_insert_many,gd_find,gd_signal,gd_signal_on,gd_signal_off,gd_result,gd_watch,gd_childs,gd_version}'::text[];
     -- for operators, too
-    v_looking constant text[] := '{gd_signals,gd_match,gd_get,gd_tree,gd_list,gd_count,gd_why,gd_line,gd_failures,gd_errors,gd_history,gd_doctor}'::text[];
+    v_looking constant text[] := '{gd_signals,gd_match,gd_audit,gd_get,gd_tree,gd_list,gd_count,gd_why,gd_line,gd_failures,gd_errors,gd_history,gd_doctor}'::text[];
     v_reader constant text[] := '{gd_result,gd_find,gd_childs,gd_version}'::text[] || v_looking;
     v_views constant text[] := '{gd_instances,gd_queues,gd_workers,gd_rate_limits,gd_schedules,gd_holds}'::text[];
     v_upkeep constant text[] := '{gd_reap,gd_gc,gd_maintain}'::text[];

@@ -34,8 +34,10 @@ RUNNER = {
     *("_rehearse", "_claim_this", "_open_rehearsal", "_show_rehearsed"),
     *("_count_writes", "_diff_writes"),
 }
-LOOKING = {"gd_signals", "gd_match", "gd_get", "gd_tree", "gd_list", "gd_count", "gd_errors", "gd_history", "gd_doctor"}
-LOOKING |= {"gd_why", "gd_line", "gd_failures"}
+LOOKING = {
+    *("gd_signals", "gd_match", "gd_get", "gd_tree", "gd_list", "gd_count", "gd_why", "gd_line", "gd_failures"),
+    *("gd_errors", "gd_history", "gd_doctor", "gd_audit"),
+}
 # The table of the contract.
 MAY: dict[str, set[str]] = {
     "client": CLIENT,
