@@ -65,7 +65,7 @@ from .scheduling import (
     trigger,
     unschedule,
 )
-from .steering import audit
+from .steering import audit, delete, delete_many, edit, signal_many
 from .stepping import define_step, drop_step, rehearse, run, run_claims
 from .talking import signal, signal_off, signal_on, signals
 from .waiting import wait
@@ -109,8 +109,11 @@ __all__ = [
     "commit_one",
     "count",
     "define_step",
+    "delete",
+    "delete_many",
     "doctor",
     "drop_step",
+    "edit",
     "ensure_rate_limit",
     "errors",
     "failures",
@@ -148,6 +151,7 @@ __all__ = [
     "set_queue",
     "set_rate_limit",
     "signal",
+    "signal_many",
     "signal_off",
     "signal_on",
     "signals",

@@ -12,7 +12,7 @@ from typing import cast
 from pydantic import JsonValue
 
 from .._contract import RETENTION, Seconds
-from .._statement import Rows, Statement, call, nothing, one_value
+from .._statement import Statement, by_id, call, nothing, one_value
 from ..machine.codec import dumps, loads
 from ..machine.outcome import UNSET, StepLike, Unset
 from ..machine.spec import step_name
@@ -67,25 +67,21 @@ def cancel_many(ids: Iterable[int], reason: str | None = None) -> Statement[dict
 
     For each id: done; no (it had ended, or cannot be written); busy (locked elsewhere: send it again); none.
     """
-    return Statement("select id, result from gd_cancel_many(%s::bigint[], %s)", (list(ids), reason), _results)
+    return Statement("select id, result from gd_cancel_many(%s::bigint[], %s)", (list(ids), reason), by_id)
 
 
 @call
 def retry_many(ids: Iterable[int]) -> Statement[dict[int, str]]:
     """`retry` for many, where they ended and with their own state; answers as `cancel_many`."""
-    return Statement("select id, result from gd_retry_many(%s::bigint[])", (list(ids),), _results)
+    return Statement("select id, result from gd_retry_many(%s::bigint[])", (list(ids),), by_id)
 
 
 @call
 def reschedule_many(ids: Iterable[int], eligible_at: datetime) -> Statement[dict[int, str]]:
     """`reschedule` for many, all to one time; answers as `cancel_many`."""
     return Statement(
-        "select id, result from gd_reschedule_many(%s::bigint[], %s)", (list(ids), aware(eligible_at)), _results
+        "select id, result from gd_reschedule_many(%s::bigint[], %s)", (list(ids), aware(eligible_at)), by_id
     )
-
-
-def _results(rows: Rows) -> dict[int, str]:
-    return {row[0]: row[1] for row in rows}
 
 
 @call

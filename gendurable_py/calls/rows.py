@@ -163,7 +163,7 @@ class Page(NamedTuple):
 
 
 class ByHand(NamedTuple):
-    """A call of an operator. ``what``: its arguments, in short; ``count``: on how many it had an effect."""
+    """A call of an operator. ``what``: its arguments, in short."""
 
     no: int
     at: datetime
@@ -174,7 +174,7 @@ class ByHand(NamedTuple):
     application: str | None
     id: int | None
     what: JsonValue
-    count: int
+    affected: int
 
 
 class Audit(NamedTuple):

@@ -48,6 +48,37 @@ comment on function gendurable._note_by_hand(text, bigint, jsonb, bigint) is
 none), its arguments without nulls ("{}": none) and on how many it had an effect. Not for a call without any. For whatever steers;
 states and payloads of instances do not belong there.';
 
+create or replace function gendurable._can_note() returns boolean
+language plpgsql as $$
+begin
+    lock table gendurable.audit in row exclusive mode;
+    return true;
+exception when lock_not_available then
+    return false;
+end $$;
+
+comment on function gendurable._can_note() is
+    'Whether it can be written down what is done; false: somebody has locked the table. Waits for lock_timeout.';
+
+create or replace function gendurable._note_edit(p_id bigint, p_step text, p_changed text[], p_now timestamptz) returns void
+language plpgsql as $$
+declare
+    v_by constant text := gendurable._actor();
+    v_no bigint;
+begin
+    v_no := coalesce((select x.no from gendurable.error x where x.instance_id = p_id order by x.no desc limit 1), 0) + 1;
+    insert into gendurable.error (instance_id, no, at, attempt, kind, step, worker, error)
+    select p_id, v_no, p_now, i.attempt, 'edited', i.step, v_by, 'changed by hand: ' || array_to_string(p_changed, ', ')
+    from gendurable.instance i
+    where i.id = p_id;
+    delete from gendurable.error e where e.instance_id = p_id and e.no = v_no - gendurable._most_errors();
+    perform gendurable._note_event(
+        array[p_id], 'edited', p_step, jsonb_build_object('by', v_by, 'changed', to_jsonb(p_changed)), p_now);
+end $$;
+
+comment on function gendurable._note_edit(bigint, text, text[], timestamptz) is
+    'Keeps, with its errors and in its history, that somebody changes an instance by hand. Before its row is written.';
+
 create or replace function gendurable._audit_kept(p_id bigint) returns interval
 language sql immutable parallel safe as $$
     -- the first as instances are by default: a program may cancel some every second
