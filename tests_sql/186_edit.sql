@@ -106,24 +106,29 @@ select is(row(i.queue, i.home)::text, '(own2,)', 'and back') from gendurable.ins
 
 -- keys: whoever is next has the baton, whatever is edited
 
-select gd_insert('k', p_queue => 'k1', p_partition_key => 'key') as a \gset
-select gd_insert('k', p_queue => 'k1', p_partition_key => 'key') as b \gset
-select gd_insert('k', p_queue => 'k1', p_partition_key => 'key') as c \gset
+select array_agg(gd_insert('k', p_queue => 'k1', p_partition_key => 'key') order by g) as k from generate_series(1, 6) g \gset
+select (:'k'::bigint[])[1] as a, (:'k'::bigint[])[2] as b, (:'k'::bigint[])[3] as c, (:'k'::bigint[])[4] as d, (:'k'::bigint[])[5] as e \gset
+select is((select x.id from t.take('k1', 10) x), :'a', '(the first one runs, and the others are parked)');
 select gd_edit(:c, p_priority => -1) as _ \gset
-select is((select x.id from t.take('k1') x), :'c', 'a parked one comes to the head of its key');
-select gd_edit(:a, p_queue => 'k2') as _ \gset
-select t.put(:c, '{"kind": "done"}');
-select is_empty($$select * from t.take('k1')$$, 'the line of a key goes across queues');
-select is((select x.id from t.take('k2') x), :'a', '(who is first)');
 select t.put(:a, '{"kind": "done"}');
-select gd_insert('k', p_queue => 'k1', p_partition_key => 'key') as d \gset
-select gd_pause_queue('k3');
-select gd_edit(:b, p_queue => 'k3') as _ \gset
-select is((select x.id from t.take('k1') x), :'d', 'who is moved into a paused queue lets the next one go first');
-select gd_edit(:b, p_queue => 'k1') as _ \gset
+select is((select x.id from t.take('k1') x), :'c', 'a parked one comes to the head of its key');
+select t.put(:c, '{"kind": "done"}');
+select isnt(i.eligible_at, null, '(the next one has the baton)') from gendurable.instance i where i.id = :b;
+select gd_edit(:d, p_priority => -1) as _ \gset
+select is((select x.id from t.take('k1') x), :'d', 'also where another one had the baton');
 select t.put(:d, '{"kind": "done"}');
-select is((select x.id from t.take('k1') x), :'b', 'and out of it, it runs');
+select gd_edit(:b, p_queue => 'k2') as _ \gset
+select is_empty($$select * from t.take('k1')$$, 'the line of a key goes across queues');
+select is((select x.id from t.take('k2') x), :'b', '(who is first)');
 select t.put(:b, '{"kind": "done"}');
+select gd_pause_queue('k3');
+select gd_edit(:e, p_queue => 'k3') as _ \gset
+select is((select x.id from t.take('k1') x), (:'k'::bigint[])[6], 'who is moved into a paused queue lets the next one go first');
+select t.put((:'k'::bigint[])[6], '{"kind": "done"}');
+select is_empty($$select * from t.take('k3')$$, '(paused)');
+select gd_edit(:e, p_queue => 'k1') as _ \gset
+select is((select x.id from t.take('k1') x), :'e', 'and out of it, it runs');
+select t.put(:e, '{"kind": "done"}');
 
 -- lines before rate limits are of a queue and a priority
 

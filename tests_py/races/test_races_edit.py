@@ -56,9 +56,9 @@ def test_what_is_written_down_in_an_open_transaction_holds_nobody_up(db):
     assert b.call("cancel", ids[1]) is True
     assert operate(b, "cancel", ids[2:]) == ["done"]
     c.rows("update gendurable.audit set at = at - interval '1 year' returning no")
-    b.begin().rows("select no from gendurable.audit for update")
-    c.maintain()
-    assert c.one("select count(*) from gd_audit()") == 2
+    b.begin().rows("select no from gendurable.audit order by no limit 1 for update")
+    assert c.maintain()["errors"] == {}
+    assert c.one("select count(*) from gd_audit()") == 1
     b.roll_back()
     c.maintain()
     assert c.one("select count(*) from gd_audit()") == 0
