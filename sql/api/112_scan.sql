@@ -1,6 +1,6 @@
 -- The scan of one queue and priority: two index ranges, woken 0 (lifted out of a key's lane) and woken 1 (all others). A
 -- round picks a few due rows of a range, lets the gate admit what may start, and hands it out.
--- Next: 113_stops, what is paused; 114_gate.
+-- Next: 114_gate.
 
 create or replace function gendurable._scan_priority(
     p_worker text, p_queue text, p_priority int, p_limit int, p_bytes bigint, p_lease interval, p_now timestamptz,

@@ -228,19 +228,6 @@ end $$;
 comment on function gendurable._admit_to_keys(gendurable.candidate[], timestamptz) is
     'Which of the locked due rows may start, with their slots; parks the others in their lanes and lifts who is first.';
 
-create or replace function gendurable._is_chore(
-    p_status gendurable.status, p_crashes int, p_key text, p_lane_at timestamptz, p_now timestamptz
-) returns boolean
-language sql immutable parallel safe as $$
-    select case
-        when p_status = 'executing' then p_crashes + 1 >= gendurable._crash_cap()
-        else p_key is not null and (p_lane_at is null or p_lane_at > p_now)
-    end
-$$;
-
-comment on function gendurable._is_chore(gendurable.status, int, text, timestamptz, timestamptz) is
-    'Whether a due row is no work for a worker: it is to be ended, or it has no place in its key and carries its baton.';
-
 create or replace function gendurable._do_chores(
     p_candidates gendurable.candidate[], p_keys text[], p_now timestamptz
 ) returns void

@@ -1,5 +1,5 @@
 -- Pauses by hand: of an instance, and of a machine, one of its versions, one of its steps. What claims make of them stands in
--- 113_stops and kernel/086_pauses; pauses of queues in 180_operate and 166_queue.
+-- 118_stops and kernel/086_pauses; pauses of queues in 180_operate and 166_queue.
 -- Next: 166_queue.
 
 create or replace function gd_pause(p_id bigint) returns boolean

@@ -220,25 +220,6 @@ def test_operating(conn: Conn) -> None:
     gd.pause_queue(conn, "default")
     assert gd.claim(conn, "w") == []
     gd.resume_queue(conn, "default")
-    assert gd.pause(conn, id)
-    assert not gd.pause(conn, id)
-    assert gd.claim(conn, "w") == []
-    assert gd.resume(conn, id)
-    assert not gd.resume(conn, id)
-    assert gd.pause_machine(conn, work, 1)
-    assert gd.pause_machine(conn, work, step="start")
-    assert gd.claim(conn, "w") == []
-    assert gd.resume_machine(conn, work, step="start")
-    assert gd.resume_machine(conn, "test_calls.work", 1)
-    assert not gd.resume_machine(conn, Order, step=Order.end)
-    assert gd.pause_machine(conn, Order, 1, Order.end)
-    assert gd.resume_machine(conn, "test_calls.order", 1, "end")
-    gd.set_queue(conn, "default", paused=True, concurrency=3)
-    assert gd.claim(conn, "w") == []
-    gd.set_queue(conn, "default", paused=None, limit=7)
-    found = conn.execute("select paused, concurrency, max_executing from gd_queues where queue = 'default'").fetchone()
-    assert found == (False, 3, 7)
-    gd.set_queue(conn, "default", concurrency=None, limit=None)
     later = datetime.now(UTC) + timedelta(hours=1)
     assert gd.reschedule(conn, id, later)
     assert row(conn, id)["eligible_at"] == later

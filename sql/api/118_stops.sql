@@ -1,5 +1,5 @@
--- What a claim does with due rows that are paused (kernel/086_pauses). Only where something is paused it looks.
--- Next: 114_gate.
+-- What a claim does with due rows that are paused (kernel/086_pauses), whether its scan has found them or the gate in a line. Only
+-- where something is paused it looks. Next: the worker runs the step, renews the claim (120_lease), and commits (130_commit).
 
 create or replace function gendurable._set_paused_aside(
     p_picked gendurable.candidate[], p_queue text, p_now timestamptz, out candidates gendurable.candidate[], out keys int
