@@ -144,8 +144,8 @@ begin
     from (
         select i.id, i.paused_at
         from gendurable.instance i
-        where i.paused_at < p_now - interval '1 day' and i.finished_at is null
-        order by i.paused_at, i.id
+        where i.paused_at < p_now - interval '1 day' and i.finished_at is null and coalesce(i.paused_at, i.aside_at) is not null
+        order by i.paused_at
         limit 1001
     ) n;
     if v_found.count > 0 then

@@ -23,7 +23,9 @@ create or replace function gendurable._has_pauses() returns boolean
 language plpgsql stable as $$
 begin
     return exists (select from gendurable.paused_machine)
-        or exists (select from gendurable.instance i where i.paused_at is not null and i.finished_at is null);
+        or exists (
+            select from gendurable.instance i
+            where i.paused_at is not null and i.finished_at is null and coalesce(i.paused_at, i.aside_at) is not null);
 end $$;
 
 comment on function gendurable._has_pauses() is 'Whether a machine, a version, a step or an instance is paused.';
@@ -155,9 +157,9 @@ language plpgsql as $$
 begin
     select i.fsm, i.step, i.fsm_version, i.id into fsm, step, version, id
     from gendurable.instance i
-    where i.aside_at is not null and i.paused_at is null
+    where i.paused_at is null and i.finished_at is null and coalesce(i.paused_at, i.aside_at) is not null
         and (i.fsm, i.step, i.fsm_version, i.id) > (p_fsm, p_step, p_version, p_id)
-    order by i.fsm, i.step, i.fsm_version, i.id
+    order by i.paused_at, i.fsm, i.step, i.fsm_version, i.id
     limit 1;
 end $$;
 
@@ -179,9 +181,9 @@ begin
     v_ids := array(
         select i.id
         from gendurable.instance i
-        where i.fsm = p_fsm and i.step = p_step and i.fsm_version = p_version and i.id >= p_id
-            and i.aside_at is not null and i.paused_at is null
-        order by i.id
+        where i.paused_at is null and i.fsm = p_fsm and i.step = p_step and i.fsm_version = p_version and i.id >= p_id
+            and i.finished_at is null and coalesce(i.paused_at, i.aside_at) is not null
+        order by i.paused_at, i.fsm, i.step, i.fsm_version, i.id
         limit p_most
         for no key update skip locked);
     if v_ids <> '{}' then

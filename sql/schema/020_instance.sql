@@ -88,14 +88,6 @@ create table gendurable.instance (
     constraint instance_line check (
         bucket_at is null or (status = 'runnable' and eligible_at is null and rate_limit is not null)
     ),
-    -- what is set aside has no place anywhere, and is due only to carry its key's baton
-    constraint instance_aside check (
-        aside_at is null
-        or (
-            coalesce(lane_at, bucket_at) is null and (status = 'runnable' or status = 'awaiting_signal')
-            and (eligible_at is null or partition_key is not null)
-        )
-    ),
     constraint instance_woken check (woken in (0, 1)),
     constraint instance_unique check (
         unique_held is null
@@ -189,10 +181,7 @@ where partition_key is not null and lane_at is null;
 create index instance_unique_past on gendurable.instance (unique_key, id)
 where unique_key is not null and unique_held is null;
 
--- gd_resume_machine, upkeep: what pauses of machines have set aside; almost always empty
-create index instance_aside on gendurable.instance (fsm, step, fsm_version, id)
-where aside_at is not null and paused_at is null;
-
--- "is any instance paused", gd_pauses
-create index instance_paused on gendurable.instance (paused_at, id)
-where paused_at is not null and finished_at is null;
+-- gd_resume_machine, upkeep: what pauses of machines have set aside; behind what is paused by itself: "is any", gd_pauses. Almost
+-- always empty
+create index instance_paused on gendurable.instance (paused_at, fsm, step, fsm_version, id)
+where finished_at is null and coalesce(paused_at, aside_at) is not null;

@@ -304,8 +304,8 @@ with p as not materialized (
     from (
         select i.queue, i.fsm, i.fsm_version, i.step, i.id, i.paused_at, i.paused_by
         from gendurable.instance i
-        where i.paused_at is not null and i.finished_at is null
-        order by i.paused_at desc, i.id desc
+        where i.paused_at is not null and i.finished_at is null and coalesce(i.paused_at, i.aside_at) is not null
+        order by i.paused_at desc
         limit 10000
     ) x
 )

@@ -38,13 +38,6 @@ add constraint instance_key check (
                 or not (status = 'runnable' or (status = 'awaiting_signal' and deadline_at is not null))
             )
     end
-),
-add constraint instance_aside check (
-    aside_at is null
-    or (
-        coalesce(lane_at, bucket_at) is null and (status = 'runnable' or status = 'awaiting_signal')
-        and (eligible_at is null or partition_key is not null)
-    )
 );
 
 create index instance_failed on gendurable.instance (fsm, failed_at, id)
@@ -165,11 +158,8 @@ alter table gendurable.queue_setting add column concurrency int check (concurren
 
 comment on table gendurable.queue_setting is 'What gd_set_queue has said of a queue: how many of it may execute at once, in all and at each worker.';
 
-create index instance_aside on gendurable.instance (fsm, step, fsm_version, id)
-where aside_at is not null and paused_at is null;
-
-create index instance_paused on gendurable.instance (paused_at, id)
-where paused_at is not null and finished_at is null;
+create index instance_paused on gendurable.instance (paused_at, fsm, step, fsm_version, id)
+where finished_at is null and coalesce(paused_at, aside_at) is not null;
 
 create table gendurable.paused_machine (
     fsm text not null,
@@ -309,8 +299,8 @@ with p as not materialized (
     from (
         select i.queue, i.fsm, i.fsm_version, i.step, i.id, i.paused_at, i.paused_by
         from gendurable.instance i
-        where i.paused_at is not null and i.finished_at is null
-        order by i.paused_at desc, i.id desc
+        where i.paused_at is not null and i.finished_at is null and coalesce(i.paused_at, i.aside_at) is not null
+        order by i.paused_at desc
         limit 10000
     ) x
 )

@@ -9,7 +9,9 @@ from support.wait import wait_until
 
 
 def aside(session: Session) -> list[int]:
-    return [row["id"] for row in session.rows("select id from gendurable.instance where aside_at is not null order by id")]
+    return [
+        row["id"] for row in session.rows("select id from gendurable.instance where aside_at is not null order by id")
+    ]
 
 
 def notes(session: Session) -> int:
