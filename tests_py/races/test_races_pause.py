@@ -255,3 +255,24 @@ def test_what_is_inserted_while_its_machine_is_paused_and_resumed_is_not_lost(db
     if how == "commit":
         assert ids(b.claim_soon()) == [id]
     assert aside(c) == []
+
+
+@pytest.mark.parametrize("how", ["machine", "instance"])
+def test_a_head_that_is_its_keys_baton_passes_it_on(db, how):
+    a, _, c = three(db)
+    holder = c.insert(fsm="other", partition_key="k")
+    claim = a.claim_one()
+    assert claim["id"] == holder
+    head = c.insert(partition_key="k")
+    rest = [c.insert(fsm="other", partition_key="k") for _ in range(2)]
+    assert a.claim(10) == []
+    assert a.finish(claim) == ["ok"]
+    # it alone is due
+    assert [c.look(id)["eligible_at"] is None for id in [head, *rest]] == [False, True, True]
+    assert c.call("pause_machine", "m") if how == "machine" else c.call("pause", head)
+    for id in rest:
+        [claim] = a.claim(10)
+        assert claim["id"] == id
+        assert a.finish(claim) == ["ok"]
+    assert aside(c) == [head]
+    no_baton_was_lost(c)

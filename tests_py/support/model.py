@@ -22,7 +22,7 @@ TIMEOUTS = {"start": 45}
 
 
 class Model:
-    """All instances that are committed, the paused queues, versions and steps, whether all is held, and the limits of keys and rates.
+    """All instances that are committed, what is paused, whether all is held, and the limits of keys and rates.
 
     A rate limit is open (it never binds), tight (it gives `BURST` and as good as nothing after that) or shut. Lines do
     not exist here, as lanes do not. `tokens`: the most that may be left of a bucket of a tight limit.

@@ -13,7 +13,8 @@ from support.model_inputs import RATES
 from support.model_row import Row, Span
 
 US = "(extract(epoch from {}) * 1000000)::bigint"
-PLACE = "coalesce(case when i.partition_key is null then coalesce(i.eligible_at, i.bucket_at) else i.lane_at end, i.aside_at)"
+PLACE = """coalesce(
+    case when i.partition_key is null then coalesce(i.eligible_at, i.bucket_at) else i.lane_at end, i.aside_at)"""
 LEASE = "case when i.status = 'executing' then greatest(i.lease_expires_at, r.until) end"
 ROWS = f"""
 select i.id, i.status::text, i.step, i.state, i.attempt, i.crashes, i.queue, i.home, i.priority, i.partition_key as key,
