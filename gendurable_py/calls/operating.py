@@ -14,8 +14,8 @@ from pydantic import JsonValue
 from .._contract import RETENTION, Seconds
 from .._statement import Statement, by_id, call, nothing, one_value
 from ..machine.codec import dumps, loads
-from ..machine.outcome import UNSET, StepLike, Unset
-from ..machine.spec import step_name
+from ..machine.outcome import UNSET, MachineLike, StepLike, Unset
+from ..machine.spec import spec_of, step_name
 from ..machine.times import aware, retention_seconds
 from .rows import Matched
 
@@ -85,12 +85,20 @@ def reschedule_many(ids: Iterable[int], eligible_at: datetime) -> Statement[dict
 
 
 @call
-def set_queue(queue: str, *, limit: int | Unset | None = UNSET) -> Statement[None]:
-    """How many instances of a queue execute at once, over all workers; 0: none, None: any number.
+def set_queue(
+    queue: str,
+    *,
+    limit: int | Unset | None = UNSET,
+    concurrency: int | Unset | None = UNSET,
+    paused: bool | Unset | None = UNSET,
+) -> Statement[None]:
+    """How many instances of a queue execute at once, and whether it is paused. What is left out stays as it was.
 
-    What is left out stays as it was.
+    ``limit`` is over all workers (0: none, None: any number); ``concurrency`` is that of each worker (None: as many as
+    it was started with); ``paused=True`` is `pause_queue`, False and None are `resume_queue`.
     """
-    options = {} if limit is UNSET else {"limit": limit}
+    named = {"limit": limit, "concurrency": concurrency, "paused": paused}
+    options = {key: value for key, value in named.items() if value is not UNSET}
     return Statement("select gd_set_queue(%s, %s::jsonb)", (queue, dumps(options).decode()), nothing)
 
 
@@ -115,6 +123,48 @@ def pause_queue(queue: str) -> Statement[None]:
 @call
 def resume_queue(queue: str) -> Statement[None]:
     return Statement("select gd_resume_queue(%s)", (queue,), nothing)
+
+
+@call
+def pause(id: int) -> Statement[bool]:
+    """Do not run an instance until `resume`; a step that executes is finished. False: it has ended, or is paused.
+
+    Raises:
+        UnknownInstance: there is no such instance. So does `resume`.
+    """
+    return Statement("select gd_pause(%s)", (id,), one_value)
+
+
+@call
+def resume(id: int) -> Statement[bool]:
+    """End what `pause` began; False: it is not paused."""
+    return Statement("select gd_resume(%s)", (id,), one_value)
+
+
+@call
+def pause_machine(
+    machine: MachineLike | str, version: int | None = None, step: StepLike | None = None
+) -> Statement[bool]:
+    """Do not run a machine, a version of it or a step, whatever the queue; False: the very same is paused already.
+
+    All its versions are paused unless ``version`` says which, also where the machine is given as a class.
+    """
+    return Statement("select gd_pause_machine(%s, %s, %s)", _place(machine, version, step), one_value)
+
+
+@call
+def resume_machine(
+    machine: MachineLike | str, version: int | None = None, step: StepLike | None = None
+) -> Statement[bool]:
+    """End what `pause_machine` began with the same arguments; False: the very same is not paused."""
+    return Statement("select gd_resume_machine(%s, %s, %s)", _place(machine, version, step), one_value)
+
+
+def _place(
+    machine: MachineLike | str, version: int | None, step: StepLike | None
+) -> tuple[str, int | None, str | None]:
+    fsm = machine if isinstance(machine, str) else spec_of(machine).name
+    return fsm, version, None if step is None else step_name(step)
 
 
 @call

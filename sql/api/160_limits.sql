@@ -1,6 +1,6 @@
 -- Limits: how many of a partition key may execute at once, and how much may start of what names a rate limit. Setting one is a
 -- decision, as of kernel/055_doubt. What claims make of rate limits stands in 115_limits.
--- Next: 166_queue.
+-- Next: 164_pause.
 
 create or replace function gd_set_key_limit(p_prefix text, p_limit int) returns void
 language plpgsql security definer

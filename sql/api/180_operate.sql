@@ -115,24 +115,9 @@ set lock_timeout = '1s' as $$
 begin
     perform gendurable._need_read_committed();
     perform gendurable._need_text(p_queue, 'p_queue');
-    perform gendurable._announce_decision();
-    insert into gendurable.paused_queue (queue) values (p_queue) on conflict do nothing;
-    if not found then
-        return;
+    if gendurable._pause_queue(p_queue) then
+        perform gendurable._note_by_hand('gd_pause_queue', null, jsonb_build_object('queue', p_queue), 1);
     end if;
-    -- rows of this queue may hold the batons of keys with rows in other queues
-    perform gendurable._outwait_key_holders();
-    perform gendurable._carry_out_decision(array(
-        select distinct i.partition_key
-        from gendurable.instance i
-        where i.lane_at is not null and i.slot_no is null and i.queue = p_queue
-            and (i.eligible_at is not null or i.bucket_at is not null)
-        union
-        select i.partition_key
-        from gendurable.instance i
-        where i.partition_key is not null and i.eligible_at is not null and i.lane_at is null and i.queue = p_queue
-    ), clock_timestamp());
-    perform gendurable._note_by_hand('gd_pause_queue', null, jsonb_build_object('queue', p_queue), 1);
 end $$;
 
 comment on function gd_pause_queue(text) is
@@ -148,19 +133,9 @@ set lock_timeout = '1s' as $$
 begin
     perform gendurable._need_read_committed();
     perform gendurable._need_text(p_queue, 'p_queue');
-    perform gendurable._announce_decision();
-    delete from gendurable.paused_queue q where q.queue = p_queue;
-    if not found then
-        return;
+    if gendurable._resume_queue(p_queue) then
+        perform gendurable._note_by_hand('gd_resume_queue', null, jsonb_build_object('queue', p_queue), 1);
     end if;
-    perform gendurable._outwait_key_holders();
-    perform gendurable._carry_out_decision(array(
-        select distinct i.partition_key
-        from gendurable.instance i
-        where i.queue = p_queue and i.eligible_at is null and i.finished_at is null and i.lane_at is not null
-    ), clock_timestamp());
-    perform gendurable._wake_sleepers(array[p_queue]);
-    perform gendurable._note_by_hand('gd_resume_queue', null, jsonb_build_object('queue', p_queue), 1);
 end $$;
 
 comment on function gd_resume_queue(text) is

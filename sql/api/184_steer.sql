@@ -86,6 +86,8 @@ begin
             awaits = case when p_step is null then i.awaits end,
             shown = case when p_step is null then i.shown end,
             deadline_at = case when p_step is null then i.deadline_at end,
+            -- whoever lets it run again wants it to run
+            paused_at = null, paused_by = null,
             -- a barrier that its parent has left is not entered again
             barrier_no = case when i.id = any(v_waits.ids) then i.barrier_no end
         where i.id = any(p_ids) and i.status in ('failed', 'cancelled')
@@ -119,7 +121,7 @@ begin
         p_ids, 'reschedule', null, jsonb_build_object('until', p_at, 'by', gendurable._actor()), p_now);
     with moved as (
         update gendurable.instance i
-        set eligible_at = p_at, bucket_at = null, woken = 1, updated_at = p_now,
+        set eligible_at = p_at, bucket_at = null, aside_at = null, woken = 1, updated_at = p_now,
             lane_at = case when i.partition_key is not null then p_at end,
             deadline_at = case when i.status = 'awaiting_signal' then p_at else i.deadline_at end
         where i.id = any(p_ids)

@@ -80,7 +80,7 @@ declare
     -- for operators, too
     v_looking constant text[] := '{gd_signals,gd_match,gd_audit,gd_get,gd_tree,gd_list,gd_count,gd_why,gd_line,gd_failures,gd_errors,gd_history,gd_doctor}'::text[];
     v_reader constant text[] := '{gd_result,gd_find,gd_childs,gd_version}'::text[] || v_looking;
-    v_views constant text[] := '{gd_instances,gd_queues,gd_workers,gd_rate_limits,gd_schedules,gd_holds}'::text[];
+    v_views constant text[] := '{gd_instances,gd_queues,gd_workers,gd_rate_limits,gd_schedules,gd_holds,gd_pauses}'::text[];
     v_upkeep constant text[] := '{gd_reap,gd_gc,gd_maintain}'::text[];
     -- what gd_run and gd_run_claims are made of, and the doors through which they claim, read, commit and give back
     v_runner constant text[] :=
@@ -95,7 +95,7 @@ begin
                 || v_runner;
             views := '{gd_steps}'::text[];
         when 'operator' then
-            functions := v_client || v_upkeep || v_looking || '{gd_edit,gd_delete,gd_delete_many,gd_signal_many,gd_cancel,gd_retry,gd_reschedule,gd_pause_queue,gd_resume_queue,gd_set_key_limit,gd_set_rate_limit,gd_ensure_rate_limit,gd_close_rate_limit,gd_schedule,gd_unschedule,gd_pause_schedule,gd_resume_schedule,gd_trigger,gd_cancel_many,gd_retry_many,gd_reschedule_many,gd_set_queue,gd_hold_all,gd_release_hold}'::text[];
+            functions := v_client || v_upkeep || v_looking || '{gd_edit,gd_delete,gd_delete_many,gd_signal_many,gd_cancel,gd_retry,gd_reschedule,gd_pause,gd_resume,gd_pause_machine,gd_resume_machine,gd_pause_queue,gd_resume_queue,gd_set_key_limit,gd_set_rate_limit,gd_ensure_rate_limit,gd_close_rate_limit,gd_schedule,gd_unschedule,gd_pause_schedule,gd_resume_schedule,gd_trigger,gd_cancel_many,gd_retry_many,gd_reschedule_many,gd_set_queue,gd_hold_all,gd_release_hold}'::text[];
             views := v_views;
         when 'reader' then
             functions := v_reader;
@@ -283,6 +283,10 @@ begin
         create trigger hold_special after insert on gendurable.hold
         for each row execute function gendurable._mark_special();
         create trigger paused_queue_special after insert on gendurable.paused_queue
+        for each row execute function gendurable._mark_special();
+        create trigger paused_machine_special after insert on gendurable.paused_machine
+        for each row execute function gendurable._mark_special();
+        create trigger resumed_special after insert on gendurable.resumed
         for each row execute function gendurable._mark_special();
         create trigger queue_setting_special after insert on gendurable.queue_setting
         for each row execute function gendurable._mark_special();

@@ -15,7 +15,7 @@ from support.server import Server
 
 from gendurable_py.install import extension_files, install, plain_script, uninstall, version
 
-VIEWS = {"gd_instances", "gd_queues", "gd_workers", "gd_rate_limits", "gd_holds", "gd_schedules"}
+VIEWS = {"gd_instances", "gd_queues", "gd_workers", "gd_rate_limits", "gd_holds", "gd_schedules", "gd_pauses"}
 STEPS = {"gd_steps"}
 UPKEEP = {"gd_reap", "gd_gc", "gd_maintain"}
 CLIENT = {
@@ -52,6 +52,7 @@ MAY: dict[str, set[str]] = {
     "operator": CLIENT
     | VIEWS
     | UPKEEP
+    | {"gd_pause", "gd_resume", "gd_pause_machine", "gd_resume_machine"}
     | {"gd_cancel", "gd_retry", "gd_reschedule", "gd_pause_queue", "gd_resume_queue", "gd_set_key_limit"}
     | LIMITS
     | LOOKING
