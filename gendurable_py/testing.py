@@ -323,6 +323,7 @@ def context(
     awaits: Iterable[str] = (),
     timed_out: bool = False,
     meta: dict[str, object] | None = None,
+    attributes: dict[str, object] | None = None,
 ) -> Context[Any]:
     """A context to call a step with, without any database: ``Checkout().ship(context(Checkout, {"order": 1}))``."""
     spec: Spec = spec_of(machine)
@@ -352,6 +353,7 @@ def context(
         signals=dumps(inbox).decode(),
         childs="[]",
         meta=dumps(meta or {}).decode(),
+        attributes=dumps(attributes or {}).decode(),
     )
     return Context(row, spec.codec)
 

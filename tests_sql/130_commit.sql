@@ -241,13 +241,13 @@ select t.answer(:id, '{"kind": "next", "step": "b", "state": {"k": 1}, "keep": t
 select is((:'answer'::jsonb) ->> 'result', 'ok', 'keep is answered ok');
 select is(
     (select array_agg(k order by k) from jsonb_object_keys((:'answer'::jsonb) -> 'detail') k),
-    '{attempt,awaits,childs,claim_no,fsm,fsm_version,id,meta,parent_id,partition_key,queue,signals,state,step,timed_out,unique_key}',
+    '{attempt,attributes,awaits,childs,claim_no,fsm,fsm_version,id,meta,parent_id,partition_key,queue,signals,state,step,timed_out,unique_key}',
     'with all that a claim would return');
 select is(
     ((:'answer'::jsonb) -> 'detail') - '{claim_no,signals}'::text[],
     jsonb_build_object('id', :id, 'fsm', 'm', 'fsm_version', 1, 'step', 'b', 'state', '{"k": 1}'::jsonb, 'attempt', 0,
         'queue', 'keep', 'partition_key', null, 'unique_key', null, 'parent_id', null, 'awaits', null, 'timed_out', false,
-        'childs', '[]'::jsonb, 'meta', '{"t": 1}'::jsonb), 'as it is now');
+        'childs', '[]'::jsonb, 'meta', '{"t": 1}'::jsonb, 'attributes', '{}'::jsonb), 'as it is now');
 select is((:'answer'::jsonb) #>> '{detail,signals,0,name}', 'hello', 'and the inbox');
 select ok(((:'answer'::jsonb) #>> '{detail,claim_no}')::bigint > :no, 'under a new claim number');
 select is(t.status(:id), 'executing', 'it goes on executing');

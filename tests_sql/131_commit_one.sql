@@ -60,7 +60,7 @@ select is(
     (select k.claim - 'claim_no' from kept k),
     jsonb_build_object('id', :id, 'fsm', 'm', 'fsm_version', 1, 'step', 'b', 'state', '{"a": 2}'::jsonb, 'attempt', 0, 'queue', 'keep',
         'partition_key', null, 'unique_key', null, 'parent_id', null, 'awaits', null, 'timed_out', false, 'signals', '[]'::jsonb,
-        'childs', '[]'::jsonb, 'meta', '{"tag": 1}'::jsonb), 'keep: the next claim');
+        'childs', '[]'::jsonb, 'meta', '{"tag": 1}'::jsonb, 'attributes', '{}'::jsonb), 'keep: the next claim');
 select is((select k.claim -> 'claim_no' from kept k), (select to_jsonb(i.claim_no) from gendurable.instance i where i.id = :id), 'with its number');
 select is((select row(v.status, v.worker)::text from gd_instances v where v.id = :id), '(executing,w2)', 'and it is held');
 select t.raises(

@@ -81,7 +81,7 @@ select is(t.found('{"stuck_for_ms": 60000}'), 'a e', 'stuck_for_ms: what has not
 select is(t.found('{"stuck_for_ms": 60000, "fsm": "fa", "status": "executing"}'), 'a', 'all keys have to fit');
 
 select t.raises(format('select gd_match(%L)', f.filter), 'GD501', 'refused: ' || f.filter)
-from unnest(array['[]', '"x"', '{"fsmm": "a"}', '{"attributes": {}}', '{"fsm": null}', '{"fsm": 1}', '{"fsm": ""}', '{"fsm": ["a"]}',
+from unnest(array['[]', '"x"', '{"fsmm": "a"}', '{"attribute": {}}', '{"fsm": null}', '{"fsm": 1}', '{"fsm": ""}', '{"fsm": ["a"]}',
     '{"status": "running"}', '{"status": [1]}', '{"status": [null]}', '{"status": {}}', '{"id": "1"}', '{"id": 1.5}', '{"id": 1e30}', '{"id": [null]}',
     '{"version": 1e10}', '{"version": "1"}', '{"parent_id": 1e19}', '{"parent_id": "x"}', '{"meta": []}', '{"meta": null}',
     '{"inserted_before": "yesterday"}', '{"due_before": "2020-01-01"}', '{"due_before": 5}', '{"stuck_for_ms": -1}', '{"stuck_for_ms": "1"}',

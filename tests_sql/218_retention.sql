@@ -23,6 +23,8 @@ select 'renewal', r.instance_id from gendurable.renewal r
 union all
 select 'error', e.instance_id from gendurable.error e
 union all
+select 'attribute', a.instance_id from gendurable.attribute a
+union all
 select 'history', h.instance_id from gendurable.history h;
 create view t.lost as select o.* from t.orphan o where not t.is_there(o.instance_id);
 
@@ -32,7 +34,7 @@ select bag_eq(
       where c.relnamespace = 'gendurable'::regnamespace and c.relkind = 'r' and a.attnum > 0 and a.attname ~ '(^|_)id$'
         and (a.attname <> 'id' or c.relname = 'instance')$$,
     $$values ('instance'::name, 'id'::name), ('signal', 'instance_id'), ('signal_seen', 'instance_id'), ('watch', 'instance_id'),
-        ('renewal', 'instance_id'), ('error', 'instance_id'), ('history', 'instance_id'),
+        ('renewal', 'instance_id'), ('error', 'instance_id'), ('attribute', 'instance_id'), ('history', 'instance_id'),
         -- of an instance that is gone, until what is left of its history is, too
         ('history_left', 'gone_id'),
         -- who did what to it stays, for its own time

@@ -18,7 +18,7 @@ select gd_signal(h.id, 'a', '5') from t.held h;
 select is(t.told(), 'ok', 'a step is run');
 select is(
     (select string_agg(k.name, ' ' order by k.name) from app.seen s cross join jsonb_object_keys(s.ctx) k (name)),
-    'attempt awaits childs claim_no fsm id meta parent_id partition_key queue signals state step timed_out unique_key version',
+    'attempt attributes awaits childs claim_no fsm id meta parent_id partition_key queue signals state step timed_out unique_key version',
     'the handler gets what a claim shows');
 select is((select ctx #>> '{signals,0,name}' from app.seen), 'a', '(with the inbox)');
 select is((select v.status || (v.state ->> 'n') from gd_instances v where v.step = 'looked'), 'runnable7',

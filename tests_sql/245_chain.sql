@@ -134,7 +134,7 @@ select is(
 select is(
     (select jsonb_object_agg(l.step, l.ctx - '{id,claim_no,state,signals,queue}'::text[]) from app.log l where l.step <> 's1'),
     (select jsonb_object_agg(s, jsonb_build_object('fsm', 'm', 'version', 1, 'step', s, 'attempt', 0, 'partition_key', null,
-        'unique_key', null, 'parent_id', null, 'awaits', null, 'timed_out', false, 'childs', '[]'::jsonb, 'meta', '{}'::jsonb))
+        'unique_key', null, 'parent_id', null, 'awaits', null, 'timed_out', false, 'childs', '[]'::jsonb, 'meta', '{}'::jsonb, 'attributes', '{}'::jsonb))
      from unnest('{s2,s3}'::text[]) s), 'its step, no attempt, nothing awaited');
 select is((select l.ctx -> 'state' ->> 'at' from app.log l where l.step = 's3'), 's3', 'the state of the link before it');
 select is((select l.ctx -> 'state' -> 's1' from app.log l where l.step = 's2'), t.next('s2'), '(which stays where that says none)');

@@ -49,7 +49,8 @@ def commit_text(worker: str, outcomes: str, lease: timedelta) -> Statement[list[
         "from gd_commit(%s, %s::jsonb, make_interval(secs => %s)) c "
         "left join lateral jsonb_to_record(c.detail) as k (id int8, claim_no int8, "
         "fsm text, fsm_version int4, step text, state text, attempt int4, queue text, partition_key text, "
-        "unique_key text, parent_id int8, awaits text[], timed_out bool, signals text, childs text, meta text) "
+        "unique_key text, parent_id int8, awaits text[], timed_out bool, signals text, childs text, meta text, "
+        "attributes text) "
         "on c.result = 'ok' where c.result <> 'ok' or c.detail is not null",
         (worker, outcomes, lease.total_seconds()),
         lambda rows: list(map(_answer, rows)),

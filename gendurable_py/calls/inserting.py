@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from typing import Literal
 
 from .. import _trace
 from .._contract import Seconds
@@ -19,6 +20,8 @@ from ..machine.outcome import UNSET, MachineLike, StepLike
 from ..machine.spec import check_step, spec_of, step_name
 from ..machine.times import aware, seconds
 from .rows import Inserted
+
+OnConflict = Literal["nothing", "id", "reschedule", "replace"]
 
 
 @call
@@ -41,10 +44,17 @@ def insert(
     meta: Mapping[str, object] | None = None,
     expires_at: datetime | None = None,
     expires: Seconds | None = None,
+    attributes: Mapping[str, object] | None = None,
+    on_conflict: OnConflict = "nothing",
 ) -> Statement[int | None]:
     """Insert one instance: its id, or None if another holds the unique key.
 
     ``expires_at`` (or ``expires``, in seconds from now) is its deadline: past it the instance has failed.
+    ``attributes`` are what it is searched by.
+
+    ``on_conflict`` is what becomes of the holder of the unique key: ``id`` answers its id; ``reschedule`` moves its
+    time, if no worker has ever had it; ``replace`` gives it the step, the version and the state, too. Both answer its
+    id, or None where it has begun or somebody has it locked: then nothing has changed.
 
     With a machine class or a job the state and the step are checked before any SQL; a name is for a machine that lives
     elsewhere.
@@ -64,7 +74,7 @@ def insert(
     return Statement(
         "select gd_insert(%s, %s::jsonb, %s, %s, %s, %s, %s, %s, %s::text[], %s, "
         "make_interval(secs => %s), %s, %s, %s, %s::jsonb, "
-        "coalesce(%s::timestamptz, clock_timestamp() + make_interval(secs => %s)))",
+        "coalesce(%s::timestamptz, clock_timestamp() + make_interval(secs => %s)), %s::jsonb, %s)",
         (
             fsm,
             text.decode(),
@@ -83,6 +93,8 @@ def insert(
             None if meta is None else dumps(meta).decode(),
             None if expires_at is None else aware(expires_at),
             None if expires is None else seconds(expires, "expires"),
+            None if attributes is None else dumps(attributes).decode(),
+            on_conflict,
         ),
         one_value,
     )

@@ -54,6 +54,7 @@ class Claim(NamedTuple):
     signals: JsonValue
     childs: JsonValue
     meta: JsonValue
+    attributes: JsonValue
 
 
 class Committed(NamedTuple):

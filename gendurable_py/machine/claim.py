@@ -9,7 +9,7 @@ from typing import LiteralString, NamedTuple
 
 CLAIMED: LiteralString = (
     "id, claim_no, fsm, fsm_version, step, state::text, attempt, queue, partition_key, unique_key, parent_id, "
-    "awaits, timed_out, signals::text, childs::text, meta::text"
+    "awaits, timed_out, signals::text, childs::text, meta::text, attributes::text"
 )
 
 
@@ -32,3 +32,4 @@ class ClaimRow(NamedTuple):
     signals: str
     childs: str
     meta: str
+    attributes: str

@@ -99,6 +99,11 @@ class Context(Generic[S]):
         return cast("dict[str, JsonValue]", loads(self._row.meta))
 
     @property
+    def attributes(self) -> Mapping[str, JsonValue]:
+        """What the instance is searched by; ``attributes=`` of an outcome changes it."""
+        return cast("dict[str, JsonValue]", loads(self._row.attributes))
+
+    @property
     def state(self) -> S:
         """Decoded once, and always the same object.
 

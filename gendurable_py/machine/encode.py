@@ -76,6 +76,8 @@ def encode_outcome(ctx: Context[Any], spec: Spec, outcome: object, keep: bool) -
         text = b'{"id":%d,"claim_no":%d,' % (row.id, row.claim_no) + _encode_other(spec, outcome)
     else:
         raise _explain_no_outcome(ctx, outcome)
+    if outcome.attributes is not None:
+        text += b',"attributes":' + dumps(outcome.attributes)
     if isinstance(outcome, Sending):
         text += _encode_outbox(outcome)
     used = _list_consumed(ctx, outcome)
@@ -290,6 +292,8 @@ def encode_insert(what: Insertable, trace: Mapping[str, str] | None = None) -> b
     meta = _trace.traced(child.meta, trace)
     if meta is not None:
         made["meta"] = meta
+    if child.attributes is not None:
+        made["attributes"] = child.attributes
     if made:
         text += b"," + dumps(made)[1:-1]  # a key that stands in the head, too: jsonb takes the last one
     return text + b',"state":' + state + b"}"

@@ -81,9 +81,12 @@ class Outcome:
 
     ``consume`` names the signals that are used up when the outcome commits (signals or their ids). Left out: those
     that `Context.signal` gave out; if it gave none, what was awaited, for an outcome that progresses.
+
+    ``attributes`` are merged into those by which the instance is searched: a key with None is taken away.
     """
 
     consume: Iterable[Signal | int] | None = field(default=None, kw_only=True)
+    attributes: Mapping[str, object] | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +206,7 @@ class New:
     weight: float | None = field(default=None, kw_only=True)
     max_attempts: int | None = field(default=None, kw_only=True)
     meta: Mapping[str, object] | None = field(default=None, kw_only=True)
+    attributes: Mapping[str, object] | None = field(default=None, kw_only=True)
     expires_at: datetime | None = field(default=None, kw_only=True)
     expires: Seconds | None = field(default=None, kw_only=True)
 

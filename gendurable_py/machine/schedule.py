@@ -33,6 +33,7 @@ class ScheduleOptions(TypedDict, total=False):
     weight: float
     max_attempts: int
     meta: Mapping[str, object]
+    attributes: Mapping[str, object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +149,9 @@ def encode_options(machine: MachineLike | str, state: object, options: Mapping[s
         text = spec.codec.encode({} if state is UNSET else state)
     if options.get("unique_scope") is not None:
         made["unique_scope"] = list(options["unique_scope"])
-    if options.get("meta") is not None:
-        made["meta"] = dict(options["meta"])
+    for name in ("meta", "attributes"):
+        if options.get(name) is not None:
+            made[name] = dict(options[name])
     # without {} as the state: it is the server's default
     if text == b"{}":
         return dumps(made)

@@ -6,24 +6,38 @@ create or replace function gd_insert(
     p_priority int = null, p_partition_key text = null, p_unique_key text = null, p_unique_scope text[] = null,
     p_eligible_at timestamptz = null, p_delay interval = null, p_rate_limit text = null,
     p_weight double precision = 1, p_max_attempts int = null, p_meta jsonb = '{}',
-    p_expires_at timestamptz = null
+    p_expires_at timestamptz = null, p_attributes jsonb = '{}', p_on_conflict text = 'nothing'
 ) returns bigint
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 -- a plan for each call would cost three times the insert
 set plan_cache_mode = force_generic_plan set jit = off as $$
 begin
+    -- two ifs, and no variable: what has no key is to pay nothing for it
+    if p_unique_key is not null then
+        if p_on_conflict <> 'nothing' then
+            return gendurable._insert_or_meet(array[gendurable._new_instance(
+                    p_ord => 0, p_fsm => p_fsm, p_version => p_version, p_step => p_step, p_state => nullif(p_state, 'null'),
+                    p_queue => p_queue, p_priority => p_priority, p_partition_key => p_partition_key, p_unique_key => p_unique_key,
+                    p_unique_scope => p_unique_scope, p_eligible_at => p_eligible_at, p_delay => p_delay,
+                    p_rate_limit => p_rate_limit, p_weight => p_weight, p_max_attempts => p_max_attempts,
+                    p_meta => nullif(p_meta, 'null'), p_expires_at => p_expires_at,
+                    p_attributes => nullif(p_attributes, '{}')
+                )], p_on_conflict);
+        end if;
+    end if;
     return (gendurable._insert_instances(array[gendurable._new_instance(
-        p_ord => 0, p_fsm => p_fsm, p_version => p_version, p_step => p_step, p_state => nullif(p_state, 'null'),
-        p_queue => p_queue, p_priority => p_priority, p_partition_key => p_partition_key, p_unique_key => p_unique_key,
-        p_unique_scope => p_unique_scope, p_eligible_at => p_eligible_at, p_delay => p_delay,
-        p_rate_limit => p_rate_limit, p_weight => p_weight, p_max_attempts => p_max_attempts,
-        p_meta => nullif(p_meta, 'null'), p_expires_at => p_expires_at
-    )], null, null, '{}'))[1];
+            p_ord => 0, p_fsm => p_fsm, p_version => p_version, p_step => p_step, p_state => nullif(p_state, 'null'),
+            p_queue => p_queue, p_priority => p_priority, p_partition_key => p_partition_key, p_unique_key => p_unique_key,
+            p_unique_scope => p_unique_scope, p_eligible_at => p_eligible_at, p_delay => p_delay,
+            p_rate_limit => p_rate_limit, p_weight => p_weight, p_max_attempts => p_max_attempts,
+            p_meta => nullif(p_meta, 'null'), p_expires_at => p_expires_at,
+            p_attributes => nullif(p_attributes, '{}')
+        )], null, null, '{}'))[1];
 end $$;
 
 comment on function gd_insert(
     text, jsonb, text, int, text, int, text, text, text[], timestamptz, interval, text, double precision, int, jsonb,
-    timestamptz
+    timestamptz, jsonb, text
 ) is
 'Inserts one instance and returns its id, or null when another instance holds p_unique_key.
 
@@ -44,8 +58,15 @@ comment on function gd_insert(
   p_meta: a JSON object that is carried along unchanged and shown to every step
   p_expires_at: its deadline. If it has not ended by then it ends as "failed", with "expired at ..." as last_error,
     wherever it stands; the outcome of a step that runs is "stale". Default: none
+  p_attributes: a JSON object that it is searched by, see gd_list: at most 100 values and 4,000 bytes. Keys with null are
+    left out; outcomes change it
+  p_on_conflict: what becomes of the instance that holds p_unique_key. "nothing": null is answered. "id": its id is
+    answered. "reschedule": if it is of the same machine and no worker has ever had it, it becomes due when this one
+    would have, and its id is answered. "replace": it gets the step, the version and the state of this one, too. Where
+    it has begun, or somebody has it locked at that moment, nothing is changed and the answer is null
 
-Raises GD501 for an argument that is not valid, and GD502.';
+Nobody is waited for but who has just inserted the same key, or is ending its holder, and has not committed.
+"reschedule" and "replace" need READ COMMITTED (GD504). Raises GD501 for an argument that is not valid, and GD502.';
 
 create or replace function gd_insert_many(p_instances jsonb) returns table (ord int, id bigint, created boolean)
 language plpgsql security definer set search_path = pg_catalog, pg_temp
@@ -68,7 +89,8 @@ end $$;
 
 comment on function gd_insert_many(jsonb) is
 'Inserts an array of objects in one statement: [{fsm, state, step, version, queue, priority, partition_key,
-unique_key, unique_scope, eligible_at, delay_ms, rate_limit, weight, max_attempts, meta, expires_at, expires_ms}].
+unique_key, unique_scope, eligible_at, delay_ms, rate_limit, weight, max_attempts, meta, attributes, expires_at,
+expires_ms}].
 Only "fsm" is needed; an unknown key is a mistake. eligible_at and expires_at are ISO 8601 with a zone, such as
 "2031-05-06T07:08:09Z"; any other text is refused, since what it means depends on the session. expires_ms is a
 deadline that many milliseconds from now, in place of expires_at. One row for each object:

@@ -7,7 +7,7 @@ create or replace function gd_claim(
 ) returns table (
     id bigint, claim_no bigint, fsm text, fsm_version int, step text, state jsonb, attempt int, queue text,
     partition_key text, unique_key text, parent_id bigint, awaits text[], timed_out boolean,
-    signals jsonb, childs jsonb, meta jsonb
+    signals jsonb, childs jsonb, meta jsonb, attributes jsonb
 )
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
@@ -57,6 +57,7 @@ nothing is due, or the queue is paused.
     none. States and results beyond 16 MB are null, with the key "cut": true; gd_childs pages them. A last_error of
     more than 8,000 bytes is cut to 2,000 characters and " ..."
   meta: as given at the insert
+  attributes: as given at the insert and merged by outcomes since
 
 Where the step has a timeout (gd_register), the claim ends that long after it began, whatever is renewed. Where the
 instance has a deadline, no lease goes beyond it.
@@ -75,7 +76,7 @@ create or replace function gd_claim_many(
 ) returns table (
     id bigint, claim_no bigint, fsm text, fsm_version int, step text, state jsonb, attempt int, queue text,
     partition_key text, unique_key text, parent_id bigint, awaits text[], timed_out boolean,
-    signals jsonb, childs jsonb, meta jsonb
+    signals jsonb, childs jsonb, meta jsonb, attributes jsonb
 )
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp

@@ -129,7 +129,8 @@ language plpgsql stable as $$
 declare
     v_row record;
 begin
-    select i.state, i.meta, i.awaits, i.children_pending, i.fsm, i.step, i.queue, i.partition_key, i.unique_key into v_row
+    select i.state, i.meta, i.attributes, i.awaits, i.children_pending, i.fsm, i.step, i.queue, i.partition_key, i.unique_key
+    into v_row
     from gendurable.instance i
     where i.id = p_id;
     bytes := gendurable._text_bytes(v_row.state) + gendurable._text_bytes(v_row.meta);
@@ -148,7 +149,7 @@ begin
         gendurable._can_carry(v_row.state::text) and gendurable._can_carry(v_row.meta::text)
         and gendurable._can_carry(inbox::text) and gendurable._can_carry(childs::text)
         and gendurable._can_carry(concat(v_row.fsm, v_row.step, v_row.queue, v_row.partition_key, v_row.unique_key,
-            v_row.awaits::text))
+            v_row.awaits::text, v_row.attributes::text))
     ) then
         problem := case
             when pg_client_encoding() = 'UTF8' then 'it holds text that is not valid in UTF8, and cannot be handed out'
@@ -187,7 +188,7 @@ begin
                 else '[]'
             end,
             p_childs => case when m.children_pending is null then '[]' else p_parts #> array[m.id::text, '1'] end,
-            p_meta => m.meta) c
+            p_meta => m.meta, p_attributes => m.attributes) c
         order by w.ord;
 end $$;
 

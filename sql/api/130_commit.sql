@@ -48,7 +48,7 @@ begin
                 p_signals => case
                     when o.answer ->> 'kept' = 'mail' then gendurable._present_inbox(i.id, null) else '[]'
                 end,
-                p_childs => '[]', p_meta => i.meta) c
+                p_childs => '[]', p_meta => i.meta, p_attributes => i.attributes) c
             where o.answer ? 'kept' and i.id = any(array[o.id])
         ) k on true
         order by o.ord;

@@ -166,7 +166,7 @@ begin
             p_state => i.state, p_attempt => i.attempt, p_queue => i.queue, p_partition_key => i.partition_key,
             p_unique_key => i.unique_key, p_parent_id => i.parent_id, p_awaits => null, p_timed_out => false,
             p_signals => case when p_mail then gendurable._present_inbox(i.id, null) else '[]' end,
-            p_childs => '[]', p_meta => i.meta) c
+            p_childs => '[]', p_meta => i.meta, p_attributes => i.attributes) c
         where i.id = p_id);
 end $$;
 

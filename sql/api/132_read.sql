@@ -117,9 +117,11 @@ language sql immutable parallel safe as $$
             then 'consume must be an array of signal ids, 10,000 at most'
         when p_outcome ?| '{insert,signal,at}'::text[] and gendurable._outbox_problem(p_outcome) is not null
             then gendurable._outbox_problem(p_outcome)
+        when p_outcome ? 'attributes' and gendurable._attributes_problem(p_outcome -> 'attributes') is not null
+            then gendurable._attributes_problem(p_outcome -> 'attributes')
         else case p_outcome ->> 'kind'
             when 'next' then case
-                when p_outcome - '{id,claim_no,kind,consume,insert,signal,at,step,state,delay_ms,partition_key,rate_limit,weight,priority,queue,keep,close_ms}'::text[] <> '{}'
+                when p_outcome - '{id,claim_no,kind,consume,attributes,insert,signal,at,step,state,delay_ms,partition_key,rate_limit,weight,priority,queue,keep,close_ms}'::text[] <> '{}'
                     then 'unknown key in an outcome next'
                 else coalesce(
                     gendurable._text_problem(p_outcome -> 'step', 'step', true),
@@ -135,7 +137,7 @@ language sql immutable parallel safe as $$
                         then 'keep must be true or false' end)
             end
             when 'replay' then case
-                when p_outcome - '{id,claim_no,kind,consume,insert,signal,at,state,delay_ms,error,traceback,close_ms}'::text[] <> '{}'
+                when p_outcome - '{id,claim_no,kind,consume,attributes,insert,signal,at,state,delay_ms,error,traceback,close_ms}'::text[] <> '{}'
                     then 'unknown key in an outcome replay'
                 else coalesce(
                     gendurable._object_problem(p_outcome -> 'state', 'state'),
@@ -146,7 +148,7 @@ language sql immutable parallel safe as $$
                     gendurable._traceback_problem(p_outcome))
             end
             when 'await' then case
-                when p_outcome - '{id,claim_no,kind,consume,insert,signal,at,signals,step,state,timeout_ms}'::text[] <> '{}'
+                when p_outcome - '{id,claim_no,kind,consume,attributes,insert,signal,at,signals,step,state,timeout_ms}'::text[] <> '{}'
                     then 'unknown key in an outcome await'
                 else coalesce(
                     gendurable._names_problem(p_outcome -> 'signals'),
@@ -155,7 +157,7 @@ language sql immutable parallel safe as $$
                     gendurable._ms_problem(p_outcome -> 'timeout_ms', 'timeout_ms'))
             end
             when 'schedule_childs' then case
-                when p_outcome - '{id,claim_no,kind,consume,insert,signal,at,step,childs,state}'::text[] <> '{}'
+                when p_outcome - '{id,claim_no,kind,consume,attributes,insert,signal,at,step,childs,state}'::text[] <> '{}'
                     then 'unknown key in an outcome schedule_childs'
                 when jsonb_typeof(p_outcome -> 'childs') is distinct from 'array' then 'childs must be an array'
                 else coalesce(
@@ -163,17 +165,17 @@ language sql immutable parallel safe as $$
                     gendurable._object_problem(p_outcome -> 'state', 'state'))
             end
             when 'done' then case
-                when p_outcome - '{id,claim_no,kind,consume,insert,signal,at,result}'::text[] <> '{}'
+                when p_outcome - '{id,claim_no,kind,consume,attributes,insert,signal,at,result}'::text[] <> '{}'
                     then 'unknown key in an outcome done'
             end
             when 'stop' then case
-                when p_outcome - '{id,claim_no,kind,consume,insert,signal,at,reason,traceback}'::text[] <> '{}'
+                when p_outcome - '{id,claim_no,kind,consume,attributes,insert,signal,at,reason,traceback}'::text[] <> '{}'
                     then 'unknown key in an outcome stop'
                 when jsonb_typeof(p_outcome -> 'reason') is distinct from 'string' then 'reason must be a string'
                 else gendurable._traceback_problem(p_outcome)
             end
             when 'error' then case
-                when p_outcome - '{id,claim_no,kind,consume,error,traceback,delay_ms,close_ms}'::text[] <> '{}'
+                when p_outcome - '{id,claim_no,kind,consume,attributes,error,traceback,delay_ms,close_ms}'::text[] <> '{}'
                     then 'unknown key in an outcome error'
                 when jsonb_typeof(p_outcome -> 'error') is distinct from 'string' then 'error must be a string'
                 else coalesce(
@@ -239,7 +241,8 @@ language sql stable as $$
         end,
         p_from_step => p_outcome -> 'at' ->> 'step',
         p_from_state => nullif(p_outcome -> 'at' -> 'state', 'null'),
-        p_traceback => p_outcome ->> 'traceback'
+        p_traceback => p_outcome ->> 'traceback',
+        p_attributes => nullif(nullif(p_outcome -> 'attributes', 'null'), '{}')
     )
 $$;
 

@@ -19,6 +19,7 @@ declare
     v_outbox boolean := false;
     v_odd boolean;
     v_errs boolean;
+    v_attributed boolean;
     v_history boolean := false;
     v_used jsonb;
     v_new gendurable.new_instance[];
@@ -32,7 +33,7 @@ declare
 begin
     select bool_or(o.keep), bool_or(o.ends or o.kind = 'error'),
         bool_or(o.kind not in ('next', 'done') or o.consume is not null or o.rate_limit is not null or o.queue is not null
-            or o.close_ms is not null or o.inserts is not null or o.sends is not null),
+            or o.close_ms is not null or o.inserts is not null or o.sends is not null or o.attributes is not null),
         p_homed or (select true from gendurable.step s where s.queue is not null order by s.fsm, s.step limit 1)
     into v_keeps, v_ends, v_odd, v_routed
     from unnest(p_outcomes) o;
@@ -40,8 +41,9 @@ begin
         -- of most outcomes nothing of this is to be asked
         select bool_or(o.consume is not null), bool_or(o.kind in ('error', 'await', 'schedule_childs')),
             bool_or(o.rate_limit is not null), bool_or(o.queue is not null), bool_or(o.close_ms is not null),
-            bool_or(o.inserts is not null or o.sends is not null), bool_or(o.error is not null)
-        into v_consumes, v_special, v_limited, v_moved, v_closes, v_outbox, v_errs
+            bool_or(o.inserts is not null or o.sends is not null), bool_or(o.error is not null),
+            bool_or(o.attributes is not null)
+        into v_consumes, v_special, v_limited, v_moved, v_closes, v_outbox, v_errs, v_attributed
         from unnest(p_outcomes) o;
     end if;
     if gendurable._history_asked() then
@@ -69,6 +71,9 @@ begin
     end if;
     if v_routed then
         v_outcomes := gendurable._route_outcomes(v_outcomes);
+    end if;
+    if v_attributed then
+        v_outcomes := gendurable._merge_attributes(v_outcomes);
     end if;
     if v_ends and gendurable._retains() then
         select k.outcomes, k.queues into v_outcomes, v_freed from gendurable._keep_outcomes(v_outcomes, p_now) k;
@@ -111,6 +116,9 @@ begin
         perform gendurable._note_outcomes(v_outcomes, p_outcomes, null, v_used, p_now);
     end if;
     v_written := gendurable._write_outcomes(p_worker, v_outcomes, v_kept, v_mail, v_crowded, p_lease, p_now);
+    if v_attributed then
+        perform gendurable._note_words(array(select o.id from unnest(v_outcomes) o where o.attributes is not null));
+    end if;
     if v_written.ended is not null then
         if p_family then
             perform gendurable._note_ended_parents(array(

@@ -18,6 +18,7 @@ declare
     v_limit constant int := coalesce(p_limit, 1000);
     v_look constant int := coalesce(p_look, 20000);
     v_last bigint;
+    v_some bigint[];
     v_ids bigint[];
 begin
     perform gendurable._need_limit(p_limit);
@@ -25,14 +26,28 @@ begin
         perform gendurable._invalid('p_look must be at least 1', 'got ' || v_look, 'Pass how many instances one call looks at.');
     end if;
     v_filter := gendurable._parse_filter(p_filter, v_now);
+    if v_filter.attributes is not null then
+        v_some := gendurable._find_oldest_with(v_filter.attributes, v_after, v_look);
+    end if;
     -- where this call ends, whatever it finds; null: there are no more
-    v_last := (select i.id from gendurable.instance i where i.id > v_after order by i.id offset v_look - 1 limit 1);
-    v_ids := array(
-        select i.id
-        from gendurable.instance i
-        where i.id > v_after and i.id <= coalesce(v_last, 9223372036854775807) and gendurable._fits(i, v_filter, v_now)
-        order by i.id
-        limit v_limit);
+    if v_some is null then
+        v_last := (select i.id from gendurable.instance i where i.id > v_after order by i.id offset v_look - 1 limit 1);
+        v_ids := array(
+            select i.id
+            from gendurable.instance i
+            where i.id > v_after and i.id <= coalesce(v_last, 9223372036854775807) and gendurable._fits(i, v_filter, v_now)
+            order by i.id
+            limit v_limit);
+    else
+        v_last := v_some[v_look];
+        v_ids := array(
+            select u.id
+            from (select x.id, x.ord from unnest(v_some) with ordinality x (id, ord) order by x.ord) u
+            join gendurable.instance i on i.id = any(array[u.id])
+            where gendurable._fits(i, v_filter, v_now)
+            order by u.ord
+            limit v_limit);
+    end if;
     return query select v_ids, case
         when cardinality(v_ids) < v_limit then v_last
         else coalesce(v_ids[v_limit], v_after)
@@ -42,7 +57,7 @@ end $$;
 comment on function gd_match(jsonb, bigint, int, int) is
 'Which instances fit a filter, by id, from behind p_after on: up to p_limit ids. A call looks at p_look instances at
 most, whatever it finds, and next says where to go on: pass it as p_after. Next null: that was all. Each page sees
-what is there when it is asked for. An empty filter fits all. For gd_cancel_many and its like, and before them, to
+what is there when it is asked for. An empty filter fits all; attributes are found through an index. For gd_cancel_many and its like, and before them, to
 see what they would concern. Raises GD501, also for a key that it does not know and for null as a value.';
 
 create or replace function gd_cancel_many(p_ids bigint[], p_reason text = null) returns table (id bigint, result text)

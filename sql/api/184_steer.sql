@@ -112,34 +112,6 @@ comment on function gendurable._retry_instances(bigint[], text, jsonb, timestamp
     'Makes those that are failed or cancelled run again: how many. Raises unique_violation where one cannot have its unique key
 back. Under the locks of the rows and their parents.';
 
-create or replace function gendurable._reschedule_instances(p_ids bigint[], p_at timestamptz, p_now timestamptz) returns void
-language plpgsql as $$
-declare
-    v_moved record;
-begin
-    perform gendurable._note_event(
-        p_ids, 'reschedule', null, jsonb_build_object('until', p_at, 'by', gendurable._actor()), p_now);
-    with moved as (
-        update gendurable.instance i
-        set eligible_at = p_at, bucket_at = null, aside_at = null, woken = 1, updated_at = p_now,
-            lane_at = case when i.partition_key is not null then p_at end,
-            deadline_at = case when i.status = 'awaiting_signal' then p_at else i.deadline_at end
-        where i.id = any(p_ids)
-        returning i.queue, i.partition_key
-    )
-    select array_agg(distinct m.queue) as queues,
-        array_agg(distinct m.partition_key) filter (where m.partition_key is not null) as keys
-    into v_moved
-    from moved m;
-    perform gendurable._keep_batons(v_moved.keys, p_ids, p_now);
-    if p_at <= p_now + gendurable._longest_poll() then
-        perform gendurable._wake_sleepers(v_moved.queues);
-    end if;
-end $$;
-
-comment on function gendurable._reschedule_instances(bigint[], timestamptz, timestamptz) is
-    'Moves when rows are due that are runnable or await a signal. Under the locks of the rows and their keys.';
-
 create or replace function gendurable._signal_instances(p_ids bigint[], p_mail jsonb, p_now timestamptz) returns bigint[]
 language plpgsql as $$
 declare

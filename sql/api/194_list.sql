@@ -46,7 +46,8 @@ for the next page.
 
 A call looks at p_look instances at most. If it finds fewer than p_limit and there are more to look at, a last row in
 which all is null but the cursor says where to go on. These are found through an index, however many instances there
-are: id, parent_id, unique_key, partition_key (up to p_look of a key); status "failed", "cancelled", also by fsm and
+are: id, parent_id, unique_key, partition_key (up to p_look of a key), attributes (by the rarest text, number or boolean at
+their top or in an array there); status "failed", "cancelled", also by fsm and
 finished_after or finished_before; all that have not ended (such statuses, worker, due_before, stuck_for_ms), while these are
 up to p_look, of a queue if it is asked for. Others are looked at from the newest on. Raises GD501.';
 
@@ -119,6 +120,7 @@ declare
     v_some bigint[];
     v_floor bigint;                                -- all rows from this id on are among these; null: all are
     v_last timestamptz;
+    v_found bigint[];
 begin
     if v_look < 1 then
         perform gendurable._invalid('p_look must be at least 1', 'got ' || v_look, 'Pass how many instances one call looks at.');
@@ -127,8 +129,21 @@ begin
         and v_filter.unique_key is null and v_filter.partition_key is null, false);
     v_after := gendurable._parse_cursor(p_after, by_failure);
     if by_failure then
-        select f.ids, f.last_id, f.last_at into v_some, v_floor, v_last
-        from gendurable._find_failed(v_filter, v_after.failed_at, v_after.id, v_look) f;
+        if v_filter.attributes is not null then
+            v_found := gendurable._find_newest_with(v_filter.attributes, 9223372036854775807, v_look);
+        end if;
+        if cardinality(v_found) < v_look then
+            -- all that have these attributes, in the order of the ends
+            v_some := array(
+                select i.id
+                from unnest(v_found) u (id)
+                join gendurable.instance i on i.id = any(array[u.id])
+                where i.failed_at is not null and (i.failed_at, i.id) < (v_after.failed_at, v_after.id)
+                order by i.failed_at desc, i.id desc);
+        else
+            select f.ids, f.last_id, f.last_at into v_some, v_floor, v_last
+            from gendurable._find_failed(v_filter, v_after.failed_at, v_after.id, v_look) f;
+        end if;
         ids := array(
             select u.id
             -- sorted first: the rows are looked at in this order, and no more of them than it takes
@@ -223,8 +238,14 @@ declare
     v_lives constant boolean := coalesce(p_filter.statuses <@ '{runnable,executing,awaiting_signal,awaiting_children}', false)
         or p_filter.worker is not null or p_filter.due_before is not null or p_filter.stuck_since is not null;
     v_others bigint[];
+    v_found bigint[];
 begin
-    if p_filter.ids is not null then
+    if p_filter.attributes is not null and (p_filter.ids, p_filter.unique_key, p_filter.parent_id) is null then
+        v_found := gendurable._find_newest_with(p_filter.attributes, p_before, p_look);
+    end if;
+    if cardinality(v_found) < p_look then
+        ids := v_found;
+    elsif p_filter.ids is not null then
         ids := p_filter.ids;
     elsif p_filter.unique_key is not null then
         ids := array(
@@ -281,6 +302,11 @@ begin
             end if;
         end if;
         ids := case when cardinality(ids) + cardinality(v_others) < p_look then ids || v_others end;
+    end if;
+    if ids is null and v_found is not null then
+        -- no other way leads to fewer
+        ids := v_found;
+        last_id := v_found[p_look];
     end if;
 end $$;
 

@@ -169,7 +169,7 @@ begin
                     else '[]'
                 end,
                 'childs', case when i.children_pending is null then '[]' else gendurable._present_children(i.id) end,
-                'meta', i.meta)
+                'meta', i.meta, 'attributes', coalesce(i.attributes, '{}'))
             from gendurable.instance i
             where i.id = u.id and i.claim_no = u.claim_no and i.status = 'executing'
                 and not gendurable._is_over(i.expires_at, i.timeout_at, v_now))

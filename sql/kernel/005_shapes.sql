@@ -6,19 +6,19 @@
 create or replace function gendurable._new_instance(
     p_ord int, p_fsm text, p_version int, p_step text, p_state jsonb, p_queue text, p_priority int, p_partition_key text,
     p_unique_key text, p_unique_scope text[], p_eligible_at timestamptz, p_delay interval, p_rate_limit text,
-    p_weight double precision, p_max_attempts int, p_meta jsonb, p_expires_at timestamptz
+    p_weight double precision, p_max_attempts int, p_meta jsonb, p_expires_at timestamptz, p_attributes jsonb
 ) returns gendurable.new_instance
 language sql immutable parallel safe as $$
     select row(
         p_ord, p_fsm, p_version, p_step, p_state, p_queue, p_priority, p_partition_key,
         p_unique_key, p_unique_scope, p_eligible_at, p_delay, p_rate_limit,
-        p_weight, p_max_attempts, p_meta, null, p_expires_at
+        p_weight, p_max_attempts, p_meta, p_attributes, p_expires_at
     )::gendurable.new_instance
 $$;
 
 comment on function gendurable._new_instance(
     int, text, int, text, jsonb, text, int, text, text, text[], timestamptz, interval, text, double precision, int, jsonb,
-    timestamptz
+    timestamptz, jsonb
 ) is
     'An instance that is to be inserted. ord: its position in the call, from 0. null: what its machine says, else the default.';
 
@@ -39,7 +39,7 @@ create or replace function gendurable._outcome(
     p_partition_key text = null, p_queue text = null, p_priority int = null, p_rate_limit text = null,
     p_weight double precision = null, p_delayed boolean = false, p_keep boolean = false,
     p_close_ms bigint = null, p_inserts jsonb = null, p_sends gendurable.send[] = null, p_from_step text = null,
-    p_from_state jsonb = null, p_traceback text = null
+    p_from_state jsonb = null, p_traceback text = null, p_attributes jsonb = null
 ) returns gendurable.outcome
 language sql immutable parallel safe as $$
     select row(
@@ -49,19 +49,20 @@ language sql immutable parallel safe as $$
         p_awaits, p_childs, null, p_result, p_error, p_consume,
         p_rekey, p_partition_key, p_queue, p_priority, p_rate_limit, p_weight,
         p_delayed, p_keep,
-        p_inserts, p_sends, p_from_step, p_from_state, null, p_traceback, null,
+        p_inserts, p_sends, p_from_step, p_from_state, null, p_traceback, p_attributes,
         p_close_ms, null, null
     )::gendurable.outcome
 $$;
 
 comment on function gendurable._outcome(
     int, bigint, bigint, text, gendurable.status, boolean, text, jsonb, timestamptz, text[], jsonb, jsonb, text, bigint[],
-    boolean, text, text, int, text, double precision, boolean, boolean, bigint, jsonb, gendurable.send[], text, jsonb, text
+    boolean, text, text, int, text, double precision, boolean, boolean, bigint, jsonb, gendurable.send[], text, jsonb, text, jsonb
 ) is
     'An outcome, as far as it tells by itself. ord: its position in the batch, from 0; status: where it leads unless the instance
 decides otherwise (136_apply); ends: that is an end; eligible_at: when it is due next, of an await its deadline; rekey:
 partition_key is the new one, null too; delayed: it is not due at once; keep: the claim is to go on; inserts, sends: what goes out
-with it; from_step, from_state: where it was made, if steps were made since the claim; traceback: where its error was raised.';
+with it; from_step, from_state: where it was made, if steps were made since the claim; traceback: where its error was raised; attributes: what it
+changes of these.';
 
 create or replace function gendurable._candidate(
     p_id bigint, p_eligible_at timestamptz, p_status gendurable.status, p_crashes int, p_plain boolean,
@@ -90,17 +91,17 @@ its step has passed.';
 create or replace function gendurable._claimed(
     p_id bigint, p_claim_no bigint, p_fsm text, p_fsm_version int, p_step text, p_state jsonb, p_attempt int, p_queue text,
     p_partition_key text, p_unique_key text, p_parent_id bigint, p_awaits text[], p_timed_out boolean,
-    p_signals jsonb, p_childs jsonb, p_meta jsonb
+    p_signals jsonb, p_childs jsonb, p_meta jsonb, p_attributes jsonb
 ) returns setof gendurable.claimed
 language sql stable parallel safe as $$
     select
         p_id, p_claim_no, p_fsm, p_fsm_version, p_step, p_state, p_attempt, p_queue,
         p_partition_key, p_unique_key, p_parent_id, p_awaits, p_timed_out,
-        p_signals, p_childs, p_meta
+        p_signals, p_childs, p_meta, coalesce(p_attributes, '{}')
 $$;
 
 comment on function gendurable._claimed(
-    bigint, bigint, text, int, text, jsonb, int, text, text, text, bigint, text[], boolean, jsonb, jsonb, jsonb
+    bigint, bigint, text, int, text, jsonb, int, text, text, text, bigint, text[], boolean, jsonb, jsonb, jsonb, jsonb
 ) is 'What a worker gets of a row that it has claimed, or whose claim it keeps.';
 
 create or replace function gendurable._cron(

@@ -35,3 +35,12 @@ end $$;
 
 comment on function gendurable._is_renewed(bigint, bigint, timestamptz) is
     'Whether a claim whose lease has ended was renewed beside its row, which somebody had locked.';
+
+create or replace function gendurable._due_at(p_eligible_at timestamptz, p_delay interval, p_now timestamptz) returns timestamptz
+language sql immutable parallel safe as $$
+    -- in UTC, where a day has 24 hours: the zone of the session must not change what a delay is
+    select coalesce(p_eligible_at, case when p_delay is null then p_now else (p_now at time zone 'UTC' + p_delay) at time zone 'UTC' end)
+$$;
+
+comment on function gendurable._due_at(timestamptz, interval, timestamptz) is
+    'When a new instance is due: at a time, after a delay, or now.';

@@ -20,6 +20,8 @@ language sql immutable parallel safe as $$
         when p_new.max_attempts < 1 then 'max_attempts must be at least 1'
         when jsonb_typeof(p_new.state) <> 'object' then 'state must be a JSON object'
         when jsonb_typeof(p_new.meta) <> 'object' then 'meta must be a JSON object'
+        when p_new.attributes is not null and gendurable._attributes_problem(p_new.attributes) is not null
+            then gendurable._attributes_problem(p_new.attributes)
         when p_new.eligible_at is not null and p_new.delay is not null
             then 'eligible_at and delay exclude each other'
         when not isfinite(p_new.eligible_at) then 'eligible_at must be finite'
@@ -50,7 +52,7 @@ language sql immutable parallel safe as $$
 $$;
 
 comment on function gendurable._is_plain_new(gendurable.new_instance) is
-    'Whether a new instance has no more than its machine and its state, and these are in order.';
+    'Whether a new instance has no more than its machine, its state and attributes that were examined, and these are in order.';
 
 create or replace function gendurable._examine_new_instance(p_new gendurable.new_instance) returns text
 language plpgsql immutable parallel safe as $$
@@ -89,7 +91,7 @@ create or replace function gendurable._new_instance_json_problem(p_object jsonb)
 language sql immutable parallel safe as $$
     select case
         when jsonb_typeof(p_object) is distinct from 'object' then 'an instance must be a JSON object'
-        when p_object - '{fsm,state,step,version,queue,priority,partition_key,unique_key,unique_scope,eligible_at,delay_ms,rate_limit,weight,max_attempts,meta,expires_at,expires_ms}'::text[] <> '{}'
+        when p_object - '{fsm,state,step,version,queue,priority,partition_key,unique_key,unique_scope,eligible_at,delay_ms,rate_limit,weight,max_attempts,meta,attributes,expires_at,expires_ms}'::text[] <> '{}'
             then 'unknown key in an instance'
         else coalesce(
             gendurable._text_problem(p_object -> 'fsm', 'fsm', true),
@@ -107,6 +109,7 @@ language sql immutable parallel safe as $$
             end,
             gendurable._object_problem(p_object -> 'state', 'state'),
             gendurable._object_problem(p_object -> 'meta', 'meta'),
+            gendurable._object_problem(p_object -> 'attributes', 'attributes'),
             gendurable._int_problem(p_object -> 'version', 'version', 1),
             gendurable._int_problem(p_object -> 'priority', 'priority', null),
             gendurable._int_problem(p_object -> 'max_attempts', 'max_attempts', 1),
@@ -143,7 +146,7 @@ begin
                 p_ord => e.ord::int - 1, p_fsm => o ->> 'fsm', p_version => (o ->> 'version')::int, p_step => o ->> 'step',
                 p_state => o -> 'state', p_queue => o ->> 'queue', p_priority => null, p_partition_key => null,
                 p_unique_key => null, p_unique_scope => null, p_eligible_at => null, p_delay => null, p_rate_limit => null,
-                p_weight => null, p_max_attempts => null, p_meta => null, p_expires_at => null)
+                p_weight => null, p_max_attempts => null, p_meta => null, p_expires_at => null, p_attributes => null)
             from jsonb_array_elements(p_instances) with ordinality e (o, ord)
             order by e.ord);
     end if;
@@ -158,8 +161,8 @@ begin
     if found then
         perform gendurable._invalid(v_bad.problem, format('instance %s: %s', v_bad.ord, left(v_bad.object::text, 200)),
             'Keys of an instance: fsm, state, step, version, queue, priority, partition_key, unique_key, unique_scope, '
-            || 'eligible_at (such as 2026-01-31T12:00:00Z), delay_ms, rate_limit, weight, max_attempts, meta, expires_at, '
-            || 'expires_ms.');
+            || 'eligible_at (such as 2026-01-31T12:00:00Z), delay_ms, rate_limit, weight, max_attempts, meta, attributes, '
+            || 'expires_at, expires_ms.');
     end if;
 
     select array_agg(gendurable._new_instance(
@@ -182,7 +185,8 @@ begin
         p_max_attempts => (o ->> 'max_attempts')::numeric::int,
         p_meta => nullif(o -> 'meta', 'null'),
         p_expires_at => coalesce(
-            (o ->> 'expires_at')::timestamptz, v_now + gendurable._ms(nullif(o -> 'expires_ms', 'null')))
+            (o ->> 'expires_at')::timestamptz, v_now + gendurable._ms(nullif(o -> 'expires_ms', 'null'))),
+        p_attributes => nullif(o -> 'attributes', 'null')
     ) order by e.ord)
     into v_new
     from jsonb_array_elements(p_instances) with ordinality e (o, ord);
@@ -212,6 +216,22 @@ end $$;
 comment on function gendurable._refuse_new_instances(gendurable.new_instance[]) is
     'Raises GD501 or GD502 for the first new instance that cannot be stored, if there is one.';
 
+create or replace function gendurable._clean_new_instances(p_new gendurable.new_instance[]) returns gendurable.new_instance[]
+language plpgsql immutable parallel safe as $$
+declare
+    v_new gendurable.new_instance[] := p_new;
+begin
+    for v_at in 1 .. cardinality(v_new) loop
+        if v_new[v_at].attributes is not null then
+            v_new[v_at].attributes := gendurable._clean_attributes(v_new[v_at].attributes);
+        end if;
+    end loop;
+    return v_new;
+end $$;
+
+comment on function gendurable._clean_new_instances(gendurable.new_instance[]) is
+    'New instances with their attributes as these are stored.';
+
 create or replace function gendurable._insert_instances(
     p_new gendurable.new_instance[], p_parent_id bigint, p_barrier_no bigint, p_trace jsonb,
     p_expires_at timestamptz = null
@@ -223,27 +243,35 @@ declare
     v_created bigint[];
     v_due text[];
     v_unknown boolean;
-    v_limited boolean;
+    v_odd boolean;
+    v_attributed boolean;
     v_routed boolean;
 begin
     -- Numbered before they are stored: the answer keeps the order of the input, whatever order the rows go in.
     if cardinality(p_new) = 1 then
         v_ids := array[nextval('gendurable.instance_id_seq')];
-        v_limited := p_new[1].rate_limit is not null;
+        v_odd := p_new[1].rate_limit is not null or p_new[1].attributes is not null;
     else
         v_ids := array(select nextval('gendurable.instance_id_seq') from generate_series(1, cardinality(p_new)));
-        v_limited := (select true from unnest(p_new) n where n.rate_limit is not null limit 1);
+        v_odd := (select true from unnest(p_new) n where n.rate_limit is not null or n.attributes is not null limit 1);
     end if;
-    if v_limited then
+    if v_odd then
         -- the whole examination first: of several mistakes the first is told
         perform gendurable._refuse_new_instances(p_new);
+        v_attributed := p_new[1].attributes is not null;
+        if cardinality(p_new) > 1 then
+            v_attributed := (select true from unnest(p_new) n where n.attributes is not null limit 1);
+        end if;
+        if v_attributed then
+            p_new := gendurable._clean_new_instances(p_new);
+        end if;
     end if;
 
     with put as (
         insert into gendurable.instance as i (
             id, inserted_at, updated_at, parent_id, barrier_no, max_attempts, fsm_version, priority, eligible_at,
             lane_at, fsm, step, queue, partition_key, unique_key, unique_held, unique_scope, rate_limit, weight, meta,
-            state, expires_at)
+            state, expires_at, attributes)
         select
             v_ids[n.ord + 1], v_now, v_now, p_parent_id, p_barrier_no, n.max_attempts,
             coalesce(n.version, m.version, 1), coalesce(n.priority, 0), d.due,
@@ -252,14 +280,11 @@ begin
             n.unique_key, case when 'runnable' = any(coalesce(n.unique_scope, '{runnable}')) then n.unique_key end,
             n.unique_scope::gendurable.status[], n.rate_limit,
             case when n.rate_limit is not null then coalesce(n.weight, 1) end,
-            p_trace || coalesce(n.meta, '{}'), coalesce(n.state, '{}'), least(n.expires_at, p_expires_at)
+            p_trace || coalesce(n.meta, '{}'), coalesce(n.state, '{}'), least(n.expires_at, p_expires_at),
+            n.attributes
         from unnest(p_new) n
         cross join lateral (
-            -- in UTC, where a day has 24 hours: the zone of the session must not change what a delay is
-            select coalesce(n.eligible_at, case
-                when n.delay is null then v_now
-                else (v_now at time zone 'UTC' + n.delay) at time zone 'UTC'
-            end) as due
+            select gendurable._due_at(n.eligible_at, n.delay, v_now) as due
         ) d
         left join lateral (
             select m.version, m.initial_step, m.queue
@@ -288,6 +313,9 @@ begin
     if v_unknown then
         perform gendurable._note_queues(array(
             select i.queue from unnest(v_created) c (id) join gendurable.instance i on i.id = any(array[c.id])));
+    end if;
+    if v_attributed then
+        perform gendurable._add_words(v_created);
     end if;
     if v_routed then
         perform gendurable._place_rows(v_created, null, v_now);

@@ -146,7 +146,7 @@ begin
             from unnest(p_ids) with ordinality w (id, ord)
             where i.id = any(array[w.id])
             returning i.id, i.claim_no, i.fsm, i.fsm_version, i.step, i.state, i.attempt, i.queue, i.unique_key,
-                i.parent_id, i.meta, w.ord
+                i.parent_id, i.meta, i.attributes, w.ord
         )
         select c.*
         from mine m
@@ -154,7 +154,7 @@ begin
             p_id => m.id, p_claim_no => m.claim_no, p_fsm => m.fsm, p_fsm_version => m.fsm_version, p_step => m.step,
             p_state => m.state, p_attempt => m.attempt, p_queue => m.queue, p_partition_key => null,
             p_unique_key => m.unique_key, p_parent_id => m.parent_id, p_awaits => null, p_timed_out => false,
-            p_signals => '[]', p_childs => '[]', p_meta => m.meta) c
+            p_signals => '[]', p_childs => '[]', p_meta => m.meta, p_attributes => m.attributes) c
         order by m.ord;
 end $$;
 
@@ -225,7 +225,8 @@ begin
             failed_at = case when o.ends and o.next_status <> 'done' then p_now end,
             keep_until = o.keep_until,
             updated_at = p_now,
-            unique_held = gendurable._unique_held(i.unique_held, i.unique_scope, o.next_status)
+            unique_held = gendurable._unique_held(i.unique_held, i.unique_scope, o.next_status),
+            attributes = nullif(coalesce(o.attributes, i.attributes), '{}')
         from (
             select k.*,
                 case when k.kept then 'executing' else k.status end as next_status,

@@ -77,19 +77,23 @@ create or replace function gendurable._remove_instances(p_ids bigint[]) returns 
 language plpgsql as $$
 declare
     v_gone bigint[];
+    v_attributed boolean;
     v_some constant int := gendurable._most_looks();
     v_count int;
 begin
     with gone as (
-        delete from gendurable.instance i where i.id = any(p_ids) returning i.id
+        delete from gendurable.instance i where i.id = any(p_ids) returning i.id, i.attributes is not null as attributed
     )
     -- not what a trigger of the application has kept
-    select coalesce(array_agg(g.id), '{}') into v_gone from gone g;
+    select coalesce(array_agg(g.id), '{}'), bool_or(g.attributed) into v_gone, v_attributed from gone g;
     delete from gendurable.signal s where s.instance_id = any(v_gone);
     delete from gendurable.signal_seen s where s.instance_id = any(v_gone);
     delete from gendurable.watch w where w.instance_id = any(v_gone);
     delete from gendurable.renewal r where r.instance_id = any(v_gone);
     delete from gendurable.error e where e.instance_id = any(v_gone);
+    if v_attributed then
+        delete from gendurable.attribute a where a.instance_id = any(v_gone);
+    end if;
     -- a machine that goes round for years has as long a history
     delete from gendurable.history h
     where h.ctid = any(array(select x.ctid from gendurable.history x where x.instance_id = any(v_gone) limit v_some));

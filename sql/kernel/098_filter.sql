@@ -1,6 +1,6 @@
 -- Filters: which instances a call means, as a JSON object. All keys have to fit. What is not known, or null, is refused: a
 -- misspelt key would make a bulk call mean more than was meant.
--- Next: 099_slots, limits of queues.
+-- Next: 098_words, those that ask for attributes.
 
 create or replace function gendurable._id_problem(p_value jsonb, p_name text) returns text
 language sql immutable parallel safe as $$
@@ -48,6 +48,9 @@ language sql immutable parallel safe as $$
         when p_key = 'version' then gendurable._int_problem(p_value, p_key, null)
         when p_key = 'parent_id' then gendurable._id_problem(p_value, p_key)
         when p_key = 'meta' then gendurable._object_problem(p_value, p_key)
+        when p_key = 'attributes' then coalesce(
+            gendurable._attributes_problem(p_value),
+            case when jsonb_path_exists(p_value, 'strict $.* ? (@ == null)', '{}', true) then 'no attribute is null' end)
         when p_key = 'stuck_for_ms' then gendurable._ms_problem(p_value, p_key)
         else gendurable._time_problem(p_value, p_key)
     end
@@ -59,7 +62,7 @@ create or replace function gendurable._parse_filter(p_filter jsonb, p_now timest
 language plpgsql stable as $$
 declare
     v_known constant text[] := '{id,fsm,version,step,status,queue,partition_key,partition_prefix,unique_key,unique_prefix}'::text[]
-        || '{rate_limit,parent_id,worker,error,meta,inserted_before,inserted_after,finished_before,finished_after}'::text[]
+        || '{rate_limit,parent_id,worker,error,meta,attributes,inserted_before,inserted_after,finished_before,finished_after}'::text[]
         || '{due_before,stuck_for_ms}'::text[];
     v_wrong record;
     v_statuses text[];
@@ -98,7 +101,9 @@ begin
         case when p_filter ? 'stuck_for_ms' then
             -- before that there are no times
             p_now - least(gendurable._ms(p_filter -> 'stuck_for_ms'), interval '6000 years')
-        end
+        end,
+        -- that is what all have
+        nullif(p_filter -> 'attributes', '{}')
     )::gendurable.filter;
 end $$;
 
@@ -125,6 +130,7 @@ language sql stable parallel safe as $$
         and (p_filter.worker is null or p_row.worker = p_filter.worker)
         and (p_filter.error is null or position(p_filter.error in p_row.last_error) > 0)
         and (p_filter.meta is null or p_row.meta @> p_filter.meta)
+        and (p_filter.attributes is null or p_row.attributes @> p_filter.attributes)
         and (p_filter.inserted_before is null or p_row.inserted_at < p_filter.inserted_before)
         and (p_filter.inserted_after is null or p_row.inserted_at >= p_filter.inserted_after)
         and (p_filter.finished_before is null or p_row.finished_at < p_filter.finished_before)

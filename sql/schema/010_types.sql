@@ -52,7 +52,7 @@ create type gendurable.candidate as (
 create type gendurable.claimed as (
     id bigint, claim_no bigint, fsm text, fsm_version int, step text, state jsonb, attempt int, queue text,
     partition_key text, unique_key text, parent_id bigint, awaits text[], timed_out boolean,
-    signals jsonb, childs jsonb, meta jsonb
+    signals jsonb, childs jsonb, meta jsonb, attributes jsonb
 );
 
 -- What a bucket knows of the line of one queue before it: its bell and when that rings, since when it waits for its turn among the lines of
@@ -80,5 +80,5 @@ create type gendurable.filter as (
     ids bigint[], fsm text, version int, step text, statuses gendurable.status[], queue text, partition_key text,
     partition_prefix text, unique_key text, unique_prefix text, rate_limit text, parent_id bigint, worker text, error text,
     meta jsonb, inserted_before timestamptz, inserted_after timestamptz, finished_before timestamptz,
-    finished_after timestamptz, due_before timestamptz, stuck_since timestamptz
+    finished_after timestamptz, due_before timestamptz, stuck_since timestamptz, attributes jsonb
 );

@@ -95,6 +95,32 @@ comment on table gendurable.audit is 'What was done by hand, and by whom.';
 create index audit_about on gendurable.audit (about_id, no)
 where about_id is not null;
 
+-- Attributes: what instances are searched by
+
+create table gendurable.attribute (
+    instance_id bigint not null,
+    word text collate "C" not null,
+    primary key (instance_id, word)
+);
+
+comment on table gendurable.attribute is 'The words by which instances with attributes are found: "key=value".';
+
+create index attribute_word on gendurable.attribute (word, instance_id);
+
+alter type gendurable.claimed add attribute attributes jsonb;
+
+alter type gendurable.filter add attribute attributes jsonb;
+
+drop function gd_insert(
+    text, jsonb, text, int, text, int, text, text, text[], timestamptz, interval, text, double precision, int, jsonb,
+    timestamptz
+);
+
+-- they answer the attributes, too
+drop function gd_claim(text, text, int, interval, jsonb);
+
+drop function gd_claim_many(text, jsonb, interval, jsonb);
+
 -- What is kept: errors, and the history of machines that ask for it
 
 alter table gendurable.machine add column history text check (history in ('steps', 'states'));

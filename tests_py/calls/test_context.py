@@ -52,19 +52,21 @@ def test_a_stored_state_that_does_not_fit_raises_when_it_is_looked_at() -> None:
         _ = broken.state
 
 
-def test_childs_and_meta_are_decoded() -> None:
+def test_childs_meta_and_attributes_are_decoded() -> None:
     row = ClaimRow(
         5, 6, "m", 2, "join", "{}", 1, "q", "key", "unique", 4, None, True,
         "[]",
         '[{"id": 8, "fsm": "c", "status": "done", "state": {}, "result": [1], "last_error": null},'
         ' {"id": 9, "fsm": "c", "status": "failed", "state": {"a": 1}, "result": null, "last_error": "no"}]',
         '{"trace": "x"}',
+        '{"tenant": "a"}',
     )  # fmt: skip
     ctx = Context[Any](row, spec_of(Machine).codec)
     done, failed = ctx.childs
     assert (done.id, done.status, done.result, done.last_error) == (8, "done", [1], None)
     assert (failed.status, failed.state, failed.result, failed.last_error) == ("failed", {"a": 1}, None, "no")
     assert ctx.meta == {"trace": "x"}
+    assert ctx.attributes == {"tenant": "a"}
     assert (ctx.id, ctx.fsm, ctx.version, ctx.step, ctx.attempt, ctx.queue) == (5, "m", 2, "join", 1, "q")
     assert (ctx.partition_key, ctx.unique_key, ctx.parent_id, ctx.timed_out) == ("key", "unique", 4, True)
     assert not ctx.cancelled

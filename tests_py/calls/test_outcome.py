@@ -98,6 +98,24 @@ def test_every_kind_has_exactly_the_keys_of_the_contract(outcome: Outcome, expec
     assert encoded(outcome) == expected
 
 
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        Next("end", attributes={"a": 1, "b": None}),
+        Replay(attributes={"a": 1, "b": None}),
+        Await("pay", attributes={"a": 1, "b": None}),
+        ScheduleChilds("end", [], attributes={"a": 1, "b": None}),
+        Done(attributes={"a": 1, "b": None}),
+        Stop("why", attributes={"a": 1, "b": None}),
+        Retry("no", attributes={"a": 1, "b": None}),
+    ],
+    ids=lambda outcome: type(outcome).__name__,
+)
+def test_every_outcome_changes_attributes(outcome: Outcome) -> None:
+    assert encoded(outcome)["attributes"] == {"a": 1, "b": None}
+    assert "attributes" not in encoded(Done())
+
+
 OUTBOX = {"insert": [Insert("elsewhere", {"n": 1}, unique_key="u")], "signal": [Send(7, "paid")]}
 
 
@@ -137,6 +155,8 @@ def test_what_an_outbox_can_hold() -> None:
 
 def test_an_insert_says_what_a_child_can() -> None:
     options: dict[str, Any] = {"step": Machine.end, "partition_key": "p", "delay": 2, "meta": {"a": 1}, "expires": 60}
+    options["attributes"] = {"tenant": "a"}
+    assert b'"attributes":{"tenant":"a"}' in encode_insert(Insert(Machine, {"n": 1}, **options))
     assert encode_insert(Insert(Machine, {"n": 1}, **options)) == encode_insert(Child(Machine, {"n": 1}, **options))
 
 

@@ -127,6 +127,7 @@ def jsons(ids: Sequence[int], claims: Sequence[Claim]) -> Callable[[str], st.Sea
     fields = {
         "fsm": words, "state": state, "step": words, "version": small, "queue": words, "priority": small,
         "partition_key": words, "unique_key": words, "unique_scope": scopes, "meta": state, "weight": number,
+        "attributes": state,
         "eligible_at": st.one_of(st.sampled_from(TIMES), scalars), "delay_ms": number, "rate_limit": limits,
         "max_attempts": small, "expires_at": st.one_of(st.sampled_from(TIMES), scalars), "expires_ms": number,
     }  # fmt: skip
@@ -146,19 +147,19 @@ def jsons(ids: Sequence[int], claims: Sequence[Claim]) -> Callable[[str], st.Sea
         "signals": words | st.lists(words, max_size=3), "childs": children, "result": anything,
         "reason": words | scalars, "error": words | scalars, "consume": signals | st.lists(scalars, max_size=3),
         "close_ms": number, "insert": children, "signal": st.lists(send, max_size=3) | anything, "at": base | anything,
-        "traceback": words | scalars,
+        "traceback": words | scalars, "attributes": state,
     }  # fmt: skip
     outbox = ["insert", "signal", "at"]
     #: a kind with its own keys, so that it gets further than the first check
     kinds = {
         "next": ["step", "state", "delay_ms", "partition_key", "priority", "queue", "keep", "consume", "weight",
-                 "rate_limit", "close_ms", *outbox],
-        "replay": ["state", "delay_ms", "error", "consume", "close_ms", "traceback", *outbox],
-        "await": ["signals", "step", "state", "timeout_ms", "consume", *outbox],
-        "schedule_childs": ["step", "childs", "state", "consume", *outbox],
-        "done": ["result", "consume", *outbox],
-        "stop": ["reason", "consume", "traceback", *outbox],
-        "error": ["error", "delay_ms", "consume", "close_ms", "traceback"],
+                 "rate_limit", "close_ms", "attributes", *outbox],
+        "replay": ["state", "delay_ms", "error", "consume", "attributes", "close_ms", "traceback", *outbox],
+        "await": ["signals", "step", "state", "timeout_ms", "consume", "attributes", *outbox],
+        "schedule_childs": ["step", "childs", "state", "consume", "attributes", *outbox],
+        "done": ["result", "consume", "attributes", *outbox],
+        "stop": ["reason", "consume", "attributes", "traceback", *outbox],
+        "error": ["error", "delay_ms", "consume", "attributes", "close_ms", "traceback"],
     }  # fmt: skip
     needed = {"next": "step", "await": "signals", "schedule_childs": "childs", "stop": "reason", "error": "error"}
 

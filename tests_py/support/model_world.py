@@ -102,8 +102,13 @@ INVARIANTS = {
             union all select s.instance_id from gendurable.signal_seen s
             union all select w.instance_id from gendurable.watch w
             union all select e.instance_id from gendurable.error e
+            union all select a.instance_id from gendurable.attribute a
             union all select h.instance_id from gendurable.history h) o
         where not exists (select from gendurable.instance i where i.id = o.instance_id)""",
+    "an instance is not found by its attributes": """
+        select i.id from gendurable.instance i
+        where i.id > 0 and gendurable._attribute_words(i.attributes) is distinct from array(
+            select a.word from gendurable.attribute a where a.instance_id = i.id order by a.word)""",
     "a history has a gap": """
         select h.instance_id from gendurable.history h group by 1 having min(h.no) <> 1 or max(h.no) <> count(*)""",
     "errors have a gap, or are too many": """
@@ -163,8 +168,8 @@ EMPTY = (
     "truncate gendurable.instance, gendurable.signal, gendurable.signal_seen, gendurable.watch, "
     "gendurable.queue_name, gendurable.paused_queue, gendurable.key_limit, gendurable.renewal, gendurable.upkeep, "
     "gendurable.doubtful_key, gendurable.schedule, gendurable.ended_parent, "
-    "gendurable.bucket, gendurable.rate_limit, gendurable.hold, gendurable.step, gendurable.error, gendurable.history, "
-    "gendurable.history_left, gendurable.audit, gendurable.paused_machine, gendurable.resumed"
+    "gendurable.bucket, gendurable.rate_limit, gendurable.hold, gendurable.step, gendurable.error, gendurable.attribute, "
+    "gendurable.history, gendurable.history_left, gendurable.audit, gendurable.paused_machine, gendurable.resumed"
 )
 
 
