@@ -111,6 +111,13 @@ select gd_insert('hist', '{"n": 2}', p_unique_key => 'hist', p_on_conflict => 'r
 select results_eq(format('select kind, state, detail ? ''by'' from gd_history(%s)', :id),
     $$values ('replace', '{"n": 1}'::jsonb, true), ('reschedule', '{"n": 2}', true)$$, 'the history says so');
 
+-- whether it is tried again: where nobody holds the key any more, or somebody has the row locked, but not for ever
+
+select is((select row(m.id, m.again)::text from gendurable._meet_holder(
+    jsonb_populate_record(null::gendurable.new_instance, '{"fsm": "m", "unique_key": "nobody"}'), x.how, x.try) m), x.answer,
+    format('nobody holds it, %s, try %s', x.how, x.try))
+from (values ('id', 1, '(,t)'), ('replace', 1, '(,t)'), ('reschedule', 9, '(,t)'), ('id', 10, '(,f)'), ('replace', 10, '(,f)')) x (how, try, answer);
+
 -- bad calls
 
 select t.raises(format('select gd_insert(''m'', %s)', x.bad), 'GD501', x.bad)

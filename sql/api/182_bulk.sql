@@ -27,7 +27,7 @@ begin
     end if;
     v_filter := gendurable._parse_filter(p_filter, v_now);
     if v_filter.attributes is not null then
-        v_some := gendurable._find_oldest_with(v_filter.attributes, v_after, v_look);
+        v_some := gendurable._find_oldest_with(v_filter.attributes, v_after, gendurable._look_by_word(v_look));
     end if;
     -- where this call ends, whatever it finds; null: there are no more
     if v_some is null then
@@ -39,7 +39,7 @@ begin
             order by i.id
             limit v_limit);
     else
-        v_last := v_some[v_look];
+        v_last := v_some[gendurable._look_by_word(v_look)];
         v_ids := array(
             select u.id
             from (select x.id, x.ord from unnest(v_some) with ordinality x (id, ord) order by x.ord) u

@@ -47,7 +47,7 @@ for the next page.
 A call looks at p_look instances at most. If it finds fewer than p_limit and there are more to look at, a last row in
 which all is null but the cursor says where to go on. These are found through an index, however many instances there
 are: id, parent_id, unique_key, partition_key (up to p_look of a key), attributes (by the rarest text, number or boolean at
-their top or in an array there); status "failed", "cancelled", also by fsm and
+their top or in an array there; of up to 10,000); status "failed", "cancelled", also by fsm and
 finished_after or finished_before; all that have not ended (such statuses, worker, due_before, stuck_for_ms), while these are
 up to p_look, of a queue if it is asked for. Others are looked at from the newest on. Raises GD501.';
 
@@ -130,28 +130,29 @@ begin
     v_after := gendurable._parse_cursor(p_after, by_failure);
     if by_failure then
         if v_filter.attributes is not null then
-            v_found := gendurable._find_newest_with(v_filter.attributes, 9223372036854775807, v_look);
+            v_found := gendurable._find_newest_with(
+                v_filter.attributes, 9223372036854775807, gendurable._look_by_word(v_look));
         end if;
-        if cardinality(v_found) < v_look then
+        if cardinality(v_found) < gendurable._look_by_word(v_look) then
             -- all that have these attributes, in the order of the ends
             v_some := array(
                 select i.id
                 from unnest(v_found) u (id)
-                join gendurable.instance i on i.id = any(array[u.id])
+                -- offset: each is looked up by its id, and not in the indexes of all that failed
+                cross join lateral (select x.id, x.failed_at from gendurable.instance x where x.id = u.id offset 0) i
                 where i.failed_at is not null and (i.failed_at, i.id) < (v_after.failed_at, v_after.id)
                 order by i.failed_at desc, i.id desc);
+            ids := array(
+                select u.id
+                from (select x.id, x.ord from unnest(v_some) with ordinality x (id, ord) order by x.ord) u
+                join gendurable.instance i on i.id = any(array[u.id])
+                where gendurable._fits(i, v_filter, v_now)
+                order by u.ord
+                limit p_limit);
         else
-            select f.ids, f.last_id, f.last_at into v_some, v_floor, v_last
-            from gendurable._find_failed(v_filter, v_after.failed_at, v_after.id, v_look) f;
+            select f.ids, f.last_id, f.last_at into ids, v_floor, v_last
+            from gendurable._find_failed(v_filter, v_after.failed_at, v_after.id, p_limit, v_look, v_now) f;
         end if;
-        ids := array(
-            select u.id
-            -- sorted first: the rows are looked at in this order, and no more of them than it takes
-            from (select x.id, x.ord from unnest(v_some) with ordinality x (id, ord) order by x.ord) u
-            join gendurable.instance i on i.id = any(array[u.id])
-            where gendurable._fits(i, v_filter, v_now)
-            order by u.ord
-            limit p_limit);
         if cardinality(ids) = p_limit then
             next := (
                 select gendurable._cursor(i.failed_at, i.id) from gendurable.instance i where i.id = ids[cardinality(ids)]);
@@ -196,7 +197,7 @@ comment on function gendurable._walk(jsonb, jsonb, int, int) is
 go on; null: that was all. by_failure: the order is that of ends. Raises GD501.';
 
 create or replace function gendurable._find_failed(
-    p_filter gendurable.filter, p_at timestamptz, p_id bigint, p_look int,
+    p_filter gendurable.filter, p_at timestamptz, p_id bigint, p_limit int, p_look int, p_now timestamptz,
     out ids bigint[], out last_id bigint, out last_at timestamptz
 )
 language plpgsql stable as $$
@@ -205,30 +206,45 @@ declare
     v_until constant timestamptz := least(p_at, p_filter.finished_before);
     v_id constant bigint := case when v_until < p_at then 0 else p_id end;
 begin
+    -- how far it looks, by the index alone; then each row once
     if p_filter.fsm is not null then
+        select i.failed_at, i.id into last_at, last_id
+        from gendurable.instance i
+        where i.fsm = p_filter.fsm and i.failed_at is not null and i.failed_at >= v_from
+            and (i.failed_at, i.id) < (v_until, v_id)
+        order by i.failed_at desc, i.id desc
+        offset p_look - 1
+        limit 1;
         ids := array(
             select i.id
             from gendurable.instance i
             where i.fsm = p_filter.fsm and i.failed_at is not null and i.failed_at >= v_from
                 and (i.failed_at, i.id) < (v_until, v_id)
+                and (i.failed_at, i.id) >= (coalesce(last_at, timestamptz '-infinity'), coalesce(last_id, 0))
+                and gendurable._fits(i, p_filter, p_now)
             order by i.failed_at desc, i.id desc
-            limit p_look);
+            limit p_limit);
     else
+        select i.failed_at, i.id into last_at, last_id
+        from gendurable.instance i
+        where i.failed_at is not null and i.failed_at >= v_from and (i.failed_at, i.id) < (v_until, v_id)
+        order by i.failed_at desc, i.id desc
+        offset p_look - 1
+        limit 1;
         ids := array(
             select i.id
             from gendurable.instance i
             where i.failed_at is not null and i.failed_at >= v_from and (i.failed_at, i.id) < (v_until, v_id)
+                and (i.failed_at, i.id) >= (coalesce(last_at, timestamptz '-infinity'), coalesce(last_id, 0))
+                and gendurable._fits(i, p_filter, p_now)
             order by i.failed_at desc, i.id desc
-            limit p_look);
-    end if;
-    if cardinality(ids) = p_look then
-        select i.failed_at, i.id into last_at, last_id from gendurable.instance i where i.id = ids[p_look];
+            limit p_limit);
     end if;
 end $$;
 
-comment on function gendurable._find_failed(gendurable.filter, timestamptz, bigint, int) is
-    'What failed or was cancelled before a time (and, at that time, before an id), the latest first. last_at, last_id: where to
-go on; null: that was all.';
+comment on function gendurable._find_failed(gendurable.filter, timestamptz, bigint, int, int, timestamptz) is
+    'What failed or was cancelled before a time (and, at that time, before an id) and fits, the latest first: up to p_limit of p_look.
+last_at, last_id: where the look ended; null: that was all.';
 
 create or replace function gendurable._find_some(
     p_filter gendurable.filter, p_before bigint, p_look int, out ids bigint[], out last_id bigint
@@ -237,13 +253,14 @@ language plpgsql stable as $$
 declare
     v_lives constant boolean := coalesce(p_filter.statuses <@ '{runnable,executing,awaiting_signal,awaiting_children}', false)
         or p_filter.worker is not null or p_filter.due_before is not null or p_filter.stuck_since is not null;
+    v_few constant int := gendurable._look_by_word(p_look);
     v_others bigint[];
     v_found bigint[];
 begin
     if p_filter.attributes is not null and (p_filter.ids, p_filter.unique_key, p_filter.parent_id) is null then
-        v_found := gendurable._find_newest_with(p_filter.attributes, p_before, p_look);
+        v_found := gendurable._find_newest_with(p_filter.attributes, p_before, v_few);
     end if;
-    if cardinality(v_found) < p_look then
+    if cardinality(v_found) < v_few then
         ids := v_found;
     elsif p_filter.ids is not null then
         ids := p_filter.ids;
@@ -306,7 +323,7 @@ begin
     if ids is null and v_found is not null then
         -- no other way leads to fewer
         ids := v_found;
-        last_id := v_found[p_look];
+        last_id := v_found[v_few];
     end if;
 end $$;
 

@@ -54,7 +54,8 @@ begin
         select jsonb_object_agg(a.key, a.value) from jsonb_each(nullif(p_attributes, 'null')) a where a.value <> 'null');
 end $$;
 
-comment on function gendurable._clean_attributes(jsonb) is 'Attributes as they are stored: without the keys that are null; null: none are left.';
+comment on function gendurable._clean_attributes(jsonb) is
+    'Attributes as they are stored: without the keys that are null; null: none are left.';
 
 create or replace function gendurable._attribute_words(p_attributes jsonb) returns text[]
 language plpgsql immutable parallel safe as $$

@@ -5,7 +5,8 @@
 -- and time, with which it comes back.
 -- Who resumes a machine brings some rows back and leaves a note (resumed): claims bring back the rest, batch by batch. Claims that
 -- began before may set rows aside after that: the note stays until all of them have ended, and upkeep looks at all that is aside.
--- Invariant 6: what is aside is paused, or there is a note, or upkeep finds it. Next: 088_remove.
+-- Invariant 6: what is aside is paused, or there is a note, or upkeep finds it.
+-- Next: 087_conflict, what an insert does about the holder of its key.
 
 -- Sets, since only so what reads a table is inlined.
 create or replace function gendurable._find_pause(p_fsm text, p_version int, p_step text)

@@ -1,6 +1,14 @@
 -- Filters that ask for attributes: the words of these lead to instances (069_attributes), the newest or the oldest first.
 -- Next: 099_slots, limits of queues.
 
+create or replace function gendurable._look_by_word(p_look int) returns int
+language sql immutable parallel safe as $$
+    select least(p_look, 10000)
+$$;
+
+comment on function gendurable._look_by_word(int) is
+    'At how many instances a call looks that a word leads to: each is looked up by its id, which costs twice a row of a walk.';
+
 create or replace function gendurable._find_word(p_attributes jsonb, p_look int) returns text
 language plpgsql stable as $$
 declare

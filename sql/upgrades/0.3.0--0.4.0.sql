@@ -111,15 +111,16 @@ alter type gendurable.claimed add attribute attributes jsonb;
 
 alter type gendurable.filter add attribute attributes jsonb;
 
-drop function gd_insert(
+-- on the way from an older release it is not there
+drop function if exists gd_insert(
     text, jsonb, text, int, text, int, text, text, text[], timestamptz, interval, text, double precision, int, jsonb,
     timestamptz
 );
 
 -- they answer the attributes, too
-drop function gd_claim(text, text, int, interval, jsonb);
+drop function if exists gd_claim(text, text, int, interval, jsonb);
 
-drop function gd_claim_many(text, jsonb, interval, jsonb);
+drop function if exists gd_claim_many(text, jsonb, interval, jsonb);
 
 -- What is kept: errors, and the history of machines that ask for it
 

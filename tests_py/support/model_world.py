@@ -168,8 +168,9 @@ EMPTY = (
     "truncate gendurable.instance, gendurable.signal, gendurable.signal_seen, gendurable.watch, "
     "gendurable.queue_name, gendurable.paused_queue, gendurable.key_limit, gendurable.renewal, gendurable.upkeep, "
     "gendurable.doubtful_key, gendurable.schedule, gendurable.ended_parent, "
-    "gendurable.bucket, gendurable.rate_limit, gendurable.hold, gendurable.step, gendurable.error, gendurable.attribute, "
-    "gendurable.history, gendurable.history_left, gendurable.audit, gendurable.paused_machine, gendurable.resumed"
+    "gendurable.bucket, gendurable.rate_limit, gendurable.hold, gendurable.step, gendurable.error, "
+    "gendurable.attribute, gendurable.history, gendurable.history_left, "
+    "gendurable.audit, gendurable.paused_machine, gendurable.resumed"
 )
 
 
