@@ -145,6 +145,17 @@ select is_empty($$select * from t.take('l1', 5)$$, 'it may not start');
 select gd_set_rate_limit('slow', null);
 select is((select c.id from t.take('l1', 5) c), :'b', 'until the limit is gone');
 
+-- what a pause has set aside
+
+select gd_insert('pm', p_queue => 'pm') as id \gset
+select gd_pause_machine('pm', p_step => 'start') as _ \gset
+select is_empty($$select * from t.take('pm')$$, '(its step is paused)');
+select isnt(i.aside_at, null, '(it is set aside)') from gendurable.instance i where i.id = :id;
+select gd_edit(:id, p_state => '{}') as _ \gset
+select isnt(i.aside_at, null, 'it stays so') from gendurable.instance i where i.id = :id;
+select gd_edit(:id, 'other') as _ \gset
+select is((select c.step from t.take('pm') c), 'other', 'but before another step it runs');
+
 -- what cannot be
 
 select t.raises(format('select gd_edit(%s, %L)', :b, ''), 'GD501', 'an empty step');

@@ -39,6 +39,8 @@ select bag_eq(
         ('history_left', 'gone_id'),
         -- who did what to it stays, for its own time
         ('audit', 'about_id'),
+        -- up to where the rows of a resumed machine were looked at
+        ('resumed', 'at_id'),
         -- kept beyond the parent's removal, until its children are free
         ('instance', 'parent_id'), ('ended_parent', 'parent_id'),
         -- the bell is no instance, and the last one is looked for, and may be gone

@@ -21,7 +21,7 @@ begin
     perform gendurable._need_read_committed();
     perform gendurable._need_instance(p_id);
     perform gendurable._need_edit(p_step, v_state, p_queue, v_meta);
-    select i.status, i.partition_key, i.finished_at, i.priority into v_row
+    select i.status, i.partition_key, i.finished_at, i.priority, i.paused_at into v_row
     from gendurable.instance i
     where i.id = p_id
     for no key update;
@@ -42,6 +42,10 @@ begin
         crashes = case when p_step is null or i.finished_at is not null then i.crashes else 0 end,
         updated_at = v_now
     where i.id = p_id;
+    if p_step is not null and v_row.paused_at is null then
+        -- a pause of its step has set it aside; one that still holds meets it again
+        perform gendurable._bring_back(array[p_id], v_now);
+    end if;
     if (p_step is not null or p_queue is not null) and gendurable._place_rows(array[p_id], p_queue, v_now) > 0
         or p_priority <> v_row.priority
     then
