@@ -122,7 +122,7 @@ begin
         return false;
     end if;
     insert into gendurable.resumed (fsm) values (p_fsm);
-    perform gendurable._bring_back_some(p_fsm, 1000, clock_timestamp());
+    perform gendurable._bring_back_some(p_fsm, 500, clock_timestamp());
     -- whatever queues they sleep on
     perform gendurable._notify_listeners('');
     perform gendurable._note_by_hand(
@@ -132,7 +132,7 @@ end $$;
 
 comment on function gd_resume_machine(text, int, text) is
 'Ends what gd_pause_machine began with the same arguments: other pauses of the machine stay. What was set aside is due again
-at the place in its key and queue that it had: 1,000 rows at once, the others batch by batch with the claims that follow,
+at the place in its key and queue that it had: 500 rows at once, the others batch by batch with the claims that follow,
 and with gd_maintain. False: the very same is not paused. Waits as gd_pause_machine does. Raises GD501, GD504.';
 
 create or replace function gendurable._need_paused_machine(p_fsm text, p_version int, p_step text) returns void
