@@ -169,6 +169,15 @@ select t.raises($$select gd_pause_machine('m', 1, '')$$, 'GD501', 'an empty step
 select t.raises($$select gd_resume_machine('m', -1)$$, 'GD501', 'resume: no such version');
 select is(gd_resume_machine('m'), false, 'what is not paused');
 
+select gd_insert('ed', p_queue => 'ed', p_step => 'a') as a \gset
+select gd_pause_machine('ed', p_step => 'a');
+select is_empty($$select * from t.take('ed')$$, '(aside)');
+select gd_edit(:a, p_state => '{"n": 1}');
+select is(t.stands(:a), 'aside', 'an edit leaves it aside');
+select gd_edit(:a, p_step => 'b');
+select is(t.takes('ed'), array[:a::bigint], 'but one that moves it to a step that is not paused');
+select gd_resume_machine('ed', null, 'a');
+
 -- keys: whoever waits behind a paused row goes on
 
 select gd_insert('pk', p_queue => 'key', p_partition_key => 'k') from generate_series(1, 5);

@@ -55,7 +55,7 @@ declare
 begin
     perform gendurable._need_read_committed();
     perform gendurable._need_instance(p_id);
-    select i.status, i.queue, i.fsm, i.fsm_version, i.step, i.paused_at, i.aside_at into v_row
+    select i.status, i.queue, i.paused_at, i.aside_at into v_row
     from gendurable.instance i
     where i.id = p_id
     for no key update;
@@ -69,8 +69,8 @@ begin
     if v_row.aside_at is null then
         -- a claim may just have passed over it
         perform gendurable._wake_sleepers(array[v_row.queue]);
-    elsif not coalesce((select true from gendurable._find_pause(v_row.fsm, v_row.fsm_version, v_row.step) limit 1), false) then
-        perform gendurable._bring_back(array[p_id], v_now);
+    else
+        perform gendurable._bring_back_free(array[p_id], v_now);
     end if;
     perform gendurable._note_by_hand('gd_resume', p_id, '{}', 1);
     return true;
