@@ -169,6 +169,15 @@ select t.raises($$select gd_pause_machine('m', 1, '')$$, 'GD501', 'an empty step
 select t.raises($$select gd_resume_machine('m', -1)$$, 'GD501', 'resume: no such version');
 select is(gd_resume_machine('m'), false, 'what is not paused');
 
+select gd_insert('ed', p_queue => 'ed', p_step => 'a') as a \gset
+select gd_pause_machine('ed', p_step => 'a');
+select is_empty($$select * from t.take('ed')$$, '(aside)');
+select gd_edit(:a, p_state => '{"n": 1}');
+select is(t.stands(:a), 'aside', 'an edit leaves it aside');
+select gd_edit(:a, p_step => 'b');
+select is(t.takes('ed'), array[:a::bigint], 'but one that moves it to a step that is not paused');
+select gd_resume_machine('ed', null, 'a');
+
 -- keys: whoever waits behind a paused row goes on
 
 select gd_insert('pk', p_queue => 'key', p_partition_key => 'k') from generate_series(1, 5);
@@ -236,13 +245,15 @@ select cardinality(t.takes('big', n)) from generate_series(10, 14) n;
 select is((select count(*) from gendurable.instance i where i.queue = 'big' and i.aside_at is not null), 2500::bigint, 'claims set all aside');
 select is((select count(*) from gendurable.instance i where i.queue = 'big' and i.eligible_at is not null), 0::bigint, '(all)');
 select gd_resume_machine('big');
-select is((select count(*) from gendurable.instance i where i.queue = 'big' and i.aside_at is not null), 1500::bigint, 'a resume brings 1,000 back');
+select is((select count(*) from gendurable.instance i where i.queue = 'big' and i.aside_at is not null), 2000::bigint, 'a resume brings 500 back');
 select count(*) from gd_claim('w', 'elsewhere');
-select is((select count(*) from gendurable.instance i where i.queue = 'big' and i.aside_at is not null), 1000::bigint, 'each claim 500 more');
+select is((select count(*) from gendurable.instance i where i.queue = 'big' and i.aside_at is not null), 1500::bigint, 'each claim 500 more');
 select gd_pause_machine('big', 1);
 select count(*) from gd_claim('w', 'elsewhere');
-select is((select count(*) from gendurable.instance i where i.queue = 'big' and i.aside_at is not null), 1000::bigint, 'paused again they stay');
+select is((select count(*) from gendurable.instance i where i.queue = 'big' and i.aside_at is not null), 1500::bigint, 'paused again they stay');
 select gd_resume_machine('big', 1);
+select count(*) from gd_claim('w', 'elsewhere');
+select count(*) from gd_claim('w', 'elsewhere');
 select is((select count(*) from gendurable.instance i where i.queue = 'big' and i.aside_at is not null), 0::bigint, 'and come back');
 select is((select count(*) from t.take('big', 10000)), 2500::bigint, 'nothing is lost');
 select is(gd_release('w', null), (select count(*)::int from gendurable.instance i where i.status = 'executing'), '(given back)');

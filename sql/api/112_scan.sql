@@ -115,6 +115,7 @@ begin
 
         if p_stops and v_picked <> '{}' then
             v_stopped := gendurable._set_paused_aside(v_picked, p_queue, p_now);
+            v_looked := v_looked + cardinality(v_picked) - cardinality(v_stopped.candidates);
             v_picked := v_stopped.candidates;
             v_keys := v_keys + v_stopped.keys;
             v_parked := v_parked or v_stopped.keys > 0;

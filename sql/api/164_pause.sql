@@ -55,7 +55,7 @@ declare
 begin
     perform gendurable._need_read_committed();
     perform gendurable._need_instance(p_id);
-    select i.status, i.queue, i.fsm, i.fsm_version, i.step, i.paused_at, i.aside_at into v_row
+    select i.status, i.queue, i.paused_at, i.aside_at into v_row
     from gendurable.instance i
     where i.id = p_id
     for no key update;
@@ -69,8 +69,8 @@ begin
     if v_row.aside_at is null then
         -- a claim may just have passed over it
         perform gendurable._wake_sleepers(array[v_row.queue]);
-    elsif not coalesce((select true from gendurable._find_pause(v_row.fsm, v_row.fsm_version, v_row.step) limit 1), false) then
-        perform gendurable._bring_back(array[p_id], v_now);
+    else
+        perform gendurable._bring_back_free(array[p_id], v_now);
     end if;
     perform gendurable._note_by_hand('gd_resume', p_id, '{}', 1);
     return true;
@@ -122,7 +122,7 @@ begin
         return false;
     end if;
     insert into gendurable.resumed (fsm) values (p_fsm);
-    perform gendurable._bring_back_some(p_fsm, 1000, clock_timestamp());
+    perform gendurable._bring_back_some(p_fsm, 500, clock_timestamp());
     -- whatever queues they sleep on
     perform gendurable._notify_listeners('');
     perform gendurable._note_by_hand(
@@ -132,7 +132,7 @@ end $$;
 
 comment on function gd_resume_machine(text, int, text) is
 'Ends what gd_pause_machine began with the same arguments: other pauses of the machine stay. What was set aside is due again
-at the place in its key and queue that it had: 1,000 rows at once, the others batch by batch with the claims that follow,
+at the place in its key and queue that it had: 500 rows at once, the others batch by batch with the claims that follow,
 and with gd_maintain. False: the very same is not paused. Waits as gd_pause_machine does. Raises GD501, GD504.';
 
 create or replace function gendurable._need_paused_machine(p_fsm text, p_version int, p_step text) returns void

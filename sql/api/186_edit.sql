@@ -56,6 +56,10 @@ begin
         where i.id = p_id and i.finished_at is null and (i.eligible_at <= v_now or i.bucket_at is not null);
     end if;
     perform gendurable._keep_batons(array_remove(array[v_row.partition_key], null), array[p_id], v_now);
+    if p_step is not null then
+        -- out of a step that is paused
+        perform gendurable._bring_back_free(array[p_id], v_now);
+    end if;
     -- also where it was due already: a claim may have passed over it while it was locked here
     perform gendurable._wake_sleepers(array(
         select i.queue from gendurable.instance i

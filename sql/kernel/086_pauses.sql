@@ -151,6 +151,18 @@ end $$;
 comment on function gendurable._bring_back(bigint[], timestamptz) is
     'Makes rows due that were set aside, at their places: how many. Under the locks of the rows.';
 
+create or replace function gendurable._bring_back_free(p_ids bigint[], p_now timestamptz) returns void
+language plpgsql as $$
+declare
+    v_paused constant bigint[] := gendurable._find_paused(p_ids);
+begin
+    perform gendurable._bring_back(array(select u.id from unnest(p_ids) u (id) where u.id <> all(v_paused)), p_now);
+end $$;
+
+comment on function gendurable._bring_back_free(bigint[], timestamptz) is
+    'Makes those of the rows due that are aside and not paused any more: for whoever ends the pause of some, or moves them to another
+step or version. Under the locks of the rows.';
+
 create or replace function gendurable._find_aside(
     p_fsm text, p_step text, p_version int, p_id bigint, out fsm text, out step text, out version int, out id bigint
 )

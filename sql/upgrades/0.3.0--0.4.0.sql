@@ -318,11 +318,11 @@ with p as not materialized (
     from gendurable.paused_queue x
     union all
     select
-        case when x.step <> '' then 'step' when x.version > 0 then 'version' else 'machine' end, null, x.fsm,
-        nullif(x.version, 0), nullif(x.step, ''), null, x.paused_at, x.paused_by
+        case when x.step <> '' then 'step' when x.version > 0 then 'version' else 'machine' end as kind, null as queue, x.fsm,
+        nullif(x.version, 0) as version, nullif(x.step, '') as step, null as id, x.paused_at, x.paused_by
     from gendurable.paused_machine x
     union all
-    select 'instance', x.queue, x.fsm, x.fsm_version, x.step, x.id, x.paused_at, x.paused_by
+    select 'instance' as kind, x.queue, x.fsm, x.fsm_version, x.step, x.id, x.paused_at, x.paused_by
     from (
         select i.queue, i.fsm, i.fsm_version, i.step, i.id, i.paused_at, i.paused_by
         from gendurable.instance i
