@@ -56,9 +56,11 @@ def import_(document: str | bytes) -> Statement[int | None]:
         The new id of the one that was exported, or None if a unique key is taken: nothing was imported.
     """
     if not isinstance(document, str | bytes):
-        raise InvalidArgument(f"the document is a {type(document).__name__}", hint="give the text that export has given")
+        raise InvalidArgument(
+            f"the document is a {type(document).__name__}", hint="give the text that export has given"
+        )
     try:
         text = document if isinstance(document, str) else document.decode()
     except UnicodeDecodeError as error:
-        raise InvalidArgument("the document is not UTF-8", hint="give the text that export has given") from error
+        raise InvalidArgument("the document is not UTF-8", hint="give what export has given") from error
     return Statement("select gd_import(%s::jsonb)", (text,), one_value)

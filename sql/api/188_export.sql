@@ -59,14 +59,6 @@ Up to 10,000 instances and 16 MB of states, results and inboxes, else GD501. Of 
 and up to 1,000 entries of each history, 16 MB in all: "left_out" says how many older ones there are. Not in it: its parent,
 watchers, and what is known of machines, queues and limits. Raises GD501, GD503.';
 
-create or replace function gendurable._document_format() returns int
-language sql immutable parallel safe as $$
-    select 1
-$$;
-
-comment on function gendurable._document_format() is
-    'The format of the documents of gd_export; one more with each key that an older gd_import does not know.';
-
 create or replace function gendurable._refuse_export(p_detail text) returns void
 language plpgsql immutable as $$
 begin

@@ -50,7 +50,7 @@ another instance holds a unique key that one of them has (a warning says which):
 They have new ids, and stand as they stood, with their inboxes, errors and histories, as children of their new parents. What
 was executing is due, at its place in its key and with its attempt; a parent awaits those of its children that have not ended.
 Step queues, keys and rate limits are those of this database. What had ended keeps the time of its end, and is removed by
-the retention that counts from it: gd_retry(gd_import(...)) runs it again at once.
+the retention that counts from it, unless gd_retry makes it run again in the same transaction.
 
 The document is examined as anybody''s. Raises GD501 for one that is not valid, larger than 64 MB, or of a newer format, and
 GD502 where something names a rate limit that is not there; 55P03 where somebody''s open transaction has one of the unique

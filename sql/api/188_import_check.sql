@@ -2,12 +2,21 @@
 -- other, then what they say of each other. Values that pass can be stored, and nothing that follows them here runs over.
 -- Next: 189_audit, what was done by hand.
 
+create or replace function gendurable._document_format() returns int
+language sql immutable parallel safe as $$
+    select 1
+$$;
+
+comment on function gendurable._document_format() is
+    'The format of the documents of gd_export; one more with each key that an older gd_import does not know.';
+
 create or replace function gendurable._most_document() returns int
 language sql immutable parallel safe as $$
     select 64000000
 $$;
 
-comment on function gendurable._most_document() is 'Bytes of a document that is imported: above what gd_export gives, however it is written.';
+comment on function gendurable._most_document() is
+    'Bytes of a document that is imported: above what gd_export gives, however it is written.';
 
 create or replace function gendurable._refuse_document(p_document jsonb) returns void
 language plpgsql as $$
@@ -136,8 +145,8 @@ begin
         gendurable._object_problem(p_one -> 'attributes', 'attributes'),
         gendurable._string_problem(p_one -> 'last_error', 'last_error'),
         gendurable._string_problem(p_one -> 'worker', 'worker'),
-        gendurable._flag_problem(p_one -> 'awaited', 'awaited'),
-        gendurable._flag_problem(p_one -> 'unique_held', 'unique_held'),
+        gendurable._truth_problem(p_one -> 'awaited', 'awaited'),
+        gendurable._truth_problem(p_one -> 'unique_held', 'unique_held'),
         gendurable._imported_times_problem(p_one),
         gendurable._imported_status_problem(p_one),
         gendurable._imported_lists_problem(p_one));
@@ -155,7 +164,8 @@ language sql immutable parallel safe as $$
     end
 $$;
 
-comment on function gendurable._whole_problem(jsonb, text, bigint) is 'What is wrong with a number from 1 on that has to be there, or null.';
+comment on function gendurable._whole_problem(jsonb, text, bigint) is
+    'What is wrong with a number from 1 on that has to be there, or null.';
 
 create or replace function gendurable._count_problem(p_value jsonb, p_name text) returns text
 language sql immutable parallel safe as $$
@@ -174,12 +184,12 @@ $$;
 
 comment on function gendurable._string_problem(jsonb, text) is 'What is wrong with a value that is to be a text, or null.';
 
-create or replace function gendurable._flag_problem(p_value jsonb, p_name text) returns text
+create or replace function gendurable._truth_problem(p_value jsonb, p_name text) returns text
 language sql immutable parallel safe as $$
     select case when jsonb_typeof(p_value) not in ('boolean', 'null') then p_name || ' must be true or false' end
 $$;
 
-comment on function gendurable._flag_problem(jsonb, text) is 'What is wrong with a value that is to be true or false, or null.';
+comment on function gendurable._truth_problem(jsonb, text) is 'What is wrong with a value that is to be true or false, or null.';
 
 create or replace function gendurable._moment_problem(p_value jsonb, p_name text, p_needed boolean) returns text
 language sql immutable parallel safe as $$
@@ -303,7 +313,7 @@ begin
         case when p_signal - '{name,payload,inserted_at,shown}'::text[] <> '{}' then 'unknown key in a signal' end,
         gendurable._text_problem(p_signal -> 'name', 'name of a signal', true),
         gendurable._moment_problem(p_signal -> 'inserted_at', 'inserted_at of a signal', true),
-        gendurable._flag_problem(p_signal -> 'shown', 'shown'),
+        gendurable._truth_problem(p_signal -> 'shown', 'shown'),
         case when not p_signal ? 'payload' then 'payload of a signal is missing' end);
 end $$;
 

@@ -1,4 +1,4 @@
-"""Whatever state instances are in: their document, imported into another database, makes the same ones there, and these go on."""
+"""Whatever state instances are in: their document makes the same ones in another database, and these go on."""
 
 from __future__ import annotations
 
@@ -54,7 +54,11 @@ outcomes = st.one_of(
         }
     ),
     st.fixed_dictionaries(
-        {"kind": st.just("schedule_childs"), "step": st.just("after"), "childs": st.lists(inserts, min_size=1, max_size=3)}
+        {
+            "kind": st.just("schedule_childs"),
+            "step": st.just("after"),
+            "childs": st.lists(inserts, min_size=1, max_size=3),
+        }
     ),
     st.fixed_dictionaries({"kind": st.just("done"), "result": values}),
     st.just({"kind": "stop", "reason": "no"}),
@@ -115,7 +119,7 @@ class World:
 
     def begin(self, new: dict[str, Any], kind: str, **keys: Any) -> int | None:
         """One that is claimed before all others, and has this first outcome; None: others of its key are before it."""
-        [made] = self.w.insert_many(self.named(new) | {"queue": "first", "delay_ms": 0})
+        self.w.insert_many(self.named(new) | {"queue": "first", "delay_ms": 0})
         self.w.conn.execute("select set_config('gendurable.floor', '', false)")
         for claim in self.w.claim(1, "first"):
             self.commit(claim, {"kind": kind, **keys})
