@@ -118,6 +118,12 @@ select t.run('hist2', '{"kind": "next", "step": "two", "state": {"n": 2}}');
 select t.raises(format('select gd_fork(%s, 1)', :id), 'GD501', 'an entry without a state');
 select is(t.fork(:id, 1, null, '{"n": 0}') ->> 'step', 'one', 'but with one given');
 
+-- who did it
+
+select gd_fork(:id, 1, 'one', '{"secret": 1}', '{"queue": "forks", "meta": {"secret": 2}}') as fork \gset
+select is((select a.what from gd_audit(jsonb_build_object('id', :id)) a limit 1),
+    jsonb_build_object('fork', :fork, 'no', 1, 'step', 'one', 'options', '{"queue": "forks"}'::jsonb), 'it is written down, but for what is secret');
+
 -- queues of steps
 
 select gd_define_step('r', 'draw', null, '{"queue": "gpu"}');

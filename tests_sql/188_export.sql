@@ -122,6 +122,9 @@ select is((select jsonb_agg(c -> 'result') from t.take('tree', 9) x cross join l
 select gd_import(gd_export((select c.id from gd_childs(:root) c limit 1))) as copy \gset
 select is((select i.parent_id from gendurable.instance i where i.id = :copy), null, 'a child by itself has no parent');
 
+select is((select a.count || ' ' || (a.what -> 'exported') from gd_audit(jsonb_build_object('id', :copy)) a where a.call = 'gd_import'),
+    (select '2 ' || min(c.id) from gd_childs(:root) c), 'it is written down how many came, and from whom');
+
 -- a child that failed is awaited again
 select gd_insert('root', p_queue => 'again') as root \gset
 select t.run('again', '{"kind": "schedule_childs", "step": "after", "childs": [{"fsm": "a", "queue": "again2"}, {"fsm": "b", "queue": "again2"}]}');

@@ -33,7 +33,10 @@ begin
             from unnest(v_level) with ordinality u (id, ord)
             cross join lateral (
                 select i.id from gendurable.instance i
-                where i.parent_id = u.id order by i.id limit v_most - cardinality(v_ids) + 1
+                -- a range: where few parents have most rows, "=" would be looked for along the primary key
+                where i.parent_id between u.id and u.id
+                order by i.parent_id, i.id
+                limit v_most - cardinality(v_ids) + 1
             ) c
             order by u.ord, c.id
             limit v_most - cardinality(v_ids) + 1);

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from typing import Any
 
+import psycopg
 import pytest
 from conftest import Database
 from hypothesis import HealthCheck, given, settings
@@ -17,6 +19,7 @@ from support.server import Server
 STATUSES = ["runnable", "executing", "awaiting_signal", "awaiting_children", "done", "failed", "cancelled"]
 TABLES = "instance, signal, signal_seen, watch, error, history, bucket, doubtful_key, ended_parent"
 NAMES = ["a", "b"]
+MORE = int(os.environ.get("GENDURABLE_FUZZ", "1"))
 
 values = st.recursive(
     st.none()
@@ -105,9 +108,9 @@ class World:
         ids = [row["id"] for row in self.w.rows("select id from gd_instances order by id")]
         return ids[place % len(ids)] if ids else None
 
-    def claim(self) -> list[dict[str, Any]]:
+    def claim(self, *queues: str) -> list[dict[str, Any]]:
         self.w.conn.execute("select set_config('gendurable.floor', '', false)")
-        return [claim for queue in ("q", "q2", "first") for claim in self.w.claim(3, queue)]
+        return [claim for queue in queues or ("q", "q2", "first") for claim in self.w.claim(3, queue)]
 
     def commit(self, claim: dict[str, Any], one: dict[str, Any]) -> None:
         keys = {name: value for name, value in one.items() if value is not None or name == "result"}
@@ -159,10 +162,17 @@ class World:
         text: str = self.w.one("select gd_export(%s)::text", id)
         return text
 
+    def imported(self, document: str) -> tuple[int | None, str | None]:
+        """The new id, and the SQLSTATE of a refusal."""
+        try:
+            return self.w.one("select gd_import(%s::jsonb)", document), None
+        except psycopg.Error as error:
+            return None, error.sqlstate
+
     def finish(self) -> None:
         """All that has not ended is done, children before their parents."""
         for _ in range(50):
-            left = self.w.rows("select id, status, awaits from gd_instances where finished_at is null")
+            left = self.w.rows("select id, status, awaits, queue from gd_instances where finished_at is null")
             if not left:
                 return
             for row in left:
@@ -170,7 +180,7 @@ class World:
                     self.w.rows("select gd_reschedule(%s, clock_timestamp())", row["id"])
                 elif row["status"] == "awaiting_signal":
                     assert self.w.signal(row["id"], row["awaits"][0]) == "delivered"
-            for claim in self.claim():
+            for claim in self.claim(*sorted({row["queue"] for row in left})):
                 assert self.w.commit(outcome(claim, "done")) == ["ok"]
         raise AssertionError(self.w.rows("select * from gd_instances where finished_at is null"))
 
@@ -199,7 +209,7 @@ def worlds(db: Database, server: Server) -> Iterator[tuple[World, World]]:
 
 
 @settings(
-    max_examples=60,
+    max_examples=60 * MORE,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
@@ -228,5 +238,74 @@ def test_what_is_imported_is_what_was_exported_and_goes_on(
         assert made == wanted
     assert len(there.roots()) == len(here.roots())
     assert here.w.maintain()["repaired"] == 0
+    here.finish()
+    assert here.w.maintain()["repaired"] == 0
+
+
+ODD = [
+    None, True, False, 0, 1, -1, 0.5, 20, 2**31 - 1, 2**31, 2**63 - 1, 10**400, "", "x", "s", "q", "k", "l", "u1", "a",
+    "b", "x" * 2001, "2026-01-01T00:00:00Z", "2026-13-01T00:00:00Z", "0001-01-01T00:00:00+00:00 BC",
+    "294276-12-31T23:59:59Z", "294277-01-01T00:00:00Z", "infinity", "now", *STATUSES, [], [None], ["a"], ["a", "b"],
+    STATUSES, {}, {"a": 1}, [[]], [{}],
+]  # fmt: skip
+
+
+def paths(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Every place in a document, but what is inside of states and payloads."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else []
+    deep = [] if at and at[-1] in ("state", "meta", "payload", "result", "detail") else inner
+    return [at] * bool(at) + [path for key, part in deep for path in paths(part, (*at, key))]
+
+
+def alike(document: Any, path: tuple[Any, ...]) -> list[Any]:
+    """Values of the type that stands there, which have more of a chance."""
+    for key in path:
+        document = document[key]
+    return [value for value in ODD if type(value) is type(document)] or ODD
+
+
+def change(document: Any, path: tuple[Any, ...], how: str, value: Any) -> None:
+    for key in path[:-1]:
+        document = document[key]
+    match how:
+        case "set":
+            document[path[-1]] = value
+        case "drop":
+            del document[path[-1]]
+        case "twice" if isinstance(document, list):
+            document.append(document[path[-1]])
+
+
+@settings(
+    max_examples=100 * MORE,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(
+    first=st.lists(st.tuples(st.just("insert"), inserts), min_size=1, max_size=2),
+    story=st.lists(acts, min_size=3, max_size=8),
+    data=st.data(),
+)
+def test_what_somebody_has_changed_is_refused_or_goes_on(
+    worlds: tuple[World, World], first: list[tuple[Any, ...]], story: list[tuple[Any, ...]], data: st.DataObject
+) -> None:
+    there, here = worlds
+    there.clear()
+    here.clear()
+    for act in first + story:
+        there.act(act)
+    document = json.loads(there.export(data.draw(st.sampled_from(there.roots()))))
+    for _ in range(data.draw(st.integers(1, 2))):
+        path = data.draw(st.sampled_from([path for path in paths(document) if "paused_at" not in path]))
+        how = data.draw(st.sampled_from(["set", "set", "set", "set", "drop", "twice"]))
+        change(document, path, how, data.draw(st.sampled_from(alike(document, path)) | st.sampled_from(ODD)))
+    copy, refused = here.imported(json.dumps(document))
+    # nothing but what is said of a document
+    assert refused in (None, "GD501", "GD502"), document
+    if copy is None:
+        assert here.w.one("select count(*) from gendurable.instance") == 0
+        return
+    here.export(copy)
     here.finish()
     assert here.w.maintain()["repaired"] == 0
