@@ -42,7 +42,9 @@ inserts = st.fixed_dictionaries(
         "max_attempts": st.sampled_from([None, 1, 2]),
         "expires_at": st.sampled_from([None, "2200-01-01T00:00:00Z"]),
         "delay_ms": st.sampled_from([0, 0, 3_600_000]),
-        "unique_scope": st.none() | st.lists(st.sampled_from(STATUSES), unique=True),
+        "unique_scope": st.sampled_from(
+            [None, None, [], ["runnable"], ["executing"], ["runnable", "failed"], STATUSES]
+        ),
     }
 )
 outcomes = st.one_of(
