@@ -16,7 +16,7 @@ select is(
             'status', 'runnable', 'queue', 'q', 'priority', 5, 'partition_key', 'key', 'unique_key', 'uniq',
             'unique_scope', '["runnable", "failed"]'::jsonb, 'unique_held', true, 'rate_limit', 'lim', 'weight', 0.1, 'attempt', 0,
             'max_attempts', 9, 'crashes', 0, 'worker', null, 'awaits', null, 'deadline_at', null,
-            'expires_at', '2100-01-01T00:00:00+00:00', 'finished_at', null, 'keep_until', null, 'paused_at', null)
+            'expires_at', '2100-01-01T00:00:00+00:00', 'finished_at', null, 'keep_until', null, 'paused_at', null, 'paused_by', null)
         || jsonb_build_object('state', '{"n": 1.50}'::jsonb, 'meta', '{"a": null}'::jsonb, 'attributes', null, 'last_error', null,
             'signals', '[]'::jsonb, 'seen', '[]'::jsonb, 'errors', '[]'::jsonb, 'history', '[]'::jsonb,
             'left_out', '{"errors": 0, "history": 0}'::jsonb)
@@ -183,6 +183,17 @@ select gd_import(gd_export(i.id)) from gendurable.instance i where i.bucket_at i
 select t.take('lined', 9);
 select is((select count(*) from gendurable.instance i where i.bucket_at is not null), 4::bigint, 'so do their copies');
 select is(t.repaired(), 0, 'nothing had to be repaired');
+
+-- what is paused stays so
+select gd_insert('p', p_queue => 'pq', p_partition_key => 'pk', p_eligible_at => '2020-01-01Z') as id \gset
+select gd_pause(:id);
+select is((select i.eligible_at from gendurable.instance i where i.id = :id), null, 'set aside');
+select is(gd_export(:id) #>> '{instances,0,eligible_at}', '2020-01-01T00:00:00+00:00', 'it is told when it was due');
+delete from gendurable.special;
+select gd_import(gd_export(:id)) as copy \gset
+select is_empty($$select * from t.take('pq', 9)$$, 'the copy is paused');
+select ok(gd_resume(:copy), 'and resumed');
+select is((select x.id from t.take('pq', 9) x), :copy::bigint, 'it runs');
 
 select gd_insert('x', p_queue => 'big', p_state => jsonb_build_object('s', repeat('x', 15000000))) as id \gset
 select ok(gd_import(gd_export(:id)) > 0, '15 MB');

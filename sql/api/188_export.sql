@@ -85,10 +85,10 @@ begin
             'unique_held', i.unique_held is not null, 'rate_limit', i.rate_limit, 'weight', i.weight, 'attempt', i.attempt,
             'max_attempts', i.max_attempts, 'crashes', i.crashes, 'worker', i.worker, 'awaits', i.awaits)
         || jsonb_build_object(
-            'eligible_at', case when i.status = 'runnable' then coalesce(i.eligible_at, i.bucket_at, i.lane_at) end,
-            'lane_at', case when i.status in ('runnable', 'executing') then i.lane_at end,
+            'eligible_at', case when i.status = 'runnable' then coalesce(i.eligible_at, i.bucket_at, i.lane_at, i.aside_at) end,
+            'lane_at', case when i.status in ('runnable', 'executing') and i.partition_key is not null then coalesce(i.lane_at, i.aside_at) end,
             'deadline_at', i.deadline_at, 'expires_at', i.expires_at, 'inserted_at', i.inserted_at, 'finished_at', i.finished_at,
-            'keep_until', i.keep_until, 'paused_at', i.paused_at, 'state', i.state, 'meta', i.meta, 'attributes', i.attributes,
+            'keep_until', i.keep_until, 'paused_at', i.paused_at, 'paused_by', i.paused_by, 'state', i.state, 'meta', i.meta, 'attributes', i.attributes,
             'last_error', i.last_error)
         -- no result is not JSON null
         || case when i.result is null then '{}' else jsonb_build_object('result', i.result) end

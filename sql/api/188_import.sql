@@ -146,7 +146,7 @@ begin
         id, inserted_at, updated_at, parent_id, barrier_no, claim_no, max_attempts, fsm_version, priority, eligible_at, lane_at,
         deadline_at, finished_at, failed_at, children_pending, status, attempt, crashes, fsm, step, queue, partition_key,
         unique_key, unique_held, unique_scope, rate_limit, weight, awaits, shown, last_error, result, meta, state, expires_at,
-        keep_until, attributes, paused_at)
+        keep_until, attributes, paused_at, paused_by)
     select
         p_ids[e.at], (o ->> 'inserted_at')::timestamptz, p_now, p_ids[w.parent],
         case
@@ -182,7 +182,7 @@ begin
         coalesce(nullif(o -> 'meta', 'null'), '{}'), coalesce(nullif(o -> 'state', 'null'), '{}'),
         case when not w.ended then (o ->> 'expires_at')::timestamptz end,
         case when w.ended then (o ->> 'keep_until')::timestamptz end, nullif(nullif(o -> 'attributes', 'null'), '{}'),
-        (o ->> 'paused_at')::timestamptz
+        (o ->> 'paused_at')::timestamptz, o ->> 'paused_by'
     from jsonb_array_elements(p_all) with ordinality e (o, at)
     cross join lateral (
         select x.*, gendurable._is_terminal(x.status) as ended,

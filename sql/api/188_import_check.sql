@@ -121,7 +121,7 @@ begin
     if jsonb_typeof(p_one) is distinct from 'object' then
         return 'an instance must be a JSON object';
     end if;
-    if p_one - '{id,parent_id,awaited,fsm,version,step,status,queue,priority,partition_key,unique_key,unique_scope,unique_held,rate_limit,weight,attempt,max_attempts,crashes,worker,awaits,eligible_at,lane_at,deadline_at,expires_at,inserted_at,finished_at,keep_until,paused_at,state,meta,attributes,last_error,result,signals,seen,errors,history,left_out}'::text[] <> '{}' then
+    if p_one - '{id,parent_id,awaited,fsm,version,step,status,queue,priority,partition_key,unique_key,unique_scope,unique_held,rate_limit,weight,attempt,max_attempts,crashes,worker,awaits,eligible_at,lane_at,deadline_at,expires_at,inserted_at,finished_at,keep_until,paused_at,paused_by,state,meta,attributes,last_error,result,signals,seen,errors,history,left_out}'::text[] <> '{}' then
         return 'unknown key in an instance';
     end if;
     return coalesce(
@@ -145,6 +145,7 @@ begin
         gendurable._object_problem(p_one -> 'attributes', 'attributes'),
         gendurable._string_problem(p_one -> 'last_error', 'last_error'),
         gendurable._string_problem(p_one -> 'worker', 'worker'),
+        gendurable._string_problem(p_one -> 'paused_by', 'paused_by'),
         gendurable._truth_problem(p_one -> 'awaited', 'awaited'),
         gendurable._truth_problem(p_one -> 'unique_held', 'unique_held'),
         gendurable._imported_times_problem(p_one),
