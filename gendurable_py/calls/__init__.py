@@ -13,6 +13,7 @@ from .inserting import insert, insert_many, register
 from .inspecting import childs, find, result, watch
 from .limiting import close_rate_limit, ensure_rate_limit, set_rate_limit
 from .looking import count, doctor, errors, failures, get, history, line, list, tree, why
+from .moving import export, fork, import_
 from .operating import (
     cancel,
     cancel_many,
@@ -120,14 +121,17 @@ __all__ = [
     "edit",
     "ensure_rate_limit",
     "errors",
+    "export",
     "failures",
     "find",
+    "fork",
     "gc",
     "get",
     "grant",
     "heartbeat",
     "history",
     "hold_all",
+    "import_",
     "insert",
     "insert_many",
     "line",

@@ -72,7 +72,11 @@ begin
             select c.id
             from unnest(v_level) with ordinality u (id, ord)
             cross join lateral (
-                select i.id from gendurable.instance i where i.parent_id = u.id order by i.id limit v_left
+                select i.id from gendurable.instance i
+                -- a range: where few parents have most rows, "=" would be looked for along the primary key
+                where i.parent_id between u.id and u.id
+                order by i.parent_id, i.id
+                limit v_left
             ) c
             order by u.ord, c.id
             limit v_left);
@@ -110,8 +114,8 @@ begin
             from (
                 select i.status
                 from gendurable.instance i
-                where i.parent_id = p_id
-                order by i.id
+                where i.parent_id between p_id and p_id
+                order by i.parent_id, i.id
                 limit gendurable._most_children()
             ) x
             group by x.status

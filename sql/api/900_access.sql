@@ -95,7 +95,7 @@ begin
                 || v_runner;
             views := '{gd_steps}'::text[];
         when 'operator' then
-            functions := v_client || v_upkeep || v_looking || '{gd_edit,gd_delete,gd_delete_many,gd_signal_many,gd_cancel,gd_retry,gd_reschedule,gd_pause,gd_resume,gd_pause_machine,gd_resume_machine,gd_pause_queue,gd_resume_queue,gd_set_key_limit,gd_set_rate_limit,gd_ensure_rate_limit,gd_close_rate_limit,gd_schedule,gd_unschedule,gd_pause_schedule,gd_resume_schedule,gd_trigger,gd_cancel_many,gd_retry_many,gd_reschedule_many,gd_set_queue,gd_hold_all,gd_release_hold}'::text[];
+            functions := v_client || v_upkeep || v_looking || '{gd_edit,gd_delete,gd_delete_many,gd_signal_many,gd_cancel,gd_retry,gd_reschedule,gd_pause,gd_resume,gd_pause_machine,gd_resume_machine,gd_pause_queue,gd_resume_queue,gd_set_key_limit,gd_set_rate_limit,gd_ensure_rate_limit,gd_close_rate_limit,gd_schedule,gd_unschedule,gd_pause_schedule,gd_resume_schedule,gd_trigger,gd_cancel_many,gd_retry_many,gd_reschedule_many,gd_fork,gd_export,gd_import,gd_set_queue,gd_hold_all,gd_release_hold}'::text[];
             views := v_views;
         when 'reader' then
             functions := v_reader;

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from datetime import UTC, datetime, timedelta
+from keyword import iskeyword
 from typing import Any
 
 import psycopg
@@ -55,12 +56,15 @@ def test_every_function_of_the_contract_has_a_call(conn: Conn) -> None:
     names = {
         name for (name,) in conn.execute("select distinct proname from pg_proc where proname like 'gd\\_%'").fetchall()
     }
-    missing = {name for name in names if not isinstance(getattr(calls, name.removeprefix("gd_"), None), Call)}
+
+    def called(name: str) -> str:
+        bare = name.removeprefix("gd_")
+        return f"{bare}_" if iskeyword(bare) else bare
+
+    missing = {name for name in names if not isinstance(getattr(calls, called(name), None), Call)}
     assert not missing
     # gendurable_py.errors is the module of the exceptions
-    assert {name for name in names if not isinstance(getattr(gd, name.removeprefix("gd_"), None), Call)} == {
-        "gd_errors"
-    }
+    assert {name for name in names if not isinstance(getattr(gd, called(name), None), Call)} == {"gd_errors"}
 
 
 def test_insert_says_everything(conn: Conn) -> None:

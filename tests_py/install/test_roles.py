@@ -58,6 +58,7 @@ MAY: dict[str, set[str]] = {
     | LOOKING
     | {"gd_cancel_many", "gd_retry_many", "gd_reschedule_many"}
     | {"gd_edit", "gd_delete", "gd_delete_many", "gd_signal_many"}
+    | {"gd_fork", "gd_export", "gd_import"}
     | {"gd_set_queue", "gd_hold_all", "gd_release_hold"}
     | {"gd_set_rate_limit", "gd_schedule", "gd_unschedule"}
     | {"gd_pause_schedule", "gd_resume_schedule", "gd_trigger"},
