@@ -46,6 +46,7 @@ LOOKS: dict[str, tuple[str, ...]] = {
     "gd_list": tuple(f"select * from gd_list('{json.dumps({key: value})}')" for key, value in FILTERS.items()),
     "gd_count": tuple(f"select * from gd_count('{json.dumps({key: value})}')" for key, value in FILTERS.items()),
     "gd_match": tuple(f"select * from gd_match('{json.dumps({key: value})}')" for key, value in FILTERS.items()),
+    "gd_audit": ("select * from gd_audit()", """select * from gd_audit('{"id": 1}')"""),
     "gd_signals": ("select * from gd_signals(%(id)s)",),
     "gd_result": ("select * from gd_result(%(id)s)",),
     "gd_find": ("select gd_find('u')",),
