@@ -53,7 +53,7 @@ comment on column gd_instances.paused_at is 'since when gd_pause has stopped it'
 -- is the order of an index, and "queue between" two equal names in place of "=" keeps that of what is parked: without an order to
 -- keep, a look for 10,000 of 100,000 rows of a queue would be planned as one at the whole table.
 create view gd_queues as
-select q.queue, d.due, d.delayed, d.executing, p.parked, d.oldest_due_at, q.paused, coalesce(l.limited, 0) as limited, s.max_executing
+select q.queue, d.due, d.delayed, d.executing, k.parked, d.oldest_due_at, q.paused, coalesce(t.limited, 0) as limited, s.max_executing
 from (
     select n.queue, bool_or(n.paused) as paused
     from (
@@ -95,7 +95,9 @@ cross join lateral (
             order by i.queue, i.priority limit 1)
         from p
         where p.priority is not null
-    ), y as (
+    ),
+
+    y as (
         select p.priority, w.woken
         from (select x.priority from p x where x.priority is not null limit 1000) p
         cross join (values (0::smallint), (1::smallint)) w (woken)
@@ -162,7 +164,7 @@ cross join lateral (
         order by i.queue
         limit 10000
     ) x
-) p
+) k
 left join (
     select r.queue, least(sum(r.count), 10000)::bigint as limited
     from (
@@ -194,7 +196,7 @@ left join (
         ) c
     ) r
     group by r.queue
-) l on q.queue = l.queue
+) t on q.queue = t.queue
 left join gendurable.queue_setting s on q.queue = s.queue;
 
 comment on view gd_queues is

@@ -82,7 +82,7 @@ where about_id is not null;
 -- Views whose order is that of an index, and counts of queues that are cut at 10,000
 
 create or replace view gd_queues as
-select q.queue, d.due, d.delayed, d.executing, p.parked, d.oldest_due_at, q.paused, coalesce(l.limited, 0) as limited, s.max_executing
+select q.queue, d.due, d.delayed, d.executing, k.parked, d.oldest_due_at, q.paused, coalesce(t.limited, 0) as limited, s.max_executing
 from (
     select n.queue, bool_or(n.paused) as paused
     from (
@@ -124,7 +124,9 @@ cross join lateral (
             order by i.queue, i.priority limit 1)
         from p
         where p.priority is not null
-    ), y as (
+    ),
+
+    y as (
         select p.priority, w.woken
         from (select x.priority from p x where x.priority is not null limit 1000) p
         cross join (values (0::smallint), (1::smallint)) w (woken)
@@ -191,7 +193,7 @@ cross join lateral (
         order by i.queue
         limit 10000
     ) x
-) p
+) k
 left join (
     select r.queue, least(sum(r.count), 10000)::bigint as limited
     from (
@@ -223,7 +225,7 @@ left join (
         ) c
     ) r
     group by r.queue
-) l on q.queue = l.queue
+) t on q.queue = t.queue
 left join gendurable.queue_setting s on q.queue = s.queue;
 
 comment on view gd_queues is

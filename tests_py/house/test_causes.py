@@ -1,4 +1,4 @@
-"""The causes of gd_why: what the functions give, what the documentation names, and what the tests arrange are the same."""
+"""The causes of gd_why: what the functions give, what the guide names, and what the tests arrange are the same."""
 
 from __future__ import annotations
 
@@ -30,9 +30,11 @@ def test_the_comment_names_each() -> None:
 
 
 def test_each_is_arranged_with_its_words() -> None:
-    """In the order and the sentence that a person reads: tests_sql/250_why.sql; what takes two sessions, in the races."""
+    """With its sentence: in tests_sql/250_why.sql, and in the races what takes two sessions."""
     alone = (ROOT / "tests_sql" / "250_why.sql").read_text("utf-8")
     together = (ROOT / "tests_py" / "races" / "test_races_why.py").read_text("utf-8")
-    arranged = {name for one in re.findall(r"select is\(t\.causes\([^)]*\), '([a-z, ]+)'", alone) for name in one.split(", ")}
+    arranged = {
+        name for one in re.findall(r"select is\(t\.causes\([^)]*\), '([a-z, ]+)'", alone) for name in one.split(", ")
+    }
     arranged |= set(re.findall(r'"([a-z ]+)"', together)) & {"locked"}
     assert arranged == given()

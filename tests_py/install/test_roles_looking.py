@@ -31,7 +31,7 @@ WORDS = {
     "query": "what another session runs",
 }
 
-# The table of docs/operations.md, "Who sees what": what the calls that look show to a profile. Workers get what they claim besides.
+# "Who sees what" in docs/operations.md: what looks show to a profile. Workers get what they claim besides.
 SEES: dict[str, set[str]] = {
     "client": {"state", "result", "error"},
     "worker": {"state", "result", "error", "payload"},

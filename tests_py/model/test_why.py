@@ -1,7 +1,7 @@
 """Whatever does not run has a cause, and who cures the causes that gd_why names, one after the other, makes it run.
 
-Whether it runs is asked of the claims: what gd_why calls due is handed out, and what it gives another cause is not. A cause that
-was cured is not named again. GENDURABLE_MODEL_EXAMPLES= for more examples.
+Whether it runs is asked of the claims: what gd_why calls due is handed out, and what it gives another cause is not. A
+cause that was cured is not named again. GENDURABLE_MODEL_EXAMPLES= for more examples.
 """
 
 from __future__ import annotations

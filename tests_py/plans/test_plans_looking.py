@@ -15,7 +15,8 @@ from support.server import Server
 
 Conn = psycopg.Connection[Any]
 
-# 300,000 ended, 50,000 due in each of two queues and 50,000 parked, a line of 30,000 in a key and one before a rate limit,
+# 300,000 ended, 50,000 due in each of two queues and 50,000 parked, a line of 30,000 in a key and one before a rate
+# limit,
 # 30,000 signals in an inbox, 30,000 children, a tree 10 deep, 30,000 failures of one second, 100 priorities.
 ROWS = """
 insert into gendurable.instance (fsm, step, queue, status, finished_at)
@@ -31,8 +32,10 @@ select 1000000 + g, 'm', 's', 'keyed', 'long', now() - interval '1 hour' + g * i
     case when g = 1 then now() - interval '1 hour' end
 from generate_series(1, 30000) g;
 insert into gendurable.instance (id, fsm, step, queue, rate_limit, bucket_at)
-select 1100000 + g, 'm', 's', 'limited', 'l', now() - interval '1 hour' + g * interval '1 ms' from generate_series(1, 30000) g;
-insert into gendurable.instance (id, fsm, step, queue, status, awaits) values (1200000, 'm', 's', 'i', 'awaiting_signal', '{go}');
+select 1100000 + g, 'm', 's', 'limited', 'l', now() - interval '1 hour' + g * interval '1 ms'
+from generate_series(1, 30000) g;
+insert into gendurable.instance (id, fsm, step, queue, status, awaits)
+values (1200000, 'm', 's', 'i', 'awaiting_signal', '{go}');
 insert into gendurable.signal (instance_id, name, payload) select 1200000, 'other', '1' from generate_series(1, 30000);
 insert into gendurable.instance (id, fsm, step, queue, status, children_pending, claim_no)
 values (1300000, 'm', 's', 'p', 'awaiting_children', 30000, 1);
@@ -43,11 +46,14 @@ from generate_series(1, 30000) g;
 insert into gendurable.instance (id, fsm, step, queue, parent_id, barrier_no, status, children_pending, claim_no)
 select 1400000 + g, 'm', 's', 't', case when g > 1 then 1400000 + (g + 1) / 3 end, 1, 'awaiting_children', 3, 1
 from generate_series(1, 29524) g;
-insert into gendurable.instance (id, fsm, step, queue, status, finished_at, failed_at, last_error, unique_key, partition_key)
-select 1500000 + g, 'burst', 's', 'b', 'failed', now(), date_trunc('second', now()), 'order ' || g || ' has failed', 'u', 'past'
+insert into gendurable.instance (id, fsm, step, queue, status, finished_at, failed_at, last_error, unique_key,
+partition_key)
+select 1500000 + g, 'burst', 's', 'b', 'failed', now(), date_trunc('second', now()), 'order ' || g || ' has failed',
+'u', 'past'
 from generate_series(1, 30000) g;
 insert into gendurable.error select 1500001, g, now(), 0, 'error', 's', 'w', 'e', 't' from generate_series(1, 20) g;
-insert into gendurable.history select 1500001, g, now(), 0, 0, 'next', 's', 's', 'w', '{}' from generate_series(1, 30000) g;
+insert into gendurable.history select 1500001, g, now(), 0, 0, 'next', 's', 's', 'w', '{}'
+from generate_series(1, 30000) g;
 select gd_set_rate_limit('l', 1, '1 hour', 1);
 """
 
@@ -75,7 +81,8 @@ ONE = {
     "select * from gd_tree(%s)": 60000,
 }
 
-# Pages of a list: 20,000 rows are looked at. Those that an index has found first are looked up by their ids, 4 pages each.
+# Pages of a list: 20,000 rows are looked at. Those that an index has found first are looked up by their ids, 4 pages
+# each.
 FOUND_FIRST = {"status", "unique_key", "parent_id", "ids", "failed"}
 
 MANY = {

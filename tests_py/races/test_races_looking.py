@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import psycopg
@@ -22,10 +21,9 @@ def looks(conn: Conn) -> Looks:
 
 
 @pytest.fixture
-def reader(db: Database) -> Iterator[Conn]:
-    """A session that gives up at once where it has to wait, in a transaction that may not write."""
-    conn = db.connect(options="-c lock_timeout=1ms")
-    yield conn
+def reader(db: Database) -> Conn:
+    """A session that gives up at once where it has to wait."""
+    return db.connect(options="-c lock_timeout=1ms")
 
 
 def tables(conn: Conn) -> list[str]:
@@ -73,7 +71,10 @@ def test_who_looks_waits_for_nobody(db: Database, conn: Conn, reader: Conn, look
     # every advisory lock that there is for what stands here, also for a session
     rows.execute("select pg_advisory_xact_lock(gendurable._key_lock('k'))")
     for kind in ("_lock_of_buckets", "_lock_of_queues"):
-        rows.execute(f"select pg_advisory_xact_lock(gendurable.{kind}(), hashtext(x)) from unnest('{{q,l,few}}'::text[]) x".encode())
+        rows.execute(
+            f"select pg_advisory_xact_lock(gendurable.{kind}(), hashtext(x)) "
+            "from unnest('{q,l,few}'::text[]) x".encode()
+        )
     after = seen(reader, looks)
     # one cause more, and each sees what was committed
     assert after.pop("gd_why") == [count + 1 for count in before.pop("gd_why")]
@@ -96,7 +97,8 @@ def test_nobody_waits_for_who_looks(db: Database, conn: Conn, reader: Conn, look
             for call, ids in looks.calls(name):
                 reader.execute(call, ids)
         held = conn.execute(
-            "select l.locktype, l.mode, c.oid::regclass::text from pg_locks l left join pg_class c on c.oid = l.relation "
+            "select l.locktype, l.mode, c.oid::regclass::text from pg_locks l "
+            "left join pg_class c on c.oid = l.relation "
             "where l.pid = %s and (l.locktype, l.mode) not in (('relation', 'AccessShareLock'), "
             # the doctor asks how far sequences are: that stops nothing but ALTER SEQUENCE
             "('virtualxid', 'ExclusiveLock')) and c.relkind is distinct from 'S'",
@@ -114,7 +116,7 @@ def test_nobody_waits_for_who_looks(db: Database, conn: Conn, reader: Conn, look
 
 
 def test_what_waits_for_a_table_that_is_being_changed(db: Database, conn: Conn, reader: Conn, looks: Looks) -> None:
-    """ACCESS EXCLUSIVE stops every reader of PostgreSQL: an upgrade, VACUUM FULL. The doctor says so in place of waiting."""
+    """ACCESS EXCLUSIVE (an upgrade, VACUUM FULL) stops whoever reads. The doctor says so in place of waiting."""
     ddl = db.connect()
     ddl.execute("begin")
     ddl.execute("lock table gendurable.instance in access exclusive mode")
@@ -125,7 +127,16 @@ def test_what_waits_for_a_table_that_is_being_changed(db: Database, conn: Conn, 
                 reader.execute(call, ids)
             except psycopg.errors.LockNotAvailable:
                 waited.add(name)
-    spared = {"gd_audit", "gd_errors", "gd_signals", "gd_version", "gd_rate_limits", "gd_schedules", "gd_holds", "gd_doctor"}
+    spared = {
+        "gd_audit",
+        "gd_errors",
+        "gd_signals",
+        "gd_version",
+        "gd_rate_limits",
+        "gd_schedules",
+        "gd_holds",
+        "gd_doctor",
+    }
     assert waited == set(LOOKS) - spared
     said = reader.execute("""select hint from gd_doctor() where "check" = 'stuck'""").fetchone()
     assert said == ("Somebody has locked what it reads: see pg_locks, and call again.",)

@@ -86,7 +86,9 @@ def commit(conn: Conn, queue: str, **outcome: Any) -> int:
 
 def fill(conn: Conn) -> Looks:
     """Something in every table: a parent, whose child waits for a key, with an inbox, errors, a history, a watcher."""
-    conn.execute("""select gd_register('m', 1, 'start', 'default', '{"history": "states", "timeouts": {"start": 60000}}')""")
+    conn.execute(
+        """select gd_register('m', 1, 'start', 'default', '{"history": "states", "timeouts": {"start": 60000}}')"""
+    )
     conn.execute("select gd_set_rate_limit('l', 5, '1 hour'), gd_set_key_limit('k', 1)")
     conn.execute("""select gd_set_queue('few', '{"limit": 1}')""")
     conn.execute("select gd_close_rate_limit('l:shut', now() + interval '1 hour')")
