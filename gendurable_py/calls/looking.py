@@ -126,7 +126,7 @@ def doctor() -> Statement[builtins.list[Finding]]:
 
 @call
 def failures(
-    machine: str | None = None, since: datetime | None = None, look: int = 20000, limit: int = 100
+    machine: str | None = None, since: datetime | None = None, look: int = 10000, limit: int = 100
 ) -> Statement[builtins.list[Failure]]:
     """What has failed, grouped by machine, step and message without its numbers, the most frequent first."""
     return Statement(

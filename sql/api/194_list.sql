@@ -115,7 +115,7 @@ language plpgsql stable as $$
 declare
     v_now constant timestamptz := clock_timestamp();
     v_look constant int := coalesce(p_look, 20000);
-    v_filter constant gendurable.filter := gendurable._parse_filter(p_filter, v_now);
+    v_filter gendurable.filter := gendurable._parse_filter(p_filter, v_now);
     v_after record;
     v_some bigint[];
     v_floor bigint;                                -- all rows from this id on are among these; null: all are
@@ -162,6 +162,8 @@ begin
         return;
     end if;
     select f.ids, f.last_id into v_some, v_floor from gendurable._find_some(v_filter, v_after.id, v_look) f;
+    -- they lead the way; asked of each row once more, 10,000 of them would be looked up 10,000 times
+    v_filter.ids := null;
     if v_some is null then
         v_floor := (
             select i.id from gendurable.instance i where i.id < v_after.id and i.id > 0 order by i.id desc offset v_look - 1 limit 1);

@@ -85,7 +85,8 @@ begin
         order by i.priority, i.lane_at, i.id
         limit gendurable._most_before()
     ) a
-    where a.lane_at <= p_now and not exists (select from gendurable.paused_queue q where q.queue = a.queue);
+    -- read once, and not for each of them
+    where a.lane_at <= p_now and a.queue not in (select q.queue from gendurable.paused_queue q);
     if v_held.count >= v_most then
         v_first := v_held.ids[1];
         v_says := format('waits for a slot of its key %s as number %s of the line, behind instance %s',

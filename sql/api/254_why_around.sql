@@ -207,8 +207,7 @@ begin
                 and l.database = (select d.oid from pg_database d where d.datname = current_database()))
         or exists (
             select from gendurable._find_before(v_row.queue, null, null, p_now) b
-            join gendurable.instance i on i.id = any(array[b.id])
-            where i.status = 'executing' and i.lease_expires_at > p_now)
+            where b.status = 'executing' and b.lease_expires_at > p_now)
     then
         return null;
     end if;
@@ -221,13 +220,13 @@ end $$;
 comment on function gendurable._why_unserved(bigint, timestamptz) is 'The cause "queue not served".';
 
 create or replace function gendurable._find_before(p_queue text, p_priority int, p_at timestamptz, p_now timestamptz)
-returns table (id bigint)
+returns table (id bigint, status gendurable.status, lease_expires_at timestamptz)
 language plpgsql stable as $$
 #variable_conflict use_column
 begin
     -- from priority to priority through the index, whatever a queue once had; each range of one is read in its order
     return query
-        select d.id
+        select d.id, d.status, d.lease_expires_at
         from (
             with recursive p as (
                 (select i.priority from gendurable.instance i
@@ -245,7 +244,7 @@ begin
         ) y
         cross join (values (0::smallint), (1::smallint)) w (woken)
         cross join lateral (
-            select i.id
+            select i.id, i.status, i.lease_expires_at
             from gendurable.instance i
             where i.queue = p_queue and i.priority = y.priority and i.woken = w.woken
                 and i.eligible_at <= case when y.priority = p_priority then p_at else p_now end
@@ -274,11 +273,10 @@ begin
             from gendurable.instance i
             where i.id = p_id and i.aside_at is not null and gendurable._find_paused(array[i.id]) = '{}');
     end if;
-    select count(*) filter (where i.status <> 'executing' and i.id > 0 and i.id <> p_id) as count,
+    select count(*) filter (where b.status <> 'executing' and b.id > 0 and b.id <> p_id) as count,
         count(*) >= gendurable._most_before() as more
     into v_before
-    from gendurable._find_before(v_row.queue, v_row.priority, v_row.eligible_at, p_now) b
-    join gendurable.instance i on i.id = any(array[b.id]);
+    from gendurable._find_before(v_row.queue, v_row.priority, v_row.eligible_at, p_now) b;
     return gendurable._cause('due', v_row.eligible_at, null,
         format('is due for %s in the queue %s, ', gendurable._span(v_row.eligible_at, p_now), gendurable._name(v_row.queue))
         || case

@@ -2,7 +2,7 @@
 -- Next: 258_why_words.
 
 create or replace function gd_failures(
-    p_fsm text = null, p_since timestamptz = null, p_look int = 20000, p_limit int = 100
+    p_fsm text = null, p_since timestamptz = null, p_look int = 10000, p_limit int = 100
 ) returns table (
     fsm text, step text, message text, count bigint, first_at timestamptz, last_at timestamptz, last_id bigint, exact boolean
 )
@@ -13,39 +13,41 @@ set plan_cache_mode = force_generic_plan as $$
 #variable_conflict use_column
 declare
     v_since constant timestamptz := coalesce(p_since, '-infinity');
-    v_look constant int := coalesce(p_look, 20000);
-    v_ids bigint[];
+    v_look constant int := coalesce(p_look, 10000);
 begin
     perform gendurable._need_limit(p_limit);
     if v_look < 1 then
         perform gendurable._invalid('p_look must be at least 1', 'got ' || v_look, 'Pass how many instances one call looks at.');
     end if;
-    if p_fsm is not null then
-        v_ids := array(
-            select i.id
-            from gendurable.instance i
-            where i.fsm = p_fsm and i.failed_at >= v_since
-            order by i.failed_at desc, i.id desc
-            limit v_look);
-    else
-        v_ids := array(
-            select i.id
-            from gendurable.instance i
-            where i.failed_at >= v_since
-            order by i.failed_at desc, i.id desc
-            limit v_look);
-    end if;
     return query
-        select g.fsm, g.step, g.message, g.count, g.first_at, g.last_at, v_ids[g.last_ord], cardinality(v_ids) < v_look
-        from (
-            select i.fsm, i.step, gendurable._group_message(i.last_error) as message, count(*) as count,
-                min(i.failed_at) as first_at, max(i.failed_at) as last_at, min(u.ord) as last_ord
-            from unnest(v_ids) with ordinality u (id, ord)
-            join gendurable.instance i on i.id = any(array[u.id])
-            where i.status = 'failed'
-            group by 1, 2, 3
-        ) g
-        order by g.count desc, g.last_at desc, g.last_ord
+        with f as not materialized (
+            (
+                select i.id, i.fsm, i.step, i.status, i.last_error, i.failed_at
+                from gendurable.instance i
+                where p_fsm is not null and i.fsm = p_fsm and i.failed_at >= v_since
+                order by i.failed_at desc, i.id desc
+                limit v_look
+            )
+            union all
+            (
+                select i.id, i.fsm, i.step, i.status, i.last_error, i.failed_at
+                from gendurable.instance i
+                where p_fsm is null and i.failed_at >= v_since
+                order by i.failed_at desc, i.id desc
+                limit v_look
+            )
+        ), r as materialized (
+            select o.fsm, o.step, o.status, case when o.status = 'failed' then gendurable._group_message(o.last_error) end
+                collate "C" as message, count(*) as count, min(o.failed_at) as first_at, max(o.failed_at) as last_at,
+                min(array[o.ord, o.id]) as last
+            from (select x.*, row_number() over () as ord from f x) o
+            group by 1, 2, 3, 4
+        )
+
+        select g.fsm, g.step, g.message, g.count, g.first_at, g.last_at, g.last[2], (select sum(x.count) from r x) < v_look
+        from r g
+        where g.status = 'failed'
+        order by g.count desc, g.last_at desc, g.last
         limit coalesce(p_limit, 100);
 end $$;
 

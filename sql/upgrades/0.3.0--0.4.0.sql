@@ -53,18 +53,15 @@ create index instance_unique_past on gendurable.instance (unique_key, id)
 where unique_key is not null and unique_held is null;
 
 create or replace view gd_instances as
-with i as not materialized (
-    select
-        x.id, x.fsm, x.fsm_version, x.step, x.status::text as status, x.queue, x.priority, x.eligible_at, x.attempt,
-        x.crashes, x.worker, x.lease_expires_at, x.awaits, x.partition_key, x.unique_key, x.parent_id,
-        coalesce(x.children_pending, 0) as children_pending, x.state, x.result, x.last_error, x.meta, x.inserted_at,
-        x.updated_at, x.finished_at, x.rate_limit, x.expires_at, x.timeout_at, x.keep_until,
-        coalesce(x.attributes, '{}'::jsonb) as attributes, x.paused_at
-    from gendurable.instance x
-    where x.id > 0                       -- not the bells
-)
-
-select i.* from i;
+select
+    x.id, x.fsm, x.fsm_version, x.step, x.status::text as status, x.queue, x.priority, x.eligible_at, x.attempt,
+    x.crashes, x.worker, x.lease_expires_at, x.awaits, x.partition_key, x.unique_key, x.parent_id,
+    coalesce(x.children_pending, 0) as children_pending, x.state, x.result, x.last_error, x.meta, x.inserted_at,
+    x.updated_at, x.finished_at, x.rate_limit, x.expires_at, x.timeout_at, x.keep_until,
+    coalesce(x.attributes, '{}'::jsonb) as attributes, x.paused_at
+from gendurable.instance x
+cross join (select 1 as one) nothing
+where x.id > 0;                          -- not the bells
 
 comment on column gd_instances.rate_limit is 'the bucket out of which it starts next';
 comment on column gd_instances.expires_at is 'its deadline, while it has not ended';
@@ -121,6 +118,58 @@ drop function if exists gd_insert(
 drop function if exists gd_claim(text, text, int, interval, jsonb);
 
 drop function if exists gd_claim_many(text, jsonb, interval, jsonb);
+-- Views whose order is that of an index, and counts of queues that are cut at 10,000
+
+
+comment on view gd_queues is
+'Every queue that has or had instances, is paused or has a limit. Counted through the indexes; each count is cut at
+10,000, due and executing together: the most urgent ones are looked at. A queue with due rows,
+nothing executing and an old oldest_due_at is one that nobody serves, and it holds up the keys of its rows.';
+
+create or replace view gd_workers as
+select h.worker, count(*) as executing, to_timestamp(min(h.claim_no)::double precision / 1000000::double precision) as oldest_claim_at
+from (
+    with recursive l as (
+        (select i.queue, i.priority from gendurable.instance i
+            where i.eligible_at is not null
+            order by i.queue, i.priority limit 1)
+        union all
+        select n.queue, n.priority
+        from l
+        cross join lateral (
+            select i.queue, i.priority from gendurable.instance i
+            where i.eligible_at is not null and (i.queue, i.priority) > (l.queue, l.priority)
+            order by i.queue, i.priority limit 1
+        ) n
+    )
+
+    select l.queue, l.priority from l limit 10000
+) y
+cross join (values (0::smallint), (1::smallint)) w (woken)
+cross join lateral (
+    select i.worker, i.claim_no, i.status
+    from gendurable.instance i
+    where i.queue = y.queue and i.priority = y.priority and i.woken = w.woken
+        and i.eligible_at <= statement_timestamp()
+    order by i.eligible_at, i.id
+    limit 10000
+) h
+where h.status = 'executing'
+group by h.worker;
+
+comment on view gd_workers is 'Who holds claims now. It reads the 10,000 oldest due rows of each queue and priority.';
+
+create or replace view gd_schedules as
+select
+    x.name, x.cron, x.timezone, x.fsm, x.queue, x.priority, x.options, x.next_at, x.last_tick_at, x.last_at, x.last_id,
+    x.last_error, x.paused_at, x.seen_at
+from gendurable.schedule x
+cross join (select 1 as one) nothing;
+
+create or replace view gd_holds as
+select x.reason, x.held_by, x.held_at
+from gendurable.hold x
+cross join (select 1 as one) nothing;
 
 -- What is kept: errors, and the history of machines that ask for it
 
@@ -216,7 +265,7 @@ create table gendurable.resumed (
 comment on table gendurable.resumed is 'Machines that were paused, and of which rows may still be set aside.';
 
 create or replace view gd_queues as
-select q.queue, d.due, d.delayed, d.executing, p.parked, d.oldest_due_at, q.paused, p.limited, s.max_executing,
+select q.queue, d.due, d.delayed, d.executing, k.parked, d.oldest_due_at, q.paused, coalesce(t.limited, 0) as limited, s.max_executing,
     s.concurrency
 from (
     select n.queue, bool_or(n.paused) as paused
@@ -248,61 +297,119 @@ from (
     group by n.queue
 ) q
 cross join lateral (
-    select
-        least(coalesce(sum(c.due), 0), 100000)::bigint as due,
-        least(coalesce(sum(c.delayed), 0), 100000)::bigint as delayed,
-        least(coalesce(sum(c.executing), 0), 100000)::bigint as executing,
-        min(c.oldest_due_at) as oldest_due_at
-    from (
-        -- from priority to priority through the index, whatever a queue once had
-        with recursive p as (
-            (select i.priority from gendurable.instance i
-                where i.queue = q.queue and i.eligible_at is not null
-                order by i.queue, i.priority limit 1)
-            union all
-            select (select i.priority from gendurable.instance i
-                where i.queue = q.queue and i.eligible_at is not null and i.priority > p.priority
-                order by i.queue, i.priority limit 1)
-            from p
-            where p.priority is not null
-        )
+    -- from priority to priority through the index, whatever a queue once had
+    with recursive p as (
+        (select i.priority from gendurable.instance i
+            where i.queue = q.queue and i.eligible_at is not null
+            order by i.queue, i.priority limit 1)
+        union all
+        select (select i.priority from gendurable.instance i
+            where i.queue = q.queue and i.eligible_at is not null and i.priority > p.priority
+            order by i.queue, i.priority limit 1)
+        from p
+        where p.priority is not null
+    ),
 
-        select p.priority from p where p.priority is not null limit 1000
-    ) y
-    cross join (values (0::smallint), (1::smallint)) w (woken)
-    cross join lateral (
+    y as (
+        select p.priority, w.woken
+        from (select x.priority from p x where x.priority is not null limit 1000) p
+        cross join (values (0::smallint), (1::smallint)) w (woken)
+    )
+
+    select n.due, n.executing, l.delayed, o.oldest_due_at
+    from (
         select
-            (select count(*) from (
-                select i.id from gendurable.instance i
-                where i.queue = q.queue and i.priority = y.priority and i.woken = w.woken
-                    and i.eligible_at <= statement_timestamp() and i.status in ('runnable', 'awaiting_signal')
-                    and i.id > 0
-                limit 100000) x) as due,
-            (select count(*) from (
-                select i.id from gendurable.instance i
-                where i.queue = q.queue and i.priority = y.priority and i.woken = w.woken
+            count(*) filter (where x.status in ('runnable', 'awaiting_signal')) as due,
+            count(*) filter (where x.status = 'executing') as executing
+        from (
+            select r.status
+            from y
+            cross join lateral (
+                select i.status
+                from gendurable.instance i
+                where i.queue = q.queue and i.priority = y.priority and i.woken = y.woken
+                    and i.eligible_at <= statement_timestamp() and i.id > 0
+                order by i.eligible_at, i.id
+                limit 10000
+            ) r
+            limit 10000
+        ) x
+    ) n
+    cross join (
+        select count(*) as delayed
+        from (
+            select r.id
+            from y
+            cross join lateral (
+                select i.id
+                from gendurable.instance i
+                where i.queue = q.queue and i.priority = y.priority and i.woken = y.woken
                     and i.eligible_at > statement_timestamp() and i.id > 0
-                limit 100000) x) as delayed,
-            (select count(*) from (
-                select i.id from gendurable.instance i
-                where i.queue = q.queue and i.priority = y.priority and i.woken = w.woken
-                    and i.eligible_at <= statement_timestamp() and i.status = 'executing'
-                limit 100000) x) as executing,
-            (select i.eligible_at from gendurable.instance i
-                where i.queue = q.queue and i.priority = y.priority and i.woken = w.woken
-                    and i.eligible_at <= statement_timestamp() and i.status in ('runnable', 'awaiting_signal')
-                    and i.id > 0
-                order by i.eligible_at limit 1) as oldest_due_at
-    ) c
+                order by i.eligible_at, i.id
+                limit 10000
+            ) r
+            limit 10000
+        ) x
+    ) l
+    cross join (
+        select min(r.eligible_at) as oldest_due_at
+        from y
+        cross join lateral (
+            select x.eligible_at
+            from (
+                select i.status, i.eligible_at
+                from gendurable.instance i
+                where i.queue = q.queue and i.priority = y.priority and i.woken = y.woken
+                    and i.eligible_at <= statement_timestamp() and i.id > 0
+                order by i.eligible_at, i.id
+                limit 10000
+            ) x
+            where x.status in ('runnable', 'awaiting_signal')
+            limit 1
+        ) r
+    ) o
 ) d
 cross join lateral (
-    select count(*) as parked, count(*) filter (where x.bucket_at is not null) as limited
+    select count(*) as parked
     from (
-        select i.bucket_at from gendurable.instance i
-        where i.queue = q.queue and i.eligible_at is null and i.finished_at is null
-        limit 100000
+        select i.queue from gendurable.instance i
+        where i.queue between q.queue and q.queue and i.eligible_at is null and i.finished_at is null
+        order by i.queue
+        limit 10000
     ) x
-) p
+) k
+left join (
+    select r.queue, least(sum(r.count), 10000)::bigint as limited
+    from (
+        -- from line to line
+        with recursive l as (
+            (select i.rate_limit, i.queue from gendurable.instance i
+                where i.bucket_at is not null
+                order by i.rate_limit, i.queue limit 1)
+            union all
+            select n.rate_limit, n.queue
+            from l
+            cross join lateral (
+                select i.rate_limit, i.queue from gendurable.instance i
+                where i.bucket_at is not null and (i.rate_limit, i.queue) > (l.rate_limit, l.queue)
+                order by i.rate_limit, i.queue limit 1
+            ) n
+        )
+
+        select l.queue, c.count
+        from (select x.rate_limit, x.queue from l x limit 10000) l
+        cross join lateral (
+            select count(*) as count
+            from (
+                select i.id from gendurable.instance i
+                where i.rate_limit = l.rate_limit and i.queue = l.queue and i.bucket_at is not null
+                order by i.priority, i.bucket_at, i.id
+                limit 10000
+            ) x
+        ) c
+    ) r
+    group by r.queue
+) t on q.queue = t.queue
 left join gendurable.queue_setting s on q.queue = s.queue;
 
 comment on column gd_queues.parked is
