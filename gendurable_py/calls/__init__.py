@@ -45,6 +45,7 @@ from .rows import (
     Claims,
     Committed,
     Counted,
+    Counts,
     Entry,
     Failure,
     Finding,
@@ -59,6 +60,7 @@ from .rows import (
     Result,
     Sleep,
     Standing,
+    Told,
     when,
 )
 from .scheduling import (
@@ -69,6 +71,7 @@ from .scheduling import (
     trigger,
     unschedule,
 )
+from .serving import bye, drain_worker, hello, resume_worker, stats
 from .steering import audit, delete, delete_many, edit, signal_many
 from .stepping import define_step, drop_step, rehearse, run, run_claims
 from .talking import signal, signal_off, signal_on, signals
@@ -87,6 +90,7 @@ __all__ = [
     "Claims",
     "Committed",
     "Counted",
+    "Counts",
     "Entry",
     "Failure",
     "Finding",
@@ -101,8 +105,10 @@ __all__ = [
     "Result",
     "Sleep",
     "Standing",
+    "Told",
     "announce_schedules",
     "audit",
+    "bye",
     "cancel",
     "cancel_many",
     "childs",
@@ -116,6 +122,7 @@ __all__ = [
     "delete",
     "delete_many",
     "doctor",
+    "drain_worker",
     "drop_step",
     "edit",
     "ensure_rate_limit",
@@ -126,6 +133,7 @@ __all__ = [
     "get",
     "grant",
     "heartbeat",
+    "hello",
     "history",
     "hold_all",
     "insert",
@@ -150,6 +158,7 @@ __all__ = [
     "resume_machine",
     "resume_queue",
     "resume_schedule",
+    "resume_worker",
     "retry",
     "retry_many",
     "run",
@@ -164,6 +173,7 @@ __all__ = [
     "signal_on",
     "signals",
     "sleep",
+    "stats",
     "tree",
     "trigger",
     "unschedule",

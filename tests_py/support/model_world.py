@@ -164,7 +164,8 @@ EMPTY = (
     "gendurable.queue_name, gendurable.paused_queue, gendurable.key_limit, gendurable.renewal, gendurable.upkeep, "
     "gendurable.doubtful_key, gendurable.schedule, gendurable.ended_parent, "
     "gendurable.bucket, gendurable.rate_limit, gendurable.hold, gendurable.step, gendurable.error, gendurable.history, "
-    "gendurable.history_left, gendurable.audit, gendurable.paused_machine, gendurable.resumed"
+    "gendurable.history_left, gendurable.audit, gendurable.paused_machine, gendurable.resumed, "
+    "gendurable.worker, gendurable.draining, gendurable.minute_count"
 )
 
 
