@@ -32,6 +32,7 @@ from .dispatch.arguments import (
 from .dispatch.database import Database
 from .dispatch.executor import Executor
 from .dispatch.fork import parted
+from .dispatch.health import ABSENT, Health, QueueHealth, RunningStep, State, list_running
 from .dispatch.life import Life
 from .dispatch.offload import counted
 from .dispatch.options import Options
@@ -46,7 +47,7 @@ from .machine.times import interval
 from .telemetry.events import StepEnded
 from .telemetry.instrument import Emitter, OnEvent
 
-__all__ = ["Engine", "OnEvent"]
+__all__ = ["Engine", "Health", "OnEvent", "QueueHealth", "RunningStep"]
 
 
 class Engine:
@@ -121,6 +122,7 @@ class Engine:
         self._emit = Emitter(read_listener(on_event))
         self._life = Life()
         self._failure: BaseException | None = None
+        self._current: Database | None = None
 
     # Starting and stopping
 
@@ -183,6 +185,22 @@ class Engine:
         """The name that claims are made under now."""
         return self._database.held.worker
 
+    @property
+    def running(self) -> tuple[RunningStep, ...]:
+        """The steps that run now, the oldest first. From any thread."""
+        database = self._current
+        return () if database is None else list_running(database.held)
+
+    def health(self) -> Health:
+        """How it is doing, for probes: ``live`` and ``ready``, with the reasons. From any thread; it asks no server."""
+        database = self._current
+        if database is None:
+            return ABSENT
+        state: State = "running" if database.serving else "starting"
+        if self._life.draining.told:
+            state = "stopping"
+        return database.pulse.feel(state, self._watch.blocked(), self._failure)
+
     def _prepare(self) -> None:
         self._failure = None
         self._stack = contextlib.ExitStack()
@@ -191,6 +209,8 @@ class Engine:
         loop = asyncio.get_running_loop()
         self._executor = Executor(loop, self._options.queues, self._finish, self._life.draining)
         self._database = Database(self._dsn, self._options, self._executor, self._emit, self._fail)
+        self._watch = LoopWatch(self._options.heartbeat_interval, self._executor.working, self._emit)
+        self._current = self._database
 
     async def _start(self) -> None:
         if self._life.stopping.is_set():
@@ -207,7 +227,7 @@ class Engine:
             return
         introducing.result()
         told.cancel()
-        self._services.start(LoopWatch(self._options.heartbeat_interval, self._executor.working, self._emit))
+        self._services.start(self._watch)
         self._database.start()
         logger.info("engine %s serves %s", self.worker, self._options.queues)
 
@@ -219,6 +239,9 @@ class Engine:
 
     def _finish(self, works: list[Work]) -> None:
         """The executor has run these."""
+        count = self._database.counts.add
+        for work in works:
+            count(work.row.fsm, work.row.step, read_kind(work.outcome) or "none", work.ended - work.started)
         if self._emit.heard:
             for work in works:
                 row = work.row
@@ -275,6 +298,7 @@ class Engine:
                 logger.warning("%d steps go on in their threads; what they hold is left to its lease", left)
             await self._database.close()
             self._stack.close()
+            self._current = None
             self._life.end()
         logger.info("engine %s has stopped", self.worker)
 

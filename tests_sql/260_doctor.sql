@@ -264,6 +264,12 @@ select t.silent('queues', 'lonely', 'one whose limit is 0, of which another chec
     $$select t.old('lonely', '2 hours'), gd_set_queue('lonely', '{"limit": 0}')$$);
 select t.silent('queues', 'lonely', 'a row that is to come', $$select gd_insert('m', p_queue => 'lonely', p_delay => '1 day')$$);
 select t.speaks('queues', 'problem', 'nobody serves .* and 2 more:', $$select t.old('lonely' || g, '2 hours') from generate_series(1, 5) g$$);
+select t.speaks('queues', 'problem', 'known workers say that they serve it \(1\)', $$select t.old('lonely', '2 hours'),
+    gd_hello('d', '{"queues": {"lonely": 1}}')$$);
+select t.speaks('queues', 'problem', 'known workers that serve it drain \(1\)', $$select t.old('lonely', '2 hours'),
+    gd_hello('d', '{"queues": {"lonely": 1}}'), gd_drain_worker('d')$$);
+select t.silent('queues', 'known workers', 'workers that serve something else', $$select t.old('lonely', '2 hours'),
+    gd_hello('d', '{"queues": {"other": 1}}')$$);
 select t.speaks('pauses', 'warning', 'paused: quiet$', $$select t.old('quiet', '2 days'), gd_pause_queue('quiet');
     update gendurable.paused_queue set paused_at = paused_at - interval '2 days'$$);
 select t.speaks('pauses', 'warning', 'for a day: late, late version 2 step b;|for a day: late, late version 2 step b$', $$select gd_pause_machine('late'),
@@ -348,6 +354,13 @@ select t.speaks('clock', 'warning', 'and 1 due rows later than now', $$select gd
 select t.speaks('clock', 'warning', 'was written at',
     $$insert into gendurable.upkeep (name, place) values ('ran', jsonb_build_object('at', now() + interval '1 hour', 'errors', '{}'::jsonb))$$);
 select t.silent('clock', '', 'what is written now', $$select gd_insert('m', p_queue => 'c'); select t.take('c'); select gd_maintain()$$);
+select t.speaks('clock', 'warning', 'clocks of workers are off by up to \d+ s: late$',
+    $$select gd_hello('late', jsonb_build_object('at', clock_timestamp() - interval '20 s')), gd_hello('well', jsonb_build_object('at', clock_timestamp()))$$);
+select t.speaks('clock', 'warning', 'clocks of workers are off by up to \d+ s: early$',
+    $$select gd_hello('early', jsonb_build_object('at', clock_timestamp() + interval '1 hour'))$$);
+select t.silent('clock', '', 'a worker that has gone, and one that does not say its time',
+    $$select gd_hello('late', jsonb_build_object('at', clock_timestamp() - interval '20 s')), gd_hello('silent', '{}');
+    update gendurable.worker set until = now() where worker = 'late'$$);
 
 -- a check that cannot be made says so, and stops no other
 

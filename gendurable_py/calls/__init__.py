@@ -46,6 +46,7 @@ from .rows import (
     Claims,
     Committed,
     Counted,
+    Counts,
     Entry,
     Failure,
     Finding,
@@ -60,6 +61,7 @@ from .rows import (
     Result,
     Sleep,
     Standing,
+    Told,
     when,
 )
 from .scheduling import (
@@ -70,6 +72,7 @@ from .scheduling import (
     trigger,
     unschedule,
 )
+from .serving import bye, drain_worker, hello, resume_worker, stats
 from .steering import audit, delete, delete_many, edit, signal_many
 from .stepping import define_step, drop_step, rehearse, run, run_claims
 from .talking import signal, signal_off, signal_on, signals
@@ -88,6 +91,7 @@ __all__ = [
     "Claims",
     "Committed",
     "Counted",
+    "Counts",
     "Entry",
     "Failure",
     "Finding",
@@ -102,8 +106,10 @@ __all__ = [
     "Result",
     "Sleep",
     "Standing",
+    "Told",
     "announce_schedules",
     "audit",
+    "bye",
     "cancel",
     "cancel_many",
     "childs",
@@ -117,6 +123,7 @@ __all__ = [
     "delete",
     "delete_many",
     "doctor",
+    "drain_worker",
     "drop_step",
     "edit",
     "ensure_rate_limit",
@@ -129,6 +136,7 @@ __all__ = [
     "get",
     "grant",
     "heartbeat",
+    "hello",
     "history",
     "hold_all",
     "import_",
@@ -154,6 +162,7 @@ __all__ = [
     "resume_machine",
     "resume_queue",
     "resume_schedule",
+    "resume_worker",
     "retry",
     "retry_many",
     "run",
@@ -168,6 +177,7 @@ __all__ = [
     "signal_on",
     "signals",
     "sleep",
+    "stats",
     "tree",
     "trigger",
     "unschedule",

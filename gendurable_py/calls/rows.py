@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pydantic import JsonValue
 
@@ -33,6 +33,37 @@ class Result(NamedTuple):
     status: str
     result: JsonValue
     last_error: str | None
+
+
+class Told(NamedTuple):
+    """What a worker is told when it says hello.
+
+    ``noted`` false: somebody has its row locked. ``clash``: another process uses its name. ``counted``: the last
+    report of ended steps that was counted. ``drain``: claim nothing more. ``held``: everything is held. ``queues``: of
+    its queues those of which something is set, with ``concurrency`` (None: its own) and ``paused``.
+    """
+
+    noted: bool
+    clash: bool
+    counted: int | None
+    drain: bool
+    held: bool
+    queues: dict[str, dict[str, int | bool | None]]
+
+
+class Counts(NamedTuple):
+    """``ended``: how many steps ended in a minute with an outcome; ``seconds``: that they took together."""
+
+    minute: datetime
+    fsm: str
+    step: str
+    outcome: str
+    ended: int
+    seconds: float
+
+    @classmethod
+    def read(cls, row: tuple[Any, ...]) -> Counts:
+        return cls(when(row[0]), *row[1:])
 
 
 class Claim(NamedTuple):

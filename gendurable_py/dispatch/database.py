@@ -15,16 +15,20 @@ import psycopg
 from ..calls import inserting, operating
 from ..errors import VersionMismatch
 from ..install import require_release
+from ..install import version as package_version
 from ..machine.outcome import MachineLike
 from ..machine.spec import Spec, collect_rate_limits
 from ..telemetry.events import Emit
 from .blocked import Blocked
 from .committer import Committer
 from .connections import Connections
+from .counts import Counts
 from .defined import DefinedSteps
 from .feeder import Feeder
 from .fork import Connected
+from .health import Pulse
 from .heartbeat import Heartbeats
+from .hello import Hello
 from .limits import Limits
 from .link import Link, conninfo
 from .maintenance import Maintenance
@@ -36,6 +40,7 @@ from .services import Failed, Loop, Services
 from .sleeper import Sleeper
 from .sql_backlog import Backlog
 from .sql_steps import SqlSteps
+from .steering import Steering
 from .timeouts import Timeouts
 from .transaction import Transactions
 from .work import Held, Runner, Work, make_worker_name
@@ -91,12 +96,13 @@ class Database:
             executor, self.held, emit, settle=self._committer.add, give_back=self._committer.give_back
         )
         self._defined = DefinedSteps(options.sql_steps, options.reap_interval or 30.0)
+        self.counts = Counts()
         self._in_sql = SqlSteps(
             self._functions,
             self._defined,
             Backlog(),
             self.held,
-            emit,
+            self.counts.hearing(emit),
             give_back=self._committer.give_back,
             progressed=self._progress,
         )
@@ -113,6 +119,32 @@ class Database:
             in_sql=self._in_sql,
         )
         self._feeding = Loop("feeder", self._feeder.run)
+        steering = Steering(options.queues, executor, self.held, emit, changed=self._steer)
+        self._steering = steering
+        self._hello = Hello(
+            self._beats,
+            self.held,
+            executor,
+            steering,
+            self.counts,
+            emit,
+            options,
+            version=package_version(),
+            in_sql=lambda: self._in_sql.running,
+            stopping=lambda: self._feeder.stopping,
+        )
+        self._heartbeats = Heartbeats(self._beats, self.held, self._hello, steering, emit, options, self._in_sql.doubt)
+        self.pulse = Pulse(
+            options,
+            self.held,
+            executor,
+            steering,
+            self._hello,
+            self._heartbeats,
+            claims=self.claims,
+            commits=self._commits,
+            beating=self._beats,
+        )
 
     def _make_link(self, name: str, *, durable: bool = True, ours: bool = True, timeout: float) -> Link:
         return Link(self._dsn, name, self._emit, durable=durable, ours=ours, timeout=timeout, shared=self._shared)
@@ -148,7 +180,7 @@ class Database:
         start(Loop("committer", self._committer.run))
         start(Loop("busy", self._committer.run_busy))
         start(self._in_sql)
-        start(Heartbeats(self._beats, self.held, self._emit, options, self._in_sql.doubt))
+        start(self._heartbeats)
         if options.reap_interval is not None:
             start(Maintenance(self._chores, self._emit, options))
         if self._schedules.wanted:
@@ -165,6 +197,11 @@ class Database:
         # A queue that is asleep was empty: its free slot is no reason to ask again.
         if not self.sleeper.covers({work.queue for work in works}):
             self.sleeper.poke()
+
+    def _steer(self) -> None:
+        """It was told something: it may claim more, or less."""
+        self._feeder.draining = self._steering.draining
+        self.sleeper.poke()
 
     def _progress(self) -> None:
         room = self._feeder.passes_over and self._in_sql.claims is None
@@ -217,9 +254,11 @@ class Database:
         """End whatever goes on."""
         self._serving = False
         self._timeouts.stop()
+        await self._heartbeats.leave()
         for link in self._links:
             link.hang_up()
         await self._services.stop()
+        await self._hello.bye()
 
     async def close(self) -> None:
         """Give up the connections."""

@@ -38,7 +38,8 @@ class Executor:
         # Each run of a step has a context of its own, which begins as this one is now.
         self._contexts = Contexts()
         self._callbacks = self._contexts.fresh()
-        self._limits = limits
+        self.limits = dict(limits)
+        """How many of each queue run at once, as it is now."""
         self._on_finished = finished
         self._threads = Threads(loop, max(1, sum(limits.values())), perform, self._finish, self._contexts)
         self._finished: deque[Work] = deque()
@@ -64,10 +65,25 @@ class Executor:
         return self._draining
 
     def submit(self, work: Work) -> None:
-        if self._running[work.queue] < self._limits[work.queue] or self._draining:
+        if self._has_room(work.queue) or self._draining:
             self._start(work)
         else:
             self._backlog[work.queue].append(work)
+
+    def _has_room(self, queue: str) -> bool:
+        # Where nothing more is to start, what was claimed still runs, one by one.
+        return self._running[queue] < max(1, self.limits[queue])
+
+    def set_limit(self, queue: str, limit: int) -> None:
+        """Run so many of a queue at once from now on. What runs beyond that goes on to its end."""
+        self.limits[queue] = limit
+        self._threads.allow(sum(self.limits.values()))
+        self._start_waiting(queue)
+
+    def _start_waiting(self, queue: str) -> None:
+        backlog = self._backlog[queue]
+        while backlog and self._has_room(queue) and not self._draining:
+            self._start(backlog.popleft())
 
     def _start(self, work: Work) -> None:
         work.ctx._draining = self._told
@@ -137,9 +153,7 @@ class Executor:
             work = finished.popleft()
             self._running[work.queue] -= 1
             done.append(work)
-            backlog = self._backlog[work.queue]
-            if backlog and not self._draining:
-                self._start(backlog.popleft())
+            self._start_waiting(work.queue)
         if done:
             self._on_finished(done)
 

@@ -56,6 +56,8 @@ class Idle(Protocol):
 
     async def idle(self, worker: str, queues: Set[str]) -> None: ...
 
+    async def withdraw(self, worker: str) -> None: ...
+
 
 class Functions(Protocol):
     """Whoever runs steps that are functions of the database (see `sql_steps`)."""
@@ -97,7 +99,7 @@ class Feeder:
         self._held = held
         self._emit = emit
         self._options = options
-        self._limits = options.queues
+        self._limits = executor.limits
         self._tidy = tidy
         self._watch = watch
         self._transactions = transactions
@@ -107,19 +109,25 @@ class Feeder:
         self._imported: set[str] = set()
         self._imports: dict[str, asyncio.Task[None]] = {}
         self._generation = generation(), in_sql.version
-        # What is finished but not committed counts against this, or a slow server would make it grow for ever.
-        self._most_uncommitted = max(100, 2 * sum(options.queues.values()))
         self.saturated = False
         self._pause = _SATURATED_FOR
         self.passes_over = False
         """Whether the last claim left out steps in SQL, since enough of them wait here."""
         self.stopping = False
+        self.draining = False
+        """Whether it was told to claim nothing more, and may be told otherwise."""
+
+    @property
+    def _leaves(self) -> bool:
+        return self.stopping or self.draining
 
     def _keeps_up(self) -> bool:
         """Whether the server takes what was finished here."""
         held = self._held
         # What others have locked is no reason to stop; a server that commits nothing is.
-        if held.uncommitted + (held.blocked if held.failing else 0) > self._most_uncommitted:
+        # What is finished but not committed counts, or a slow server would make it grow for ever.
+        most = max(100, 2 * sum(self._limits.values()))
+        if held.uncommitted + (held.blocked if held.failing else 0) > most:
             return False
         return held.blocked <= _MOST_BLOCKED and held.blocked_bytes <= _MOST_BLOCKED_BYTES
 
@@ -129,13 +137,16 @@ class Feeder:
         demand = {}
         for queue, limit in self._limits.items():
             free = limit + self._options.prefetch - self._executor.load(queue) - self._held.kept[queue]
-            if free >= min(self._options.min_demand, limit + self._options.prefetch) and free > 0:
+            if free >= min(self._options.min_demand, limit + self._options.prefetch) and free > 0 < limit:
                 demand[queue] = free
         return demand
 
     async def run(self) -> None:
         """Until `stopping` is set and the sleeper is poked."""
         while not self.stopping:
+            if self.draining:
+                await self._withdraw()
+                continue
             demand = self._count_demand()
             if not demand:
                 if not self.saturated:
@@ -146,10 +157,20 @@ class Feeder:
                 room = self._in_sql.room if self._limits and self._keeps_up() else 0
                 if await self._sleeper.poked(self._pause if room else None):
                     continue
-                await self._attempt(dict.fromkeys(self._limits, room), "sql")
+                queues = [queue for queue, limit in self._limits.items() if limit]
+                await self._attempt(dict.fromkeys(queues, room), "sql")
             else:
                 self.saturated = False
                 await self._attempt(demand, None)
+
+    async def _withdraw(self) -> None:
+        """Let nobody wake this engine, and wait until it may claim again."""
+        try:
+            await self._sleeper.withdraw(self._held.worker)
+        except TROUBLE as error:
+            await self._link.trouble(error)
+        else:
+            await self._sleeper.poked()
 
     async def _attempt(self, demand: dict[str, int], only: StepsIn | None) -> None:
         """Claim, and start what came; if nothing did, wait as long as nothing is due."""
@@ -227,7 +248,7 @@ class Feeder:
         spec, step = machine
         keep = self._options.run_ahead if spec.run_ahead is None else spec.run_ahead
         if keep:
-            keep = not self.stopping and time.monotonic() - since < RUN_AHEAD_FOR
+            keep = not self._leaves and time.monotonic() - since < RUN_AHEAD_FOR
         work = Work(row, spec, step, worker, since, keep)
         if step.transactional:
             work.transactions = self._transactions
@@ -242,7 +263,7 @@ class Feeder:
     def go_on(self, work: Work, row: ClaimRow) -> bool:
         """Run the next step of an instance whose claim was kept; False: it is not known here."""
         self._forget_old_classes()
-        if self.stopping or row.queue not in self._limits:
+        if self._leaves or not self._limits.get(row.queue):
             return False
         machine = self._machines.get((row.fsm, row.version, row.step))
         if machine is None and self._in_sql.take(row, work.worker, sure=True):

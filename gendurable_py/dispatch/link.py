@@ -85,7 +85,6 @@ class Link:
         shared: Shared | None = None,
     ) -> None:
         self._dsn = dsn
-        self._name = name
         self._emit = emit
         self._durable = durable
         self._ours = ours
@@ -95,7 +94,14 @@ class Link:
         self._options: str | None = None
         self._version = 0
         self._local: Settings | None = None
-        self._failures = 0
+        self.failures = 0
+        """How many attempts in a row have failed."""
+        self.failing_since: float | None = None
+        self.answered_at: float | None = None
+        """When a call succeeded last, on the monotonic clock."""
+        self.error: str | None = None
+        """Why the last attempt failed, until one succeeds."""
+        self.name = name
         self._logged = 0.0
         self._calling = False
         self.uncertain = False
@@ -239,11 +245,13 @@ class Link:
         finally:
             limit.cancel()
             self._calling = False
-        if self._failures:
-            logger.info("connection for %s works again after %d failures", self._name, self._failures)
-            self._emit(Recovered(self._failures, self._name))
-            self._failures = 0
+        if self.failures:
+            logger.info("connection for %s works again after %d failures", self.name, self.failures)
+            self._emit(Recovered(self.failures, self.name))
+            self.failures = 0
+            self.failing_since = self.error = None
             self._logged = 0.0
+        self.answered_at = time.monotonic()
         return answer
 
     async def insist(self, call: Call[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -279,6 +287,11 @@ class Link:
             with contextlib.suppress(*TROUBLE):
                 await self._conn.cancel_safe(timeout=_CANCEL)
 
+    @property
+    def calling(self) -> bool:
+        """Whether a call is under way."""
+        return self._calling
+
     def hang_up(self) -> None:
         """End a call that is under way, as if the network had: asking a silent server to cancel takes for ever."""
         if self._calling and self._conn is not None and not self._conn.closed:
@@ -287,13 +300,16 @@ class Link:
 
     async def trouble(self, error: BaseException) -> None:
         """Tell of a failure, once and then now and then, and pause before the next attempt."""
-        self._failures += 1
+        self.failures += 1
         now = time.monotonic()
-        if self._failures == 1 or now - self._logged >= _LOG_EVERY:
+        if self.failing_since is None:
+            self.failing_since = now
+        self.error = str(error).strip() or type(error).__name__
+        if self.failures == 1 or now - self._logged >= _LOG_EVERY:
             self._logged = now
-            logger.warning("connection for %s failed: %s", self._name, str(error).strip() or type(error).__name__)
-        pause = min(_LONGEST_PAUSE, 0.05 * 2 ** min(self._failures - 1, 10)) * random.uniform(0.5, 1.5)
-        self._emit(Reconnecting(self._failures, pause, self._name, str(error)))
+            logger.warning("connection for %s failed: %s", self.name, self.error)
+        pause = min(_LONGEST_PAUSE, 0.05 * 2 ** min(self.failures - 1, 10)) * random.uniform(0.5, 1.5)
+        self._emit(Reconnecting(self.failures, pause, self.name, str(error)))
         await asyncio.sleep(pause)
 
     async def drop(self) -> None:

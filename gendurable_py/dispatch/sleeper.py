@@ -122,6 +122,13 @@ class Sleeper:
                 await self._link.attempt(working.wake, worker)
             self._emit(Awake(sorted(queues)))
 
+    async def withdraw(self, worker: str) -> None:
+        """It will not claim for a while: nobody needs to notify, and its queues look as if nobody served them."""
+        if self._announced is not None:
+            self._announced = None
+            if self._connects == self._link.connects:
+                await self._link.attempt(working.wake, worker)
+
     async def idle(self, worker: str, queues: Set[str]) -> None:
         """Wait until it is worth claiming again, or until something changed in this process."""
         if not self.polls:

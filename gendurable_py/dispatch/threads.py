@@ -94,6 +94,10 @@ class Threads:
             finished(work)
             del work
 
+    def allow(self, limit: int) -> None:
+        """There may be so many from now on; those that are there stay."""
+        self._limit = max(self._limit, limit)
+
     def withdraw(self) -> list[Work]:
         """Take back what no thread has started."""
         taken: list[Work] = []

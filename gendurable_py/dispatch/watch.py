@@ -66,6 +66,11 @@ class LoopWatch(Service):
         await super().stop()
         self._watch.stop()
 
+    def blocked(self) -> float:
+        """From any thread: for how many seconds the loop has stood still, where that is more than the limit."""
+        late = self._watch.late()
+        return late if late > self._limit else 0.0
+
     async def run(self) -> None:
         while True:
             self._watch.expect(self._tick)
@@ -107,6 +112,10 @@ class Watch:
         """On the loop: it will be there again after so many seconds."""
         self._cpu = time.process_time()
         self._due = time.monotonic() + seconds
+
+    def late(self) -> float:
+        """From any thread: for how long it has been expected."""
+        return max(0.0, time.monotonic() - self._due)
 
     def rest(self) -> float:
         """On the loop: here it is, and until it expects something again it may be anywhere. Answers how late it was."""

@@ -13,6 +13,7 @@ import secrets
 import socket
 import threading
 from collections import Counter
+from collections.abc import Mapping
 from concurrent.futures import Future
 from typing import Any, Protocol
 
@@ -181,6 +182,11 @@ class Runner(Protocol):
     @property
     def draining(self) -> bool: ...
 
+    @property
+    def limits(self) -> Mapping[str, int]: ...
+
+    def set_limit(self, queue: str, limit: int) -> None: ...
+
     def load(self, queue: str) -> int: ...
 
     def submit(self, work: Work) -> None: ...
@@ -218,6 +224,11 @@ class Held:
 
     def __len__(self) -> int:
         return len(self._works)
+
+    @property
+    def name(self) -> str:
+        """The name of the engine, whatever its claims are made under."""
+        return self._name
 
     def add(self, work: Holding) -> Holding | None:
         """Hold a claim; answers an older one of the same instance, which is lost with that."""

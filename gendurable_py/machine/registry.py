@@ -61,6 +61,11 @@ def generation() -> int:
     return _generation
 
 
+def known() -> list[Spec]:
+    """Every machine that was imported."""
+    return list(_registry.values())
+
+
 def lookup(name: str, version: int) -> Spec | None:
     """The machine of this name and version, if it was imported."""
     return _registry.get((name, version))

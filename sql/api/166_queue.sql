@@ -50,6 +50,7 @@ begin
         perform gendurable._note_by_hand(
             'gd_set_queue', null, jsonb_build_object('queue', p_queue, 'options', p_options), 1);
     end if;
+    perform gendurable._tell_servers(p_queue);
 end $$;
 
 comment on function gd_set_queue(text, jsonb) is

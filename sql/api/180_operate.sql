@@ -44,8 +44,8 @@ end $$;
 comment on function gd_cancel(bigint, text, boolean) is
 'Ends an instance as "cancelled", with p_cascade all its descendants as well, however many: beyond 500 partition keys,
 ended rows stay due for a moment and pass their keys on. p_reason, cut at 8,000 characters, becomes its last_error.
-The outcome of a running step will be "stale"; the key and the parent''s barrier are released. Its inbox stays for
-gd_retry. False: it has ended already. Waits for locks. Raises GD503, GD504.';
+The outcome of a running step will be "stale", and its worker is told at once if it listens (gd_hello); the key and the
+parent''s barrier are released. Its inbox stays for gd_retry. False: it has ended already. Waits for locks. Raises GD503, GD504.';
 
 create or replace function gd_retry(p_id bigint, p_step text = null, p_state jsonb = null) returns boolean
 language plpgsql security definer
@@ -118,6 +118,7 @@ begin
     if gendurable._pause_queue(p_queue) then
         perform gendurable._note_by_hand('gd_pause_queue', null, jsonb_build_object('queue', p_queue), 1);
     end if;
+    perform gendurable._tell_servers(p_queue);
 end $$;
 
 comment on function gd_pause_queue(text) is
@@ -136,6 +137,7 @@ begin
     if gendurable._resume_queue(p_queue) then
         perform gendurable._note_by_hand('gd_resume_queue', null, jsonb_build_object('queue', p_queue), 1);
     end if;
+    perform gendurable._tell_servers(p_queue);
 end $$;
 
 comment on function gd_resume_queue(text) is

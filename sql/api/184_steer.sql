@@ -32,6 +32,7 @@ begin
     into v_locked, v_others
     from gendurable.instance i
     where i.id = any(p_ids);
+    perform gendurable._tell_of_cancels(p_ids, p_now);
     if v_others <> '{}' then
         perform gendurable._end_and_carry(v_others, 'cancelled', p_reason, p_now);
     end if;
@@ -44,7 +45,8 @@ begin
 end $$;
 
 comment on function gendurable._cancel_instances(bigint[], text[], text, timestamptz) is
-    'Cancels instances; those of other keys than the locked ones leave carriers of their batons.';
+    'Cancels instances, and tells the workers that execute some; those of other keys than the locked ones leave carriers of their
+batons.';
 
 create or replace function gendurable._find_taken(p_ids bigint[]) returns bigint[]
 language plpgsql as $$

@@ -28,7 +28,7 @@ begin
         return v_answer || '{"errors": {"all": {"sqlstate": "55P03", "message": "the table of the instances is locked"}}}';
     end if;
     v_answer := v_answer || '{"ran": true}';
-    foreach v_part in array '{reaped,expired,shifted,repaired,removed,renewals,names,noted}'::text[] loop
+    foreach v_part in array '{reaped,expired,shifted,repaired,removed,renewals,names,workers,noted}'::text[] loop
         begin
             v_answer := v_answer || case v_part
                 when 'noted' then gendurable._note_run(v_answer, v_errors)
@@ -168,6 +168,10 @@ begin
             perform gendurable._forget_buckets(v_now);
             perform gendurable._forget_special();
             perform gendurable._forget_audit(v_now);
+            return '{}'::jsonb;
+        when 'workers' then
+            perform gendurable._forget_workers(v_now);
+            perform gendurable._sum_counts(v_now);
             return '{}'::jsonb;
         else
             delete from gendurable.renewal r

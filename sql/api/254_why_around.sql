@@ -1,6 +1,6 @@
 -- What lies outside of an instance: the locks of other transactions, the functions of steps in SQL, workers, and the rows before it.
 -- Which transaction has locked a row is read off the row (xmax); a lock that only a foreign key's check needs looks the same there, and
--- stops nobody. Known workers will have their place in _why_unserved.
+-- stops nobody.
 -- Next: 256_line.
 
 create or replace function gendurable._is_running(p_xid bigint) returns boolean
@@ -193,6 +193,7 @@ language plpgsql stable as $$
 declare
     v_row record;
     v_due timestamptz;
+    v_workers record;
 begin
     select i.queue, i.updated_at, coalesce(i.eligible_at, i.updated_at) as due_at into v_row
     from gendurable.instance i
@@ -211,10 +212,20 @@ begin
     then
         return null;
     end if;
+    -- those of an older package do not say that they live
+    v_workers := gendurable._count_servers(v_row.queue, p_now);
+    if v_workers.serving > 0 then
+        return null;
+    end if;
     return gendurable._cause('queue not served', v_due, null,
         format('stands in the queue %s, which nobody seems to serve: for %s no worker has taken it, and none sleeps on the queue or'
-            ' executes in it now', gendurable._name(v_row.queue), gendurable._span(v_due, p_now)),
-        jsonb_build_object('queue', v_row.queue));
+            ' executes in it now', gendurable._name(v_row.queue), gendurable._span(v_due, p_now))
+        || case
+            when v_workers.draining > 0 then format('; the known workers that serve it drain (%s)', v_workers.draining)
+            when v_workers.known > 0 then format('; none of the known workers (%s) serves it', v_workers.known)
+            else ''
+        end,
+        jsonb_build_object('queue', v_row.queue, 'workers', v_workers.known, 'draining', v_workers.draining));
 end $$;
 
 comment on function gendurable._why_unserved(bigint, timestamptz) is 'The cause "queue not served".';

@@ -74,7 +74,7 @@ language sql immutable parallel safe as $$
     ('settings', 'no setting hurts'),
     ('connections', 'there is room for more connections'),
     ('locks', 'the lock table is large enough'),
-    ('clock', 'nothing was written by a clock that is ahead'),
+    ('clock', 'nothing was written by a clock that is ahead, and those of known workers agree'),
     ('upkeep', 'the upkeep runs'),
     ('retention', 'what is to be removed is removed'),
     ('hold', 'nothing is held'),

@@ -71,8 +71,9 @@ begin
         return;
     end if;
     select array_agg(n.queue order by n.due_at) as queues, min(n.due_at) as due_at,
-        jsonb_agg(jsonb_build_object('queue', n.queue, 'oldest_due_at', n.due_at, 'sleepers', n.sleepers) order by n.due_at)
-            filter (where n.place <= 20) as detail
+        sum(k.serving) as serving, sum(k.draining) as draining,
+        jsonb_agg(jsonb_build_object('queue', n.queue, 'oldest_due_at', n.due_at, 'sleepers', n.sleepers, 'workers', k.serving,
+            'draining', k.draining) order by n.due_at) filter (where n.place <= 20) as detail
     into v_found
     from (
         select q.queue, q.due_at, row_number() over (order by q.due_at) as place, (
@@ -85,12 +86,20 @@ begin
             and not exists (select from gendurable.queue_setting s where s.queue = q.queue and s.max_executing = 0)
         order by q.due_at
         limit 100
-    ) n;
+    ) n
+    cross join lateral gendurable._count_servers(n.queue, p_now) k;
     if v_found.queues is not null then
         return query select case when v_found.due_at < p_now - interval '1 hour' then 'problem' else 'warning' end,
             format('nobody serves %s: rows are due since %s, and nothing executes', gendurable._name_few(v_found.queues),
-                date_trunc('second', v_found.due_at)),
-            'Run a worker for it, pause it with gd_pause_queue so that the keys of its rows go on, or cancel the rows.',
+                date_trunc('second', v_found.due_at))
+            || case
+                when v_found.serving > 0 then format(', though known workers say that they serve it (%s)', v_found.serving)
+                when v_found.draining > 0 then format('; known workers that serve it drain (%s)', v_found.draining)
+                else ''
+            end,
+            case when v_found.serving > 0 then 'See gd_why of the rows, and the logs of the workers: what they claim, they give back.'
+                when v_found.draining > 0 then 'Take the drain back with gd_resume_worker, or run another worker.'
+                else 'Run a worker for it, pause it with gd_pause_queue so that the keys of its rows go on, or cancel the rows.' end,
             v_found.detail;
     end if;
 end $$;

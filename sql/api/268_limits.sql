@@ -106,6 +106,7 @@ declare
         select i.inserted_at from gendurable.instance i where i.id > 0 order by i.id desc limit 1);
     v_ran constant timestamptz := (gendurable._recall_place('ran') ->> 'at')::timestamptz;
     v_ahead record;
+    v_workers record;
 begin
     select count(*)::int as count, to_jsonb((array_agg(u.id order by u.id))[:20]) as ids into v_ahead
     from gendurable._look_at_queues(p_now) q
@@ -117,10 +118,24 @@ begin
             'The clock was set back, or another server was ahead: keep it by NTP. gd_maintain turns the times of rows back.',
             jsonb_build_object('now', p_now, 'newest', v_newest, 'ran_at', v_ran, 'rows', v_ahead.count, 'ids', v_ahead.ids);
     end if;
+    select array_agg(w.worker order by w.worker) as names, max(abs(w.skew)) as most,
+        jsonb_object_agg(w.worker, round(w.skew::numeric, 3)) filter (where w.place <= 20) as detail
+    into v_workers
+    from (
+        select x.worker, x.skew, row_number() over (order by abs(x.skew) desc, x.worker) as place
+        from (select y.worker, y.skew from gendurable.worker y where y.until > p_now limit 10000) x
+        where abs(x.skew) > 5
+    ) w;
+    if v_workers.names is not null then
+        return query select 'warning', format('the clocks of workers are off by up to %s s: %s', ceil(v_workers.most),
+                gendurable._name_few(v_workers.names)),
+            'Keep the clocks of these hosts by NTP. Times that a step computes are wrong by so much; those of the server are not.',
+            v_workers.detail;
+    end if;
 end $$;
 
 comment on function gendurable._check_clock(timestamptz) is
-    'Claims, inserts and upkeep that say a later time than the clock of the server does.';
+    'Claims, inserts and upkeep that say a later time than the clock of the server does, and workers whose clock is another one.';
 
 create or replace function gendurable._check_privileges() returns table (level text, message text, hint text, detail jsonb)
 language plpgsql stable as $$

@@ -121,43 +121,6 @@ drop function if exists gd_claim_many(text, jsonb, interval, jsonb);
 -- Views whose order is that of an index, and counts of queues that are cut at 10,000
 
 
-comment on view gd_queues is
-'Every queue that has or had instances, is paused or has a limit. Counted through the indexes; each count is cut at
-10,000, due and executing together: the most urgent ones are looked at. A queue with due rows,
-nothing executing and an old oldest_due_at is one that nobody serves, and it holds up the keys of its rows.';
-
-create or replace view gd_workers as
-select h.worker, count(*) as executing, to_timestamp(min(h.claim_no)::double precision / 1000000::double precision) as oldest_claim_at
-from (
-    with recursive l as (
-        (select i.queue, i.priority from gendurable.instance i
-            where i.eligible_at is not null
-            order by i.queue, i.priority limit 1)
-        union all
-        select n.queue, n.priority
-        from l
-        cross join lateral (
-            select i.queue, i.priority from gendurable.instance i
-            where i.eligible_at is not null and (i.queue, i.priority) > (l.queue, l.priority)
-            order by i.queue, i.priority limit 1
-        ) n
-    )
-
-    select l.queue, l.priority from l limit 10000
-) y
-cross join (values (0::smallint), (1::smallint)) w (woken)
-cross join lateral (
-    select i.worker, i.claim_no, i.status
-    from gendurable.instance i
-    where i.queue = y.queue and i.priority = y.priority and i.woken = w.woken
-        and i.eligible_at <= statement_timestamp()
-    order by i.eligible_at, i.id
-    limit 10000
-) h
-where h.status = 'executing'
-group by h.worker;
-
-comment on view gd_workers is 'Who holds claims now. It reads the 10,000 oldest due rows of each queue and priority.';
 
 create or replace view gd_schedules as
 select
@@ -264,9 +227,100 @@ create table gendurable.resumed (
 
 comment on table gendurable.resumed is 'Machines that were paused, and of which rows may still be set aside.';
 
+
+create view gd_pauses as
+with p as not materialized (
+    select
+        'queue'::text as kind, x.queue, null::text as fsm, null::int as version, null::text as step, null::bigint as id,
+        x.paused_at, x.paused_by
+    from gendurable.paused_queue x
+    union all
+    select
+        case when x.step <> '' then 'step' when x.version > 0 then 'version' else 'machine' end as kind, null as queue, x.fsm,
+        nullif(x.version, 0) as version, nullif(x.step, '') as step, null as id, x.paused_at, x.paused_by
+    from gendurable.paused_machine x
+    union all
+    select 'instance' as kind, x.queue, x.fsm, x.fsm_version, x.step, x.id, x.paused_at, x.paused_by
+    from (
+        select i.queue, i.fsm, i.fsm_version, i.step, i.id, i.paused_at, i.paused_by
+        from gendurable.instance i
+        where i.paused_at is not null and i.finished_at is null and coalesce(i.paused_at, i.aside_at) is not null
+        order by i.paused_at desc
+        limit 10000
+    ) x
+)
+
+select p.* from p;
+
+comment on view gd_pauses is
+'What is paused: queues, machines with their versions and steps, and of the instances that gd_pause has stopped the latest 10,000.
+Everything may be held besides: see gd_holds.';
+
+comment on column gd_pauses.kind is '"queue", "machine", "version", "step" or "instance"';
+comment on column gd_pauses.queue is 'the queue, or that of the instance';
+comment on column gd_pauses.fsm is 'the machine, or that of the instance';
+comment on column gd_pauses.version is 'the version, or that of the instance; null: all';
+comment on column gd_pauses.step is 'the step, or that of the instance; null: all';
+comment on column gd_pauses.id is 'the instance';
+comment on column gd_pauses.paused_at is 'since when';
+comment on column gd_pauses.paused_by is
+'who: the setting gendurable.actor, else the role of the session; null: by a call of an older version';
+
+-- Steering: workers that are known, and what they have counted
+
+create table gendurable.worker (
+    worker text primary key,
+    about jsonb not null,                 -- what it says of itself that seldom changes
+    machines jsonb not null,              -- [[fsm, version, [step, ...]], ...]
+    queues jsonb not null,                -- {queue: how many steps of it at once}
+    state text not null,
+    running int not null,
+    started_at timestamptz,               -- by its own clock
+    skew double precision,                -- seconds by which its clock is ahead
+    first_seen_at timestamptz not null,
+    seen_at timestamptz not null,
+    until timestamptz not null,           -- it is gone if it has not said hello by then
+    counted bigint not null               -- the last of its reports of ended steps that was counted
+)
+with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500, autovacuum_vacuum_cost_delay = 0,
+    vacuum_truncate = off);
+
+comment on table gendurable.worker is 'Workers that said hello and neither bye nor nothing for three intervals.';
+
+-- Beside the worker's row: who drains a worker in an open transaction must not keep it from saying hello.
+create table gendurable.draining (
+    worker text primary key,
+    drained_at timestamptz not null default clock_timestamp(),
+    drained_by text not null
+);
+
+comment on table gendurable.draining is 'Workers that gd_drain_worker has told to claim no more.';
+
+-- Only ever inserted into, so that no worker waits for another; the upkeep puts the rows of a minute together.
+create table gendurable.minute_count (
+    at timestamptz not null,              -- the minute in which it was reported
+    fsm text not null,
+    step text not null,
+    outcome text not null,
+    count bigint not null,
+    seconds double precision not null,    -- that these steps took, together
+    summed boolean not null default false
+);
+
+alter table gendurable.minute_count replica identity full;
+
+comment on table gendurable.minute_count is 'How many steps ended, by minute, as workers have reported it; of one day.';
+
+-- gd_stats, and what is a day old
+create index minute_count_at on gendurable.minute_count (at);
+-- what is still to be put together
+create index minute_count_new on gendurable.minute_count (at)
+where not summed;
+
+-- Counted range by range of the claims' index, each count cut at 100,000, so that a look never reads the whole table.
 create or replace view gd_queues as
 select q.queue, d.due, d.delayed, d.executing, k.parked, d.oldest_due_at, q.paused, coalesce(t.limited, 0) as limited, s.max_executing,
-    s.concurrency
+    s.concurrency, coalesce(h.workers, 0::bigint) as workers, coalesce(h.slots, 0::bigint) as slots
 from (
     select n.queue, bool_or(n.paused) as paused
     from (
@@ -293,6 +347,11 @@ from (
         select x.queue, true as paused from gendurable.paused_queue x
         union all
         select x.queue, false as paused from gendurable.queue_setting x
+        union all
+        select e.key as queue, false as paused
+        from gendurable.worker x
+        cross join lateral jsonb_each_text(x.queues) e
+        where x.until > statement_timestamp()
     ) n
     group by n.queue
 ) q
@@ -410,47 +469,148 @@ left join (
     ) r
     group by r.queue
 ) t on q.queue = t.queue
-left join gendurable.queue_setting s on q.queue = s.queue;
+left join gendurable.queue_setting s on q.queue = s.queue
+left join (
+    select e.key as queue, count(*) as workers, sum(e.value::int) as slots
+    from gendurable.worker w
+    cross join lateral jsonb_each_text(w.queues) e
+    where w.until > statement_timestamp() and w.state = 'running'::text and e.value::int > 0
+        and not exists (select from gendurable.draining x where x.worker = w.worker)
+    group by e.key
+) h on q.queue = h.queue;
+
+comment on view gd_queues is
+'Every queue that has or had instances, is paused, has a limit or is served. Counted through the indexes; each count is cut at
+10,000, due and executing together: the most urgent ones are looked at. A queue with due rows, nothing executing and an
+old oldest_due_at is one that nobody serves, and it holds up the keys of its rows. workers and slots tell of workers that
+say hello: those of an older package do not.';
+
+comment on column gd_queues.queue is 'its name';
+
+comment on column gd_queues.due is 'a worker may take it now';
+
+comment on column gd_queues.delayed is 'due later: a delay, a back-off, a deadline';
+
+comment on column gd_queues.executing is 'under a claim';
 
 comment on column gd_queues.parked is
 'waits for a signal, for children, in its key or for its rate limit, or a pause has set it aside';
+
+comment on column gd_queues.oldest_due_at is 'since when the first of the due ones waits';
+
+comment on column gd_queues.paused is 'gd_pause_queue has stopped it';
+
+comment on column gd_queues.limited is 'of the parked ones those that wait for their rate limit';
+
+comment on column gd_queues.max_executing is 'how many may execute at once, as gd_set_queue says; null: any number';
+
 comment on column gd_queues.concurrency is
 'how many each worker is to execute at once, as gd_set_queue says; null: as many as it was started with';
 
-create view gd_pauses as
-with p as not materialized (
+comment on column gd_queues.workers is 'how many known workers serve it, and do not drain';
+
+comment on column gd_queues.slots is 'how many steps of it these run at once, together';
+
+
+create or replace view gd_workers as
+select
+    coalesce(k.worker, c.worker) as worker, coalesce(c.executing, 0::bigint) as executing, c.oldest_claim_at,
+    k.about ->> 'host'::text as host, (k.about ->> 'pid'::text)::int as pid, k.about ->> 'version'::text as version,
+    k.queues, k.machines, k.about,
+    case when d.drained_at is not null and k.state = 'running'::text then 'draining'::text else k.state end as state,
+    k.running, k.started_at, k.first_seen_at, k.seen_at, d.drained_at as draining_since, d.drained_by, k.skew as clock_skew
+from (
     select
-        'queue'::text as kind, x.queue, null::text as fsm, null::int as version, null::text as step, null::bigint as id,
-        x.paused_at, x.paused_by
-    from gendurable.paused_queue x
-    union all
-    select
-        case when x.step <> '' then 'step' when x.version > 0 then 'version' else 'machine' end as kind, null as queue, x.fsm,
-        nullif(x.version, 0) as version, nullif(x.step, '') as step, null as id, x.paused_at, x.paused_by
-    from gendurable.paused_machine x
-    union all
-    select 'instance' as kind, x.queue, x.fsm, x.fsm_version, x.step, x.id, x.paused_at, x.paused_by
+        coalesce(m.worker, g.worker) as worker, sum(g.executing)::bigint as executing,
+        to_timestamp(min(g.claim_no)::double precision / 1000000::double precision) as oldest_claim_at
     from (
-        select i.queue, i.fsm, i.fsm_version, i.step, i.id, i.paused_at, i.paused_by
-        from gendurable.instance i
-        where i.paused_at is not null and i.finished_at is null and coalesce(i.paused_at, i.aside_at) is not null
-        order by i.paused_at desc
-        limit 10000
-    ) x
-)
+        select h.worker, count(*) as executing, min(h.claim_no) as claim_no
+        from (
+            with recursive l as (
+                (select i.queue, i.priority from gendurable.instance i
+                    where i.eligible_at is not null
+                    order by i.queue, i.priority limit 1)
+                union all
+                select n.queue, n.priority
+                from l
+                cross join lateral (
+                    select i.queue, i.priority from gendurable.instance i
+                    where i.eligible_at is not null and (i.queue, i.priority) > (l.queue, l.priority)
+                    order by i.queue, i.priority limit 1
+                ) n
+            )
 
-select p.* from p;
+            select l.queue, l.priority from l limit 10000
+        ) y
+        cross join (values (0::smallint), (1::smallint)) w (woken)
+        cross join lateral (
+            select i.worker, i.claim_no, i.status
+            from gendurable.instance i
+            where i.queue = y.queue and i.priority = y.priority and i.woken = w.woken
+                and i.eligible_at <= statement_timestamp()
+            order by i.eligible_at, i.id
+            limit 2000
+        ) h
+        where h.status = 'executing'
+        group by h.worker
+    ) g
+    left join lateral (
+        -- after a claim whose answer was lost, an engine goes on under its name with a number behind it
+        select x.worker
+        from gendurable.worker x
+        where x.worker = any(array[g.worker, regexp_replace(g.worker, '#[0-9]+$'::text, ''::text)])
+            and x.until > statement_timestamp()
+        order by length(x.worker) desc
+        limit 1
+    ) m on true
+    group by coalesce(m.worker, g.worker)
+) c
+full join (
+    select
+        x.worker, x.about, x.machines, x.queues, x.state, x.running, x.started_at, x.first_seen_at, x.seen_at, x.skew
+    from gendurable.worker x
+    where x.until > statement_timestamp()
+) k on c.worker = k.worker
+left join gendurable.draining d on k.worker = d.worker;
 
-comment on view gd_pauses is
-'What is paused: queues, machines with their versions and steps, and of the instances that gd_pause has stopped the latest 10,000.
-Everything may be held besides: see gd_holds.';
+comment on view gd_workers is
+'Every known worker that lives, and whoever else holds claims now. A worker is known while it says hello (gd_hello) in time;
+one of an older package does not, and has null in all but the first three columns. For the claims it reads the 2,000
+oldest due rows of each queue and priority.';
 
-comment on column gd_pauses.kind is '"queue", "machine", "version", "step" or "instance"';
-comment on column gd_pauses.queue is 'the queue, or that of the instance';
-comment on column gd_pauses.fsm is 'the machine, or that of the instance';
-comment on column gd_pauses.version is 'the version, or that of the instance; null: all';
-comment on column gd_pauses.step is 'the step, or that of the instance; null: all';
-comment on column gd_pauses.id is 'the instance';
-comment on column gd_pauses.paused_at is 'since when';
-comment on column gd_pauses.paused_by is
-'who: the setting gendurable.actor, else the role of the session; null: by a call of an older version';
+comment on column gd_workers.worker is 'the label that the claims were made with, or the name under which it says hello';
+
+comment on column gd_workers.executing is 'how many claims it holds';
+
+comment on column gd_workers.oldest_claim_at is
+'since when it holds the oldest of them (a claim''s number is its time)';
+
+comment on column gd_workers.host is 'where it runs';
+
+comment on column gd_workers.pid is 'its process there';
+
+comment on column gd_workers.version is 'of its package';
+
+comment on column gd_workers.queues is '{queue: how many steps of it it runs at once}, as it is now';
+
+comment on column gd_workers.machines is '[[fsm, version, [step, ...]], ...]: what it can run; all of it unless about says "more"';
+
+comment on column gd_workers.about is 'what else it says of itself, as gd_hello has it';
+
+comment on column gd_workers.state is '"running", "draining", "drained" (nothing is left) or "stopping"';
+
+comment on column gd_workers.running is 'how many steps it ran when it said hello last';
+
+comment on column gd_workers.started_at is 'by its own clock';
+
+comment on column gd_workers.first_seen_at is 'since when it is known';
+
+comment on column gd_workers.seen_at is 'when it said hello last';
+
+comment on column gd_workers.draining_since is 'when gd_drain_worker was called for it';
+
+comment on column gd_workers.drained_by is 'who called it';
+
+comment on column gd_workers.clock_skew is 'seconds by which its clock is ahead of the server, as far as a call tells';
+
+

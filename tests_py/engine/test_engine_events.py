@@ -107,6 +107,10 @@ def test_every_event_says_what_is_promised(db: Any, conn: Conn) -> None:
             wait_until(lambda: events.count("stuck"))
         ended(conn, stuck)
         wait_until(lambda: events.count("sleep") and events.count("maintain"))
+        gd.pause_queue(conn, "default")
+        assert gd.drain_worker(conn, engine.worker)
+        wait_until(lambda: events.count("drain") and events.count("queue"))
+        assert gd.resume_worker(conn, engine.worker)
         conn.execute(
             "select pg_terminate_backend(pid) from pg_stat_activity "
             "where datname = current_database() and application_name like 'gendurable %'"

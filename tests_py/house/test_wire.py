@@ -37,12 +37,13 @@ def test_every_table_and_every_example_is_compared() -> None:
         "Children of a claimed row", "Answers of gd_commit", "Detail of a rejected outcome", "Options of gd_register",
         "Options of gd_set_queue", "Filters", "The answer of gd_maintain", "An error of gd_maintain",
         "Answers that are words", "Notifications", "Errors", "Options of a schedule", "Schedules that are announced",
+        "What a worker says", "What a worker is told",
     }  # fmt: skip
     with_json = {heading for heading, text in SECTIONS.items() if "```json" in text}
     assert with_json == {
         "Outcomes", "Signals of an outcome", "Instances", "Claimed rows", "Detail of a rejected outcome",
         "Options of gd_register", "Options of gd_set_queue", "Filters", "Limits of queues", "Lists of claims",
-        "An error of gd_maintain", "Options of a schedule", "Schedules that are announced",
+        "An error of gd_maintain", "Options of a schedule", "Schedules that are announced", "What a worker says",
     }  # fmt: skip
     assert [heading for heading, text in SECTIONS.items() if text.count("\n|---") > 1] == []
     assert PAGE.count("```") == 2 * 2 * len(with_json)

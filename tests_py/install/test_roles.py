@@ -36,7 +36,7 @@ RUNNER = {
 }
 LOOKING = {
     *("gd_signals", "gd_match", "gd_get", "gd_tree", "gd_list", "gd_count", "gd_why", "gd_line", "gd_failures"),
-    *("gd_errors", "gd_history", "gd_doctor", "gd_audit"),
+    *("gd_errors", "gd_history", "gd_doctor", "gd_audit", "gd_stats"),
 }
 # The table of the contract.
 MAY: dict[str, set[str]] = {
@@ -45,6 +45,7 @@ MAY: dict[str, set[str]] = {
     | UPKEEP
     | CLAIMS
     | {"gd_register", "gd_sleep", "gd_wake", "gd_signals", "gd_schedule", "gd_announce_schedules"}
+    | {"gd_hello", "gd_bye"}
     | {"gd_run", "gd_run_claims", "gd_rehearse"}
     | RUNNER
     | STEPS
@@ -53,6 +54,7 @@ MAY: dict[str, set[str]] = {
     | VIEWS
     | UPKEEP
     | {"gd_pause", "gd_resume", "gd_pause_machine", "gd_resume_machine"}
+    | {"gd_drain_worker", "gd_resume_worker"}
     | {"gd_cancel", "gd_retry", "gd_reschedule", "gd_pause_queue", "gd_resume_queue", "gd_set_key_limit"}
     | LIMITS
     | LOOKING

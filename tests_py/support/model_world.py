@@ -170,7 +170,8 @@ EMPTY = (
     "gendurable.doubtful_key, gendurable.schedule, gendurable.ended_parent, "
     "gendurable.bucket, gendurable.rate_limit, gendurable.hold, gendurable.step, gendurable.error, "
     "gendurable.attribute, gendurable.history, gendurable.history_left, "
-    "gendurable.audit, gendurable.paused_machine, gendurable.resumed"
+    "gendurable.audit, gendurable.paused_machine, gendurable.resumed, "
+    "gendurable.worker, gendurable.draining, gendurable.minute_count"
 )
 
 
