@@ -9,6 +9,7 @@ found through the connection's ``search_path``, in the schema where the extensio
 
 from .._contract import LEASE, RETENTION
 from ..machine.claim import CLAIMED
+from .deploying import Deployed, Migration, Moved, machines, migrate
 from .inserting import insert, insert_many, register
 from .inspecting import childs, find, result, watch
 from .limiting import close_rate_limit, ensure_rate_limit, set_rate_limit
@@ -78,6 +79,7 @@ __all__ = [
     "Claims",
     "Committed",
     "Counted",
+    "Deployed",
     "Entry",
     "Failure",
     "Finding",
@@ -85,6 +87,8 @@ __all__ = [
     "Kept",
     "Listed",
     "Matched",
+    "Migration",
+    "Moved",
     "Node",
     "Page",
     "Ran",
@@ -119,8 +123,10 @@ __all__ = [
     "insert_many",
     "line",
     "list",
+    "machines",
     "maintain",
     "match",
+    "migrate",
     "pause_queue",
     "pause_schedule",
     "reap",

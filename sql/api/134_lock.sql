@@ -124,3 +124,38 @@ end $$;
 comment on function gendurable._try_rows(bigint[], boolean) is
     'Locks rows, as far as they are free within a few tries; which are not. p_parents: those that do not wait for children may be
 left.';
+
+create or replace function gendurable._refuse_unknown(p_outcomes gendurable.outcome[]) returns jsonb
+language plpgsql stable as $$
+declare
+    v_lacking jsonb;
+begin
+    if cardinality(p_outcomes) = 1 then
+        -- an expression, and not a query
+        if p_outcomes[1].ends or not gendurable._lacks_next(p_outcomes[1].id, coalesce(p_outcomes[1].step, p_outcomes[1].from_step)) then
+            return '{}'::jsonb;
+        end if;
+    end if;
+    -- one look at each machine and step, and not at each row
+    v_lacking := (
+        select jsonb_agg(jsonb_build_array(k.fsm, k.fsm_version, k.step))
+        from (
+            select distinct i.fsm, i.fsm_version, coalesce(o.step, o.from_step) as step
+            from unnest(p_outcomes) o
+            join gendurable.instance i on i.id = any(array[o.id])
+            where not o.ends
+        ) k
+        where k.step is not null and gendurable._lacks_step(k.fsm, k.fsm_version, k.step));
+    if v_lacking is null then
+        return '{}'::jsonb;
+    end if;
+    return (
+        select coalesce(jsonb_object_agg(o.ord, gendurable._answer(
+            'rejected', 'GD501', gendurable._describe_lack(i.fsm, i.fsm_version, coalesce(o.step, o.from_step)))), '{}')
+        from unnest(p_outcomes) o
+        join gendurable.instance i on i.id = any(array[o.id])
+        where not o.ends and v_lacking @> jsonb_build_array(jsonb_build_array(i.fsm, i.fsm_version, coalesce(o.step, o.from_step))));
+end $$;
+
+comment on function gendurable._refuse_unknown(gendurable.outcome[]) is
+    'Answers for those outcomes that lead to a step which the version of their instance does not have.';
