@@ -64,6 +64,21 @@ end $$;
 comment on function gendurable._need_step(text, int, text) is
     'Raises GD501 where a version of a machine has said its steps and this is none of them.';
 
+create or replace function gendurable._need_version(p_fsm text, p_version int, p_argument text) returns void
+language plpgsql as $$
+begin
+    if not exists (select from gendurable.machine m where m.fsm = p_fsm and m.version = p_version) then
+        perform gendurable._invalid(
+            format('%s: version %s of the machine %s is not registered', p_argument, p_version, quote_literal(left(p_fsm, 200))),
+            'registered: ' || coalesce((
+                select string_agg(v.version::text, ', ' order by v.version)
+                from (select m.version from gendurable.machine m where m.fsm = p_fsm order by m.version desc limit 20) v), 'none'),
+            'Register it first: start an engine that has it, or call gd_register.');
+    end if;
+end $$;
+
+comment on function gendurable._need_version(text, int, text) is 'Raises GD501 unless a version of a machine is registered.';
+
 create or replace function gendurable._chosen_version(p_fsm text) returns int
 language plpgsql stable as $$
 begin
