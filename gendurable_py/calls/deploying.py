@@ -76,7 +76,7 @@ def migrate(
     after: int = 0,
     look: int = 20_000,
 ) -> Statement[Migration]:
-    """Move instances that do not execute from the version ``start`` to another one: ``to``, by default that of the class.
+    """Move instances that do not execute from the version ``start`` to ``to``, by default the version of the class.
 
     ``steps`` says which step becomes which, and ``state`` names a function of the database, such as
     ``app.upgrade(jsonb)``, that makes the new state of the old one. As long as ``next`` is not None, pass it as

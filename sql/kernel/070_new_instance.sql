@@ -238,9 +238,12 @@ begin
         -- the whole examination first: of several mistakes the first is told
         perform gendurable._refuse_new_instances(p_new);
     end if;
-    if gendurable._steps_asked() and gendurable._lack_steps(p_new) then
-        perform gendurable._refuse_new_instances(p_new);
-        perform gendurable._refuse_steps(p_new);
+    -- one after the other: what is not asked is not set up
+    if gendurable._steps_asked() then
+        if gendurable._lack_steps(p_new) then
+            perform gendurable._refuse_new_instances(p_new);
+            perform gendurable._refuse_steps(p_new);
+        end if;
     end if;
 
     with put as (
