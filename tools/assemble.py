@@ -83,8 +83,8 @@ end
 $grants$;
 """
 
-# All tables at once, or none: calls that run lock some of them in an order of their own, so one after the other would be a
-# deadlock now and then. Those that come meanwhile wait for a tenth of a second at most, and then go before.
+# All tables at once, or none: calls that run lock some of them in an order of their own, so one after the other would
+# be a deadlock now and then. Those that come meanwhile wait for a tenth of a second at most, and then go before.
 TAKE_TABLES = """do $tables$
 declare
   v_path constant text := pg_catalog.current_setting('search_path');

@@ -102,9 +102,6 @@ begin
     end if;
 
     v_locked := gendurable._lock_outcomes(v_outcomes);
-    if gendurable._steps_asked() then
-        v_locked.answers := v_locked.answers || gendurable._refuse_unknown(v_outcomes);
-    end if;
     if v_locked.answers <> '{}' then
         v_answers := v_answers || v_locked.answers;
         v_outcomes := array(select u from unnest(v_outcomes) u where not v_answers ? u.ord::text);

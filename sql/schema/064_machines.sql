@@ -59,7 +59,9 @@ looked as materialized (
     cross join lateral (
         select x.fsm, x.fsm_version, x.step, x.status
         from gendurable.instance x
-        where x.queue = p.queue and x.eligible_at is null and x.finished_at is null
+        -- as a range, so that it is read in the order of the index and left early, and not all of it gathered first
+        where x.queue >= p.queue and x.queue <= p.queue and x.eligible_at is null and x.finished_at is null
+        order by x.queue
         limit p.share
     ) i
     group by p.queue, p.share, i.fsm, i.fsm_version, i.step, i.status
