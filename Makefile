@@ -13,7 +13,7 @@ PG_CONFIG ?= pg_config
 export PG_CONFIG
 
 .DEFAULT_GOAL := build
-.PHONY: build help docs lint fmt test test-sql test-py test-matrix chaos installcheck demo bench bench-long clean
+.PHONY: all build help docs lint fmt test test-sql test-py test-matrix chaos installcheck demo bench bench-long dist pg-tle clean
 
 # PGXS defines targets such as all, clean and check, so it is read only when it is to install.
 ifneq ($(filter install uninstall installdirs,$(MAKECMDGOALS)),)
@@ -32,6 +32,8 @@ uninstall:
 	rm -f '$(GD_EXTDIR)'/gendurable.control '$(GD_EXTDIR)'/gendurable--*.sql
 endif
 $(DATA_built): build ;
+else
+all: build # what pgxn asks for
 endif
 
 build: ## Build the SQL scripts from the folders of sql/ (the default)
@@ -94,6 +96,13 @@ bench: build $(GD_VENV)/.run ## Measure, next to pgbench on the same server (GD_
 
 bench-long: build $(GD_VENV)/.bench ## What takes minutes: held snapshots, ten million rows; draws docs/plots
 	@$(GD_RUN) -m bench --long $(GD_ARGS)
+
+dist: ## Write dist/gendurable-V.zip for PGXN: what is committed
+	@mkdir -p dist && v=$$(sed -n "s/^default_version = '\(.*\)'/\1/p" gendurable.control) && \
+		git archive --format=zip --prefix=gendurable-$$v/ -o dist/gendurable-$$v.zip HEAD && echo dist/gendurable-$$v.zip
+
+pg-tle: ## Write dist/gendurable.pg_tle.sql, which registers the extension with pg_tle
+	@$(or $(GD_PYTHON),python3) tools/pg_tle.py
 
 clean: ## Remove what make built, the virtual environment too
 	rm -rf sql/*.sql sql/*.part dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis $(GD_VENV)

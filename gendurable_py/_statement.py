@@ -36,6 +36,10 @@ class Statement(Generic[R]):
     read: Callable[[Rows], R]
 
 
+def by_id(rows: Rows) -> dict[int, str]:
+    return {row[0]: row[1] for row in rows}
+
+
 def one_value(rows: Rows) -> Any:
     """The only column of the only row; None where there is no row."""
     return rows[0][0] if rows else None

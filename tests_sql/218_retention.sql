@@ -35,6 +35,8 @@ select bag_eq(
         ('renewal', 'instance_id'), ('error', 'instance_id'), ('history', 'instance_id'),
         -- of an instance that is gone, until what is left of its history is, too
         ('history_left', 'gone_id'),
+        -- who did what to it stays, for its own time
+        ('audit', 'about_id'),
         -- kept beyond the parent's removal, until its children are free
         ('instance', 'parent_id'), ('ended_parent', 'parent_id'),
         -- the bell is no instance, and the last one is looked for, and may be gone

@@ -138,7 +138,7 @@ select is(t.says(:a), 'It executes step "start" at worker "w" for 0 s; the lease
     'next claim of its queue, or gd_maintain, takes it back.', 'and nothing else stops it');
 select gd_pause_queue('key');
 select is(t.causes(:a), 'executing, queue paused', 'why nobody has claimed it again');
-select alike(t.says(:a), '%nobody has claimed it again: it stands in the queue "key", which is paused for 0 s.', 'in its words');
+select alike(t.says(:a), '%nobody has claimed it again: it stands in the queue "key", which is paused for 0 s, by "%".', 'in its words');
 select gd_resume_queue('key'), t.run('key', '{"kind": "done"}'), gd_reap();
 select gd_insert('m', p_queue => 'crash') as id \gset
 update gendurable.instance set crashes = 3 where id = :id;
@@ -162,6 +162,23 @@ select gd_release_hold();
 update gendurable.instance set paused_at = clock_timestamp() - interval '3 minutes' where id = :id;
 select is(t.causes(:id), 'instance paused, queue paused, delayed', 'the instance');
 select is(t.says(:id), 'It is paused for 3 min.', 'since when');
+select gd_pause_machine(i.fsm), gd_pause_machine(i.fsm, i.fsm_version), gd_pause_machine(i.fsm, null, i.step), gd_pause_machine(i.fsm, 77),
+    gd_pause_machine('other')
+from gendurable.instance i where i.id = :id;
+select is(t.causes(:id), 'instance paused, machine paused, machine paused, step paused, queue paused, delayed', 'its machine, version and step');
+select results_eq(format($$select w.message from gd_why(%s) w where w.cause in ('machine paused', 'step paused')$$, :id), format($$values
+    (format('It is of the machine "%%s", which is paused for 0 s, by "%%s".', 'm', session_user)::text collate "default"),
+    (format('It is of version 1 of the machine "%%s", which is paused for 0 s, by "%%s".', 'm', session_user)::text collate "default"),
+    (format('It is at the step "start" of the machine "%%s", which is paused for 0 s, by "%%s".', 'm', session_user)::text collate "default")$$),
+    'each in its words');
+select gd_resume_machine('m'), gd_resume_machine('m', 1), gd_resume_machine('m', 77), gd_resume_machine('other'), gd_resume_machine('m', null, 'start');
+select gd_insert('aside', p_queue => 'aside') as aside \gset
+select gd_pause_machine('aside');
+select count(*) from t.take('aside');
+select is(t.causes(:aside), 'machine paused', 'one that is aside');
+delete from gendurable.paused_machine;
+select is(t.causes(:aside), 'due', 'one that is still aside');
+select is(t.says(:aside), 'It was set aside by a pause that is over, and is brought back by the next claims.', '(so it is)');
 select gd_resume_queue('stop');
 update gendurable.instance set paused_at = null, expires_at = clock_timestamp() - interval '3 minutes' where id = :id;
 select is(t.causes(:id), 'expired, delayed', 'its deadline has passed');

@@ -266,6 +266,15 @@ select t.silent('queues', 'lonely', 'a row that is to come', $$select gd_insert(
 select t.speaks('queues', 'problem', 'nobody serves .* and 2 more:', $$select t.old('lonely' || g, '2 hours') from generate_series(1, 5) g$$);
 select t.speaks('pauses', 'warning', 'paused: quiet$', $$select t.old('quiet', '2 days'), gd_pause_queue('quiet');
     update gendurable.paused_queue set paused_at = paused_at - interval '2 days'$$);
+select t.speaks('pauses', 'warning', 'for a day: late, late version 2 step b;|for a day: late, late version 2 step b$', $$select gd_pause_machine('late'),
+    gd_pause_machine('late', 2, 'b'); update gendurable.paused_machine set paused_at = paused_at - interval '2 days'$$);
+select t.silent('pauses', 'late', 'a machine that was paused today', $$select gd_pause_machine('late')$$);
+select t.speaks('pauses', 'warning', '1 instances have been paused for a day', $$select gd_pause(gd_insert('m', p_queue => 'late'));
+    update gendurable.instance set paused_at = paused_at - interval '2 days' where queue = 'late'$$);
+select t.silent('pauses', 'instances', 'an instance that was paused today', $$select gd_pause(gd_insert('m', p_queue => 'late'))$$);
+select t.silent('pauses', 'instances', 'one that has ended since', $$select gd_pause(gd_insert('m', p_queue => 'late'));
+    update gendurable.instance set paused_at = paused_at - interval '2 days' where queue = 'late';
+    select gd_cancel(i.id) from gendurable.instance i where i.queue = 'late'$$);
 select t.silent('pauses', 'quiet', 'one that was paused today', $$select t.old('quiet', '2 days'), gd_pause_queue('quiet')$$);
 select t.silent('pauses', 'quiet', 'one without due rows', $$select gd_pause_queue('quiet');
     update gendurable.paused_queue set paused_at = paused_at - interval '2 days'$$);

@@ -12,10 +12,10 @@ from typing import cast
 from pydantic import JsonValue
 
 from .._contract import RETENTION, Seconds
-from .._statement import Rows, Statement, call, nothing, one_value
+from .._statement import Statement, by_id, call, nothing, one_value
 from ..machine.codec import dumps, loads
-from ..machine.outcome import UNSET, StepLike, Unset
-from ..machine.spec import step_name
+from ..machine.outcome import UNSET, MachineLike, StepLike, Unset
+from ..machine.spec import spec_of, step_name
 from ..machine.times import aware, retention_seconds
 from .rows import Matched
 
@@ -67,34 +67,38 @@ def cancel_many(ids: Iterable[int], reason: str | None = None) -> Statement[dict
 
     For each id: done; no (it had ended, or cannot be written); busy (locked elsewhere: send it again); none.
     """
-    return Statement("select id, result from gd_cancel_many(%s::bigint[], %s)", (list(ids), reason), _results)
+    return Statement("select id, result from gd_cancel_many(%s::bigint[], %s)", (list(ids), reason), by_id)
 
 
 @call
 def retry_many(ids: Iterable[int]) -> Statement[dict[int, str]]:
     """`retry` for many, where they ended and with their own state; answers as `cancel_many`."""
-    return Statement("select id, result from gd_retry_many(%s::bigint[])", (list(ids),), _results)
+    return Statement("select id, result from gd_retry_many(%s::bigint[])", (list(ids),), by_id)
 
 
 @call
 def reschedule_many(ids: Iterable[int], eligible_at: datetime) -> Statement[dict[int, str]]:
     """`reschedule` for many, all to one time; answers as `cancel_many`."""
     return Statement(
-        "select id, result from gd_reschedule_many(%s::bigint[], %s)", (list(ids), aware(eligible_at)), _results
+        "select id, result from gd_reschedule_many(%s::bigint[], %s)", (list(ids), aware(eligible_at)), by_id
     )
 
 
-def _results(rows: Rows) -> dict[int, str]:
-    return {row[0]: row[1] for row in rows}
-
-
 @call
-def set_queue(queue: str, *, limit: int | Unset | None = UNSET) -> Statement[None]:
-    """How many instances of a queue execute at once, over all workers; 0: none, None: any number.
+def set_queue(
+    queue: str,
+    *,
+    limit: int | Unset | None = UNSET,
+    concurrency: int | Unset | None = UNSET,
+    paused: bool | Unset | None = UNSET,
+) -> Statement[None]:
+    """How many instances of a queue execute at once, and whether it is paused. What is left out stays as it was.
 
-    What is left out stays as it was.
+    ``limit`` is over all workers (0: none, None: any number); ``concurrency`` is that of each worker (None: as many as
+    it was started with); ``paused=True`` is `pause_queue`, False and None are `resume_queue`.
     """
-    options = {} if limit is UNSET else {"limit": limit}
+    named = {"limit": limit, "concurrency": concurrency, "paused": paused}
+    options = {key: value for key, value in named.items() if value is not UNSET}
     return Statement("select gd_set_queue(%s, %s::jsonb)", (queue, dumps(options).decode()), nothing)
 
 
@@ -119,6 +123,48 @@ def pause_queue(queue: str) -> Statement[None]:
 @call
 def resume_queue(queue: str) -> Statement[None]:
     return Statement("select gd_resume_queue(%s)", (queue,), nothing)
+
+
+@call
+def pause(id: int) -> Statement[bool]:
+    """Do not run an instance until `resume`; a step that executes is finished. False: it has ended, or is paused.
+
+    Raises:
+        UnknownInstance: there is no such instance. So does `resume`.
+    """
+    return Statement("select gd_pause(%s)", (id,), one_value)
+
+
+@call
+def resume(id: int) -> Statement[bool]:
+    """End what `pause` began; False: it is not paused."""
+    return Statement("select gd_resume(%s)", (id,), one_value)
+
+
+@call
+def pause_machine(
+    machine: MachineLike | str, version: int | None = None, step: StepLike | None = None
+) -> Statement[bool]:
+    """Do not run a machine, a version of it or a step, whatever the queue; False: the very same is paused already.
+
+    All its versions are paused unless ``version`` says which, also where the machine is given as a class.
+    """
+    return Statement("select gd_pause_machine(%s, %s, %s)", _place(machine, version, step), one_value)
+
+
+@call
+def resume_machine(
+    machine: MachineLike | str, version: int | None = None, step: StepLike | None = None
+) -> Statement[bool]:
+    """End what `pause_machine` began with the same arguments; False: the very same is not paused."""
+    return Statement("select gd_resume_machine(%s, %s, %s)", _place(machine, version, step), one_value)
+
+
+def _place(
+    machine: MachineLike | str, version: int | None, step: StepLike | None
+) -> tuple[str, int | None, str | None]:
+    fsm = machine if isinstance(machine, str) else spec_of(machine).name
+    return fsm, version, None if step is None else step_name(step)
 
 
 @call

@@ -162,6 +162,28 @@ class Page(NamedTuple):
     next: JsonValue
 
 
+class ByHand(NamedTuple):
+    """A call of an operator. ``what``: its arguments, in short."""
+
+    no: int
+    at: datetime
+    call: str
+    session_role: str
+    set_role: str | None
+    actor: str | None
+    application: str | None
+    id: int | None
+    what: JsonValue
+    affected: int
+
+
+class Audit(NamedTuple):
+    """A page of what was done by hand. ``next``: where the next one begins; None: that was all."""
+
+    calls: list[ByHand]
+    next: int | None
+
+
 class Counted(NamedTuple):
     """``exact`` False: there may be more."""
 

@@ -181,6 +181,8 @@ declare
     v_pauses boolean;
     v_held boolean;
     v_limits boolean;
+    v_stops boolean;
+    v_resumed boolean;
     v_paused text[];
     v_limited text[];
     v_tries int := 3;
@@ -195,18 +197,26 @@ begin
         v_lane := E'\u0001' || hashtextextended(p_steps::text, 0);
     end if;
     timed := false;
-    -- one table in place of five
+    -- one table in place of eight
     if exists (select from gendurable.special) then
         select exists (select from gendurable.doubtful_key), exists (select from gendurable.paused_queue),
             exists (select from gendurable.machine m where m.timeouts is not null), exists (select from gendurable.hold),
-            exists (select from gendurable.queue_setting)
-        into v_doubts, v_pauses, timed, v_held, v_limits;
+            exists (select from gendurable.queue_setting),
+            exists (select from gendurable.paused_machine)
+            or exists (
+                select from gendurable.instance i
+                where i.paused_at is not null and i.finished_at is null and coalesce(i.paused_at, i.aside_at) is not null),
+            exists (select from gendurable.resumed r where r.again_at <= v_now)
+        into v_doubts, v_pauses, timed, v_held, v_limits, v_stops, v_resumed;
     end if;
     if v_held then
         return;
     end if;
     if v_doubts then
         perform gendurable._settle_doubts(v_now);
+    end if;
+    if v_resumed then
+        perform gendurable._bring_back_some(null, 500, v_now);
     end if;
     if v_pauses then
         v_paused := array(select q.queue from gendurable.paused_queue q where q.queue = any(p_queues));
@@ -227,7 +237,7 @@ begin
         end if;
         v_got := gendurable._claim_queue(
             p_worker, v_queue, least((p_limits -> v_queue)::int, v_room), gendurable._most_bytes(), p_lease, v_now, v_before,
-            v_memory -> (v_queue || v_lane), p_steps);
+            v_memory -> (v_queue || v_lane), p_steps, v_stops);
         if v_room is not null and v_got.ids is not null then
             perform gendurable._fill_slots(
                 v_queue, v_got.ids, v_room > cardinality(v_got.ids) and (
@@ -258,8 +268,8 @@ steps with a timeout.';
 
 create or replace function gendurable._claim_queue(
     p_worker text, p_queue text, p_limit int, p_bytes bigint, p_lease interval, p_now timestamptz, p_before timestamptz,
-    p_known jsonb, p_steps jsonb, out ids bigint[], out started bigint[], out mail boolean[], out parts jsonb, out bytes bigint,
-    out known jsonb
+    p_known jsonb, p_steps jsonb, p_stops boolean, out ids bigint[], out started bigint[], out mail boolean[], out parts jsonb,
+    out bytes bigint, out known jsonb
 )
 language plpgsql as $$
 declare
@@ -298,7 +308,7 @@ begin
         exit when v_priority is null;
         v_levels := v_levels + 1;
         v_got := gendurable._scan_priority(p_worker, p_queue, v_priority, v_limit - coalesce(cardinality(ids), 0), bytes, p_lease, p_now,
-            p_before, p_known -> v_priority::text, p_steps);
+            p_before, p_known -> v_priority::text, p_steps, p_stops);
         if v_got.ids is not null then
             ids := ids || v_got.ids;
             started := started || v_got.started;
@@ -334,7 +344,9 @@ begin
     end if;
 end $$;
 
-comment on function gendurable._claim_queue(text, text, int, bigint, interval, timestamptz, timestamptz, jsonb, jsonb) is
+comment on function gendurable._claim_queue(
+    text, text, int, bigint, interval, timestamptz, timestamptz, jsonb, jsonb, boolean
+) is
     'Due rows of a queue by priority, as of _scan, up to p_limit rows and about p_bytes bytes (bytes: what is left of them). known:
 what to remember of the queue.';
 

@@ -26,7 +26,8 @@ begin
     where i.id = p_id and i.id > 0;
     fsm := v_row.fsm;
     step := v_row.step;
-    why := coalesce(gendurable._stop_reason(v_row.queue), gendurable._wait_reason(p_id, v_now));
+    why := coalesce(
+        gendurable._stop_reason(v_row.queue), gendurable._pause_reason(p_id), gendurable._wait_reason(p_id, v_now));
     if why is not null then
         return;
     end if;
@@ -48,7 +49,7 @@ begin
         return;
     end if;
     v_round := gendurable._take_round(
-        p_worker, v_row.queue, v_row.priority, v_picked, 1, gendurable._most_bytes(), p_lease, v_now, null);
+        p_worker, v_row.queue, v_row.priority, v_picked, 1, gendurable._most_bytes(), p_lease, v_now, null, true);
     if not coalesce(p_id = any(v_round.ids), false) then
         why := coalesce(
             (select 'it ends as failed: ' || i.last_error from gendurable.instance i where i.id = p_id and i.finished_at is not null),

@@ -4,7 +4,7 @@
 
 create or replace function gendurable._scan_priority(
     p_worker text, p_queue text, p_priority int, p_limit int, p_bytes bigint, p_lease interval, p_now timestamptz,
-    p_before timestamptz, p_known jsonb, p_steps jsonb,
+    p_before timestamptz, p_known jsonb, p_steps jsonb, p_stops boolean,
     out ids bigint[], out started bigint[], out mail boolean[], out parts jsonb, out bytes bigint, out memory jsonb,
     out more boolean
 )
@@ -47,6 +47,7 @@ declare
     v_ticks int;
     v_mail boolean[];
     v_round record;
+    v_stopped record;
     v_walked bigint;
 begin
     bytes := p_bytes;
@@ -112,6 +113,13 @@ begin
         v_done[v_range] := cardinality(v_picked) < v_size;
         v_last := v_picked[cardinality(v_picked)];
 
+        if p_stops and v_picked <> '{}' then
+            v_stopped := gendurable._set_paused_aside(v_picked, p_queue, p_now);
+            v_picked := v_stopped.candidates;
+            v_keys := v_keys + v_stopped.keys;
+            v_parked := v_parked or v_stopped.keys > 0;
+        end if;
+
         -- 3. Take those that may start
         if v_picked <> '{}' then
             -- Asked after the rows were locked: a signal that came before is here, and none comes now. A limit and not
@@ -134,7 +142,7 @@ begin
                 -- what comes out of a line counts for neither range
                 v_round := gendurable._take_round(
                     p_worker, p_queue, p_priority, v_picked, case when v_rings then v_wanted else v_need end, bytes, p_lease,
-                    p_now, p_steps);
+                    p_now, p_steps, p_stops);
                 ids := ids || v_round.ids;
                 started := started || v_round.started;
                 mail := mail || v_round.mail;
@@ -200,14 +208,14 @@ begin
 end $$;
 
 comment on function gendurable._scan_priority(
-    text, text, int, int, bigint, interval, timestamptz, timestamptz, jsonb, jsonb) is
+    text, text, int, int, bigint, interval, timestamptz, timestamptz, jsonb, jsonb, boolean) is
     'Due rows of one queue and priority that may be claimed, locked, up to p_limit rows and about p_bytes bytes. started: claims of
 keys and scopes, and of what crashed often, which have begun. memory: what to remember of it, null for
 nothing. more: it looked at enough for one claim, and there is more.';
 
 create or replace function gendurable._take_round(
     p_worker text, p_queue text, p_priority int, p_picked gendurable.candidate[], p_need int, p_bytes bigint,
-    p_lease interval, p_now timestamptz, p_steps jsonb,
+    p_lease interval, p_now timestamptz, p_steps jsonb, p_stops boolean,
     out ids bigint[], out started bigint[], out mail boolean[], out parts jsonb, out bytes bigint, out keys int,
     out left_out boolean, out last_id bigint, out limited boolean
 )
@@ -232,7 +240,7 @@ begin
             last_id := ids[p_need];
         end if;
     else
-        v_gate := gendurable._pass_gate(p_queue, p_priority, p_picked, p_need, p_lease, p_now, p_steps);
+        v_gate := gendurable._pass_gate(p_queue, p_priority, p_picked, p_need, p_lease, p_now, p_steps, p_stops);
         ids := v_gate.ids;
         v_slots := v_gate.slots;
         v_heavy := v_gate.heavy;
@@ -279,7 +287,7 @@ begin
 end $$;
 
 comment on function gendurable._take_round(
-    text, text, int, gendurable.candidate[], int, bigint, interval, timestamptz, jsonb
+    text, text, int, gendurable.candidate[], int, bigint, interval, timestamptz, jsonb, boolean
 ) is
     'Of rows that were picked, and those that bells among them call, those that may start and can be carried, p_need at most; where
 a gate asked about them, their claims have begun (started). keys: of how many partition keys and rate limits they were. left_out:

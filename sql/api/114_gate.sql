@@ -5,7 +5,7 @@
 
 create or replace function gendurable._pass_gate(
     p_queue text, p_priority int, p_picked gendurable.candidate[], p_need int, p_lease interval, p_now timestamptz,
-    p_steps jsonb,
+    p_steps jsonb, p_stops boolean,
     out ids bigint[], out slots int[], out heavy boolean[], out keys int, out left_out boolean, out last_id bigint,
     out scoped boolean, out opened gendurable.opened[], out limited gendurable.candidate[], out parked bigint[]
 )
@@ -18,6 +18,7 @@ declare
     v_admitted record;
     v_waiting int;
     v_over record;
+    v_stopped record;
 begin
     left_out := false;
     select count(distinct c.partition_key)::int as keys, bool_or(c.crashes >= 2 and c.id > 0) as suspect,
@@ -49,6 +50,11 @@ begin
             v_over := gendurable._drop_over(v_candidates);
             v_candidates := v_over.candidates;
             left_out := left_out or v_over.ended > 0;
+        end if;
+        if p_stops then
+            v_stopped := gendurable._set_paused_aside(v_candidates, p_queue, p_now);
+            v_candidates := v_stopped.candidates;
+            left_out := left_out or v_stopped.keys > 0;
         end if;
         select count(c.partition_key)::int, bool_or(c.scoped), bool_or(c.heavy)
         into v_known.keys, v_known.scoped, v_known.heavy
@@ -87,7 +93,7 @@ begin
     end if;
 end $$;
 
-comment on function gendurable._pass_gate(text, int, gendurable.candidate[], int, interval, timestamptz, jsonb) is
+comment on function gendurable._pass_gate(text, int, gendurable.candidate[], int, interval, timestamptz, jsonb, boolean) is
     'Which of the picked rows may start, p_need at most, with their slots, where a key, a scope, a limit or a crash is in play. keys:
 of how many keys and limits they are; left_out: some wait for their key. last_id: the last picked row that was dealt with, where
 others behind it were not, 0 for none. opened, limited, parked: for _close_buckets.';
@@ -221,19 +227,6 @@ end $$;
 
 comment on function gendurable._admit_to_keys(gendurable.candidate[], timestamptz) is
     'Which of the locked due rows may start, with their slots; parks the others in their lanes and lifts who is first.';
-
-create or replace function gendurable._is_chore(
-    p_status gendurable.status, p_crashes int, p_key text, p_lane_at timestamptz, p_now timestamptz
-) returns boolean
-language sql immutable parallel safe as $$
-    select case
-        when p_status = 'executing' then p_crashes + 1 >= gendurable._crash_cap()
-        else p_key is not null and (p_lane_at is null or p_lane_at > p_now)
-    end
-$$;
-
-comment on function gendurable._is_chore(gendurable.status, int, text, timestamptz, timestamptz) is
-    'Whether a due row is no work for a worker: it is to be ended, or it has no place in its key and carries its baton.';
 
 create or replace function gendurable._do_chores(
     p_candidates gendurable.candidate[], p_keys text[], p_now timestamptz

@@ -1,5 +1,5 @@
 -- Closing the buckets that a claim has opened (115_limits): what has started is paid for, and the lines get their bells.
--- Next: the worker runs the step, renews the claim (120_lease), and commits (130_commit).
+-- Next: 118_stops.
 
 create or replace function gendurable._close_buckets(
     p_queue text, p_priority int, p_opened gendurable.opened[], p_candidates gendurable.candidate[], p_started bigint[],

@@ -272,7 +272,8 @@ begin
                 when v_look or o.queue is not null or o.priority is not null then (
                     select coalesce(o.queue, i.queue) = i.queue and coalesce(o.priority, i.priority) = i.priority
                         and (i.partition_key is null or i.partition_key <> all(p_crowded))
-                        and not exists (select from gendurable._halts(i.queue, i.queue_slot))
+                        and not exists (select from gendurable._halts(
+                            i.queue, i.queue_slot, i.paused_at, i.fsm, i.fsm_version, coalesce(o.step, i.step)))
                         -- children and large inboxes are handed out by claims, which carry a bounded number of bytes
                         and i.children_pending is null
                         -- the time of a step counts from its claim

@@ -1,6 +1,6 @@
 -- Limits: how many of a partition key may execute at once, and how much may start of what names a rate limit. Setting one is a
 -- decision, as of kernel/055_doubt. What claims make of rate limits stands in 115_limits.
--- Next: 166_queue.
+-- Next: 164_pause.
 
 create or replace function gd_set_key_limit(p_prefix text, p_limit int) returns void
 language plpgsql security definer
@@ -28,6 +28,7 @@ begin
         where i.lane_at is not null and i.slot_no is null
             and (i.partition_key = p_prefix or starts_with(i.partition_key, p_prefix || ':'))
     ), clock_timestamp());
+    perform gendurable._note_by_hand('gd_set_key_limit', null, jsonb_build_object('prefix', p_prefix, 'limit', p_limit), 1);
 end $$;
 
 comment on function gd_set_key_limit(text, int) is
@@ -59,6 +60,8 @@ begin
     -- Claims that put rows into lines and do not know of it; the bells of a long one are looked at by the upkeep.
     perform gendurable._outwait_holders(gendurable._lock_of_lines());
     perform gendurable._ring_lines(p_name);
+    perform gendurable._note_by_hand('gd_set_rate_limit', null,
+        jsonb_build_object('name', p_name, 'allowed', p_allowed, 'period', p_period, 'burst', p_burst), 1);
 end $$;
 
 comment on function gd_set_rate_limit(text, double precision, interval, double precision) is
@@ -90,6 +93,8 @@ begin
     if found then
         -- what waits before a limit with a shorter name, and none of those that claims are just putting there: see gd_maintain
         perform gendurable._ring_lines(p_name);
+        perform gendurable._note_by_hand('gd_ensure_rate_limit', null,
+            jsonb_build_object('name', p_name, 'allowed', p_allowed, 'period', p_period, 'burst', p_burst), 1);
         return 'created';
     end if;
     select r.burst, r.us into v_limit from gendurable._read_limit(p_allowed, p_period, p_burst) r;

@@ -14,6 +14,9 @@ begin
     insert into gendurable.hold (reason, held_by)
     select p_reason, v_by
     where not exists (select from gendurable.hold h where h.reason = p_reason and h.held_by = v_by);
+    if found then
+        perform gendurable._note_by_hand('gd_hold_all', null, jsonb_build_object('reason', p_reason), 1);
+    end if;
 end $$;
 
 comment on function gd_hold_all(text) is
@@ -27,14 +30,18 @@ language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
 set lock_timeout = '1s' as $$
+declare
+    v_count bigint;
 begin
     perform gendurable._need_read_committed();
     -- whoever lets a copy go has decided what is to become of it
     perform gendurable._confirm_home();
     delete from gendurable.hold;
-    if not found then
+    get diagnostics v_count = row_count;
+    if v_count = 0 then
         return false;
     end if;
+    perform gendurable._note_by_hand('gd_release_hold', null, '{}', v_count);
     -- whatever queues they sleep on
     perform gendurable._notify_listeners('');
     return true;

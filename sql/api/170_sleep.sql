@@ -85,6 +85,9 @@ begin
     if exists (select from gendurable.doubtful_key) then
         v_next := least(v_next, v_now + interval '250 ms');
     end if;
+    if exists (select from gendurable.resumed) then
+        v_next := least(v_next, greatest((select min(r.again_at) from gendurable.resumed r), v_now + interval '100 ms'));
+    end if;
     if gendurable._seen(v_memory, v_now) is not null then
         -- the clock was set back: the next claim moves what was due by the old one
         v_next := least(v_next, v_now + interval '1 second');

@@ -36,6 +36,8 @@ begin
     for v_at in 0 .. (cardinality(v_live) - 1) / v_batch loop
         perform gendurable._cancel_instances(v_live[v_at * v_batch + 1:(v_at + 1) * v_batch], v_keys, v_reason, v_now);
     end loop;
+    perform gendurable._note_by_hand('gd_cancel', p_id,
+        jsonb_build_object('reason', p_reason, 'cascade', nullif(p_cascade, false)), cardinality(v_live));
     return true;
 end $$;
 
@@ -64,10 +66,15 @@ begin
     from gendurable.instance i
     where i.id = p_id and i.failed_at is not null;
     begin
-        return gendurable._retry_instances(array[p_id], p_step, nullif(p_state, 'null'), clock_timestamp()) = 1;
+        if gendurable._retry_instances(array[p_id], p_step, nullif(p_state, 'null'), clock_timestamp()) = 0 then
+            return false;
+        end if;
     exception when unique_violation then
         return false;
     end;
+    perform gendurable._note_by_hand('gd_retry', p_id,
+        jsonb_build_object('step', p_step, 'state', case when p_state <> 'null' then 'another one' end), 1);
+    return true;
 end $$;
 
 comment on function gd_retry(bigint, text, jsonb) is
@@ -96,6 +103,7 @@ begin
     end if;
     perform gendurable._lock_keys(array[v_key]);
     perform gendurable._reschedule_instances(array[p_id], p_eligible_at, clock_timestamp());
+    perform gendurable._note_by_hand('gd_reschedule', p_id, jsonb_build_object('eligible_at', p_eligible_at), 1);
     return true;
 end $$;
 
@@ -111,23 +119,9 @@ set lock_timeout = '1s' as $$
 begin
     perform gendurable._need_read_committed();
     perform gendurable._need_text(p_queue, 'p_queue');
-    perform gendurable._announce_decision();
-    insert into gendurable.paused_queue (queue) values (p_queue) on conflict do nothing;
-    if not found then
-        return;
+    if gendurable._pause_queue(p_queue) then
+        perform gendurable._note_by_hand('gd_pause_queue', null, jsonb_build_object('queue', p_queue), 1);
     end if;
-    -- rows of this queue may hold the batons of keys with rows in other queues
-    perform gendurable._outwait_key_holders();
-    perform gendurable._carry_out_decision(array(
-        select distinct i.partition_key
-        from gendurable.instance i
-        where i.lane_at is not null and i.slot_no is null and i.queue = p_queue
-            and (i.eligible_at is not null or i.bucket_at is not null)
-        union
-        select i.partition_key
-        from gendurable.instance i
-        where i.partition_key is not null and i.eligible_at is not null and i.lane_at is null and i.queue = p_queue
-    ), clock_timestamp());
 end $$;
 
 comment on function gd_pause_queue(text) is
@@ -143,18 +137,9 @@ set lock_timeout = '1s' as $$
 begin
     perform gendurable._need_read_committed();
     perform gendurable._need_text(p_queue, 'p_queue');
-    perform gendurable._announce_decision();
-    delete from gendurable.paused_queue q where q.queue = p_queue;
-    if not found then
-        return;
+    if gendurable._resume_queue(p_queue) then
+        perform gendurable._note_by_hand('gd_resume_queue', null, jsonb_build_object('queue', p_queue), 1);
     end if;
-    perform gendurable._outwait_key_holders();
-    perform gendurable._carry_out_decision(array(
-        select distinct i.partition_key
-        from gendurable.instance i
-        where i.queue = p_queue and i.eligible_at is null and i.finished_at is null and i.lane_at is not null
-    ), clock_timestamp());
-    perform gendurable._wake_sleepers(array[p_queue]);
 end $$;
 
 comment on function gd_resume_queue(text) is

@@ -1,5 +1,5 @@
--- Many instances at once: finding them, a bounded stretch a call, and doing to each what gd_cancel, gd_retry and gd_reschedule
--- do to one. These wait for nobody: what is locked elsewhere is answered, and asked for again.
+-- Many instances at once: finding them, a bounded stretch a call, and doing to each what gd_cancel, gd_retry, gd_reschedule,
+-- gd_delete and gd_signal do to one. These wait for nobody: what is locked elsewhere is answered, and asked for again.
 -- Next: 183_bulk_locks.
 
 create or replace function gd_match(
@@ -54,7 +54,7 @@ set plan_cache_mode = force_generic_plan
 set lock_timeout = '10ms' as $$
 #variable_conflict use_column
 begin
-    return query select o.id, o.result from gendurable._operate_many('cancel', p_ids, gendurable._cut_reason(p_reason), null) o;
+    return query select o.id, o.result from gendurable._operate_many('cancel', p_ids, gendurable._cut_reason(p_reason), null, null) o;
 end $$;
 
 comment on function gd_cancel_many(bigint[], text) is
@@ -78,7 +78,7 @@ set plan_cache_mode = force_generic_plan
 set lock_timeout = '10ms' as $$
 #variable_conflict use_column
 begin
-    return query select o.id, o.result from gendurable._operate_many('retry', p_ids, null, null) o;
+    return query select o.id, o.result from gendurable._operate_many('retry', p_ids, null, null, null) o;
 end $$;
 
 comment on function gd_retry_many(bigint[]) is
@@ -96,10 +96,70 @@ set lock_timeout = '10ms' as $$
 #variable_conflict use_column
 begin
     perform gendurable._need_time(p_eligible_at);
-    return query select o.id, o.result from gendurable._operate_many('reschedule', p_ids, null, p_eligible_at) o;
+    return query select o.id, o.result from gendurable._operate_many('reschedule', p_ids, null, p_eligible_at, null) o;
 end $$;
 
 comment on function gd_reschedule_many(bigint[], timestamptz) is
 'gd_reschedule for many instances, all to one time; it waits for nobody. One row for each id, as of gd_cancel_many:
 "no" where it is neither runnable nor awaits a signal. Instances of more than 500 partition keys are "busy" beyond
 these: send them again. Needs READ COMMITTED (GD504); raises GD501.';
+
+create or replace function gd_delete_many(p_ids bigint[]) returns table (id bigint, result text)
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set plan_cache_mode = force_generic_plan
+-- what cannot be skipped (a table lock, rows of other tables that refer to instances) is waited for this long
+set lock_timeout = '10ms' as $$
+#variable_conflict use_column
+begin
+    return query select o.id, o.result from gendurable._operate_many('delete', p_ids, null, null, null) o;
+end $$;
+
+comment on function gd_delete_many(bigint[]) is
+'gd_delete for many instances, in one transaction; it waits for nobody. One row for each id, also where it is given twice,
+with a result:
+
+  done: it is gone
+  no: it has not ended, or its parent has not, or a foreign key or a trigger of yours keeps it (a warning says why)
+  busy: somebody has it or its parent locked, or its partition key is being passed on by it; send it again
+  none: there is no such instance
+
+500 to 1,000 ids a call are best, 10,000 are the most. Needs READ COMMITTED (GD504); raises GD501.';
+
+create or replace function gd_signal_many(
+    p_ids bigint[], p_name text, p_payload jsonb = 'null', p_dedup_key text = null
+) returns table (id bigint, result text)
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set plan_cache_mode = force_generic_plan
+-- what cannot be skipped (a unique key in somebody's open transaction, a table lock) is waited for this long
+set lock_timeout = '10ms' as $$
+#variable_conflict use_column
+declare
+    v_most constant bigint := 100000000;
+begin
+    perform gendurable._need_text(p_name, 'p_name');
+    if p_dedup_key is not null then
+        perform gendurable._need_text(p_dedup_key, 'p_dedup_key');
+    end if;
+    if octet_length(p_payload::text)::bigint * cardinality(p_ids) > v_most then
+        perform gendurable._invalid('this payload is too long for so many instances',
+            format('%s bytes for each of %s', octet_length(p_payload::text), cardinality(p_ids)),
+            format('One call sends %s bytes at most: send it to fewer at a time.', v_most));
+    end if;
+    return query select o.id, o.result from gendurable._operate_many('signal', p_ids, null, null, jsonb_build_object(
+        'name', p_name, 'payload', coalesce(p_payload, 'null'), 'dedup_key', p_dedup_key)) o;
+end $$;
+
+comment on function gd_signal_many(bigint[], text, jsonb, text) is
+'gd_signal for many instances, the same signal to each, in one transaction; it waits for nobody. One row for each id, also
+where it is given twice, with a result:
+
+  done: it is in the inbox
+  no: the instance has ended, or has had this p_dedup_key before, or it cannot be written (a warning says why)
+  busy: somebody has its row locked; send it again, best with a p_dedup_key
+  none: there is no such instance
+
+500 to 1,000 ids a call are best, 10,000 and 100 MB of payloads are the most. Needs READ COMMITTED (GD504); raises GD501.';

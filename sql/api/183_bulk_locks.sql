@@ -2,7 +2,9 @@
 -- in halves where that fails.
 -- Invariant 8. Next: 184_steer, what is done to rows under these locks.
 
-create or replace function gendurable._operate_many(p_what text, p_ids bigint[], p_reason text, p_at timestamptz)
+create or replace function gendurable._operate_many(
+    p_what text, p_ids bigint[], p_reason text, p_at timestamptz, p_mail jsonb
+)
 returns table (id bigint, result text)
 language plpgsql as $$
 #variable_conflict use_column
@@ -13,6 +15,7 @@ declare
     v_locked record;
     v_answers jsonb := '{}'::jsonb;
     v_now timestamptz;
+    v_count bigint;
 begin
     perform gendurable._need_read_committed();
     if p_ids is null or cardinality(p_ids) > 10000 then
@@ -20,7 +23,7 @@ begin
             coalesce('got ' || cardinality(p_ids), 'got null'), 'Pass 500 to 1,000 ids a call.');
     end if;
     v_ids := array(select distinct u.id from unnest(p_ids) u (id) where u.id > 0 order by 1);
-    if not gendurable._can_write() then
+    if not (gendurable._can_write() and gendurable._can_note()) then
         -- nor can it be read who is there
         return query select u.id, 'busy' from unnest(v_ids) u (id);
         return;
@@ -32,8 +35,14 @@ begin
     -- by id, so that parents end before their children count in their barriers
     for v_at in 0 .. (cardinality(v_ids) - 1) / v_some loop
         v_answers := v_answers || gendurable._operate_isolated(
-            p_what, v_ids[v_at * v_some + 1:(v_at + 1) * v_some], v_locked.keys, p_reason, p_at, v_now, v_until);
+            p_what, v_ids[v_at * v_some + 1:(v_at + 1) * v_some], v_locked.keys, p_reason, p_at, p_mail, v_now, v_until);
     end loop;
+    v_count := (select count(*) from unnest(v_ids) u (id) where not v_answers ? u.id::text);
+    if v_count > 0 then
+        perform gendurable._note_by_hand('gd_' || p_what || '_many', null,
+            gendurable._tell_ids(p_ids) || jsonb_build_object(
+                'reason', p_reason, 'eligible_at', p_at, 'name', p_mail -> 'name', 'dedup_key', p_mail -> 'dedup_key'), v_count);
+    end if;
     return query
         select u.id, coalesce(
             v_answers ->> u.id::text,
@@ -47,14 +56,16 @@ begin
         order by u.id;
 end $$;
 
-comment on function gendurable._operate_many(text, bigint[], text, timestamptz) is
-    'Cancels, retries or reschedules (p_what) instances, and what became of each. Under lock_timeout.';
+comment on function gendurable._operate_many(text, bigint[], text, timestamptz, jsonb) is
+    'Cancels, retries, reschedules, deletes or signals (p_what) instances, and what became of each. Under lock_timeout.';
 
 create or replace function gendurable._is_open_to(p_what text, p_status gendurable.status) returns boolean
 language sql immutable parallel safe as $$
     select case p_what
         when 'cancel' then not gendurable._is_terminal(p_status)
         when 'retry' then p_status = 'failed' or p_status = 'cancelled'
+        when 'delete' then gendurable._is_terminal(p_status)
+        when 'signal' then not gendurable._is_terminal(p_status)
         else p_status = 'runnable' or p_status = 'awaiting_signal'
     end
 $$;
@@ -72,6 +83,14 @@ declare
 begin
     answers := '{}';
     keys := '{}';
+    if p_what = 'delete' then
+        ids := array(select u.id from unnest(gendurable._lock_ended(p_ids)) u (id) order by 1);
+        select coalesce(jsonb_object_agg(i.id, 'no'), '{}') into answers
+        from gendurable.instance i
+        where i.id = any(p_ids) and (
+            select true from gendurable.instance p where p.id = any(array[i.parent_id]) and p.finished_at is null);
+        return;
+    end if;
     -- Waits for nobody, so no order can deadlock: whoever misses one is asked about in a later statement.
     select coalesce(array_agg(l.id order by l.id), '{}'),
         coalesce(array_agg(distinct l.parent_id) filter (where l.barrier_no is not null), '{}')
@@ -88,7 +107,7 @@ begin
     ) l;
 
     for v_try in 1 .. 4 loop
-        exit when v_parents = '{}' or p_what = 'reschedule';
+        exit when v_parents = '{}' or p_what in ('reschedule', 'signal');
         v_held := array(select p.id from gendurable.instance p where p.id = any(v_parents) for no key update skip locked);
         v_parents := array(
             select p.id
@@ -99,13 +118,13 @@ begin
             perform pg_sleep(0.001 * v_try);
         end if;
     end loop;
-    if p_what <> 'reschedule' and v_parents <> '{}' then
+    if p_what not in ('reschedule', 'signal') and v_parents <> '{}' then
         select coalesce(jsonb_object_agg(i.id, 'busy'), '{}') into answers
         from gendurable.instance i
         where i.id = any(ids) and i.parent_id = any(v_parents);
     end if;
 
-    if p_what <> 'retry' then
+    if p_what not in ('retry', 'signal') then
         -- The server's lock table is small and shared. Rows of more keys are cancelled without their locks.
         v_asked := array(
             select distinct i.partition_key
@@ -130,7 +149,8 @@ comment on function gendurable._lock_many(text, bigint[]) is
 their parent. Rows that could not be locked, or are not open to this, are in neither.';
 
 create or replace function gendurable._operate_isolated(
-    p_what text, p_ids bigint[], p_keys text[], p_reason text, p_at timestamptz, p_now timestamptz, p_until timestamptz
+    p_what text, p_ids bigint[], p_keys text[], p_reason text, p_at timestamptz, p_mail jsonb, p_now timestamptz,
+    p_until timestamptz
 ) returns jsonb
 language plpgsql as $$
 declare
@@ -151,6 +171,12 @@ begin
                 v_taken := gendurable._find_taken(p_ids);
                 v_ids := array(select u.id from unnest(p_ids) u (id) where u.id <> all(v_taken));
                 perform gendurable._retry_instances(v_ids, null, null, p_now);
+            when 'delete' then
+                v_ids := gendurable._remove_locked(p_ids);
+                -- what a trigger of the application has kept
+                v_taken := array(select u.id from unnest(p_ids) u (id) where u.id <> all(v_ids));
+            when 'signal' then
+                v_taken := gendurable._signal_instances(p_ids, p_mail, p_now);
             else
                 perform gendurable._reschedule_instances(p_ids, p_at, p_now);
         end case;
@@ -170,12 +196,12 @@ begin
             select jsonb_object_agg(u.id, case when gendurable._blames_lock(v_state) then 'busy' else 'no' end)
             from unnest(p_ids) u (id));
     end if;
-    return gendurable._operate_isolated(p_what, p_ids[:v_half], p_keys, p_reason, p_at, p_now, p_until)
-        || gendurable._operate_isolated(p_what, p_ids[v_half + 1:], p_keys, p_reason, p_at, p_now, p_until);
+    return gendurable._operate_isolated(p_what, p_ids[:v_half], p_keys, p_reason, p_at, p_mail, p_now, p_until)
+        || gendurable._operate_isolated(p_what, p_ids[v_half + 1:], p_keys, p_reason, p_at, p_mail, p_now, p_until);
 end $$;
 
 comment on function gendurable._operate_isolated(
-    text, bigint[], text[], text, timestamptz, timestamptz, timestamptz
+    text, bigint[], text[], text, timestamptz, jsonb, timestamptz, timestamptz
 ) is
     'Does it to rows that are locked, in halves where that fails, so that one row that cannot be written costs no other: answers
 for those that failed. p_until: from then on whoever has to wait for a lock is not looked for one by one.';

@@ -1,5 +1,5 @@
 -- What operators do to rows, one or many, under the locks that the calls have taken.
--- Next: 190_inspect.
+-- Next: 186_edit.
 
 create or replace function gendurable._cut_reason(p_reason text) returns text
 language sql immutable parallel safe as $$
@@ -86,6 +86,8 @@ begin
             awaits = case when p_step is null then i.awaits end,
             shown = case when p_step is null then i.shown end,
             deadline_at = case when p_step is null then i.deadline_at end,
+            -- whoever lets it run again wants it to run
+            paused_at = null, paused_by = null,
             -- a barrier that its parent has left is not entered again
             barrier_no = case when i.id = any(v_waits.ids) then i.barrier_no end
         where i.id = any(p_ids) and i.status in ('failed', 'cancelled')
@@ -119,7 +121,7 @@ begin
         p_ids, 'reschedule', null, jsonb_build_object('until', p_at, 'by', gendurable._actor()), p_now);
     with moved as (
         update gendurable.instance i
-        set eligible_at = p_at, bucket_at = null, woken = 1, updated_at = p_now,
+        set eligible_at = p_at, bucket_at = null, aside_at = null, woken = 1, updated_at = p_now,
             lane_at = case when i.partition_key is not null then p_at end,
             deadline_at = case when i.status = 'awaiting_signal' then p_at else i.deadline_at end
         where i.id = any(p_ids)
@@ -137,3 +139,42 @@ end $$;
 
 comment on function gendurable._reschedule_instances(bigint[], timestamptz, timestamptz) is
     'Moves when rows are due that are runnable or await a signal. Under the locks of the rows and their keys.';
+
+create or replace function gendurable._signal_instances(p_ids bigint[], p_mail jsonb, p_now timestamptz) returns bigint[]
+language plpgsql as $$
+declare
+    v_name constant text := p_mail ->> 'name';
+    v_key constant text := p_mail ->> 'dedup_key';
+    v_ids bigint[] := p_ids;
+    v_due record;
+begin
+    if v_key is not null then
+        -- nobody else is at these keys: who puts one down holds the row
+        with new as (
+            insert into gendurable.signal_seen (instance_id, dedup_key) select u.id, v_key from unnest(p_ids) u (id)
+            on conflict do nothing
+            returning instance_id
+        )
+        select coalesce(array_agg(n.instance_id order by n.instance_id), '{}') into v_ids from new n;
+    end if;
+    insert into gendurable.signal (instance_id, name, payload, inserted_at)
+    select u.id, v_name, p_mail -> 'payload', p_now from unnest(v_ids) u (id);
+    select coalesce(array_agg(i.id) filter (where i.status = 'awaiting_signal' and v_name = any(i.awaits)), '{}') as ids,
+        -- also for rows that were due already: a claim may have passed over them while they were locked here
+        array_agg(distinct i.queue) filter (where i.status <> 'executing' and i.eligible_at <= p_now) as queues
+    into v_due
+    from gendurable.instance i
+    where i.id = any(v_ids);
+    if v_due.ids <> '{}' then
+        perform gendurable._to_runnable(v_due.ids, p_now, false, p_now);
+    end if;
+    perform gendurable._wake_sleepers(v_due.queues);
+    if cardinality(v_ids) = cardinality(p_ids) then
+        return '{}'::bigint[];
+    end if;
+    return array(select u.id from unnest(p_ids) u (id) where u.id <> all(v_ids));
+end $$;
+
+comment on function gendurable._signal_instances(bigint[], jsonb, timestamptz) is
+    'Puts a signal into inboxes, as _deliver_signal does into one: the ids that had its dedup_key before. Under the locks of rows that
+have not ended.';

@@ -27,8 +27,9 @@ comment on function gd_errors(bigint, int) is
   expired: its deadline had passed
   unfit: it could not be handed out to a worker
   cancel: somebody has ended it; error is the reason
+  edited: somebody has changed it (gd_edit); error says what
 
-attempt is the one that failed, 0 for the first. worker had it then; of a "cancel" it is who did it: the setting
+attempt is the one that failed, 0 for the first. worker had it then; of "cancel" and "edited" it is who did it: the setting
 gendurable.actor, else the role. error and traceback are cut in the middle, at 32 kB each; a traceback is what a worker
 has sent. No rows: there were none, or there is no such instance (any more). Raises GD501.';
 
@@ -57,13 +58,14 @@ comment on function gd_history(bigint, bigint, int) is
 'What happened to an instance, oldest first, from behind the entry p_after on, if its machine keeps a history ("history" of
 gd_register): each outcome, with the step that gave it, next_step, where it went on, the attempt, the worker, and the
 seconds since its claim; and what came from outside of a step: "timeout", "crash", "expired", "unfit", "cancel",
-"retry", "reschedule". state is the one that the step was given, where the machine keeps "states". detail says more:
+"retry", "reschedule", "edited". state is the one that the step was given, where the machine keeps "states". detail says more:
 
   error: what went wrong, its first 1,000 characters; all of it is in gd_errors
   until: when it is due again, or until when it awaits a signal
   awaits, children: for which signals, for how many children it waits
   used: the signals that the step used up: [{name, inserted_at}], the first 100
   queue, priority, rate_limit, partition_key: what a "next" has set; the last is empty where it let go of its key
+  changed: what of it was edited
   by: who did it by hand: the setting gendurable.actor, else the role
 
 Not in it: its insert, give-backs, signals that came, and what was before its machine kept one. It is kept as long as the

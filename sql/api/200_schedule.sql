@@ -29,6 +29,8 @@ begin
     where s.name = p_name;
     if not found then
         perform gendurable._add_schedule(p_name, p_cron, p_fsm, v_options, v_zone, v_now, false);
+        perform gendurable._note_by_hand('gd_schedule', null, jsonb_build_object(
+            'name', p_name, 'made', true, 'cron', p_cron, 'timezone', v_zone, 'fsm', p_fsm), 1);
         return;
     end if;
     -- with the same clock a tick that is due stays due
@@ -46,6 +48,8 @@ begin
     if v_next is not null then
         perform gendurable._hang_bell(p_name, v_s.bell_id, v_next, v_next, v_place.queue, v_place.priority);
     end if;
+    perform gendurable._note_by_hand('gd_schedule', null, jsonb_build_object(
+        'name', p_name, 'made', false, 'cron', p_cron, 'timezone', v_zone, 'fsm', p_fsm), 1);
 end $$;
 
 comment on function gd_schedule(text, text, text, jsonb, text) is
@@ -82,7 +86,11 @@ begin
     delete from gendurable.instance i
     where i.id = (select s.bell_id from gendurable.schedule s where s.name = p_name) and i.id < 0;
     delete from gendurable.schedule s where s.name = p_name;
-    return found;
+    if not found then
+        return false;
+    end if;
+    perform gendurable._note_by_hand('gd_unschedule', null, jsonb_build_object('name', p_name), 1);
+    return true;
 end $$;
 
 comment on function gd_unschedule(text) is
@@ -108,6 +116,7 @@ begin
     update gendurable.schedule s
     set paused_at = clock_timestamp(), next_at = null, bell_id = null
     where s.name = p_name;
+    perform gendurable._note_by_hand('gd_pause_schedule', null, jsonb_build_object('name', p_name), 1);
     return true;
 end $$;
 
@@ -141,6 +150,7 @@ begin
     end if;
     perform gendurable._hang_bell(p_name, null, v_s.next_at, v_s.next_at, p.queue, p.priority)
     from gendurable._find_bell_place(v_s.fsm, v_s.options) p;
+    perform gendurable._note_by_hand('gd_resume_schedule', null, jsonb_build_object('name', p_name), 1);
     return true;
 end $$;
 
@@ -153,6 +163,7 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
     v_now constant timestamptz := clock_timestamp();
     v_s record;
+    v_id bigint;
 begin
     perform gendurable._need_text(p_name, 'p_name');
     -- Nothing of it is written to the schedule: whoever forgets this transaction holds up no tick.
@@ -160,8 +171,12 @@ begin
     if not found then
         perform gendurable._refuse_schedule(p_name);
     end if;
-    return (gendurable._insert_instances(gendurable._parse_instances(jsonb_build_array(
+    v_id := (gendurable._insert_instances(gendurable._parse_instances(jsonb_build_array(
         gendurable._make_tick(p_name, v_s.fsm, v_s.options, v_now, v_now))), null, null, '{}'))[1];
+    if v_id is not null then
+        perform gendurable._note_by_hand('gd_trigger', v_id, jsonb_build_object('name', p_name), 1);
+    end if;
+    return v_id;
 end $$;
 
 comment on function gd_trigger(text) is

@@ -146,6 +146,8 @@ begin
         when 'repaired' then
             perform gendurable._relieve_stray_carriers(v_now);
             perform gendurable._settle_doubts(v_now);
+            perform gendurable._bring_back_some(null, 1000, v_now);
+            perform gendurable._bring_back_strays(v_now, p_until);
             return jsonb_build_object(
                 'repaired', gendurable._repair_batons(v_now, p_until) + gendurable._repair_lines(p_until)
                 + gendurable._repair_schedules(p_until));
@@ -165,6 +167,7 @@ begin
             perform gendurable._forget_names();
             perform gendurable._forget_buckets(v_now);
             perform gendurable._forget_special();
+            perform gendurable._forget_audit(v_now);
             return '{}'::jsonb;
         else
             delete from gendurable.renewal r

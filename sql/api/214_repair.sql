@@ -35,6 +35,7 @@ create or replace function gendurable._repair_batons(p_now timestamptz, p_until 
 language plpgsql as $$
 declare
     v_most constant int := 2000;
+    v_pauses constant boolean := gendurable._has_pauses();
     v_key text := gendurable._recall_place('repair') #>> '{}'::text[];
     v_behind boolean := v_key is not null;           -- keys before the place were not looked at in this call
     v_looked int := 0;
@@ -57,6 +58,9 @@ begin
         end if;
         v_key := v_next;
         v_looked := v_looked + 1;
+        if v_pauses then
+            perform gendurable._set_lane_aside(v_key, p_now);
+        end if;
         v_count := v_count + gendurable._repair_key(v_key, p_now);
     end loop;
     perform gendurable._keep_place('repair', to_jsonb(nullif(v_key, '')));

@@ -234,45 +234,8 @@ and how many of the ids were tried before the time was up.';
 
 create or replace function gendurable._remove_ended(p_ids bigint[]) returns int
 language plpgsql as $$
-declare
-    v_old record;
-    v_parents bigint[];
-    v_gone bigint[];
 begin
-    with old as materialized (
-        select i.id, i.parent_id
-        from gendurable.instance i
-        where i.id = any(p_ids) and i.finished_at is not null and i.eligible_at is null
-        for update skip locked
-    )
-    select coalesce(array_agg(o.id), '{}') as ids, array_agg(o.parent_id) as parents, count(o.parent_id) > 0 as family into v_old
-    from old o;
-    if v_old.family then
-        -- A parent that gd_retry makes live again at this moment keeps its children: locked, or no longer ended.
-        v_parents := array(
-            select p.id
-            from (select distinct x.id from unnest(v_old.parents) x (id) where x.id is not null) x
-            cross join lateral (
-                select i.id from gendurable.instance i
-                where i.id = any(array[x.id]) and i.finished_at is not null
-                for share skip locked
-            ) p
-            union all
-            select distinct x.id
-            from unnest(v_old.parents) x (id)
-            where x.id is not null and (select true from gendurable.instance p where p.id = any(array[x.id])) is null);
-        v_old.ids := array(
-            select o.id
-            from unnest(v_old.ids, v_old.parents) o (id, parent_id)
-            -- a subquery, which is hashed; the array would be walked for each row
-            where o.parent_id is null or o.parent_id in (select p.id from unnest(v_parents) p (id)));
-    end if;
-    v_gone := gendurable._remove_instances(v_old.ids);
-    if gendurable._has_deferred() then
-        -- somebody's foreign key that is checked at the commit would take all of the call back then
-        set constraints all immediate;
-    end if;
-    return cardinality(v_gone);
+    return cardinality(gendurable._remove_locked(gendurable._lock_ended(p_ids)));
 end $$;
 
 comment on function gendurable._remove_ended(bigint[]) is

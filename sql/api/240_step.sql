@@ -42,6 +42,8 @@ begin
     set handler = excluded.handler, owner = excluded.owner, queue = excluded.queue, chain = excluded.chain,
         alone = excluded.alone;
     perform gendurable._move_bells(p_fsm);
+    perform gendurable._note_by_hand('gd_define_step', null, jsonb_build_object(
+        'fsm', p_fsm, 'step', p_step, 'handler', v_handler.name, 'options', p_options), 1);
 end $$;
 
 comment on function gd_define_step(text, text, regprocedure, jsonb) is
@@ -78,7 +80,12 @@ begin
     where s.fsm = p_fsm and s.step = p_step and s.version is not distinct from p_version;
     get diagnostics v_count = row_count;
     perform gendurable._move_bells(p_fsm);
-    return v_count > 0;
+    if v_count = 0 then
+        return false;
+    end if;
+    perform gendurable._note_by_hand(
+        'gd_drop_step', null, jsonb_build_object('fsm', p_fsm, 'step', p_step, 'version', p_version), 1);
+    return true;
 end $$;
 
 comment on function gd_drop_step(text, text, int) is

@@ -84,6 +84,7 @@ begin
             -- the time of a step counts from its claim
             and not exists (
                 select from gendurable.machine m where m.fsm = p_fsm and m.version = p_version and m.timeouts ? p_step)
+            and not exists (select from gendurable._find_pause(p_fsm, p_version, p_step))
         then v_step.handler
     end;
 end $$;

@@ -138,14 +138,15 @@ begin
     -- as for a claim that is kept: see _choose_kept
     return array(
         select u.chains and coalesce(i.partition_key <> all(v_crowded), true)
-            and not exists (select from gendurable._halts(i.queue, i.queue_slot))
+            and not exists (select from gendurable._halts(i.queue, i.queue_slot, i.paused_at, i.fsm, i.fsm_version, ''))
         from unnest(p_ids, p_chains) with ordinality u (id, chains, o)
         left join gendurable.instance i on i.id = any(array[u.id])
         order by u.o);
 end $$;
 
 comment on function gendurable._may_chain(bigint[], boolean[], timestamptz) is
-    'Of claims that would chain, those that may: nobody waits in their key, their queue is not paused, nothing is held.';
+    'Of claims that would chain, those that may: nobody waits in their key, neither they nor their queue or machine are paused, nothing is
+held. Steps are asked for one by one (_find_link).';
 
 create or replace function gendurable._read_run(p_ids bigint[], p_nos bigint[]) returns jsonb[]
 language plpgsql security definer

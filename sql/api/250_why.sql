@@ -27,7 +27,7 @@ cause, since, until, message, detail}, up to five instances deep. since and unti
 rows: there is no such instance (any more).
 
 The causes are "ended", "expired", "executing" (with an ended lease the message says why nobody has claimed it again),
-"signal", "children", "everything held", "instance paused", "queue paused", "delayed", "locked", "key", "bucket closed",
+"signal", "children", "everything held", "instance paused", "machine paused", "step paused", "queue paused", "delayed", "locked", "key", "bucket closed",
 "limit", "queue full", "step refused", "machine unknown", "queue not served", "crashing" and "due". What a locking session runs is shown
 where the role of the session may see it.
 
@@ -83,7 +83,7 @@ declare
     v_key jsonb;
     v_claim jsonb := '[]'::jsonb;
 begin
-    select i.status, i.eligible_at, i.lane_at, i.bucket_at, i.deadline_at, i.partition_key, i.paused_at,
+    select i.status, i.eligible_at, i.lane_at, i.bucket_at, i.deadline_at, i.partition_key, i.paused_at, i.aside_at,
         i.status = 'executing' and (i.lease_expires_at > p_now or gendurable._is_renewed(i.id, i.claim_no, p_now)) as lives
     into v_row
     from gendurable.instance i
@@ -105,7 +105,7 @@ begin
             then gendurable._why_signal(p_id, p_now)
     end;
     if v_own is null and v_row.status <> 'executing' then
-        v_key := gendurable._why_key(p_id, v_row.eligible_at is null and v_row.bucket_at is null, p_now);
+        v_key := gendurable._why_key(p_id, coalesce(v_row.eligible_at, v_row.bucket_at, v_row.aside_at) is null, p_now);
         if v_row.eligible_at > p_now and v_key is null then
             v_own := gendurable._why_delayed(p_id, p_now);
         end if;

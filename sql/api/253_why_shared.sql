@@ -1,5 +1,4 @@
 -- What many instances wait for together: what operators have stopped, the slots of a key or of a queue, the tokens of a rate limit.
--- Pauses of machines and steps have their place in _why_stopped, behind that of the instance.
 -- Next: 254_why_around.
 
 create or replace function gendurable._why_stopped(p_id bigint, p_now timestamptz) returns jsonb
@@ -8,9 +7,11 @@ declare
     v_row record;
     v_held jsonb;
     v_instance jsonb;
+    v_machines jsonb;
     v_queue jsonb;
 begin
-    select i.queue, i.paused_at into v_row from gendurable.instance i where i.id = p_id;
+    select i.queue, i.fsm, i.fsm_version, i.step, i.paused_at, i.paused_by into v_row
+    from gendurable.instance i where i.id = p_id;
     v_held := (
         select gendurable._cause('everything held', min(h.held_at), null,
             format('is held with everything else for %s, by %s: %s', gendurable._span(min(h.held_at), p_now),
@@ -22,20 +23,33 @@ begin
         having count(*) > 0);
     if v_row.paused_at is not null then
         v_instance := gendurable._cause('instance paused', v_row.paused_at, null,
-            'is paused for ' || gendurable._span(v_row.paused_at, p_now), '{}');
+            'is paused for ' || gendurable._span(v_row.paused_at, p_now) || gendurable._by(v_row.paused_by),
+            jsonb_build_object('paused_by', v_row.paused_by));
     end if;
+    -- that of the whole machine first
+    v_machines := (
+        select coalesce(jsonb_agg(
+            gendurable._cause(case when m.step = '' then 'machine paused' else 'step paused' end, m.paused_at, null,
+                case when m.step = '' then 'is of ' else format('is at the step %s of ', gendurable._name(m.step)) end
+                || case when m.version = 0 then '' else format('version %s of ', m.version) end
+                || format('the machine %s, which is paused for %s', gendurable._name(v_row.fsm), gendurable._span(m.paused_at, p_now))
+                || gendurable._by(m.paused_by),
+                jsonb_build_object('fsm', v_row.fsm, 'version', nullif(m.version, 0), 'step', nullif(m.step, ''),
+                    'paused_by', m.paused_by))
+            order by m.step, m.version), '[]')
+        from gendurable._find_pause(v_row.fsm, v_row.fsm_version, v_row.step) m);
     v_queue := (
         select gendurable._cause('queue paused', q.paused_at, null,
             format('stands in the queue %s, which is paused for %s', gendurable._name(q.queue),
-                gendurable._span(q.paused_at, p_now)),
-            jsonb_build_object('queue', q.queue))
+                gendurable._span(q.paused_at, p_now)) || gendurable._by(q.paused_by),
+            jsonb_build_object('queue', q.queue, 'paused_by', q.paused_by))
         from gendurable.paused_queue q
         where q.queue = v_row.queue);
-    return jsonb_build_array(v_held, v_instance, v_queue);
+    return jsonb_build_array(v_held, v_instance) || v_machines || jsonb_build_array(v_queue);
 end $$;
 
 comment on function gendurable._why_stopped(bigint, timestamptz) is
-    'The causes "everything held", "instance paused" and "queue paused".';
+    'The causes "everything held", "instance paused", "machine paused", "step paused" and "queue paused".';
 
 create or replace function gendurable._why_key(p_id bigint, p_parked boolean, p_now timestamptz) returns jsonb
 language plpgsql stable as $$
@@ -47,7 +61,7 @@ declare
     v_says text;
     v_first bigint;
 begin
-    select i.partition_key as key, i.priority, coalesce(i.lane_at, p_now) as place_at into v_row
+    select i.partition_key as key, i.priority, coalesce(i.lane_at, i.aside_at, p_now) as place_at into v_row
     from gendurable.instance i
     where i.id = p_id and i.partition_key is not null and i.slot_no is null;
     if not found then

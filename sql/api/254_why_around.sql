@@ -292,7 +292,11 @@ begin
     from gendurable.instance i
     where i.id = p_id and i.eligible_at <= p_now;
     if not found then
-        return null;
+        return (
+            select gendurable._cause('due', i.aside_at, null,
+                'was set aside by a pause that is over, and is brought back by the next claims', '{}')
+            from gendurable.instance i
+            where i.id = p_id and i.aside_at is not null and gendurable._find_paused(array[i.id]) = '{}');
     end if;
     select count(*) filter (where i.status <> 'executing' and i.id > 0 and i.id <> p_id) as count,
         count(*) >= gendurable._most_before() as more

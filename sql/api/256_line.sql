@@ -50,7 +50,9 @@ begin
                 from (
                     select u.id, u.ord, x.lane_at as since, case
                             when x.lane_at > v_now then 'later'
-                            when exists (select from gendurable.paused_queue q where q.queue = x.queue) then 'paused'
+                            when exists (select from gendurable.paused_queue q where q.queue = x.queue)
+                                or x.paused_at is not null
+                                or exists (select from gendurable._find_pause(x.fsm, x.fsm_version, x.step)) then 'paused'
                         end as standing
                     from unnest(v_line) with ordinality u (id, ord)
                     join gendurable.instance x on x.id = any(array[u.id])
@@ -65,13 +67,14 @@ end $$;
 comment on function gd_line(text, int) is
 'The line of a partition key, in the order in which they start: first who holds its slots, then who waits. place counts those
 that wait, the next one as 1; it is null for all others. since: since when it executes, or its place in the line. p_limit
-rows at most. No rows: nobody holds or waits. What of the key awaits signals or children, or has ended, is not in it.
+rows at most. No rows: nobody holds or waits. What of the key awaits signals or children, has ended, or was set
+aside by a pause, is not in it.
 standing is
 
   holds: it executes, in a slot of the key
   next: a slot is free for it
   waits: for those before it
-  paused: its queue is, and those behind it go first
+  paused: it is, or its machine, step or queue, and those behind it go first
   later: its time has not come
 
 Raises GD501.';

@@ -73,3 +73,10 @@ begin
 end $$;
 
 comment on function gendurable._span(timestamptz, timestamptz) is 'How long it is from one time to another, as people say it.';
+
+create or replace function gendurable._by(p_who text) returns text
+language sql immutable parallel safe as $$
+    select coalesce(', by ' || gendurable._name(p_who), '')
+$$;
+
+comment on function gendurable._by(text) is 'Who did something, behind the words for what; nothing where that is not known.';

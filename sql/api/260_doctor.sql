@@ -79,7 +79,7 @@ language sql immutable parallel safe as $$
     ('retention', 'what is to be removed is removed'),
     ('hold', 'nothing is held'),
     ('queues', 'every queue with due rows is served'),
-    ('pauses', 'no paused queue has kept rows waiting for a day'),
+    ('pauses', 'no pause has lasted for a day'),
     ('stuck', 'no lease or deadline has passed for long'),
     ('machines', 'every instance that was looked at stands at a step that its version has'),
     ('keys', 'no slot of a key or queue is held by a lost claim'),

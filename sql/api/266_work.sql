@@ -105,28 +105,59 @@ language plpgsql stable as $$
 declare
     v_found record;
 begin
-    if not exists (select from gendurable.paused_queue p where p.paused_at < p_now - interval '1 day') then
-        return;
+    if exists (select from gendurable.paused_queue p where p.paused_at < p_now - interval '1 day') then
+        select array_agg(n.queue order by n.due_at) as names,
+            jsonb_agg(jsonb_build_object('queue', n.queue, 'paused_at', n.paused_at, 'oldest_due_at', n.due_at) order by n.due_at)
+                filter (where n.place <= 20) as detail
+        into v_found
+        from (
+            select q.queue, q.due_at, p.paused_at, row_number() over (order by q.due_at) as place
+            from gendurable._look_at_queues(p_now) q
+            join gendurable.paused_queue p on p.queue = q.queue
+            where greatest(q.due_at, p.paused_at) < p_now - interval '1 day'
+            order by q.due_at
+            limit 100
+        ) n;
+        if v_found.names is not null then
+            return query select 'warning', 'rows have been due for a day in queues that are paused: ' || gendurable._name_few(v_found.names),
+                'gd_resume_queue, if nobody needs the pause any more.', v_found.detail;
+        end if;
     end if;
-    select array_agg(n.queue order by n.due_at) as queues,
-        jsonb_agg(jsonb_build_object('queue', n.queue, 'paused_at', n.paused_at, 'oldest_due_at', n.due_at) order by n.due_at)
-            filter (where n.place <= 20) as detail
+    select array_agg(n.name order by n.paused_at) as names,
+        jsonb_agg(jsonb_build_object('fsm', n.fsm, 'version', nullif(n.version, 0), 'step', nullif(n.step, ''),
+            'paused_at', n.paused_at, 'paused_by', n.paused_by) order by n.paused_at) filter (where n.place <= 20) as detail
     into v_found
     from (
-        select q.queue, q.due_at, p.paused_at, row_number() over (order by q.due_at) as place
-        from gendurable._look_at_queues(p_now) q
-        join gendurable.paused_queue p on p.queue = q.queue
-        where greatest(q.due_at, p.paused_at) < p_now - interval '1 day'
-        order by q.due_at
+        select m.*, row_number() over (order by m.paused_at) as place, m.fsm
+            || case when m.version > 0 then ' version ' || m.version else '' end
+            || case when m.step <> '' then ' step ' || m.step else '' end as name
+        from gendurable.paused_machine m
+        where m.paused_at < p_now - interval '1 day'
+        order by m.paused_at
         limit 100
     ) n;
-    if v_found.queues is not null then
-        return query select 'warning', 'rows have been due for a day in queues that are paused: ' || gendurable._name_few(v_found.queues),
-            'gd_resume_queue, if nobody needs the pause any more.', v_found.detail;
+    if v_found.names is not null then
+        return query select 'warning', 'machines have been paused for a day: ' || gendurable._name_few(v_found.names),
+            'gd_resume_machine, if nobody needs the pause any more.', v_found.detail;
+    end if;
+    select count(*)::int as count, min(n.paused_at) as since, to_jsonb((array_agg(n.id order by n.paused_at, n.id))[:20]) as ids into v_found
+    from (
+        select i.id, i.paused_at
+        from gendurable.instance i
+        where i.paused_at < p_now - interval '1 day' and i.finished_at is null and coalesce(i.paused_at, i.aside_at) is not null
+        order by i.paused_at
+        limit 1001
+    ) n;
+    if v_found.count > 0 then
+        return query select 'warning', format('%s instances have been paused for a day, the first since %s', case
+                when v_found.count > 1000 then 'more than 1000' else v_found.count::text end, date_trunc('second', v_found.since)),
+            'gd_resume, if nobody needs the pause any more; gd_pauses says who paused them.',
+            jsonb_build_object('ids', v_found.ids, 'count', v_found.count, 'since', v_found.since);
     end if;
 end $$;
 
-comment on function gendurable._check_pauses(timestamptz) is 'Queues that are paused for a day, with rows that have been due for as long.';
+comment on function gendurable._check_pauses(timestamptz) is
+    'Queues that are paused for a day, with rows that have been due for as long; machines and instances that are paused for a day.';
 
 create or replace function gendurable._check_stuck(p_now timestamptz)
 returns table (level text, message text, hint text, detail jsonb)

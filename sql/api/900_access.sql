@@ -15,6 +15,7 @@ begin
     end if;
     perform gendurable._grant_profile(gendurable._api_schema(), p_role, p_profile);
     insert into gendurable.granted (role, profile) values (v_role, p_profile) on conflict do nothing;
+    perform gendurable._note_by_hand('gd_grant', null, jsonb_build_object('role', v_role, 'profile', p_profile), 1);
 end $$;
 
 comment on function gd_grant(regrole, text) is
@@ -77,9 +78,9 @@ declare
     v_client constant text[] :=
         '{gd_insert,gd_insert_many,gd_find,gd_signal,gd_signal_on,gd_signal_off,gd_result,gd_watch,gd_childs,gd_version}'::text[];
     -- for operators, too
-    v_looking constant text[] := '{gd_signals,gd_match,gd_get,gd_tree,gd_list,gd_count,gd_why,gd_line,gd_failures,gd_errors,gd_history,gd_doctor}'::text[];
+    v_looking constant text[] := '{gd_signals,gd_match,gd_audit,gd_get,gd_tree,gd_list,gd_count,gd_why,gd_line,gd_failures,gd_errors,gd_history,gd_doctor}'::text[];
     v_reader constant text[] := '{gd_result,gd_find,gd_childs,gd_version}'::text[] || v_looking;
-    v_views constant text[] := '{gd_instances,gd_queues,gd_workers,gd_machines,gd_rate_limits,gd_schedules,gd_holds}'::text[];
+    v_views constant text[] := '{gd_instances,gd_queues,gd_workers,gd_machines,gd_rate_limits,gd_schedules,gd_holds,gd_pauses}'::text[];
     v_upkeep constant text[] := '{gd_reap,gd_gc,gd_maintain}'::text[];
     -- what gd_migrate is made of, and its doors
     v_migration constant text[] :=
@@ -97,7 +98,7 @@ begin
                 || v_runner;
             views := '{gd_steps}'::text[];
         when 'operator' then
-            functions := v_client || v_upkeep || v_looking || v_migration || '{gd_cancel,gd_retry,gd_reschedule,gd_pause_queue,gd_resume_queue,gd_set_key_limit,gd_set_rate_limit,gd_ensure_rate_limit,gd_close_rate_limit,gd_schedule,gd_unschedule,gd_pause_schedule,gd_resume_schedule,gd_trigger,gd_cancel_many,gd_retry_many,gd_reschedule_many,gd_set_queue,gd_hold_all,gd_release_hold}'::text[];
+            functions := v_client || v_upkeep || v_looking || v_migration || '{gd_edit,gd_delete,gd_delete_many,gd_signal_many,gd_cancel,gd_retry,gd_reschedule,gd_pause,gd_resume,gd_pause_machine,gd_resume_machine,gd_pause_queue,gd_resume_queue,gd_set_key_limit,gd_set_rate_limit,gd_ensure_rate_limit,gd_close_rate_limit,gd_schedule,gd_unschedule,gd_pause_schedule,gd_resume_schedule,gd_trigger,gd_cancel_many,gd_retry_many,gd_reschedule_many,gd_set_queue,gd_hold_all,gd_release_hold}'::text[];
             views := v_views;
         when 'reader' then
             functions := v_reader;
@@ -285,6 +286,10 @@ begin
         create trigger hold_special after insert on gendurable.hold
         for each row execute function gendurable._mark_special();
         create trigger paused_queue_special after insert on gendurable.paused_queue
+        for each row execute function gendurable._mark_special();
+        create trigger paused_machine_special after insert on gendurable.paused_machine
+        for each row execute function gendurable._mark_special();
+        create trigger resumed_special after insert on gendurable.resumed
         for each row execute function gendurable._mark_special();
         create trigger queue_setting_special after insert on gendurable.queue_setting
         for each row execute function gendurable._mark_special();

@@ -24,6 +24,11 @@ begin
         and not exists (select from gendurable.doubtful_key)
         and not exists (select from gendurable.hold)
         and not exists (select from gendurable.queue_setting)
+        and not exists (select from gendurable.paused_machine)
+        and not exists (select from gendurable.resumed)
+        and not exists (
+            select from gendurable.instance i
+            where i.paused_at is not null and i.finished_at is null and coalesce(i.paused_at, i.aside_at) is not null)
         and not exists (select from gendurable.machine m where m.timeouts is not null)
         and not exists (select from gendurable.machine m where m.retain is not null);
     if not found then

@@ -158,3 +158,16 @@ end $$;
 
 comment on function gendurable._relieve_carriers(bigint[], text[], timestamptz) is
     'Passes on the batons that rows carry which have no place in their keys. Under the locks of the rows and the keys.';
+
+create or replace function gendurable._is_chore(
+    p_status gendurable.status, p_crashes int, p_key text, p_lane_at timestamptz, p_now timestamptz
+) returns boolean
+language sql immutable parallel safe as $$
+    select case
+        when p_status = 'executing' then p_crashes + 1 >= gendurable._crash_cap()
+        else p_key is not null and (p_lane_at is null or p_lane_at > p_now)
+    end
+$$;
+
+comment on function gendurable._is_chore(gendurable.status, int, text, timestamptz, timestamptz) is
+    'Whether a due row is no work for a worker: it is to be ended, or it has no place in its key and carries its baton.';

@@ -33,6 +33,7 @@ begin
                 else p_due
             end,
             worker = null, lease_expires_at = null, timeout_at = null, slot_no = null, queue_slot = null, bucket_at = null,
+            aside_at = null,
             -- what had ended begins anew
             attempt = case
                 when i.finished_at is null then i.attempt + (p_crashed and not gendurable._is_run(i.worker))::int else 0
@@ -331,7 +332,7 @@ begin
             last_error = coalesce(
                 p_error, case when p_status = 'failed' then gendurable._expiry_error(i.expires_at) end, i.last_error),
             finished_at = p_now, updated_at = p_now, failed_at = case when p_status <> 'done' then p_now end,
-            eligible_at = null, lane_at = null, bucket_at = null, slot_no = null, queue_slot = null, worker = null,
+            eligible_at = null, lane_at = null, bucket_at = null, aside_at = null, slot_no = null, queue_slot = null, worker = null,
             lease_expires_at = null, timeout_at = null, expires_at = null,
             crashes = i.crashes + p_crashed::int,
             unique_held = gendurable._unique_held(i.unique_held, i.unique_scope, p_status)

@@ -1,7 +1,7 @@
 -- What is kept of what happened. Errors: each adds a row, of whatever machine, and the oldest beyond 20 goes; a step that succeeds
 -- writes none. History: where the machine asks for it (gd_register), a row for each outcome and for what is done from outside.
 -- All of it is written before the row of the instance is, whose old values it keeps, under its lock and in the same transaction.
--- Next: 085_memory, what a session remembers of where it looked for rows.
+-- Next: 085_audit, who did what by hand.
 
 create or replace function gendurable._most_errors() returns int
 language sql immutable parallel safe as $$

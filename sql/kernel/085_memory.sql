@@ -2,7 +2,7 @@
 -- [epoch us of its latest claim], queue: {priority: floors, "": [epoch us of the last look for priorities, what it walked, where
 -- to go on, "{known priorities}"]}}; floors are [[epoch us, id] of range 0, of range 1: up to where it was examined, epoch us of
 -- the last full scan, what it walked, which range is first].
--- Next: 088_remove.
+-- Next: 086_pauses.
 
 create or replace function gendurable._sealed(p_memory text) returns text
 language sql immutable parallel safe as $$

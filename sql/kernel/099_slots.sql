@@ -14,9 +14,15 @@ end $$;
 comment on function gendurable._find_limited(text[]) is 'Those of the queues that have a limit.';
 
 -- A set, since only so what reads a table is inlined.
-create or replace function gendurable._halts(p_queue text, p_slot int) returns setof boolean
+create or replace function gendurable._halts(
+    p_queue text, p_slot int, p_paused_at timestamptz, p_fsm text, p_version int, p_step text
+) returns setof boolean
 language sql stable parallel safe rows 1 as $$
     select true from gendurable.paused_queue q where q.queue = p_queue
+    union all
+    select true where p_paused_at is not null
+    union all
+    select true from gendurable._find_pause(p_fsm, p_version, p_step)
     union all
     -- beyond a limit that was lowered, or without a slot of its own, it makes room
     select true
@@ -24,8 +30,9 @@ language sql stable parallel safe rows 1 as $$
     where s.queue = p_queue and coalesce(p_slot >= s.max_executing, s.max_executing is not null)
 $$;
 
-comment on function gendurable._halts(text, int) is
-    'A row where a claim of a queue is not to go on behind its step: the queue is paused, or has no room for it.';
+comment on function gendurable._halts(text, int, timestamptz, text, int, text) is
+    'A row where a claim of a queue is not to go on with a step ('''': with any) of an instance: the queue, the instance or the step is
+paused, or the queue has no room for it.';
 
 create or replace function gendurable._is_busy(p_queue text) returns boolean
 language plpgsql as $$

@@ -46,7 +46,9 @@ create table gendurable.instance (
     home text,                            -- its own queue, while it stands in that of a step; null: it stands in its own
     attributes jsonb,                     -- what it is searched by; null: none
     failed_at timestamptz,                -- finished_at of one that failed or was cancelled
-    paused_at timestamptz,                -- since when gd_pause has stopped it
+    paused_at timestamptz,                -- since when gd_pause has stopped it; of one that has ended: it ended so
+    aside_at timestamptz,                 -- its place and time, while a pause has set it aside; null: none has
+    paused_by text,                       -- who did
 
     constraint instance_state_is_object check (jsonb_typeof(state) = 'object' and jsonb_typeof(meta) = 'object'),
     constraint instance_times_are_finite check (isfinite(eligible_at) and isfinite(lane_at)),
@@ -57,7 +59,7 @@ create table gendurable.instance (
         (finished_at is not null) = (status >= 'done') and (keep_until is null or status >= 'done')
         and (failed_at is not null) = (status > 'done')
         and case status
-            when 'runnable' then eligible_at is not null or lane_at is not null or bucket_at is not null
+            when 'runnable' then coalesce(eligible_at, lane_at, bucket_at, aside_at) is not null
             when 'executing' then eligible_at is not null
             when 'awaiting_signal' then coalesce(pg_catalog.cardinality(awaits) > 0, false)
             when 'awaiting_children' then coalesce(children_pending > 0, false)
@@ -76,7 +78,10 @@ create table gendurable.instance (
             when partition_key is null then slot_no is null and lane_at is null
             else
                 (worker is null) = (slot_no is null)
-                and (lane_at is not null or not (status = 'runnable' or (status = 'awaiting_signal' and deadline_at is not null)))
+                and (
+                    coalesce(lane_at, aside_at) is not null
+                    or not (status = 'runnable' or (status = 'awaiting_signal' and deadline_at is not null))
+                )
         end
     ),
     -- who stands in a line is found by its bell alone
@@ -175,3 +180,8 @@ where partition_key is not null and lane_at is null;
 -- gd_list: rows that had a unique key, and do not hold it any more
 create index instance_unique_past on gendurable.instance (unique_key, id)
 where unique_key is not null and unique_held is null;
+
+-- gd_resume_machine, upkeep: what pauses of machines have set aside; behind what is paused by itself: "is any", gd_pauses. Almost
+-- always empty
+create index instance_paused on gendurable.instance (paused_at, fsm, step, fsm_version, id)
+where finished_at is null and coalesce(paused_at, aside_at) is not null;

@@ -14,7 +14,8 @@ create index queue_name_queue on gendurable.queue_name (queue);
 
 create table gendurable.paused_queue (
     queue text primary key,
-    paused_at timestamptz not null default clock_timestamp()
+    paused_at timestamptz not null default clock_timestamp(),
+    paused_by text
 );
 
 comment on table gendurable.paused_queue is 'Queues that hand out nothing for now.';

@@ -42,10 +42,11 @@ create table gendurable.queue_setting (
     queue text primary key,
     max_executing int check (max_executing >= 0),
     changed_in xid8 default pg_current_xact_id(),    -- while claims are under way that may not know of the limit
-    known_in xid8                                    -- all that begin from this transaction on do
+    known_in xid8,                                   -- all that begin from this transaction on do
+    concurrency int check (concurrency >= 0)         -- of each worker; null: its own
 );
 
-comment on table gendurable.queue_setting is 'What gd_set_queue has said of a queue: how many of it may execute at once.';
+comment on table gendurable.queue_setting is 'What gd_set_queue has said of a queue: how many of it may execute at once, in all and at each worker.';
 
 -- Almost always empty. No unique key: who holds waits for nobody.
 create table gendurable.hold (

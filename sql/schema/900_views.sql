@@ -53,7 +53,8 @@ comment on column gd_instances.paused_at is 'since when gd_pause has stopped it'
 
 -- Counted range by range of the claims' index, each count cut at 100,000, so that a look never reads the whole table.
 create view gd_queues as
-select q.queue, d.due, d.delayed, d.executing, p.parked, d.oldest_due_at, q.paused, p.limited, s.max_executing
+select q.queue, d.due, d.delayed, d.executing, p.parked, d.oldest_due_at, q.paused, p.limited, s.max_executing,
+    s.concurrency
 from (
     select n.queue, bool_or(n.paused) as paused
     from (
@@ -150,11 +151,14 @@ comment on column gd_queues.queue is 'its name';
 comment on column gd_queues.due is 'a worker may take it now';
 comment on column gd_queues.delayed is 'due later: a delay, a back-off, a deadline';
 comment on column gd_queues.executing is 'under a claim';
-comment on column gd_queues.parked is 'waits for a signal, for children, in its key or for its rate limit';
+comment on column gd_queues.parked is
+'waits for a signal, for children, in its key or for its rate limit, or a pause has set it aside';
 comment on column gd_queues.oldest_due_at is 'since when the first of the due ones waits';
 comment on column gd_queues.paused is 'gd_pause_queue has stopped it';
 comment on column gd_queues.limited is 'of the parked ones those that wait for their rate limit';
 comment on column gd_queues.max_executing is 'how many may execute at once, as gd_set_queue says; null: any number';
+comment on column gd_queues.concurrency is
+'how many each worker is to execute at once, as gd_set_queue says; null: as many as it was started with';
 
 create view gd_workers as
 select h.worker, count(*) as executing, to_timestamp(min(h.claim_no)::double precision / 1000000::double precision) as oldest_claim_at
@@ -283,6 +287,44 @@ comment on view gd_holds is 'While there is a row, nothing is handed out: gd_hol
 comment on column gd_holds.reason is 'why';
 comment on column gd_holds.held_by is 'who: the role of the session, behind the name in the setting gendurable.actor if it has one';
 comment on column gd_holds.held_at is 'since when';
+
+create view gd_pauses as
+with p as not materialized (
+    select
+        'queue'::text as kind, x.queue, null::text as fsm, null::int as version, null::text as step, null::bigint as id,
+        x.paused_at, x.paused_by
+    from gendurable.paused_queue x
+    union all
+    select
+        case when x.step <> '' then 'step' when x.version > 0 then 'version' else 'machine' end, null, x.fsm,
+        nullif(x.version, 0), nullif(x.step, ''), null, x.paused_at, x.paused_by
+    from gendurable.paused_machine x
+    union all
+    select 'instance', x.queue, x.fsm, x.fsm_version, x.step, x.id, x.paused_at, x.paused_by
+    from (
+        select i.queue, i.fsm, i.fsm_version, i.step, i.id, i.paused_at, i.paused_by
+        from gendurable.instance i
+        where i.paused_at is not null and i.finished_at is null and coalesce(i.paused_at, i.aside_at) is not null
+        order by i.paused_at desc
+        limit 10000
+    ) x
+)
+
+select p.* from p;
+
+comment on view gd_pauses is
+'What is paused: queues, machines with their versions and steps, and of the instances that gd_pause has stopped the latest 10,000.
+Everything may be held besides: see gd_holds.';
+
+comment on column gd_pauses.kind is '"queue", "machine", "version", "step" or "instance"';
+comment on column gd_pauses.queue is 'the queue, or that of the instance';
+comment on column gd_pauses.fsm is 'the machine, or that of the instance';
+comment on column gd_pauses.version is 'the version, or that of the instance; null: all';
+comment on column gd_pauses.step is 'the step, or that of the instance; null: all';
+comment on column gd_pauses.id is 'the instance';
+comment on column gd_pauses.paused_at is 'since when';
+comment on column gd_pauses.paused_by is
+'who: the setting gendurable.actor, else the role of the session; null: by a call of an older version';
 
 create view gd_steps as
 select

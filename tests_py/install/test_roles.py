@@ -15,7 +15,16 @@ from support.server import Server
 
 from gendurable_py.install import extension_files, install, plain_script, uninstall, version
 
-VIEWS = {"gd_instances", "gd_queues", "gd_workers", "gd_rate_limits", "gd_holds", "gd_schedules", "gd_machines"}
+VIEWS = {
+    "gd_instances",
+    "gd_queues",
+    "gd_workers",
+    "gd_rate_limits",
+    "gd_holds",
+    "gd_schedules",
+    "gd_pauses",
+    "gd_machines",
+}
 STEPS = {"gd_steps"}
 UPKEEP = {"gd_reap", "gd_gc", "gd_maintain"}
 CLIENT = {
@@ -39,9 +48,10 @@ MIGRATION = {
     *("gd_migrate", "_migrate", "_migrate_group", "_open_migration", "_prepare_state", "_write_migration"),
     *("_is_pinned", "_blames_lock"),
 }
-LOOKING = set(
-    "gd_signals gd_match gd_get gd_tree gd_list gd_count gd_why gd_line gd_failures gd_errors gd_history gd_doctor".split()
-)
+LOOKING = {
+    *("gd_signals", "gd_match", "gd_get", "gd_tree", "gd_list", "gd_count", "gd_why", "gd_line", "gd_failures"),
+    *("gd_errors", "gd_history", "gd_doctor", "gd_audit"),
+}
 # The table of the contract.
 MAY: dict[str, set[str]] = {
     "client": CLIENT,
@@ -56,11 +66,13 @@ MAY: dict[str, set[str]] = {
     "operator": CLIENT
     | VIEWS
     | UPKEEP
+    | {"gd_pause", "gd_resume", "gd_pause_machine", "gd_resume_machine"}
     | {"gd_cancel", "gd_retry", "gd_reschedule", "gd_pause_queue", "gd_resume_queue", "gd_set_key_limit"}
     | LIMITS
     | LOOKING
     | MIGRATION
     | {"gd_cancel_many", "gd_retry_many", "gd_reschedule_many"}
+    | {"gd_edit", "gd_delete", "gd_delete_many", "gd_signal_many"}
     | {"gd_set_queue", "gd_hold_all", "gd_release_hold"}
     | {"gd_set_rate_limit", "gd_schedule", "gd_unschedule"}
     | {"gd_pause_schedule", "gd_resume_schedule", "gd_trigger"},

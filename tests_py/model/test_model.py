@@ -38,6 +38,8 @@ RULES = {
     "retry": 5,
     "reschedule": 3,
     "pause_or_resume": 3,
+    "pause_or_resume_one": 4,
+    "pause_or_resume_machine": 4,
     "limit_a_key": 5,
     "route_a_step": 5,
     "hold_a_key": 1,
@@ -109,7 +111,7 @@ class Machine(Clients, Steps):
             if not self.open:
                 self.world.pass_time(1)  # the bell of a line rings a little later
         for row in self.model.rows.values():
-            if self.touched(row) or row.queue in self.model.paused or not row.waits:
+            if self.touched(row) or row.queue in self.model.paused or self.model.stopped(row) or not row.waits:
                 continue
             if self.model.held or (row.rate_limit is not None and (self.open or self.model.starves(row))):
                 continue
@@ -141,6 +143,7 @@ class Machine(Clients, Steps):
         """No instance is stuck: each one can be driven to its end."""
         for queue in list(self.model.paused):
             self.pause_now(queue, False)
+        self.nothing_is_paused()
         self.hold_now(False)
         for name in RATES:
             self.set_rate_now(name, "open")

@@ -13,7 +13,20 @@ from psycopg.types.json import Jsonb
 from support.races import LOST, Session, outcome
 
 KINDS = ["plain", "delayed", "await", "parent", "lost", "error", "executing"]
-STOPPERS = ["hold", "pause", "bucket", "limit", "locked", "queue limit", "other of the key", "lost holder"]
+STOPPERS = [
+    "hold",
+    "pause",
+    "bucket",
+    "limit",
+    "locked",
+    "queue limit",
+    "other of the key",
+    "lost holder",
+    "pause machine",
+    "pause step",
+    "pause instance",
+    "met",
+]
 
 
 class Scene:
@@ -47,6 +60,14 @@ class Scene:
             w.conn.execute("select gd_close_rate_limit('l', now() + interval '1 hour')")
         if "pause" in stoppers:
             w.call("pause_queue", "q")
+        if "pause machine" in stoppers:
+            assert w.call("pause_machine", "m", 1)
+        if "pause step" in stoppers:
+            assert w.one("select gd_pause_machine('m', p_step => step) from gendurable.instance where id = %s", target)
+        if "pause instance" in stoppers:
+            w.call("pause", target)
+        if "met" in stoppers and any(stopper.startswith("pause ") for stopper in stoppers):
+            assert target not in [row["id"] for row in w.claim(10, "q")]
         if "queue limit" in stoppers:
             w.call("set_queue", "q", Jsonb({"limit": 0}))
         if "hold" in stoppers:
@@ -77,6 +98,10 @@ class Scene:
                 assert w.call("release_hold")
             case "queue paused":
                 w.call("resume_queue", detail["queue"])
+            case "instance paused":
+                assert w.call("resume", id)
+            case "machine paused" | "step paused":
+                assert w.call("resume_machine", detail["fsm"], detail["version"], detail["step"])
             case "locked":
                 self.client.roll_back()
             case "delayed":
@@ -126,7 +151,8 @@ def test_curing_the_named_causes_makes_it_run(
     scene.client.roll_back()
     scene.worker.conn.execute(
         "truncate gendurable.instance, gendurable.paused_queue, gendurable.hold, gendurable.queue_setting, "
-        "gendurable.bucket, gendurable.bucket_closed, gendurable.rate_limit, gendurable.doubtful_key"
+        "gendurable.bucket, gendurable.bucket_closed, gendurable.rate_limit, gendurable.doubtful_key, "
+        "gendurable.paused_machine, gendurable.resumed"
     )
     target = scene.arrange(kind, keyed, limited, stoppers)
     seen: list[Any] = []

@@ -159,6 +159,24 @@ def prepare_signal(a, c):
     return lambda: a.signal(id)
 
 
+def prepare_signal_many(a, c):
+    id = parked(c, a)
+    return lambda: a.rows("select * from gd_signal_many(%s, 'go')", [id])
+
+
+def prepare_edit_of_the_queue(a, c):
+    id = c.insert(queue="side")
+    return lambda: a.one("select gd_edit(%s, p_queue => 'default')", id)
+
+
+def prepare_edit_that_gives_way(a, c):
+    c.call("pause_queue", "side")
+    first = c.insert(queue="other", partition_key="k")
+    c.insert(partition_key="k")
+    assert a.claim() == []
+    return lambda: a.one("select gd_edit(%s, p_queue => 'side')", first)
+
+
 def prepare_next(a, c):
     c.insert()
     claim = a.claim_one()

@@ -22,7 +22,7 @@ TIMEOUTS = {"start": 45}
 
 
 class Model:
-    """All instances that are committed, the paused queues, whether all is held, and the limits of keys and rates.
+    """All instances that are committed, what is paused, whether all is held, and the limits of keys and rates.
 
     A rate limit is open (it never binds), tight (it gives `BURST` and as good as nothing after that) or shut. Lines do
     not exist here, as lanes do not. `tokens`: the most that may be left of a bucket of a tight limit.
@@ -31,6 +31,7 @@ class Model:
     def __init__(self) -> None:
         self.rows: dict[int, Row] = {}
         self.paused: set[str] = set()
+        self.stops: set[tuple[int | None, str | None]] = set()
         self.limits: dict[str, int] = {}
         self.routes: dict[str, str] = {}
         self.held = False
@@ -72,12 +73,22 @@ class Model:
     def executing(self, key: str) -> list[Row]:
         return [r for r in self.rows.values() if r.key == key and r.status == "executing"]
 
-    def waiting(self, key: str, now: int) -> list[Row]:
-        """Who surely waits for a slot of the key at that time, first come first."""
+    def stopped(self, row: Row, step: str | None = None) -> bool:
+        """Whether a pause of its own or of its machine holds it, at its step or at another one."""
+        at = step or row.step
+        return row.paused or any(v in (None, 1) and s in (None, at) for v, s in self.stops)
+
+    def waiting(self, key: str, now: int, paused: bool = False) -> list[Row]:
+        """Who surely waits for a slot of the key at that time, first come first. `paused`: with those who do not."""
         rows = [
             r
             for r in self.rows.values()
-            if r.key == key and r.waits and r.queue not in self.paused and r.at is not None and r.at[1] <= now
+            if r.key == key
+            and r.waits
+            and r.queue not in self.paused
+            and r.at is not None
+            and r.at[1] <= now
+            and (paused or not self.stopped(r))
         ]
         return sorted(rows, key=lambda r: (r.priority, r.at, r.id))
 
@@ -198,6 +209,7 @@ class Change:
     def end(self, number: int, status: str, error: str | None) -> None:
         row = self.row(number)
         row.worker = row.lease = row.at = row.timeout = row.expires = None
+        row.paused = False
         if status == "done":
             row.deadline = row.awaits = None
             row.shown, row.inbox = set(), {}

@@ -51,6 +51,7 @@ class Row:
     timeout: Span | None = None
     rate_limit: str | None = None
     weight: float = 1
+    paused: bool = False
 
     def over(self, now: Span) -> bool | None:
         """Whether its deadline or the timeout of its claim has passed; None: that cannot be known."""

@@ -11,13 +11,14 @@ from support.model_base import Rows
 from support.model_inputs import BAD, BAD_WITHIN, QUEUES, WORKERS
 from support.model_inputs import outcome as any_outcome
 from support.model_outbox import Outbox
+from support.model_pauses import Pauses
 from support.model_row import Row
 
 LEASE = 60 * SECOND
 STANDS = "select id, status::text, crashes, last_error from gendurable.instance where id = any(%s)"
 
 
-class Workers(Outbox):
+class Workers(Outbox, Pauses):
     # --- claims
 
     def claim(self) -> None:
@@ -67,6 +68,7 @@ class Workers(Outbox):
         before, after = change.now
         assert not (rows and self.model.held), "all is held"
         self.ended_by_clock(change, conn)
+        self.gave_back_paused(change, conn)
         self.gave_up_for_tokens(change, conn)
         taken = {r["id"] for r in rows}
         assert len(taken) == len(rows)
@@ -82,7 +84,7 @@ class Workers(Outbox):
             ]
         for got in rows:
             row = change.row(got["id"])
-            assert row.queue not in self.model.paused
+            assert row.queue not in self.model.paused and not self.model.stopped(row), "it was paused"
             if row.status == "executing":
                 assert row.lease is not None and row.lease[0] <= after, "its claim is live"
                 assert row.over(change.now) is not True, "its time was up"
@@ -249,9 +251,10 @@ class Workers(Outbox):
             and self.model.routes.get(outcome["step"], outcome.get("queue", row.home or row.queue)) == row.queue
             and outcome.get("priority", row.priority) == row.priority
             and row.queue not in self.model.paused
+            and not self.model.stopped(row, outcome["step"])
         )
         crowded = row.key is not None and self.model.waiting(row.key, change.now[0]) != []
-        maybe_crowded = row.key is not None and self.model.waiting(row.key, change.now[1]) != []
+        maybe_crowded = row.key is not None and self.model.waiting(row.key, change.now[1], paused=True) != []
         if kept is not None:
             assert may and (not crowded or rejects or self.open)
             assert kept > row.claim_no

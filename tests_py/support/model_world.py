@@ -13,13 +13,15 @@ from support.model_inputs import RATES
 from support.model_row import Row, Span
 
 US = "(extract(epoch from {}) * 1000000)::bigint"
+PLACE = """coalesce(
+    case when i.partition_key is null then coalesce(i.eligible_at, i.bucket_at) else i.lane_at end, i.aside_at)"""
 LEASE = "case when i.status = 'executing' then greatest(i.lease_expires_at, r.until) end"
 ROWS = f"""
 select i.id, i.status::text, i.step, i.state, i.attempt, i.crashes, i.queue, i.home, i.priority, i.partition_key as key,
     i.unique_held as held, i.awaits, i.claim_no, i.worker, i.parent_id as parent, i.barrier_no as barrier, i.result,
-    i.rate_limit, coalesce(i.weight, 1) as weight,
+    i.rate_limit, coalesce(i.weight, 1) as weight, i.paused_at is not null and i.finished_at is null as paused,
     case when i.status = 'awaiting_children' then i.children_pending end as pending,
-    {US.format("case when i.partition_key is null then coalesce(i.eligible_at, i.bucket_at) else i.lane_at end")} as at,
+    {US.format(PLACE)} as at,
     {US.format("i.deadline_at")} as deadline, {US.format(LEASE)} as lease,
     {US.format("i.finished_at")} as finished, {US.format("i.expires_at")} as expires,
     {US.format("i.timeout_at")} as timeout,
@@ -52,11 +54,22 @@ INVARIANTS = {
                     and not exists (select from gendurable.paused_queue q where q.queue = b.queue))""",
     "a row is in no index of a claim": """
         select i.id from gendurable.instance i
-        where (i.status = 'runnable' and i.partition_key is null and coalesce(i.eligible_at, i.bucket_at) is null)
-            or (i.status = 'awaiting_signal' and i.partition_key is null
+        where (i.status = 'runnable' and i.partition_key is null
+                and coalesce(i.eligible_at, i.bucket_at, i.aside_at) is null)
+            or (i.status = 'awaiting_signal' and i.partition_key is null and i.aside_at is null
                 and i.eligible_at is distinct from i.deadline_at)
             or (i.finished_at is null and not exists (
                 select from gendurable.queue_name p where p.queue = i.queue))""",
+    "a row is aside for nothing": """
+        select i.id from gendurable.instance i
+        where i.aside_at is not null and i.paused_at is null
+            and not exists (select from gendurable._find_pause(i.fsm, i.fsm_version, i.step))
+            and not exists (select from gendurable.resumed r where r.fsm = i.fsm)""",
+    "a row is aside and stands elsewhere": """
+        select i.id from gendurable.instance i
+        where i.aside_at is not null and (coalesce(i.lane_at, i.bucket_at) is not null
+            or i.status <> all ('{runnable,awaiting_signal}')
+            or (i.eligible_at is not null and i.partition_key is null))""",
     "a line has no bell": """
         select distinct i.rate_limit, i.queue from gendurable.instance i
         where i.bucket_at is not null and not exists (
@@ -129,6 +142,7 @@ SHIFTED = {
         "expires_at",
         "timeout_at",
         "bucket_at",
+        "aside_at",
     ],
     "bucket": ["full_at"],
     "signal": ["inserted_at"],
@@ -141,12 +155,16 @@ update gendurable.bucket b set lines = array(
     from unnest(b.lines) l)
 from (select %s * interval '1 second') x (back)
 """
+NOTES = """
+update gendurable.resumed set again_at = now()
+where id = any (array(select r.id from gendurable.resumed r for update skip locked))
+"""
 EMPTY = (
     "truncate gendurable.instance, gendurable.signal, gendurable.signal_seen, gendurable.watch, "
     "gendurable.queue_name, gendurable.paused_queue, gendurable.key_limit, gendurable.renewal, gendurable.upkeep, "
     "gendurable.doubtful_key, gendurable.schedule, gendurable.ended_parent, "
     "gendurable.bucket, gendurable.rate_limit, gendurable.hold, gendurable.step, gendurable.error, gendurable.history, "
-    "gendurable.history_left"
+    "gendurable.history_left, gendurable.audit, gendurable.paused_machine, gendurable.resumed"
 )
 
 
@@ -184,6 +202,7 @@ class World:
         """The next claims scan in full, as they do about once a second."""
         for conn in self.workers.values():
             conn.execute("select set_config('gendurable.floor', '', false)")
+        self.admin.execute(NOTES.encode())
 
     def now(self) -> int:
         row = self.admin.execute(f"select {US.format('clock_timestamp()')}".encode()).fetchone()
@@ -250,6 +269,7 @@ class World:
                 "claim_no",
                 "rate_limit",
                 "weight",
+                "paused",
             ):
                 assert got[name] == getattr(row, name), (number, name, got[name], row)
             if row.status == "awaiting_children":
