@@ -93,6 +93,8 @@ select gd_cancel(:id);
 select t.raises(format('select gd_retry(%s, ''zz'')', :id), 'GD501', 'gd_retry at a step that there is not');
 select is(gd_retry(:id, 'c'), true, 'at one that there is');
 select is(t.says('select gd_retry(0, ''zz'')'), 'no such instance', 'of none');
+select t.raises(format('select gd_edit(%s, ''zz'')', :id), 'GD501', 'nor does gd_edit lead there');
+select is(gd_edit(:id, 'b'), true, '(but to one that there is)');
 select gd_insert('later', p_queue => 'o', p_step => 'gone') as id \gset
 select gd_cancel(:id);
 select gd_register('later', 1, 'start', 'ms', '{"steps": []}');

@@ -65,6 +65,7 @@ select is_empty(
     'and nothing else of any row is written');
 select is((select h.kind || ' ' || h.step || ' ' || h.next_step || ' ' || (h.detail - 'by')::text || (h.detail ->> 'by' = session_user)::text
     from gd_history(:due) h), 'migrated a a2 {"to": 2, "from": 1}true', 'the history tells it');
+select is((select a.what || jsonb_build_object('count', a.count) from gd_audit() a where a.call = 'gd_migrate'), '{"fsm": "m", "from": 1, "to": 2, "count": 6}', 'so does the audit');
 select is(gd_signal(:waits, 's'), 'delivered', 'a signal finds it');
 select is((select string_agg(c.fsm_version || c.step, ' ' order by c.id) from t.take('y') c), '2b', 'and it goes on in the new version');
 select is(gd_retry(:failed), true, 'what had failed is tried again');

@@ -144,7 +144,8 @@ def test_who_locks_a_key_is_not_waited_for_where_the_next_step_has_a_queue(place
 def test_a_migration_that_is_cancelled_has_moved_nothing(place: Place) -> None:
     ids = [place.insert() for _ in range(3)]
     place.owner.execute(
-        "create function slow(s jsonb) returns jsonb language plpgsql as $$ begin perform pg_sleep(30); return s; end $$"
+        "create function slow(s jsonb) returns jsonb language plpgsql as"
+        " $$ begin perform pg_sleep(30); return s; end $$"
     )
     place.owner.execute("set statement_timeout = '200ms'")
     with pytest.raises(psycopg.errors.QueryCanceled):
