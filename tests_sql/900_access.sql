@@ -28,10 +28,10 @@ from (values
         || 'gd_cancel_many gd_retry_many gd_reschedule_many gd_set_queue gd_hold_all gd_release_hold '
         || 'gd_fork gd_export gd_import '
         || 'gd_ensure_rate_limit gd_close_rate_limit gd_schedule gd_unschedule gd_pause_schedule gd_resume_schedule gd_trigger '
-        || 'gd_signals gd_reap gd_gc gd_maintain', ' ')),
+        || 'gd_migrate gd_signals gd_reap gd_gc gd_maintain', ' ')),
     ('reader', string_to_array('gd_result gd_find gd_childs gd_signals gd_match gd_audit gd_get gd_tree gd_list gd_count gd_why gd_line gd_failures gd_stats gd_errors gd_history '
         'gd_doctor gd_version gd_instances gd_queues gd_workers gd_rate_limits '
-        || 'gd_holds gd_pauses gd_schedules', ' '))
+        || 'gd_holds gd_pauses gd_schedules gd_machines', ' '))
 ) x (profile, names)
 cross join lateral unnest(x.names) p (name);
 -- a worker may do what a client may, an operator what a client and a reader may
@@ -64,24 +64,25 @@ select is_empty(
         and has_table_privilege('gd_t_' || r, c.oid, 'select, insert, update, delete, truncate, references, trigger')$$,
     'the private tables are nobody''s');
 select is_empty(
-    $$select r from unnest('{client,operator,reader,author,nobody}'::text[]) r where has_schema_privilege('gd_t_' || r, 'gendurable', 'usage, create')$$,
+    $$select r from unnest('{client,reader,author,nobody}'::text[]) r where has_schema_privilege('gd_t_' || r, 'gendurable', 'usage, create')$$,
     'nor is the private schema');
-select is(has_schema_privilege('gd_t_worker', 'gendurable', 'create'), false, '(workers, who run steps, may name what is in it)');
+select is(has_schema_privilege('gd_t_' || r, 'gendurable', 'create'), false, '(who runs steps, or functions over states, may name what is in it)')
+from unnest('{worker,operator}'::text[]) r;
 select is_empty(
     $$select p.proname, r from pg_proc p, unnest('{client,worker,operator,reader,author,nobody}'::text[]) r
       where p.pronamespace = 'gendurable'::regnamespace and has_function_privilege('gd_t_' || r, p.oid, 'execute')
-        and not (r = 'worker' and p.proname = any((gendurable._describe_profile('worker')).functions))$$,
+        and not (r in ('worker', 'operator') and p.proname = any((gendurable._describe_profile(r)).functions))$$,
     'nor the helpers');
 select is_empty(
-    $$select p.oid::regprocedure from pg_proc p
-      where p.pronamespace = 'gendurable'::regnamespace and p.proname = any((gendurable._describe_profile('worker')).functions)
-        and not has_function_privilege('gd_t_worker', p.oid, 'execute')$$,
-    'but those that run steps, for workers');
+    $$select p.oid::regprocedure from pg_proc p, unnest('{worker,operator}'::text[]) r
+      where p.pronamespace = 'gendurable'::regnamespace and p.proname = any((gendurable._describe_profile(r)).functions)
+        and not has_function_privilege('gd_t_' || r, p.oid, 'execute')$$,
+    'but those that run steps, for workers, and move instances, for operators');
 select bag_has(
     $$select p.proname::text from pg_proc p where p.pronamespace = (select m.api_schema from gendurable.meta m)::regnamespace$$,
     $$select name from may
       where name not like '%schedule'
-          and name not in ('gd_instances', 'gd_queues', 'gd_workers', 'gd_rate_limits', 'gd_holds', 'gd_pauses', 'gd_schedules', 'gd_steps')
+          and name not in ('gd_instances', 'gd_queues', 'gd_workers', 'gd_rate_limits', 'gd_holds', 'gd_pauses', 'gd_schedules', 'gd_steps', 'gd_machines')
       group by name$$, 'every function that a profile names exists');
 
 -- the rights suffice for the work

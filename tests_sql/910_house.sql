@@ -25,12 +25,13 @@ select cmp_ok((select count(*) from t.helper), '>', 30::bigint, 'and there are h
 -- workers: the doors are security definer as what is public, and the rest has no rights but theirs.
 create view t.runner as
 select f.* from t.our_function f where f.proname in (
-    'gd_run', 'gd_run_claims', 'gd_rehearse', '_answer_claims', '_run_claims', '_step_call', '_rehearse');
+    'gd_run', 'gd_run_claims', 'gd_rehearse', '_answer_claims', '_run_claims', '_step_call', '_rehearse', 'gd_migrate', '_migrate',
+    '_migrate_group');
 create view t.door as
 select f.* from t.helper f
 where f.proname in (
     '_open_call', '_open_run', '_plan_run', '_read_run', '_holds_run', '_resolves_run', '_pin_handler', '_is_pinned', '_suspect_run',
-    '_refused_steps', '_claim_run', '_commit_run', '_release_run', '_next_links', '_claim_this', '_open_rehearsal', '_show_rehearsed');
+    '_open_migration', '_prepare_state', '_write_migration', '_refused_steps', '_claim_run', '_commit_run', '_release_run', '_next_links', '_claim_this', '_open_rehearsal', '_show_rehearsed');
 select is_empty(
     $$select oid::regprocedure from t.public_function
       where not prosecdef and proname not in ('gd_signal_on', 'gd_signal_off') except select oid from t.runner$$,
@@ -39,18 +40,19 @@ select is_empty(
     $$select oid::regprocedure from t.runner where prosecdef$$, 'but those that run handlers');
 select is_empty(
     $$select oid::regprocedure, proconfig from (select * from t.public_function union all select * from t.door) f
-      where 'search_path=pg_catalog, pg_temp' <> all(coalesce(proconfig, '{}')) and f.proname not in ('gd_run', 'gd_run_claims', 'gd_rehearse')$$,
+      where 'search_path=pg_catalog, pg_temp' <> all(coalesce(proconfig, '{}')) and f.proname not in ('gd_run', 'gd_run_claims', 'gd_rehearse', 'gd_migrate')$$,
     'with a pinned search_path');
 select is_empty(
     $$select oid::regprocedure from t.door where not prosecdef$$, 'so are the doors of what runs handlers');
 select bag_eq(
-    $$select proname::text from t.helper where proname = any((gendurable._describe_profile('worker')).functions)$$,
+    $$select proname::text from t.helper
+      where proname = any((gendurable._describe_profile('worker')).functions || (gendurable._describe_profile('operator')).functions)$$,
     $$select proname::text from t.door
       union all select proname::text from t.runner where proname like '\_%'
       union all values ('_run_group'), ('_match_outcomes'), ('_deferred_constraints'), ('_end_badly'), ('_blames_lock'),
           ('_is_nobodys_fault'), ('_tally_call'), ('_call_text'), ('_setting_ms'), ('_sign_outcomes'), ('_carry'), ('_count_writes'),
           ('_diff_writes')$$,
-    'no other helper is open to workers');
+    'no other helper is open to workers, or to operators');
 select is_empty(
     $$select oid::regprocedure from t.our_function where has_function_privilege('public', oid, 'execute')$$,
     'nothing can be executed by PUBLIC');
@@ -112,7 +114,7 @@ select is_empty(
 select is_empty(
     $$select oid::regprocedure from t.body
       -- what a handler raises is the handler's fault, and what the commit raises goes up
-      where proname <> '_run_group' and regexp_count(code, '\mwhen\s+others\M', 1, 'i') > least(
+      where proname not in ('_run_group', '_migrate_group') and regexp_count(code, '\mwhen\s+others\M', 1, 'i') > least(
           regexp_count(code, 'not gendurable\._blames_\w+\('), regexp_count(code, '\mraise;'))$$,
     '"when others" asks whose fault it is, and raises what is nobody''s here');
 select is_empty(
@@ -130,7 +132,7 @@ select is_empty(
     'which statuses are terminal is said once');
 select is_empty(
     $$select oid::regprocedure from t.body
-      where proname not in ('_grant_profile', '_run_group', 'gd_signal_on', 'gd_signal_off') and code ~* '\mexecute\M'$$,
+      where proname not in ('_grant_profile', '_run_group', '_migrate_group', 'gd_signal_on', 'gd_signal_off') and code ~* '\mexecute\M'$$,
     'static SQL only');
 select is_empty(
     $$select oid::regprocedure, m[2]

@@ -83,6 +83,36 @@ end
 $grants$;
 """
 
+# All tables at once, or none: calls that run lock some of them in an order of their own, so one after the other would
+# be a deadlock now and then. Those that come meanwhile wait for a tenth of a second at most, and then go before.
+TAKE_TABLES = """do $tables$
+declare
+  v_path constant text := pg_catalog.current_setting('search_path');
+  v_timeout constant text := pg_catalog.current_setting('lock_timeout');
+  v_tables text;
+begin
+  perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+  select string_agg(c.oid::regclass::text, ', ' order by c.relname) into v_tables
+  from pg_class c
+  where c.relnamespace = 'gendurable'::regnamespace and c.relkind = 'r';
+  for v_try in 1 .. 100 loop
+    begin
+      perform set_config('lock_timeout', case when v_try < 100 then '100ms' else v_timeout end, true);
+      execute 'lock table ' || v_tables || ' in access exclusive mode';
+      perform set_config('lock_timeout', v_timeout, true);
+      exit;
+    exception when lock_not_available then
+      if v_try = 100 then
+        raise;
+      end if;
+      perform pg_sleep(0.05);
+    end;
+  end loop;
+  perform pg_catalog.set_config('search_path', v_path, true);
+end
+$tables$;
+"""
+
 # Then what is private goes, and what there still is of it is made anew: helpers may be renamed and answer otherwise
 # from one release to the next, and no step has to say so.
 DROP_HELPERS = """do $helpers$
@@ -332,7 +362,7 @@ def assemble(root: Path = ROOT) -> dict[str, str]:
     }
     for old, way in _upgrade_paths(root).items():
         steps = "\n".join(path.read_text(encoding="utf-8") for path in way)
-        change = SETTLE + DROP_HELPERS + steps + "\n" + functions + record
+        change = TAKE_TABLES + SETTLE + DROP_HELPERS + steps + "\n" + functions + record
         guard = GUARD.format(command=f"ALTER EXTENSION gendurable UPDATE TO '{current}'")
         scripts[f"gendurable--{old}--{current}.sql"] = header + guard + change + marks
         scripts[f"gendurable.upgrade--{old}--{current}.sql"] = (

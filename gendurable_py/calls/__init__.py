@@ -9,6 +9,7 @@ found through the connection's ``search_path``, in the schema where the extensio
 
 from .._contract import LEASE, RETENTION
 from ..machine.claim import CLAIMED
+from .deploying import Deployed, Migration, Moved, machines, migrate
 from .inserting import insert, insert_many, register
 from .inspecting import childs, find, result, watch
 from .limiting import close_rate_limit, ensure_rate_limit, set_rate_limit
@@ -92,6 +93,7 @@ __all__ = [
     "Committed",
     "Counted",
     "Counts",
+    "Deployed",
     "Entry",
     "Failure",
     "Finding",
@@ -99,6 +101,8 @@ __all__ = [
     "Kept",
     "Listed",
     "Matched",
+    "Migration",
+    "Moved",
     "Node",
     "Page",
     "Ran",
@@ -144,8 +148,10 @@ __all__ = [
     "insert_many",
     "line",
     "list",
+    "machines",
     "maintain",
     "match",
+    "migrate",
     "pause",
     "pause_machine",
     "pause_queue",

@@ -264,7 +264,11 @@ class Spec:
         the code no more must go there, too."""
         limits = {step: round(seconds * 1000) for step, seconds in self.timeouts.items()}
         said = {"max_attempts": self.max_attempts, "retain": self.retain, "history": self.history}
-        return {**{key: value for key, value in said.items() if value is not None}, "timeouts": limits or None}
+        return {
+            **{key: value for key, value in said.items() if value is not None},
+            "timeouts": limits or None,
+            "steps": sorted(self.names),
+        }
 
     def read_answer(self, returned: object) -> object:
         """What a step gave back that is no outcome: the one that it stands for, or itself if there is none."""

@@ -44,7 +44,7 @@ comment on function gd_insert(
   p_fsm: the machine''s name
   p_state: a JSON object
   p_step, p_version, p_queue: where it starts. Default: what gd_register recorded for the machine (its highest
-    version, or the version given), else step "start", version 1, queue "default"
+    version or its default_version, or the version given), else step "start", version 1, queue "default"
   p_priority: lower runs earlier; default 0
   p_partition_key: at most one instance of a key executes at a time
   p_unique_key, p_unique_scope: the key, and an array of the statuses in which it is held; default: all that are not
@@ -118,21 +118,26 @@ begin
         perform gendurable._invalid('p_version must be at least 1', 'got ' || coalesce(p_version::text, 'null'),
             'Number the versions of a machine 1, 2, 3, ...');
     end if;
-    perform gendurable._need_options(p_options, '{max_attempts,timeouts,retain,history}');
+    perform gendurable._need_options(p_options, '{max_attempts,timeouts,retain,history,steps,default_version}');
     v_problem := coalesce(
         gendurable._int_problem(v_options -> 'max_attempts', 'max_attempts', 1),
         gendurable._timeouts_problem(v_options -> 'timeouts'),
         gendurable._retain_problem(v_options -> 'retain'),
-        gendurable._history_problem(v_options -> 'history'));
+        gendurable._history_problem(v_options -> 'history'),
+        gendurable._steps_problem(v_options -> 'steps'),
+        gendurable._int_problem(v_options -> 'default_version', 'default_version', 1));
     if v_problem is not null then
         perform gendurable._invalid(v_problem, 'got ' || left(p_options::text, 200),
             'Known options: {"max_attempts": n, "timeouts": {step: ms}, "retain": {"done": ms, "failed": ms, "cancelled": ms}, '
-            || '"history": "none"}; leave out what is to stay, null resets.');
+            || '"history": "none", "steps": [step, ...], "default_version": n}; leave out what is to stay, null resets.');
     end if;
 
     if coalesce(v_options ->> 'history', 'none') <> 'none' and not gendurable._history_asked() then
         -- also for one that stands there already: a copy may have come without its sequences
         perform nextval('gendurable.history_asked_seq');
+    end if;
+    if jsonb_typeof(v_options -> 'steps') = 'array' and not gendurable._steps_asked() then
+        perform nextval('gendurable.steps_asked_seq');
     end if;
     -- Every dispatcher registers at start: an unchanged machine takes no lock and writes nothing.
     if exists (
@@ -143,20 +148,24 @@ begin
             and m.timeouts is not distinct from gendurable._next_timeouts(m.timeouts, v_options)
             and m.retain is not distinct from gendurable._next_retain(m.retain, v_options)
             and m.history is not distinct from gendurable._next_history(m.history, v_options)
+            and m.steps is not distinct from gendurable._next_steps(m.steps, p_initial_step, v_options)
     ) then
+        perform gendurable._pin_version(p_fsm, v_options);
         return;
     end if;
-    insert into gendurable.machine as m (fsm, version, initial_step, queue, max_attempts, timeouts, retain, history)
+    insert into gendurable.machine as m (fsm, version, initial_step, queue, max_attempts, timeouts, retain, history, steps)
     values (
         p_fsm, p_version, p_initial_step, coalesce(p_queue, 'default'), gendurable._next_attempts(null, v_options),
         gendurable._next_timeouts(null, v_options), gendurable._next_retain(null, v_options),
-        gendurable._next_history(null, v_options))
+        gendurable._next_history(null, v_options), gendurable._next_steps(null, p_initial_step, v_options))
     on conflict (fsm, version) do update
         set initial_step = excluded.initial_step, queue = excluded.queue,
             max_attempts = gendurable._next_attempts(m.max_attempts, v_options),
             timeouts = gendurable._next_timeouts(m.timeouts, v_options),
             retain = gendurable._next_retain(m.retain, v_options),
-            history = gendurable._next_history(m.history, v_options);
+            history = gendurable._next_history(m.history, v_options),
+            steps = gendurable._next_steps(m.steps, p_initial_step, v_options);
+    perform gendurable._pin_version(p_fsm, v_options);
     perform gendurable._move_bells(p_fsm);
 end $$;
 
@@ -169,6 +178,11 @@ comment on function gd_register(text, int, text, text, jsonb) is
     retention of gd_gc; "done": 0 is not at all: the commit removes it. What is not named is kept as long as gd_gc says
   history: what gd_history keeps of its instances: "none" (the default), "steps" (each outcome), "states" (and the state
     that its step was given)
+  steps: [step, ...], which steps the version has. From then on nothing is inserted, retried, edited or committed before
+    a step that it does not have (GD501). Steps are added to those that are there, and never removed; the first step and
+    those of gd_define_step count as well
+  default_version: which version is inserted where none is named, whatever is registered later; it must be registered.
+    Without one it is the highest. null: that again
 
 The engine does it at start for its machines; from then on gd_insert(''checkout'', ...) is enough from anywhere. Called
 again it replaces step and queue; an option that is absent stays as it was, as does what retain does not name, and null

@@ -62,6 +62,9 @@ begin
     if p_ends and gendurable._retains() then
         return false;
     end if;
+    if not p_ends and gendurable._steps_asked() and gendurable._lacks_next(p_id, p_step) then
+        return false;
+    end if;
     v_queue := gendurable._write_plain_outcome(p_id, p_claim_no, p_ends, p_step, p_state, p_result);
     if v_queue is null then
         return false;
@@ -102,7 +105,7 @@ begin
     -- the order that every waiting call uses: rows by id, which puts a parent before its children, then keys, sorted
     perform gendurable._lock_rows_of(v_outcome);
     select i.partition_key, i.unique_scope is not null as scoped, i.children_pending is not null as family,
-        i.home is not null as homed, i.expires_at, i.timeout_at, i.queue, i.queue_slot
+        i.home is not null as homed, i.expires_at, i.timeout_at, i.queue, i.queue_slot, i.fsm, i.fsm_version
     into v_row
     from gendurable.instance i
     where i.id = v_outcome.id and i.claim_no = v_outcome.claim_no and i.status = 'executing';
@@ -118,6 +121,9 @@ begin
         perform gendurable._raise_lost(v_outcome);
     end if;
     v_outcome := gendurable._parse_outcome(0, p_outcome, v_now);
+    if not v_outcome.ends then
+        perform gendurable._need_step(v_row.fsm, v_row.fsm_version, coalesce(v_outcome.step, v_outcome.from_step));
+    end if;
     v_answers := gendurable._apply_outcomes(
         p_worker, array[v_outcome], v_keys, v_row.scoped, v_row.family, v_row.homed, interval '60 seconds', v_now);
     if v_row.queue_slot is not null then

@@ -8,6 +8,8 @@ create or replace function gendurable._lock_outcomes(
 language plpgsql as $$
 declare
     v_now constant timestamptz := clock_timestamp();
+    v_asks constant boolean := gendurable._steps_asked();
+    v_lacking jsonb;
     v_ords int[];
     v_parents bigint[];
     v_sending gendurable.outcome[];
@@ -19,11 +21,13 @@ begin
     -- A commit waits for nobody: what is locked is skipped and answered busy. Nothing waits, so no order can deadlock.
     with held as materialized (
         select o.ord, o.partition_key as new_key, i.partition_key, i.unique_scope, i.children_pending, i.queue_slot,
-            o.sends is not null as sends, i.home,
+            o.sends is not null as sends, i.home, i.fsm, i.fsm_version,
+            case when v_asks and not o.ends then coalesce(o.step, o.from_step) end as step,
             case when i.barrier_no is not null and (o.ends or o.kind = 'error') then i.parent_id end as parent_id
         from unnest(p_outcomes) o
         cross join lateral (
-            select x.partition_key, x.unique_scope, x.barrier_no, x.parent_id, x.children_pending, x.queue_slot, x.home
+            select x.partition_key, x.unique_scope, x.barrier_no, x.parent_id, x.children_pending, x.queue_slot, x.home,
+                x.fsm, x.fsm_version
             from gendurable.instance x
             where x.id = o.id and x.claim_no = o.claim_no and x.status = 'executing'
                 and not gendurable._is_over(x.expires_at, x.timeout_at, v_now)
@@ -35,8 +39,13 @@ begin
         coalesce(array_agg(h.partition_key) filter (where h.partition_key is not null), '{}'),
         coalesce(array_agg(h.new_key) filter (where h.new_key is not null), '{}'),
         bool_or(h.unique_scope is not null), bool_or(h.children_pending is not null),
-        bool_or(h.home is not null), bool_or(h.queue_slot is not null), bool_or(h.sends)
-    into v_ords, v_parents, keys, v_new_keys, scoped, family, homed, v_slotted, v_sends
+        bool_or(h.home is not null), bool_or(h.queue_slot is not null), bool_or(h.sends),
+        -- one look at each machine and step, and not at each row
+        case when v_asks then (
+            select jsonb_agg(jsonb_build_array(k.fsm, k.fsm_version, k.step))
+            from (select distinct s.fsm, s.fsm_version, s.step from held s where s.step is not null) k
+            where gendurable._lacks_step(k.fsm, k.fsm_version, k.step)) end
+    into v_ords, v_parents, keys, v_new_keys, scoped, family, homed, v_slotted, v_sends, v_lacking
     from held h;
     if v_slotted then
         select array_agg(i.id), array_agg(i.queue) into slotted, queues
@@ -53,6 +62,10 @@ begin
         left join gendurable.instance i on i.id = any(array[o.id]) and i.claim_no = o.claim_no and i.status = 'executing'
             and not gendurable._is_over(i.expires_at, i.timeout_at, v_now)
         where o.ord <> all(v_ords);
+    end if;
+
+    if v_lacking is not null then
+        answers := answers || gendurable._refuse_unknown(p_outcomes, v_lacking, v_ords);
     end if;
 
     if v_parents <> '{}' then
@@ -124,3 +137,19 @@ end $$;
 comment on function gendurable._try_rows(bigint[], boolean) is
     'Locks rows, as far as they are free within a few tries; which are not. p_parents: those that do not wait for children may be
 left.';
+
+create or replace function gendurable._refuse_unknown(p_outcomes gendurable.outcome[], p_lacking jsonb, p_ords int[]) returns jsonb
+language plpgsql stable as $$
+begin
+    return (
+        select coalesce(jsonb_object_agg(o.ord, gendurable._answer(
+            'rejected', 'GD501', gendurable._describe_lack(i.fsm, i.fsm_version, coalesce(o.step, o.from_step)))), '{}')
+        from unnest(p_outcomes) o
+        join gendurable.instance i on i.id = any(array[o.id])
+        where o.ord = any(p_ords) and not o.ends
+            and p_lacking @> jsonb_build_array(jsonb_build_array(i.fsm, i.fsm_version, coalesce(o.step, o.from_step))));
+end $$;
+
+comment on function gendurable._refuse_unknown(gendurable.outcome[], jsonb, int[]) is
+    'Answers for those outcomes that lead to a step which the version of their instance does not have; p_lacking: [[fsm, version,
+step], ...].';

@@ -62,6 +62,9 @@ begin
             'Leave it out to keep the state.');
     end if;
     perform gendurable._lock_tree(p_id, false);
+    perform gendurable._need_step(i.fsm, i.fsm_version, coalesce(p_step, i.step))
+    from gendurable.instance i
+    where i.id = p_id and i.failed_at is not null;
     begin
         if gendurable._retry_instances(array[p_id], p_step, nullif(p_state, 'null'), clock_timestamp()) = 0 then
             return false;
@@ -78,7 +81,8 @@ comment on function gd_retry(bigint, text, jsonb) is
 'Makes a failed or cancelled instance run again, at p_step (default: where it ended), with p_state (default: its own),
 attempt 0. It has the signals that no step had used up; where it ended, the step is shown the same awaits, signals
 and timed_out once more. Its parent waits for it again only if it still waits in that barrier. False: it is neither
-failed nor cancelled, or its unique key is taken. Waits for locks. Raises GD501, GD503, GD504.';
+failed nor cancelled, or its unique key is taken. GD501 also where its version has registered its steps (gd_register) and
+has no such one. Waits for locks. Raises GD501, GD503, GD504.';
 
 create or replace function gd_reschedule(p_id bigint, p_eligible_at timestamptz) returns boolean
 language plpgsql security definer

@@ -21,12 +21,15 @@ begin
     perform gendurable._need_read_committed();
     perform gendurable._need_instance(p_id);
     perform gendurable._need_edit(p_step, v_state, p_queue, v_meta);
-    select i.status, i.partition_key, i.finished_at, i.priority, i.paused_at into v_row
+    select i.status, i.partition_key, i.finished_at, i.priority, i.paused_at, i.fsm, i.fsm_version into v_row
     from gendurable.instance i
     where i.id = p_id
     for no key update;
     if not found or v_row.status = 'executing' then
         return false;
+    end if;
+    if p_step is not null then
+        perform gendurable._need_step(v_row.fsm, v_row.fsm_version, p_step);
     end if;
     if v_changed = '{}' then
         return true;

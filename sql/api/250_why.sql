@@ -28,7 +28,7 @@ rows: there is no such instance (any more).
 
 The causes are "ended", "expired", "executing" (with an ended lease the message says why nobody has claimed it again),
 "signal", "children", "everything held", "instance paused", "machine paused", "step paused", "queue paused", "delayed", "locked", "key", "bucket closed",
-"limit", "queue full", "step refused", "queue not served", "crashing" and "due". What a locking session runs is shown
+"limit", "queue full", "step refused", "machine unknown", "queue not served", "crashing" and "due". What a locking session runs is shown
 where the role of the session may see it.
 
 Counts are cut at 10,000: detail then says "more". It reads one snapshot and takes no lock. On a standby the sessions of
@@ -114,7 +114,8 @@ begin
         -- somebody would have to claim it
         v_claim := jsonb_build_array(v_key) || gendurable._why_limits(p_id, p_now)
             || jsonb_build_array(
-                gendurable._why_queue_full(p_id), gendurable._why_step(p_id), gendurable._why_unserved(p_id, p_now),
+                gendurable._why_queue_full(p_id), gendurable._why_step(p_id), gendurable._why_unknown(p_id),
+                gendurable._why_unserved(p_id, p_now),
                 gendurable._why_crashing(p_id),
                 case when v_row.status <> 'executing' then gendurable._why_due(p_id, p_now) end);
     end if;

@@ -188,6 +188,30 @@ end $$;
 
 comment on function gendurable._why_step(bigint) is 'The cause "step refused".';
 
+create or replace function gendurable._why_unknown(p_id bigint) returns jsonb
+language plpgsql stable as $$
+begin
+    return (
+        select gendurable._cause('machine unknown', null, null,
+            case u.unknown
+                when 'version' then format('is of version %s of the machine %s, which is not registered; registered are %s',
+                    i.fsm_version, gendurable._name(i.fsm), (
+                        select string_agg(m.version::text, ', ' order by m.version)
+                        from (
+                            select x.version from gendurable.machine x where x.fsm = i.fsm order by x.version desc limit 10
+                        ) m))
+                else format('is at the step %s, which version %s of the machine %s does not have', gendurable._name(i.step),
+                    i.fsm_version, gendurable._name(i.fsm))
+            end,
+            jsonb_build_object('fsm', i.fsm, 'version', i.fsm_version, 'step', i.step, 'unknown', u.unknown, 'steps', (
+                select to_jsonb(m.steps[:100]) from gendurable.machine m where m.fsm = i.fsm and m.version = i.fsm_version)))
+        from gendurable.instance i
+        cross join lateral (select gendurable._unknown_step(i.fsm, i.fsm_version, i.step) as unknown) u
+        where i.id = p_id and u.unknown is not null);
+end $$;
+
+comment on function gendurable._why_unknown(bigint) is 'The cause "machine unknown".';
+
 create or replace function gendurable._why_unserved(p_id bigint, p_now timestamptz) returns jsonb
 language plpgsql stable as $$
 declare

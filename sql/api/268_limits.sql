@@ -143,7 +143,7 @@ language plpgsql stable as $$
 declare
     v_schema constant text := gendurable._api_schema();
     v_profiles constant jsonb := (
-        select jsonb_object_agg(p.name, to_jsonb(d.functions || d.views || case p.name when 'worker' then '{gendurable}' else '{}' end::text[]))
+        select jsonb_object_agg(p.name, to_jsonb(d.functions || d.views || case when p.name in ('worker', 'operator') then '{gendurable}' else '{}' end::text[]))
         from unnest(gendurable._profile_names()) p (name)
         cross join lateral gendurable._describe_profile(p.name) d);
     v_more record;

@@ -49,8 +49,8 @@ begin
     loop
         execute format('grant execute on routine %s to %s', v_object, p_role::regrole);
     end loop;
-    if '_run_claims' = any(v_profile.functions) then
-        -- what runs steps is not security definer, and calls these by their full names
+    if v_profile.functions && '{_run_claims,_migrate}'::text[] then
+        -- what runs code of the caller is not security definer, and calls these by their full names
         execute format('grant usage on schema gendurable to %s', p_role::regrole);
     end if;
     for v_object in
@@ -80,8 +80,11 @@ declare
     -- for operators, too
     v_looking constant text[] := '{gd_signals,gd_match,gd_audit,gd_get,gd_tree,gd_list,gd_count,gd_why,gd_line,gd_failures,gd_stats,gd_errors,gd_history,gd_doctor}'::text[];
     v_reader constant text[] := '{gd_result,gd_find,gd_childs,gd_version}'::text[] || v_looking;
-    v_views constant text[] := '{gd_instances,gd_queues,gd_workers,gd_rate_limits,gd_schedules,gd_holds,gd_pauses}'::text[];
+    v_views constant text[] := '{gd_instances,gd_queues,gd_workers,gd_machines,gd_rate_limits,gd_schedules,gd_holds,gd_pauses}'::text[];
     v_upkeep constant text[] := '{gd_reap,gd_gc,gd_maintain}'::text[];
+    -- what gd_migrate is made of, and its doors
+    v_migration constant text[] :=
+        '{gd_migrate,_migrate,_migrate_group,_open_migration,_prepare_state,_write_migration,_is_pinned,_blames_lock}'::text[];
     -- what gd_run and gd_run_claims are made of, and the doors through which they claim, read, commit and give back
     v_runner constant text[] :=
         '{_answer_claims,_run_claims,_run_group,_match_outcomes,_deferred_constraints,_end_badly,_blames_lock,_open_run,_plan_run,_read_run,_holds_run,_resolves_run,_pin_handler,_is_pinned,_call_text,_suspect_run,_claim_run,_commit_run,_release_run,_open_call,_step_call,_refused_steps,_is_nobodys_fault,_tally_call,_setting_ms,_next_links,_carry,_sign_outcomes,_rehearse,_claim_this,_open_rehearsal,_show_rehearsed,_count_writes,_diff_writes}'::text[];
@@ -95,7 +98,7 @@ begin
                 || v_runner;
             views := '{gd_steps}'::text[];
         when 'operator' then
-            functions := v_client || v_upkeep || v_looking || '{gd_edit,gd_drain_worker,gd_resume_worker,gd_delete,gd_delete_many,gd_signal_many,gd_cancel,gd_retry,gd_reschedule,gd_pause,gd_resume,gd_pause_machine,gd_resume_machine,gd_pause_queue,gd_resume_queue,gd_set_key_limit,gd_set_rate_limit,gd_ensure_rate_limit,gd_close_rate_limit,gd_schedule,gd_unschedule,gd_pause_schedule,gd_resume_schedule,gd_trigger,gd_cancel_many,gd_retry_many,gd_reschedule_many,gd_fork,gd_export,gd_import,gd_set_queue,gd_hold_all,gd_release_hold}'::text[];
+            functions := v_client || v_upkeep || v_looking || v_migration || '{gd_edit,gd_drain_worker,gd_resume_worker,gd_delete,gd_delete_many,gd_signal_many,gd_cancel,gd_retry,gd_reschedule,gd_pause,gd_resume,gd_pause_machine,gd_resume_machine,gd_pause_queue,gd_resume_queue,gd_set_key_limit,gd_set_rate_limit,gd_ensure_rate_limit,gd_close_rate_limit,gd_schedule,gd_unschedule,gd_pause_schedule,gd_resume_schedule,gd_trigger,gd_cancel_many,gd_retry_many,gd_reschedule_many,gd_fork,gd_export,gd_import,gd_set_queue,gd_hold_all,gd_release_hold}'::text[];
             views := v_views;
         when 'reader' then
             functions := v_reader;

@@ -4,7 +4,7 @@
 -- a row runnable from outside of a step, such as a signal or gd_retry. What is claimed again where it stands, after a deadline
 -- or a lost lease, stays there; so does what stands in a queue when its step is given another one, until its next transition.
 -- While no step has a queue, a call asks for that once, and of a row no more than whether it has a home to go back to.
--- Next: 069_attributes, what an instance is searched by.
+-- Next: 068_known_steps.
 
 create or replace function gendurable._note_queues(p_queues text[]) returns void
 language plpgsql as $$

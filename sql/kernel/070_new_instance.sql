@@ -266,6 +266,13 @@ begin
             p_new := gendurable._clean_new_instances(p_new);
         end if;
     end if;
+    -- one after the other: what is not asked is not set up
+    if gendurable._steps_asked() then
+        if gendurable._lack_steps(p_new) then
+            perform gendurable._refuse_new_instances(p_new);
+            perform gendurable._refuse_steps(p_new);
+        end if;
+    end if;
 
     with put as (
         insert into gendurable.instance as i (
@@ -292,7 +299,7 @@ begin
             -- not looked for where there is nothing to fill in
             where (n.version is null or n.step is null or n.queue is null)
                 and m.fsm = n.fsm and (n.version is null or m.version = n.version)
-            order by m.version desc
+            order by m.pinned desc, m.version desc
             limit 1
         ) m on true
         where case when gendurable._is_plain_new(n) then true else gendurable._examine_new_instance(n) is null end

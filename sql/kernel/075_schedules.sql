@@ -40,7 +40,7 @@ begin
     select m.version, m.initial_step, m.queue into v_machine
     from gendurable.machine m
     where m.fsm = p_fsm and ((p_options ->> 'version') is null or m.version = (p_options ->> 'version')::numeric::int)
-    order by m.version desc
+    order by m.pinned desc, m.version desc
     limit 1;
     queue := coalesce(
         (select r.queue from gendurable._find_route(

@@ -49,7 +49,9 @@ create table gendurable.machine (
     primary key (fsm, version),
     timeouts jsonb,                       -- {step: ms}
     retain jsonb,                         -- {status: ms}
-    history text check (history in ('steps', 'states'))
+    history text check (history in ('steps', 'states')),
+    steps text[],                         -- null: nobody has said which there are
+    pinned boolean not null default false -- what is inserted without a version gets this one
 );
 
 comment on table gendurable.machine is 'Registered machines: where a new instance starts, and in which queue.';
@@ -63,6 +65,9 @@ where retain is not null;
 -- "does any machine keep a history", where one has ever asked for it
 create index machine_history on gendurable.machine (fsm, version)
 where history is not null;
+
+-- which version an insert gets: the pinned one, else the highest
+create index machine_chosen on gendurable.machine (fsm, pinned, version);
 
 -- One row: what is installed, and in which schema its API is. Every assembled script writes it at its end.
 create table gendurable.meta (

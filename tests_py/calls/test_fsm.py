@@ -91,7 +91,7 @@ def test_steps_are_named_by_method_or_by_hand_and_inherited() -> None:
     assert list(spec.steps) == ["start", "two"]
     assert (spec.queue, spec.max_attempts) == ("q", 3)
     assert spec.steps["two"].run(context(Derived)) == Done("derived")
-    assert spec.options() == {"max_attempts": 3, "timeouts": None}
+    assert spec.options() == {"max_attempts": 3, "timeouts": None, "steps": ["start", "two"]}
     with pytest.raises(InvalidArgument, match="not a machine"):
         spec_of(Base)
 

@@ -67,6 +67,10 @@ GRANTS = {"_api_schema", "_describe_profile", "_list_rights", "_profile_names", 
 """The doctor compares rights with what the last stage would give."""
 
 
+PINS = {"_is_pinned", "_is_known_definer", "_call_text", "_refuse_replaced"}
+"""gd_migrate runs a function of the caller by the rules of a step in SQL."""
+
+
 def may_call(caller: Path, home: Path) -> bool:
     if caller.parent.name == "kernel":
         return home.parent.name == "kernel" and home.name <= caller.name
@@ -83,6 +87,7 @@ def test_a_file_calls_only_where_it_may(path: Path) -> None:
         for home in where.get(name, set())
         if not may_call(path, home)
         and not (stage(path) == "24" and stage(home) == DOORS.get(name))
+        and not (path.name == "108_migrate_doors.sql" and name in PINS)
         and not (stage(path) == "26" and name in GRANTS)
     }
     assert not wrong
@@ -139,7 +144,7 @@ def test_sql_means_the_same_whatever_the_encoding_and_the_settings(path: Path) -
 
 VOCABULARY = ("000", "005", "010", "020", "025", "027", "028", "030")
 """The files of the kernel whose functions are read by their names."""
-WALKS = {"gd_insert": 11, "gd_claim_many": 28, "gd_commit": 23, "gd_signal": 5}
+WALKS = {"gd_insert": 12, "gd_claim_many": 29, "gd_commit": 24, "gd_signal": 5}
 """Through how many files the ways through the code lead at most, as docs/internals.md tells them. Rate limits have four
 of a claim: buckets and bells in the kernel, and a stage before and one behind the hand-out. Only rows that name one go
 there. One file of each is 067_routes, which is entered where some step has a queue, and one is 069_attributes. Pauses

@@ -11,7 +11,7 @@ from gendurable_py.install import extension_files, plain_script
 
 # A procedure that commits cannot have a search_path of its own, and what runs handlers gives them that of its caller:
 # their bodies are looked at as they run, under any search_path.
-OPEN = {"gd_run", "gd_run_claims", "gd_rehearse"}
+OPEN = {"gd_run", "gd_run_claims", "gd_rehearse", "gd_migrate"}
 
 # In tables and views all operands have their operator exactly, which is found in pg_catalog first: proved by the test
 # that installs among everything inexact (test_roles.py).

@@ -15,7 +15,16 @@ from support.server import Server
 
 from gendurable_py.install import extension_files, install, plain_script, uninstall, version
 
-VIEWS = {"gd_instances", "gd_queues", "gd_workers", "gd_rate_limits", "gd_holds", "gd_schedules", "gd_pauses"}
+VIEWS = {
+    "gd_instances",
+    "gd_queues",
+    "gd_workers",
+    "gd_rate_limits",
+    "gd_holds",
+    "gd_schedules",
+    "gd_pauses",
+    "gd_machines",
+}
 STEPS = {"gd_steps"}
 UPKEEP = {"gd_reap", "gd_gc", "gd_maintain"}
 CLIENT = {
@@ -33,6 +42,11 @@ RUNNER = {
     *("_next_links", "_sign_outcomes", "_carry", "_setting_ms"),
     *("_rehearse", "_claim_this", "_open_rehearsal", "_show_rehearsed"),
     *("_count_writes", "_diff_writes"),
+}
+# What gd_migrate consists of.
+MIGRATION = {
+    *("gd_migrate", "_migrate", "_migrate_group", "_open_migration", "_prepare_state", "_write_migration"),
+    *("_is_pinned", "_blames_lock"),
 }
 LOOKING = {
     *("gd_signals", "gd_match", "gd_get", "gd_tree", "gd_list", "gd_count", "gd_why", "gd_line", "gd_failures"),
@@ -58,6 +72,7 @@ MAY: dict[str, set[str]] = {
     | {"gd_cancel", "gd_retry", "gd_reschedule", "gd_pause_queue", "gd_resume_queue", "gd_set_key_limit"}
     | LIMITS
     | LOOKING
+    | MIGRATION
     | {"gd_cancel_many", "gd_retry_many", "gd_reschedule_many"}
     | {"gd_edit", "gd_delete", "gd_delete_many", "gd_signal_many"}
     | {"gd_fork", "gd_export", "gd_import"}
@@ -68,6 +83,7 @@ MAY: dict[str, set[str]] = {
     "author": STEPS | {"gd_define_step", "gd_drop_step", "gd_version"},
     "nobody": set(),
 }
+RUNS_CODE = {"worker", "operator"}
 PROFILES = ("client", "worker", "operator", "reader", "author")
 
 
@@ -121,8 +137,8 @@ def test_every_function_is_open_to_the_profiles_that_name_it_and_to_no_other(pla
     wrong = []
     with place.as_(profile) as conn:
         for oid, name, signature, private, types in functions:
-            if private and profile == "worker":
-                # who runs steps has usage of the schema: what cannot be called at all fails for that
+            if private and profile in RUNS_CODE:
+                # who runs code of his own has usage of the schema: what cannot be called at all fails for that
                 [allowed] = conn.execute("select has_function_privilege(%s::oid, 'execute')", (oid,)).fetchone()  # type: ignore[misc]
             else:
                 allowed = outcome_of(conn, null_call(signature, types)) != InsufficientPrivilege.sqlstate
@@ -164,7 +180,7 @@ def test_what_is_private_is_out_of_reach(place: Place, profile: str) -> None:
                 tried += [f"insert into {name} default values", f"delete from {name}", f"lock table {name}"]
             for statement in tried:
                 assert outcome_of(conn, statement.encode()) == InsufficientPrivilege.sqlstate, statement
-        if profile != "worker":  # who runs steps has usage of the schema
+        if profile not in RUNS_CODE:  # who runs code of his own has usage of the schema
             assert outcome_of(conn, b"select null::gendurable.status") == InsufficientPrivilege.sqlstate
         for statement in (
             "create table gendurable.mine (id int)",

@@ -40,15 +40,15 @@ class Worker:
 
 
 @contextlib.contextmanager
-def worker(script: str, *args: object) -> Iterator[Worker]:
-    """Run a script; its log and its errors are part of what it says."""
+def worker(script: str, *args: object, package: Path = ROOT) -> Iterator[Worker]:
+    """Run a script with the package that lies there; its log and its errors are part of what it says."""
     prelude = "import logging, sys\nlogging.basicConfig(level=logging.INFO, stream=sys.stdout, format='%(message)s')\n"
     with subprocess.Popen(
-        [sys.executable, "-u", "-c", prelude + script, *map(str, args)],
+        [sys.executable, "-P", "-u", "-c", prelude + script, *map(str, args)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(package)},
     ) as process:
         try:
             yield Worker(process)
