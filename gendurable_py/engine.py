@@ -18,6 +18,7 @@ from ._log import logger
 from .dispatch.arguments import (
     check_options,
     read_autoload,
+    read_connect,
     read_count,
     read_dsn,
     read_flag,
@@ -30,6 +31,7 @@ from .dispatch.arguments import (
     read_transactions,
 )
 from .dispatch.database import Database
+from .dispatch.dial import Connect
 from .dispatch.executor import Executor
 from .dispatch.fork import parted
 from .dispatch.health import ABSENT, Health, QueueHealth, RunningStep, State, list_running
@@ -60,6 +62,9 @@ class Engine:
         async with engine: ...          # or on a loop of your own; also: await engine.serve()
 
     Args:
+        dsn: a connection string, or psycopg's keyword arguments as a dict.
+        connect: makes each connection, in place of ``dsn``: a function, sync or async, that answers a new psycopg
+            connection of either kind. For passwords that expire.
         machines: registered at start. Every imported machine can be run, whether it is listed or not.
         queues: how many steps run at once, for each queue; ``{}`` is a node for maintenance only.
         autoload: packages from which an unknown default name may be imported; None: those of the machines.
@@ -79,10 +84,11 @@ class Engine:
 
     def __init__(
         self,
-        dsn: str,
+        dsn: str | Mapping[str, Any] = "",
         machines: Iterable[MachineLike] = (),
         queues: Mapping[str, int] | None = None,
         *,
+        connect: Connect | None = None,
         autoload: Iterable[str] | None = None,
         lease_ttl: Seconds = 60,
         heartbeat_interval: Seconds = 20,
@@ -100,6 +106,7 @@ class Engine:
         on_event: OnEvent | None = None,
     ) -> None:
         self._dsn = read_dsn(dsn)
+        self._connect = read_connect(connect, dsn)
         self._specs = read_machines(machines)
         self._options = Options(
             queues=read_queues(queues),
@@ -208,7 +215,7 @@ class Engine:
         self._starting: list[asyncio.Task[Any]] = []
         loop = asyncio.get_running_loop()
         self._executor = Executor(loop, self._options.queues, self._finish, self._life.draining)
-        self._database = Database(self._dsn, self._options, self._executor, self._emit, self._fail)
+        self._database = Database(self._dsn, self._connect, self._options, self._executor, self._emit, self._fail)
         self._watch = LoopWatch(self._options.heartbeat_interval, self._executor.working, self._emit)
         self._current = self._database
 

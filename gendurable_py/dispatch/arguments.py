@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from .._contract import Seconds
 from .._log import logger
@@ -124,15 +124,29 @@ def read_autoload(packages: object, specs: Iterable[Spec]) -> frozenset[str]:
 
 
 def read_dsn(dsn: object) -> str:
-    if not isinstance(dsn, str):
+    if not isinstance(dsn, (str, Mapping)):
         raise InvalidArgument(
-            f"dsn is a {_name_kind(dsn)}", hint="give a connection string: an engine makes its own connections"
+            f"dsn is a {_name_kind(dsn)}",
+            hint="give a connection string, or psycopg's keyword arguments as a dict: an engine makes its own "
+            "connections, or has them made by connect",
         )
     try:
+        if isinstance(dsn, Mapping):
+            return make_conninfo("", **{str(key): value for key, value in dsn.items()})
         conninfo_to_dict(dsn)
     except (psycopg.Error, ValueError) as error:  # not with the string, which may hold a password
         raise InvalidArgument("dsn is no connection string", hint='for example "host=db dbname=app"') from error
     return dsn
+
+
+def read_connect(connect: object, dsn: object) -> Any:
+    if connect is None:
+        return None
+    if not callable(connect):
+        raise InvalidArgument(f"connect is a {_name_kind(connect)}", hint="give a function that answers a connection")
+    if dsn:
+        raise InvalidArgument("dsn and connect are given", hint="give one of them: connect knows where to go")
+    return connect
 
 
 def read_listener(on_event: object) -> Any:

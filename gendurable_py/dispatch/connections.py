@@ -24,6 +24,7 @@ from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout
 
 from ..calls import dispatching
 from ..errors import InvalidArgument, translate
+from .dial import Dialer
 from .fork import Connected
 from .pooled import Shared
 
@@ -169,8 +170,8 @@ class _Seen:
 class Connections:
     """For one database: a pool for sync steps and one for async ones, each of so many connections at most."""
 
-    def __init__(self, dsn: str, size: int, shared: Shared, links: list[Connected]) -> None:
-        self._dsn = dsn
+    def __init__(self, dialer: Dialer, size: int, shared: Shared, links: list[Connected]) -> None:
+        self._dialer = dialer
         self._size = size
         self._shared = shared
         self._links = links
@@ -213,7 +214,10 @@ class Connections:
         with self._lock:
             if self._sync is None:
                 self._sync = ConnectionPool(
-                    self._dsn, connection_class=_Owned, configure=self._show, **self._arguments()
+                    self._dialer.dsn,
+                    connection_class=self._dialer.pooled(_Owned),
+                    configure=self._show,
+                    **self._arguments(),
                 )
             pool = self._sync
         for stale in range(_MOST_STALE + self._size):
@@ -280,7 +284,10 @@ class Connections:
         """The same for an async step, on the loop of the engine."""
         if self._async is None:
             self._async = AsyncConnectionPool(
-                self._dsn, connection_class=_OwnedAsync, configure=self._show_async, **self._arguments()
+                self._dialer.dsn,
+                connection_class=self._dialer.pooled(_OwnedAsync),
+                configure=self._show_async,
+                **self._arguments(),
             )
         pool = self._async
         for stale in range(_MOST_STALE + self._size):

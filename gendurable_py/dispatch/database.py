@@ -24,13 +24,14 @@ from .committer import Committer
 from .connections import Connections
 from .counts import Counts
 from .defined import DefinedSteps
+from .dial import Connect, Dialer
 from .feeder import Feeder
 from .fork import Connected
 from .health import Pulse
 from .heartbeat import Heartbeats
 from .hello import Hello
 from .limits import Limits
-from .link import Link, conninfo
+from .link import Link
 from .maintenance import Maintenance
 from .options import Options
 from .pooled import Shared
@@ -49,13 +50,15 @@ from .work import Held, Runner, Work, make_worker_name
 class Database:
     """One database that an engine serves, from one start to the end of it."""
 
-    def __init__(self, dsn: str, options: Options, executor: Runner, emit: Emit, failed: Failed) -> None:
+    def __init__(
+        self, dsn: str, connect: Connect | None, options: Options, executor: Runner, emit: Emit, failed: Failed
+    ) -> None:
         self._options = options
         self._executor = executor
         self._services = Services(failed)
         self._serving = False
         self.held = Held(make_worker_name())
-        self._dsn = conninfo(dsn, f"gendurable {self.held.worker}")
+        self._dialer = Dialer(dsn, f"gendurable {self.held.worker}", connect)
         self._shared = Shared(pooled=not options.notify)
         self._emit = emit
         lease = options.lease_ttl.total_seconds()
@@ -78,7 +81,7 @@ class Database:
             self._functions,
         ]
         self.links: list[Connected] = [*self._links]
-        self._transactions = Transactions(Connections(self._dsn, options.transactions, self._shared, self.links))
+        self._transactions = Transactions(Connections(self._dialer, options.transactions, self._shared, self.links))
         self._schedules = Schedules(self._timetable, emit)
         self.sleeper = Sleeper(self.claims, emit, options)
         self._committer = Committer(
@@ -147,7 +150,7 @@ class Database:
         )
 
     def _make_link(self, name: str, *, durable: bool = True, ours: bool = True, timeout: float) -> Link:
-        return Link(self._dsn, name, self._emit, durable=durable, ours=ours, timeout=timeout, shared=self._shared)
+        return Link(self._dialer, name, self._emit, durable=durable, ours=ours, timeout=timeout, shared=self._shared)
 
     async def introduce(self, specs: Iterable[Spec], ours: str) -> None:
         """Check the versions, register machines and limits, listen: what fails here fails the start."""

@@ -16,13 +16,14 @@ import traceback
 from typing import Any, ParamSpec, TypeVar, cast
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import conninfo_to_dict
 
 from .._contract import BAD_OUTCOME
 from .._log import logger
 from .._statement import Call, Statement
 from ..telemetry.events import Emit, Reconnecting, Recovered
 from . import pooled, session
+from .dial import Dialer
 from .pooled import Settings, Shared, is_shared, transaction
 from .text import Lenient
 
@@ -39,15 +40,6 @@ _CANCEL = 1.0
 # What another session does, and what passes by itself.
 _CONFLICTS = ("40", "55")
 
-# A dead network shows only by silence. What the DSN says wins.
-_DEFAULTS = {
-    "connect_timeout": "10",
-    "keepalives_idle": "15",
-    "keepalives_interval": "5",
-    "keepalives_count": "3",
-    "tcp_user_timeout": "30000",
-}
-
 TROUBLE = (psycopg.Error, OSError, TimeoutError)
 """What a server that restarts, is full or is cut off can make of any call."""
 
@@ -56,12 +48,6 @@ def is_about_data(sqlstate: str | None) -> bool:
     """Whether an error is the fault of what was sent (the classes in which the server isolates a bad outcome), or of a
     conflict that passes; everything else is about the session or the server."""
     return sqlstate is not None and sqlstate[:2] in (*BAD_OUTCOME, *_CONFLICTS)
-
-
-def conninfo(dsn: str, worker: str) -> str:
-    given = conninfo_to_dict(dsn)
-    defaults = {**_DEFAULTS, "application_name": worker[:63]}
-    return make_conninfo(dsn, **{key: value for key, value in defaults.items() if key not in given})
 
 
 class Link:
@@ -75,7 +61,7 @@ class Link:
 
     def __init__(
         self,
-        dsn: str,
+        dialer: Dialer,
         name: str,
         emit: Emit,
         *,
@@ -84,7 +70,7 @@ class Link:
         timeout: float = 30,
         shared: Shared | None = None,
     ) -> None:
-        self._dsn = dsn
+        self._dialer = dialer
         self._emit = emit
         self._durable = durable
         self._ours = ours
@@ -148,19 +134,17 @@ class Link:
         A timeout of the role may end a session before it can be switched off: only what is said while connecting comes
         before that. Not at first, since proxies refuse such options.
         """
-        if self._options is not None:
+        if self._options is not None or not self._dialer.takes_options:
             self._options = None
             return
-        given = str(conninfo_to_dict(self._dsn).get("options") or os.environ.get("PGOPTIONS") or "")
+        given = str(conninfo_to_dict(self._dialer.dsn).get("options") or os.environ.get("PGOPTIONS") or "")
         off = (f"-c {name}=0" for name in session.timeouts(self._version))
         self._options = " ".join([given, *off]).strip()
 
     async def _connected(self) -> psycopg.AsyncConnection[tuple[object, ...]]:
         more: dict[str, Any] = {} if self._options is None else {"options": self._options}
         try:
-            conn = await psycopg.AsyncConnection.connect(
-                self._dsn, autocommit=True, prepare_threshold=None, client_encoding="UTF8", **more
-            )
+            conn = await self._dialer.open(**more)
         except BaseException as error:
             # A connection that was broken off while it was made stands in the frames that the error remembers, and its
             # socket would stay open until the collector comes by.
@@ -179,7 +163,7 @@ class Link:
         if conn.info.parameter_status("server_encoding") == "SQL_ASCII":
             conn.adapters.register_loader("text", Lenient)
         pid = 0 if self.pooled else await pooled.backend(conn)
-        if pid not in (0, conn.info.backend_pid) and await is_shared(conn, pid, self._dsn):
+        if pid not in (0, conn.info.backend_pid) and await is_shared(conn, pid, self._dialer):
             self._shared.pooled = True
             logger.warning(
                 "a proxy that pools transactions stands before the database: this engine polls, as with notify=False. "

@@ -17,6 +17,7 @@ from psycopg.rows import tuple_row
 
 from .._statement import Statement, call, nothing, one_value
 from ..errors import translate
+from .dial import Dialer
 
 R = TypeVar("R")
 
@@ -52,7 +53,7 @@ def backend() -> Statement[int]:
     return Statement("select pg_catalog.pg_backend_pid()", (), one_value)
 
 
-async def is_shared(conn: psycopg.AsyncConnection[Any], pid: int, dsn: str) -> bool:
+async def is_shared(conn: psycopg.AsyncConnection[Any], pid: int, dialer: Dialer) -> bool:
     """Whether the proxy before this connection hands its server process to others between two transactions.
 
     A second connection looks: where sessions are pooled it never gets the process that this one has, and this one
@@ -60,9 +61,7 @@ async def is_shared(conn: psycopg.AsyncConnection[Any], pid: int, dsn: str) -> b
     """
     try:
         async with asyncio.timeout(_PATIENCE):
-            witness = await psycopg.AsyncConnection.connect(
-                dsn, autocommit=True, prepare_threshold=None, client_encoding="UTF8"
-            )
+            witness = await dialer.open()
             try:
                 for _ in range(_ROUNDS):
                     if await backend(witness) == pid or await backend(conn) != pid:

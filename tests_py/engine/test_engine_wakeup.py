@@ -17,7 +17,8 @@ from support.wait import wait_until
 import gendurable_py as gd
 from gendurable_py import FSM, Await, Child, Context, Done, Engine, ScheduleChilds, job, step
 from gendurable_py.calls import dispatching
-from gendurable_py.dispatch.link import Link, conninfo
+from gendurable_py.dispatch.dial import Dialer
+from gendurable_py.dispatch.link import Link
 from gendurable_py.dispatch.sleeper import Announcement, Sleeper
 
 Conn = psycopg.Connection[Any]
@@ -102,7 +103,7 @@ def idling(db: Any, scene: Callable[[Sleeper, Link], Awaitable[None]]) -> None:
     """A sleeper without an engine around it."""
 
     async def main() -> None:
-        link = Link(conninfo(db.dsn, "w"), "claims", lambda *_: None)
+        link = Link(Dialer(db.dsn, "w"), "claims", lambda *_: None)
         await link.open()
         async with asyncio.timeout(60):
             await scene(Sleeper(link, lambda *_: None, sleeper(db)._options), link)

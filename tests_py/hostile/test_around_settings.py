@@ -280,7 +280,8 @@ def test_environment_and_service_do_not_matter_either(
     [("role", True, "on"), ("role", False, "off"), ("none", True, "on"), ("remote", True, "remote_write")],
 )
 def test_what_is_durable(db: Any, conn: Conn, where: str, durable: bool, expected: str) -> None:
-    from gendurable_py.dispatch.link import Link, conninfo
+    from gendurable_py.dispatch.dial import Dialer
+    from gendurable_py.dispatch.link import Link
     from gendurable_py.dispatch.pooled import backend
 
     value = {"role": "off", "none": "on", "remote": "remote_write"}[where]
@@ -288,7 +289,7 @@ def test_what_is_durable(db: Any, conn: Conn, where: str, durable: bool, expecte
     conn.execute(sql.SQL("alter database {} set synchronous_commit = {}").format(sql.Identifier(name), value))
 
     async def asked() -> Any:
-        link = Link(conninfo(db.dsn, "w"), "claims", lambda *_: None, durable=durable)
+        link = Link(Dialer(db.dsn, "w"), "claims", lambda *_: None, durable=durable)
         await link.attempt(backend)
         assert link.conn is not None
         row = await (await link.conn.execute("show synchronous_commit")).fetchone()
