@@ -176,12 +176,15 @@ def _text(rows: Rows) -> str | None:
 
 
 def require_release(installed: str, ours: str) -> None:
-    """Raise VersionMismatch unless both are of one release (major.minor): only the engine's calls fit each other."""
+    """Raise VersionMismatch unless the database is of the release (major.minor) of this package, or of the next minor
+    one: the database is upgraded first, and its workers after it."""
 
-    def release(version: str) -> tuple[int, ...]:
-        return tuple(int(part) for part in version.split(".")[:2])
+    def release(version: str) -> tuple[int, int]:
+        major, minor = version.split(".")[:2]
+        return int(major), int(minor)
 
-    if release(installed) != release(ours):
+    major, minor = release(ours)
+    if release(installed) not in ((major, minor), (major, minor + 1)):
         raise VersionMismatch(
             f"the database has gendurable {installed}, this package is {ours}",
             hint=_newer(installed)

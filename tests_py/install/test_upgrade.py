@@ -6,6 +6,7 @@ import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -332,8 +333,19 @@ async def test_an_engine_refuses_a_database_of_another_release(site: Site, monke
     site.upgrade()
     async with Engine(site.dsn, queues={}):
         pass
-    # An older package and a newer database: the package is to be.
+    # A package of the release before goes on, and may be started: the database is upgraded first, its workers after it.
     monkeypatch.setattr("gendurable_py.engine.package_version", version)
+    async with Engine(site.dsn, queues={}):
+        pass
+    # Of an older one, or of another major release, the package is to be upgraded.
+    major, minor = map(int, version().split(".")[:2])
+    for older in (f"{major}.{minor - 1}.0", f"{major + 1}.{minor}.0"):
+        monkeypatch.setattr("gendurable_py.engine.package_version", partial(str, older))
+        with pytest.raises(VersionMismatch) as caught:
+            async with Engine(site.dsn, queues={}):
+                pass
+        assert older in str(caught.value)
+    monkeypatch.setattr("gendurable_py.engine.package_version", lambda: f"{major}.{minor - 1}.0")
     with pytest.raises(VersionMismatch) as caught:
         async with Engine(site.dsn, queues={}):
             pass
