@@ -243,6 +243,8 @@ begin
         perform gendurable._place_rows(v_open, null, v_now);
         perform gendurable._keep_batons(v_keys, v_open, v_now);
     end if;
+    -- a pause of the step or version that they have left holds them no more
+    perform gendurable._bring_back_free(p_ids, v_now);
     perform gendurable._note_by_hand('gd_migrate', null,
         jsonb_build_object('fsm', p_fsm, 'from', p_from, 'to', p_to), cardinality(p_ids));
     -- who sleeps may have passed them over, since it did not know their version

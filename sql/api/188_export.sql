@@ -63,7 +63,7 @@ and up to 1,000 entries of each history, 16 MB in all: "left_out" says how many 
 watchers, and what is known of machines, queues and limits. Raises GD501, GD503.';
 
 create or replace function gendurable._refuse_export(p_detail text) returns void
-language plpgsql immutable as $$
+language plpgsql as $$
 begin
     perform gendurable._invalid('the instance is too large for one document', p_detail,
         'Export its children one by one, as of gd_childs; each is an instance of its own then.');

@@ -85,6 +85,7 @@ begin
     v_shown := gendurable._import_inboxes(p_all, v_ids);
     perform gendurable._place_imported(p_all, v_ids, v_places, v_pending, v_parents, v_shown, v_now);
     perform gendurable._import_past(p_all, v_ids);
+    perform gendurable._add_words(v_ids);
 
     if p_all @? '$[*].paused_at ? (@ <> null)' then
         -- claims ask about pauses only where this says so
@@ -117,7 +118,7 @@ comment on function gendurable._import_instances(jsonb) is
 create or replace function gendurable._import_status(p_one jsonb, p_pending int) returns gendurable.status
 language plpgsql immutable as $$
 begin
-    return case p_one ->> 'status'
+    return (case p_one ->> 'status'
         when 'executing' then 'runnable'
         when 'awaiting_children' then case when p_pending > 0 then 'awaiting_children' else 'runnable' end
         when 'awaiting_signal' then case
@@ -128,7 +129,7 @@ begin
             else 'awaiting_signal'
         end
         else p_one ->> 'status'
-    end;
+    end)::gendurable.status;
 end $$;
 
 comment on function gendurable._import_status(jsonb, int) is

@@ -142,7 +142,7 @@ begin
         gendurable._weight_problem(p_one -> 'weight'),
         gendurable._object_problem(p_one -> 'state', 'state'),
         gendurable._object_problem(p_one -> 'meta', 'meta'),
-        gendurable._object_problem(p_one -> 'attributes', 'attributes'),
+        gendurable._attributes_problem(p_one -> 'attributes'),
         gendurable._string_problem(p_one -> 'last_error', 'last_error'),
         gendurable._string_problem(p_one -> 'worker', 'worker'),
         gendurable._string_problem(p_one -> 'paused_by', 'paused_by'),
@@ -231,7 +231,7 @@ begin
     if not coalesce(jsonb_typeof(p_one -> 'status') = 'string' and p_one ->> 'status' = any(v_all), false) then
         return 'status is not a status';
     end if;
-    v_status := p_one ->> 'status';
+    v_status := (p_one ->> 'status')::gendurable.status;
     if jsonb_typeof(v_scope) <> 'array' or not v_scope <@ to_jsonb(v_all) then
         return 'unique_scope must be an array of statuses';
     end if;

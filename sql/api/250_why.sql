@@ -114,7 +114,7 @@ begin
         -- somebody would have to claim it
         v_claim := jsonb_build_array(v_key) || gendurable._why_limits(p_id, p_now)
             || jsonb_build_array(
-                gendurable._why_queue_full(p_id), gendurable._why_step(p_id), gendurable._why_unknown(p_id),
+                gendurable._why_queue_full(p_id), gendurable._why_step(p_id), gendurable._why_unknown(p_id, p_now),
                 gendurable._why_unserved(p_id, p_now),
                 gendurable._why_crashing(p_id),
                 case when v_row.status <> 'executing' then gendurable._why_due(p_id, p_now) end);

@@ -188,7 +188,7 @@ end $$;
 
 comment on function gendurable._why_step(bigint) is 'The cause "step refused".';
 
-create or replace function gendurable._why_unknown(p_id bigint) returns jsonb
+create or replace function gendurable._why_unknown(p_id bigint, p_now timestamptz) returns jsonb
 language plpgsql stable as $$
 begin
     return (
@@ -200,17 +200,25 @@ begin
                         from (
                             select x.version from gendurable.machine x where x.fsm = i.fsm order by x.version desc limit 10
                         ) m))
-                else format('is at the step %s, which version %s of the machine %s does not have', gendurable._name(i.step),
-                    i.fsm_version, gendurable._name(i.fsm))
+                when 'step' then format('is at the step %s, which version %s of the machine %s does not have',
+                    gendurable._name(i.step), i.fsm_version, gendurable._name(i.fsm))
+                else format('is at the step %s of version %s of the machine %s, which no worker has that serves its queue %s; %s',
+                    gendurable._name(i.step), i.fsm_version, gendurable._name(i.fsm), gendurable._name(i.queue), coalesce(
+                        'of the machine they have ' || array_to_string(nullif(gendurable._find_served(i.queue, i.fsm, p_now), '{}'), ', '),
+                        'they do not have this machine'))
             end,
             jsonb_build_object('fsm', i.fsm, 'version', i.fsm_version, 'step', i.step, 'unknown', u.unknown, 'steps', (
                 select to_jsonb(m.steps[:100]) from gendurable.machine m where m.fsm = i.fsm and m.version = i.fsm_version)))
         from gendurable.instance i
-        cross join lateral (select gendurable._unknown_step(i.fsm, i.fsm_version, i.step) as unknown) u
+        cross join lateral (
+            select coalesce(
+                gendurable._unknown_step(i.fsm, i.fsm_version, i.step),
+                gendurable._unknown_to_servers(i.queue, i.fsm, i.fsm_version, i.step, p_now)) as unknown
+        ) u
         where i.id = p_id and u.unknown is not null);
 end $$;
 
-comment on function gendurable._why_unknown(bigint) is 'The cause "machine unknown".';
+comment on function gendurable._why_unknown(bigint, timestamptz) is 'The cause "machine unknown".';
 
 create or replace function gendurable._why_unserved(p_id bigint, p_now timestamptz) returns jsonb
 language plpgsql stable as $$

@@ -165,7 +165,6 @@ comment on function gendurable._lacks_next(bigint, text) is 'Whether the version
 create or replace function gendurable._unknown_step(p_fsm text, p_version int, p_step text) returns text
 language plpgsql stable as $$
 begin
-    -- Who knows what besides (workers that say which machines they have) has its place here.
     return case
         when exists (
             select from gendurable.step s
@@ -180,3 +179,58 @@ end $$;
 comment on function gendurable._unknown_step(text, int, text) is
     'What nobody knows of where an instance stands: "version", which is not registered while others of its machine are; "step", which
 its version does not have; null: nothing, as far as is known.';
+
+create or replace function gendurable._unknown_to_servers(
+    p_queue text, p_fsm text, p_version int, p_step text, p_now timestamptz
+) returns text
+language plpgsql stable as $$
+declare
+    v_step constant jsonb := jsonb_build_array(jsonb_build_array(p_fsm, p_version, jsonb_build_array(p_step)));
+    v_servers bigint;
+    v_able bigint;
+begin
+    if exists (
+        select from gendurable.step s
+        where s.fsm = p_fsm and s.step = p_step and (s.version = p_version or s.version is null)
+    ) then
+        return null;
+    end if;
+    select count(*), count(*) filter (where
+        -- it has not told all, or may import the module that a name such as "app.mail:Mail" tells of
+        w.about -> 'more' = 'true'
+        or (strpos(p_fsm, ':') > 0 and coalesce(w.about -> 'autoload', '[]') <> '[]')
+        or w.machines = '[]' or w.machines @> v_step)
+    into v_servers, v_able
+    from (
+        select x.about, x.machines
+        from gendurable.worker x
+        where x.until > p_now and x.state = 'running' and coalesce((x.queues -> p_queue)::int, 0) > 0
+            and not exists (select from gendurable.draining d where d.worker = x.worker)
+        limit 1000
+    ) w;
+    return case when v_servers > 0 and v_able = 0 then 'workers' end;
+end $$;
+
+comment on function gendurable._unknown_to_servers(text, text, int, text, timestamptz) is
+    '"workers": there are known workers that serve the queue, and none of them has this step; null: one has it, or there are none.';
+
+create or replace function gendurable._find_served(p_queue text, p_fsm text, p_now timestamptz) returns int[]
+language plpgsql stable as $$
+begin
+    return array(
+        select distinct (m.value -> 1)::int
+        from (
+            select x.machines
+            from gendurable.worker x
+            where x.until > p_now and x.state = 'running' and coalesce((x.queues -> p_queue)::int, 0) > 0
+                and x.machines @> jsonb_build_array(jsonb_build_array(p_fsm))
+            limit 1000
+        ) w
+        cross join lateral jsonb_array_elements(w.machines) m
+        where m.value -> 0 = to_jsonb(p_fsm)
+        order by 1
+        limit 10);
+end $$;
+
+comment on function gendurable._find_served(text, text, timestamptz) is
+    'Which versions of a machine known workers of a queue have, ten of them.';

@@ -46,7 +46,8 @@ create table gendurable.queue_setting (
     concurrency int check (concurrency >= 0)         -- of each worker; null: its own
 );
 
-comment on table gendurable.queue_setting is 'What gd_set_queue has said of a queue: how many of it may execute at once, in all and at each worker.';
+comment on table gendurable.queue_setting is
+    'What gd_set_queue has said of a queue: how many of it may execute at once, in all and at each worker.';
 
 -- Almost always empty. No unique key: who holds waits for nobody.
 create table gendurable.hold (

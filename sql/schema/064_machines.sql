@@ -114,7 +114,12 @@ select coalesce(m.fsm, c.fsm) as fsm, coalesce(m.version, c.version) as version,
     coalesce(c.runnable, 0::bigint) as runnable, coalesce(c.executing, 0::bigint) as executing,
     coalesce(c.awaiting_signal, 0::bigint) as awaiting_signal,
     coalesce(c.awaiting_children, 0::bigint) as awaiting_children,
-    coalesce(c.unrunnable, 0::bigint) as unrunnable, w.whole as exact
+    coalesce(c.unrunnable, 0::bigint) as unrunnable, w.whole as exact,
+    (
+        select count(*) from gendurable.worker x
+        where x.until > statement_timestamp()
+            and x.machines @> jsonb_build_array(jsonb_build_array(coalesce(m.fsm, c.fsm), coalesce(m.version, c.version)))
+    ) as workers
 from gendurable.machine m
 full join counted c on m.fsm = c.fsm and m.version = c.version
 cross join whole w;
@@ -139,3 +144,4 @@ comment on column gd_machines.unrunnable is
 'how many of these nobody can run: their version is not registered while another one of the machine is, or has no such
 step, nor does gd_define_step know it';
 comment on column gd_machines.exact is 'it looked at all open instances: the counts are whole';
+comment on column gd_machines.workers is 'how many known workers that live have it, as far as they have told all';
