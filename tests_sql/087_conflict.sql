@@ -35,7 +35,8 @@ select is((select row(v.priority, v.meta, v.attributes)::text from gd_instances 
 select gd_register('m', 7, 'seven', 'sevens');
 select is(gd_insert('m', p_unique_key => 'u', p_eligible_at => '2000-01-01Z', p_on_conflict => 'replace'), :u::bigint, 'of a new version');
 select is(t.line(:u), 'seven 7 {} due q', 'the version and its step come with the state');
-select is(gd_insert('m', '{"n": 4}', p_step => 'other', p_version => 3, p_unique_key => 'u', p_on_conflict => 'replace'), :u::bigint, 'or those that are given');
+select is(gd_insert('m', '{"n": 4}', p_step => 'other', p_version => 3, p_unique_key => 'u', p_on_conflict => 'replace'), :u::bigint,
+    'or those that are given');
 select is(t.line(:u), 'other 3 {"n": 4} due q', '(they are)');
 select is(gd_insert('m', p_unique_key => 'u', p_eligible_at => '2031-05-06T07:08:09Z', p_on_conflict => 'reschedule'), :u::bigint, 'again');
 select is((select v.eligible_at from gd_instances v where v.id = :u), '2031-05-06T07:08:09Z', 'at that very time');
@@ -64,8 +65,10 @@ select is(gd_insert('m', p_unique_key => 'gb', p_on_conflict => 'replace'), null
 
 -- debounce: the key is held only until it begins
 
-select gd_insert('idx', '{"doc": 1}', p_queue => 'idx', p_unique_key => 'idx:1', p_unique_scope => '{runnable}', p_delay => '5 s', p_on_conflict => 'replace') as id \gset
-select is(gd_insert('idx', '{"doc": 2}', p_unique_key => 'idx:1', p_unique_scope => '{runnable}', p_delay => '5 s', p_on_conflict => 'replace'), :id::bigint, 'later ones are one');
+select gd_insert('idx', '{"doc": 1}', p_queue => 'idx', p_unique_key => 'idx:1', p_unique_scope => '{runnable}', p_delay => '5 s',
+    p_on_conflict => 'replace') as id \gset
+select is(gd_insert('idx', '{"doc": 2}', p_unique_key => 'idx:1', p_unique_scope => '{runnable}', p_delay => '5 s', p_on_conflict => 'replace'),
+    :id::bigint, 'later ones are one');
 select t.due(:id);
 select is((select c.state from t.take('idx') c), '{"doc": 2}', 'with the last state');
 select isnt(gd_insert('idx', '{"doc": 3}', p_queue => 'idx', p_unique_key => 'idx:1', p_unique_scope => '{runnable}', p_on_conflict => 'replace'), :id::bigint,
@@ -77,7 +80,7 @@ select gd_insert('m', p_queue => 'k', p_partition_key => 'k', p_unique_key => 'k
 select gd_insert('m', p_queue => 'k', p_partition_key => 'k', p_unique_key => 'k2') as k2 \gset
 select is((select c.id from t.take('k') c), :k2::bigint, 'the second comes first');
 select gd_insert('m', p_queue => 'k', p_partition_key => 'k', p_unique_key => 'k3') as k3 \gset
-select is((select count(*) from t.take('k') c), 0::bigint, 'the third parks');
+select is((select count(*) from t.take('k')), 0::bigint, 'the third parks');
 select is(gd_insert('m', p_unique_key => 'k1', p_eligible_at => '2020-01-01Z', p_on_conflict => 'reschedule'), :k1::bigint, 'the first is to come before it');
 select t.put(:k2, '{"kind": "done"}');
 select is((select c.id from t.take('k') c), :k1::bigint, 'and does');
@@ -124,8 +127,10 @@ select t.raises(format('select gd_insert(''m'', %s)', x.bad), 'GD501', x.bad)
 from (values ($$p_on_conflict => 'update', p_unique_key => 'z'$$), ($$p_on_conflict => '', p_unique_key => 'z'$$),
     ($$'[]', p_on_conflict => 'replace', p_unique_key => 'free:id'$$), ($$p_queue => '', p_on_conflict => 'id', p_unique_key => 'free:id'$$),
     ($$p_delay => '1 s', p_eligible_at => now(), p_on_conflict => 'reschedule', p_unique_key => 'free:id'$$)) x (bad);
-begin isolation level repeatable read;
+set default_transaction_isolation = 'repeatable read';
+begin;
 select t.raises($$select gd_insert('m', p_unique_key => 'free:id', p_on_conflict => 'replace')$$, 'GD504', 'the locks of another snapshot');
 commit;
+set default_transaction_isolation = 'read committed';
 
 select * from finish();

@@ -46,12 +46,14 @@ select t.raises($$select gd_insert('m', p_step => 'zz', p_version => 1, p_queue 
 select isnt(gd_insert('m', p_step => 'a', p_queue => 'd'), null, 'one that it has');
 select isnt(gd_insert('m', p_queue => 'd'), null, 'the first one');
 select isnt(gd_insert('m', p_step => 'zz', p_version => 2, p_queue => 'd'), null, 'a version of which nobody has said anything');
-select is(t.says($$select * from gd_insert_many('[{"fsm": "m", "step": "a"}, {"fsm": "old", "step": "x"}, {"fsm": "m", "step": "y"}, {"fsm": "m", "step": "z", "version": 1}]')$$),
+select is(t.says($$select * from gd_insert_many('[{"fsm": "m", "step": "a"}, {"fsm": "old", "step": "x"}, {"fsm": "m", "step": "y"},
+    {"fsm": "m", "step": "z", "version": 1}]')$$),
     'version 1 of the machine ''m'' has no step ''y'': its steps are ''a'', ''b'', ''begin'', ''c'', ''start''', 'of many the first is told');
 select t.raises($$select * from gd_insert_many('[{"fsm": "m", "step": "a"}, {"fsm": "m", "step": "y"}]')$$, 'GD501', 'and none is inserted');
-select is(t.says($$select * from gd_insert_many('[{"fsm": "m", "step": "y"}, {"fsm": ""}]')$$), 'fsm must not be empty', 'what cannot be stored at all is told first');
-select is((select count(*) from gd_insert_many('[{"fsm": "m", "step": "a", "queue": "d"}, {"fsm": "m", "step": "b", "queue": "d"}, {"fsm": "old", "step": "y", "queue": "d"}]')), 3::bigint,
-    'those that they have');
+select is(t.says($$select * from gd_insert_many('[{"fsm": "m", "step": "y"}, {"fsm": ""}]')$$), 'fsm must not be empty',
+    'what cannot be stored at all is told first');
+select is((select count(*) from gd_insert_many('[{"fsm": "m", "step": "a", "queue": "d"}, {"fsm": "m", "step": "b", "queue": "d"},
+    {"fsm": "old", "step": "y", "queue": "d"}]')), 3::bigint, 'those that they have');
 select gd_register('many', 1, 'start', 'ms', jsonb_build_object('steps', (select jsonb_agg('s' || g) from generate_series(1, 1000) g)));
 select ok(length(t.says($$select gd_insert('many', p_step => 'zz')$$)) < 1000, 'of very many steps a few are named');
 
@@ -61,7 +63,8 @@ select gd_define_step('m', 'in_sql');
 select isnt(gd_insert('m', p_step => 'in_sql', p_queue => 'd'), null, 'a step that is defined');
 select gd_define_step('m', 'of_two', p_options => '{"version": 2}');
 select t.raises($$select gd_insert('m', p_step => 'of_two')$$, 'GD501', 'but one of another version');
-select ok(t.says($$select gd_insert('m', p_step => 'zz')$$) like '%''in_sql''%' and t.says($$select gd_insert('m', p_step => 'zz')$$) not like '%of_two%', 'it is named, too');
+select ok(t.says($$select gd_insert('m', p_step => 'zz')$$) like '%''in_sql''%' and t.says($$select gd_insert('m', p_step => 'zz')$$) not like '%of_two%',
+    'it is named, too');
 
 -- outcomes
 
@@ -72,7 +75,9 @@ select c.* from gendurable.instance i, gd_commit('w', (select jsonb_agg(jsonb_bu
     'step', case x.id when :id then 'zz' when :other then 'a' else 'zz' end) order by x.id)
     from gendurable.instance x where x.id in (:id, :other, :free))) c where i.id = :id;
 select results_eq('select result, detail from answers order by ord',
-    format($$values ('rejected', %L::jsonb), ('ok', null), ('ok', null)$$, '{"sqlstate": "GD501", "message": "version 1 of the machine ''m'' has no step ''zz'': its steps are ''a'', ''b'', ''begin'', ''c'', ''in_sql'', ''start''"}'),
+    format($$values ('rejected', %L::jsonb), ('ok', null), ('ok', null)$$,
+        '{"sqlstate": "GD501", "message": "version 1 of the machine ''m'' has no step ''zz'': '
+        'its steps are ''a'', ''b'', ''begin'', ''c'', ''in_sql'', ''start''"}'),
     'an outcome is rejected alone');
 select is((select i.status::text || i.step from gd_instances i where i.id = :id), 'executingbegin', 'and its claim stands');
 select t.rejects(:id, '{"kind": "next", "step": "zz"}', 'GD501', 'one alone');
@@ -83,8 +88,8 @@ select t.rejects(:id, '{"kind": "next", "step": "a", "insert": [{"fsm": "m", "st
 select t.rejects(:id, '{"kind": "replay", "at": {"step": "zz"}}', 'GD501', 'what was made at a step that there is not');
 select throws_ok(format($$select gd_commit_one('w', jsonb_build_object('id', %s, 'claim_no', %s, 'kind', 'next', 'step', 'zz'))$$, :id,
     (select i.claim_no from gendurable.instance i where i.id = :id)), 'GD501', null, 'gd_commit_one raises');
-select throws_ok(format($$select gd_commit_one('w', jsonb_build_object('id', %s, 'claim_no', %s, 'kind', 'await', 'signals', jsonb '["s"]', 'step', 'zz'))$$, :id,
-    (select i.claim_no from gendurable.instance i where i.id = :id)), 'GD501', null, 'whatever it is');
+select throws_ok(format($$select gd_commit_one('w', jsonb_build_object('id', %s, 'claim_no', %s, 'kind', 'await', 'signals', jsonb '["s"]', 'step', 'zz'))$$,
+    :id, (select i.claim_no from gendurable.instance i where i.id = :id)), 'GD501', null, 'whatever it is');
 select is(t.commit(:id, '{"kind": "next", "step": "in_sql"}'), 'ok', 'a step that is defined');
 
 -- gd_retry
@@ -143,13 +148,15 @@ select results_eq($$select version, initial_step, queue, steps, pinned, register
         (2, 'two', 'v2', '{b,two}', true, true, 1, 0, true), (3, 'three', 'v3', null, false, true, 1, 0, true),
         (4, 'four', 'v4', null, false, true, 2, 0, true)$$, 'what there is, and how many');
 select is((select x.unrunnable from gd_machines x where x.fsm = 'm' and x.version = 2), 1::bigint, 'of a version that is not registered, while another one is');
-select is((select row(x.registered, x.initial_step, x.runnable) from gd_machines x where x.fsm = 'm' and x.version = 2), row(false, null::text, 1::bigint), '(not registered)');
+select is((select row(x.registered, x.initial_step, x.runnable) from gd_machines x where x.fsm = 'm' and x.version = 2),
+    row(false, null::text, 1::bigint), '(not registered)');
 select gd_insert('nobody', p_queue => 'd', p_step => 'x') as id \gset
 select is((select x.unrunnable from gd_machines x where x.fsm = 'nobody'), 0::bigint, 'of a machine that nobody has registered nothing is known');
 select gd_insert('stray', p_queue => 'stray', p_step => 'x') as stray, gd_insert('stray', p_queue => 'stray', p_step => 'ok') as fine \gset
 select gd_register('stray', 1, 'start', 'ms', '{"steps": ["ok"]}');
 select results_eq($$select runnable, unrunnable from gd_machines where fsm = 'stray'$$, $$values (2::bigint, 1::bigint)$$, 'at a step that there is not');
-select gd_insert('stray', p_queue => 'stray', p_step => 'ok') as id, gd_insert('stray', p_queue => 'stray', p_step => 'ok') as awaits, gd_insert('stray', p_queue => 'stray', p_step => 'ok') as parent \gset
+select gd_insert('stray', p_queue => 'stray', p_step => 'ok') as id,
+    gd_insert('stray', p_queue => 'stray', p_step => 'ok') as awaits, gd_insert('stray', p_queue => 'stray', p_step => 'ok') as parent \gset
 select count(*) from t.take('stray', 10) \gset taken_
 select t.put(:awaits, '{"kind": "await", "signals": ["s"]}');
 select t.put(:parent, '{"kind": "schedule_childs", "step": "ok", "childs": [{"fsm": "child"}]}');
@@ -161,16 +168,19 @@ select is((select count(*) from gd_machines x where x.fsm = ''), 0::bigint, 'no 
 -- why, and the doctor
 
 select gd_release('w', jsonb_build_array(jsonb_build_array(i.id, i.claim_no))) from gendurable.instance i where i.id = :stray;
-select is((select w.message from gd_why(:stray) w where w.cause = 'machine unknown'), 'It is at the step "x", which version 1 of the machine "stray" does not have.', 'gd_why');
+select is((select w.message from gd_why(:stray) w where w.cause = 'machine unknown'),
+    'It is at the step "x", which version 1 of the machine "stray" does not have.', 'gd_why');
 select is((select w.detail from gd_why(:stray) w where w.cause = 'machine unknown'),
     '{"fsm": "stray", "version": 1, "step": "x", "unknown": "step", "steps": ["ok", "start"]}', '(its detail)');
 select is_empty(format('select from gd_why(%s) where cause = ''machine unknown''', :id), 'not of one that is known');
 select is((select w.message from gd_instances i, gd_why(i.id) w where i.fsm = 'm' and i.fsm_version = 2 and w.cause = 'machine unknown'),
     'It is of version 2 of the machine "m", which is not registered; registered are 1.', 'a version');
-select is((select d.level || ': ' || d.message from gd_doctor() d where d."check" = 'machines'), 'problem: nobody can run 2 instances: m v2 at zz, stray v1 at x',
+select is((select d.level || ': ' || d.message from gd_doctor() d where d."check" = 'machines'),
+    'problem: nobody can run 2 instances: m v2 at zz, stray v1 at x',
     'the doctor');
 select is((select d.detail from gd_doctor() d where d."check" = 'machines'), jsonb_build_array(
-    jsonb_build_object('fsm', 'm', 'version', 2, 'step', 'zz', 'unknown', 'version', 'count', 1, 'id', (select i.id from gd_instances i where i.fsm = 'm' and i.fsm_version = 2)),
+    jsonb_build_object('fsm', 'm', 'version', 2, 'step', 'zz', 'unknown', 'version', 'count', 1,
+        'id', (select i.id from gd_instances i where i.fsm = 'm' and i.fsm_version = 2)),
     jsonb_build_object('fsm', 'stray', 'version', 1, 'step', 'x', 'unknown', 'step', 'count', 1, 'id', :stray)), '(its detail)');
 select gd_define_step('stray', 'x');
 select gd_register('m', 2, 'start', 'ms');

@@ -47,8 +47,10 @@ select gd_cancel(:cancelled);
 create temp table before as select i.* from gendurable.instance i;
 select results_eq(
     $$select t.migrate('{"a": "a2", "never": "b"}')$$,
-    format($$values ('%s done a2'), ('%s done b'), ('%s executing start'), ('%s done b'), ('%s done b'), ('%s no gone %s'), ('%s done start'), ('%s done start')$$,
-        :due, :later, :runs, :waits, :family, :gone, 'version 2 of the machine ''''m'''' has no step ''''gone'''': its steps are ''''a2'''', ''''b'''', ''''start''''',
+    format($$values ('%s done a2'), ('%s done b'), ('%s executing start'), ('%s done b'), ('%s done b'), ('%s no gone %s'), ('%s done start'),
+        ('%s done start')$$,
+        :due, :later, :runs, :waits, :family, :gone,
+        'version 2 of the machine ''''m'''' has no step ''''gone'''': its steps are ''''a2'''', ''''b'''', ''''start''''',
         :failed, :cancelled),
     'all but what runs, what is done, and what would stand at a step that there is not');
 select is(t.row(:due), 'v2 a2 runnable {"n": 1}', 'a step that has another name');
@@ -65,7 +67,8 @@ select is_empty(
     'and nothing else of any row is written');
 select is((select h.kind || ' ' || h.step || ' ' || h.next_step || ' ' || (h.detail - 'by')::text || (h.detail ->> 'by' = session_user)::text
     from gd_history(:due) h), 'migrated a a2 {"to": 2, "from": 1}true', 'the history tells it');
-select is((select a.what || jsonb_build_object('count', a.count) from gd_audit() a where a.call = 'gd_migrate'), '{"fsm": "m", "from": 1, "to": 2, "count": 6}', 'so does the audit');
+select is((select a.what || jsonb_build_object('count', a.count) from gd_audit() a where a.call = 'gd_migrate'),
+    '{"fsm": "m", "from": 1, "to": 2, "count": 6}', 'so does the audit');
 select is(gd_signal(:waits, 's'), 'delivered', 'a signal finds it');
 select is((select string_agg(c.fsm_version || c.step, ' ' order by c.id) from t.take('y') c), '2b', 'and it goes on in the new version');
 select is(gd_retry(:failed), true, 'what had failed is tried again');
@@ -82,19 +85,20 @@ select is_empty('select t.migrate()', 'nothing is left');
 -- a function over the state
 
 select gd_insert('m', '{"n": 1}', p_version => 1, p_step => 'a') as one, gd_insert('m', '{"bad": 1}', p_version => 1, p_step => 'a') as bad,
-    gd_insert('m', '{"null": 1}', p_version => 1, p_step => 'a') as null, gd_insert('m', '{"n": 2}', p_version => 1, p_step => 'b') as two,
-    gd_insert('m', '{"array": 1}', p_version => 1, p_step => 'b') as array, gd_insert('m', '{"assert": 1}', p_version => 1, p_step => 'b') as assert \gset
-select results_eq($$select id, result, step, state, problem from gd_migrate('m', 1, 2, '{"a": "a2"}', 'app.up_some(jsonb)', p_dry_run => true)$$, format($$values
+    gd_insert('m', '{"null": 1}', p_version => 1, p_step => 'a') as nothing, gd_insert('m', '{"n": 2}', p_version => 1, p_step => 'b') as two,
+    gd_insert('m', '{"array": 1}', p_version => 1, p_step => 'b') as listed, gd_insert('m', '{"assert": 1}', p_version => 1, p_step => 'b') as asserts \gset
+select results_eq($$select id, result, step, state, problem from gd_migrate('m', 1, 2, '{"a": "a2"}', 'app.up_some(jsonb)', p_dry_run => true)$$,
+    format($$values
     (%s::bigint, 'done', 'a2', '{"n": 1, "up": true}'::jsonb, null), (%s, 'no', 'a2', null, 'no way (MY001)'),
     (%s, 'no', 'a2', null, 'the function returned no object (GD501)'), (%s, 'done', 'b', '{"n": 2, "up": true}', null),
-    (%s, 'no', 'b', null, 'the function returned no object (GD501)'), (%s, 'no', 'b', null, 'not so (P0004)')$$, :one, :bad, :null, :two, :array, :assert),
+    (%s, 'no', 'b', null, 'the function returned no object (GD501)'), (%s, 'no', 'b', null, 'not so (P0004)')$$, :one, :bad, :nothing, :two, :listed, :asserts),
     'a dry run says what would be');
 select is_empty('select from app.seen', 'and leaves nothing');
 select is(t.row(:one), 'v1 a runnable {"n": 1}', '(nor here)');
 select is((select count(*) from pg_locks l where l.pid = pg_backend_pid() and l.locktype = 'transactionid'), 0::bigint, '(nor a lock)');
 select results_eq($$select t.migrate('{"a": "a2"}', 'app.up_some(jsonb)')$$, format($$values ('%s done a2'), ('%s no a2 no way (MY001)'),
     ('%s no a2 the function returned no object (GD501)'), ('%s done b'), ('%s no b the function returned no object (GD501)'), ('%s no b not so (P0004)')$$,
-    :one, :bad, :null, :two, :array, :assert), 'an error costs its row');
+    :one, :bad, :nothing, :two, :listed, :asserts), 'an error costs its row');
 select is(t.row(:one), 'v2 a2 runnable {"n": 1, "up": true}', 'the others are moved');
 select is(t.row(:two), 'v2 b runnable {"n": 2, "up": true}', '(all of them)');
 select is(t.row(:bad), 'v1 a runnable {"bad": 1}', 'and it stays');
@@ -118,9 +122,11 @@ create procedure app.does(s jsonb) language sql as $$ select s $$;
 select t.raises(format('select * from gd_migrate(''m'', 1, 2, p_state => %L)', x.f), 'GD501', x.f)
 from unnest('{app.sets(jsonb),app.texts(jsonb),app.many(jsonb[]),app.does(jsonb)}'::text[]) x (f);
 select is_empty($$select from gd_migrate('m', 1, 2, null, null, null, null, null, null)$$, 'null is the default');
-begin isolation level repeatable read;
+set default_transaction_isolation = 'repeatable read';
+begin;
 select t.raises($$select from gd_migrate('m', 1, 2)$$, 'GD504', 'under a fixed snapshot');
 rollback;
+set default_transaction_isolation = 'read committed';
 
 -- by and by
 
@@ -153,7 +159,8 @@ select is(t.pages(7, 1000, :before), '20 in 3', 'so many at once');
 update gendurable.instance i set fsm_version = 1 where i.fsm = 'p';
 select is(t.pages(1000, 10, :before), '20 in 5', 'so many are looked at');
 update gendurable.instance i set fsm_version = 1 where i.fsm = 'p';
-select is((select string_agg(r.result || coalesce(r.next::text, ''), ' ') from gd_migrate('p', 1, 2, p_limit => 20) r), repeat('done ', 19) || 'done', 'exactly as many as there are: no next');
+select is((select string_agg(r.result || coalesce(r.next::text, ''), ' ') from gd_migrate('p', 1, 2, p_limit => 20) r),
+    repeat('done ', 19) || 'done', 'exactly as many as there are: no next');
 
 -- keys and queues
 
@@ -166,18 +173,21 @@ select is((select string_agg(i.status || (i.eligible_at is null)::text, ' ' orde
     'executingfalse runnabletrue runnabletrue', 'two are parked');
 create temp table places as select i.id, i.lane_at, i.eligible_at from gendurable.instance i where i.partition_key = 'key';
 select is((select string_agg(r.result, ' ') from gd_migrate('k', 1, 2) r), 'executing done done', 'parked rows are moved');
-select is_empty($$select p.id from places p join gendurable.instance i using (id) where (p.lane_at, p.eligible_at) is distinct from (i.lane_at, i.eligible_at)$$,
+select is_empty($$select p.id from places p join gendurable.instance i using (id)
+    where (p.lane_at, p.eligible_at) is distinct from (i.lane_at, i.eligible_at)$$,
     'and keep their places');
 select gd_define_step('k', 'far', p_options => '{"queue": "far"}');
 select is((select string_agg(r.result, ' ') from gd_migrate('k', 2, 3, '{"start": "far"}') r), 'done done', 'to a step with a queue of its own');
-select results_eq($$select queue, home from gendurable.instance where fsm = 'k' and fsm_version = 3$$, $$values ('far', 'kq'), ('far', 'kq')$$, 'they stand there');
+select results_eq($$select queue, home from gendurable.instance where fsm = 'k' and fsm_version = 3$$,
+    $$values ('far', 'kq'), ('far', 'kq')$$, 'they stand there');
 select t.put(:first, '{"kind": "done"}');
 select is((select string_agg(c.id::text, ' ') from t.take('far', 2) c), :'second', 'the next of the key is found there, in its turn');
 select t.put(:second, '{"kind": "done"}');
 select is((select string_agg(c.id::text, ' ') from t.take('far', 2) c), :'third', 'and the last one');
 select t.put(:third, '{"kind": "done"}');
 -- the row whose turn it is moves to a queue that nobody serves: it is the baton there
-select gd_insert('k', p_version => 1, p_partition_key => 'two') as first, gd_insert('k', p_version => 1, p_partition_key => 'two', p_queue => 'kq2') as second \gset
+select gd_insert('k', p_version => 1, p_partition_key => 'two') as first,
+    gd_insert('k', p_version => 1, p_partition_key => 'two', p_queue => 'kq2') as second \gset
 select is((select string_agg(r.result, ' ') from gd_migrate('k', 1, 3, '{"start": "far"}') r), 'done done', 'both are due');
 select is((select string_agg(c.id::text, ' ') from t.take('far', 2) c), :'first', 'one may start');
 select t.put(:first, '{"kind": "done"}');
@@ -185,15 +195,18 @@ select is((select string_agg(c.id::text, ' ') from t.take('far', 2) c), :'second
 
 -- rows of more keys than a transaction locks
 select gd_register('wide', 1, 'start', 'wide'), gd_register('wide', 2, 'start', 'wide');
-select count(*) from gd_insert_many((select jsonb_agg(jsonb_build_object('fsm', 'wide', 'version', 1, 'partition_key', 'w' || g)) from generate_series(1, 600) g)) \gset made_
-select results_eq($$select result, count(*) from gd_migrate('wide', 1, 2, p_limit => 1000) group by 1 order by 1$$, $$values ('busy', 100::bigint), ('done', 500)$$, 'the others are asked for again');
+select count(*) from gd_insert_many((select jsonb_agg(jsonb_build_object('fsm', 'wide', 'version', 1, 'partition_key', 'w' || g))
+    from generate_series(1, 600) g)) \gset made_
+select results_eq($$select result, count(*) from gd_migrate('wide', 1, 2, p_limit => 1000) group by 1 order by 1$$,
+    $$values ('busy', 100::bigint), ('done', 500)$$, 'the others are asked for again');
 select results_eq($$select result, count(*) from gd_migrate('wide', 1, 2, p_limit => 1000) group by 1$$, $$values ('done', 100::bigint)$$, '(and moved)');
 
 -- by bytes
 select gd_register('large', 1, 'start', 'large'), gd_register('large', 2, 'start', 'large');
-select gd_insert('large', jsonb_build_object('x', (select string_agg(md5(g::text), '') from generate_series(1, 200000) g)), p_version => 1) from generate_series(1, 5);
-select is((select count(*) || ' ' || (max(r.next) is not null) from gd_migrate('large', 1, 2, p_state => 'app.up(jsonb)') r where r.result is null or r.result = 'done'), '3 true',
-    'what is moved at once has a bound: two, and where to go on');
+select gd_insert('large', jsonb_build_object('x', (select string_agg(md5(g::text), '') from generate_series(1, 200000) g)), p_version => 1)
+from generate_series(1, 5);
+select is((select count(*) || ' ' || (max(r.next) is not null) from gd_migrate('large', 1, 2, p_state => 'app.up(jsonb)') r
+    where r.result is null or r.result = 'done'), '3 true', 'what is moved at once has a bound: two, and where to go on');
 select is((select count(*) from gd_migrate('large', 1, 2) r where r.result = 'done'), 3::bigint, 'without a function no state is read');
 
 -- the doors, by themselves: whoever may call them may give them anything

@@ -137,7 +137,7 @@ select results_eq($$select fsm, fsm_version, step from t.take('mac', 10) order b
 select results_eq($$select kind, fsm, version, step from gd_pauses order by 1$$,
     $$values ('step'::text, 'mac'::text, null::int, 'b'::text), ('version', 'mac', 2, null)$$, 'the view tells of both');
 select is((select count(*) from gendurable.instance i where i.queue = 'mac' and i.aside_at is not null), 3::bigint, 'what is paused is aside');
-select t.put(i.id, '{"kind": "next", "step": "b"}') from gendurable.instance i where i.queue = 'mac' and i.status = 'executing' and fsm = 'mac';
+select t.put(i.id, '{"kind": "next", "step": "b"}') from gendurable.instance i where i.queue = 'mac' and i.status = 'executing' and i.fsm = 'mac';
 select is_empty($$select * from t.take('mac', 10)$$, 'a row that comes to a paused step is not handed out');
 select is(gd_resume_machine('mac', 2, 'b'), false, 'what was not paused so is not resumed');
 select is(gd_resume_machine('mac', 2), true, 'the version is resumed');

@@ -32,7 +32,7 @@ select cmp_ok(v.eligible_at, '>', clock_timestamp(), 'and the back-off stays') f
 
 -- what stands about it
 
-set gendurable.actor = 'Ada';
+select set_config('gendurable.actor', 'Ada', false);
 select gd_insert('m', p_queue => 'told') as id \gset
 select gd_edit(:id, 'b', '{"secret": 1}') as _ \gset
 select results_eq(
@@ -48,7 +48,7 @@ select gd_edit(:h, 'b', '{"n": 2}', p_priority => 1) as _ \gset
 select results_eq(
     format('select kind, step, next_step, state, detail from gd_history(%s)', :h),
     $$values ('edited', 's', 'b', '{"n": 1}'::jsonb, '{"by": "Ada", "changed": ["step", "state", "priority"]}'::jsonb)$$, 'gd_history, with the state before');
-reset gendurable.actor;
+select set_config('gendurable.actor', '', false);
 select count(gd_edit(:id, p_priority => g)) from generate_series(1, 30) g \gset
 select is((select count(*) from gendurable.error e where e.instance_id = :id), 20::bigint, 'of many edits the last 20 errors');
 
@@ -242,12 +242,14 @@ select array_agg(gd_insert('sm', p_queue => 'sm', p_partition_key => case when g
 select count(t.run('sm', '{"kind": "await", "signals": ["go", "stop"]}')) from generate_series(1, 2) \gset
 select t.run('sm', '{"kind": "await", "signals": "other"}') as _ \gset
 select t.run('sm', '{"kind": "done"}') as _ \gset
-select is((select string_agg(r.result, ' ' order by r.id) from gd_signal_many(:'ids'::bigint[] || array[null, -1, 99999999]::bigint[], 'go', '{"n": 1}', 'd') r),
+select is((select string_agg(r.result, ' ' order by r.id) from gd_signal_many(:'ids'::bigint[] || array[null, -1, 99999999]::bigint[],
+    'go', '{"n": 1}', 'd') r),
     'none done done done no done done none none', 'signal_many: each is answered once');
 select is((select string_agg(v.status, ' ' order by v.id) from gd_instances v where v.id = any(:'ids')),
     'runnable runnable awaiting_signal done runnable runnable', 'who awaits it runs');
 select is((select string_agg(r.result, ' ' order by r.id) from gd_signal_many(:'ids', 'go', '{"n": 1}', 'd') r), 'no no no no no no', 'the same once more');
-select is((select string_agg(r.result, ' ' order by r.id) from gd_signal_many(:'ids', 'go', p_dedup_key => 'e') r), 'done done done no done done', 'with another key');
+select is((select string_agg(r.result, ' ' order by r.id) from gd_signal_many(:'ids', 'go', p_dedup_key => 'e') r),
+    'done done done no done done', 'with another key');
 select is((select string_agg(r.result, ' ' order by r.id) from gd_signal_many(:'ids', 'go') r), 'done done done no done done', 'without one');
 select results_eq(
     format('select s.name, s.payload from gd_signals(%s) s', (:'ids'::bigint[])[1]),

@@ -85,7 +85,8 @@ select gd_insert('f', '{"n": 1}', p_queue => 'fails', p_max_attempts => 2) as id
 select t.run('fails', '{"kind": "error", "error": "first", "traceback": "t", "delay_ms": 0}');
 select t.run('fails', '{"kind": "error", "error": "second"}');
 select gd_import(gd_export(:id)) as copy \gset
-select is((select jsonb_agg(to_jsonb(e) order by e.at) from gd_errors(:copy) e), (select jsonb_agg(to_jsonb(e) order by e.at) from gd_errors(:id) e), 'its errors');
+select is((select jsonb_agg(to_jsonb(e) order by e.at) from gd_errors(:copy) e),
+    (select jsonb_agg(to_jsonb(e) order by e.at) from gd_errors(:id) e), 'its errors');
 select is((gd_get(:copy) ->> 'finished_at')::timestamptz, (gd_get(:id) ->> 'finished_at')::timestamptz, 'the time of its end');
 select is((select i.failed_at from gendurable.instance i where i.id = :copy), (gd_get(:id) ->> 'finished_at')::timestamptz, 'it is found among what failed');
 select is((gd_get(:copy) ->> 'attempt')::int, 1, 'its attempt');
@@ -96,12 +97,13 @@ begin
     return gd_retry(v_id);
 end $$;
 select ok(t.again(gd_export(:id)), 'imported and retried');
-select is((select x.state from t.take('fails') x), '{"n": 1}', 'it runs') ;
+select is((select x.state from t.take('fails') x), '{"n": 1}', 'it runs');
 
 -- a tree: its children end and wake their parent
 
 select gd_insert('root', p_queue => 'tree') as root \gset
-select t.run('tree', '{"kind": "schedule_childs", "step": "after", "childs": [{"fsm": "a", "queue": "tree2"}, {"fsm": "b", "queue": "tree2"}, {"fsm": "c", "queue": "tree2"}]}');
+select t.run('tree', '{"kind": "schedule_childs", "step": "after",
+    "childs": [{"fsm": "a", "queue": "tree2"}, {"fsm": "b", "queue": "tree2"}, {"fsm": "c", "queue": "tree2"}]}');
 select t.run('tree2', '{"kind": "schedule_childs", "step": "late", "childs": [{"fsm": "aa", "queue": "tree3"}]}');
 select t.run('tree2', '{"kind": "done", "result": "b"}');
 select gd_export(:root) as doc \gset
@@ -217,8 +219,10 @@ select is((:'doc'::jsonb) #> '{instances,0,history,158,no}', '300', 'the newest'
 select is((:'doc'::jsonb) #> '{instances,0,errors,19,error}', '"20"', '(of errors, too)');
 select gd_import(:'doc') as copy \gset
 select is((select max(h.no) - min(h.no) from gd_history(:copy) h), 158::bigint, 'under their numbers');
-select is((select array_agg(e.no order by e.no) from gendurable.error e where e.instance_id = :copy), array(select generate_series(1, 20))::bigint[], 'errors from 1 on');
+select is((select array_agg(e.no order by e.no) from gendurable.error e where e.instance_id = :copy),
+    array(select generate_series(1, 20))::bigint[], 'errors from 1 on');
 select gd_cancel(:copy);
-select is((select array_agg(e.no order by e.no) from gendurable.error e where e.instance_id = :copy), array(select generate_series(2, 21))::bigint[], 'the next one takes the place of the oldest');
+select is((select array_agg(e.no order by e.no) from gendurable.error e where e.instance_id = :copy),
+    array(select generate_series(2, 21))::bigint[], 'the next one takes the place of the oldest');
 
 select * from finish();

@@ -14,7 +14,7 @@ select is_empty($$select * from gd_audit()$$, 'nobody has done anything');
 
 set application_name = 'night shift';
 select gendurable._note_by_hand('gd_one', 7, '{"reason": "enough", "step": null}', 1);
-set gendurable.actor = 'Ada';
+select set_config('gendurable.actor', 'Ada', false);
 select gendurable._note_by_hand('gd_many', null, gendurable._tell_ids('{4,5,6}'), 2);
 select results_eq(
     $$select a.call, a.session_role, a.set_role, a.actor, a.application, a.id, a.what, a.count from gd_audit() a$$,
@@ -22,7 +22,7 @@ select results_eq(
         ('gd_many', session_user::text collate "default", null, 'Ada', 'night shift', null::bigint, '{"ids": [4, 5, 6], "given": 3}'::jsonb, 2::bigint),
         ('gd_one', session_user::text collate "default", null, null, 'night shift', 7, '{"reason": "enough"}', 1)$$, 'newest first, without nulls');
 select cmp_ok(max(a.at), '<=', clock_timestamp(), 'when') from gd_audit() a;
-reset gendurable.actor;
+select set_config('gendurable.actor', '', false);
 begin;
 create role gd_t_becomes;
 grant usage, create on schema gendurable to gd_t_becomes;
@@ -42,7 +42,7 @@ select set_config('gendurable.actor', repeat('x', 100000), false) is null as _ \
 select gendurable._note_by_hand('gd_long', null, jsonb_build_object('a', repeat(E'\u00e4"', 100000), 'b', 1, repeat('k', 5000), 2), 1);
 select gendurable._note_by_hand('gd_long', null, (select jsonb_object_agg('k' || g, repeat('x', 300)) from generate_series(1, 1000) g), 1);
 select gendurable._note_by_hand('gd_long', null, gendurable._tell_ids(array(select generate_series(1, 10000)::bigint)), 10000);
-reset gendurable.actor;
+select set_config('gendurable.actor', '', false);
 select results_eq(
     $$select a.what ->> 'given', jsonb_array_length(a.what -> 'ids') from gd_audit() a limit 1$$,
     $$values ('10000', 20)$$, 'of many ids the first, and how many');

@@ -148,7 +148,8 @@ select t.raises($$select gd_hello('', '{}')$$, 'GD501', 'a name is needed');
 
 select gd_insert('m', p_queue => 'why') as id \gset
 update gendurable.instance set eligible_at = now() - interval '10 min', updated_at = now() - interval '10 min' where id = :id;
-select matches((select w.message from gd_why(:id) w where w.cause = 'queue not served'), '; none of the known workers \(\d+\) serves it', 'why: nobody is known to serve');
+select matches((select w.message from gd_why(:id) w where w.cause = 'queue not served'),
+    '; none of the known workers \(\d+\) serves it', 'why: nobody is known to serve');
 select gd_hello('s', '{"queues": {"why": 1}}');
 select is_empty(format($$select from gd_why(%s) where cause = 'queue not served'$$, :id), 'why: a known worker serves it');
 select gd_drain_worker('s');

@@ -153,9 +153,9 @@ select alike(t.says(:id), '% under a lease that ends in 59 s and a timeout in 9 
 
 select gd_insert('m', p_queue => 'stop', p_delay => '1 hour') as id \gset
 select gd_pause_queue('stop');
-set gendurable.actor = 'ada';
+select set_config('gendurable.actor', 'ada', false);
 select gd_hold_all('a copy of production');
-reset gendurable.actor;
+select set_config('gendurable.actor', '', false);
 select is(t.causes(:id), 'everything held, queue paused, delayed', 'three at once');
 select is(t.says(:id), format('It is held with everything else for 0 s, by "ada as %s": a copy of production.', session_user), 'by whom');
 select gd_release_hold();

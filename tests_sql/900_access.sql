@@ -24,13 +24,15 @@ from (values
         || 'gd_schedule gd_announce_schedules gd_ensure_rate_limit gd_close_rate_limit gd_reap gd_gc gd_maintain '
         || 'gd_run gd_run_claims gd_rehearse gd_steps', ' ')),
     ('author', string_to_array('gd_define_step gd_drop_step gd_steps gd_version', ' ')),
-    ('operator', string_to_array('gd_edit gd_drain_worker gd_resume_worker gd_delete gd_delete_many gd_signal_many gd_cancel gd_retry gd_reschedule gd_pause gd_resume gd_pause_machine gd_resume_machine gd_pause_queue gd_resume_queue gd_set_key_limit gd_set_rate_limit '
+    ('operator', string_to_array('gd_edit gd_drain_worker gd_resume_worker gd_delete gd_delete_many gd_signal_many gd_cancel '
+        || 'gd_retry gd_reschedule gd_pause gd_resume gd_pause_machine gd_resume_machine gd_pause_queue gd_resume_queue gd_set_key_limit gd_set_rate_limit '
         || 'gd_cancel_many gd_retry_many gd_reschedule_many gd_set_queue gd_hold_all gd_release_hold '
         || 'gd_fork gd_export gd_import '
         || 'gd_ensure_rate_limit gd_close_rate_limit gd_schedule gd_unschedule gd_pause_schedule gd_resume_schedule gd_trigger '
         || 'gd_migrate gd_signals gd_reap gd_gc gd_maintain', ' ')),
-    ('reader', string_to_array('gd_result gd_find gd_childs gd_signals gd_match gd_audit gd_get gd_tree gd_list gd_count gd_why gd_line gd_failures gd_stats gd_errors gd_history '
-        'gd_doctor gd_version gd_instances gd_queues gd_workers gd_rate_limits '
+    ('reader', string_to_array('gd_result gd_find gd_childs gd_signals gd_match gd_audit gd_get gd_tree gd_list gd_count gd_why gd_line '
+        || 'gd_failures gd_stats gd_errors gd_history '
+        || 'gd_doctor gd_version gd_instances gd_queues gd_workers gd_rate_limits '
         || 'gd_holds gd_pauses gd_schedules gd_machines', ' '))
 ) x (profile, names)
 cross join lateral unnest(x.names) p (name);

@@ -31,7 +31,8 @@ create view t.door as
 select f.* from t.helper f
 where f.proname in (
     '_open_call', '_open_run', '_plan_run', '_read_run', '_holds_run', '_resolves_run', '_pin_handler', '_is_pinned', '_suspect_run',
-    '_open_migration', '_prepare_state', '_write_migration', '_refused_steps', '_claim_run', '_commit_run', '_release_run', '_next_links', '_claim_this', '_open_rehearsal', '_show_rehearsed');
+    '_open_migration', '_prepare_state', '_write_migration', '_refused_steps', '_claim_run', '_commit_run', '_release_run', '_next_links',
+    '_claim_this', '_open_rehearsal', '_show_rehearsed');
 select is_empty(
     $$select oid::regprocedure from t.public_function
       where not prosecdef and proname not in ('gd_signal_on', 'gd_signal_off') except select oid from t.runner$$,

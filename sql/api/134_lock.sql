@@ -40,10 +40,10 @@ begin
         coalesce(array_agg(h.new_key) filter (where h.new_key is not null), '{}'),
         bool_or(h.unique_scope is not null), bool_or(h.children_pending is not null),
         bool_or(h.home is not null), bool_or(h.queue_slot is not null), bool_or(h.sends),
-        -- one look at each machine and step, and not at each row
+        -- one look at each machine and step, and not at each row: "offset" keeps the question behind the "distinct"
         case when v_asks then (
             select jsonb_agg(jsonb_build_array(k.fsm, k.fsm_version, k.step))
-            from (select distinct s.fsm, s.fsm_version, s.step from held s where s.step is not null) k
+            from (select distinct s.fsm, s.fsm_version, s.step from held s where s.step is not null offset 0) k
             where gendurable._lacks_step(k.fsm, k.fsm_version, k.step)) end
     into v_ords, v_parents, keys, v_new_keys, scoped, family, homed, v_slotted, v_sends, v_lacking
     from held h;
