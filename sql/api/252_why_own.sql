@@ -150,8 +150,9 @@ begin
         from (
             select i.id, i.barrier_no, i.finished_at
             from gendurable.instance i
-            where i.parent_id = p_id
-            order by i.id
+            -- as a range: "=" would let the planner walk the primary key, which has the order, in search of children
+            where i.parent_id between p_id and p_id
+            order by i.parent_id, i.id
             limit gendurable._most_looks()
         ) c
         where c.barrier_no = v_row.claim_no and c.finished_at is null

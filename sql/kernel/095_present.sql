@@ -144,16 +144,17 @@ begin
             select pg_column_size(i.state) + coalesce(pg_column_size(i.result), 0) as stored,
                 gendurable._is_large(i.state) or coalesce(gendurable._is_large(i.result), false) as packed
             from gendurable.instance i
-            where i.parent_id = p_id
-            order by i.id
+            -- as a range: "=" would let the planner walk the primary key, which has the order, in search of children
+            where i.parent_id between p_id and p_id
+            order by i.parent_id, i.id
             limit gendurable._most_children()
         ) c), true)
     then
         for v_one in
             select i.id, pg_column_size(i.state) + coalesce(pg_column_size(i.result), 0) as stored
             from gendurable.instance i
-            where i.parent_id = p_id
-            order by i.id
+            where i.parent_id between p_id and p_id
+            order by i.parent_id, i.id
             limit gendurable._most_children()
         loop
             -- what is stored in so many bytes is not even read
@@ -180,8 +181,8 @@ begin
             case when i.id <= v_whole then i.result end as result,
             case when octet_length(i.last_error) > 8000 then left(i.last_error, 2000) || ' ...' else i.last_error end as last_error
         from gendurable.instance i
-        where i.parent_id = p_id
-        order by i.id
+        where i.parent_id between p_id and p_id
+        order by i.parent_id, i.id
         limit gendurable._most_children()
     ) c;
     return coalesce(v_children, '[]');
