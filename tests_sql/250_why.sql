@@ -280,4 +280,12 @@ from (values
     ('f47ac10b-58cc-4372-a567-0e02b2c3d479 is gone', '# is gone'), ('at 2026-11-27 02:13', 'at # #:#'),
     ('KeyError: ''name''', 'KeyError: ''name'''), ('HTTP 503', 'HTTP #'), (null, '')) x (error, message);
 
+-- machines
+
+select gd_register('deployed', 2, 'start', 'deployed');
+select gd_insert('deployed', p_version => 1, p_queue => 'deployed') as id \gset
+select is(t.causes(:id), 'machine unknown, due', 'a version that is not registered');
+select is(t.says(:id), 'It is of version 1 of the machine "deployed", which is not registered; registered are 2.', 'in its words');
+select is(t.causes(gd_insert('deployed', p_queue => 'deployed')), 'due', 'one that is');
+
 select * from finish();

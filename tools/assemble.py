@@ -102,9 +102,7 @@ begin
       perform set_config('lock_timeout', v_timeout, true);
       exit;
     exception when lock_not_available then
-      if v_try = 100 then
-        raise;
-      end if;
+      if v_try = 100 then raise; end if;
       perform pg_sleep(0.05);
     end;
   end loop;
@@ -377,7 +375,6 @@ def write(root: Path = ROOT) -> list[Path]:
     for stale in (root / "sql").glob("gendurable*.sql"):
         if stale.name not in scripts:
             stale.unlink()
-    written = []
     for name, text in scripts.items():
         path = root / "sql" / name
         if not path.exists() or path.read_text(encoding="utf-8") != text:
@@ -385,8 +382,7 @@ def write(root: Path = ROOT) -> list[Path]:
             part = path.with_suffix(".part")
             part.write_text(text, encoding="utf-8")
             part.replace(path)
-        written.append(path)
-    return written
+    return [root / "sql" / name for name in scripts]
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
--- Looking at instances: results, watchers, versions. Lists stand in the views (schema/900_views).
+-- Looking at instances: results, watchers, versions. Lists stand in the views (schema/900_views, 902_work_views).
 -- Next: 200_schedule.
 
 create or replace function gd_result(p_id bigint) returns table (status text, result jsonb, last_error text)

@@ -29,15 +29,21 @@ begin
     -- that of the whole machine first
     v_machines := (
         select coalesce(jsonb_agg(
-            gendurable._cause(case when m.step = '' then 'machine paused' else 'step paused' end, m.paused_at, null,
-                case when m.step = '' then 'is of ' else format('is at the step %s of ', gendurable._name(m.step)) end
-                || case when m.version = 0 then '' else format('version %s of ', m.version) end
-                || format('the machine %s, which is paused for %s', gendurable._name(v_row.fsm), gendurable._span(m.paused_at, p_now))
-                || gendurable._by(m.paused_by),
-                jsonb_build_object('fsm', v_row.fsm, 'version', nullif(m.version, 0), 'step', nullif(m.step, ''),
-                    'paused_by', m.paused_by))
+            case
+                when m.step = '' then gendurable._cause('machine paused', m.paused_at, null, 'is of ' || m.told, m.detail)
+                else gendurable._cause('step paused', m.paused_at, null,
+                    format('is at the step %s of ', gendurable._name(m.step)) || m.told, m.detail)
+            end
             order by m.step, m.version), '[]')
-        from gendurable._find_pause(v_row.fsm, v_row.fsm_version, v_row.step) m);
+        from (
+            select x.step, x.version, x.paused_at,
+                case when x.version = 0 then '' else format('version %s of ', x.version) end
+                || format('the machine %s, which is paused for %s', gendurable._name(v_row.fsm), gendurable._span(x.paused_at, p_now))
+                || gendurable._by(x.paused_by) as told,
+                jsonb_build_object('fsm', v_row.fsm, 'version', nullif(x.version, 0), 'step', nullif(x.step, ''),
+                    'paused_by', x.paused_by) as detail
+            from gendurable._find_pause(v_row.fsm, v_row.fsm_version, v_row.step) x
+        ) m);
     v_queue := (
         select gendurable._cause('queue paused', q.paused_at, null,
             format('stands in the queue %s, which is paused for %s', gendurable._name(q.queue),

@@ -361,7 +361,7 @@ def test_a_failed_assertion_says_why_it_does_not_run(conn: Conn) -> None:
     with pytest.raises(AssertionError, match="is runnable in step") as raised:
         assert_done(conn, id)
     assert str(raised.value).splitlines()[1:] == [
-        '  queue paused: It stands in the queue "orders", which is paused for 0 s.',
+        '  queue paused: It stands in the queue "orders", which is paused for 0 s, by "postgres".',
         "  delayed: It is scheduled, and due in 119 min.",
     ]
     gd.cancel(conn, id, "no such order")

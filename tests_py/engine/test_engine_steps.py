@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
@@ -187,7 +188,9 @@ def test_an_unknown_machine_is_given_back_with_a_delay_and_one_warning(
     with caplog.at_level(logging.WARNING, "gendurable"), running(engine(db, ClassJob)):
         ids = [m.id for m in gd.insert_many(conn, [{"fsm": "os.path:join"}, {"fsm": "os.path:join"}])]
         newer = gd.insert(conn, ClassJob, {"n": 1}, version=9)
-        lost = gd.insert(conn, "steps.class", {"n": 1}, step="nowhere")
+        lost = gd.insert(conn, "steps.class", {"n": 1}, delay=3600)
+        conn.execute("update gendurable.instance set step = 'nowhere' where id = %s", (lost,))  # as before its deploy
+        gd.reschedule(conn, lost, datetime.now(UTC))
         for id in (*ids, newer, lost):
             wait_until(lambda id=id: field(conn, id, "eligible_at > now() + interval '5 seconds'"))
             assert (field(conn, id, "status"), field(conn, id, "attempt")) == ("runnable", 0)

@@ -154,7 +154,7 @@ def next_release(tmp_path: Path) -> Path:
     (tmp_path / "sql" / "upgrades" / "99.0--99.1.sql").write_text("alter table gendurable.extra add note text;\n")
     (tmp_path / "sql" / "schema" / "999_extra.sql").write_text(table + "alter table gendurable.extra add note text;\n")
     (tmp_path / "sql" / "api" / "999_extra.sql").write_text(
-        "create or replace function gd_extra() returns text language sql as $$ select 'new' $$;\n"
+        "create or replace function gd_extra() returns text\nlanguage sql as $$ select 'new' $$;\n"
         "comment on function gd_extra() is 'Is new.';\n"
     )
     ASSEMBLE["write"](tmp_path)
