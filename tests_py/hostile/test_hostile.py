@@ -162,7 +162,8 @@ def test_every_public_function_survives_hostile_arguments(target: Target) -> Non
     assert not failures, "\n\n".join(failures)
     # The fuzz is not always turned away at the door.
     assert {name for name, states in came.items() if states == {None}} <= {"gd_version", "gd_watch", "gd_doctor"}
-    assert [name for name, states in came.items() if None not in states] == []
+    # But no document is come upon, nor two versions of a machine: these have fuzzes of their own (model/test_moves).
+    assert {name for name, states in came.items() if None not in states} <= {"gd_import", "gd_migrate"}
     assert one(target.conn, "select gd_maintain() ->> 'repaired'") == "0"
 
 

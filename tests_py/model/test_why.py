@@ -71,9 +71,9 @@ class Scene:
         if "pause" in stoppers:
             w.call("pause_queue", "q")
         if "pause machine" in stoppers:
-            assert w.call("pause_machine", "m", 1)
+            assert w.one("select gd_pause_machine(fsm, fsm_version) from gendurable.instance where id = %s", target)
         if "pause step" in stoppers:
-            assert w.one("select gd_pause_machine('m', p_step => step) from gendurable.instance where id = %s", target)
+            assert w.one("select gd_pause_machine(fsm, p_step => step) from gendurable.instance where id = %s", target)
         if "pause instance" in stoppers:
             w.call("pause", target)
         if "met" in stoppers and any(stopper.startswith("pause ") for stopper in stoppers):

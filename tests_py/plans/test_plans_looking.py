@@ -86,7 +86,7 @@ ONE = {
 FOUND_FIRST = {"status", "unique_key", "parent_id", "ids", "failed"}
 
 MANY = {
-    "select * from gd_line('long')": 1000,
+    "select * from gd_line('long')": 1500,
     "select * from gd_line('past')": 100,
     "select * from gd_failures()": 2000,
     "select * from gd_failures('burst')": 2000,

@@ -95,7 +95,7 @@ def test_a_hundred_thousand_parked_rows_cost_the_others_nothing(
 
 
 def parked(conn: Conn) -> int:
-    return int(one(conn, "select coalesce(sum(parked), 0) from gd_queues"))
+    return int(one(conn, "select count(*) from gendurable.instance where eligible_at is null and finished_at is null"))
 
 
 def test_pages_that_a_key_costs_do_not_grow_with_its_line(conn: Conn) -> None:
@@ -130,7 +130,8 @@ def claim(conn: Conn, queue: str, limit: int) -> list[tuple[Any, ...]]:
 
 
 def parked_in(conn: Conn, queue: str) -> int:
-    return int(one(conn, "select coalesce(sum(parked), 0) from gd_queues where queue = %s", queue))
+    count = "select count(*) from gendurable.instance where eligible_at is null and finished_at is null and queue = %s"
+    return int(one(conn, count, queue))
 
 
 def test_a_long_line_is_cancelled_row_by_row_and_removed_in_batches(conn: Conn) -> None:

@@ -26,6 +26,7 @@ FILTERS: dict[str, Any] = {
     "worker": "w",
     "error": "no",
     "meta": {"a": 1},
+    "attributes": {"a": 1},
     "inserted_before": "2100-01-01T00:00:00Z",
     "inserted_after": "2000-01-01T00:00:00Z",
     "finished_before": "2100-01-01T00:00:00Z",
@@ -58,6 +59,9 @@ LOOKS: dict[str, tuple[str, ...]] = {
     "gd_rate_limits": ("select * from gd_rate_limits",),
     "gd_schedules": ("select * from gd_schedules",),
     "gd_holds": ("select * from gd_holds",),
+    "gd_pauses": ("select * from gd_pauses",),
+    "gd_machines": ("select * from gd_machines",),
+    "gd_stats": ("select * from gd_stats(60)",),
 }
 
 
@@ -91,6 +95,9 @@ def fill(conn: Conn) -> Looks:
     )
     conn.execute("select gd_set_rate_limit('l', 5, '1 hour'), gd_set_key_limit('k', 1)")
     conn.execute("""select gd_set_queue('few', '{"limit": 1}')""")
+    conn.execute("select gd_pause_machine('paused')")
+    counters = {"no": 1, "rows": [["m", "start", "next", 1, 0.5]]}
+    conn.execute("select gd_hello('known', %s::jsonb)", (json.dumps({"queues": {"q": 1}, "counters": counters}),))
     conn.execute("select gd_close_rate_limit('l:shut', now() + interval '1 hour')")
     conn.execute("""select gd_schedule('nightly', '0 3 * * *', 'm')""")
     conn.execute("select gd_insert('m', p_queue => 'failing')")
