@@ -1,4 +1,4 @@
--- Looking at instances: results, watchers, versions. Lists stand in the views (schema/900_views, 902_work_views).
+-- Looking at instances: results, watchers, versions. Lists stand in the views (schema/900_views and 902_views_of_rules).
 -- Next: 200_schedule.
 
 create or replace function gd_result(p_id bigint) returns table (status text, result jsonb, last_error text)

@@ -49,172 +49,272 @@ comment on column gd_instances.keep_until is
 comment on column gd_instances.attributes is 'what it is searched by';
 comment on column gd_instances.paused_at is 'since when gd_pause has stopped it';
 
-create view gd_rate_limits as
-select
-    r.name, r.allowed, r.period, r.burst, b.bucket,
-    case
-        when r.us_per_token = double precision 'infinity' then 0::double precision
-        else least(greatest(
-            r.burst - extract(epoch from b.full_at - statement_timestamp())::double precision * 1000000::double precision
-            / r.us_per_token, 0::double precision),
-            r.burst)
-    end as level,
-    l.queue, l.ring_at as next_at, c.until as closed_until
-from gendurable.rate_limit r
-left join lateral (
-    select x.bucket, coalesce(y.full_at, statement_timestamp()) as full_at, y.lines
+-- Counted range by range of the claims' index, each count cut at 10,000, so that a look never reads the whole table. Each "order by"
+-- is the order of an index, and "queue between" two equal names in place of "=" keeps that of what is parked: without an order to
+-- keep, a look for 10,000 of 100,000 rows of a queue would be planned as one at the whole table.
+create view gd_queues as
+select q.queue, d.due, d.delayed, d.executing, k.parked, d.oldest_due_at, q.paused, coalesce(t.limited, 0) as limited, s.max_executing,
+    s.concurrency, coalesce(h.workers, 0::bigint) as workers, coalesce(h.slots, 0::bigint) as slots
+from (
+    select n.queue, bool_or(n.paused) as paused
     from (
-        select k.bucket from gendurable.bucket k
-        union
-        select k.bucket from gendurable.bucket_closed k where k.until > statement_timestamp()
-    ) x
-    left join gendurable.bucket y on x.bucket = y.bucket
-    where (x.bucket = r.name or starts_with(x.bucket, r.name || ':'::text)) and not exists (
-        select from gendurable.rate_limit o
-        where length(o.name) > length(r.name) and (x.bucket = o.name or starts_with(x.bucket, o.name || ':'::text))
+        select x.queue, false as paused from gendurable.queue_name x
+        union all
+        -- names may be forgotten beside an insert that is under way
+        select l.queue, false as paused
+        from (
+            with recursive l as (
+                (select i.queue from gendurable.instance i
+                    where i.eligible_at is not null
+                    order by i.queue limit 1)
+                union all
+                select (select i.queue from gendurable.instance i
+                    where i.eligible_at is not null and i.queue > l.queue
+                    order by i.queue limit 1)
+                from l
+                where l.queue is not null
+            )
+
+            select l.queue from l where l.queue is not null limit 10000
+        ) l
+        union all
+        select x.queue, true as paused from gendurable.paused_queue x
+        union all
+        select x.queue, false as paused from gendurable.queue_setting x
+        union all
+        select e.key as queue, false as paused
+        from gendurable.worker x
+        cross join lateral jsonb_each_text(x.queues) e
+        where x.until > statement_timestamp()
+    ) n
+    group by n.queue
+) q
+cross join lateral (
+    -- from priority to priority through the index, whatever a queue once had
+    with recursive p as (
+        (select i.priority from gendurable.instance i
+            where i.queue = q.queue and i.eligible_at is not null
+            order by i.queue, i.priority limit 1)
+        union all
+        select (select i.priority from gendurable.instance i
+            where i.queue = q.queue and i.eligible_at is not null and i.priority > p.priority
+            order by i.queue, i.priority limit 1)
+        from p
+        where p.priority is not null
+    ),
+
+    y as (
+        select p.priority, w.woken
+        from (select x.priority from p x where x.priority is not null limit 1000) p
+        cross join (values (0::smallint), (1::smallint)) w (woken)
     )
-) b on true
-left join lateral unnest(b.lines) l on true
-left join lateral (
-    select max(k.until) as until
-    from gendurable.bucket_closed k
-    where k.bucket = b.bucket and k.until > statement_timestamp()
-) c on true;
 
-comment on view gd_rate_limits is
-'Every rate limit, with each of its buckets out of which something has started lately or that has a line, and each queue
-that has a line there: rows that wait. A bucket that is not here is full.';
-
-comment on column gd_rate_limits.name is 'it decides for rate_limit "name" and "name:...", unless a longer name fits';
-comment on column gd_rate_limits.allowed is 'how many tokens a bucket gains in each period';
-comment on column gd_rate_limits.period is 'null where nothing is allowed';
-comment on column gd_rate_limits.burst is 'how many a bucket holds';
-comment on column gd_rate_limits.bucket is 'the rate_limit of the rows; null: all buckets are full';
-comment on column gd_rate_limits.level is 'how many tokens are in it now';
-comment on column gd_rate_limits.queue is 'a queue of which rows wait for tokens; null: none does';
-comment on column gd_rate_limits.next_at is 'when the first of them is tried next';
-comment on column gd_rate_limits.closed_until is 'gd_close_rate_limit, or close_ms of an outcome: nothing starts before';
-
-create view gd_schedules as
-select
-    x.name, x.cron, x.timezone, x.fsm, x.queue, x.priority, x.options, x.next_at, x.last_tick_at, x.last_at, x.last_id,
-    x.last_error, x.paused_at, x.seen_at
-from gendurable.schedule x
-cross join (select 1 as one) nothing;
-
-comment on view gd_schedules is
-'Every schedule. A next_at that lies behind now means that nobody claims in its queue, or that the queue is paused.';
-
-comment on column gd_schedules.name is 'how all functions call it';
-comment on column gd_schedules.cron is 'the expression';
-comment on column gd_schedules.timezone is 'the zone whose clock the expression is about';
-comment on column gd_schedules.fsm is 'the machine of which each tick inserts an instance';
-comment on column gd_schedules.queue is 'whose claims fire it';
-comment on column gd_schedules.priority is 'that of what it inserts';
-comment on column gd_schedules.options is 'what gd_schedule was told besides';
-comment on column gd_schedules.next_at is 'the next tick, or the first one that was missed; null while it is paused';
-comment on column gd_schedules.last_tick_at is
-'the last tick that inserted, was held back by its overlap, or failed';
-comment on column gd_schedules.last_at is 'when a tick inserted last';
-comment on column gd_schedules.last_id is 'the instance that it inserted, which may have been removed since';
-comment on column gd_schedules.last_error is 'why the last tick inserted nothing; null: it did, or its overlap held it back';
-comment on column gd_schedules.paused_at is 'since when gd_pause_schedule has stopped it';
-comment on column gd_schedules.seen_at is
-'when somebody scheduled it last, or an engine had it in its code: to the hour';
-
-create view gd_holds as
-select x.reason, x.held_by, x.held_at
-from gendurable.hold x
-cross join (select 1 as one) nothing;
-
-comment on view gd_holds is 'While there is a row, nothing is handed out: gd_hold_all has stopped it. gd_release_hold removes all rows.';
-
-comment on column gd_holds.reason is 'why';
-comment on column gd_holds.held_by is 'who: the role of the session, behind the name in the setting gendurable.actor if it has one';
-comment on column gd_holds.held_at is 'since when';
-
-create view gd_pauses as
-with p as not materialized (
-    select
-        'queue'::text as kind, x.queue, null::text as fsm, null::int as version, null::text as step, null::bigint as id,
-        x.paused_at, x.paused_by
-    from gendurable.paused_queue x
-    union all
-    select
-        case when x.step <> '' then 'step' when x.version > 0 then 'version' else 'machine' end as kind, null as queue, x.fsm,
-        nullif(x.version, 0) as version, nullif(x.step, '') as step, null as id, x.paused_at, x.paused_by
-    from gendurable.paused_machine x
-    union all
-    select 'instance' as kind, x.queue, x.fsm, x.fsm_version, x.step, x.id, x.paused_at, x.paused_by
+    select n.due, n.executing, l.delayed, o.oldest_due_at
     from (
-        select i.queue, i.fsm, i.fsm_version, i.step, i.id, i.paused_at, i.paused_by
-        from gendurable.instance i
-        where i.paused_at is not null and i.finished_at is null and coalesce(i.paused_at, i.aside_at) is not null
-        order by i.paused_at desc
+        select
+            count(*) filter (where x.status in ('runnable', 'awaiting_signal')) as due,
+            count(*) filter (where x.status = 'executing') as executing
+        from (
+            select r.status
+            from y
+            cross join lateral (
+                select i.status
+                from gendurable.instance i
+                where i.queue = q.queue and i.priority = y.priority and i.woken = y.woken
+                    and i.eligible_at <= statement_timestamp() and i.id > 0
+                order by i.eligible_at, i.id
+                limit 10000
+            ) r
+            limit 10000
+        ) x
+    ) n
+    cross join (
+        select count(*) as delayed
+        from (
+            select r.id
+            from y
+            cross join lateral (
+                select i.id
+                from gendurable.instance i
+                where i.queue = q.queue and i.priority = y.priority and i.woken = y.woken
+                    and i.eligible_at > statement_timestamp() and i.id > 0
+                order by i.eligible_at, i.id
+                limit 10000
+            ) r
+            limit 10000
+        ) x
+    ) l
+    cross join (
+        select min(r.eligible_at) as oldest_due_at
+        from y
+        cross join lateral (
+            select x.eligible_at
+            from (
+                select i.status, i.eligible_at
+                from gendurable.instance i
+                where i.queue = q.queue and i.priority = y.priority and i.woken = y.woken
+                    and i.eligible_at <= statement_timestamp() and i.id > 0
+                order by i.eligible_at, i.id
+                limit 10000
+            ) x
+            where x.status in ('runnable', 'awaiting_signal')
+            limit 1
+        ) r
+    ) o
+) d
+cross join lateral (
+    select count(*) as parked
+    from (
+        select i.queue from gendurable.instance i
+        where i.queue between q.queue and q.queue and i.eligible_at is null and i.finished_at is null
+        order by i.queue
         limit 10000
     ) x
-)
+) k
+left join (
+    select r.queue, least(sum(r.count), 10000)::bigint as limited
+    from (
+        -- from line to line
+        with recursive l as (
+            (select i.rate_limit, i.queue from gendurable.instance i
+                where i.bucket_at is not null
+                order by i.rate_limit, i.queue limit 1)
+            union all
+            select n.rate_limit, n.queue
+            from l
+            cross join lateral (
+                select i.rate_limit, i.queue from gendurable.instance i
+                where i.bucket_at is not null and (i.rate_limit, i.queue) > (l.rate_limit, l.queue)
+                order by i.rate_limit, i.queue limit 1
+            ) n
+        )
 
-select p.* from p;
+        select l.queue, c.count
+        from (select x.rate_limit, x.queue from l x limit 10000) l
+        cross join lateral (
+            select count(*) as count
+            from (
+                select i.id from gendurable.instance i
+                where i.rate_limit = l.rate_limit and i.queue = l.queue and i.bucket_at is not null
+                order by i.priority, i.bucket_at, i.id
+                limit 10000
+            ) x
+        ) c
+    ) r
+    group by r.queue
+) t on q.queue = t.queue
+left join gendurable.queue_setting s on q.queue = s.queue
+left join (
+    select e.key as queue, count(*) as workers, sum(e.value::int) as slots
+    from gendurable.worker w
+    cross join lateral jsonb_each_text(w.queues) e
+    where w.until > statement_timestamp() and w.state = 'running'::text and e.value::int > 0
+        and not exists (select from gendurable.draining x where x.worker = w.worker)
+    group by e.key
+) h on q.queue = h.queue;
 
-comment on view gd_pauses is
-'What is paused: queues, machines with their versions and steps, and of the instances that gd_pause has stopped the latest 10,000.
-Everything may be held besides: see gd_holds.';
+comment on view gd_queues is
+'Every queue that has or had instances, is paused, has a limit or is served. Counted through the indexes; each count is cut at
+10,000, due and executing together: the most urgent ones are looked at. A queue with due rows, nothing executing and an
+old oldest_due_at is one that nobody serves, and it holds up the keys of its rows. workers and slots tell of workers that
+say hello: those of an older package do not.';
 
-comment on column gd_pauses.kind is '"queue", "machine", "version", "step" or "instance"';
-comment on column gd_pauses.queue is 'the queue, or that of the instance';
-comment on column gd_pauses.fsm is 'the machine, or that of the instance';
-comment on column gd_pauses.version is 'the version, or that of the instance; null: all';
-comment on column gd_pauses.step is 'the step, or that of the instance; null: all';
-comment on column gd_pauses.id is 'the instance';
-comment on column gd_pauses.paused_at is 'since when';
-comment on column gd_pauses.paused_by is
-'who: the setting gendurable.actor, else the role of the session; null: by a call of an older version';
+comment on column gd_queues.queue is 'its name';
+comment on column gd_queues.due is 'a worker may take it now';
+comment on column gd_queues.delayed is 'due later: a delay, a back-off, a deadline';
+comment on column gd_queues.executing is 'under a claim';
+comment on column gd_queues.parked is
+'waits for a signal, for children, in its key or for its rate limit, or a pause has set it aside';
+comment on column gd_queues.oldest_due_at is 'since when the first of the due ones waits';
+comment on column gd_queues.paused is 'gd_pause_queue has stopped it';
+comment on column gd_queues.limited is 'of the parked ones those that wait for their rate limit';
+comment on column gd_queues.max_executing is 'how many may execute at once, as gd_set_queue says; null: any number';
+comment on column gd_queues.concurrency is
+'how many each worker is to execute at once, as gd_set_queue says; null: as many as it was started with';
+comment on column gd_queues.workers is 'how many known workers serve it, and do not drain';
+comment on column gd_queues.slots is 'how many steps of it these run at once, together';
 
-create view gd_steps as
+create view gd_workers as
 select
-    s.fsm, s.step, s.version, s.handler || '(jsonb)'::text as handler, s.owner, coalesce(p.proretset, false) as set_based,
-    s.queue, s.chain, s.alone,
-    -- as gendurable._step_problem says it, of the role that asks
-    case
-        when s.handler is null then 'it is in another language'::text
-        when p.oid is null then 'there is no such function'::text
-        when p.prokind::text <> 'f'::text or p.prorettype <> 'jsonb'::regtype::oid then 'the function does not return jsonb'::text
-        when coalesce(p.proowner <> o.oid, true) then 'the function has another owner than when it was defined'::text
-        when exists (
-            select from pg_proc q
-            where q.proname = p.proname and q.pronamespace = p.pronamespace and q.pronargs > 1
-                and q.pronargs - q.pronargdefaults <= 1 and q.proargtypes[0] = 'jsonb'::regtype::oid
-        ) then 'another function of this name takes a jsonb, and defaults'::text
-        when not (
-            has_schema_privilege(p.pronamespace, 'usage'::text) and has_function_privilege(p.oid, 'execute'::text)
-        ) then 'the role may not execute the function'::text
-        when not p.prosecdef and not (
-            pg_has_role(p.proowner, current_user, x.how) and pg_has_role(p.proowner, session_user, x.how)
-            and pg_has_role(p.proowner, x.login, x.how)
-        ) then 'the owner of the function could not act as the role'::text
-    end as problem
-from gendurable.step s
-cross join (
+    coalesce(k.worker, c.worker) as worker, coalesce(c.executing, 0::bigint) as executing, c.oldest_claim_at,
+    k.about ->> 'host'::text as host, (k.about ->> 'pid'::text)::int as pid, k.about ->> 'version'::text as version,
+    k.queues, k.machines, k.about,
+    case when d.drained_at is not null and k.state = 'running'::text then 'draining'::text else k.state end as state,
+    k.running, k.started_at, k.first_seen_at, k.seen_at, d.drained_at as draining_since, d.drained_by, k.skew as clock_skew
+from (
     select
-        case when current_setting('server_version_num'::text)::int < 160000 then 'member'::text else 'set'::text end as how,
-        (select a.usesysid from pg_stat_get_activity(pg_backend_pid()) a) as login
-) x
-left join pg_namespace n on n.nspname = (parse_ident(s.handler))[1]
-left join pg_proc p
-    on n.oid = p.pronamespace and p.proname = (parse_ident(s.handler))[2]
-        and p.pronargs = 1 and p.proargtypes[0] = 'jsonb'::regtype::oid
-left join pg_roles o on s.owner = o.rolname;
+        coalesce(m.worker, g.worker) as worker, sum(g.executing)::bigint as executing,
+        to_timestamp(min(g.claim_no)::double precision / 1000000::double precision) as oldest_claim_at
+    from (
+        select h.worker, count(*) as executing, min(h.claim_no) as claim_no
+        from (
+            with recursive l as (
+                (select i.queue, i.priority from gendurable.instance i
+                    where i.eligible_at is not null
+                    order by i.queue, i.priority limit 1)
+                union all
+                select n.queue, n.priority
+                from l
+                cross join lateral (
+                    select i.queue, i.priority from gendurable.instance i
+                    where i.eligible_at is not null and (i.queue, i.priority) > (l.queue, l.priority)
+                    order by i.queue, i.priority limit 1
+                ) n
+            )
 
-comment on view gd_steps is 'The steps that gd_define_step has defined.';
+            select l.queue, l.priority from l limit 10000
+        ) y
+        cross join (values (0::smallint), (1::smallint)) w (woken)
+        cross join lateral (
+            select i.worker, i.claim_no, i.status
+            from gendurable.instance i
+            where i.queue = y.queue and i.priority = y.priority and i.woken = w.woken
+                and i.eligible_at <= statement_timestamp()
+            order by i.eligible_at, i.id
+            limit 2000
+        ) h
+        where h.status = 'executing'
+        group by h.worker
+    ) g
+    left join lateral (
+        -- after a claim whose answer was lost, an engine goes on under its name with a number behind it
+        select x.worker
+        from gendurable.worker x
+        where x.worker = any(array[g.worker, regexp_replace(g.worker, '#[0-9]+$'::text, ''::text)])
+            and x.until > statement_timestamp()
+        order by length(x.worker) desc
+        limit 1
+    ) m on true
+    group by coalesce(m.worker, g.worker)
+) c
+full join (
+    select
+        x.worker, x.about, x.machines, x.queues, x.state, x.running, x.started_at, x.first_seen_at, x.seen_at, x.skew
+    from gendurable.worker x
+    where x.until > statement_timestamp()
+) k on c.worker = k.worker
+left join gendurable.draining d on k.worker = d.worker;
 
-comment on column gd_steps.fsm is 'the machine';
-comment on column gd_steps.step is 'the step';
-comment on column gd_steps.version is 'the version of the machine that it is for; null: all that have no definition of their own';
-comment on column gd_steps.handler is 'the function that runs it; null: it is in another language';
-comment on column gd_steps.owner is 'who owned the function when it was defined; without a function, who defined it';
-comment on column gd_steps.set_based is 'the function takes many instances at once: it returns setof jsonb';
-comment on column gd_steps.queue is 'the queue in which it always runs; null: in that of the instance';
-comment on column gd_steps.chain is 'the step may follow another one without being claimed anew; not read yet';
-comment on column gd_steps.alone is 'each instance runs in a transaction of its own';
-comment on column gd_steps.problem is 'why the role that asks cannot run it here; null: it can';
+comment on view gd_workers is
+'Every known worker that lives, and whoever else holds claims now. A worker is known while it says hello (gd_hello) in time;
+one of an older package does not, and has null in all but the first three columns. For the claims it reads the 2,000
+oldest due rows of each queue and priority.';
+
+comment on column gd_workers.worker is 'the label that the claims were made with, or the name under which it says hello';
+comment on column gd_workers.executing is 'how many claims it holds';
+comment on column gd_workers.oldest_claim_at is
+'since when it holds the oldest of them (a claim''s number is its time)';
+comment on column gd_workers.host is 'where it runs';
+comment on column gd_workers.pid is 'its process there';
+comment on column gd_workers.version is 'of its package';
+comment on column gd_workers.queues is '{queue: how many steps of it it runs at once}, as it is now';
+comment on column gd_workers.machines is '[[fsm, version, [step, ...]], ...]: what it can run; all of it unless about says "more"';
+comment on column gd_workers.about is 'what else it says of itself, as gd_hello has it';
+comment on column gd_workers.state is '"running", "draining", "drained" (nothing is left) or "stopping"';
+comment on column gd_workers.running is 'how many steps it ran when it said hello last';
+comment on column gd_workers.started_at is 'by its own clock';
+comment on column gd_workers.first_seen_at is 'since when it is known';
+comment on column gd_workers.seen_at is 'when it said hello last';
+comment on column gd_workers.draining_since is 'when gd_drain_worker was called for it';
+comment on column gd_workers.drained_by is 'who called it';
+comment on column gd_workers.clock_skew is 'seconds by which its clock is ahead of the server, as far as a call tells';
