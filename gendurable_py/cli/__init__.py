@@ -15,7 +15,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         from .app import run
     except ModuleNotFoundError as error:
-        if error.name not in ("typer", "rich"):
+        missing = (error.name or "").partition(".")[0]
+        if missing not in ("typer", "rich"):
             raise
-        sys.exit(f"gendurable: the command line needs {error.name}: pip install 'gendurable_py[cli]'")
+        sys.exit(f"gendurable: the command line needs {missing}: pip install 'gendurable_py[cli]'")
     run(sys.argv[1:] if arguments is None else arguments)

@@ -11,11 +11,13 @@ import re
 import sys
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import IO, Any, NoReturn
 
 from rich import box
-from rich.console import Console, RenderableType
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -124,25 +126,58 @@ def age(value: object, now: datetime | None = None) -> str:
     return span(seconds) if seconds >= 0 else f"in {span(-seconds)}"
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, keep: Sequence[str] = ()) -> Table:
-    """A table without a frame. Numbers stand right; of the columns in ``keep`` nothing is cut, the last one folds."""
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, keep: Sequence[str] = ()) -> Rows:
+    """Rows below each other. Of the columns in ``keep`` nothing is cut; numbers stand right, the last column folds."""
     cells = [[cell if isinstance(cell, Text) else Text(_cell(cell)) for cell in row] for row in rows]
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
-    for place, name in enumerate(columns):
-        mine = [row[place].plain for row in cells]
-        is_last = place == len(columns) - 1
-        numeric = any(mine) and all(re.fullmatch(r"[\d,.+>=-]*", text) for text in mine)
-        whole = max(map(len, [name, *mine]), default=0)
-        made.add_column(
-            name,
-            justify="right" if numeric else "left",
-            no_wrap=not is_last,
-            overflow="fold" if is_last else "ellipsis",
-            min_width=whole if name in keep or numeric else min(whole, 6),
-        )
-    for row in cells:
-        made.add_row(*row)
-    return made
+    return Rows(tuple(columns), cells, frozenset(keep))
+
+
+_GAP = 3
+# What a column that may be cut has to show.
+_LEAST = 6
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A table without a frame; where the screen is too narrow for it, a paragraph for each row."""
+
+    columns: tuple[str, ...]
+    cells: list[list[Text]]
+    keep: frozenset[str]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        widths = [self._least(place) for place in range(len(self.columns))]
+        if sum(widths) + _GAP * (len(widths) - 1) > options.max_width:
+            yield stack(facts(zip(self.columns, row, strict=True)) for row in self.cells)
+        else:
+            yield self._as_table(widths)
+
+    def _texts(self, place: int) -> list[str]:
+        return [row[place].plain for row in self.cells]
+
+    def _is_numeric(self, place: int) -> bool:
+        texts = self._texts(place)
+        return any(texts) and all(re.fullmatch(r"[\d,.+>=-]*", text) for text in texts)
+
+    def _least(self, place: int) -> int:
+        name = self.columns[place]
+        whole = max(map(cell_len, [name, *self._texts(place)]))
+        return whole if name in self.keep or self._is_numeric(place) else min(whole, _LEAST)
+
+    def _as_table(self, widths: list[int]) -> Table:
+        made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
+        for place, name in enumerate(self.columns):
+            is_last = place == len(self.columns) - 1
+            made.add_column(
+                name,
+                justify="right" if self._is_numeric(place) else "left",
+                no_wrap=not is_last,
+                overflow="fold" if is_last else "ellipsis",
+                min_width=widths[place],
+            )
+        for row in self.cells:
+            made.add_row(*row)
+        return made
 
 
 def _cell(value: object) -> str:
@@ -161,6 +196,8 @@ def facts(pairs: Iterable[tuple[str, object]]) -> Table:
     made.add_column(no_wrap=True, style="bold")
     made.add_column(overflow="fold")
     for name, value in pairs:
+        if isinstance(value, Text) and not value.plain:
+            continue
         if value is not None and value != "" and value != [] and value != {}:
             made.add_row(Text(name), value if isinstance(value, Text) else Text(readable(value)))
     return made
