@@ -54,6 +54,12 @@ def holds() -> Statement[list[Row]]:
 
 
 @call
+def pauses() -> Statement[list[Row]]:
+    """What is paused: queues, machines, versions, steps and instances."""
+    return _view("gd_pauses", "x.kind, x.queue, x.fsm, x.version, x.step, x.id")
+
+
+@call
 def steps() -> Statement[list[Row]]:
     """The steps that `define_step` has defined."""
     return _view("gd_steps", "x.fsm, x.step, x.version")

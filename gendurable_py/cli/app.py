@@ -43,14 +43,19 @@ def run(arguments: Sequence[str]) -> None:
     make()(args=list(arguments), prog_name="gendurable")
 
 
-def _callback(
-    version: Annotated[
-        bool, typer.Option("--version", help="Print the version of this package.", is_eager=True)
-    ] = False,
-) -> None:
-    if version:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         typer.echo(package_version())
         raise typer.Exit
+
+
+def _callback(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version of this package.", is_eager=True, callback=_print_version),
+    ] = False,
+) -> None:
+    return
 
 
 def _complete(shell: Annotated[str, typer.Argument(help="bash, zsh or fish.")]) -> None:

@@ -284,12 +284,7 @@ def _listed(rows: list[Listed]) -> RenderableType:
         what = plain(row.partition_key or row.unique_key or "")
         status = Text("paused", style="yellow") if row.paused_at else styled(row.status)
         cells.append([row.id, row.fsm, row.step, status, row.queue, age(since), what, first_line(row.last_error)])
-    columns = ["id", "machine", "step", "status", "queue", "since", "key", "error"]
-    for place in (7, 6):
-        if not any(row[place] for row in cells):
-            del columns[place]
-            for cell in cells:
-                del cell[place]
+    columns = ("id", "machine", "step", "status", "queue", "since", "key", "error")
     return table(columns, cells, keep=("id", "status", "since"))
 
 
@@ -335,10 +330,10 @@ def audit(
     wanted = {key: what for key, what in said.items() if what is not None}
     found = calls.audit(frame.conn, wanted, limit=limit)
     cells = [
-        (row.no, clock(row.at), row.actor or row.session_role, row.call, row.id, row.count, readable_line(row.what))
+        (row.no, clock(row.at), row.actor or row.session_role, row.call, row.id, row.affected, readable_line(row.what))
         for row in found.calls
     ]
-    columns = ("no", "at", "who", "call", "id", "count", "what")
+    columns = ("no", "at", "who", "call", "id", "affected", "what")
     frame.answer(
         {"calls": found.calls, "next": found.next},
         lambda: table(columns, cells, keep=("no", "at", "id", "call")) if cells else Text("Nothing."),

@@ -127,9 +127,13 @@ def age(value: object, now: datetime | None = None) -> str:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, keep: Sequence[str] = ()) -> Rows:
-    """Rows below each other. Of the columns in ``keep`` nothing is cut; numbers stand right, the last column folds."""
+    """Rows below each other. Of the columns in ``keep`` nothing is cut. Others that are
+    empty are left out; numbers stand right, the last column folds."""
     cells = [[cell if isinstance(cell, Text) else Text(_cell(cell)) for cell in row] for row in rows]
-    return Rows(tuple(columns), cells, frozenset(keep))
+    said = [place for place, name in enumerate(columns) if name in keep or any(row[place].plain for row in cells)]
+    return Rows(
+        tuple(columns[place] for place in said), [[row[place] for place in said] for row in cells], frozenset(keep)
+    )
 
 
 _GAP = 3

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import typer
-from pydantic import JsonValue
 from rich.console import RenderableType
 from rich.text import Text
 
@@ -14,7 +13,7 @@ from .. import calls
 from ..calls import viewing
 from ..machine.outcome import UNSET, Unset
 from .frame import NO, OK, Frame, command
-from .output import age, table
+from .output import age, facts, table
 
 PANEL = "Queues and workers"
 Queue = Annotated[str, typer.Argument(help="The queue.")]
@@ -42,7 +41,7 @@ def queue_cells(rows: Sequence[viewing.Row]) -> list[list[object]]:
             row["delayed"],
             row["executing"],
             row["parked"],
-            row["limited"],
+            row["limited"] or "",
             age(row["oldest_due_at"]) if row["oldest_due_at"] else "",
             _remarks(row),
         ]
@@ -54,6 +53,8 @@ def _remarks(row: viewing.Row) -> str:
     said = ["paused"] if row["paused"] else []
     if row["max_executing"] is not None:
         said.append(f"limit {row['max_executing']}")
+    if row["concurrency"] is not None:
+        said.append(f"{row['concurrency']} a worker")
     return ", ".join(said)
 
 
@@ -76,21 +77,28 @@ def queue_set(
     limit: Annotated[
         str | None, typer.Option("--limit", help="How many execute at once over all workers; none: any number.")
     ] = None,
+    concurrency: Annotated[
+        str | None, typer.Option("--concurrency", help="How many each worker executes at once; none: its own number.")
+    ] = None,
 ) -> None:
-    """Set the limit of a queue."""
-    if limit is None:
-        raise typer.BadParameter("nothing is said to be set: add --limit")
-    wanted: int | Unset | None = UNSET
-    if limit == "none":
-        wanted = None
-    elif limit.isdecimal():
-        wanted = int(limit)
-    else:
-        raise typer.BadParameter(f"{limit!r} is no number, and not none", param_hint="--limit")
+    """Set how many of a queue execute at once, over all workers or in each."""
+    if limit is None and concurrency is None:
+        raise typer.BadParameter("nothing is said to be set: add --limit or --concurrency")
+    said = {"limit": _number(limit, "--limit"), "concurrency": _number(concurrency, "--concurrency")}
     with frame.acting() as conn:
-        calls.set_queue(conn, queue, limit=wanted)
-    said: dict[str, JsonValue] = {"queue": queue, "limit": wanted}
-    frame.answer(said, lambda: Text(f"limit of {queue}: {limit}"))
+        calls.set_queue(conn, queue, limit=said["limit"], concurrency=said["concurrency"])
+    found: dict[str, object] = {"queue": queue, **{name: value for name, value in said.items() if value is not UNSET}}
+    frame.answer(found, lambda: facts((name, "none" if value is None else value) for name, value in found.items()))
+
+
+def _number(text: str | None, name: str) -> int | Unset | None:
+    if text is None:
+        return UNSET
+    if text == "none":
+        return None
+    if not text.isdecimal():
+        raise typer.BadParameter(f"{text!r} is no number, and not none", param_hint=name)
+    return int(text)
 
 
 def hold(

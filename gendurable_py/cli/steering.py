@@ -1,17 +1,20 @@
-"""Steering instances: ``cancel``, ``retry``, ``reschedule``, of one or of many, by ids or by filters."""
+"""Steering instances: ``cancel``, ``retry``, ``reschedule``, ``delete`` and signals, of one or of many,
+by ids or by filters; ``edit`` of one."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from .. import calls
+from .._contract import TERMINAL
 from ..machine.outcome import UNSET
 from .filters import OPEN, Filters
-from .frame import Frame, command
+from .frame import NO, OK, Frame, command
 from .many import Chosen, carry_out, choose, count, one_by_one
-from .reading import mapping, moment
+from .reading import mapping, moment, value
 
 PANEL = "Steering"
 Ids = Annotated[
@@ -27,6 +30,9 @@ def add(app: typer.Typer) -> None:
     command(app, "cancel", panel=PANEL)(cancel)
     command(app, "retry", panel=PANEL)(retry)
     command(app, "reschedule", panel=PANEL)(reschedule)
+    command(app, "edit", panel=PANEL)(edit)
+    command(app, "delete", panel=PANEL)(delete)
+    command(app, "signal-many", panel=PANEL)(signal_many)
 
 
 def cancel(
@@ -103,6 +109,64 @@ def reschedule(
         "reschedule",
         chosen,
         lambda conn, some: calls.reschedule_many(conn, some, when),
+        dry_run=dry_run,
+        yes=yes,
+    )
+
+
+def edit(
+    frame: Frame,
+    id: Annotated[int, typer.Argument(help="The instance.", metavar="ID")],
+    step: Annotated[str | None, typer.Option("--step", help="Its step.")] = None,
+    state: Annotated[str | None, typer.Option("--state", help="Its state; @FILE reads it.", metavar="JSON")] = None,
+    queue: Annotated[str | None, typer.Option("--queue", "-q", help="Its queue.")] = None,
+    priority: Annotated[int | None, typer.Option("--priority", help="Lower runs earlier.")] = None,
+    meta: Annotated[str | None, typer.Option("--meta", help="Its meta.", metavar="JSON")] = None,
+) -> int:
+    """Change an instance that does not execute. Code 1: it does. What is left out stays as it is."""
+    if all(said is None for said in (step, state, queue, priority, meta)):
+        raise typer.BadParameter("nothing is said to be changed")
+    with frame.acting() as conn:
+        done = calls.edit(
+            conn,
+            id,
+            step,
+            UNSET if state is None else mapping(state),
+            queue=queue,
+            priority=priority,
+            meta=None if meta is None else mapping(meta),
+        )
+    frame.answer({"id": id, "changed": done}, lambda: Text("changed" if done else "it executes: nothing was changed"))
+    return OK if done else NO
+
+
+def delete(
+    frame: Frame, filters: Filters, ids: Ids = None, dry_run: DryRun = False, yes: Yes = False, limit: Limit = None
+) -> int:
+    """Remove instances that have ended."""
+    chosen = choose(frame, ids, filters, {"status": [*TERMINAL]}, limit)
+    return carry_out(frame, "delete", chosen, calls.delete_many, dry_run=dry_run, yes=yes)
+
+
+def signal_many(
+    frame: Frame,
+    filters: Filters,
+    name: Annotated[str, typer.Argument(help="The name of the signal.")],
+    ids: Ids = None,
+    payload: Annotated[str, typer.Option("--payload", help="What it brings; @FILE reads it.", metavar="JSON")] = "null",
+    dedup: Annotated[str | None, typer.Option("--dedup", help="Of signals with one such key only one counts.")] = None,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    limit: Limit = None,
+) -> int:
+    """Send one signal to many instances."""
+    chosen = choose(frame, ids, filters, {"status": [*OPEN]}, limit)
+    brought = value(payload)
+    return carry_out(
+        frame,
+        "signal",
+        chosen,
+        lambda conn, some: calls.signal_many(conn, some, name, brought, dedup_key=dedup),
         dry_run=dry_run,
         yes=yes,
     )

@@ -157,3 +157,33 @@ def test_reschedule(db: Database, conn: Conn) -> None:
     assert row == (True,)
     call(db.dsn, "reschedule", id)
     assert gd.claim(conn, "w")[0].id == id
+
+
+def test_edit(db: Database, conn: Conn) -> None:
+    [id] = insert(conn, 1)
+    call(
+        db.dsn, "edit", id, "--step", "go", "--state", '{"a": 1}', "--queue", "q", "--priority", 3, "--meta", '{"m": 1}'
+    )
+    row = conn.execute("select step, state, queue, priority, meta from gd_instances where id = %s", (id,)).fetchone()
+    assert row == ("go", {"a": 1}, "q", 3, {"m": 1})
+    call(db.dsn, "edit", id, code=2)
+    call(db.dsn, "edit", 99, "--step", "go", code=1)
+    gd.claim(conn, "w", "q")
+    assert "it executes" in call(db.dsn, "edit", id, "--step", "on", code=1).out
+
+
+def test_delete(db: Database, conn: Conn) -> None:
+    ids = insert(conn, 3)
+    assert call(db.dsn, "delete", ids[0], "--json", code=1).json["no"] == [ids[0]]
+    call(db.dsn, "cancel", *ids[:2])
+    call(db.dsn, "delete", "-m", "mail", code=2)
+    assert call(db.dsn, "delete", "-m", "mail", "--yes").out == "done: 2\n"
+    assert statuses(conn) == {"runnable": 1}
+
+
+def test_a_signal_to_many(db: Database, conn: Conn) -> None:
+    ids = insert(conn, 3)
+    gd.cancel(conn, ids[0])
+    assert call(db.dsn, "signal-many", "go", "-m", "mail", "--payload", '{"a": 1}', "--yes", "--json").json["done"] == 2
+    assert [one.payload for one in gd.signals(conn, ids[1])] == [{"a": 1}]
+    assert call(db.dsn, "signal-many", "go", ids[0], ids[2], "--json", code=1).json["no"] == [ids[0]]

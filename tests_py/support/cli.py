@@ -114,9 +114,6 @@ class Terminal:
         except TimeoutError:
             raise AssertionError(f"{texts} are not on the screen:\n" + "\n".join(self.lines)) from None
 
-    def hides(self, text: str, timeout: float = 30) -> None:
-        wait_until(lambda: text not in "\n".join(self.lines), timeout)
-
     def press(self, keys: str) -> None:
         self.child.send(keys)
 
