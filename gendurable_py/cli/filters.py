@@ -43,6 +43,9 @@ class Filters:
     of_worker: Annotated[str | None, _option("--worker", help="Claimed by this worker.")] = None
     error: Annotated[str | None, _option("--error", help="Whose last error contains this.")] = None
     meta: Annotated[str | None, _option("--meta", help="Whose meta contains this.", metavar="JSON")] = None
+    attributes: Annotated[
+        str | None, _option("--attributes", help="Whose attributes contain this.", metavar="JSON")
+    ] = None
     inserted_after: Annotated[str | None, _option("--inserted-after", help="A time, or 2h: ago.", metavar="TIME")] = (
         None
     )
@@ -74,6 +77,7 @@ class Filters:
             "worker": self.of_worker,
             "error": self.error,
             "meta": None if self.meta is None else mapping(self.meta),
+            "attributes": None if self.attributes is None else mapping(self.attributes),
             "stuck_for_ms": None if self.stuck is None else round(duration(self.stuck) * 1000),
         }
         for name in ("inserted_after", "inserted_before", "finished_after", "finished_before", "due_before"):

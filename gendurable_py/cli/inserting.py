@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any, BinaryIO, Literal
 
 import psycopg
 import typer
@@ -56,6 +56,13 @@ def insert(
     rate_limit: Annotated[str | None, typer.Option("--rate-limit", help="Its rate limit.")] = None,
     max_attempts: Annotated[int | None, typer.Option("--max-attempts", help="How often a step is tried.")] = None,
     meta: Annotated[str | None, typer.Option("--meta", help="An object kept beside it.", metavar="JSON")] = None,
+    attributes: Annotated[
+        str | None, typer.Option("--attributes", help="An object that it is searched by.", metavar="JSON")
+    ] = None,
+    on_conflict: Annotated[
+        Literal["nothing", "id", "reschedule", "replace"],
+        typer.Option("--on-conflict", help="What becomes of the holder of the unique key."),
+    ] = "nothing",
     wait: Annotated[str | None, typer.Option("--wait", help="Wait so long for its end: 30s.", metavar="TIME")] = None,
 ) -> int:
     """Insert an instance and print its id. Code 1: another one holds the unique key."""
@@ -74,6 +81,8 @@ def insert(
         rate_limit=rate_limit,
         max_attempts=max_attempts,
         meta=None if meta is None else mapping(meta),
+        attributes=None if attributes is None else mapping(attributes),
+        on_conflict=on_conflict,
     )
     if id is None:
         assert unique is not None

@@ -78,7 +78,7 @@ class _Facts:
     failures: list[Failure]
     ended: int
     rate: float | None
-    seconds: float
+    steps: int
 
     def as_json(self) -> dict[str, object]:
         return {
@@ -89,6 +89,7 @@ class _Facts:
             "failures": self.failures,
             "ended": self.ended,
             "ends_per_second": self.rate,
+            "steps_last_minute": self.steps,
         }
 
 
@@ -127,7 +128,6 @@ def top(
 
 
 def _look(frame: Frame, before: _Facts | None, span: timedelta) -> _Facts:
-    started = time.monotonic()
     now = datetime.now(UTC)
     conn = frame.conn
     ended, rate = 0, None
@@ -143,7 +143,7 @@ def _look(frame: Frame, before: _Facts | None, span: timedelta) -> _Facts:
         calls.failures(conn, None, now - span, limit=5),
         ended,
         rate,
-        time.monotonic() - started,
+        sum(row.ended for row in calls.stats(conn, 2) if row.minute <= now - timedelta(minutes=1)),
     )
 
 
@@ -153,6 +153,7 @@ def _page(found: _Facts, view: _View, height: int | None) -> RenderableType:
     room = len(rows) if height is None else max(3, height - 14 - min(5, len(found.workers)))
     total = {name: sum(_int(row[name]) for row in rows) for name in ("due", "delayed", "executing", "parked")}
     rate = "" if found.rate is None else f"  ended {found.rate:,.1f}/s"
+    rate += f"  steps {found.steps:,}/min" if found.steps else ""
     state = "  PAUSED" if view.paused else ""
     head = Text.assemble(
         (f"{found.at.astimezone():%H:%M:%S}", "bold"),
@@ -167,7 +168,8 @@ def _page(found: _Facts, view: _View, height: int | None) -> RenderableType:
         parts.append(Text(f"... and {len(rows) - room} more queues", style="dim"))
     if found.workers:
         busy = sorted(found.workers, key=lambda row: -_int(row["executing"]))
-        parts += [Text(), table(WORKERS, worker_cells(busy[:5]))]
+        # The first columns fit anywhere.
+        parts += [Text(), table(WORKERS[:5], [cells[:5] for cells in worker_cells(busy[:5])])]
     if found.failures:
         cells = [(row.instances, row.fsm, row.step, age(row.last_at), row.message[:200]) for row in found.failures]
         columns = ("failed", "machine", "step", "last", "message")

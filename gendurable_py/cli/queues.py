@@ -1,4 +1,4 @@
-"""Queues and workers: ``queues``, ``queue set``, ``hold``, ``workers``."""
+"""Queues and workers: ``queues``, ``queue set``, ``hold``, ``workers``, ``drain``, ``stats``."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import typer
+from pydantic import JsonValue
 from rich.console import RenderableType
 from rich.text import Text
 
 from .. import calls
 from ..calls import viewing
 from ..machine.outcome import UNSET, Unset
-from .frame import NO, OK, Frame, command
+from .frame import NO, OK, Frame, Negative, command
 from .output import age, facts, table
 
 PANEL = "Queues and workers"
@@ -27,6 +28,8 @@ def add(app: typer.Typer) -> None:
     app.add_typer(queue, name="queue", rich_help_panel=PANEL)
     command(app, "hold", panel=PANEL)(hold)
     command(app, "workers", panel=PANEL)(workers)
+    command(app, "drain", panel=PANEL)(drain)
+    command(app, "stats", panel=PANEL)(stats)
 
 
 QUEUES = ("queue", "due", "delayed", "executing", "parked", "limited", "oldest", "")
@@ -125,14 +128,65 @@ def hold(
     return OK
 
 
+WORKERS = ("worker", "state", "executing", "oldest claim", "queues", "host", "version", "seen")
+
+
 def worker_cells(rows: Sequence[viewing.Row]) -> list[list[object]]:
-    return [[row["worker"], row["executing"], age(row["oldest_claim_at"])] for row in rows]
+    """The workers as cells of a table with the columns ``WORKERS``."""
+    return [
+        [
+            row["worker"],
+            row["state"] or "unknown",
+            row["executing"],
+            age(row["oldest_claim_at"]) if row["oldest_claim_at"] else "",
+            _served(row["queues"]),
+            row["host"],
+            row["version"],
+            age(row["seen_at"]) if row["seen_at"] else "",
+        ]
+        for row in rows
+    ]
 
 
-WORKERS = ("worker", "executing", "oldest claim")
+def _served(queues: JsonValue) -> str:
+    return ", ".join(f"{name}={number}" for name, number in queues.items()) if isinstance(queues, dict) else ""
 
 
 def workers(frame: Frame) -> None:
-    """List who holds claims now."""
+    """List the workers that live, and whoever else holds claims."""
     rows = viewing.workers(frame.conn)
-    frame.answer(rows, lambda: table(WORKERS, worker_cells(rows)) if rows else Text("Nobody holds claims."))
+    frame.answer(rows, lambda: table(WORKERS, worker_cells(rows), keep=("worker",)) if rows else Text("Nobody works."))
+
+
+def drain(
+    frame: Frame,
+    worker: Annotated[str, typer.Argument(help="The worker, as `gendurable workers` names it.")],
+    resume: Annotated[bool, typer.Option("--resume", help="Take it back.")] = False,
+) -> int:
+    """Let a worker finish what it has and claim nothing more. Code 1: there is no such worker."""
+    with frame.acting() as conn:
+        done = calls.resume_worker(conn, worker) if resume else calls.drain_worker(conn, worker)
+    if not done:
+        raise Negative(f"{worker} was not draining" if resume else f"no worker that lives has the name {worker}")
+    said = {"worker": worker, "draining": not resume}
+    frame.answer(said, lambda: Text(f"{worker} goes on" if resume else f"{worker} drains"))
+    return OK
+
+
+def stats(
+    frame: Frame,
+    minutes: Annotated[int, typer.Option("--minutes", min=1, help="Of the last so many minutes.")] = 60,
+) -> None:
+    """Show how many steps have ended, by machine, step and outcome, as workers report it."""
+    rows = calls.stats(frame.conn, minutes)
+    sums: dict[tuple[str, str, str], list[float]] = {}
+    for row in rows:
+        found = sums.setdefault((row.fsm, row.step, row.outcome), [0, 0.0])
+        found[0] += row.ended
+        found[1] += row.seconds
+    cells = [
+        (*key, int(ended), f"{1000 * seconds / ended:.1f}" if ended else "")
+        for key, (ended, seconds) in sorted(sums.items(), key=lambda one: -one[1][0])
+    ]
+    columns = ("machine", "step", "outcome", "ended", "ms each")
+    frame.answer(rows, lambda: table(columns, cells) if cells else Text("No worker has reported any."))
