@@ -56,7 +56,7 @@ def _remarks(row: viewing.Row) -> str:
     said = ["paused"] if row["paused"] else []
     if row["max_executing"] is not None:
         said.append(f"limit {row['max_executing']}")
-    if row["concurrency"] is not None:
+    if row.get("concurrency") is not None:
         said.append(f"{row['concurrency']} a worker")
     return ", ".join(said)
 
@@ -136,13 +136,13 @@ def worker_cells(rows: Sequence[viewing.Row]) -> list[list[object]]:
     return [
         [
             row["worker"],
-            row["state"] or "unknown",
+            row.get("state") or "unknown",
             row["executing"],
             age(row["oldest_claim_at"]) if row["oldest_claim_at"] else "",
-            _served(row["queues"]),
-            row["host"],
-            row["version"],
-            age(row["seen_at"]) if row["seen_at"] else "",
+            _served(row.get("queues")),
+            row.get("host"),
+            row.get("version"),
+            age(row.get("seen_at")) if row.get("seen_at") else "",
         ]
         for row in rows
     ]
