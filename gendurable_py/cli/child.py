@@ -6,6 +6,7 @@ parent, however that went: then it drains, too. On the other it says ``ready`` w
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -40,8 +41,9 @@ class SupervisedEngine(Engine):
 
     async def __aenter__(self) -> Self:
         await super().__aenter__()
-        self.ready.write(f"ready {self.worker}\n")
-        self.ready.flush()
+        with contextlib.suppress(OSError):  # the parent is gone: the other pipe says so, too
+            self.ready.write(f"ready {self.worker}\n")
+            self.ready.flush()
         return self
 
 
@@ -50,7 +52,10 @@ def main() -> int:
     for number in sys.argv[1:3]:
         os.set_inheritable(int(number), False)  # what a step starts may outlive us
     control, status = (os.fdopen(int(number), mode) for number, mode in zip(sys.argv[1:3], ("r", "w"), strict=True))
-    told: dict[str, Any] = json.loads(control.readline())
+    first = control.readline()
+    if not first:
+        return OK  # the parent is gone already
+    told: dict[str, Any] = json.loads(first)
     settings = Settings(**told)
     set_up_logging(settings.log_level, settings.json, f"[{settings.number}] ")
     logger = logging.getLogger("gendurable.cli")

@@ -28,7 +28,8 @@ from .queues import QUEUES, WORKERS, queue_cells, worker_cells
 from .reading import duration, moment
 
 PANEL = "Looking"
-# A page of the tail; what more ends between two looks is told by the next ones.
+# What ends between two looks of the tail is read in so many pages at most.
+_PAGES = 20
 _PAGE = 1000
 _COUNTED = 10_000
 
@@ -269,7 +270,13 @@ def _ends(frame: Frame, wanted: dict[str, JsonValue], failed: bool) -> list[List
     kinds: list[list[JsonValue]] = [["failed", "cancelled"]] if failed else [["failed", "cancelled"], ["done"]]
     found: list[Listed] = []
     for kind in kinds:
-        found += calls.list(frame.conn, {**wanted, "status": kind}, None, _PAGE).instances
+        cursor: JsonValue = None
+        for _ in range(_PAGES):
+            page = calls.list(frame.conn, {**wanted, "status": kind}, cursor, _PAGE)
+            found += page.instances
+            cursor = page.next
+            if cursor is None or len(page.instances) < _PAGE:
+                break
     return sorted(found, key=lambda row: (row.finished_at or row.inserted_at, row.id))
 
 

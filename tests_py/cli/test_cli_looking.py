@@ -237,6 +237,13 @@ def test_tail_tells_each_end_once(db: Database, conn: Conn) -> None:
     ]
 
 
+def test_tail_tells_all_of_what_ended_between_two_looks(db: Database, conn: Conn) -> None:
+    ids = [row.id for row in gd.insert_many(conn, [{"fsm": "mail"}] * 2500)]
+    gd.cancel_many(conn, ids)
+    said = call(db.dsn, "tail", "--since", "1h", "-n", 2500)
+    assert sorted(int(line.split("  ")[1]) for line in said.out.splitlines()) == ids
+
+
 def test_tail_follows_filters(db: Database, conn: Conn) -> None:
     end(conn, gd.insert(conn, "mail"))
     bad = gd.insert(conn, "mail")

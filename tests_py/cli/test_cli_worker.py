@@ -161,6 +161,15 @@ def test_without_the_parent_the_children_drain_and_end(db: Database, conn: Conn,
     assert statuses(conn) == {"done": 4, "runnable": 20}
 
 
+def test_a_parent_that_is_killed_at_the_start_leaves_nobody(db: Database, conn: Conn, here: Path) -> None:
+    with serving(db, here, "jobs", "--processes", 3) as worker:
+        while len(pids(worker)) < 3:
+            worker.says("is process")
+        worker.signal(signal.SIGKILL)
+        for pid in pids(worker):
+            wait_until(lambda pid=pid: not alive(pid), 30)  # type: ignore[misc]
+
+
 def test_signals_to_all_processes_at_once_are_one_drain(db: Database, conn: Conn, here: Path) -> None:
     # As systemd does it, and whoever kills a process group.
     insert(conn, "held", 2)
