@@ -246,6 +246,7 @@ def command(app: typer.Typer, name: str, *, panel: str) -> Callable[[Callable[..
 
         @functools.wraps(function)
         def perform(**given: Any) -> NoReturn:
+            _check(given)
             frame = Frame(given.pop("dsn"), given.pop("json"))
             for each, (kind, names) in groups.items():
                 given[each] = kind(**{field: given.pop(field) for field in names})
@@ -257,6 +258,26 @@ def command(app: typer.Typer, name: str, *, panel: str) -> Callable[[Callable[..
         return perform
 
     return register
+
+
+# What is no int of SQL but a bigint, and what is a path.
+_LARGE = {"id", "ids", "parent", "after", "no"}
+_PATHS = {"file", "modules"}
+
+
+def _check(given: dict[str, Any]) -> None:
+    """Refuse what the server has no argument for: its message would be about something else."""
+    for name, value in given.items():
+        for each in value if isinstance(value, list) else [value]:
+            if isinstance(each, int) and not -(most := 2**63 if name in _LARGE else 2**31) <= each < most:
+                raise typer.BadParameter(f"{each} is out of range", param_hint=name)
+            if isinstance(each, str) and name not in _PATHS:
+                try:
+                    each.encode()
+                except UnicodeEncodeError:
+                    raise typer.BadParameter(
+                        "this is no text in the encoding of the terminal", param_hint=name
+                    ) from None
 
 
 def _keyword(name: str, kind: Any, default: Any) -> inspect.Parameter:

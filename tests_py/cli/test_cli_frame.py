@@ -124,6 +124,24 @@ def test_a_role_without_rights_is_told(db: Database, conn: Conn) -> None:
         conn.execute(f"drop owned by {role}; drop role {role}".encode())
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["show", 2**63],
+        ["cancel", 1, 2**70],
+        ["insert", "mail", "--priority", 2**31],
+        ["list", "--parent", -(2**64)],
+        ["list", "--version", 2**31],
+        ["insert", "\udcff"],
+        ["list", "--key", "a\udcff"],
+        ["signal", 1, "\udcff"],
+    ],
+)
+def test_what_the_server_has_no_argument_for_is_usage(db: Database, arguments: list[object]) -> None:
+    said = call(db.dsn, *arguments, code=2)
+    assert "Invalid value" in said.err
+
+
 # -- passwords
 
 
