@@ -24,6 +24,9 @@ from .serving import Settings, set_up_logging
 OK, FAILED, USAGE, REFUSED = 0, 1, 2, 3
 
 
+_telling = threading.RLock()  # a signal may interrupt the handler of another one
+
+
 class SupervisedEngine(Engine):
     """An engine that may be told twice that it is one and the same drain: by a signal, and by its parent.
 
@@ -35,9 +38,11 @@ class SupervisedEngine(Engine):
 
     def stop(self, source: str = "signal") -> None:
         """Drain; a second time from one source: at once."""
-        if source in self.told or not self.told:
+        with _telling:  # a signal and the parent may come at one moment
+            counts = source in self.told or not self.told
+            self.told |= {source}
+        if counts:
             super().stop()
-        self.told |= {source}
 
     async def __aenter__(self) -> Self:
         await super().__aenter__()
