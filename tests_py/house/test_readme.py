@@ -76,6 +76,7 @@ def test_no_block_is_left_out() -> None:
         ("Limits", "python"),
         ("Exactly once", "python"),
         ("Exactly once", "text"),
+        ("From the command line", "sh"),
         ("From psql alone", "sql"),
         ("From psql alone", "text"),
         ("Installing", "sh"),
@@ -109,6 +110,12 @@ def test_limits(db: Database) -> None:
 def test_exactly_once(db: Database) -> None:
     said = python(db, blocks(README, "Exactly once", "python")[0].text)
     assert said == blocks(README, "Exactly once", "text")[0].text
+
+
+def test_from_the_command_line(db: Database) -> None:
+    program = f'gendurable() {{ {sys.executable} -m gendurable_py.cli "$@"; }}; set -e; '
+    said = run(["bash", "-c", program + blocks(README, "From the command line", "sh")[0].text], db, "")
+    assert "It is due for" in said
 
 
 def test_psql_alone(empty_db: Database) -> None:

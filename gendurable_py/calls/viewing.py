@@ -1,0 +1,71 @@
+"""Reading the views: queues, workers, limits, schedules, holds and steps, each row by the names of its columns.
+
+A view may gain columns, so a row is a mapping and not a type of its own. Times are texts in ISO 8601. `says_who` is for
+tools that act for others.
+"""
+
+from __future__ import annotations
+
+from typing import LiteralString, cast
+
+from pydantic import JsonValue
+
+from .._statement import Rows, Statement, call, nothing
+from ..machine.codec import loads
+
+Row = dict[str, JsonValue]
+
+
+def _view(name: LiteralString, order: LiteralString) -> Statement[list[Row]]:
+    return Statement(f"select row_to_json(x)::text from {name} x order by {order}", (), _rows)
+
+
+def _rows(rows: Rows) -> list[Row]:
+    return [cast("Row", loads(row[0])) for row in rows]
+
+
+@call
+def queues() -> Statement[list[Row]]:
+    """Every queue: what is due, delayed, executing and parked, since when, and whether it is paused."""
+    return _view("gd_queues", "x.queue")
+
+
+@call
+def workers() -> Statement[list[Row]]:
+    """Every worker that is known or holds claims."""
+    return _view("gd_workers", "x.worker")
+
+
+@call
+def rate_limits() -> Statement[list[Row]]:
+    """Every rate limit with its buckets, as far as something has started out of them or waits for them."""
+    return _view("gd_rate_limits", "x.name, x.bucket, x.queue")
+
+
+@call
+def schedules() -> Statement[list[Row]]:
+    return _view("gd_schedules", "x.name")
+
+
+@call
+def holds() -> Statement[list[Row]]:
+    """What `hold_all` has said; empty: nothing is held."""
+    return _view("gd_holds", "x.held_at")
+
+
+@call
+def pauses() -> Statement[list[Row]]:
+    """What is paused: queues, machines, versions, steps and instances."""
+    return _view("gd_pauses", "x.kind, x.queue, x.fsm, x.version, x.step, x.id")
+
+
+@call
+def steps() -> Statement[list[Row]]:
+    """The steps that `define_step` has defined."""
+    return _view("gd_steps", "x.fsm, x.step, x.version")
+
+
+@call
+def says_who(actor: str) -> Statement[None]:
+    """For whom this transaction acts: `audit` and the histories have it as ``actor``."""
+    return Statement("select set_config('gendurable.actor', %s, true)", (actor,), nothing)

@@ -1,0 +1,345 @@
+"""Looking at instances: ``show``, ``why``, ``list``, ``errors``, ``history``, ``line``, ``failures``, ``audit``.
+
+Nothing is changed. What the server cut or has not looked at is said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, cast
+
+import typer
+from pydantic import JsonValue
+from rich.console import RenderableType
+from rich.text import Text
+from rich.tree import Tree
+
+from .. import calls
+from ..calls import Cause, Entry, Kept, Listed, Node
+from .filters import Filters
+from .frame import Frame, Negative, command
+from .output import age, clock, encode, facts, first_line, plain, stack, styled, table
+from .reading import moment, value
+
+PANEL = "Looking"
+Id = Annotated[int, typer.Argument(help="The instance.", metavar="ID")]
+# A page that finds little goes on looking, so many times.
+_MOST_LOOKS = 50
+
+
+def add(app: typer.Typer) -> None:
+    """Add the commands."""
+    command(app, "list", panel=PANEL)(list_)
+    command(app, "show", panel=PANEL)(show)
+    command(app, "why", panel=PANEL)(why)
+    command(app, "errors", panel=PANEL)(errors)
+    command(app, "history", panel=PANEL)(history)
+    command(app, "line", panel=PANEL)(line)
+    command(app, "failures", panel=PANEL)(failures)
+    command(app, "audit", panel=PANEL)(audit)
+
+
+def _none(id: int) -> Negative:
+    return Negative(f"there is no instance {id} (any more)")
+
+
+# -- one
+
+
+def show(
+    frame: Frame,
+    id: Id,
+    traceback: Annotated[bool, typer.Option("--traceback", help="With the traceback of each error.")] = False,
+) -> None:
+    """Show all of an instance: state, why it does not run, errors, children, history."""
+    conn = frame.conn
+    found = calls.get(conn, id)
+    if found is None:
+        raise _none(id)
+    causes, kept = calls.why(conn, id), calls.errors(conn, id, 20)
+    tree = calls.tree(conn, id, limit=200)
+    entries = calls.history(conn, id)[-20:]
+    whole = {"instance": found, "why": causes, "errors": kept, "tree": tree, "history": entries}
+
+    def render() -> RenderableType:
+        parts: list[RenderableType] = [_facts_of(found)]
+        if causes:
+            parts.append(stack_of("Why", _causes(causes)))
+        if kept:
+            parts.append(stack_of("Errors", _errors(kept, traceback)))
+        if len(tree) > 1:
+            parts.append(stack_of("Children", _tree(tree)))
+        if entries:
+            parts.append(stack_of("History", _entries(entries)))
+        return stack(parts)
+
+    frame.answer(whole, render)
+
+
+def stack_of(title: str, part: RenderableType) -> RenderableType:
+    """A part under its title."""
+    from rich.console import Group
+
+    return Group(Text(title, style="bold underline"), part)
+
+
+_TIMES = ("eligible_at", "deadline_at", "lease_expires_at", "timeout_at", "expires_at", "keep_until", "paused_at")
+_TIMES_PAST = ("inserted_at", "updated_at", "finished_at")
+_APART = {"errors", "watched", "watchers"}
+_FIRST = ("id", "fsm", "fsm_version", "status", "step", "queue")
+_LAST = ("attributes", "meta", "state", "result", "last_error")
+# Said only where it is not what it mostly is.
+_USUAL: dict[str, object] = {"priority": 0, "attempt": 0, "crashes": 0, "children_pending": 0, "weight": 1}
+
+
+def _facts_of(found: dict[str, JsonValue]) -> RenderableType:
+    pairs: list[tuple[str, object]] = []
+    between = [name for name in found if name not in (*_FIRST, *_LAST)]
+    for name in (*_FIRST, *between, *_LAST):
+        what = found.get(name)
+        if name in _APART or (name in _USUAL and what == _USUAL[name]):
+            continue
+        if name == "status":
+            pairs.append((name, styled(what)))
+        elif name in (*_TIMES, *_TIMES_PAST) and what is not None:
+            when = age(what)
+            pairs.append((name, f"{clock(what)} ({when if when.startswith('in ') else when + ' ago'})"))
+        else:
+            pairs.append((name, what))
+    return facts(pairs)
+
+
+def why(frame: Frame, id: Id) -> None:
+    """Say why an instance does not run now, the decisive cause first."""
+    causes = calls.why(frame.conn, id)
+    if not causes:
+        raise _none(id)
+    frame.answer(causes, lambda: _causes(causes))
+
+
+def _causes(causes: list[Cause]) -> RenderableType:
+    made = []
+    for cause in causes:
+        times = [f"since {clock(cause.since)}"] if cause.since else []
+        times += [f"until {clock(cause.until)}"] if cause.until else []
+        head = Text(plain(cause.cause), style="bold")
+        if times:
+            head.append(f"  ({', '.join(times)})", style="dim")
+        made += [head, Text("  " + plain(cause.message))]
+    from rich.console import Group
+
+    return Group(*made)
+
+
+def errors(
+    frame: Frame,
+    id: Id,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many.")] = 20,
+    traceback: Annotated[bool, typer.Option("--traceback/--no-traceback", help="With tracebacks.")] = True,
+) -> None:
+    """Show the last errors of an instance, newest first."""
+    kept = calls.errors(frame.conn, id, limit)
+    if not kept and calls.result(frame.conn, id) is None:
+        raise _none(id)
+    frame.answer(kept, lambda: _errors(kept, traceback) if kept else Text("It has had no errors."))
+
+
+def _errors(kept: list[Kept], traceback: bool) -> RenderableType:
+    from rich.console import Group
+
+    made: list[RenderableType] = []
+    for error in kept:
+        head = Text(f"{clock(error.at)}  {plain(error.kind)}", style="bold")
+        by = f" by {plain(error.worker)}" if error.worker else ""
+        head.append(f"  step {plain(error.step)}, attempt {error.attempt}{by}", style="dim")
+        made.append(head)
+        text = error.traceback if traceback and error.traceback else error.error
+        if text:
+            made.append(Text("\n".join("  " + part for part in plain(text.strip(), lines=True).split("\n"))))
+    return Group(*made)
+
+
+def history(
+    frame: Frame,
+    id: Id,
+    after: Annotated[int, typer.Option("--after", help="From behind this entry on.", metavar="NO")] = 0,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many.")] = 1000,
+    states: Annotated[bool, typer.Option("--states", help="With the states that were kept.")] = False,
+) -> None:
+    """Show what happened to an instance, if its machine keeps a history."""
+    entries = calls.history(frame.conn, id, after, limit)
+    if not entries and calls.result(frame.conn, id) is None:
+        raise _none(id)
+    frame.answer(
+        entries,
+        lambda: _entries(entries, states) if entries else Text("Nothing is kept: its machine keeps no history."),
+    )
+
+
+def _entries(entries: list[Entry], states: bool = False) -> RenderableType:
+    rows = []
+    for entry in entries:
+        moved = plain(entry.step) + (
+            f" > {plain(entry.next_step)}" if entry.next_step not in (None, entry.step) else ""
+        )
+        more = encode(entry.detail) if entry.detail else ""
+        if states and entry.state is not None:
+            more = f"{more} {encode(entry.state)}".strip()
+        seconds = "" if entry.seconds is None else f"{entry.seconds:.3f}"
+        rows.append((entry.no, clock(entry.at), styled(entry.kind), moved, seconds, more))
+    return table(("no", "at", "what", "step", "seconds", "detail"), rows, keep=("no", "at", "what"))
+
+
+def _tree(nodes: list[Node]) -> RenderableType:
+    made: dict[int, Tree] = {}
+    root = None
+    for node in nodes:
+        label = Text.assemble(f"{node.id} {plain(node.fsm)} {plain(node.step)} ", styled(node.status))
+        if node.last_error:
+            label.append(f"  {first_line(node.last_error)}", style="dim")
+        above = None if node.parent_id is None else made.get(node.parent_id)
+        if above is None:
+            made[node.id] = Tree(label, guide_style="dim")
+            root = root or made[node.id]
+        else:
+            made[node.id] = above.add(label)
+    assert root is not None
+    if len(nodes) >= 200:
+        root.add(Text("... and more: gendurable list --parent ID"))
+    return root
+
+
+# -- many
+
+
+def list_(
+    frame: Frame,
+    filters: Filters,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=10000, help="At most so many.")] = 50,
+    after: Annotated[str | None, typer.Option("--after", help="The cursor of the page before.", metavar="JSON")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All pages, one after the other.")] = False,
+    count: Annotated[bool, typer.Option("--count", help="Only how many there are.")] = False,
+) -> None:
+    """List instances, newest first."""
+    wanted = filters.read()
+    if count:
+        counted = calls.count(frame.conn, wanted)
+        frame.answer(
+            {"count": counted.instances, "exact": counted.exact},
+            lambda: Text(f"{counted.instances}" + ("" if counted.exact else " or more")),
+        )
+        return
+    cursor = None if after is None else value(after)
+    if everything and frame.json:
+        _stream(frame, wanted, cursor)
+        return
+    while True:
+        rows, cursor = _page(frame, wanted, cursor, limit)
+        if frame.json:
+            frame.line(encode({"instances": rows, "next": cursor}))
+        elif rows:
+            frame.out.print(_listed(rows))
+        if not everything or cursor is None:
+            break
+    if cursor is not None:
+        frame.note(f"There may be more: --after '{encode(cursor)}'")
+    elif not rows:
+        frame.note("No instance fits.")
+
+
+def _page(frame: Frame, wanted: dict[str, JsonValue], cursor: JsonValue, limit: int) -> tuple[list[Listed], JsonValue]:
+    rows: list[Listed] = []
+    for _ in range(_MOST_LOOKS):
+        page = calls.list(frame.conn, wanted, cursor, limit - len(rows))
+        rows += page.instances
+        cursor = page.next
+        if cursor is None or len(rows) >= limit:
+            break
+    return rows, cursor
+
+
+def _stream(frame: Frame, wanted: dict[str, JsonValue], cursor: JsonValue) -> None:
+    """One document, written as it comes: there may be millions."""
+
+    def texts() -> Iterator[str]:
+        nonlocal cursor
+        while True:
+            page = calls.list(frame.conn, wanted, cursor, 1000)
+            cursor = page.next
+            yield from map(encode, page.instances)
+            if cursor is None:
+                return
+
+    separator = '{"instances": ['
+    for text in texts():
+        frame.line(separator + text)
+        separator = ", "
+    frame.line(('{"instances": [' if separator != ", " else "") + '], "next": null}')
+
+
+def _listed(rows: list[Listed]) -> RenderableType:
+    cells: list[list[Any]] = []
+    for row in rows:
+        since = row.finished_at or row.updated_at
+        what = plain(row.partition_key or row.unique_key or "")
+        status = Text("paused", style="yellow") if row.paused_at else styled(row.status)
+        cells.append([row.id, row.fsm, row.step, status, row.queue, age(since), what, first_line(row.last_error)])
+    columns = ("id", "machine", "step", "status", "queue", "since", "key", "error")
+    return table(columns, cells, keep=("id", "status", "since"))
+
+
+def line(
+    frame: Frame,
+    key: Annotated[str, typer.Argument(help="The partition key.")],
+    limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many.")] = 100,
+) -> None:
+    """Show who holds a partition key, and who waits for it, in the order in which they start."""
+    rows = calls.line(frame.conn, key, limit)
+    cells = [(row.place, row.id, row.standing, row.fsm, row.step, age(row.since), row.worker) for row in rows]
+    columns = ("place", "id", "standing", "machine", "step", "since", "worker")
+    frame.answer(
+        rows, lambda: table(columns, cells, keep=("id", "standing")) if rows else Text("Nobody is in this line.")
+    )
+
+
+def failures(
+    frame: Frame,
+    machine: Annotated[str | None, typer.Option("--machine", "-m", help="Of this machine.")] = None,
+    since: Annotated[str, typer.Option("--since", help="A time, or 2h: ago.", metavar="TIME")] = "1d",
+    limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many groups.")] = 20,
+) -> None:
+    """Show what has failed, grouped by what it says."""
+    rows = calls.failures(frame.conn, machine, moment(since), limit=limit)
+    cells = [(row.instances, row.fsm, row.step, age(row.last_at), row.last_id, row.message) for row in rows]
+    columns = ("count", "machine", "step", "last", "last id", "message")
+    frame.answer(rows, lambda: table(columns, cells, keep=("count", "last", "last id")) if rows else Text("Nothing."))
+    if rows and not all(row.exact for row in rows):
+        frame.note("There may be more than were looked at.")
+
+
+def audit(
+    frame: Frame,
+    id: Annotated[int | None, typer.Option("--id", help="What concerned this instance.")] = None,
+    call: Annotated[str | None, typer.Option("--call", help="This function: gd_cancel.")] = None,
+    by: Annotated[str | None, typer.Option("--actor", help="What this one did.")] = None,
+    since: Annotated[str | None, typer.Option("--since", help="A time, or 2h: ago.", metavar="TIME")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many.")] = 50,
+) -> None:
+    """Show who did what by hand, newest first."""
+    said = {"id": id, "call": call, "actor": by, "after": None if since is None else moment(since).isoformat()}
+    wanted = {key: what for key, what in said.items() if what is not None}
+    found = calls.audit(frame.conn, wanted, limit=limit)
+    cells = [
+        (row.no, clock(row.at), row.actor or row.session_role, row.call, row.id, row.affected, readable_line(row.what))
+        for row in found.calls
+    ]
+    columns = ("no", "at", "who", "call", "id", "affected", "what")
+    frame.answer(
+        {"calls": found.calls, "next": found.next},
+        lambda: table(columns, cells, keep=("no", "at", "id", "call")) if cells else Text("Nothing."),
+    )
+
+
+def readable_line(what: object) -> str:
+    """A value in one line."""
+    return plain(what) if isinstance(what, str) else "" if what is None else encode(cast("JsonValue", what))

@@ -1,0 +1,144 @@
+"""The command line: in this process, for what it answers; as a program, for how it ends; on a terminal, for people."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pexpect
+import pyte
+from support.wait import wait_until
+
+from gendurable_py.cli import main
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAM = [sys.executable, "-m", "gendurable_py.cli"]
+_lock = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command said, and its exit code."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+def environment(dsn: str, **more: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
+    return {**kept, "GENDURABLE_DSN": dsn, "PYTHONPATH": str(ROOT), "GENDURABLE_ACTOR": "ada", **more}
+
+
+def call(dsn: str, *arguments: object, input: str | bytes = "", code: int | None = 0) -> Said:
+    """Run a command in this process, and check its exit code unless that is None."""
+    text = input.encode() if isinstance(input, str) else input
+    out, err = io.TextIOWrapper(io.BytesIO(), encoding="utf-8"), io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    ended = 0
+    with _lock:
+        before = (sys.stdin, sys.stdout, sys.stderr, dict(os.environ))
+        try:
+            sys.stdin, sys.stdout, sys.stderr = io.TextIOWrapper(io.BytesIO(text), encoding="utf-8"), out, err
+            os.environ.clear()
+            os.environ.update(environment(dsn))
+            try:
+                main([str(argument) for argument in arguments])
+            except SystemExit as end:
+                ended = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+        finally:
+            sys.stdin, sys.stdout, sys.stderr = before[:3]
+            os.environ.clear()
+            os.environ.update(before[3])
+    out.flush()
+    err.flush()
+    said = Said(ended, out.buffer.getvalue().decode(), err.buffer.getvalue().decode())  # type: ignore[attr-defined]
+    assert code is None or said.code == code, said
+    return said
+
+
+def program(
+    dsn: str, *arguments: object, input: str | None = None, timeout: float = 60, **more: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a command as a program of its own, to its end."""
+    return subprocess.run(
+        [*PROGRAM, *map(str, arguments)],
+        input=input,
+        stdin=subprocess.DEVNULL if input is None else None,
+        env=environment(dsn, **more),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+class Terminal:
+    """A program on a terminal of its own: what its screen shows, and keys for it."""
+
+    def __init__(self, child: pexpect.spawn[bytes], rows: int, columns: int) -> None:
+        self.child = child
+        self._screen = pyte.Screen(columns, rows)
+        self._stream = pyte.ByteStream(self._screen)
+        self.raw = b""
+
+    def _read(self) -> None:
+        # ValueError: it has ended, and was closed
+        with contextlib.suppress(pexpect.EOF, pexpect.TIMEOUT, ValueError):
+            while True:
+                text = self.child.read_nonblocking(65536, timeout=0.05)
+                self.raw += text
+                self._stream.feed(text)
+
+    @property
+    def lines(self) -> list[str]:
+        self._read()
+        return [line.rstrip() for line in self._screen.display]
+
+    def shows(self, *texts: str, timeout: float = 30) -> None:
+        """Wait until all of these are on the screen."""
+        try:
+            wait_until(lambda: all(text in "\n".join(self.lines) for text in texts), timeout)
+        except TimeoutError:
+            raise AssertionError(f"{texts} are not on the screen:\n" + "\n".join(self.lines)) from None
+
+    def press(self, keys: str) -> None:
+        self.child.send(keys)
+
+    def type(self, text: str) -> None:
+        self.child.sendline(text)
+
+    def ends(self, timeout: float = 30) -> int:
+        """Wait for its end; the exit code, or minus the signal."""
+        wait_until(lambda: (self._read(), not self.child.isalive())[1], timeout)
+        self.child.close()
+        return self.child.exitstatus if self.child.exitstatus is not None else -(self.child.signalstatus or 0)
+
+
+@contextlib.contextmanager
+def terminal(
+    dsn: str, *arguments: object, rows: int = 24, columns: int = 80, cwd: Path | None = None, **more: str
+) -> Iterator[Terminal]:
+    """Run a command, or with ``arguments`` that begin with a path a program, on a terminal."""
+    said: list[str] = [str(argument) for argument in arguments]
+    command = said if said[0].startswith("/") else [*PROGRAM, *said]
+    env: Mapping[str, str] = environment(dsn, **{"TERM": "xterm-256color", **more})
+    child = pexpect.spawn(
+        command[0], command[1:], dimensions=(rows, columns), env=dict(env), cwd=None if cwd is None else str(cwd)
+    )
+    try:
+        yield Terminal(child, rows, columns)
+    finally:
+        child.close(force=True)
