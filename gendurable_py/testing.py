@@ -91,6 +91,7 @@ def drain(
     while True:
         names = (yield rehearsing.queues_in_use.statement()) if served is None else served
         yield rehearsing.forget_floor.statement()
+        looked = yield rehearsing.server_time.statement()
         rows: list[ClaimRow] = yield dispatching.claim_rows.statement(worker, dict.fromkeys(names, _ROUND), _LEASE)
         problems: list[InvalidArgument] = []
         due = rows
@@ -109,7 +110,7 @@ def drain(
             raise problems[0]
         if rows:
             continue
-        if not advance or (yield rehearsing.bring_forward.statement(names)) is None:
+        if not advance or (yield rehearsing.bring_forward.statement(names, looked)) is None:
             return count
 
 
@@ -142,10 +143,11 @@ def rehearse(
         told: list[Rehearsed] = []
         while len(told) < limit:
             names = (yield rehearsing.queues_in_use.statement()) if served is None else served
+            looked = yield rehearsing.server_time.statement()
             one = yield from _rehearse_one(names, len(told))
             if one is not None:
                 told.append(one)
-            elif not advance or (yield rehearsing.bring_forward.statement(names)) is None:
+            elif not advance or (yield rehearsing.bring_forward.statement(names, looked)) is None:
                 break
         return told
     finally:

@@ -4,6 +4,7 @@ databases."""
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import datetime
 from operator import sub
 from typing import cast
 
@@ -118,13 +119,21 @@ def queues_in_use() -> Statement[list[str]]:
 
 
 @call
-def bring_forward(queues: Iterable[str]) -> Statement[int | None]:
-    """Make due what is due next, of the instances whose time or deadline has not come; None: there is none."""
+def server_time() -> Statement[datetime]:
+    """The clock of the server."""
+    return Statement("select clock_timestamp()", (), one_value)
+
+
+@call
+def bring_forward(queues: Iterable[str], looked: datetime) -> Statement[int | None]:
+    """Make due what is due next, of the instances whose time or deadline had not come when it was looked; None: there
+    is none. One whose time has come since is left as it is."""
     return Statement(
-        "select id from (select id from gd_instances where queue = any(%s::text[]) "
-        "and status in ('runnable', 'awaiting_signal') and eligible_at > clock_timestamp() "
-        "order by eligible_at, id limit 1) later where gd_reschedule(id, clock_timestamp())",
-        (list(queues),),
+        "select id from (select id, eligible_at from gd_instances where queue = any(%s::text[]) "
+        "and status in ('runnable', 'awaiting_signal') and eligible_at > %s "
+        "order by eligible_at, id limit 1) later "
+        "where eligible_at <= clock_timestamp() or gd_reschedule(id, clock_timestamp())",
+        (list(queues), looked),
         one_value,
     )
 

@@ -121,6 +121,24 @@ def test_time_passes_only_if_it_is_told_to(conn: Conn) -> None:
         assert_failed(conn, failing, "yes")
 
 
+def test_what_comes_due_while_it_looks_is_run(conn: Conn, db: Any) -> None:
+    """Between a claim that finds nothing and the look for what comes next."""
+    id = gd.insert(conn, Order, {"order": 7}, delay=0.02)
+    other = db.connect()
+
+    class Late(psycopg.Cursor[Any]):
+        def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
+            if b"gd_reschedule" in (query.encode() if isinstance(query, str) else bytes(query)):
+                due = "select eligible_at <= clock_timestamp() from gendurable.instance where id = %s"
+                while not (other.execute(due, (id,)).fetchone() or (True,))[0]:
+                    pass
+            return super().execute(query, *args, **kwargs)
+
+    conn.cursor_factory = Late
+    drain(conn, [Order], advance=True)
+    assert assert_done(conn, id) == "too late"
+
+
 def test_childs_are_run_before_their_parent_goes_on(conn: Conn) -> None:
     id = gd.insert(conn, Parent)
     assert id is not None
