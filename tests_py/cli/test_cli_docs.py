@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -30,7 +31,7 @@ def blocks(language: str) -> list[str]:
 
 def bash(db: Database, here: Path, text: str) -> subprocess.CompletedProcess[str]:
     """Each command has to end with 0, or as its comment says."""
-    script = f'gendurable() {{ {sys.executable} -m gendurable_py.cli "$@"; }}\n'
+    script = f'gendurable() {{ {shlex.quote(sys.executable)} -m gendurable_py.cli "$@"; }}\n'
     for line in text.splitlines():
         command, _, said = line.partition("    # exit code ")
         # The server of the tests has settings that nobody should have.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from typing import Any
 
@@ -30,7 +31,7 @@ class Shell:
     def __init__(self, shown: Terminal) -> None:
         self.shown = shown
         self._count = 0
-        shown.type(f"gendurable() {{ {sys.executable} -m gendurable_py.cli \"$@\"; }}; PS1='> '; clear")
+        shown.type(f"gendurable() {{ {shlex.quote(sys.executable)} -m gendurable_py.cli \"$@\"; }}; PS1='> '; clear")
         shown.shows(">")
 
     def run(self, command: str, *answers: str) -> str:
