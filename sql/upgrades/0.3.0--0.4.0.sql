@@ -739,7 +739,8 @@ select coalesce(m.fsm, c.fsm) as fsm, coalesce(m.version, c.version) as version,
     (
         select count(*) from gendurable.worker x
         where x.until > statement_timestamp()
-            and x.machines @> jsonb_build_array(jsonb_build_array(coalesce(m.fsm, c.fsm), coalesce(m.version, c.version)))
+            and x.machines @> pg_catalog.jsonb_build_array(
+                pg_catalog.jsonb_build_array(coalesce(m.fsm, c.fsm), coalesce(m.version, c.version)))
     ) as workers
 from gendurable.machine m
 full join counted c on m.fsm = c.fsm and m.version = c.version

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import re
 import shutil
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -113,7 +114,7 @@ def test_exactly_once(db: Database) -> None:
 
 
 def test_from_the_command_line(db: Database) -> None:
-    program = f'gendurable() {{ {sys.executable} -m gendurable_py.cli "$@"; }}; set -e; '
+    program = f'gendurable() {{ {shlex.quote(sys.executable)} -m gendurable_py.cli "$@"; }}; set -e; '
     said = run(["bash", "-c", program + blocks(README, "From the command line", "sh")[0].text], db, "")
     assert "It is due for" in said
 
