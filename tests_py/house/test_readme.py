@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-import shutil
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
