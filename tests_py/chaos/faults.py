@@ -187,9 +187,19 @@ class Faults:
 
     def stop_worker(self) -> None:
         """It sleeps with claims in its hands until their leases are over, and goes on as if nothing had been."""
-        process = self._scene.workers[self._random.randrange(len(self._scene.workers))]
+        first = self._random.randrange(len(self._scene.workers))
+
+        def busy() -> tuple[Any, list[int]] | None:
+            # that one, or the next that has a slow step: it alone may have nothing for a while
+            for process in [*self._scene.workers[first:], *self._scene.workers[:first]]:
+                if slow := [id for id in self._ask(SLOW, f"%:{process.pid}:%") if is_slow(id)]:
+                    return process, slow
+            return None
+
+        found = wait_until(busy, 30)
+        assert found is not None
+        process, slow = found
         name = f"%:{process.pid}:%"
-        slow = wait_until(lambda: [id for id in self._ask(SLOW, name) if is_slow(id)], 30)
         process.send_signal(signal.SIGSTOP)
         try:
             wait_until(lambda: self._ask(LIVE, name)[0] == 0, 30)
