@@ -90,8 +90,7 @@ def drain(
     count = 0
     while True:
         names = (yield rehearsing.queues_in_use.statement()) if served is None else served
-        yield rehearsing.forget_floor.statement()
-        looked = yield rehearsing.server_time.statement()
+        looked = yield rehearsing.forget_floor.statement()
         rows: list[ClaimRow] = yield dispatching.claim_rows.statement(worker, dict.fromkeys(names, _ROUND), _LEASE)
         problems: list[InvalidArgument] = []
         due = rows
@@ -143,7 +142,7 @@ def rehearse(
         told: list[Rehearsed] = []
         while len(told) < limit:
             names = (yield rehearsing.queues_in_use.statement()) if served is None else served
-            looked = yield rehearsing.server_time.statement()
+            looked = yield rehearsing.forget_floor.statement()
             one = yield from _rehearse_one(names, len(told))
             if one is not None:
                 told.append(one)
@@ -161,7 +160,6 @@ def rehearse(
 def _rehearse_one(names: list[str], ord: int) -> Script[Rehearsed | None]:
     """Run the step of the next row that is due in one of these queues; None: there is none."""
     worker = f"gd_rehearse:{secrets.token_hex(4)}"
-    yield rehearsing.forget_floor.statement()
     rows: list[ClaimRow] = []
     for name in names:
         rows = rows or (yield dispatching.claim_rows.statement(worker, {name: 1}, _LEASE))

@@ -24,7 +24,9 @@ select isnt(t.unknown(:id), null, 'a worker that has its version, and not its st
 select gd_hello('w3', '{"queues": {"q": 1}, "machines": [["m", 2, ["a", "b"]]]}');
 select is(t.unknown(:id), null, 'one that has its step');
 select gd_drain_worker('w3');
-select isnt(t.unknown(:id), null, 'but not while it drains');
+select is(t.unknown(:id),
+    'It is at the step "b" of version 2 of the machine "m", which no worker has that serves its queue "q"; of the machine they have 1.',
+    'but not while it drains, and then it is not told of');
 select gd_resume_worker('w3');
 select gd_bye('w3');
 select isnt(t.unknown(:id), null, 'nor when it is gone');

@@ -119,12 +119,6 @@ def queues_in_use() -> Statement[list[str]]:
 
 
 @call
-def server_time() -> Statement[datetime]:
-    """The clock of the server."""
-    return Statement("select clock_timestamp()", (), one_value)
-
-
-@call
 def bring_forward(queues: Iterable[str], looked: datetime) -> Statement[int | None]:
     """Make due what is due next, of the instances whose time or deadline had not come when it was looked; None: there
     is none. One whose time has come since is left as it is."""
@@ -139,9 +133,10 @@ def bring_forward(queues: Iterable[str], looked: datetime) -> Statement[int | No
 
 
 @call
-def forget_floor() -> Statement[None]:
-    """Let the next claim of this session look at everything: it may not see at once what lies below its last one."""
-    return Statement("select set_config('gendurable.floor', '', false)", (), nothing)
+def forget_floor() -> Statement[datetime]:
+    """Let the next claim of this session look at everything: it may not see at once what lies below its last one.
+    Answers the server's time."""
+    return Statement("select clock_timestamp() from set_config('gendurable.floor', '', false)", (), one_value)
 
 
 @call

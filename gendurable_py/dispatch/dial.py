@@ -32,7 +32,6 @@ _DEFAULTS = {
 }
 # What a callable may take: it asks others for a token first.
 _PATIENCE = 60.0
-_FREE = (pq.TransactionStatus.IDLE,)
 
 
 def conninfo(dsn: str, worker: str) -> str:
@@ -102,19 +101,18 @@ class Dialer:
             raise psycopg.OperationalError(f"connect gave no connection within {_PATIENCE:g} s") from error
         except Exception as error:
             raise psycopg.OperationalError(f"connect raised {type(error).__name__}: {error}") from error
-        conn = _take_over(made, AsyncConnection)
+        # Settled on the loop; what pools of sync steps get is taken over once more.
+        conn = _take_over(made, kind if issubclass(kind, AsyncConnection) else AsyncConnection)
         try:
             async with asyncio.timeout(_PATIENCE):
                 await self._settle(conn)
         except BaseException:
             conn.pgconn.finish()
             raise
-        if issubclass(kind, AsyncConnection):
-            taken = cast(C, _take_over(conn, kind))
-            await cast(Any, taken).set_autocommit(True)
-        else:
-            taken = _take_over(conn, kind)
-            cast(Any, taken).autocommit = True
+        if isinstance(conn, kind):
+            return conn
+        taken = _take_over(conn, kind)
+        cast("Connection[Any]", taken).autocommit = True
         return taken
 
     async def _settle(self, conn: AsyncConnection[Any]) -> None:
@@ -143,7 +141,7 @@ def _take_over(made: object, kind: type[C]) -> C:
     if made.closed:
         raise psycopg.OperationalError("connect answered a connection that is closed")
     session = made.pgconn
-    if session.transaction_status not in _FREE:
+    if session.transaction_status != pq.TransactionStatus.IDLE:
         session.finish()
         raise psycopg.OperationalError(
             "connect answered a connection with a transaction open: make it with autocommit=True, or commit"

@@ -84,6 +84,21 @@ end $$;
 comment on function gendurable._count_servers(text, timestamptz) is
     'How many workers are known, how many of them serve a queue, and how many would if they did not drain.';
 
+create or replace function gendurable._find_servers(p_queue text, p_now timestamptz) returns table (about jsonb, machines jsonb)
+language plpgsql stable as $$
+#variable_conflict use_column
+begin
+    return query
+        select w.about, w.machines
+        from gendurable.worker w
+        where w.until > p_now and w.state = 'running' and coalesce((w.queues -> p_queue)::int, 0) > 0
+            and not exists (select from gendurable.draining d where d.worker = w.worker)
+        limit 1000;
+end $$;
+
+comment on function gendurable._find_servers(text, timestamptz) is
+    'The known workers that serve a queue and do not drain, a thousand of them.';
+
 create or replace function gendurable._forget_workers(p_now timestamptz) returns void
 language plpgsql as $$
 begin

@@ -10,6 +10,17 @@ $$;
 
 comment on function gendurable._steps_asked() is 'Whether a machine has ever said its steps.';
 
+create or replace function gendurable._is_defined_step(p_fsm text, p_version int, p_step text) returns boolean
+language plpgsql stable as $$
+begin
+    return exists (
+        select from gendurable.step s
+        where s.fsm = p_fsm and s.step = p_step and (s.version = p_version or s.version is null));
+end $$;
+
+comment on function gendurable._is_defined_step(text, int, text) is
+    'Whether gd_define_step has said how a step of a version runs, or where.';
+
 create or replace function gendurable._lacks_step(p_fsm text, p_version int, p_step text) returns boolean
 language plpgsql stable as $$
 begin
@@ -20,9 +31,7 @@ begin
     ) is not false then
         return false;
     end if;
-    return not exists (
-        select from gendurable.step s
-        where s.fsm = p_fsm and s.step = p_step and (s.version = p_version or s.version is null));
+    return not gendurable._is_defined_step(p_fsm, p_version, p_step);
 end $$;
 
 comment on function gendurable._lacks_step(text, int, text) is
@@ -166,10 +175,7 @@ create or replace function gendurable._unknown_step(p_fsm text, p_version int, p
 language plpgsql stable as $$
 begin
     return case
-        when exists (
-            select from gendurable.step s
-            where s.fsm = p_fsm and s.step = p_step and (s.version = p_version or s.version is null)
-        ) then null
+        when gendurable._is_defined_step(p_fsm, p_version, p_step) then null
         when exists (select from gendurable.machine m where m.fsm = p_fsm and m.version = p_version)
             then case when gendurable._lacks_step(p_fsm, p_version, p_step) then 'step' end
         when exists (select from gendurable.machine m where m.fsm = p_fsm) then 'version'
@@ -189,10 +195,7 @@ declare
     v_servers bigint;
     v_able bigint;
 begin
-    if exists (
-        select from gendurable.step s
-        where s.fsm = p_fsm and s.step = p_step and (s.version = p_version or s.version is null)
-    ) then
+    if gendurable._is_defined_step(p_fsm, p_version, p_step) then
         return null;
     end if;
     select count(*), count(*) filter (where
@@ -201,13 +204,7 @@ begin
         or (strpos(p_fsm, ':') > 0 and coalesce(w.about -> 'autoload', '[]') <> '[]')
         or w.machines = '[]' or w.machines @> v_step)
     into v_servers, v_able
-    from (
-        select x.about, x.machines
-        from gendurable.worker x
-        where x.until > p_now and x.state = 'running' and coalesce((x.queues -> p_queue)::int, 0) > 0
-            and not exists (select from gendurable.draining d where d.worker = x.worker)
-        limit 1000
-    ) w;
+    from gendurable._find_servers(p_queue, p_now) w;
     return case when v_servers > 0 and v_able = 0 then 'workers' end;
 end $$;
 
@@ -219,13 +216,7 @@ language plpgsql stable as $$
 begin
     return array(
         select distinct (m.value -> 1)::int
-        from (
-            select x.machines
-            from gendurable.worker x
-            where x.until > p_now and x.state = 'running' and coalesce((x.queues -> p_queue)::int, 0) > 0
-                and x.machines @> jsonb_build_array(jsonb_build_array(p_fsm))
-            limit 1000
-        ) w
+        from gendurable._find_servers(p_queue, p_now) w
         cross join lateral jsonb_array_elements(w.machines) m
         where m.value -> 0 = to_jsonb(p_fsm)
         order by 1
