@@ -231,6 +231,11 @@ drop function public.handles(jsonb);
 select is(t.causes(:id), 'step refused, due', 'whose function is gone');
 select is(t.says(:id), 'It is at the step "start", which is the function "public.handles", and nobody can run it: there is no such function.',
     'which');
+create function public.handles(jsonb) returns jsonb language sql as 'select $1';
+select is(t.causes(:id), 'due', 'it is there again');
+create function public.handles(jsonb, int default 1) returns jsonb language sql as 'select $1';
+select is(t.says(:id), 'It is at the step "start", which is the function "public.handles", and nobody can run it: '
+    'another function of this name takes a jsonb, and defaults.', 'the server would not choose');
 
 -- five deep, and no deeper: nobody goes round in a circle
 

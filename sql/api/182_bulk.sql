@@ -22,9 +22,7 @@ declare
     v_ids bigint[];
 begin
     perform gendurable._need_limit(p_limit);
-    if v_look < 1 then
-        perform gendurable._invalid('p_look must be at least 1', 'got ' || v_look, 'Pass how many instances one call looks at.');
-    end if;
+    perform gendurable._need_look(v_look, 'instances');
     v_filter := gendurable._parse_filter(p_filter, v_now);
     if v_filter.attributes is not null then
         v_some := gendurable._find_oldest_with(v_filter.attributes, v_after, gendurable._look_by_word(v_look));

@@ -146,8 +146,8 @@ begin
         gendurable._string_problem(p_one -> 'last_error', 'last_error'),
         gendurable._string_problem(p_one -> 'worker', 'worker'),
         gendurable._string_problem(p_one -> 'paused_by', 'paused_by'),
-        gendurable._truth_problem(p_one -> 'awaited', 'awaited'),
-        gendurable._truth_problem(p_one -> 'unique_held', 'unique_held'),
+        gendurable._flag_problem(p_one -> 'awaited', 'awaited'),
+        gendurable._flag_problem(p_one -> 'unique_held', 'unique_held'),
         gendurable._imported_times_problem(p_one),
         gendurable._imported_status_problem(p_one),
         gendurable._imported_lists_problem(p_one));
@@ -184,13 +184,6 @@ language sql immutable parallel safe as $$
 $$;
 
 comment on function gendurable._string_problem(jsonb, text) is 'What is wrong with a value that is to be a text, or null.';
-
-create or replace function gendurable._truth_problem(p_value jsonb, p_name text) returns text
-language sql immutable parallel safe as $$
-    select case when jsonb_typeof(p_value) not in ('boolean', 'null') then p_name || ' must be true or false' end
-$$;
-
-comment on function gendurable._truth_problem(jsonb, text) is 'What is wrong with a value that is to be true or false, or null.';
 
 create or replace function gendurable._moment_problem(p_value jsonb, p_name text, p_needed boolean) returns text
 language sql immutable parallel safe as $$
@@ -314,7 +307,7 @@ begin
         case when p_signal - '{name,payload,inserted_at,shown}'::text[] <> '{}' then 'unknown key in a signal' end,
         gendurable._text_problem(p_signal -> 'name', 'name of a signal', true),
         gendurable._moment_problem(p_signal -> 'inserted_at', 'inserted_at of a signal', true),
-        gendurable._truth_problem(p_signal -> 'shown', 'shown'),
+        gendurable._flag_problem(p_signal -> 'shown', 'shown'),
         case when not p_signal ? 'payload' then 'payload of a signal is missing' end);
 end $$;
 

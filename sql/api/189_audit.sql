@@ -21,9 +21,7 @@ declare
     v_count int;
 begin
     perform gendurable._need_limit(p_limit);
-    if v_look < 1 then
-        perform gendurable._invalid('p_look must be at least 1', 'got ' || v_look, 'Pass how many calls one call looks at.');
-    end if;
+    perform gendurable._need_look(v_look, 'calls');
     v_f := gendurable._read_audit_filter(p_filter);
     -- where this call ends, whatever it finds; null: there are no more
     v_last := case

@@ -122,9 +122,7 @@ declare
     v_last timestamptz;
     v_found bigint[];
 begin
-    if v_look < 1 then
-        perform gendurable._invalid('p_look must be at least 1', 'got ' || v_look, 'Pass how many instances one call looks at.');
-    end if;
+    perform gendurable._need_look(v_look, 'instances');
     by_failure := coalesce(v_filter.statuses <@ '{failed,cancelled}' and v_filter.ids is null and v_filter.parent_id is null
         and v_filter.unique_key is null and v_filter.partition_key is null, false);
     v_after := gendurable._parse_cursor(p_after, by_failure);

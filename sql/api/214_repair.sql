@@ -1,5 +1,5 @@
 -- Keys that lost their baton and schedules that lost their bell, which should never be, and carriers of batons that no claim meets.
--- Invariant 6, once more. Next: 216_clock.
+-- Invariant 6, once more. Next: 215_lines.
 
 create or replace function gendurable._relieve_stray_carriers(p_now timestamptz) returns void
 language plpgsql as $$

@@ -1,5 +1,5 @@
 -- What bounds a call of the upkeep: where it goes on, how long it takes, and that others need not do it as well.
--- Next: 900_access.
+-- Next: 220_workers.
 
 create or replace function gendurable._upkeep_end() returns timestamptz
 language plpgsql stable as $$

@@ -22,9 +22,8 @@ begin
         'queues', (
             select coalesce(jsonb_object_agg(q.queue, q.told), '{}')
             from (
-                -- the column is another part's: it is read where it is there
                 select k.queue, jsonb_build_object('concurrency', (
-                        select to_jsonb(s) -> 'concurrency' from gendurable.queue_setting s where s.queue = any(array[k.queue])
+                        select s.concurrency from gendurable.queue_setting s where s.queue = any(array[k.queue])
                     ), 'paused', exists (select from gendurable.paused_queue p where p.queue = any(array[k.queue]))) as told
                 from jsonb_object_keys(coalesce(nullif(p_about -> 'queues', 'null'), '{}')) k (queue)
             ) q
@@ -125,11 +124,9 @@ begin
             when coalesce(p_about ->> 'state', 'running') <> all('{running,draining,drained,stopping}'::text[])
                 then 'state must be running, draining, drained or stopping'
         end,
-        (
-            select min(b.key || ' must be true or false')
-            from jsonb_each(p_about) b
-            where b.key in ('more', 'sql_steps', 'listens') and jsonb_typeof(b.value) not in ('boolean', 'null')
-        ),
+        gendurable._flag_problem(p_about -> 'listens', 'listens'),
+        gendurable._flag_problem(p_about -> 'more', 'more'),
+        gendurable._flag_problem(p_about -> 'sql_steps', 'sql_steps'),
         gendurable._queues_problem(p_about -> 'queues'),
         gendurable._machines_problem(p_about -> 'machines'),
         gendurable._list_problem(p_about -> 'autoload', 'autoload'),
@@ -154,12 +151,8 @@ comment on function gendurable._number_problem(jsonb, text, int) is 'What is wro
 create or replace function gendurable._clock_problem(p_value jsonb, p_name text) returns text
 language plpgsql stable as $$
 begin
-    if gendurable._time_problem(p_value, p_name) is not null then
-        return gendurable._time_problem(p_value, p_name);
-    end if;
-    return case
-        when p_value <> 'null' and gendurable._read_time(p_value) is null then p_name || ' is no time that there is'
-    end;
+    return coalesce(gendurable._time_problem(p_value, p_name), case
+        when p_value <> 'null' and gendurable._read_time(p_value) is null then p_name || ' is no time that there is' end);
 end $$;
 
 comment on function gendurable._clock_problem(jsonb, text) is 'What is wrong with a time by the clock of somebody else, or null.';

@@ -149,10 +149,3 @@ end $$;
 
 comment on function gendurable._need_step_of_mine(text, text) is
     'Raises GD507 where a step is defined with the function of somebody whom the role is no member of.';
-
-create or replace function gendurable._flag_problem(p_value jsonb, p_name text) returns text
-language sql immutable parallel safe as $$
-    select case when jsonb_typeof(p_value) not in ('boolean', 'null') then p_name || ' must be true or false' end
-$$;
-
-comment on function gendurable._flag_problem(jsonb, text) is 'What is wrong with a JSON value that is to be true or false, or null.';

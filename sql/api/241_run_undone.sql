@@ -46,7 +46,7 @@ declare
     v_run record;
     v_rows jsonb[] := '{}'::jsonb[];
     v_bytes bigint := 0;
-    v_timeout constant int := (select s.setting::int from pg_settings s where s.name = 'lock_timeout');
+    v_timeout constant int := gendurable._setting_ms(current_setting('lock_timeout'))::int;
     v_claim record;
     v_id bigint;
     v_no bigint;

@@ -80,6 +80,7 @@ declare
     v_row record;
     v_own jsonb;
     v_locked jsonb;
+    v_stopped jsonb;
     v_key jsonb;
     v_claim jsonb := '[]'::jsonb;
 begin
@@ -119,7 +120,8 @@ begin
                 gendurable._why_crashing(p_id),
                 case when v_row.status <> 'executing' then gendurable._why_due(p_id, p_now) end);
     end if;
-    v_claim := gendurable._why_stopped(p_id, p_now) || jsonb_build_array(v_locked) || v_claim;
+    v_stopped := gendurable._why_stopped(p_id, p_now);
+    v_claim := v_stopped || jsonb_build_array(v_locked) || v_claim;
     -- what it waits for of itself comes first, but for a delay: whoever stopped it did not say until when
     return jsonb_build_array(
         gendurable._why_expired(p_id, p_now),
@@ -130,7 +132,7 @@ begin
         case when v_own ->> 'cause' <> 'delayed' then v_own end)
         || case
             when v_own ->> 'cause' = 'delayed'
-                then gendurable._why_stopped(p_id, p_now) || jsonb_build_array(v_own, v_locked, gendurable._why_crashing(p_id))
+                then v_stopped || jsonb_build_array(v_own, v_locked, gendurable._why_crashing(p_id))
             else v_claim
         end;
 end $$;

@@ -165,7 +165,7 @@ comment on function gendurable._describe_session(int, xid, timestamptz) is
 create or replace function gendurable._why_step(p_id bigint) returns jsonb
 language plpgsql stable as $$
 begin
-    -- What a role may run is that role's matter (gd_steps): here what nobody can.
+    -- What a role may run is that role's matter (gd_steps): here what nobody can, in the words of _step_problem.
     return (
         select gendurable._cause('step refused', null, null,
             format('is at the step %s, which is the function %s, and nobody can run it: %s', gendurable._name(i.step),
@@ -177,6 +177,11 @@ begin
                     when p.oid is null then 'there is no such function'
                     when p.prokind <> 'f' or p.prorettype <> 'jsonb'::regtype then 'the function does not return jsonb'
                     when o.oid is distinct from p.proowner then 'the function has another owner than when it was defined'
+                    when exists (
+                        select from pg_proc q
+                        where q.proname = p.proname and q.pronamespace = p.pronamespace and q.pronargs > 1
+                            and q.pronargs - q.pronargdefaults <= 1 and q.proargtypes[0] = 'jsonb'::regtype
+                    ) then 'another function of this name takes a jsonb, and defaults'
                 end as problem
             from gendurable._find_step(i.fsm, i.fsm_version, i.step) f
             left join pg_proc p on p.oid = gendurable._find_handler(f.handler)

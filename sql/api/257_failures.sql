@@ -16,9 +16,7 @@ declare
     v_look constant int := coalesce(p_look, 10000);
 begin
     perform gendurable._need_limit(p_limit);
-    if v_look < 1 then
-        perform gendurable._invalid('p_look must be at least 1', 'got ' || v_look, 'Pass how many instances one call looks at.');
-    end if;
+    perform gendurable._need_look(v_look, 'instances');
     return query
         with f as not materialized (
             (

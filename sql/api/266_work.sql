@@ -1,5 +1,5 @@
 -- The work: does the upkeep run, is every queue served, does anything stand still that should not. Read at the heads of the indexes:
--- what nobody takes stands first there. Next: 268_limits.
+-- what nobody takes stands first there. Next: 267_machines.
 
 create or replace function gendurable._check_upkeep(p_now timestamptz)
 returns table (level text, message text, hint text, detail jsonb)
@@ -76,11 +76,15 @@ begin
             'draining', k.draining) order by n.due_at) filter (where n.place <= 20) as detail
     into v_found
     from (
-        select q.queue, q.due_at, row_number() over (order by q.due_at) as place, (
-            select count(*) from pg_locks l
-            where l.locktype = 'advisory' and l.classid = gendurable._lock_of_sleep() and l.objsubid = 2
-                and l.objid::bigint::bit(32)::int = hashtext(q.queue)) as sleepers
+        select q.queue, q.due_at, row_number() over (order by q.due_at) as place, coalesce(s.sleepers, 0) as sleepers
         from gendurable._look_at_queues(p_now) q
+        left join (
+            select l.objid::bigint::bit(32)::int as hash, count(*) as sleepers
+            from pg_locks l
+            where l.locktype = 'advisory' and l.classid = gendurable._lock_of_sleep() and l.objsubid = 2 and l.granted
+                and l.database = (select d.oid from pg_database d where d.datname = current_database())
+            group by 1
+        ) s on s.hash = hashtext(q.queue)
         where q.due_at < p_now - interval '5 minutes' and q.held = 0
             and not exists (select from gendurable.paused_queue p where p.queue = q.queue)
             and not exists (select from gendurable.queue_setting s where s.queue = q.queue and s.max_executing = 0)
@@ -232,8 +236,7 @@ begin
                 order by i.queue, i.queue_slot
                 limit 3000)
         ) s
-        where s.until < p_now - interval '1 minute' and not exists (
-            select from gendurable.renewal r where r.instance_id = s.id and r.claim_no = s.claim_no and r.until > p_now)
+        where s.until < p_now - interval '1 minute' and not gendurable._is_renewed(s.id, s.claim_no, p_now)
         order by s.until
         limit 1000
     ) h;

@@ -44,10 +44,10 @@ begin
             'id', u.id) order by u.count desc, u.fsm, u.fsm_version, u.step) filter (where u.place <= 20) as detail
     into v_found
     from (
-        select l.*, gendurable._unknown_step(l.fsm, l.fsm_version, l.step) as unknown,
-            row_number() over (order by l.count desc, l.fsm, l.fsm_version, l.step) as place
+        select l.*, k.unknown, row_number() over (order by l.count desc, l.fsm, l.fsm_version, l.step) as place
         from looked l
-        where gendurable._unknown_step(l.fsm, l.fsm_version, l.step) is not null
+        cross join lateral (select gendurable._unknown_step(l.fsm, l.fsm_version, l.step) as unknown offset 0) k
+        where k.unknown is not null
         limit 1000
     ) u;
     if v_found.count > 0 then

@@ -39,9 +39,7 @@ begin
             coalesce(array_agg(h.id) filter (where gendurable._is_ahead(h.updated_at, p_now)), '{}')
         from (
             select x.queue, x.eligible_at, x.status, x.id, x.updated_at, x.lease_expires_at,
-                x.lease_expires_at > p_now - interval '1 minute' or exists (
-                    select from gendurable.renewal r
-                    where r.instance_id = x.id and r.claim_no = x.claim_no and r.until > p_now) as lives
+                x.lease_expires_at > p_now - interval '1 minute' or gendurable._is_renewed(x.id, x.claim_no, p_now) as lives
             from unnest(v_queues, v_priorities) l (queue, priority)
             cross join (values (0::smallint), (1::smallint)) w (woken)
             cross join lateral (

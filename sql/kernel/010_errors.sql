@@ -26,6 +26,16 @@ end $$;
 
 comment on function gendurable._need_text(text, text) is 'Raises GD501 unless the argument is a non-empty text of bearable length.';
 
+create or replace function gendurable._need_look(p_look int, p_what text) returns void
+language plpgsql as $$
+begin
+    if p_look < 1 then
+        perform gendurable._invalid('p_look must be at least 1', 'got ' || p_look, format('Pass how many %s one call looks at.', p_what));
+    end if;
+end $$;
+
+comment on function gendurable._need_look(int, text) is 'Raises GD501 for a look at nothing.';
+
 create or replace function gendurable._need_limit(p_limit int) returns void
 language plpgsql as $$
 begin

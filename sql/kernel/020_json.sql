@@ -41,6 +41,13 @@ $$;
 
 comment on function gendurable._ms_problem(jsonb, text) is 'What is wrong with a duration in milliseconds, or null.';
 
+create or replace function gendurable._flag_problem(p_value jsonb, p_name text) returns text
+language sql immutable parallel safe as $$
+    select case when jsonb_typeof(p_value) not in ('boolean', 'null') then p_name || ' must be true or false' end
+$$;
+
+comment on function gendurable._flag_problem(jsonb, text) is 'What is wrong with a JSON value that is to be true or false, or null.';
+
 create or replace function gendurable._text_problem(p_value jsonb, p_name text, p_needed boolean) returns text
 language sql immutable parallel safe as $$
     select case

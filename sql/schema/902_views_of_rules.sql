@@ -166,6 +166,6 @@ comment on column gd_steps.handler is 'the function that runs it; null: it is in
 comment on column gd_steps.owner is 'who owned the function when it was defined; without a function, who defined it';
 comment on column gd_steps.set_based is 'the function takes many instances at once: it returns setof jsonb';
 comment on column gd_steps.queue is 'the queue in which it always runs; null: in that of the instance';
-comment on column gd_steps.chain is 'the step may follow another one without being claimed anew; not read yet';
+comment on column gd_steps.chain is 'the step may follow another one without being claimed anew';
 comment on column gd_steps.alone is 'each instance runs in a transaction of its own';
 comment on column gd_steps.problem is 'why the role that asks cannot run it here; null: it can';

@@ -767,3 +767,5 @@ comment on column gd_machines.unrunnable is
 step, nor does gd_define_step know it';
 comment on column gd_machines.exact is 'it looked at all open instances: the counts are whole';
 comment on column gd_machines.workers is 'how many known workers that live have it, as far as they have told all';
+
+comment on column gd_steps.chain is 'the step may follow another one without being claimed anew';
