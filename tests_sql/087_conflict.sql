@@ -127,6 +127,12 @@ select t.raises(format('select gd_insert(''m'', %s)', x.bad), 'GD501', x.bad)
 from (values ($$p_on_conflict => 'update', p_unique_key => 'z'$$), ($$p_on_conflict => '', p_unique_key => 'z'$$),
     ($$'[]', p_on_conflict => 'replace', p_unique_key => 'free:id'$$), ($$p_queue => '', p_on_conflict => 'id', p_unique_key => 'free:id'$$),
     ($$p_delay => '1 s', p_eligible_at => now(), p_on_conflict => 'reschedule', p_unique_key => 'free:id'$$)) x (bad);
+-- the version that is pinned, as for an insert
+select gd_register('pinned', 1, 'one', 'ps'), gd_register('pinned', 2, 'two', 'ps', '{"default_version": 1}');
+select gd_insert('pinned', p_unique_key => 'pinned', p_delay => '1 hour') as p \gset
+select is(gd_insert('pinned', '{"n": 1}', p_unique_key => 'pinned', p_on_conflict => 'replace'), :p::bigint, 'replaced');
+select is(t.line(:p), 'one 1 {"n": 1} due ps', 'by the pinned version');
+
 set default_transaction_isolation = 'repeatable read';
 begin;
 select t.raises($$select gd_insert('m', p_unique_key => 'free:id', p_on_conflict => 'replace')$$, 'GD504', 'the locks of another snapshot');

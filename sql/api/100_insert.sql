@@ -63,7 +63,8 @@ comment on function gd_insert(
   p_on_conflict: what becomes of the instance that holds p_unique_key. "nothing": null is answered. "id": its id is
     answered. "reschedule": if it is of the same machine and no worker has ever had it, it becomes due when this one
     would have, and its id is answered. "replace": it gets the step, the version and the state of this one, too. Where
-    it has begun, or somebody has it locked at that moment, nothing is changed and the answer is null
+    it has begun, or somebody has it locked at that moment, nothing is changed and the answer is null. Not looked at
+    where there is no p_unique_key
 
 Nobody is waited for but who has just inserted the same key, or is ending its holder, and has not committed.
 "reschedule" and "replace" need READ COMMITTED (GD504). Raises GD501 for an argument that is not valid, and GD502.';

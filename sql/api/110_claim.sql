@@ -203,10 +203,7 @@ begin
         select exists (select from gendurable.doubtful_key), exists (select from gendurable.paused_queue),
             exists (select from gendurable.machine m where m.timeouts is not null), exists (select from gendurable.hold),
             exists (select from gendurable.queue_setting),
-            exists (select from gendurable.paused_machine)
-            or exists (
-                select from gendurable.instance i
-                where i.paused_at is not null and i.finished_at is null and coalesce(i.paused_at, i.aside_at) is not null),
+            gendurable._has_pauses(),
             exists (select from gendurable.resumed r where r.again_at <= v_now)
         into v_doubts, v_pauses, timed, v_held, v_limits, v_stops, v_resumed;
     end if;

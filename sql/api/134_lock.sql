@@ -109,35 +109,6 @@ comment on function gendurable._lock_outcomes(gendurable.outcome[]) is
     'Takes every lock that the outcomes need and that is free; answers for those that miss one or have lost their claim. slotted and
 queues: rows that hold slots of their queues.';
 
-create or replace function gendurable._try_rows(p_ids bigint[], p_parents boolean) returns bigint[]
-language plpgsql as $$
-declare
-    v_left bigint[] := p_ids;
-    v_held bigint[];
-begin
-    for v_try in 1 .. 4 loop
-        v_held := array(
-            select i.id from gendurable.instance i where i.id = any(v_left) for no key update skip locked);
-        v_left := array(
-            select i.id
-            from gendurable.instance i
-            -- a subquery, which is hashed; the array would be walked for each row
-            where i.id = any(v_left) and i.id not in (select h.id from unnest(v_held) h (id))
-                -- a parent that does not wait counts nobody down
-                and (not p_parents or i.status = 'awaiting_children'));
-        exit when v_left = '{}';
-        if v_try < 4 then
-            -- siblings that end in other sessions, other signals, and its own commit hold a row for a few milliseconds
-            perform pg_sleep(0.001 * v_try);
-        end if;
-    end loop;
-    return v_left;
-end $$;
-
-comment on function gendurable._try_rows(bigint[], boolean) is
-    'Locks rows, as far as they are free within a few tries; which are not. p_parents: those that do not wait for children may be
-left.';
-
 create or replace function gendurable._refuse_unknown(p_outcomes gendurable.outcome[], p_lacking jsonb, p_ords int[]) returns jsonb
 language plpgsql stable as $$
 begin

@@ -57,10 +57,7 @@ begin
     if p_step is not null then
         perform gendurable._need_text(p_step, 'p_step');
     end if;
-    if jsonb_typeof(p_state) not in ('object', 'null') then
-        perform gendurable._invalid('p_state must be a JSON object', 'got ' || jsonb_typeof(p_state),
-            'Leave it out to keep the state.');
-    end if;
+    perform gendurable._need_object(p_state, 'p_state', 'Leave it out to keep the state.');
     perform gendurable._lock_tree(p_id, false);
     perform gendurable._need_step(i.fsm, i.fsm_version, coalesce(p_step, i.step))
     from gendurable.instance i

@@ -78,7 +78,6 @@ create or replace function gendurable._lock_many(
 language plpgsql as $$
 declare
     v_parents bigint[];
-    v_held bigint[];
     v_asked text[] := '{}'::text[];
 begin
     answers := '{}';
@@ -106,19 +105,8 @@ begin
         ) i
     ) l;
 
-    for v_try in 1 .. 4 loop
-        exit when v_parents = '{}' or p_what in ('reschedule', 'signal');
-        v_held := array(select p.id from gendurable.instance p where p.id = any(v_parents) for no key update skip locked);
-        v_parents := array(
-            select p.id
-            from gendurable.instance p
-            where p.id = any(v_parents) and p.id <> all(v_held) and p.status = 'awaiting_children');
-        if v_parents <> '{}' and v_try < 4 then
-            -- children that end in other sessions hold their parent for a few milliseconds
-            perform pg_sleep(0.001 * v_try);
-        end if;
-    end loop;
     if p_what not in ('reschedule', 'signal') and v_parents <> '{}' then
+        v_parents := gendurable._try_rows(v_parents, true);
         select coalesce(jsonb_object_agg(i.id, 'busy'), '{}') into answers
         from gendurable.instance i
         where i.id = any(ids) and i.parent_id = any(v_parents);

@@ -59,10 +59,6 @@ begin
         where i.id = p_id and i.finished_at is null and (i.eligible_at <= v_now or i.bucket_at is not null);
     end if;
     perform gendurable._keep_batons(array_remove(array[v_row.partition_key], null), array[p_id], v_now);
-    if p_step is not null then
-        -- out of a step that is paused
-        perform gendurable._bring_back_free(array[p_id], v_now);
-    end if;
     -- also where it was due already: a claim may have passed over it while it was locked here
     perform gendurable._wake_sleepers(array(
         select i.queue from gendurable.instance i
@@ -96,14 +92,8 @@ begin
     if p_queue is not null then
         perform gendurable._need_text(p_queue, 'p_queue');
     end if;
-    if jsonb_typeof(p_state) <> 'object' then
-        perform gendurable._invalid('p_state must be a JSON object', 'got ' || jsonb_typeof(p_state),
-            'Leave it out to keep the state.');
-    end if;
-    if jsonb_typeof(p_meta) <> 'object' then
-        perform gendurable._invalid('p_meta must be a JSON object', 'got ' || jsonb_typeof(p_meta),
-            'Leave it out to keep the meta.');
-    end if;
+    perform gendurable._need_object(p_state, 'p_state', 'Leave it out to keep the state.');
+    perform gendurable._need_object(p_meta, 'p_meta', 'Leave it out to keep the meta.');
 end $$;
 
 comment on function gendurable._need_edit(text, jsonb, text, jsonb) is 'Raises GD501 unless an instance can be changed to this.';

@@ -19,10 +19,7 @@ begin
     if p_step is not null then
         perform gendurable._need_text(p_step, 'p_step');
     end if;
-    if jsonb_typeof(v_state) <> 'object' then
-        perform gendurable._invalid('p_state must be a JSON object', 'got ' || jsonb_typeof(v_state),
-            'Leave it out to take the state that is there.');
-    end if;
+    perform gendurable._need_object(v_state, 'p_state', 'Leave it out to take the state that is there.');
     perform gendurable._need_options(p_options, '{version,queue,priority,partition_key,unique_key,unique_scope,eligible_at,delay_ms,rate_limit,weight,max_attempts,meta,attributes,expires_at,expires_ms}');
 
     if p_no is not null then

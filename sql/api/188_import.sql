@@ -67,13 +67,11 @@ declare
         select jsonb_object_agg((e.o ->> 'id')::numeric::bigint, e.at)
         from jsonb_array_elements(p_all) with ordinality e (o, at));
     v_pending jsonb;
-    v_parents jsonb;
     v_shown jsonb;
     v_moved record;
 begin
     -- by the places of the parents: who has children, and how many of them are still awaited
-    select coalesce(jsonb_object_agg(c.parent, c.open), '{}'), coalesce(jsonb_object_agg(c.parent, true), '{}')
-    into v_pending, v_parents
+    select coalesce(jsonb_object_agg(c.parent, c.open), '{}') into v_pending
     from (
         select v_places ->> ((e.o ->> 'parent_id')::numeric::bigint)::text as parent,
             count(*) filter (
@@ -83,7 +81,7 @@ begin
         group by 1
     ) c;
     v_shown := gendurable._import_inboxes(p_all, v_ids);
-    perform gendurable._place_imported(p_all, v_ids, v_places, v_pending, v_parents, v_shown, v_now);
+    perform gendurable._place_imported(p_all, v_ids, v_places, v_pending, v_shown, v_now);
     perform gendurable._import_past(p_all, v_ids);
     perform gendurable._add_words(v_ids);
 
@@ -136,7 +134,7 @@ comment on function gendurable._import_status(jsonb, int) is
     'Where an instance of a document stands here: nobody works at it, and what it waits for may be there.';
 
 create or replace function gendurable._place_imported(
-    p_all jsonb, p_ids bigint[], p_places jsonb, p_pending jsonb, p_parents jsonb, p_shown jsonb, p_now timestamptz
+    p_all jsonb, p_ids bigint[], p_places jsonb, p_pending jsonb, p_shown jsonb, p_now timestamptz
 ) returns void
 language plpgsql as $$
 declare
@@ -167,7 +165,7 @@ begin
         case when w.ended then (o ->> 'finished_at')::timestamptz end,
         case when w.ended and w.status <> 'done' then (o ->> 'finished_at')::timestamptz end,
         case
-            when w.status = 'awaiting_children' then (p_pending ->> e.at::text)::int when p_parents ? e.at::text then 0
+            when w.status = 'awaiting_children' then (p_pending ->> e.at::text)::int when p_pending ? e.at::text then 0
         end,
         w.status, coalesce((o ->> 'attempt')::numeric::int, 0), coalesce((o ->> 'crashes')::numeric::int, 0), o ->> 'fsm',
         o ->> 'step', o ->> 'queue', w.key, o ->> 'unique_key',
@@ -212,9 +210,9 @@ begin
     order by o ->> 'unique_key', e.at;
 end $$;
 
-comment on function gendurable._place_imported(jsonb, bigint[], jsonb, jsonb, jsonb, jsonb, timestamptz) is
+comment on function gendurable._place_imported(jsonb, bigint[], jsonb, jsonb, jsonb, timestamptz) is
     'Writes the rows of imported instances, as what stands in no line and no slot: whoever claims next sorts them in. By place in the
-document: p_places of the old ids, p_pending, the open children, p_parents, p_shown, the signals that do not count again.';
+document: p_places of the old ids, p_pending, the open children of those that have children, p_shown, the signals that do not count again.';
 
 create or replace function gendurable._import_inboxes(p_all jsonb, p_ids bigint[]) returns jsonb
 language plpgsql as $$

@@ -24,30 +24,20 @@ begin
     perform gendurable._need_look(v_look, 'calls');
     v_f := gendurable._read_audit_filter(p_filter);
     -- where this call ends, whatever it finds; null: there are no more
-    v_last := case
-        when v_f.id is null then (
-            select x.no from gendurable.audit x where x.no < v_before order by x.no desc offset v_look - 1 limit 1)
-        else (
-            select x.no from gendurable.audit x
-            where x.about_id = v_f.id and x.no < v_before order by x.about_id desc, x.no desc offset v_look - 1 limit 1)
-    end;
-    if v_f.id is null then
-        return query
-            select a.no, a.at, a.call, a.session_role, a.set_role, a.actor, a.application, a.about_id, a.what, a.count
-            from gendurable.audit a
-            where a.no < v_before and a.no >= coalesce(v_last, 0)
-                and gendurable._fits_audit(a, v_f.texts, v_f.before, v_f.after)
-            order by a.no desc
-            limit v_limit;
-    else
-        return query
-            select a.no, a.at, a.call, a.session_role, a.set_role, a.actor, a.application, a.about_id, a.what, a.count
-            from gendurable.audit a
-            where a.about_id = v_f.id and a.no < v_before and a.no >= coalesce(v_last, 0)
-                and gendurable._fits_audit(a, v_f.texts, v_f.before, v_f.after)
-            order by a.about_id desc, a.no desc
-            limit v_limit;
-    end if;
+    v_last := (
+        select x.no
+        from gendurable.audit x
+        where (v_f.id is null or x.about_id = v_f.id) and x.no < v_before
+        order by x.no desc
+        offset v_look - 1
+        limit 1);
+    return query
+        select a.no, a.at, a.call, a.session_role, a.set_role, a.actor, a.application, a.about_id, a.what, a.count
+        from gendurable.audit a
+        where (v_f.id is null or a.about_id = v_f.id) and a.no < v_before and a.no >= coalesce(v_last, 0)
+            and gendurable._fits_audit(a, v_f.texts, v_f.before, v_f.after)
+        order by a.no desc
+        limit v_limit;
     get diagnostics v_count = row_count;
     if v_last is not null and v_count < v_limit then
         -- it has stopped early

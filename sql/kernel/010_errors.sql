@@ -26,6 +26,16 @@ end $$;
 
 comment on function gendurable._need_text(text, text) is 'Raises GD501 unless the argument is a non-empty text of bearable length.';
 
+create or replace function gendurable._need_object(p_value jsonb, p_argument text, p_hint text) returns void
+language plpgsql as $$
+begin
+    if jsonb_typeof(p_value) not in ('object', 'null') then
+        perform gendurable._invalid(p_argument || ' must be a JSON object', 'got ' || jsonb_typeof(p_value), p_hint);
+    end if;
+end $$;
+
+comment on function gendurable._need_object(jsonb, text, text) is 'Raises GD501 unless an argument is a JSON object, or null.';
+
 create or replace function gendurable._need_look(p_look int, p_what text) returns void
 language plpgsql as $$
 begin

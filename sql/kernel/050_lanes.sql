@@ -1,5 +1,5 @@
 -- Partition keys: their locks, and their lanes, the lines of rows that wait for a slot. Slots and lanes change only under the
--- key's transaction-level advisory lock.
+-- key's transaction-level advisory lock. Nobody waits for long: keys, and rows, are tried a few times.
 -- Invariant 2: at most as many executing rows a key as its limit says, in order. Next: 055_doubt, who is deciding.
 
 create or replace function gendurable._key_lock(p_key text) returns bigint
@@ -8,6 +8,35 @@ language sql immutable parallel safe as $$
 $$;
 
 comment on function gendurable._key_lock(text) is 'The advisory lock of a partition key.';
+
+create or replace function gendurable._try_rows(p_ids bigint[], p_parents boolean) returns bigint[]
+language plpgsql as $$
+declare
+    v_left bigint[] := p_ids;
+    v_held bigint[];
+begin
+    for v_try in 1 .. 4 loop
+        v_held := array(
+            select i.id from gendurable.instance i where i.id = any(v_left) for no key update skip locked);
+        v_left := array(
+            select i.id
+            from gendurable.instance i
+            -- a subquery, which is hashed; the array would be walked for each row
+            where i.id = any(v_left) and i.id not in (select h.id from unnest(v_held) h (id))
+                -- a parent that does not wait counts nobody down
+                and (not p_parents or i.status = 'awaiting_children'));
+        exit when v_left = '{}';
+        if v_try < 4 then
+            -- siblings that end in other sessions, other signals, and its own commit hold a row for a few milliseconds
+            perform pg_sleep(0.001 * v_try);
+        end if;
+    end loop;
+    return v_left;
+end $$;
+
+comment on function gendurable._try_rows(bigint[], boolean) is
+    'Locks rows, as far as they are free within a few tries; which are not. p_parents: those that do not wait for children may be
+left.';
 
 create or replace function gendurable._try_keys(p_keys text[], p_tries int) returns text[]
 language plpgsql as $$

@@ -14,6 +14,30 @@ end $$;
 
 comment on function gendurable._mark_special() is 'Says that one of the tables of gendurable.special has got a row.';
 
+create or replace function gendurable._has_pauses() returns boolean
+language plpgsql stable as $$
+begin
+    return exists (select from gendurable.paused_machine)
+        or exists (
+            select from gendurable.instance i
+            where i.paused_at is not null and i.finished_at is null and coalesce(i.paused_at, i.aside_at) is not null);
+end $$;
+
+comment on function gendurable._has_pauses() is 'Whether a machine, a version, a step or an instance is paused.';
+
+create or replace function gendurable._is_seen_by_all(p_xid xid8) returns boolean
+language plpgsql as $$
+begin
+    -- Who runs now holds a snapshot; when none is from before, those that are left in open transactions have a number below ours,
+    -- if they have written anything.
+    return pg_snapshot_xmin(pg_current_snapshot()) > p_xid and not exists (
+        select from pg_stat_activity a
+        where a.datname = current_database() and a.pid <> pg_backend_pid() and age(a.backend_xmin) >= age(p_xid::xid));
+end $$;
+
+comment on function gendurable._is_seen_by_all(xid8) is
+    'Whether every statement of this database that runs now, or in an open transaction still may, sees what a transaction has written.';
+
 create or replace function gendurable._forget_special() returns void
 language plpgsql as $$
 begin
@@ -24,11 +48,8 @@ begin
         and not exists (select from gendurable.doubtful_key)
         and not exists (select from gendurable.hold)
         and not exists (select from gendurable.queue_setting)
-        and not exists (select from gendurable.paused_machine)
+        and not gendurable._has_pauses()
         and not exists (select from gendurable.resumed)
-        and not exists (
-            select from gendurable.instance i
-            where i.paused_at is not null and i.finished_at is null and coalesce(i.paused_at, i.aside_at) is not null)
         and not exists (select from gendurable.machine m where m.timeouts is not null)
         and not exists (select from gendurable.machine m where m.retain is not null);
     if not found then

@@ -20,17 +20,6 @@ $$;
 comment on function gendurable._find_pause(text, int, text) is
     'The pauses that hold a step of a version of a machine; of the step '''': those that hold every step.';
 
-create or replace function gendurable._has_pauses() returns boolean
-language plpgsql stable as $$
-begin
-    return exists (select from gendurable.paused_machine)
-        or exists (
-            select from gendurable.instance i
-            where i.paused_at is not null and i.finished_at is null and coalesce(i.paused_at, i.aside_at) is not null);
-end $$;
-
-comment on function gendurable._has_pauses() is 'Whether a machine, a version, a step or an instance is paused.';
-
 create or replace function gendurable._find_paused(p_ids bigint[]) returns bigint[]
 language plpgsql stable as $$
 begin
@@ -284,10 +273,7 @@ begin
             v_version := v_next.version;
             v_id := 9223372036854775807;
         end loop;
-    elsif p_known_in is null and pg_snapshot_xmin(pg_current_snapshot()) > p_changed_in and not exists (
-        select from pg_stat_activity a
-        where a.datname = current_database() and a.pid <> pg_backend_pid() and age(a.backend_xmin) >= age(p_changed_in::xid))
-    then
+    elsif p_known_in is null and gendurable._is_seen_by_all(p_changed_in) then
         v_known_in := pg_current_xact_id();
     end if;
     update gendurable.resumed r

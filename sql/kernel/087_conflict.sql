@@ -94,7 +94,7 @@ begin
             select x.version, x.initial_step
             from gendurable.machine x
             where x.fsm = p_new.fsm and (p_new.version is null or x.version = p_new.version)
-            order by x.version desc
+            order by x.pinned desc, x.version desc
             limit 1
         ) m on true
         where i.id = any(array[w.id]);

@@ -207,16 +207,9 @@ language plpgsql as $$
 declare
     v_settled constant boolean := coalesce(pg_snapshot_xmin(pg_current_snapshot()) >= p_known_in, false);
 begin
-    -- Claims that began before the limit was committed do not know of it. Those that run now hold a snapshot from before; when
-    -- there is none, those that are left in open transactions have a number below ours, if they have claimed anything. When
-    -- these have ended, what they left is seen by the next statement.
-    if not v_settled and (
-        p_known_in is not null
-        or pg_snapshot_xmin(pg_current_snapshot()) <= p_changed_in
-        or exists (
-            select from pg_stat_activity a
-            where a.datname = current_database() and a.pid <> pg_backend_pid() and age(a.backend_xmin) >= age(p_changed_in::xid))
-    ) then
+    -- Claims that began before the limit was committed do not know of it. When all who may not have ended, what they left is seen
+    -- by the next statement.
+    if not v_settled and (p_known_in is not null or not gendurable._is_seen_by_all(p_changed_in)) then
         return false;
     end if;
     update gendurable.queue_setting s
