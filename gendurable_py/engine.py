@@ -246,26 +246,14 @@ class Engine:
 
     def _finish(self, works: list[Work]) -> None:
         """The executor has run these."""
-        count = self._database.counts.add
+        count, heard = self._database.counts.add, self._emit.heard
         for work in works:
-            count(work.row.fsm, work.row.step, read_kind(work.outcome) or "none", work.ended - work.started)
-        if self._emit.heard:
-            for work in works:
-                row = work.row
+            row, kind, seconds = work.row, read_kind(work.outcome), work.ended - work.started
+            count(row.fsm, row.step, kind or "none", seconds)
+            if heard:
                 self._emit(
-                    StepEnded(
-                        work.ended - work.started,
-                        row.attempt,
-                        row.id,
-                        row.fsm,
-                        row.step,
-                        row.version,
-                        row.queue,
-                        read_kind(work.outcome),
-                        work.error,
-                    )
+                    StepEnded(seconds, row.attempt, row.id, row.fsm, row.step, row.version, row.queue, kind, work.error)
                 )
-        for work in works:
             # What was raised holds the frames of the step, and they hold the work: a cycle that would wait for gc.
             work.error = work.rejection = None
         self._database.finish(works)

@@ -5,17 +5,18 @@ Nothing is changed. What the server cut or has not looked at is said.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Annotated, Any, cast
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, TypeVar, cast
 
+import psycopg
 import typer
 from pydantic import JsonValue
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.text import Text
 from rich.tree import Tree
 
 from .. import calls
-from ..calls import Cause, Entry, Kept, Listed, Node
+from ..calls import Cause, Entry, Kept, Listed, Node, Page
 from .filters import Filters
 from .frame import Frame, Negative, command
 from .output import age, clock, encode, facts, first_line, plain, stack, styled, table
@@ -58,7 +59,7 @@ def show(
         raise _none(id)
     causes, kept = calls.why(conn, id), calls.errors(conn, id, 20)
     tree = calls.tree(conn, id, limit=200)
-    entries = calls.history(conn, id)[-20:]
+    entries = _latest(conn, id)
     whole = {"instance": found, "why": causes, "errors": kept, "tree": tree, "history": entries}
 
     def render() -> RenderableType:
@@ -76,10 +77,23 @@ def show(
     frame.answer(whole, render)
 
 
+def _latest(conn: psycopg.Connection[Any], id: int, most: int = 20) -> list[Entry]:
+    """The last entries of a history, which is read from its beginning and may be as long as it likes."""
+    page = calls.history(conn, id)
+    if len(page) < 1000:
+        return page[-most:]
+    # There is an entry behind ``low`` and none behind ``high``; so close to their end they have no gaps.
+    low, high = page[-2].no, page[-1].no
+    while calls.history(conn, id, high, 1):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if calls.history(conn, id, middle, 1) else (low, middle)
+    return calls.history(conn, id, max(high - most, 0), most)
+
+
 def stack_of(title: str, part: RenderableType) -> RenderableType:
     """A part under its title."""
-    from rich.console import Group
-
     return Group(Text(title, style="bold underline"), part)
 
 
@@ -126,8 +140,6 @@ def _causes(causes: list[Cause]) -> RenderableType:
         if times:
             head.append(f"  ({', '.join(times)})", style="dim")
         made += [head, Text("  " + plain(cause.message))]
-    from rich.console import Group
-
     return Group(*made)
 
 
@@ -145,8 +157,6 @@ def errors(
 
 
 def _errors(kept: list[Kept], traceback: bool) -> RenderableType:
-    from rich.console import Group
-
     made: list[RenderableType] = []
     for error in kept:
         head = Text(f"{clock(error.at)}  {plain(error.kind)}", style="bold")
@@ -229,12 +239,16 @@ def list_(
             lambda: Text(f"{counted.instances}" + ("" if counted.exact else " or more")),
         )
         return
+
+    def fetch(cursor: JsonValue, limit: int) -> Page:
+        return calls.list(frame.conn, wanted, cursor, limit)
+
     cursor = None if after is None else value(after)
     if everything and frame.json:
         _stream(frame, wanted, cursor)
         return
     while True:
-        rows, cursor = _page(frame, wanted, cursor, limit)
+        rows, cursor = _page(fetch, cursor, limit)
         if frame.json:
             frame.line(encode({"instances": rows, "next": cursor}))
         elif rows:
@@ -247,12 +261,15 @@ def list_(
         frame.note("No instance fits.")
 
 
-def _page(frame: Frame, wanted: dict[str, JsonValue], cursor: JsonValue, limit: int) -> tuple[list[Listed], JsonValue]:
-    rows: list[Listed] = []
+Row = TypeVar("Row")
+
+
+def _page(fetch: Callable[[Any, int], tuple[list[Row], Any]], cursor: Any, limit: int) -> tuple[list[Row], Any]:
+    """A page, from a call that looks at a bounded part each time, and says where to go on."""
+    rows: list[Row] = []
     for _ in range(_MOST_LOOKS):
-        page = calls.list(frame.conn, wanted, cursor, limit - len(rows))
-        rows += page.instances
-        cursor = page.next
+        found, cursor = fetch(cursor, limit - len(rows))
+        rows += found
         if cursor is None or len(rows) >= limit:
             break
     return rows, cursor
@@ -324,20 +341,23 @@ def audit(
     by: Annotated[str | None, typer.Option("--actor", help="What this one did.")] = None,
     since: Annotated[str | None, typer.Option("--since", help="A time, or 2h: ago.", metavar="TIME")] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many.")] = 50,
+    after: Annotated[int | None, typer.Option("--after", help="Where the page before ended.", metavar="NO")] = None,
 ) -> None:
     """Show who did what by hand, newest first."""
     said = {"id": id, "call": call, "actor": by, "after": None if since is None else moment(since).isoformat()}
     wanted = {key: what for key, what in said.items() if what is not None}
-    found = calls.audit(frame.conn, wanted, limit=limit)
+    found, goes_on = _page(lambda after, limit: calls.audit(frame.conn, wanted, after, limit), after, limit)
     cells = [
         (row.no, clock(row.at), row.actor or row.session_role, row.call, row.id, row.affected, readable_line(row.what))
-        for row in found.calls
+        for row in found
     ]
     columns = ("no", "at", "who", "call", "id", "affected", "what")
     frame.answer(
-        {"calls": found.calls, "next": found.next},
+        {"calls": found, "next": goes_on},
         lambda: table(columns, cells, keep=("no", "at", "id", "call")) if cells else Text("Nothing."),
     )
+    if goes_on is not None:
+        frame.note(f"There may be more: --after {goes_on}")
 
 
 def readable_line(what: object) -> str:

@@ -10,7 +10,7 @@ import os
 import re
 import sys
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import IO, Any, NoReturn
@@ -18,6 +18,7 @@ from typing import IO, Any, NoReturn
 from rich import box
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -37,7 +38,12 @@ _NO_END = 100_000
 
 
 class Screen(Console):
-    """A console of rich whose broken pipe is the caller's affair."""
+    """A console of rich that sends nothing of a text that could steer; its broken pipe is the caller's affair."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        # Whoever lays a text out makes it `plain` before, and knows its width; this is for all that was forgotten.
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(plain(segment.text, lines=True), segment.style)
 
     def on_broken_pipe(self) -> NoReturn:
         raise BrokenPipeError

@@ -215,6 +215,8 @@ def test_texts_of_others_do_not_steer_the_terminal(db: Database, conn: Conn, tex
     for arguments in (["list"], ["show", id], ["why", id], ["errors", id], ["queues"], ["audit"], ["top", "--once"]):
         said = call(db.dsn, *arguments)
         assert [letter for letter in said.out if letter != "\n" and not letter.isprintable()] == [], arguments
+    ended = call(db.dsn, "wait", id, code=1)
+    assert [letter for letter in ended.out if letter != "\n" and not letter.isprintable()] == []
     assert "[red]no[/red]" not in text or "[red]no[/red]" in call(db.dsn, "list").out
     row = call(db.dsn, "list", "--json").json["instances"][0]
     assert (row["unique_key"], row["last_error"]) == (text, text)
