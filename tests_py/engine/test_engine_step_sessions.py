@@ -221,7 +221,8 @@ def test_a_commit_that_waits_for_a_standby_and_is_terminated_has_happened() -> N
             conn.execute("alter system set synchronous_standby_names = 'missing'")
             conn.execute("select pg_reload_conf()")
             id = gd.insert(conn, run, {})
-            waiting = "select pid from pg_stat_activity where wait_event = 'SyncRep'"
+            # that of the step: others that write, a worker's hello among them, wait just so
+            waiting = "select pid from pg_stat_activity where wait_event = 'SyncRep' and query ~ 'gd_commit_one'"
             found = wait_until(lambda: conn.execute(waiting).fetchone())
             conn.execute("select pg_terminate_backend(%s, 10000)", found)
             wait_until(lambda: events.count("release") == 1)
