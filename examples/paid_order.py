@@ -6,6 +6,8 @@ of gendurable. The step looks at the table and then awaits: a row that is writte
 
 from __future__ import annotations
 
+import asyncio
+
 from pydantic import BaseModel
 
 import gendurable_py as gd
@@ -80,8 +82,8 @@ async def scene(conn: Conn) -> object:
     for order in range(1, ORDERS - 1):
         assert (await gd.wait(conn, ids[order] or 0, timeout=20)).status == "done"
     waiting = [ids[ORDERS - 1], ids[ORDERS]]
-    while (await statuses(conn, waiting)) != ["awaiting_signal"] * 2:
-        pass
+    while (await statuses(conn, waiting)) != ["awaiting_signal"] * 2:  # noqa: ASYNC110 - a worker sets no event
+        await asyncio.sleep(0.02)
     return await verify(conn)
 
 

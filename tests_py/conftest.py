@@ -16,6 +16,7 @@ from typing import Any
 import psycopg
 import pytest
 from support import accounts as _accounts
+from support.people import People
 from support.server import Server, find, forget_libpq
 
 
@@ -106,3 +107,11 @@ def conn(db: Database) -> psycopg.Connection[Any]:
 def accounts(conn: psycopg.Connection[Any]) -> None:
     """The table `account` of the transactional steps."""
     _accounts.create(conn)
+
+
+@pytest.fixture
+def people(server: Server) -> Iterator[People]:
+    """Roles that log in, and databases of theirs."""
+    made = People(server)
+    yield made
+    made.close()

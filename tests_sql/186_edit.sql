@@ -94,7 +94,6 @@ select count(*) from gd_claim('w', 'fl', 1000) \gset
 select count(*) from gd_claim('w', 'fl', 400) \gset
 select gd_edit(:id, p_queue => 'fl') as _ \gset
 select is((select count(*) filter (where c.id = :id) from gd_claim('w', 'fl', 1000) c), 1::bigint, 'also beyond what was looked at');
-create function t.handler(p jsonb) returns jsonb language sql as $$ select '{"kind": "done"}'::jsonb $$;
 select gd_define_step('r', 'draw', null, '{"queue": "gpu"}');
 select gd_insert('r', p_queue => 'own') as id \gset
 select gd_edit(:id, 'draw') as _ \gset

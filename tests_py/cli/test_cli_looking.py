@@ -9,20 +9,11 @@ from typing import Any
 import psycopg
 import pytest
 from conftest import Database
-from support.cli import PROGRAM, call, environment
+from support.cli import PROGRAM, call, commit_for, environment
 
 import gendurable_py as gd
 
 Conn = psycopg.Connection[Any]
-
-
-def end(conn: Conn, id: int | None, kind: str = "done", queue: str = "default", **keys: Any) -> None:
-    """Claim one and commit an outcome for it."""
-    claims = gd.claim(conn, "w", queue, 100)
-    [claim] = [claim for claim in claims if claim.id == id]
-    gd.release(conn, "w", [(other.id, other.claim_no) for other in claims if other.id != id])
-    [answer] = gd.commit(conn, "w", [{"id": id, "claim_no": claim.claim_no, "kind": kind, **keys}])
-    assert answer.result == "ok", answer
 
 
 def listed(db: Database, *arguments: object) -> list[int]:
@@ -59,10 +50,10 @@ def test_each_filter_finds_the_one(db: Database, conn: Conn, arguments: list[str
 
 def test_filters_of_ends_children_workers_and_errors(db: Database, conn: Conn) -> None:
     parent = gd.insert(conn, "tree")
-    end(conn, parent, "schedule_childs", step="join", childs=[{"fsm": "leaf", "queue": "leaves"}])
+    commit_for(conn, parent, "schedule_childs", step="join", childs=[{"fsm": "leaf", "queue": "leaves"}])
     [child] = listed(db, "--parent", parent)
     failed = gd.insert(conn, "mail")
-    end(conn, failed, "stop", reason="card refused")
+    commit_for(conn, failed, "stop", reason="card refused")
     assert listed(db, "--error", "refused") == [failed]
     assert listed(db, "--status", "failed", "--finished-after", "1h") == [failed]
     assert listed(db, "--status", "failed", "--finished-before", "1h") == []
@@ -129,8 +120,8 @@ def test_the_columns_of_a_row_are_those_of_the_call(db: Database, conn: Conn) ->
 def test_show_has_all_of_it(db: Database, conn: Conn) -> None:
     gd.register(conn, "tree", options={"history": "steps", "max_attempts": 5})
     id = gd.insert(conn, "tree", {"sum": 3}, partition_key="k", meta={"trace": "t"})
-    end(conn, id, "error", error="no luck", traceback="File shop.py", delay_ms=0)
-    end(conn, id, "schedule_childs", step="join", childs=[{"fsm": "leaf"}, {"fsm": "leaf"}])
+    commit_for(conn, id, "error", error="no luck", traceback="File shop.py", delay_ms=0)
+    commit_for(conn, id, "schedule_childs", step="join", childs=[{"fsm": "leaf"}, {"fsm": "leaf"}])
     whole = call(db.dsn, "show", id, "--json").json
     assert set(whole) == {"instance", "why", "errors", "tree", "history"}
     assert whole["instance"]["state"] == {"sum": 3}
@@ -169,8 +160,8 @@ def test_errors_and_histories(db: Database, conn: Conn) -> None:
     id = gd.insert(conn, "mail", {"to": "ada"})
     assert "no errors" in call(db.dsn, "errors", id).out
     assert "keeps no history" in call(db.dsn, "history", gd.insert(conn, "plain", queue="other")).out
-    end(conn, id, "error", error="no luck", traceback="Traceback:\n  deep", delay_ms=0)
-    end(conn, id, "next", step="go", state={"to": "bob"})
+    commit_for(conn, id, "error", error="no luck", traceback="Traceback:\n  deep", delay_ms=0)
+    commit_for(conn, id, "next", step="go", state={"to": "bob"})
     said = call(db.dsn, "errors", id).out
     assert "error  step start, attempt 0 by w" in said
     assert "    deep" in said
@@ -200,7 +191,7 @@ def test_the_line_of_a_key(db: Database, conn: Conn) -> None:
 
 def test_failures_are_grouped(db: Database, conn: Conn) -> None:
     for number in (1, 2):
-        end(conn, gd.insert(conn, "mail"), "stop", reason=f"order {number} is bad")
+        commit_for(conn, gd.insert(conn, "mail"), "stop", reason=f"order {number} is bad")
     [row] = call(db.dsn, "failures", "--json").json
     assert (row["instances"], row["message"]) == (2, "order # is bad")
     assert "order # is bad" in call(db.dsn, "failures", "--machine", "mail").out
@@ -221,11 +212,11 @@ def test_tail_tells_each_end_once(db: Database, conn: Conn) -> None:
         ids, told = [], []
         for kind, more in (("done", {}), ("stop", {"reason": "bad\nluck"}), ("done", {})):
             ids.append(gd.insert(conn, "mail"))
-            end(conn, ids[-1], kind, **more)
+            commit_for(conn, ids[-1], kind, **more)
             told.append(process.stdout.readline())
         # one that ends again is told again
         gd.retry(conn, ids[1] or 0)
-        end(conn, ids[1])
+        commit_for(conn, ids[1])
         told.append(process.stdout.readline())
         assert process.wait(30) == 0
     said = [line.rstrip().split("  ", 1)[1] for line in told]
@@ -245,17 +236,17 @@ def test_tail_tells_all_of_what_ended_between_two_looks(db: Database, conn: Conn
 
 
 def test_tail_follows_filters(db: Database, conn: Conn) -> None:
-    end(conn, gd.insert(conn, "mail"))
+    commit_for(conn, gd.insert(conn, "mail"))
     bad = gd.insert(conn, "mail")
-    end(conn, bad, "stop", reason="no")
-    end(conn, gd.insert(conn, "other"), "stop", reason="no")
+    commit_for(conn, bad, "stop", reason="no")
+    commit_for(conn, gd.insert(conn, "other"), "stop", reason="no")
     said = call(db.dsn, "tail", "--since", "1h", "--failed", "-m", "mail", "-n", "1", "--json")
     assert json.loads(said.out)["id"] == bad
 
 
 def test_top_in_a_pipe_is_one_page(db: Database, conn: Conn) -> None:
     gd.insert(conn, "mail", queue="mails")
-    end(conn, gd.insert(conn, "mail"), "stop", reason="no luck")
+    commit_for(conn, gd.insert(conn, "mail"), "stop", reason="no luck")
     gd.claim(conn, "w7", "mails")
     said = call(db.dsn, "top").out
     for part in ("executing 1", "mails", "w7", "no luck"):

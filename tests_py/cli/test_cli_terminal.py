@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 from conftest import Database
-from support.cli import Terminal, call, terminal
+from support.cli import Terminal, call, commit_for, terminal
 from support.engine import running
 from support.wait import wait_until
 
@@ -46,19 +46,16 @@ class Shell:
         return "\n".join(self.shown.lines)
 
 
-def take(conn: Conn, id: int | None, **outcome: Any) -> None:
-    """Claim one, and commit an outcome for it."""
-    claims = gd.claim(conn, "w1", "default", 100)
-    [claim] = [claim for claim in claims if claim.id == id]
-    gd.release(conn, "w1", [(other.id, other.claim_no) for other in claims if other.id != id])
-    [answer] = gd.commit(conn, "w1", [{"id": id, "claim_no": claim.claim_no, **outcome}])
-    assert answer.result == "ok"
-
-
 def test_an_operator_finds_out_and_helps(db: Database, conn: Conn) -> None:
     bad = gd.insert(conn, "order", {"order": 1}, partition_key="customer:7", max_attempts=2)
-    take(
-        conn, bad, kind="error", error="ConnectionError: no route to bank", traceback="File pay.py, line 12", delay_ms=0
+    commit_for(
+        conn,
+        bad,
+        "error",
+        "w1",
+        error="ConnectionError: no route to bank",
+        traceback="File pay.py, line 12",
+        delay_ms=0,
     )
     stuck = gd.insert(conn, "order", {"order": 2}, partition_key="customer:7")
     [claim] = gd.claim(conn, "w1", limit=1)
@@ -84,15 +81,15 @@ def test_an_operator_finds_out_and_helps(db: Database, conn: Conn) -> None:
         assert "File pay.py, line 12" in said
 
         # So the second one could go on, and the bank is there again.
-        take(conn, stuck, kind="done")
+        commit_for(conn, stuck, "done", "w1")
         assert "done: 1" in shell.run("retry --machine order --error ConnectionError", "y")
         assert "=> 0" in shell.run(f"show {bad}")
-        take(conn, bad, kind="done")
+        commit_for(conn, bad, "done", "w1")
         assert "done" in shell.run(f"show {bad}")
 
         # A tree that nobody wants any more.
         tree = gd.insert(conn, "tree")
-        take(conn, tree, kind="schedule_childs", step="join", childs=[{"fsm": "leaf"}] * 3)
+        commit_for(conn, tree, "schedule_childs", "w1", step="join", childs=[{"fsm": "leaf"}] * 3)
         assert "leaf start runnable" in shell.run(f"show {tree}")
         assert "Nothing was done." in shell.run(f"cancel {tree} --tree", "n")
         said = shell.run(f"cancel {tree} --tree --reason 'not needed'", "y")

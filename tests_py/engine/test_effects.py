@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import psycopg
 import pytest
 from conftest import Database
+from support.busy import one
 from support.engine import ended, running
 from support.wait import wait_until
 
@@ -77,12 +78,12 @@ def play(
 
     @job(name="effects.python", transactional=True, max_attempts=2, backoff=lambda attempt: 0.01)
     def act(args: dict[str, Any], ctx: Context[Any]) -> None:
-        for one in does:
-            ctx.conn.execute(one.replace("{id}", str(ctx.id)))
+        for each in does:
+            ctx.conn.execute(each.replace("{id}", str(ctx.id)))
         if ctx.attempt == 0:
             raise ValueError("the step fails behind it")
 
-    executes = "".join(f"execute replace($does${one}$does$, '{{id}}', ctx ->> 'id');" for one in does)
+    executes = "".join(f"execute replace($does${each}$does$, '{{id}}', ctx ->> 'id');" for each in does)
     conn.execute(
         f"""
         create or replace function act(ctx jsonb) returns jsonb language plpgsql as $$
@@ -101,15 +102,9 @@ def play(
         with running(Engine(db.dsn, [act])):
             return ended(conn, *ids)
     mine = runner or db.connect()
-    while one_of(conn, "select exists (select from gd_instances where fsm = 'effects.sql' and finished_at is null)"):
+    while one(conn, "select exists (select from gd_instances where fsm = 'effects.sql' and finished_at is null)"):
         gd.run(mine, for_=0.2)
     return ended(conn, *ids)
-
-
-def one_of(conn: Conn, query: str) -> Any:
-    row = conn.execute(query.encode()).fetchone()
-    assert row is not None
-    return row[0]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -117,7 +112,7 @@ def test_what_a_run_leaves_that_fails_behind_it(conn: Conn, db: Database, kind: 
     conn.execute(TABLES)
     (result,) = play(conn, db, kind, *(effect.does for effect in EFFECTS.values()))
     assert result.status == "done", result
-    found = {name: one_of(conn, effect.seen) for name, effect in EFFECTS.items()}
+    found = {name: one(conn, effect.seen) for name, effect in EFFECTS.items()}
     assert found == {name: effect.twice for name, effect in EFFECTS.items()}
 
 
@@ -192,8 +187,8 @@ def test_what_a_step_does_elsewhere_happens_once_a_run(
 
     with running(Engine(db.dsn, [act])):
         assert ended(conn, gd.insert(conn, act, {}))[0].status == "done"
-    assert one_of(conn, "select count(*) from effect") == 2
-    assert one_of(conn, "select count(*) from gd_instances where fsm = 'elsewhere'") == 2
+    assert one(conn, "select count(*) from effect") == 2
+    assert one(conn, "select count(*) from gd_instances where fsm = 'elsewhere'") == 2
     assert file.read_text() == "line\n" * 2
 
 
@@ -220,7 +215,7 @@ def test_an_outbox_is_of_the_outcome_that_is_committed(conn: Conn, db: Database)
     for result in ("ok", "stale"):  # the second time its answer was lost
         assert [answer.result for answer in gd.commit(conn, "then", [once])] == [result]
     assert conn.execute("select state from gd_instances where fsm = 'elsewhere'").fetchall() == [({"run": 1},)]
-    assert one_of(conn, "select count(*) from gd_signals(gd_find('target'))") == 1
+    assert one(conn, "select count(*) from gd_signals(gd_find('target'))") == 1
     assert ended(conn, id)[0].status == "done"
 
 
@@ -233,11 +228,11 @@ def test_what_belongs_to_a_session_is_not_the_instances(conn: Conn, db: Database
         )
         assert result.status == "done"
         locks = "select count(*) from pg_locks where locktype = 'advisory' and classid = 4711"
-        assert one_of(conn, locks) == 1
-        assert one_of(runner, "select n from mine") == 1
+        assert one(conn, locks) == 1
+        assert one(runner, "select n from mine") == 1
         # It was taken in both runs: the rollback of the first did not let it go.
-        assert one_of(runner, "select pg_advisory_unlock(4711, 1)") is True
-        assert one_of(runner, "select pg_advisory_unlock(4711, 1)") is True
+        assert one(runner, "select pg_advisory_unlock(4711, 1)") is True
+        assert one(runner, "select pg_advisory_unlock(4711, 1)") is True
         # The next instance finds the table that it wanted to make.
         id = gd.insert(conn, "effects.sql", max_attempts=1)
         gd.run(runner)
@@ -263,8 +258,8 @@ def test_a_temporary_table_of_a_transaction_of_its_own(conn: Conn) -> None:
         ids = [gd.insert(conn, "effects.sql") for _ in range(10)]
         gd.run(conn)
         assert {result.status for result in ended(conn, *ids)} == {"done"}
-        assert one_of(conn, "select max(attempt) from gd_instances") == 0
-        runs.append(one_of(conn, "select last_value from numbers"))
+        assert one(conn, "select max(attempt) from gd_instances") == 0
+        runs.append(one(conn, "select last_value from numbers"))
     assert runs[0] == 10 and runs[1] > 20
 
 

@@ -208,13 +208,16 @@ def test_a_killed_session_loses_nothing_and_applies_nothing_twice(conn: psycopg.
                 for pid in backends(own, waiting=False):
                     if own.execute("select pg_terminate_backend(%s)", (pid,)).fetchone() == (True,):
                         killed.append(pid)
+                stop.wait(0.002)
 
     thread = threading.Thread(target=kill)
     with running(Engine(db.dsn, queues={"default": 20})):
         thread.start()
-        ended(conn, *ids, timeout=60)
-        stop.set()
-        thread.join()
+        try:
+            ended(conn, *ids, timeout=60)
+        finally:
+            stop.set()
+            thread.join()
     assert killed
     assert paid(conn) == once(300)
 

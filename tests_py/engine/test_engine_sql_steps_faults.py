@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from typing import Any
 
 import psycopg
@@ -69,13 +68,6 @@ def functions(conn: psycopg.Connection[Any]) -> None:
     conn.execute(SETUP)
     for name in STEPS:
         gd.define_step(conn, "m", name, f"app.{name}(jsonb)")
-
-
-@pytest.fixture
-def people(server: Server) -> Iterator[People]:
-    made = People(server)
-    yield made
-    made.close()
 
 
 def insert(conn: psycopg.Connection[Any], step: str, count: int = 1, **options: Any) -> list[int]:

@@ -35,13 +35,6 @@ def unmade(conn: Conn) -> list[str]:
     return sorted(row.check for row in found if "could not be made" in row.message)
 
 
-@pytest.fixture
-def people(server: Server) -> Iterator[People]:
-    found = People(server)
-    yield found
-    found.close()
-
-
 def test_a_table_that_is_locked_stops_the_checks_that_read_it_and_no_other(db: Any) -> None:
     holder, conn = db.connect(autocommit=False), db.connect()
     holder.execute("lock table gendurable.schedule in access exclusive mode")

@@ -37,13 +37,6 @@ PLACES = [
 ]
 
 
-@pytest.fixture
-def people(server: Server) -> Iterator[People]:
-    made = People(server)
-    yield made
-    made.close()
-
-
 def database(server: Server, people: People, encoding: str) -> str:
     dsn = people.database(empty=True)
     with psycopg.connect(dsn, autocommit=True) as conn:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import psycopg
@@ -19,13 +18,6 @@ Conn = psycopg.Connection[Any]
 HOW = ("extension", "python", "migration")
 PROFILES = ("client", "worker", "operator", "reader")
 VIEWS = ("gd_instances", "gd_queues", "gd_workers")
-
-
-@pytest.fixture
-def people(server: Server) -> Iterator[People]:
-    made = People(server)
-    yield made
-    made.close()
 
 
 @pytest.fixture(params=HOW)

@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import psycopg
 import pytest
 from psycopg.types.json import Jsonb
-from support.handlers import Stage, cast, on_stage, sqlstate
-from support.people import People
-from support.server import Server
+from support.handlers import Stage, people, sqlstate, stage
+
+__all__ = ["people", "stage"]
 
 NOT_ITS_RIGHTS = "the owner of the function could not act as the role"
 NOT_ITS_OWNER = "the function has another owner than when it was defined"
 NOT_ALLOWED = "the role may not execute the function"
 NOT_THERE = "there is no such function"
-
-
-@pytest.fixture(scope="module")
-def people(server: Server) -> Iterator[tuple[People, str]]:
-    with cast(server) as made:
-        yield made
-
-
-@pytest.fixture
-def stage(people: tuple[People, str]) -> Iterator[Stage]:
-    with on_stage(*people) as made:
-        yield made
 
 
 # -- who runs what: a case, who runs it, and what gd_steps says
@@ -46,7 +33,6 @@ class Case:
 
 
 ALL_REFUSED = dict.fromkeys(("worker", "boss", "superuser", "superuser set role worker"), NOT_ITS_RIGHTS)
-NOBODY = {"worker": None, "superuser": None}
 CASES = {
     "code of who could act as the worker": Case(
         "author",

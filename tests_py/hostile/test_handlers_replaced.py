@@ -8,22 +8,10 @@ from typing import Any
 
 import pytest
 from psycopg import sql
-from support.handlers import Stage, cast, on_stage, sqlstate
-from support.people import People
-from support.server import Server
+from support.handlers import Stage, people, sqlstate, stage
 from support.wait import run_in_thread, wait_until, wait_until_blocked
 
-
-@pytest.fixture(scope="module")
-def people(server: Server) -> Iterator[tuple[People, str]]:
-    with cast(server) as made:
-        yield made
-
-
-@pytest.fixture
-def stage(people: tuple[People, str]) -> Iterator[Stage]:
-    with on_stage(*people) as made:
-        yield made
+__all__ = ["people", "stage"]
 
 
 @contextmanager

@@ -6,15 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 from psycopg.types.json import Jsonb
-from support.handlers import Stage, cast, on_stage
+from support.handlers import Stage, on_stage, people
 from support.people import People
-from support.server import Server
 
-
-@pytest.fixture(scope="module")
-def people(server: Server) -> Iterator[tuple[People, str]]:
-    with cast(server) as made:
-        yield made
+__all__ = ["people"]
 
 
 @pytest.fixture

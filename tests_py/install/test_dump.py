@@ -33,13 +33,6 @@ def connect() -> Iterator[Connect]:
         yield lambda dsn: stack.enter_context(psycopg.connect(dsn, autocommit=True))
 
 
-@pytest.fixture
-def people(server: Server) -> Iterator[People]:
-    made = People(server)
-    yield made
-    made.close()
-
-
 def program(server: Server, name: str) -> str:
     """pg_dump and the like of the server's own release, or, for a server elsewhere, those on the PATH."""
     if server.cluster is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,13 +47,6 @@ KINDS = {
 # What is in no schema is dumped only when it is asked for: -n leaves out the extension, -e what is none.
 NOT = {("extension", "our schemas"), ("plain script", "our schemas and the extension")}
 PLACES = [(how, kind) for how in ("extension", "plain script") for kind in KINDS if (how, kind) not in NOT]
-
-
-@pytest.fixture
-def people(server: Server) -> Iterator[People]:
-    made = People(server)
-    yield made
-    made.close()
 
 
 def restore(server: Server, text: bytes, dsn: str) -> None:

@@ -21,6 +21,7 @@ import psycopg
 import pytest
 from conftest import Database
 from psycopg.conninfo import conninfo_to_dict
+from support.busy import one
 from support.engine import ended, running
 from support.server import FAST, Server
 from support.wait import run_in_thread, wait_until
@@ -66,12 +67,6 @@ def server() -> Iterator[Server]:
     cluster = Cluster(installation(), extension_files=extension_files(), settings=settings)
     yield Server(cluster.dsn, "with dblink, postgres_fdw and prepared transactions", cluster)
     cluster.stop()
-
-
-def one(conn: Conn, query: str) -> Any:
-    row = conn.execute(query.encode()).fetchone()
-    assert row is not None
-    return row[0]
 
 
 def parts(dsn: str) -> dict[str, str]:

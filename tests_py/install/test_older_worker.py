@@ -11,16 +11,19 @@ import psycopg
 import pytest
 from chaos.checker import JUDGES
 from chaos.records import LOG, gather
+from support.busy import one
 from support.engine import running
 from support.older import RELEASE, older_package
 from support.people import People
-from support.released import SCRIPTS, extension_file
-from support.server import Server, of_installation
+from support.released import past
+from support.server import Server
 from support.wait import wait_until
 from support.workers import worker
 
 import gendurable_py as gd
-from gendurable_py import FSM, Context, Done, Engine, Next, embedded, step
+from gendurable_py import FSM, Context, Done, Engine, Next, step
+
+__all__ = ["past"]
 
 Conn = psycopg.Connection[Any]
 
@@ -69,20 +72,6 @@ class Strict(FSM, name="chaos.strict", version=2, queue="roll"):
         return Done({"n": 3, "by": "new", "new": ctx.state["new"]})
 
 
-@pytest.fixture(scope="module")
-def past(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    try:
-        installation = embedded.installation()
-    except ImportError as error:
-        pytest.skip(str(error))
-    folder = tmp_path_factory.mktemp("released")
-    server = of_installation(
-        installation, "with released versions", extension_files=[extension_file(folder, name) for name in SCRIPTS]
-    )
-    yield server
-    server.close()
-
-
 @pytest.fixture
 def dsn(past: Server) -> Iterator[str]:
     """A database of the release before."""
@@ -97,19 +86,14 @@ def dsn(past: Server) -> Iterator[str]:
 BY = "result ->> 'by'"
 
 
-def one(conn: Conn, query: str, *values: object) -> Any:
-    [value] = conn.execute(query.encode(), values).fetchone() or (None,)
-    return value
-
-
 def ended(conn: Conn, by: str | None = None) -> int:
     return cast(
         "int",
-        one(conn, f"select count(*) from gd_instances where status = 'done' and {BY} = coalesce(%s, {BY})", by),
+        one(conn, f"select count(*) from gd_instances where status = 'done' and {BY} = coalesce($1, {BY})", by),
     )
 
 
-INSERT = "select gd_insert('chaos.strict', %s::jsonb, 'start', %s, 'roll', p_partition_key => %s)"
+INSERT = "select gd_insert('chaos.strict', $1::jsonb, 'start', $2, 'roll', p_partition_key => $3)"
 
 
 class Inserts:
@@ -241,7 +225,7 @@ def test_a_rolling_deploy(dsn: str, tmp_path_factory: pytest.TempPathFactory) ->
 
         # nothing lost, nothing twice, no gap
         older = waits + inserts.ids
-        there = "select count(*) from gd_instances where id = any(%s)"
+        there = "select count(*) from gd_instances where id = any($1)"
         assert one(conn, there, older + newer.ids) == len(older + newer.ids)
         assert one(conn, f"{there} and fsm_version = 2", older) >= len(waits)
         record = gather(conn, tmp_path_factory.mktemp("journal"), [])

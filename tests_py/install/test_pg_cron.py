@@ -9,14 +9,13 @@ import os
 import pwd
 import re
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
-from support.server import FAST, ROOT
+from support.server import FAST, ROOT, installations
 from support.wait import wait_until
 
 import gendurable_py as gd
@@ -45,11 +44,7 @@ def files() -> tuple[Installation, Path, list[Path]]:
     GENDURABLE_TEST_PG_CRON names the root of a package that is unpacked and not installed (dpkg -x ... FOLDER).
     """
     root = Path(os.environ.get("GENDURABLE_TEST_PG_CRON", "/"))
-    for program in (os.environ.get("PG_CONFIG", "pg_config"), *Path("/usr/lib/postgresql").glob("*/bin/pg_config")):
-        try:
-            installation = Installation.of(program)
-        except (OSError, subprocess.CalledProcessError):
-            continue
+    for installation in installations():
         library = root / installation.pkglibdir.relative_to("/") / "pg_cron.so"
         extension = root / installation.sharedir.relative_to("/") / "extension"
         if library.exists():

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import runpy
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +11,9 @@ from typing import Any
 import psycopg
 import pytest
 from support.released import SCRIPTS, extension_file
-from support.server import FAST, ROOT
+from support.server import FAST, ROOT, installations
 
-from gendurable_py.embedded.cluster import Cluster, Installation
+from gendurable_py.embedded.cluster import Cluster
 from gendurable_py.install import extension_files
 
 # What pg_tle has, as far as the script uses it: each script becomes a function of that name.
@@ -94,11 +92,7 @@ def test_it_adds_a_release_to_one_that_is_there(empty_db: Any) -> None:
 
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
-    for program in (os.environ.get("PG_CONFIG", "pg_config"), *Path("/usr/lib/postgresql").glob("*/bin/pg_config")):
-        try:
-            installation = Installation.of(program)
-        except (OSError, subprocess.CalledProcessError):
-            continue
+    for installation in installations():
         if (installation.sharedir / "extension" / "pg_tle.control").exists():
             with Cluster(installation, settings={**FAST, "shared_preload_libraries": "pg_tle"}) as cluster:
                 yield cluster

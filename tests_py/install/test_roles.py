@@ -95,13 +95,6 @@ class Place(NamedTuple):
         return self.people.connect(self.database, name)
 
 
-@pytest.fixture
-def people(server: Server) -> Iterator[People]:
-    found = People(server)
-    yield found
-    found.close()
-
-
 @pytest.fixture(scope="module")
 def place(server: Server) -> Iterator[Place]:
     """A database with a role of each profile and one without any."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,6 @@ from gendurable_py.install import uninstall
 
 Conn = psycopg.Connection[Any]
 HOWS = ("extension", "plain script")
-
-
-@pytest.fixture
-def people(server: Server) -> Iterator[People]:
-    made = People(server)
-    yield made
-    made.close()
 
 
 def value(conn: Conn, query: str, *params: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
 from typing import Any
 
 import psycopg
@@ -16,13 +15,6 @@ from gendurable_py.install import install
 STEPS = "select fsm, step, version, handler, owner, chain, alone from gd_steps order by 1, 2, 3"
 PROBLEMS = "select step, problem from gd_steps order by 1"
 HANDLER = "language sql as $$ select jsonb_build_object('kind', 'done', 'result', current_user) $$"
-
-
-@pytest.fixture
-def people(server: Server) -> Iterator[People]:
-    made = People(server)
-    yield made
-    made.close()
 
 
 def installed(people: People, server: Server, how: str, owner: str | None = None) -> str:

@@ -12,32 +12,18 @@ import pytest
 from support.busy import fill, goes_on, insert, one, snapshot
 from support.catalog import ailments, fingerprint
 from support.people import People
-from support.released import SCRIPTS, extension_file, plain_script
-from support.server import Server, of_installation
+from support.released import SCRIPTS, past, plain_script
+from support.server import Server
 from support.strangers import rights, strangers
 
 import gendurable_py as gd
-from gendurable_py import embedded
 from gendurable_py.install import install, uninstall, upgrade, version
+
+__all__ = ["past"]
 
 Conn = psycopg.Connection[Any]
 PROFILES = ("client", "worker", "operator", "reader")
 WAYS = [(release, how) for release in SCRIPTS for how in ("extension", "plain script")]
-
-
-@pytest.fixture(scope="module")
-def past(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with the extension's files of this release and of all before it."""
-    try:
-        installation = embedded.installation()
-    except ImportError as error:
-        pytest.skip(str(error))
-    folder = tmp_path_factory.mktemp("released")
-    server = of_installation(
-        installation, "with released versions", extension_files=[extension_file(folder, release) for release in SCRIPTS]
-    )
-    yield server
-    server.close()
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import psycopg
-from support.plans import shared_buffers
+from support.plans import fresh, shared_buffers
 
 Conn = psycopg.Connection[Any]
 
@@ -43,6 +43,6 @@ def test_the_doctor_touches_as_many_pages_with_many_rows(conn: Conn) -> None:
         said = {row[0]: row[1] for row in conn.execute(look)}
         assert said["queues"] == said["keys"] == said["stuck"] == "problem"
         assert shared_buffers(conn, look) < few + MOST_MORE
-        with psycopg.connect(conn.info.dsn, password=conn.info.password, autocommit=True) as other:
+        with fresh(conn) as other:
             other.execute(look)
             assert shared_buffers(other, look) < few + MOST_MORE

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import psycopg
-from support.plans import shared_buffers
+from support.plans import fresh, sessions, shared_buffers
 
 Conn = psycopg.Connection[Any]
 
@@ -39,13 +39,11 @@ def test_a_claim_and_a_commit_touch_pages_by_the_batch(conn: Conn) -> None:
     for analyzed in (False, True):
         if analyzed:
             conn.execute("analyze gendurable.instance")
-        for session in (conn, psycopg.connect(conn.info.dsn, password=conn.info.password, autocommit=True)):
+        for session in sessions(conn):
             claims = claimed(session)
             assert len(claims) == 100
             assert shared_buffers(session, "select * from gd_claim('w', 'default', 100)") <= MOST_BUFFERS
             assert shared_buffers(session, "select * from gd_commit('w', %s)", commit_text(claims)) <= MOST_BUFFERS
-            if session is not conn:
-                session.close()
 
 
 def ended(conn: Conn, count: int, what: str = "", *, value: str = "null") -> None:
@@ -72,13 +70,11 @@ def test_a_batch_of_the_collector_touches_pages_by_the_batch(conn: Conn) -> None
     for analyzed in (False, True):
         if analyzed:
             conn.execute("analyze gendurable.instance")
-        for session in (conn, psycopg.connect(conn.info.dsn, password=conn.info.password, autocommit=True)):
+        for session in sessions(conn):
             # an index that is a level deeper, and pages that are half as full
             assert shared_buffers(session, "select gd_gc('0')") <= 2 * small, (analyzed, session is conn, small)
             assert shared_buffers(session, "select gd_gc('1 day')") <= small / 10
             assert shared_buffers(session, "select gendurable._find_overdue('0')") <= small / 10
-            if session is not conn:
-                session.close()
     # the parent ends, and its children come in by the batch, too
     conn.execute("select gd_cancel(%s)", parent)
     assert shared_buffers(conn, "select gd_gc('1 day')") <= 60 * small
@@ -172,7 +168,7 @@ def test_what_a_claim_does_not_want_is_walked_over_once(conn: Conn) -> None:
         if analyzed:
             conn.execute("analyze gendurable.instance")
         for query in (run, claim):
-            with psycopg.connect(conn.info.dsn, password=conn.info.password, autocommit=True) as session:
+            with fresh(conn) as session:
                 first = walked(session, query)
                 assert 200_000 <= first <= 450_000, (analyzed, query, first)
                 # one of them may be a full scan

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from conftest import Database
 from support.looking import FILTERS
-from support.plans import shared_buffers
+from support.plans import sessions, shared_buffers
 from support.server import Server
 
 Conn = psycopg.Connection[Any]
@@ -119,10 +119,9 @@ def looked(conn: Conn, query: str, *params: object) -> list[int]:
     for analyzed in (False, True):
         if analyzed:
             conn.execute("analyze gendurable.instance, gendurable.signal, gendurable.history")
-        with psycopg.connect(conn.info.dsn, password=conn.info.password, autocommit=True) as new:
-            for session in (conn, new):
-                session.execute(query.encode(), params or None).fetchall()  # the catalog is looked at once
-                used.append(shared_buffers(session, query, *params))
+        for session in sessions(conn):
+            session.execute(query.encode(), params or None).fetchall()  # the catalog is looked at once
+            used.append(shared_buffers(session, query, *params))
     return used
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import psycopg
+from support.plans import fresh
 
 Conn = psycopg.Connection[Any]
 
@@ -26,7 +27,7 @@ def test_it_reads_a_bounded_number_of_rows(conn: Conn) -> None:
     )
     conn.execute("update gendurable.instance set queue = 'q' || id % 4")
     conn.commit()
-    with psycopg.connect(conn.info.dsn, password=conn.info.password, autocommit=True) as other:
+    with fresh(conn) as other:
         other.execute("vacuum analyze gendurable.instance")
         [[plan]] = other.execute("explain (analyze, format json) select * from gd_machines").fetchall()
         read = list(scans(plan[0]["Plan"]))

@@ -6,7 +6,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from support.plans import shared_buffers
+from support.plans import fresh, shared_buffers
 
 Conn = psycopg.Connection[Any]
 
@@ -33,6 +33,6 @@ def test_it_costs_pages_by_what_belongs_to_one(conn: Conn, look: str, parents: i
     )
     conn.execute("select setval('gendurable.instance_id_seq', 30000)")
     conn.execute("analyze gendurable.instance")
-    with psycopg.connect(conn.info.dsn, password=conn.info.password, autocommit=True) as fresh:
-        shared_buffers(fresh, look, LEAF)
-        assert shared_buffers(fresh, look, LEAF) <= LOOKS[look]
+    with fresh(conn) as new:
+        shared_buffers(new, look, LEAF)
+        assert shared_buffers(new, look, LEAF) <= LOOKS[look]

@@ -6,7 +6,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from support.plans import shared_buffers
+from support.plans import sessions, shared_buffers
 
 Conn = psycopg.Connection[Any]
 
@@ -42,7 +42,7 @@ def test_a_call_touches_pages_by_what_it_does(conn: Conn, query: str) -> None:
         if analyzed:
             conn.execute("analyze gendurable.instance")
         conn.execute("select gd_resume_machine('m1'), gd_resume_machine('m1', 1)")
-        for session in (conn, psycopg.connect(conn.info.dsn, password=conn.info.password, autocommit=True)):
+        for session in sessions(conn):
             session.execute("select gd_pause_machine('m1', 1)")
             shared_buffers(session, query, 1)
             assert shared_buffers(session, query, 1) < CALLS[query], (query, analyzed)

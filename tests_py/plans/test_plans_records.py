@@ -7,7 +7,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from support.plans import shared_buffers
+from support.plans import sessions, shared_buffers
 
 Conn = psycopg.Connection[Any]
 
@@ -57,12 +57,10 @@ def test_a_commit_that_keeps_something_touches_pages_by_the_batch(conn: Conn, ki
     for analyzed in (False, True):
         if analyzed:
             conn.execute("analyze gendurable.error, gendurable.history")
-        for session in (conn, psycopg.connect(conn.info.dsn, password=conn.info.password, autocommit=True)):
+        for session in sessions(conn):
             session.execute("select count(*) from gd_commit('w', %s)", (outcomes(session, kind),))
             used = shared_buffers(session, "select * from gd_commit('w', %s)", outcomes(session, kind))
             assert used <= 2 * small, (analyzed, session is conn)
-            if session is not conn:
-                session.close()
 
 
 @pytest.mark.parametrize("query", LOOKS)

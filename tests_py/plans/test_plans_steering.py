@@ -6,7 +6,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from support.plans import shared_buffers
+from support.plans import sessions, shared_buffers
 
 Conn = psycopg.Connection[Any]
 
@@ -68,11 +68,9 @@ def test_what_steers_touches_pages_by_its_batch(conn: Conn, query: str) -> None:
     for analyzed in (False, True):
         if analyzed:
             conn.execute("vacuum analyze gendurable.instance, gendurable.audit, gendurable.signal, gendurable.error")
-        for session in (conn, psycopg.connect(conn.info.dsn, password=conn.info.password, autocommit=True)):
+        for session in sessions(conn):
             cost(session, query, which)
             assert cost(session, query, which) <= 2 * small + 100, (analyzed, session is conn)
-            if session is not conn:
-                session.close()
 
 
 @pytest.mark.parametrize("query", LOOKS)

@@ -48,11 +48,6 @@ def fill(session: Session, count: int, **state: Any) -> list[int]:
     return [session.insert(step="first", state={"first": n, "second": 400 + n, **state}) for n in range(1, count + 1)]
 
 
-def run(session: Session, **options: Any) -> Row:
-    result: Row = session.one("call gd_run(p_options => %s)", Jsonb(options))
-    return result
-
-
 def paid(session: Session) -> dict[int, int]:
     return {row["id"]: row["n"] for row in session.rows("select id, n from app.account where n > 0")}
 
@@ -65,11 +60,11 @@ def test_a_lock_that_a_link_meets_leaves_the_links_before_it(trio):
     a, b, c = trio
     fill(c, 20)
     b.begin().rows("select from app.account where id = 407 for update")
-    result = run(a, lock_ms=50)
+    result = a.run(lock_ms=50)
     assert (result["ok"], result["busy"], result["error"]) == (result["claimed"] - 1, 1, 0)
     assert left(c) == [{"step": "second", "status": "runnable", "attempt": 0, "crashes": 0}]
     b.roll_back()
-    assert run(a)["ok"] == 1
+    assert a.run()["ok"] == 1
     assert paid(c) == dict.fromkeys([*range(1, 21), *range(401, 421)], 1)
 
 
@@ -98,7 +93,7 @@ def test_a_signal_that_comes_during_a_chain_is_there_for_its_last_step(trio):
     c.conn.execute("select gd_define_step('m', 'second', 'app.waits(jsonb)')")
     [id] = fill(c, 1)
     b.begin().rows("select from app.account where id = 1 for update")
-    running = a.blocked(c, run, a, lock_ms=100_000)
+    running = a.blocked(c, a.run, lock_ms=100_000)
     assert c.signal(id) == "delivered"
     b.roll_back()
     assert running.result()["ok"] == 1
@@ -110,7 +105,7 @@ def test_a_cancel_during_a_chain_undoes_the_chain(trio):
     a, b, c = trio
     fill(c, 1)
     b.begin().rows("select from app.account where id = 1 for update")
-    running = a.blocked(c, run, a, lock_ms=100_000)
+    running = a.blocked(c, a.run, lock_ms=100_000)
     c.rows("select pg_cancel_backend(%s)", a.conn.info.backend_pid)
     with pytest.raises(psycopg.errors.QueryCanceled):
         running.result()
@@ -125,11 +120,11 @@ def test_a_link_without_an_end_burns_its_own_attempt(trio):
     fill(c, 1, hangs=True)
     a.conn.execute("set statement_timeout = '400ms'")
     with pytest.raises(psycopg.errors.QueryCanceled):
-        run(a)
+        a.run()
     [row] = left(c)
     assert (row["step"], row["attempt"]) == ("first", 0)
     with pytest.raises(psycopg.errors.QueryCanceled):
-        run(a)
+        a.run()
     [row] = left(c)
     assert (row["step"], row["attempt"]) == ("second", 1)
     assert paid(c) == {1: 1}
@@ -145,14 +140,14 @@ def test_a_killed_chain_has_left_nothing(trio):
         end $$""")
     fill(c, 1)
     b.begin().rows("select pg_advisory_xact_lock(4711)")
-    running = a.blocked(c, run, a, lease_ms=1)
+    running = a.blocked(c, a.run, lease_ms=1)
     c.rows("select pg_terminate_backend(%s)", a.conn.info.backend_pid)
     with pytest.raises(psycopg.OperationalError):
         running.result()
     b.roll_back()
     assert paid(c) == {}
     # what was lost makes one step at a time
-    assert wait_until(lambda: run(c)["ok"]) == 2
+    assert wait_until(lambda: c.run()["ok"]) == 2
     assert paid(c) == {1: 1}
     assert c.one("select max(attempt) from gd_instances") == 0
 
@@ -163,7 +158,7 @@ def test_a_cancel_while_it_claims_gives_back_what_was_busy(trio):
     c.rows("select gd_pause_queue('other')")
     fill(c, 1)
     b.begin().rows("select from app.account where id = 1 for update")
-    running = a.blocked(c, run, a, lock_ms=1000)
+    running = a.blocked(c, a.run, lock_ms=1000)
     # the next claim waits for this
     b.conn.execute("lock table gendurable.doubtful_key in access exclusive mode")
     wait_until(
@@ -189,19 +184,19 @@ def test_one_of_a_large_group_holds_up_itself_alone(trio, locked):
         b.begin().rows("select from app.account where id = 350 for update")
     else:
         c.conn.execute("alter table app.account add check (id <> 350 or n = 0)")
-    result = run(a, batch=100, lock_ms=50, chain=1)
+    result = a.run(batch=100, lock_ms=50, chain=1)
     assert (result["busy"], result["error"]) == ((1, 0) if locked else (0, 1))
     assert [(row["step"], row["attempt"]) for row in left(c)] == [("first", 0 if locked else 1)]
     b.roll_back()
     if locked:
-        assert run(a)["ok"] == 1
+        assert a.run()["ok"] == 1
     assert paid(c) == {n: 1 for n in range(1, 801) if locked or n not in (350, 750)}
 
 
 def test_what_raises_as_a_lock_would_does_not_come_back_for_ever(trio):
     a, _, c = trio
     c.insert(step="raises")
-    assert run(a)["error"] == 1
+    assert a.run()["error"] == 1
     [row] = left(c)
     assert (row["status"], row["attempt"]) == ("runnable", 1)
 
@@ -211,5 +206,5 @@ def test_a_lock_that_is_held_is_no_attempt_however_often(trio):
     fill(c, 1)
     b.begin().rows("select from app.account where id = 1 for update")
     for _ in range(3):
-        assert run(a, lock_ms=20)["busy"] == 1
+        assert a.run(lock_ms=20)["busy"] == 1
     assert left(c) == [{"step": "first", "status": "runnable", "attempt": 0, "crashes": 0}]

@@ -168,19 +168,14 @@ def test_two_operators_and_one_queue(db):
 
 
 def falls_asleep(session: Session, *queues: str) -> Any:
-    session.conn.execute("listen gendurable")
-    [row] = session.rows("select * from gd_sleep(%s, %s)", session.name, list(queues or ("default",)))
+    row = session.falls_asleep(*queues)
     assert session.claim(10, *queues) == []
     return row
 
 
-def told(session: Session) -> list[str]:
-    return [note.payload for note in session.conn.notifies(timeout=10, stop_after=1)]
-
-
 def silence(session: Session, other: Session) -> bool:
     other.conn.execute("notify gendurable, 'fence'")
-    return told(session) == ["fence"]
+    return session.told() == ["fence"]
 
 
 ENDS = {
@@ -209,7 +204,7 @@ def test_whoever_makes_room_wakes_who_sleeps(db, end):
     falls_asleep(b)
     assert silence(b, c)
     ENDS[end](a, claim)
-    assert told(b) == ["default"]
+    assert b.told() == ["default"]
     assert len(b.claim_soon()) == 1
 
 
@@ -225,11 +220,11 @@ def test_a_claim_that_is_over_wakes_who_sleeps(db, end):
     settle(b)
     falls_asleep(b)
     c.insert()
-    assert told(b) == ["default"]
+    assert b.told() == ["default"]
     c.conn.execute(f"update gendurable.instance set {UP[end]} where id = %s".encode(), (claim["id"],))
     assert c.call("reap") == 1
     # where it is due again only after a back-off of minutes as well
-    assert told(b) == ["default"]
+    assert b.told() == ["default"]
     assert len(b.claim_soon()) == 1
     assert executing(c) == 1
 
@@ -256,11 +251,11 @@ def test_who_was_held_off_by_a_claim_is_woken_if_that_leaves_room(db):
     falls_asleep(b)
     for _ in range(2):
         c.insert()
-        told(b)
+        b.told()
     a.begin().claim(1)
     assert b.claim(10) == []
     a.commit_open()
-    assert told(b) == ["default"]
+    assert b.told() == ["default"]
     assert len(b.claim(10)) == 1
 
 
@@ -284,7 +279,7 @@ def test_release_of_a_hold_wakes_everybody(db):
     a.begin().call("release_hold")
     assert b.claim() == []
     a.commit_open()
-    assert told(b) == [""]
+    assert b.told() == [""]
     assert len(b.claim()) == 1
 
 

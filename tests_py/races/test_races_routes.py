@@ -19,15 +19,6 @@ def where(session: Session, id: int) -> tuple[str, str, str | None]:
     return row["step"], row["queue"], row["home"]
 
 
-def sleeps(session: Session, queue: str) -> None:
-    session.conn.execute("listen gendurable")
-    session.rows("select * from gd_sleep(%s, %s)", session.name, [queue])
-
-
-def told(session: Session) -> list[str]:
-    return [note.payload for note in session.conn.notifies(timeout=10, stop_after=1)]
-
-
 @pytest.mark.parametrize("how", ["commit", "rollback"])
 def test_a_definition_in_an_open_transaction_stops_nobody_and_counts_from_its_commit_on(db: Any, how: str) -> None:
     a, b, c = three(db)
@@ -75,9 +66,9 @@ def test_who_sleeps_on_the_other_queue_is_told(db: Any, way: str) -> None:
         route(a)
         a.commit(outcome(claim, "next", step="far"))
         claim = a.claim_one("there")
-        sleeps(b, "default")
+        b.falls_asleep("default")
     else:
-        sleeps(b, "there")
+        b.falls_asleep("there")
         route(a)
     if way == "insert":
         id = a.insert(step="far")
@@ -94,7 +85,7 @@ def test_who_sleeps_on_the_other_queue_is_told(db: Any, way: str) -> None:
     else:
         a.commit_one(outcome(claim, "next", step="near"))
     queue = "default" if way == "back" else "there"
-    assert told(b) == [queue]
+    assert b.told() == [queue]
     assert [row["id"] for row in b.claim(10, queue)] == [id]
 
 

@@ -35,11 +35,6 @@ def fill(session: Session, step: str, count: int, **state: Any) -> list[int]:
     return [session.insert(step=step, state={"n": n, **state}) for n in range(1, count + 1)]
 
 
-def run(session: Session, limit: int = 1000, **options: Any) -> Row:
-    result: Row = session.one("call gd_run(p_limit => %s, p_options => %s)", limit, Jsonb(options))
-    return result
-
-
 def paid(session: Session) -> dict[int, int]:
     return {row["id"]: row["n"] for row in session.rows("select id, n from app.account where n > 0")}
 
@@ -69,12 +64,12 @@ def test_one_locked_row_holds_up_itself_alone(trio):
     a, b, c = trio
     fill(c, "pay", 40)
     b.begin().rows("select from app.account where id = 20 for update")
-    result = run(a, lock_ms=50)
+    result = a.run(lock_ms=50)
     assert (result["ok"], result["busy"], result["error"]) == (39, 1, 0)
     [row] = c.rows("select attempt, crashes, status, last_error from gd_instances where status <> 'done'")
     assert row == {"attempt": 0, "crashes": 0, "status": "runnable", "last_error": None}
     b.roll_back()
-    assert run(a)["ok"] == 1
+    assert a.run()["ok"] == 1
     assert paid(c) == dict.fromkeys(range(1, 41), 1)
 
 
@@ -95,7 +90,7 @@ def test_what_is_in_a_transaction_block_has_not_happened(trio):
     fill(c, "pay", 1)
     a.begin()
     with pytest.raises(psycopg.errors.InvalidTransactionTermination):
-        run(a)
+        a.run()
     a.roll_back()
     with pytest.raises(psycopg.errors.InvalidTransactionTermination):
         a.conn.execute(
@@ -111,15 +106,15 @@ def test_a_session_with_another_isolation_level_runs_as_any_other(trio, level):
     a, _, c = trio
     fill(c, "pay", 60)
     a.conn.execute(f"set default_transaction_isolation = '{level}'".encode())
-    assert run(a, batch=20)["ok"] == 60
+    assert a.run(batch=20)["ok"] == 60
     assert a.one("show transaction_isolation") == level
 
 
 def test_a_limit_counts_claims(trio):
     a, _, c = trio
     fill(c, "pay", 30)
-    assert run(a, limit=7)["claimed"] == 7
-    assert run(a, limit=0)["claimed"] == 0
+    assert a.run(limit=7)["claimed"] == 7
+    assert a.run(limit=0)["claimed"] == 0
     assert statuses(c) == {"done": 7, "runnable": 23}
 
 
@@ -131,7 +126,7 @@ def test_what_it_cannot_run_stays_due(trio):
     c.conn.execute("select gd_define_step('m', 'gone', 'app.gone(jsonb)')")
     c.conn.execute("drop function app.gone(jsonb)")
     fill(c, "gone", 1)
-    result = run(a)
+    result = a.run()
     assert (result["ok"], result["no_handler"]) == (2, 0)
     assert result["refused"] == [{"fsm": "m", "step": "gone", "problem": "there is no such function"}]
     assert statuses(c) == {"done": 2, "runnable": 3}
@@ -142,7 +137,7 @@ def test_a_cancel_leaves_what_is_complete_and_gives_back_the_rest(trio):
     fill(c, "hang", 20, bad=12)
     b.begin().rows("select pg_advisory_xact_lock(4711)")
     # the first four are single transactions' worth of groups, the twelfth stands in a group that is not complete
-    running = a.blocked(c, run, a, lock_ms=100_000, budget_ms=100)
+    running = a.blocked(c, a.run, lock_ms=100_000, budget_ms=100)
     c.rows("select pg_cancel_backend(%s)", a.conn.info.backend_pid)
     with pytest.raises(psycopg.errors.QueryCanceled):
         running.result()
@@ -150,7 +145,7 @@ def test_a_cancel_leaves_what_is_complete_and_gives_back_the_rest(trio):
     assert 12 not in paid(c) and len(paid(c)) >= 4
     assert c.one("select max(attempt + crashes) <= 1 from gd_instances")
     b.roll_back()
-    assert run(a)["error"] == 0
+    assert a.run()["error"] == 0
     assert paid(c) == dict.fromkeys(range(1, 21), 1)
 
 
@@ -170,12 +165,12 @@ def test_a_handler_without_an_end_does_not_starve_its_queue(trio):
     reset(a, statement_timeout="400ms")
     for _ in range(2):
         with pytest.raises(psycopg.errors.QueryCanceled):
-            run(a, budget_ms=100)
+            a.run(budget_ms=100)
     [row] = c.rows("select (state ->> 'n')::int as n, attempt, last_error from gd_instances where attempt > 0")
     assert (row["n"], row["attempt"]) == (12, 1)
     assert "57014" in row["last_error"]
     reset(a, statement_timeout="0")
-    run(a)
+    a.run()
     assert statuses(c) == {"done": 19, "runnable": 1}
 
 
@@ -191,12 +186,12 @@ def test_a_killed_run_is_a_crash_and_no_attempt(trio):
     a, b, c = trio
     [id] = fill(c, "hang", 1, bad=1)
     b.begin().rows("select pg_advisory_xact_lock(4711)")
-    running = a.blocked(c, run, a, lock_ms=100_000, lease_ms=1)
+    running = a.blocked(c, a.run, lock_ms=100_000, lease_ms=1)
     c.rows("select pg_terminate_backend(%s)", a.conn.info.backend_pid)
     with pytest.raises(psycopg.OperationalError):
         running.result()
     b.roll_back()
-    assert wait_until(lambda: run(b)["ok"]) == 1
+    assert wait_until(lambda: b.run()["ok"]) == 1
     assert paid(c) == {1: 1}
     assert c.one("select attempt from gd_instances where id = %s", id) == 0
 
@@ -210,11 +205,11 @@ def test_what_the_commit_cannot_have_is_undone_with_what_was_written(trio):
     assert c.commit({**claim_of(claim), "kind": "schedule_childs", "step": "end", "childs": childs}) == ["ok"]
     c.insert(step="pay", state={"n": 3})
     b.begin().rows("select from gendurable.instance where id = %s for update", parent)
-    result = run(a)
+    result = a.run()
     assert (result["ok"], result["busy"]) == (1, 2)
     assert paid(c) == {3: 1}
     b.roll_back()
-    assert run(a)["ok"] == 2
+    assert a.run()["ok"] == 2
     assert paid(c) == {1: 1, 2: 1, 3: 1}
 
 

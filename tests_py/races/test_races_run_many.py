@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from psycopg.types.json import Jsonb
 from support.races import Session, no_baton_was_lost, three
 from support.wait import Running, run_in_thread, wait_until
 
@@ -62,7 +61,7 @@ def run_all(session: Session, options: dict[str, Any]) -> Counter[str]:
     session.conn.execute("set lock_timeout = 0")
     counts: Counter[str] = Counter()
     while session.one(LEFT):
-        result = session.one("call gd_run(p_options => %s)", Jsonb(options))
+        result = session.run(**options)
         counts.update({name: count for name, count in result.items() if isinstance(count, int)})
     return counts
 

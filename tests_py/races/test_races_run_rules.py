@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from psycopg.types.json import Jsonb
-from support.races import Row, Session, three
+from support.races import Session, three
 from support.wait import run_in_thread
 
 SETUP = """
@@ -49,11 +49,6 @@ def fill(session: Session, count: int, **state: Any) -> list[int]:
     return [row["id"] for row in rows]
 
 
-def run(session: Session, **options: Any) -> Row:
-    result: Row = session.one("call gd_run(p_options => %s)", Jsonb(options))
-    return result
-
-
 def paid(session: Session) -> list[int]:
     return [row["id"] for row in session.rows("select id, n from app.account where n = 1 order by id")]
 
@@ -76,12 +71,12 @@ def test_all_others_are_done_while_one_account_is_locked(trio):
     a, b, c = trio
     fill(c, 200, do="select")
     b.begin().rows("select from app.account where id = 20 for update")
-    running = run_in_thread(run, a, lock_ms=100)
+    running = run_in_thread(a.run, lock_ms=100)
     result = running.result()
     assert (result["ok"], result["busy"], result["error"]) == (199, 1, 0)
     assert a.one("select attempt + crashes from gd_instances where status <> 'done'") == 0
     b.roll_back()
-    assert run(a)["ok"] == 1
+    assert a.run()["ok"] == 1
     assert paid(c) == [*range(1, 201)]
 
 
@@ -100,7 +95,7 @@ def test_what_one_of_a_batch_does_costs_the_others_nothing(trio, do, sqlstate):
     a, _, c = trio
     ids = fill(c, 60, do=do)
     before = a.one("select current_user || session_user || current_setting('search_path')")
-    result = run(a)
+    result = a.run()
     assert (result["claimed"], result["ok"], result["error"]) == (60, 59, 1)
     [failed] = c.rows("select id, status, attempt, last_error from gd_instances where status <> 'done'")
     assert (failed["id"], failed["status"], failed["attempt"]) == (ids[19], "runnable", 1)
@@ -130,7 +125,7 @@ def test_a_stream_of_drop_and_create_burns_hardly_any_attempt(trio):
     counts = {"error": 0, "no_handler": 0}
     try:
         while a.one("select count(*) from gd_instances where finished_at is null and attempt = 0"):
-            result = run(a)
+            result = a.run()
             counts = {name: counts[name] + result[name] for name in counts}
     finally:
         over.set()
@@ -139,5 +134,5 @@ def test_a_stream_of_drop_and_create_burns_hardly_any_attempt(trio):
     burnt = c.rows("select id, last_error from gd_instances where attempt > 0")
     assert len(burnt) <= MOST_BURNT, burnt[:5]
     c.rows("select gd_reschedule(id, now()) from gd_instances where finished_at is null")
-    run(a)
+    a.run()
     assert paid(c) == [*range(1, 501)]

@@ -7,20 +7,10 @@ from support.races import LOST, Session, outcome, three
 from support.wait import wait_until
 
 
-def falls_asleep(session: Session, *queues: str):
-    session.conn.execute("listen gendurable")
-    [row] = session.rows("select * from gd_sleep(%s, %s)", session.name, list(queues or ("default",)))
-    return row
-
-
-def news(session: Session, limit: float = 10) -> list[str]:
-    return [note.payload for note in session.conn.notifies(timeout=limit, stop_after=1)]
-
-
 def silence(session: Session, other: Session) -> bool:
     """Nothing came, and what is sent from now on does come: so nothing was on its way."""
     other.conn.execute("notify gendurable, 'fence'")
-    return [note.payload for note in session.conn.notifies(timeout=10, stop_after=1)] == ["fence"]
+    return session.told() == ["fence"]
 
 
 def horizon_is_reached(session: Session, horizon) -> bool:
@@ -30,11 +20,11 @@ def horizon_is_reached(session: Session, horizon) -> bool:
 @pytest.mark.parametrize("how", ["commit", "rollback"])
 def test_a_writer_that_looks_after_the_sleeper_lay_down(db, how):
     a, b, _ = three(db)
-    falls_asleep(b)
+    b.falls_asleep()
     a.begin().insert()
     a.end(how)
     if how == "commit":
-        assert news(b) == ["default"]
+        assert b.told() == ["default"]
         assert len(b.claim()) == 1
     else:
         assert silence(b, a)
@@ -45,7 +35,7 @@ def test_a_writer_that_looked_before_the_sleeper_lay_down(db, how):
     """No notification comes: the sleeper must see that somebody older than its horizon is still writing."""
     a, b, c = three(db)
     id = a.begin().insert()
-    horizon = falls_asleep(b)["horizon"]
+    horizon = b.falls_asleep()["horizon"]
     assert b.claim() == []
     assert not horizon_is_reached(b, horizon)
     a.end(how)
@@ -58,37 +48,37 @@ def test_a_writer_that_looked_before_the_sleeper_lay_down(db, how):
 def test_a_writer_under_a_fixed_snapshot_sees_the_sleeper(db):
     a, b, _ = three(db)
     a.begin("repeatable read").rows("select 1 as one")
-    falls_asleep(b)
+    b.falls_asleep()
     a.insert()
     a.commit_open()
-    assert news(b) == ["default"]
+    assert b.told() == ["default"]
 
 
 def test_a_writer_that_began_before_and_writes_after(db):
     a, b, _ = three(db)
     a.begin().insert(queue="side")
-    horizon = falls_asleep(b)["horizon"]
+    horizon = b.falls_asleep()["horizon"]
     a.insert()
     assert not horizon_is_reached(b, horizon)
     a.commit_open()
-    assert news(b) == ["default"]
+    assert b.told() == ["default"]
 
 
 def test_a_delay_that_ends_before_the_next_poll_wakes_the_sleeper(db):
     a, b, _ = three(db)
-    assert falls_asleep(b)["next_due"] is None
+    assert b.falls_asleep()["next_due"] is None
     a.rows("select gd_insert('m', p_delay => '1 s')")
-    assert news(b) == ["default"]
-    assert falls_asleep(b)["next_due"] is not None
+    assert b.told() == ["default"]
+    assert b.falls_asleep()["next_due"] is not None
 
 
 def test_nobody_is_told_who_does_not_sleep(db):
     a, b, c = three(db)
-    falls_asleep(b)
+    b.falls_asleep()
     b.call("wake", "b")
     a.insert()
     assert silence(b, c)
-    falls_asleep(b, "side")
+    b.falls_asleep("side")
     a.insert()
     assert silence(b, c)
 
@@ -100,14 +90,14 @@ def test_another_writer_that_looks_is_taken_for_no_sleeper(db):
     b.rows("select pg_advisory_lock(7302, hashtext('default'))")
     a.insert()
     assert silence(c, b)
-    falls_asleep(c, "other")  # nor is it a sleeper on another queue
+    c.falls_asleep("other")  # nor is it a sleeper on another queue
     a.insert()
     assert silence(c, b)
 
 
 def test_a_sleeper_that_is_gone_is_not_waited_for(db):
     a, b, c = three(db)
-    falls_asleep(b)
+    b.falls_asleep()
     pid = b.conn.info.backend_pid
     b.conn.close()
     wait_until(lambda: c.rows("select from pg_stat_activity where pid = %s", pid) == [])
@@ -119,22 +109,22 @@ def test_a_sleeper_that_is_gone_is_not_waited_for(db):
 def test_two_sleepers_and_a_writer_that_sleeps_itself(db):
     a, b, c = three(db)
     for session in (a, b):
-        falls_asleep(session)
+        session.falls_asleep()
     c.insert()
-    assert news(a) == news(b) == ["default"]
+    assert a.told() == b.told() == ["default"]
     a.insert()
-    assert news(b) == ["default"]
+    assert b.told() == ["default"]
 
 
 def test_a_sleep_that_was_rolled_back_still_counts(db):
     """The lock is the session's: it stands until gd_wake, and gd_wake finds it."""
     a, b, c = three(db)
     b.begin()
-    falls_asleep(b)
+    b.falls_asleep()
     b.roll_back()
     b.conn.execute("listen gendurable")
     a.insert()
-    assert news(b) == ["default"]
+    assert b.told() == ["default"]
     b.call("wake", "b")
     a.insert()
     assert silence(b, c)
@@ -248,13 +238,13 @@ PREPARE = {name.removeprefix("prepare_"): call for name, call in list(globals().
 def test_whatever_makes_a_row_due_wakes_the_sleeper(db, what):
     a, b, c = three(db)
     call = PREPARE[what](a, c)
-    falls_asleep(b)
+    b.falls_asleep()
     a.begin()
     call()
     # at commit, and not before
     assert list(b.conn.notifies(timeout=0)) == []
     a.commit_open()
-    assert news(b) == ["default"]
+    assert b.told() == ["default"]
     assert len(b.claim_soon()) == 1
 
 
@@ -263,7 +253,7 @@ def test_an_end_and_an_await_wake_nobody(db):
     for _ in range(3):
         c.insert()
     claims = a.claim(3)
-    falls_asleep(b)
+    b.falls_asleep()
     assert (
         a.commit(
             outcome(claims[0], "done"),

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pexpect
+import psycopg
 import pyte
 from support.wait import wait_until
 
+import gendurable_py as gd
 from gendurable_py.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -83,6 +85,17 @@ def program(
         timeout=timeout,
         check=False,
     )
+
+
+def commit_for(
+    conn: psycopg.Connection[Any], id: int | None, kind: str = "done", worker: str = "w", **keys: Any
+) -> None:
+    """Claim one of the queue "default", and commit an outcome for it."""
+    claims = gd.claim(conn, worker, "default", 100)
+    [claim] = [claim for claim in claims if claim.id == id]
+    gd.release(conn, worker, [(other.id, other.claim_no) for other in claims if other.id != id])
+    [answer] = gd.commit(conn, worker, [{"id": id, "claim_no": claim.claim_no, "kind": kind, **keys}])
+    assert answer.result == "ok", answer
 
 
 class Terminal:

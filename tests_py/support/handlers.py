@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
+import pytest
 from psycopg import sql
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
@@ -134,19 +135,19 @@ def sqlstate(conn: psycopg.Connection[Any], statement: bytes) -> str | None:
     return None
 
 
-@contextmanager
-def cast(server: Server) -> Iterator[tuple[People, str]]:
+@pytest.fixture(scope="module")
+def people(server: Server) -> Iterator[tuple[People, str]]:
     """A database in which these people have their profiles."""
-    people = People(server)
-    database = people.database()
+    made = People(server)
+    database = made.database()
     with psycopg.connect(database, autocommit=True) as conn:
         for name, profiles in PROFILES.items():
             for profile in profiles:
-                conn.execute("select gd_grant(%s::text::regrole, %s)", (people.role(name), profile))
-        conn.execute(f"alter role {people.role('boss')} superuser".encode())
-        conn.execute(f"grant {people.role('worker')} to {people.role('author')}".encode())
-    yield people, database
-    people.close()
+                conn.execute("select gd_grant(%s::text::regrole, %s)", (made.role(name), profile))
+        conn.execute(f"alter role {made.role('boss')} superuser".encode())
+        conn.execute(f"grant {made.role('worker')} to {made.role('author')}".encode())
+    yield made, database
+    made.close()
 
 
 @contextmanager
@@ -162,3 +163,9 @@ def on_stage(people: People, database: str) -> Iterator[Stage]:
     yield made
     made.close()
     made.do("drop schema {s} cascade")
+
+
+@pytest.fixture
+def stage(people: tuple[People, str]) -> Iterator[Stage]:
+    with on_stage(*people) as made:
+        yield made

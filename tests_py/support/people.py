@@ -13,6 +13,7 @@ import psycopg
 import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
+from support.busy import one
 from support.server import Server
 
 _number = itertools.count()
@@ -271,12 +272,6 @@ def life_of_steps(conn: psycopg.Connection[Any], schema: str) -> None:
     assert signal == ("paid", {"part": 3})
     assert one(conn, "select gd_signal_off($1, $2)", f"{schema}.orders", name) is True
     assert one(conn, "select gd_drop_step('steps', 'pay')") is True
-
-
-def one(conn: psycopg.Connection[Any], query: str, *params: Any) -> Any:
-    row = psycopg.RawCursor(conn).execute(query.encode(), params).fetchone()
-    assert row is not None
-    return row[0]
 
 
 def claim(conn: psycopg.Connection[Any]) -> tuple[int, int]:

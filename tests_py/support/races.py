@@ -113,6 +113,21 @@ class Session:
         value: Row = self.one("select gd_maintain()")
         return value
 
+    def run(self, limit: int = 1000, **options: Any) -> Row:
+        result: Row = self.one("call gd_run(p_limit => %s, p_options => %s)", limit, Jsonb(options))
+        return result
+
+    # -- sleep, and what wakes from it
+
+    def falls_asleep(self, *queues: str) -> Row:
+        self.conn.execute("listen gendurable")
+        [row] = self.rows("select * from gd_sleep(%s, %s)", self.name, list(queues or ("default",)))
+        return row
+
+    def told(self) -> list[str]:
+        """The notification that comes next, if one does."""
+        return [note.payload for note in self.conn.notifies(timeout=10, stop_after=1)]
+
     # -- what stands in the table
 
     def look(self, id: int) -> Row:

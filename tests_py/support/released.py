@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import runpy
+from collections.abc import Iterator
 from pathlib import Path
 
-from support.server import ROOT
+import pytest
+from support.server import ROOT, Server, of_installation
+
+from gendurable_py import embedded
 
 ASSEMBLE = runpy.run_path(str(ROOT / "tools" / "assemble.py"))
 SCRIPTS = {
@@ -28,3 +32,18 @@ def extension_file(folder: Path, release: str) -> Path:
     path = folder / f"gendurable--{release}.sql"
     path.write_text(f"{header}\n{guard}{body}{marks}", encoding="utf-8")
     return path
+
+
+@pytest.fixture(scope="module")
+def past(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with the extension's files of this release and of all before it."""
+    try:
+        installation = embedded.installation()
+    except ImportError as error:
+        pytest.skip(str(error))
+    folder = tmp_path_factory.mktemp("released")
+    server = of_installation(
+        installation, "with released versions", extension_files=[extension_file(folder, release) for release in SCRIPTS]
+    )
+    yield server
+    server.close()

@@ -9,7 +9,7 @@ import runpy
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -137,6 +137,16 @@ def _local() -> Server:
     except (OSError, subprocess.CalledProcessError) as error:
         raise Unavailable(f"{program}: {error}") from None
     return of_installation(installation, f"PostgreSQL {major} of {program}")
+
+
+def installations() -> Iterator[Installation]:
+    """Those of this machine: that of PG_CONFIG, then those of Debian's packages."""
+    for program in (os.environ.get("PG_CONFIG", "pg_config"), *Path("/usr/lib/postgresql").glob("*/bin/pg_config")):
+        try:
+            installation = Installation.of(program)
+        except (OSError, subprocess.CalledProcessError):
+            continue
+        yield installation
 
 
 def of_installation(installation: Installation, name: str, *, extension_files: Iterable[Path] = ()) -> Server:
