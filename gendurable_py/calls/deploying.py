@@ -89,7 +89,7 @@ def migrate(
 
     def read(rows: Rows) -> Migration:
         found = [
-            Moved(id, result, step, None if text is None else loads(text), problem)
+            Moved(id, result, step, loads(text), problem)
             for id, result, step, text, problem, _ in rows
             if id is not None
         ]

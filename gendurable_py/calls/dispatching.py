@@ -15,7 +15,7 @@ from psycopg import AsyncConnection, Connection, pq, sql
 from .._statement import Rows, Statement, call, nothing, one_value
 from ..machine.claim import CLAIMED, ClaimRow
 from ..machine.codec import dumps, loads
-from .rows import Announced, Answer, Claims, Defined, Ran, StepsIn
+from .rows import Announced, Answer, Claims, Defined, Ran, StepsIn, pairs
 
 
 def _rows(rows: Rows) -> list[ClaimRow]:
@@ -133,10 +133,9 @@ def run_claims_text(schema: str, worker: str, claims: Claims, lock_ms: int | Non
         "select ord, id, claim_no, result, detail::pg_catalog.text "
         "from {}(%s, %s::pg_catalog.jsonb, %s::pg_catalog.jsonb)"
     )
-    pairs = "[" + ",".join(f"[{id},{claim_no}]" for id, claim_no in claims) + "]"
     return Statement(
         query.format(sql.Identifier(schema, "gd_run_claims")),
-        (worker, pairs, dumps({} if lock_ms is None else {"lock_ms": lock_ms}).decode()),
+        (worker, pairs(claims), dumps({} if lock_ms is None else {"lock_ms": lock_ms}).decode()),
         lambda rows: [Ran(row[0], row[1], row[2], row[3], loads(row[4])) for row in rows],
     )
 

@@ -15,6 +15,11 @@ Claims = Iterable[tuple[int, int]]
 """Pairs of id and claim_no."""
 
 
+def pairs(claims: Claims) -> str:
+    """As the JSON that gd_heartbeat, gd_release and gd_run_claims take."""
+    return "[" + ",".join(f"[{id},{claim_no}]" for id, claim_no in claims) + "]"
+
+
 StepsIn = Literal["sql", "other"]
 """Which rows a claim takes: those whose step this role can run in SQL, or all others."""
 

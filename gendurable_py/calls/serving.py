@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
-from .._statement import Rows, Statement, call, one_value
+from .._statement import Rows, Statement, call, nothing, one_value
 from ..machine.codec import dumps, loads
 from .rows import Counts, Told
 
@@ -58,4 +58,4 @@ def stats(minutes: int = 60) -> Statement[list[Counts]]:
 @call
 def listen_to_control() -> Statement[None]:
     """Receive the notices to workers: the channel is public, a payload says "cancel NAME", "hello NAME" or "hello"."""
-    return Statement("listen gendurable_control", (), lambda rows: None)
+    return Statement("listen gendurable_control", (), nothing)

@@ -10,7 +10,7 @@ from .._contract import Seconds
 from .._statement import Rows, Statement, call, nothing, one_value
 from ..machine.codec import dumps, loads
 from ..machine.times import seconds
-from .rows import Claims, Ran, Rehearsed
+from .rows import Claims, Ran, Rehearsed, pairs
 
 
 def _options(**options: object) -> str:
@@ -85,10 +85,9 @@ def run_claims(
 ) -> Statement[list[Ran]]:
     """Run the steps of claims (pairs of id and claim_no) in the transaction of this connection, each answered for
     itself: ok, error, stale, busy, left (call again) or no_handler."""
-    pairs = "[" + ",".join(f"[{id},{claim_no}]" for id, claim_no in claims) + "]"
     return Statement(
         "select ord, id, claim_no, result, detail::text from gd_run_claims(%s, %s::jsonb, %s::jsonb)",
-        (worker, pairs, _options(budget_ms=budget_ms, lock_ms=lock_ms, chain=chain)),
+        (worker, pairs(claims), _options(budget_ms=budget_ms, lock_ms=lock_ms, chain=chain)),
         lambda rows: [Ran(row[0], row[1], row[2], row[3], loads(row[4])) for row in rows],
     )
 

@@ -14,15 +14,11 @@ from .._statement import Rows, Statement, call, nothing, one_value
 from ..machine.claim import CLAIMED
 from ..machine.codec import dumps, loads
 from ..machine.times import seconds
-from .rows import Claim, Claims, Committed, Sleep, StepsIn, when
+from .rows import Claim, Claims, Committed, Sleep, StepsIn, pairs, when
 
 
 def _json(value: object) -> str:
     return dumps(value).decode()
-
-
-def _pairs(claims: Claims) -> str:
-    return "[" + ",".join(f"[{id},{claim_no}]" for id, claim_no in claims) + "]"
 
 
 def _claims(rows: Rows) -> list[Claim]:
@@ -93,7 +89,7 @@ def heartbeat(worker: str, claims: Claims, lease: Seconds = LEASE) -> Statement[
     """Renew the leases of these claims (pairs of id and claim_no); answers those that are lost."""
     return Statement(
         "select id, claim_no from gd_heartbeat(%s, %s::jsonb, make_interval(secs => %s))",
-        (worker, _pairs(claims), seconds(lease, "the lease")),
+        (worker, pairs(claims), seconds(lease, "the lease")),
         lambda rows: [(row[0], row[1]) for row in rows],
     )
 
@@ -104,10 +100,9 @@ def release(worker: str, claims: Claims | None, delay: Seconds = 0, crashed: boo
 
     ``crashed``: what became of their steps is not known; they count as those of a worker that was lost.
     """
-    pairs = None if claims is None else _pairs(claims)
     return Statement(
         "select gd_release(%s, %s::jsonb, make_interval(secs => %s), %s)",
-        (worker, pairs, seconds(delay, "the delay"), crashed),
+        (worker, None if claims is None else pairs(claims), seconds(delay, "the delay"), crashed),
         one_value,
     )
 

@@ -21,7 +21,7 @@ from ..errors import GendurableError
 from .machines import NotFound, load, queues_of
 from .serving import Settings, set_up_logging
 
-OK, FAILED, USAGE, REFUSED = 0, 1, 2, 3
+OK, USAGE, REFUSED = 0, 2, 3
 
 
 _telling = threading.RLock()  # a signal may interrupt the handler of another one

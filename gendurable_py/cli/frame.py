@@ -42,6 +42,8 @@ Dsn = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Queue = Annotated[str, typer.Argument(help="The queue.")]
 
 
 class Negative(Exception):

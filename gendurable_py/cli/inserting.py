@@ -20,13 +20,13 @@ from typing import Annotated, Any, BinaryIO, Literal
 import psycopg
 import typer
 from pydantic import JsonValue
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from .. import calls
 from ..errors import InvalidArgument
 from ..machine.outcome import UNSET
 from .frame import NO, OK, REFUSED, Frame, Negative, command
+from .many import progress
 from .reading import duration, mapping, moment
 
 PANEL = "Putting work in"
@@ -167,7 +167,7 @@ def insert_many(
     with contextlib.ExitStack() as stack:
         stream = stack.enter_context(_open(file))
         kept = stack.enter_context(rejects.open("wb")) if rejects is not None else None
-        bar = stack.enter_context(_bar(frame))
+        bar = stack.enter_context(progress(frame, counted=False))
         task = bar.add_task("inserting", total=_size(stream))
         for lines in _batched(_lines(stream, machine, states), batch):
             refused = _insert_batch(frame.conn, lines, report, skip_errors)
@@ -303,8 +303,3 @@ def _batched(lines: Iterator[_Line], size: int) -> Iterator[list[_Line]]:
             some, taken = [], 0
     if some:
         yield some
-
-
-def _bar(frame: Frame) -> Progress:
-    columns = [TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()]
-    return Progress(*columns, console=frame.err, transient=True, disable=frame.json or not frame.err.is_terminal)

@@ -13,7 +13,7 @@ from ..machine.outcome import UNSET
 from ..machine.schedule import ScheduleOptions
 from .frame import NO, OK, Frame, Negative, command
 from .output import age, clock, first_line, table
-from .reading import duration, mapping, moment
+from .reading import duration, mapping, moment, number_or_none
 
 PANEL = "Limits and schedules"
 Name = Annotated[str, typer.Argument(help="The name of the schedule.")]
@@ -69,8 +69,9 @@ def limit_set(
     except ValueError:
         raise typer.BadParameter(f"{allowed!r} is no number, and not none", param_hint="ALLOWED") from None
     with frame.acting() as conn:
-        calls.set_rate_limit(conn, name, wanted, None if wanted is None else duration(period), burst)
-    said = {"name": name, "allowed": wanted, "period": None if wanted is None else duration(period), "burst": burst}
+        each = None if wanted is None else duration(period)
+        calls.set_rate_limit(conn, name, wanted, each, burst)
+    said = {"name": name, "allowed": wanted, "period": each, "burst": burst}
     frame.answer(said, lambda: Text(f"{name}: any number" if wanted is None else f"{name}: {wanted:g} in {period}"))
 
 
@@ -95,13 +96,10 @@ def limit_key(
     limit: Annotated[str, typer.Argument(help="How many execute at once; none: one again.")],
 ) -> None:
     """Say how many of a partition key execute at once."""
-    if limit != "none" and not limit.isdecimal():
-        raise typer.BadParameter(f"{limit!r} is no number, and not none", param_hint="LIMIT")
+    wanted = number_or_none(limit, "LIMIT")
     with frame.acting() as conn:
-        calls.set_key_limit(conn, prefix, None if limit == "none" else int(limit))
-    frame.answer(
-        {"prefix": prefix, "limit": None if limit == "none" else int(limit)}, lambda: Text(f"{prefix}: {limit}")
-    )
+        calls.set_key_limit(conn, prefix, wanted)
+    frame.answer({"prefix": prefix, "limit": wanted}, lambda: Text(f"{prefix}: {limit}"))
 
 
 # -- schedules

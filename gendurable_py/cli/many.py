@@ -163,7 +163,8 @@ def one_by_one(act: Callable[[psycopg.Connection[Any], int], bool]) -> Act:
     return several
 
 
-def progress(frame: Frame) -> Progress:
-    """A bar on stderr, where somebody looks."""
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+def progress(frame: Frame, *, counted: bool = True) -> Progress:
+    """A bar on stderr, where somebody looks; ``counted``: with how many of how many."""
+    how_many = [MofNCompleteColumn()] if counted else []
+    columns = [TextColumn("{task.description}"), BarColumn(), *how_many, TimeRemainingColumn()]
     return Progress(*columns, console=frame.err, transient=True, disable=frame.json or not frame.err.is_terminal)

@@ -11,16 +11,14 @@ from rich.text import Text
 
 from .. import calls
 from ..calls.deploying import Moved
-from ..errors import UnknownInstance
 from ..machine.outcome import UNSET
-from .frame import NO, OK, Frame, Negative, command
+from .frame import NO, OK, Frame, Negative, Yes, command
 from .looking import readable_line
 from .many import count, progress
 from .output import table
 from .reading import mapping
 
 PANEL = "Deploys and moves"
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 _ROWS = 1000
 _SHOWN = 20
 
@@ -157,8 +155,6 @@ def export(
 ) -> None:
     """Write an instance with all that belongs to it, and its descendants, as a JSON document."""
     document = calls.export(frame.conn, id)
-    if document is None:
-        raise UnknownInstance(f"there is no instance {id}")
     if file == "-":
         sys.stdout.buffer.write(document.encode() + b"\n")
         sys.stdout.flush()

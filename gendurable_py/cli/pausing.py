@@ -10,11 +10,10 @@ from rich.text import Text
 
 from .. import calls
 from ..calls import viewing
-from .frame import NO, OK, Frame, command
+from .frame import NO, OK, Frame, Queue, command
 from .output import age, table
 
 PANEL = "Queues and workers"
-Queue = Annotated[str, typer.Argument(help="The queue.")]
 Schedule = Annotated[str, typer.Argument(help="The name of the schedule.")]
 Id = Annotated[int, typer.Argument(help="The instance.", metavar="ID")]
 Machine = Annotated[str, typer.Argument(help="The machine.")]

@@ -12,12 +12,12 @@ from rich.text import Text
 
 from .. import calls
 from ..calls import viewing
-from ..machine.outcome import UNSET, Unset
-from .frame import NO, OK, Frame, Negative, command
+from ..machine.outcome import UNSET
+from .frame import NO, OK, Frame, Negative, Queue, command
 from .output import age, facts, table
+from .reading import number_or_none
 
 PANEL = "Queues and workers"
-Queue = Annotated[str, typer.Argument(help="The queue.")]
 
 
 def add(app: typer.Typer) -> None:
@@ -87,21 +87,14 @@ def queue_set(
     """Set how many of a queue execute at once, over all workers or in each."""
     if limit is None and concurrency is None:
         raise typer.BadParameter("nothing is said to be set: add --limit or --concurrency")
-    said = {"limit": _number(limit, "--limit"), "concurrency": _number(concurrency, "--concurrency")}
+    said = {
+        "limit": UNSET if limit is None else number_or_none(limit, "--limit"),
+        "concurrency": UNSET if concurrency is None else number_or_none(concurrency, "--concurrency"),
+    }
     with frame.acting() as conn:
         calls.set_queue(conn, queue, limit=said["limit"], concurrency=said["concurrency"])
     found: dict[str, object] = {"queue": queue, **{name: value for name, value in said.items() if value is not UNSET}}
     frame.answer(found, lambda: facts((name, "none" if value is None else value) for name, value in found.items()))
-
-
-def _number(text: str | None, name: str) -> int | Unset | None:
-    if text is None:
-        return UNSET
-    if text == "none":
-        return None
-    if not text.isdecimal():
-        raise typer.BadParameter(f"{text!r} is no number, and not none", param_hint=name)
-    return int(text)
 
 
 def hold(

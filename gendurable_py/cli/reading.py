@@ -62,6 +62,15 @@ def mapping(text: str) -> dict[str, JsonValue]:
     return found
 
 
+def number_or_none(text: str, name: str) -> int | None:
+    """A number, or ``none``; ``name``: the parameter that it is given as."""
+    if text == "none":
+        return None
+    if not text.isdecimal():
+        raise typer.BadParameter(f"{text!r} is no number, and not none", param_hint=name)
+    return int(text)
+
+
 def concurrency(text: str) -> dict[str, int]:
     """Queues with how many steps run at once: ``default=10,mail=2``. A name alone means 10."""
     found: dict[str, int] = {}

@@ -41,7 +41,7 @@ class Settings:
 
     def line(self, number: int) -> str:
         """For the child of that number."""
-        return json.dumps(asdict(replace(self, number=number))) + "\n"
+        return json.dumps(asdict(replace(self, number=number)))
 
 
 class _Lines(logging.Formatter):

@@ -12,7 +12,7 @@ from .. import calls
 from .._contract import TERMINAL
 from ..machine.outcome import UNSET
 from .filters import OPEN, Filters
-from .frame import NO, OK, Frame, command
+from .frame import NO, OK, Frame, Yes, command
 from .many import Chosen, carry_out, choose, count, one_by_one
 from .reading import mapping, moment, value
 
@@ -21,7 +21,6 @@ Ids = Annotated[
     list[int] | None, typer.Argument(help="The instances; none: those that the filters find.", metavar="[ID...]")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say which ones.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Limit = Annotated[int | None, typer.Option("--limit", "-n", min=1, help="At most so many of those that are found.")]
 
 

@@ -64,7 +64,6 @@ class Supervisor:
         lost: Callable[[str], None] | None = None,
     ) -> None:
         self._settings = settings
-        self._processes = processes
         self._changed = changed
         self._lost = lost
         self._children: dict[int, _Child] = {}
@@ -118,7 +117,7 @@ class Supervisor:
         child = _Child(number, process, os.fdopen(control, "wb"), os.fdopen(status, "rb", 0), time.monotonic())
         self._children[number] = child
         self._selector.register(child.status, selectors.EVENT_READ, child)
-        child.tell(self._settings.line(number).rstrip("\n"))
+        child.tell(self._settings.line(number))
         logger.info("worker %d is process %d", number, process.pid)
 
     # Waiting
@@ -155,12 +154,15 @@ class Supervisor:
             self._stops += 1
             if self._stops == 1:
                 logger.info("draining %d workers", len(self._children))
-                self._due.clear()
-                self._deadline = time.monotonic() + self._settings.drain_timeout + _GRACE
-                self._tell_all("drain")
+                self._drain()
             elif self._stops == 2:
                 self._tell_all("hurry")
                 self._deadline = time.monotonic() + _GRACE
+
+    def _drain(self) -> None:
+        self._due.clear()
+        self._deadline = time.monotonic() + self._settings.drain_timeout + _GRACE
+        self._tell_all("drain")
 
     def _tell_all(self, word: str) -> None:
         for child in self._children.values():
@@ -195,9 +197,7 @@ class Supervisor:
             logger.error("worker %d could not begin: %s", child.number, _name(code))
             self._code = code if 0 < code < 4 else 1
             self._stops = 1
-            self._deadline = time.monotonic() + self._settings.drain_timeout + _GRACE
-            self._due.clear()
-            self._tell_all("drain")
+            self._drain()
             return
         long = time.monotonic() - child.started >= _LONG_LIFE
         deaths = 0 if long else self._deaths.get(child.number, 0) + 1

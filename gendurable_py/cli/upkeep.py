@@ -14,7 +14,7 @@ from .. import calls
 from ..calls import Finding, Rehearsed, viewing
 from ..errors import VersionMismatch
 from ..install import install, uninstall, upgrade
-from .frame import NO, OK, Frame, Refused, command
+from .frame import NO, OK, Frame, Refused, Yes, command
 from .looking import readable_line
 from .output import facts, plain, styled, table
 from .reading import duration
@@ -46,7 +46,7 @@ def upgrade_here(frame: Frame) -> None:
     frame.answer({"version": version}, lambda: Text(f"gendurable {version} is installed"))
 
 
-def uninstall_here(frame: Frame, yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False) -> None:
+def uninstall_here(frame: Frame, yes: Yes = False) -> None:
     """Remove gendurable from the database, with all instances."""
     try:
         counted = calls.count(frame.conn, {})

@@ -10,6 +10,9 @@ from enum import Enum
 
 from ..calls.rows import Answer
 
+CONFLICTS = ("40001", "40P01", "55P03")
+"""What another session does, and what passes by itself."""
+
 RUN, HANDLE, STOP = range(3)
 """What produced an outcome: the step, `handle` after an error, or the last resort."""
 

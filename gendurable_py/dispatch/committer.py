@@ -23,7 +23,7 @@ from ..calls import dispatching, working
 from ..calls.rows import Answer
 from ..machine.claim import ClaimRow
 from ..telemetry.events import Committed, Emit, Rejected, Released, Stale
-from .answers import Fate, Meaning, read_answer
+from .answers import CONFLICTS, Fate, Meaning, read_answer
 from .link import TROUBLE, Link
 from .work import Held, Holding, Runner, Work, refuse
 
@@ -31,8 +31,6 @@ _MOST_ROWS = 1000
 _FEW_ROWS = 100
 _MOST_BYTES = 8_000_000
 
-# What another session does, and what passes by itself.
-_CONFLICTS = ("40001", "40P01", "55P03")
 # The connection, or the server as a whole: nothing is wrong with what was sent.
 _AWAY = ("08", "25", "57P")
 _TRIES = 3
@@ -261,7 +259,7 @@ class Committer:
         return False
 
     def _block(self, work: Work, sqlstate: str | None, message: str) -> None:
-        if sqlstate in _CONFLICTS:
+        if sqlstate in CONFLICTS:
             self._blocked.lock(work)
         else:
             self._blocked.fault(work, sqlstate, message)
@@ -294,7 +292,7 @@ class Committer:
         if meaning is Meaning.BUSY:
             assert answer is not None
             # Words come with what is no lock: a fault that the server found in this one alone.
-            self._block(work, answer.sqlstate or _CONFLICTS[-1], answer.message or "busy")
+            self._block(work, answer.sqlstate or CONFLICTS[-1], answer.message or "busy")
             return
         self._blocked.through(work)
         if meaning in (Meaning.HANDLE, Meaning.STOP, Meaning.HOPELESS):

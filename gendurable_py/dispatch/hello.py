@@ -145,10 +145,7 @@ class Hello:
         started = time.perf_counter()
         try:
             told = await self._link.attempt(serving.hello, self._held.name, self._describe())
-        except _MISSING as error:
-            self._refuse(error)
-            return False
-        except GendurableError as error:
+        except (*_MISSING, GendurableError) as error:
             self._refuse(error)
             return False
         self._refused_at = None

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
@@ -27,6 +28,7 @@ from ..machine.claim import ClaimRow
 from ..machine.last_resort import encode_error
 from ..telemetry import instrument as telemetry
 from ..telemetry.events import Busy, Committed, Emit, Stale, StepEnded, Stuck
+from .answers import CONFLICTS
 from .link import TROUBLE, Link
 from .services import Service
 from .work import Held, Holding, InSql
@@ -52,7 +54,6 @@ _WAIT, _WAITS = 0.01, 100
 # The connection, the session, or the server as a whole. A function may have set what begins each transaction.
 _AWAY = ("08", "25", "57P", "GD504")
 _CANCELLED = "57014"
-_CONFLICTS = ("40001", "40P01", "55P03")
 # What only our own call raises: what a function raises is answered.
 _NOT_OURS = ("42501", "42883", "42P01", "3F000")
 
@@ -258,14 +259,12 @@ class SqlSteps(Service):
     # What came of it
 
     def _settle(self, batch: list[InSql], answers: list[Ran], seconds: float) -> None:
-        ran = sum(answer.result in ("ok", "error") for answer in answers)
-        counts = dict.fromkeys(("ok", "error", "stale", "busy"), 0)
+        counts = Counter(answer.result for answer in answers)
+        ran, stale, busy = counts["ok"] + counts["error"], counts["stale"], counts["busy"]
         first: list[InSql] = []
         left: list[InSql] = []
         for answer in answers:
             work = batch[answer.ord]
-            if answer.result in counts:
-                counts[answer.result] += 1
             match answer.result:
                 case "ok" | "error":
                     self._held.drop(work)
@@ -288,9 +287,8 @@ class SqlSteps(Service):
                         (first if again == "first" else left).append(work)
         self._put_back([*first, *left])
         self._backlog.learn(len(batch), ran, len(left), seconds)
-        if any(counts.values()):
-            ok = counts["ok"] + counts["error"]
-            self._emit(Committed(sum(counts.values()), seconds, ok, counts["stale"], counts["busy"], 0))
+        if answered := ran + stale + busy:
+            self._emit(Committed(answered, seconds, ran, stale, busy, 0))
 
     def _tell(self, row: ClaimRow, answer: Ran, seconds: float) -> None:
         """A step has ended. Its time is its part of the call."""
@@ -342,7 +340,7 @@ class SqlSteps(Service):
             # It took longer than the role may, or what it left for the end of the transaction has failed.
             batch[0].verdict = batch[0].verdict or f"{str(error).strip()} ({state})"
             self._lock(batch[0])
-        elif state in _CONFLICTS:
+        elif state in CONFLICTS:
             self._lock(batch[0])
         else:
             self._stick(batch[0], state, str(error).strip())

@@ -83,8 +83,9 @@ class Steering:
         for queue, own in self._own.items():
             said = told.get(queue, {})
             number = said.get("concurrency")
-            is_number = isinstance(number, int) and not isinstance(number, bool)
-            limit = min(max(number, 0), _MOST_STEPS) if is_number and isinstance(number, int) else own
+            limit = (
+                min(max(number, 0), _MOST_STEPS) if isinstance(number, int) and not isinstance(number, bool) else own
+            )
             pauses = said.get("paused") is True
             if pauses:
                 paused.add(queue)

@@ -24,14 +24,13 @@ from ..errors import ClaimLost, InvalidArgument
 from ..machine.context import Context
 from ..machine.encode import encode_outcome
 from . import fork
-from .answers import Fate
+from .answers import CONFLICTS, Fate
 from .connections import NoConnection, Source
 from .work import Work
 
 AGAIN = 5
 """How often a step runs again in place because of what another session does."""
 
-_CONFLICTS = ("40001", "40P01", "55P03")
 # The connection, or the server as a whole: what our own call says of these is no fault of the step.
 _AWAY = ("08", "53", "57P", "58")
 _CUT = ("08", "57P01", "57P02", "57P03")
@@ -156,7 +155,7 @@ class Transactions:
         if driver is not None and attempt.is_cut_off(driver):
             work.fate = Fate.CRASHED
             return None
-        if state in _CONFLICTS:
+        if state in CONFLICTS:
             return tried < AGAIN and not work.ctx._cancelled
         if attempt.calling and state is not None and state.startswith(_AWAY):
             work.fate = Fate.CRASHED
