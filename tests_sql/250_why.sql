@@ -233,7 +233,7 @@ select is(t.says(:id), 'It is at the step "start", which is the function "public
     'which');
 create function public.handles(jsonb) returns jsonb language sql as 'select $1';
 select is(t.causes(:id), 'due', 'it is there again');
-create function public.handles(jsonb, int default 1) returns jsonb language sql as 'select $1';
+create function public.handles(state jsonb, more int default 1) returns jsonb language sql as 'select $1';
 select is(t.says(:id), 'It is at the step "start", which is the function "public.handles", and nobody can run it: '
     'another function of this name takes a jsonb, and defaults.', 'the server would not choose');
 
