@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import pytest
 from conftest import Database
 from support.cli import PROGRAM, call, environment
 from support.wait import wait_until
@@ -43,11 +44,13 @@ def bash(db: Database, here: Path, text: str) -> subprocess.CompletedProcess[str
         env=environment(db.dsn),
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=400,
         check=False,
     )
 
 
+# each command is a process of its own
+@pytest.mark.timeout(600)
 def test_the_commands_of_the_page(db: Database, conn: Conn, tmp_path: Path) -> None:
     [shop] = blocks("python")
     (tmp_path / "shop.py").write_text(shop)
