@@ -278,14 +278,13 @@ def test_changes_of_a_bucket_cost_the_same_beside_a_held_snapshot(db):
         assert len(b.claim(1)) == 1
 
     def opened() -> int:
-        """Buffers that it takes to open the bucket and to find the first of the line."""
-        return shared_buffers(
-            plain, "select gendurable._open_bucket('mail', 'default', 0, 1, '{}'::bigint[], null, true, null)"
-        )
+        """Buffers that it takes to open the bucket and to find the first of the line. Twice: the first call reads the
+        catalog, and so does one that comes after the server has analyzed a table by itself."""
+        query = "select gendurable._open_bucket('mail', 'default', 0, 1, '{}'::bigint[], null, true, null)"
+        return min(shared_buffers(plain, query) for _ in range(2))
 
     for _ in range(20):
         start()
-    opened()  # the first call of a session reads the catalog
     before = opened()
     for _ in range(1_000):
         start()
