@@ -3,70 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 import shlex
-import shutil
-import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import psycopg
 import pytest
 from conftest import Database
-from psycopg.conninfo import conninfo_to_dict
+from support.pages import PLAYED, ROOT, blocks, pages, psql, python, run
 
-ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
-PAGES = [README, ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-
-
-class Block(NamedTuple):
-    heading: str
-    language: str
-    text: str
-
-
-def blocks(page: Path, heading: str | None = None, language: str | None = None) -> list[Block]:
-    found = []
-    under = ""
-    # A heading or a fenced block; a line that begins with # inside a block is part of it.
-    for part in re.finditer(r"^#+ ([^\n]+)$|^```(\w*)\n(.*?)^```$", page.read_text("utf-8"), re.MULTILINE | re.DOTALL):
-        if part[1] is not None:
-            under = part[1]
-        elif heading in (None, under) and language in (None, part[2]):
-            found.append(Block(under, part[2], part[3]))
-    return found
-
-
-def pg_environment(db: Database) -> dict[str, str]:
-    """The PG* variables that make a bare psql or psycopg.connect() come to this database."""
-    names = {"host": "PGHOST", "port": "PGPORT", "user": "PGUSER", "password": "PGPASSWORD", "dbname": "PGDATABASE"}
-    given = conninfo_to_dict(db.dsn)
-    path = os.environ["PATH"]
-    if db.server.cluster is not None:
-        path = f"{db.server.cluster.bindir}{os.pathsep}{path}"
-    return {**os.environ, "PATH": path, **{names[key]: str(value) for key, value in given.items() if key in names}}
-
-
-def run(command: list[str], db: Database, text: str) -> str:
-    done = subprocess.run(
-        command, input=text, env=pg_environment(db), cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-def psql(db: Database, text: str, *options: str) -> str:
-    program = shutil.which("psql", path=pg_environment(db)["PATH"])
-    if program is None:
-        pytest.skip("needs psql (Debian: apt-get install postgresql-client)")
-    return run([program, "-X", "-v", "ON_ERROR_STOP=1", "-f", "-", *options], db, text)
-
-
-def python(db: Database, text: str) -> str:
-    return run([sys.executable, "-"], db, text)
+PAGES = pages()
+# Those whose blocks run here, all of a page in one go.
+WHOLE = [page for page in PAGES if page not in (README, *PLAYED)]
 
 
 def test_no_block_is_left_out() -> None:
@@ -149,9 +99,7 @@ def test_install_from_python(empty_db: Database) -> None:
         assert conn.execute("select gd_version()").fetchone() == (said.strip(),)
 
 
-@pytest.mark.parametrize(
-    "page", [page for page in PAGES if page != README and blocks(page, language="sql")], ids=lambda page: page.name
-)
+@pytest.mark.parametrize("page", [page for page in WHOLE if blocks(page, language="sql")], ids=lambda page: page.name)
 def test_sql_of_the_docs(page: Path, db: Database) -> None:
     with db.connect() as conn:
         role = conn.execute("select 'gd_doc_' || pg_backend_pid()").fetchone()
@@ -170,7 +118,7 @@ def drop_role(db: Database, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "page", [page for page in PAGES if page != README and blocks(page, language="python")], ids=lambda page: page.name
+    "page", [page for page in WHOLE if blocks(page, language="python")], ids=lambda page: page.name
 )
 def test_python_of_the_docs(page: Path, db: Database) -> None:
     python(db, "\n".join(block.text for block in blocks(page, language="python")))
