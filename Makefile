@@ -13,7 +13,7 @@ PG_CONFIG ?= pg_config
 export PG_CONFIG
 
 .DEFAULT_GOAL := build
-.PHONY: all build help docs lint fmt test test-sql test-py test-matrix chaos installcheck demo bench bench-long dist pg-tle clean
+.PHONY: all build help docs docs-serve lint fmt test test-sql test-py test-matrix chaos installcheck demo bench bench-long dist pg-tle clean
 
 # PGXS defines targets such as all, clean and check, so it is read only when it is to install.
 ifneq ($(filter install uninstall installdirs,$(MAKECMDGOALS)),)
@@ -54,10 +54,15 @@ $(GD_VENV)/.test: $(GD_VENV)/.run
 	$(GD_RUN) -m pip install --quiet --disable-pip-version-check -e '.[embedded,cli,otel,test]'
 	@touch $@
 
-docs: build $(GD_VENV)/.test ## Write docs/sql.md from the comments in sql/ and docs/templates/sql.md
+docs: build $(GD_VENV)/.test ## Write the references (docs/sql.md, docs/cli-reference.md) and build the site into build/site
 	@$(GD_RUN) tools/reference.py
+	@$(GD_RUN) tools/cli_reference.py
+	@$(GD_RUN) tools/documentation.py
 
-lint: build $(GD_VENV)/.test ## ruff, mypy --strict, sqlfluff, plpgsql_check; whether docs/sql.md is what make docs writes
+docs-serve: $(GD_VENV)/.test ## Show the site on http://127.0.0.1:8000 and follow every change of docs/
+	@$(GD_RUN) tools/documentation.py --serve $(GD_ARGS)
+
+lint: build $(GD_VENV)/.test ## ruff, mypy --strict, sqlfluff, plpgsql_check; whether the references are what make docs writes
 	@$(GD_RUN) tools/run_tests.py lint
 
 fmt: $(GD_VENV)/.test ## Let ruff reformat the Python files

@@ -1,4 +1,4 @@
-"""The reference of Python shows a call as it is called.
+"""The reference of Python shows a call as it is called, and code in docstrings as code.
 
 A call is written as a function to a `Statement`, see gendurable_py/_statement.py, and its decorator puts the connection
 in front. Who reads the sources alone, as mkdocstrings does, has to be told.
@@ -6,6 +6,7 @@ in front. Who reads the sources alone, as mkdocstrings does, has to be told.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import griffe
@@ -14,7 +15,13 @@ CONNECTION = "Connection | AsyncConnection"
 
 
 class Calls(griffe.Extension):
-    """Gives functions that are calls their connection and what they answer."""
+    """Gives functions that are calls their connection and what they answer, and all docstrings Markdown."""
+
+    def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
+        if obj.docstring is not None:
+            # What is indented behind it is code in Markdown, too.
+            text = re.sub(r"^[ ]*::\n", "", obj.docstring.value, flags=re.MULTILINE)
+            obj.docstring.value = re.sub(r"::$", ":", text, flags=re.MULTILINE)
 
     def on_function_instance(self, *, func: griffe.Function, **_: Any) -> None:
         if not any(str(decorator.value) in ("call", "script") for decorator in func.decorators):

@@ -198,10 +198,11 @@ def run_plpgsql_check(count: Count) -> None:
     count.add("plpgsql_check", *((1, 0) if not findings else (0, 1)))
 
 
-def run_reference(count: Count) -> None:
-    """A process of its own: it is a program as well, make docs, and takes its server from here."""
-    done = subprocess.run([sys.executable, ROOT / "tools" / "reference.py", "--check"], cwd=ROOT, check=False)
-    count.add("docs/sql.md", *((1, 0) if done.returncode == 0 else (0, 1)))
+def run_references(count: Count) -> None:
+    """Processes of their own: they are programs as well, make docs, and one takes its server from here."""
+    for tool, page in (("reference", "docs/sql.md"), ("cli_reference", "docs/cli-reference.md")):
+        done = subprocess.run([sys.executable, ROOT / "tools" / f"{tool}.py", "--check"], cwd=ROOT, check=False)
+        count.add(page, *((1, 0) if done.returncode == 0 else (0, 1)))
 
 
 # -- SQL tests
@@ -348,7 +349,7 @@ def main() -> int:
     if "lint" in suites:
         run_linters(count)
         run_plpgsql_check(count)
-        run_reference(count)
+        run_references(count)
     if "sql" in suites:
         run_sql(count, arguments)
     if "py" in suites:

@@ -50,7 +50,7 @@ def test_there_are_ten_pages_in_order() -> None:
 @pytest.mark.timeout(600)
 def test_the_tutorial_as_it_stands(empty_db: Database, tmp_path: Path) -> None:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    env = environment(empty_db.dsn, PATH=path, PYTHONDONTWRITEBYTECODE="1")
+    env = environment(empty_db.dsn, PATH=path, PYTHONDONTWRITEBYTECODE="1", PYTEST_ADDOPTS="")
     player = Player(tmp_path, env, lambda: settled(empty_db.dsn))
     for page in TUTORIAL:
         assert blocks(page, language="sh"), page.name
@@ -90,14 +90,17 @@ def wheels(tmp_path: Path) -> Path:
 @pytest.mark.timeout(600)
 def test_the_quick_start_as_it_stands(existing: tuple[Cluster, int], wheels: Path, tmp_path: Path) -> None:
     cluster, port = existing
-    here = tmp_path / "ada"
+    here, programs = tmp_path / "ada", tmp_path / "bin"
     here.mkdir()
+    programs.mkdir()
+    # The one of the system may be older than the page asks for.
+    (programs / "python3").symlink_to(Path(sys.base_prefix) / "bin" / f"python3.{sys.version_info.minor}")
     env = {
         # What somebody has who sits at the server: a psql that finds it, a Python, and an index of packages.
         **{name: value for name, value in os.environ.items() if not name.startswith(("PG", "GENDURABLE", "PYTHON"))},
-        "PATH": f"{cluster.bindir}{os.pathsep}{os.environ['PATH']}",
+        "PATH": os.pathsep.join([str(programs), str(cluster.bindir), os.environ["PATH"]]),
         "PGPORT": str(port),
-        "PIP_FIND_LINKS": str(wheels),
+        "PIP_FIND_LINKS": wheels.as_uri(),  # its words are divided at spaces
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
         "GENDURABLE_ACTOR": "ada",
     }
@@ -107,6 +110,8 @@ def test_the_quick_start_as_it_stands(existing: tuple[Cluster, int], wheels: Pat
         return make_conninfo(player.env["GENDURABLE_DSN"], port=port)
 
     player.play(QUICK_START)
+    [installed] = here.glob(".venv/lib/*/site-packages/gendurable_py/engine.py")
+    assert installed.read_bytes() == (ROOT / "gendurable_py" / "engine.py").read_bytes()
     with psycopg.connect(cluster.dsn) as conn:
         rights = conn.execute(
             "select rolsuper, rolcreaterole, rolcreatedb from pg_roles where rolname = 'workshop'"

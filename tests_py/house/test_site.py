@@ -1,0 +1,254 @@
+"""The site of the documentation: it is built without a warning, stands by itself, and finds what it is asked for."""
+
+from __future__ import annotations
+
+import html
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+from pathlib import Path
+from types import ModuleType
+from urllib.parse import unquote, urldefrag, urljoin
+
+import psycopg
+import pytest
+from conftest import Database
+from py_mini_racer import MiniRacer
+from support.pages import ROOT, pages
+
+import gendurable_py as gd
+
+# In a browser: what loads, or leads elsewhere.
+LOADED = {"script": "src", "link": "href", "img": "src", "source": "src", "iframe": "src"}
+BASE = "https://site.example/"
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    # a dataclass looks its module up
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+documentation, cli_reference = load("documentation"), load("cli_reference")
+
+
+@dataclass
+class Page(HTMLParser):
+    """What a page has: anchors, links, what it loads, and its paragraphs as text."""
+
+    url: str
+    anchors: set[str] = field(default_factory=set)
+    links: list[str] = field(default_factory=list)
+    loads: list[str] = field(default_factory=list)
+    paragraphs: list[str] = field(default_factory=list)
+    _inside: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        given = {name: value or "" for name, value in attributes}
+        self.anchors |= {given[name] for name in ("id", "name") if name in given}
+        if tag == "a" and "href" in given:
+            self.links.append(urljoin(self.url, given["href"]))
+        elif tag in LOADED and LOADED[tag] in given and given.get("rel") not in ("canonical", "prev", "next"):
+            self.loads.append(urljoin(self.url, given[LOADED[tag]]))
+        if tag == "p":
+            self.paragraphs.append("")
+            self._inside = tag
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = None if tag == "p" else self._inside
+
+    def handle_data(self, data: str) -> None:
+        if self._inside:
+            self.paragraphs[-1] += data
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder: Path = tmp_path_factory.mktemp("site")
+    done = documentation.build(folder)
+    assert done.returncode == 0, done.stdout
+    assert "WARNING" not in done.stdout, done.stdout
+    return folder
+
+
+@pytest.fixture(scope="module")
+def built(site: Path) -> dict[str, Page]:
+    found = {}
+    for path in sorted(site.rglob("*.html")):
+        page = Page(BASE + path.relative_to(site).as_posix().removesuffix("index.html"))
+        page.feed(path.read_text("utf-8"))
+        found[page.url] = page
+    return found
+
+
+def test_links_and_anchors_of_the_site(site: Path, built: dict[str, Page]) -> None:
+    wrong = []
+    for page in built.values():
+        for link in page.links:
+            target, anchor = urldefrag(link)
+            if not target.startswith(BASE):
+                continue
+            other = built.get(target)
+            there = other is not None or (site / unquote(target.removeprefix(BASE))).is_file()
+            if not there or (anchor and (other is None or unquote(anchor) not in other.anchors)):
+                wrong.append(f"{page.url}: {link}")
+    assert wrong == []
+    assert sum(len(page.links) for page in built.values()) > 1000
+
+
+def test_it_loads_nothing_from_elsewhere(site: Path, built: dict[str, Page]) -> None:
+    for page in built.values():
+        assert page.loads, page.url
+        for link in page.loads:
+            assert link.startswith(BASE), f"{page.url}: {link}"
+            assert (site / unquote(urldefrag(link)[0].removeprefix(BASE)).partition("?")[0]).exists(), link
+    for path in site.rglob("*.css"):
+        assert not re.search(r"url\(\s*['\"]?https?:", path.read_text("utf-8")), path
+
+
+def test_markdown_is_read_as_in_the_repository(built: dict[str, Page]) -> None:
+    # A list or a table without an empty line before it is one on GitHub, and runs on in the paragraph here.
+    for page in built.values():
+        for text in page.paragraphs:
+            assert not re.search(r"\n(?:[-*] |\d+\. |\||```|#+ )", text), f"{page.url}: {text}"
+            assert "](" not in text, f"{page.url}: {text}"
+
+
+def test_every_page_has_its_place(site: Path) -> None:
+    places = {documentation.place_of(path.relative_to(ROOT).as_posix()) for path in pages()}
+    for place in places - {"index.md"}:
+        folder = place.removesuffix(".md").removesuffix("README").removesuffix("index")
+        assert (site / folder / "index.html").exists(), place
+    index = (ROOT / "docs" / "index.md").read_text("utf-8")
+    linked = set(re.findall(r"\]\(([^)#]+)", index))
+    top = {path.name for path in (ROOT / "docs").glob("*.md")} - {"index.md"}
+    assert top - linked == set()
+
+
+def test_an_unlisted_page_a_dead_link_and_a_dead_anchor_fail(tmp_path: Path) -> None:
+    docs = tmp_path / "build" / "docs"
+    docs.mkdir(parents=True)
+    (docs / "index.md").write_text("# One\n\n[there](other.md) [not](missing.md) [nor](other.md#nothing)\n")
+    (docs / "other.md").write_text("# Other\n")
+    settings = (ROOT / "mkdocs.yml").read_text("utf-8").partition("\nnav:")[0]
+    (tmp_path / "mkdocs.yml").write_text(settings + "\nnav: [index.md]\n")
+    done = subprocess.run(
+        documentation.mkdocs("build", "--strict"),
+        cwd=tmp_path,
+        env=documentation.environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    for said in ("other.md", "missing.md", "#nothing"):
+        assert re.search(rf"WARNING.*(?:\n.*)?{said}", done.stderr), done.stderr
+
+
+# -- searching, as the site's own script does it
+
+
+class Search:
+    """The worker of the search, in V8, with the index that was built."""
+
+    def __init__(self, site: Path) -> None:
+        [script] = (site / "assets" / "javascripts" / "workers").glob("search.*.js")
+        index = (site / "search" / "search_index.json").read_text("utf-8")
+        self._engine = MiniRacer()
+        self._engine.eval(
+            "var self = globalThis, console = {warn: function () {}}, heard, answer;"
+            "function addEventListener(name, listener) { heard = listener; }"
+            "function postMessage(message) { answer = message; }"
+        )
+        self._engine.eval(script.read_text("utf-8"))
+        self._ask({"type": 0, "data": {**json.loads(index), "options": {"suggest": False}}})
+
+    def _ask(self, message: object) -> dict[str, object]:
+        self._engine.eval(f"answer = null; heard({{data: {json.dumps(message)}}}); 0")
+        answer: dict[str, object] = json.loads(str(self._engine.eval("JSON.stringify(answer)")))
+        assert answer, message
+        return answer
+
+    def pages(self, words: str) -> list[str]:
+        found = self._ask({"type": 2, "data": words})["data"]
+        assert isinstance(found, dict)
+        return [item["location"] for items in found["items"] for item in items]
+
+
+@pytest.fixture(scope="module")
+def search(site: Path) -> Search:
+    return Search(site)
+
+
+@pytest.mark.parametrize(
+    ("words", "page"),
+    [
+        ("gd_claim_many", "sql/#gd_claim_many"),
+        ("partition key", "concepts/#partition-keys"),
+        ("insert-many", "cli-reference/#insert-many"),
+        ("insert_many", "python-reference/#gendurable_py.insert_many"),
+        ("customer answers repair timeout", "tutorial/05-timeouts"),
+        ("password role database workshop", "quick-start/#a-role-and-a-database"),
+        ("exactly once outbox", "exactly-once/#the-outbox"),
+        ("crash cap", "glossary/"),
+    ],
+)
+def test_the_search_finds(search: Search, words: str, page: str) -> None:
+    assert any(one.startswith(page) for one in search.pages(words)[:30])
+
+
+def test_the_search_finds_nothing_where_there_is_nothing(search: Search) -> None:
+    assert search.pages("+xylophone") == []
+
+
+# -- the references
+
+
+def test_the_reference_of_python_has_every_name(built: dict[str, Page]) -> None:
+    text = (ROOT / "docs" / "python-reference.md").read_text("utf-8")
+    named = re.findall(r"^::: gendurable_py\.(?:install\.)?(\w+)$", text, re.MULTILINE)
+    assert set(gd.__all__) <= set(named)
+    assert len(named) == len(set(named))
+    anchors = built[BASE + "python-reference/"].anchors
+    for name in gd.__all__:
+        assert {f"gendurable_py.{name}", f"gendurable_py.install.{name}"} & anchors, name
+
+
+def test_calls_are_shown_as_they_are_called(site: Path) -> None:
+    text = html.unescape(re.sub(r"<[^>]+>", "", (site / "python-reference" / "index.html").read_text("utf-8")))
+    assert re.search(r"find\(conn: Connection \| AsyncConnection, unique_key: str\)\s*-> int \| None", text)
+    assert re.search(r"install\(conn: Connection \| AsyncConnection\)\s*-> str", text)
+    assert "Statement[" not in text
+    assert "Script[" not in text
+
+
+def test_the_reference_of_the_command_line_is_up_to_date() -> None:
+    assert cli_reference.difference(cli_reference.page()) == ""
+
+
+def test_a_command_that_differs_is_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(cli_reference.page().replace("`-t, --timeout TIME`", "`--timeout TIME`"))
+    monkeypatch.setattr(cli_reference, "PAGE", page)
+    assert "+| `-t, --timeout TIME`" in cli_reference.difference(cli_reference.page())
+
+
+def test_the_diagram_has_every_status(db: Database) -> None:
+    drawn = (ROOT / "docs" / "states.svg").read_text("utf-8")
+    with db.connect() as conn:
+        assert isinstance(conn, psycopg.Connection)
+        statuses = conn.execute("select unnest(enum_range(null::gendurable.status))::text").fetchall()
+    assert statuses
+    assert {name for (name,) in statuses} == set(re.findall(r'class="name"[^>]*>(\w+)<', drawn))
