@@ -140,6 +140,9 @@ def serve(arguments: Iterable[str]) -> int:
 
     class Changes(FileSystemEventHandler):
         def on_any_event(self, event: FileSystemEvent) -> None:
+            # The copying itself opens and closes them.
+            if event.event_type not in ("created", "deleted", "modified", "moved"):
+                return
             try:
                 prepare()
             except (Mistake, OSError) as error:
