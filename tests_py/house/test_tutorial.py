@@ -47,7 +47,7 @@ def test_there_are_ten_pages_in_order() -> None:
         assert f"]({following.name})." in page.read_text("utf-8").splitlines()[-1]
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1500)
 def test_the_tutorial_as_it_stands(empty_db: Database, tmp_path: Path) -> None:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     env = environment(empty_db.dsn, PATH=path, PYTHONDONTWRITEBYTECODE="1", PYTEST_ADDOPTS="")
@@ -87,7 +87,7 @@ def wheels(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1500)
 def test_the_quick_start_as_it_stands(existing: tuple[Cluster, int], wheels: Path, tmp_path: Path) -> None:
     cluster, port = existing
     here, programs = tmp_path / "ada", tmp_path / "bin"

@@ -193,7 +193,7 @@ class Player:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=110,
+            timeout=300,
             check=False,
         )
         assert done.returncode == 0, f"{where}\nended with {done.returncode}:\n{done.stdout}"
