@@ -19,6 +19,8 @@ from psycopg.conninfo import conninfo_to_dict
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
+# Their SQL is about something that is wrong, and runs in test_incident_symptoms.py, where it is.
+ARRANGED = {"incident.md"}
 PAGES = [README, ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -150,7 +152,9 @@ def test_install_from_python(empty_db: Database) -> None:
 
 
 @pytest.mark.parametrize(
-    "page", [page for page in PAGES if page != README and blocks(page, language="sql")], ids=lambda page: page.name
+    "page",
+    [page for page in PAGES if page != README and page.name not in ARRANGED and blocks(page, language="sql")],
+    ids=lambda page: page.name,
 )
 def test_sql_of_the_docs(page: Path, db: Database) -> None:
     with db.connect() as conn:
