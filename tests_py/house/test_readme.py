@@ -168,9 +168,10 @@ def test_sql_of_the_docs(page: Path, db: Database) -> None:
 
 
 def drop_role(db: Database, name: str) -> None:
+    """That role, and those whose names go on behind it."""
     with db.connect() as conn, conn.transaction():
-        if conn.execute("select 1 from pg_roles where rolname = %s", (name,)).fetchone():
-            conn.execute(psycopg.sql.SQL("drop owned by {0}; drop role {0}").format(psycopg.sql.Identifier(name)))
+        for (role,) in conn.execute("select rolname from pg_roles where starts_with(rolname, %s)", (name,)).fetchall():
+            conn.execute(psycopg.sql.SQL("drop owned by {0}; drop role {0}").format(psycopg.sql.Identifier(role)))
 
 
 @pytest.mark.parametrize(

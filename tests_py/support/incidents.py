@@ -1,4 +1,4 @@
-"""A night of docs/incident.md: a database in which something is wrong, and the page's blocks that are still to be run."""
+"""A night of docs/incident.md: a database in which something is wrong, and the blocks that are still to be run."""
 
 from __future__ import annotations
 
