@@ -13,7 +13,7 @@ PG_CONFIG ?= pg_config
 export PG_CONFIG
 
 .DEFAULT_GOAL := build
-.PHONY: all build help docs docs-serve lint fmt test test-sql test-py test-matrix chaos installcheck demo bench bench-long dist pg-tle clean
+.PHONY: all build help docs docs-serve lint fmt test test-sql test-py test-matrix chaos installcheck demo bench bench-long bench-peers dist pg-tle clean
 
 # PGXS defines targets such as all, clean and check, so it is read only when it is to install.
 ifneq ($(filter install uninstall installdirs,$(MAKECMDGOALS)),)
@@ -102,6 +102,17 @@ bench: build $(GD_VENV)/.run ## Measure, next to pgbench on the same server (GD_
 bench-long: build $(GD_VENV)/.bench ## What takes minutes: held snapshots, ten million rows; draws docs/plots
 	@$(GD_RUN) -m bench --long $(GD_ARGS)
 
+GD_PEERS ?= .venv-peers
+$(GD_PEERS)/.made: bench/peers/requirements.txt bench/peers/package.json
+	test -x $(GD_PEERS)/bin/python || $(GD_RUN) -m venv $(GD_PEERS)
+	$(GD_PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -r bench/peers/requirements.txt -e .
+	cp bench/peers/package.json $(GD_PEERS)/
+	-command -v npm >/dev/null && npm --prefix $(GD_PEERS) install --silent
+	@touch $@
+
+bench-peers: build $(GD_VENV)/.run $(GD_PEERS)/.made ## Measure the neighbours on the same server (GD_ARGS="--only WORD")
+	@$(GD_RUN) -m bench.peers --python $(GD_PEERS)/bin/python --node $(GD_PEERS) $(GD_ARGS)
+
 dist: ## Write dist/gendurable-V.zip for PGXN: what is committed
 	@mkdir -p dist && v=$$(sed -n "s/^default_version = '\(.*\)'/\1/p" gendurable.control) && \
 		git archive --format=zip --prefix=gendurable-$$v/ -o dist/gendurable-$$v.zip HEAD && echo dist/gendurable-$$v.zip
@@ -110,5 +121,5 @@ pg-tle: ## Write dist/gendurable.pg_tle.sql, which registers the extension with 
 	@$(or $(GD_PYTHON),python3) tools/pg_tle.py
 
 clean: ## Remove what make built, the virtual environment too
-	rm -rf sql/*.sql sql/*.part dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis $(GD_VENV)
+	rm -rf sql/*.sql sql/*.part dist build .venv-peers .mypy_cache .ruff_cache .pytest_cache .hypothesis $(GD_VENV)
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -19,8 +19,8 @@ SETTINGS = {"shared_buffers": "1GB", "max_wal_size": "8GB", "max_connections": "
 
 
 @contextmanager
-def server() -> Iterator[embedded.EmbeddedServer]:
-    with embedded.start(settings=SETTINGS) as running:
+def server(**settings: str) -> Iterator[embedded.EmbeddedServer]:
+    with embedded.start(settings={**SETTINGS, **settings}) as running:
         with psycopg.connect(running.dsn, autocommit=True) as conn:
             conn.execute("create table bench_yardstick (id int primary key, n int not null)")
             conn.execute("insert into bench_yardstick select g, 0 from generate_series(1, 100000) g")

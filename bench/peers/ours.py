@@ -1,0 +1,64 @@
+"""gendurable itself: jobs, and machines of five steps, as an engine runs them by default."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import psycopg
+from _clock import rows, run
+
+import gendurable_py as gd
+from gendurable_py import FSM, Context, Done, Engine, Next, job, step
+
+RUN = run()
+
+
+@job(name="peers.job", queue="q")
+async def one(args: dict[str, int]) -> None:
+    RUN.handle(args["n"])
+
+
+class Five(FSM, name="peers.five", queue="q", run_ahead=True):
+    @step
+    async def start(self, ctx: Context[dict[str, int]]) -> Next:
+        RUN.handle(ctx.state["n"], 0)
+        return Next(self.second, ctx.state)
+
+    @step
+    async def second(self, ctx: Context[dict[str, int]]) -> Next:
+        RUN.handle(ctx.state["n"], 1)
+        return Next(self.third, ctx.state)
+
+    @step
+    async def third(self, ctx: Context[dict[str, int]]) -> Next:
+        RUN.handle(ctx.state["n"], 2)
+        return Next(self.fourth, ctx.state)
+
+    @step
+    async def fourth(self, ctx: Context[dict[str, int]]) -> Next:
+        RUN.handle(ctx.state["n"], 3)
+        return Next(self.last, ctx.state)
+
+    @step
+    async def last(self, ctx: Context[dict[str, int]]) -> Done:
+        RUN.handle(ctx.state["n"], 4)
+        return Done()
+
+
+machine: Any = Five if RUN.workload == "steps" else one
+with psycopg.connect(RUN.dsn, autocommit=True) as conn:
+    gd.install(conn)
+    for first in range(0, RUN.count, 1000):
+        numbers = range(first, min(first + 1000, RUN.count))
+        name = "peers.five" if RUN.workload == "steps" else "peers.job"
+        gd.insert_many(conn, [{"fsm": name, "queue": "q", "state": {"n": n}} for n in numbers])
+
+
+async def main() -> None:
+    RUN.start()
+    async with Engine(RUN.dsn, machines=[machine], queues={"q": RUN.slots}):
+        await asyncio.to_thread(RUN.wait, rows(RUN.dsn, "select count(*) from gd_instances where status = 'done'"))
+
+
+asyncio.run(main())
