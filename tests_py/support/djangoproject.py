@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import django
+from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.db import connections
 from django.urls import path
@@ -99,11 +101,16 @@ def use(**databases: dict[str, Any]) -> None:
 
 
 def leave() -> None:
-    """Close what is open."""
+    """Close what is open, also in the thread of asgiref's, in which async views and tasks ask the database."""
+    _leave_here()
+    asyncio.run(sync_to_async(_leave_here)())
+
+
+def _leave_here() -> None:
     for alias in list(connections.databases):
         connections[alias].close()
         close_pool = getattr(connections[alias], "close_pool", None)
-        if close_pool is not None and connections.databases[alias].get("ENGINE", "").endswith("postgresql"):
+        if close_pool is not None and connections[alias].vendor == "postgresql":
             close_pool()
         del connections[alias]
 

@@ -157,9 +157,9 @@ class _TaskJob(Job, abstract=True):
             return outcome, None
         began = getattr(error, "_gendurable_began", None)
         outcome = replace(outcome, reason=_describe(error, began))
-        if ctx.attempt + 1 < (self.gendurable_spec.max_attempts or 1):
-            return outcome, None
         result = self._begin(ctx, began, TaskResultStatus.FAILED)
+        if ctx.attempt + 1 < result.task.get_backend().settings(result.task).max_attempts:
+            return outcome, None
         object.__setattr__(result, "finished_at", timezone.now())
         trace = "".join(traceback.format_exception(error))
         result.errors.append(TaskError(exception_class_path=_class_path(error), traceback=trace))

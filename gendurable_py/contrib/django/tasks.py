@@ -147,15 +147,16 @@ class GendurableBackend(BaseTaskBackend):
         if run_after is not None:
             run_after = timezone.make_aware(run_after) if timezone.is_naive(run_after) else run_after
             state["run_after"] = run_after.isoformat()
-        wrapper = wrapper_of(self.database)
-        with translated(wrapper):
+        settings = self.settings(task)
+        with translated(wrapper_of(self.database)):
             id = calls.insert(
                 connection(self.database),
-                machine_of(task, self.settings(task)),
+                machine_of(task, settings),
                 state,
                 queue=task.queue_name,
                 priority=-task.priority,
                 eligible_at=run_after,
+                max_attempts=settings.max_attempts,
             )
         object.__setattr__(result, "id", str(id))
         task_enqueued.send(type(self), task_result=result)
@@ -173,7 +174,7 @@ class GendurableBackend(BaseTaskBackend):
             row = cast("dict[str, Any] | None", calls.get(conn, id))
             if row is None or not isinstance(row["state"], dict) or not {"args", "kwargs"} <= row["state"].keys():
                 raise TaskResultDoesNotExist(result_id)
-            errors = list(reversed(calls.errors(conn, id))) if row["last_error"] is not None else []
+            errors = list(reversed(calls.errors(conn, id))) if row["errors"] else []
             since = None
             if row["status"] == "executing":
                 since = next((cause.since for cause in calls.why(conn, id) if cause.cause == "executing"), None)
