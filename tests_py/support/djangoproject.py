@@ -116,3 +116,8 @@ def _leave_here() -> None:
 
 
 set_up()
+
+# Modules with models, which can be imported from now on.
+from django.contrib.auth.models import Permission, User  # noqa: E402
+
+__all__ = ["BACKEND", "Permission", "User", "described", "leave", "make_tables", "use"]

@@ -12,6 +12,7 @@ from typing import Any
 from django.db import models
 
 from . import conf
+from ._texts import shown
 
 
 class ViewManager(models.Manager):
@@ -82,7 +83,7 @@ class Instance(View):
         )
 
     def __str__(self) -> str:
-        return f"{self.fsm} {self.pk}"
+        return f"{shown(self.fsm)} {self.pk}"
 
 
 class Queue(View):
@@ -106,7 +107,7 @@ class Queue(View):
         permissions = (("pause_queue", "Can pause and resume queue"),)
 
     def __str__(self) -> str:
-        return str(self.queue)
+        return shown(self.queue)
 
 
 class Schedule(View):
@@ -135,7 +136,7 @@ class Schedule(View):
         )
 
     def __str__(self) -> str:
-        return str(self.name)
+        return shown(self.name)
 
 
 class Worker(View):
@@ -161,4 +162,4 @@ class Worker(View):
         permissions = (("drain_worker", "Can drain and resume worker"),)
 
     def __str__(self) -> str:
-        return str(self.worker)
+        return shown(self.worker)

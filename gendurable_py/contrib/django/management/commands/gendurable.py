@@ -6,6 +6,7 @@ All that stands behind the name is the command line's, but for ``--database ALIA
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from typing import Any
@@ -34,12 +35,12 @@ class Command(BaseCommand):
         """Django's own parser would refuse the options of the commands."""
         self._hand_on(list(argv[2:]))
 
-    def handle(self, *arguments: str, **options: Any) -> None:
+    def handle(self, *positional: str, **options: Any) -> None:
         """By ``call_command("gendurable", "list", "--json")``."""
-        self._hand_on(list(arguments))
+        self._hand_on([*positional, *options["arguments"]])
 
     def add_arguments(self, parser: Any) -> None:
-        parser.add_argument("arguments", nargs="*")
+        parser.add_argument("arguments", nargs=argparse.REMAINDER)
 
     def _hand_on(self, given: list[str]) -> None:
         arguments, own = _split(given)
