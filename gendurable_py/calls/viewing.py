@@ -74,7 +74,8 @@ def glance(id: int, most: int = 20_000) -> Statement[Row | None]:
     return Statement(
         "select (d - '{state,result,meta}'::text[])::text, left(s, %s), length(s), left(r, %s), length(r), "
         "left(m, %s), length(m) from gd_get(%s) d "
-        "cross join lateral (select (d -> 'state')::text, (d -> 'result')::text, (d -> 'meta')::text offset 0) t (s, r, m)",
+        "cross join lateral (select (d -> 'state')::text, (d -> 'result')::text, (d -> 'meta')::text offset 0) "
+        "t (s, r, m)",
         (most, most, most, id),
         lambda rows: _glance(rows, most),
     )

@@ -9,13 +9,12 @@ from typing import Any
 
 import pytest
 from conftest import Database
-
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
-from support.djangoproject import Permission, User
 from support.cli import commit_for
+from support.djangoproject import Permission, User
 
 import gendurable_py as gd
 
@@ -74,7 +73,9 @@ def test_the_list_shows_the_newest_first_page_by_page(admin: Client, migrated: D
 
 def test_filters_and_the_search(admin: Client, migrated: Database) -> None:
     conn = migrated.connect()
-    one = gd.insert(conn, "order", partition_key="customer:7", unique_key="order:1", attributes={"tenant": "acme", "n": 4})
+    one = gd.insert(
+        conn, "order", partition_key="customer:7", unique_key="order:1", attributes={"tenant": "acme", "n": 4}
+    )
     two = gd.insert(conn, "mail", queue="mail")
     gd.register(conn, "mail", queue="mail")
     assert two is not None
@@ -172,7 +173,15 @@ def test_what_is_hostile_is_text(admin: Client, migrated: Database) -> None:
     conn = migrated.connect()
     bad = "<script>alert('x')</script>\u202e{{ settings.SECRET_KEY }}"
     id = gd.insert(
-        conn, bad, {bad: bad}, step=bad, queue=bad, unique_key=bad, partition_key=bad, meta={"a": bad}, attributes={bad: bad}
+        conn,
+        bad,
+        {bad: bad},
+        step=bad,
+        queue=bad,
+        unique_key=bad,
+        partition_key=bad,
+        meta={"a": bad},
+        attributes={bad: bad},
     )
     gd.register(conn, bad, initial_step=bad, queue=bad)
     assert id is not None

@@ -42,19 +42,28 @@ def test_what_is_inserted_in_atomic_is_there_when_that_commits(project: Database
 
 
 def test_what_is_rolled_back_never_was(project: Database) -> None:
-    with pytest.raises(ZeroDivisionError), transaction.atomic():
+    @transaction.atomic
+    def view() -> None:
         glue.insert(Checkout, {"order": 1})
         raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        view()
     assert count(project) == 0
 
 
 def test_a_savepoint_takes_its_own_back_alone(project: Database) -> None:
+    Order.objects.create(pk=1, name="a")
+
+    @transaction.atomic
+    def part() -> None:
+        glue.insert(Checkout, {"order": 2})
+        Order.objects.create(pk=1, name="b")
+
     with transaction.atomic():
         kept = glue.insert(Checkout, {"order": 1})
-        with pytest.raises(IntegrityError), transaction.atomic():
-            glue.insert(Checkout, {"order": 2})
-            Order.objects.create(pk=1, name="a")
-            Order.objects.create(pk=1, name="b")
+        with pytest.raises(IntegrityError):
+            part()
     [row] = gd.list(project.connect(), {}).instances
     assert row.id == kept
 
@@ -62,7 +71,7 @@ def test_a_savepoint_takes_its_own_back_alone(project: Database) -> None:
 def test_a_refused_call_costs_its_savepoint_and_keeps_its_own_error(project: Database) -> None:
     with transaction.atomic():
         kept = glue.insert(Checkout, {"order": 1})
-        with pytest.raises(gd.InvalidArgument, match="priority|out of range|queue"), transaction.atomic():
+        with pytest.raises(gd.InvalidArgument, match="queue"), transaction.atomic():
             glue.insert(Checkout, {"order": 2}, queue="q" * 10_000)
         assert kept is not None
         assert glue.result(kept) == gd.Result("runnable", None, None)
@@ -91,7 +100,12 @@ def test_without_atomic_each_call_is_a_transaction(project: Database) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"OPTIONS": {"pool": True}}, {"OPTIONS": {"server_side_binding": True}}, {"CONN_MAX_AGE": 60}, {"TIME_ZONE": "Asia/Tokyo"}],
+    [
+        {"OPTIONS": {"pool": True}},
+        {"OPTIONS": {"server_side_binding": True}},
+        {"CONN_MAX_AGE": 60},
+        {"TIME_ZONE": "Asia/Tokyo"},
+    ],
     ids=["pool", "binding", "kept", "zone"],
 )
 def test_however_the_connection_is_made(project: Database, options: dict[str, Any]) -> None:
@@ -120,7 +134,8 @@ def test_another_database_is_named(project: Database, server: Any) -> None:
     other = Database(server)
     try:
         djangoproject.use(
-            default={"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}, jobs=djangoproject.described(other.dsn)
+            default={"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"},
+            jobs=djangoproject.described(other.dsn),
         )
         with pytest.raises(ImproperlyConfigured, match="'default' is sqlite"):
             glue.insert(Checkout, {"order": 1})

@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,8 @@ INSTALLED_APPS = ["gendurable_py.contrib.django", "books", "reports.apps.Reports
 USE_TZ = True
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 DATABASES = {databases}
-TASKS = {{"default": {{"BACKEND": "gendurable_py.contrib.django.tasks.GendurableBackend", "QUEUES": ["default", "slow"]}}}}
+BACKEND = "gendurable_py.contrib.django.tasks.GendurableBackend"
+TASKS = {{"default": {{"BACKEND": BACKEND, "QUEUES": ["default", "slow"]}}}}
 """
 MODELS = """
 from django.db import models
@@ -113,8 +113,8 @@ class Project:
 
 
 @pytest.fixture
-def project(tmp_path: Path, db: Database) -> Iterator[Project]:
-    yield Project(tmp_path, db)
+def project(tmp_path: Path, db: Database) -> Project:
+    return Project(tmp_path, db)
 
 
 def test_the_commands_have_the_database_of_the_project(project: Project) -> None:
@@ -149,8 +149,7 @@ def test_another_database_is_named(project: Project, empty_db: Database) -> None
 
 
 def serve(project: Project, *arguments: str, **more: Any) -> subprocess.Popen[str]:
-    process = project.start("gendurable", "worker", *arguments, **more)
-    return process
+    return project.start("gendurable", "worker", *arguments, **more)
 
 
 def stop(process: subprocess.Popen[str]) -> str:
@@ -225,7 +224,8 @@ def test_the_password_is_not_among_the_arguments_of_a_process(project: Project) 
 def test_by_call_command_it_ends_as_a_command_does(project: Project) -> None:
     code = (
         "from django.core.management import call_command\n"
-        "try:\n    call_command('gendurable', 'list', '--json')\nexcept SystemExit as end:\n    print('ended', end.code)"
+        "try:\n    call_command('gendurable', 'list', '--json')\n"
+        "except SystemExit as end:\n    print('ended', end.code)"
     )
     out, _ = project.manage("shell", "-v", "0", "-c", code)
     assert "ended 0" in out

@@ -17,6 +17,7 @@ from django.utils import timezone
 from support import djangoproject
 from support.engine import ended, field, running
 from support.shop.models import Order
+from support.wait import wait_until
 
 import gendurable_py as gd
 from gendurable_py import Engine
@@ -33,9 +34,9 @@ except ModuleNotFoundError:
     from django_tasks.exceptions import TaskResultDoesNotExist, TaskResultMismatch
     from django_tasks.signals import task_enqueued, task_finished, task_started
 
-from support.shop import tasks  # noqa: E402 - after what they need
+from support.shop import tasks
 
-from gendurable_py.contrib.django.tasks import GendurableBackend, TaskCancelled, TaskLost  # noqa: E402
+from gendurable_py.contrib.django.tasks import GendurableBackend, TaskCancelled, TaskLost
 
 READY, RUNNING = framework.TaskResultStatus.READY, framework.TaskResultStatus.RUNNING
 FAILED, SUCCESSFUL = framework.TaskResultStatus.FAILED, framework.TaskResultStatus.SUCCESSFUL
@@ -99,11 +100,17 @@ def test_a_task_from_its_enqueueing_to_its_result(project: Database) -> None:
 
 
 def test_it_commits_and_rolls_back_with_django(project: Database) -> None:
-    with pytest.raises(ZeroDivisionError), transaction.atomic():
-        gone = tasks.add.enqueue(1)
+    gone = []
+
+    @transaction.atomic
+    def view() -> None:
+        gone.append(tasks.add.enqueue(1))
         raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        view()
     with pytest.raises(TaskResultDoesNotExist):
-        tasks.add.get_result(gone.id)
+        gone[0].refresh()
     with transaction.atomic():
         kept = tasks.add.enqueue(1)
         assert gd.count(project.connect(), {}).instances == 0
@@ -142,15 +149,11 @@ def test_attempts_that_are_left_are_used(project: Database) -> None:
         with worker(project):
             id = int(result.id)
             conn = project.connect()
-            for _ in range(2):  # not to wait for the back-off
-                from support.wait import wait_until
-
-                seen = field(conn, id, "attempt")
-                wait_until(lambda seen=seen: field(conn, id, "attempt") > seen or field(conn, id, "status") == "done", 15)
-                if field(conn, id, "status") == "runnable":
-                    result.refresh()
-                    assert result.status == READY
-                    gd.reschedule(conn, id, timezone.now())
+            for attempt in (1, 2):
+                wait_until(lambda attempt=attempt: field(conn, id, "attempt") == attempt, 15)
+                result.refresh()
+                assert (result.status, len(result.errors)) == (READY, attempt)
+                gd.reschedule(conn, id, timezone.now())  # not to wait for the back-off
             ended(conn, id)
         result.refresh()
     assert (result.status, result.return_value) == (SUCCESSFUL, "paid 3")

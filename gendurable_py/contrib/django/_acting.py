@@ -85,7 +85,9 @@ class RescheduleForm(forms.Form):
 class SignalForm(forms.Form):
     name = forms.CharField(max_length=200, widget=forms.TextInput(attrs={"class": "vTextField"}))
     payload = forms.CharField(
-        required=False, widget=forms.Textarea(attrs={"class": "vLargeTextField", "rows": 5}), help_text="JSON, or nothing."
+        required=False,
+        widget=forms.Textarea(attrs={"class": "vLargeTextField", "rows": 5}),
+        help_text="JSON, or nothing.",
     )
 
     def clean_payload(self) -> Any:
@@ -187,7 +189,9 @@ class Acting:
 
 
 def _sum(counted: Mapping[str, int]) -> str:
-    return ", ".join(f"{counted[answer]} {_SAID[answer]}" for answer in _SAID if counted.get(answer)) or "nothing chosen"
+    return (
+        ", ".join(f"{counted[answer]} {_SAID[answer]}" for answer in _SAID if counted.get(answer)) or "nothing chosen"
+    )
 
 
 def note(request: Any, what: str, answers: Iterable[bool]) -> None:

@@ -40,7 +40,9 @@ WORDS = {
     "limit": "rate_limit",
 }
 SEARCH_HELP = (
-    "an id, a unique key, an attribute (tenant=acme), or " + ", ".join(f"{word}:..." for word in WORDS) + "; several of "
+    "an id, a unique key, an attribute (tenant=acme), or "
+    + ", ".join(f"{word}:..." for word in WORDS)
+    + "; several of "
     "them with blanks between, texts with blanks in quotes"
 )
 _REMEMBER_SECONDS = 30.0

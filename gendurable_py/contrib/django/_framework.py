@@ -5,8 +5,6 @@ Both have the same names, but for one exception.
 
 from __future__ import annotations
 
-from typing import Any
-
 from django.core.exceptions import ImproperlyConfigured
 
 try:
@@ -41,4 +39,3 @@ __all__ = [
     "task_finished",
     "task_started",
 ]
-

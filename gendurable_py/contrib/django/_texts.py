@@ -8,7 +8,9 @@ _LONGEST = 60
 def shown(value: object, most: int = _LONGEST) -> str:
     """Any text on a line of its own, without what a browser or a terminal would take for an order."""
     text = "" if value is None else str(value)
-    text = "".join(c if c.isprintable() else " " if c in "\r\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text[: most + 1])
+    text = "".join(
+        c if c.isprintable() else " " if c in "\r\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text[: most + 1]
+    )
     return f"{text[:most]}…" if len(text) > most else text
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import psycopg
 from django.contrib import admin, messages
@@ -153,8 +153,7 @@ def _look(conn: psycopg.Connection[Any], id: int, after: int) -> dict[str, Any] 
     row = viewing.glance(conn, id)
     if row is None:
         return None
-    large = row["cut"]
-    assert isinstance(large, dict)
+    large = cast("dict[str, int]", row["cut"])
     entries = viewing.happened(conn, id, after, _MOST_ENTRIES + 1)
     nodes = calls.tree(conn, id, 10, _MOST_NODES + 1)
     errors = [
@@ -196,7 +195,19 @@ def _by_hand(conn: psycopg.Connection[Any], id: int) -> list[calls.ByHand]:
 
 def _facts(row: dict[str, Any]) -> list[tuple[str, str]]:
     """The short values, but for those that say nothing."""
-    left_out = {"id", "state", "result", "meta", "cut", "errors", "signals", "children", "status", "watched", "paused_at"}
+    left_out = {
+        "id",
+        "state",
+        "result",
+        "meta",
+        "cut",
+        "errors",
+        "signals",
+        "children",
+        "status",
+        "watched",
+        "paused_at",
+    }
     facts = [
         (name.replace("_", " "), shown(value if isinstance(value, str) else json.dumps(value), 300))
         for name, value in row.items()

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Coroutine, Iterator
-from typing import Any, Generic, ParamSpec, TypeVar, cast
+from typing import Any, Generic, ParamSpec, TypeVar
 
 import psycopg
 from asgiref.sync import sync_to_async
@@ -60,7 +60,7 @@ def _open(wrapper: Any) -> psycopg.Connection[Any]:
             f"the connection of the database {wrapper.alias!r} is a {kind}, and gendurable needs psycopg 3: "
             "pip install 'psycopg[binary]', which Django prefers to psycopg2"
         )
-    return cast("psycopg.Connection[Any]", conn)
+    return conn
 
 
 def need_postgresql(wrapper: Any) -> None:
@@ -75,6 +75,10 @@ def need_postgresql(wrapper: Any) -> None:
 class _OursError(Exception):
     """Carries an error past Django, which would make it one of its own."""
 
+    def __init__(self, error: GendurableError) -> None:
+        super().__init__()
+        self.error = error
+
 
 @contextlib.contextmanager
 def translated(wrapper: Any) -> Iterator[None]:
@@ -84,10 +88,9 @@ def translated(wrapper: Any) -> Iterator[None]:
             try:
                 yield
             except GendurableError as error:
-                raise _OursError from error
+                raise _OursError(error) from error
     except _OursError as carried:
-        assert carried.__cause__ is not None
-        raise carried.__cause__ from carried.__cause__.__cause__
+        raise carried.error from carried.error.__cause__
 
 
 class DjangoCall(Generic[P, R]):
@@ -118,7 +121,7 @@ def _asynchronous(call: DjangoCall[P, R]) -> Callable[P, Coroutine[Any, Any, R]]
     """For async views: in the thread in which Django's own async methods use the connection."""
 
     async def acall(*args: P.args, **kwargs: P.kwargs) -> R:
-        return cast(R, await sync_to_async(call, thread_sensitive=True)(*args, **kwargs))
+        return await sync_to_async(call, thread_sensitive=True)(*args, **kwargs)
 
     acall.__doc__ = call.__doc__
     acall.__name__ = acall.__qualname__ = f"a{call.__name__}"

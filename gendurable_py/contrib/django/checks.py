@@ -1,4 +1,4 @@
-"""What ``manage.py check`` says of the settings: whatever else would only show when something runs. It asks no server."""
+"""What ``manage.py check`` says of the settings: what would else show when something runs. It asks no server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a worker of the project serves: the machines and tasks in ``machines.py`` and ``tasks.py`` of the installed apps.
+"""What a worker of the project serves: the machines and tasks in ``machines.py`` and ``tasks.py`` of its apps.
 
 `found` is for ``gendurable worker gendurable_py.contrib.django.serving:found``, in each process of it: whoever imports
 this has Django set up by it, from the variable ``DJANGO_SETTINGS_MODULE``.
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, cast
 
 import django
 from django.apps import apps
@@ -39,7 +39,7 @@ def discover() -> list[MachineLike]:
             module = f"{app.name}.{name}"
             if app.label != "gendurable" and find_spec(module) is not None:
                 import_module(module)
-    return [spec.cls for spec in sorted(known(), key=lambda spec: (spec.name, spec.version))]
+    return [cast("MachineLike", spec.cls) for spec in sorted(known(), key=lambda spec: (spec.name, spec.version))]
 
 
 def queues() -> list[str]:

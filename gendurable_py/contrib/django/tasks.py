@@ -1,4 +1,4 @@
-"""A backend of Django's tasks, on Django's own connection: a task that is enqueued in ``atomic`` is there if that commits.
+"""A backend of Django's tasks on Django's own connection: what is enqueued in ``atomic`` is there if that commits.
 
 ::
 
@@ -11,7 +11,7 @@ takes some): ``max_attempts``, ``timeout``, ``transactional``, ``retain``; for t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, ClassVar, cast
@@ -247,5 +247,3 @@ def _uses_zones() -> bool:
     from django.conf import settings
 
     return bool(settings.USE_TZ)
-
-

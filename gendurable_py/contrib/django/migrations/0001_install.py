@@ -7,7 +7,7 @@ from gendurable_py.contrib.django.installing import Install
 
 class Migration(migrations.Migration):
     initial = True
-    operations = [
+    operations = [  # noqa: RUF012 - as Django has it
         Install("0.4.0", first=True),
         migrations.CreateModel(
             name="Instance",
