@@ -19,7 +19,7 @@ from support.shop.machines import Checkout
 from support.shop.models import Order
 
 import gendurable_py as gd
-from gendurable_py import Engine
+from gendurable_py import Engine, testing
 from gendurable_py.contrib import django as glue
 
 
@@ -84,6 +84,26 @@ def test_in_a_block_that_has_failed_nothing_more_is_asked(project: Database) -> 
         with pytest.raises(TransactionManagementError):
             glue.insert(Checkout, {"order": 1})
     assert count(project) == 0
+
+
+def test_steps_run_inline_in_a_test_that_rolls_back(project: Database) -> None:
+    class Undone(Exception):
+        pass
+
+    @transaction.atomic
+    def case() -> None:
+        order = Order.objects.create(name="a")
+        id = glue.insert(Checkout, {"order": order.pk})
+        assert testing.drain(glue.connection()) == 2
+        assert id is not None
+        assert glue.result(id) == gd.Result("done", 1, None)
+        order.refresh_from_db()
+        assert order.paid == 1
+        raise Undone
+
+    with pytest.raises(Undone):
+        case()
+    assert (count(project), Order.objects.count()) == (0, 0)
 
 
 def test_without_atomic_each_call_is_a_transaction(project: Database) -> None:

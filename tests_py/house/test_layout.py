@@ -138,7 +138,8 @@ PUBLIC = {
     "gendurable_py.errors": "ClaimLost GendurableError InvalidArgument UnknownInstance UnknownName VersionMismatch "
     "WrongIsolation from_sqlstate translate",
     "gendurable_py.fsm": "FSM Backoff Spec Step spec_of step step_name",
-    "gendurable_py.install": "extension_files install plain_script require_release uninstall upgrade version",
+    "gendurable_py.install": "ensure extension_files install installed plain_script remove require_release uninstall "
+    "upgrade version",
     "gendurable_py.outcome": "UNSET Await Cancel Child ChildResult Done MachineLike Next Outcome Replay Retry "
     "ScheduleChilds Signal Stop StepLike Unset describe",
     "gendurable_py.testing": "assert_awaiting assert_done assert_failed context drain",

@@ -19,7 +19,6 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from asgiref.sync import sync_to_async
-from django.db import close_old_connections
 from django.utils import timezone
 
 from ..._contract import Seconds
@@ -28,7 +27,7 @@ from ...machine.describe import describe
 from ...machine.job import Job
 from ...machine.outcome import Outcome, Retry
 from ._framework import TaskContext, TaskError, TaskResult, TaskResultStatus, task_finished, task_started
-from .transactions import atomic
+from .transactions import atomic, close_old
 
 
 class TaskLost(Exception):
@@ -189,14 +188,14 @@ class _AsyncTaskJob(_TaskJob, abstract=True):
         began = timezone.now()
         with _marked(began):
             # What asks the database does so in asgiref's thread, whose connections have nobody else who closes them.
-            await sync_to_async(close_old_connections)()
+            await sync_to_async(close_old)()
             result = self._begin(ctx, began, TaskResultStatus.RUNNING)
             sender = type(result.task.get_backend())
             await task_started.asend(sender, task_result=result)
             try:
                 value = await self.task.func(*self._arguments(result), **result.kwargs)
             finally:
-                await sync_to_async(close_old_connections)()
+                await sync_to_async(close_old)()
             answer = self._end(result, value)
             await task_finished.asend(sender, task_result=result)
             return answer

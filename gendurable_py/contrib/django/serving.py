@@ -17,7 +17,7 @@ import django
 from django.apps import apps
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
-from django.db import close_old_connections, reset_queries
+from django.db import reset_queries
 
 from ...machine.claim import ClaimRow
 from ...machine.outcome import MachineLike
@@ -25,6 +25,7 @@ from ...machine.registry import known
 from ...telemetry import instrument
 from ...telemetry.events import Event
 from . import conf
+from .transactions import close_old
 
 
 def discover() -> list[MachineLike]:
@@ -92,7 +93,7 @@ def _care() -> None:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        close_old_connections()
+        close_old()
         reset_queries()
     # On the loop, where async steps run, Django lets nobody use a connection.
 
