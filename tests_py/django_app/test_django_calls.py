@@ -9,7 +9,7 @@ from unittest import mock
 import psycopg
 import pytest
 from conftest import Database
-from django.core.exceptions import ImproperlyConfigured
+from django.core.exceptions import ImproperlyConfigured, SynchronousOnlyOperation
 from django.db import DatabaseError, IntegrityError, OperationalError, connections, transaction
 from django.db.transaction import TransactionManagementError
 from django.test import override_settings
@@ -197,6 +197,8 @@ def test_a_database_without_gendurable_says_so(empty_project: Database) -> None:
 
 def test_async_views_have_the_same(project: Database) -> None:
     async def view() -> int | None:
+        with pytest.raises(SynchronousOnlyOperation, match="ainsert"):
+            glue.insert(Checkout, {"order": 1})
         id = await glue.ainsert(Checkout, {"order": 1, "wait": True}, unique_key="order:1")
         assert await glue.asignal("order:1", "paid") == "delivered"
         assert id is not None

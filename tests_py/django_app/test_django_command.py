@@ -191,14 +191,14 @@ def test_a_worker_serves_the_machines_and_tasks_of_the_apps(project: Project, tm
 def test_a_worker_may_be_told_what_it_serves(project: Project) -> None:
     conn = project.db.connect()
     create_books(conn)
-    process = serve(project, "books.machines:count", "-q", "books=1", "--log-level", "info")
+    process = serve(project, "-p", "2", "books.machines:count", "--log-level", "info")
     try:
         id = gd.insert(conn, "books.count", queue="books")
         [result] = ended(conn, id, timeout=40)
         assert result.status == "done", result
     finally:
         said = stop(process)
-    assert "serves {'books': 1}" in said
+    assert said.count("serves {'books': 10}") == 2
 
 
 def test_a_worker_that_has_nothing_to_serve_says_so(project: Project) -> None:

@@ -132,8 +132,9 @@ class InstanceAdmin(Acting, ReadOnly):
         if seen is None:
             return self._get_obj_does_not_exist_redirect(request, self.opts, object_id)
         actions = [
-            {"name": name, "description": description}
-            for name, (_, _, description) in self.get_actions(request).items()
+            # a tuple, and from Django 6.1 on an object
+            {"name": name, "description": getattr(action, "description", None) or action[2]}
+            for name, action in self.get_actions(request).items()
             if name in Acting.actions
         ]
         context = {
@@ -160,7 +161,10 @@ def _look(conn: psycopg.Connection[Any], id: int, after: int) -> dict[str, Any] 
         {**_all_shown(error._asdict()), "text": _cut(error.traceback or error.error)}
         for error in calls.errors(conn, id, 20)
     ]
-    by_hand = [{**_all_shown(done._asdict()), "what": shown(json.dumps(done.what), 200)} for done in _by_hand(conn, id)]
+    by_hand = [
+        {**_all_shown(done._asdict()), "what": shown(json.dumps(done.what), 200)}
+        for done in calls.audit(conn, {"id": id}, None, 20).calls
+    ]
     return {
         "row": row,
         "facts": _facts(row),
@@ -183,14 +187,6 @@ def _look(conn: psycopg.Connection[Any], id: int, after: int) -> dict[str, Any] 
 def _all_shown(row: dict[str, Any]) -> dict[str, Any]:
     """For the cells of a table."""
     return {name: shown(value, 300) if isinstance(value, str) else value for name, value in row.items()}
-
-
-def _by_hand(conn: psycopg.Connection[Any], id: int) -> list[calls.ByHand]:
-    try:
-        return calls.audit(conn, {"id": id}, None, 20).calls
-    except psycopg.errors.InsufficientPrivilege:
-        # of a reader, outside of a transaction; the rest of the page is still of use
-        return []
 
 
 def _facts(row: dict[str, Any]) -> list[tuple[str, str]]:

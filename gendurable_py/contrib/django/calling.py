@@ -19,6 +19,7 @@ import psycopg
 from asgiref.sync import sync_to_async
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
+from django.utils.asyncio import async_unsafe
 
 from ... import calls
 from ..._statement import Call
@@ -40,7 +41,8 @@ def connection(using: str | None = None) -> psycopg.Connection[Any]:
         django.db.transaction.TransactionManagementError: the ``atomic`` block has failed already.
         django.db.OperationalError: there is no connection to be had.
     """
-    return _open(wrapper_of(using))
+    conn: psycopg.Connection[Any] = _open(wrapper_of(using))
+    return conn
 
 
 def wrapper_of(using: str | None = None) -> Any:
@@ -48,6 +50,7 @@ def wrapper_of(using: str | None = None) -> Any:
     return connections[using or conf.default_database()]
 
 
+@async_unsafe("gendurable would wait for the database on the loop of async code: use ainsert, or sync_to_async.")
 def _open(wrapper: Any) -> psycopg.Connection[Any]:
     need_postgresql(wrapper)
     wrapper.validate_thread_sharing()
@@ -112,7 +115,7 @@ class DjangoCall(Generic[P, R]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         wrapper = wrapper_of(self._using)
-        conn = _open(wrapper)
+        conn: psycopg.Connection[Any] = _open(wrapper)
         with translated(wrapper):
             return self._call(conn, *args, **kwargs)
 

@@ -1,7 +1,7 @@
 """What a worker of the project serves: the machines and tasks in ``machines.py`` and ``tasks.py`` of its apps.
 
-`found` is for ``gendurable worker gendurable_py.contrib.django.serving:found``, in each process of it: whoever imports
-this has Django set up by it, from the variable ``DJANGO_SETTINGS_MODULE``.
+`found` is for ``gendurable worker gendurable_py.contrib.django.serving:found``, in each process of it: whoever asks for
+it has Django set up by it, from the variable ``DJANGO_SETTINGS_MODULE``. `ready` does that and is empty.
 """
 
 from __future__ import annotations
@@ -105,6 +105,11 @@ def take_care() -> None:
 
 
 def __getattr__(name: str) -> Any:
+    if name == "ready":  # for a worker that is told itself what it serves
+        if not apps.ready:
+            django.setup()
+        take_care()
+        return []
     if name != "found":
         raise AttributeError(name)
     machines = discover()

@@ -1,15 +1,13 @@
-"""Tasks of Django's framework, as far as there is one."""
+"""Tasks of Django's framework."""
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any
 
-task: Any = None
-with contextlib.suppress(ImportError):
-    from django_tasks import task
-with contextlib.suppress(ImportError):
+try:
     from django.tasks import task
+except ModuleNotFoundError:
+    from django_tasks import task
 
 
 class CardDeclined(Exception):

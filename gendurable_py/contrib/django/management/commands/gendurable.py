@@ -19,7 +19,8 @@ from psycopg.conninfo import make_conninfo
 from ... import conf, serving
 from ...calling import need_postgresql
 
-TARGET = "gendurable_py.contrib.django.serving:found"
+FOUND = "gendurable_py.contrib.django.serving:found"
+READY = "gendurable_py.contrib.django.serving:ready"
 # Of the command line's options for `worker` those that stand alone: behind all others stands a value.
 _FLAGS = {"--run-ahead", "--poll-only", "--no-upkeep", "--reload", "--json", "--help", "-h"}
 
@@ -101,18 +102,14 @@ def _with_machines(arguments: list[str]) -> list[str]:
     # The processes of --processes find what this one does, from wherever it was started.
     paths = [sys.path[0], *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, paths)))
-    if not any(word in arguments for word in ("--queues", "-q")) and not any(
-        word.startswith("--queues=") for word in arguments
-    ):
-        names = serving.queues()
-        arguments = [*arguments, "--queues", ",".join(f"{name}=10" for name in names or ["default"])]
     if _names_modules(arguments[1:]):
-        serving.take_care()
-        return arguments
+        return ["worker", READY, *arguments[1:]]
     if not serving.discover():
         modules = " or ".join(f"{name}.py" for name in conf.read().modules)
         raise CommandError(f"no installed app has a machine or a task in {modules}: there is nothing to serve")
-    return [*arguments, TARGET]
+    if not any(word in ("--queues", "-q") or word.startswith("--queues=") for word in arguments):
+        arguments = [*arguments, "--queues", ",".join(f"{name}=10" for name in serving.queues())]
+    return [*arguments, FOUND]
 
 
 def _names_modules(words: list[str]) -> bool:
