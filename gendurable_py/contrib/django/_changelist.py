@@ -113,6 +113,7 @@ class InstanceList(ChangeList):
         self.result_count = self.full_result_count = len(self.result_list)
         self.show_full_result_count = False
         self.show_all = self.can_show_all = self.multi_page = False
+        self.show_admin_actions = bool(self.result_list)
         self.paginator = Paginator([], self.list_per_page)
         going_on = page.next is not None
         self.next = self.get_query_string({AFTER: json.dumps(page.next)}) if going_on else None

@@ -31,6 +31,11 @@ from .models import Instance, Queue, Schedule, Worker
 _MOST_TRACEBACK = 8_000
 _MOST_ENTRIES = 100
 _MOST_NODES = 100
+# How the facts of an instance begin; the others follow.
+_ORDER = (
+    *("fsm", "fsm_version", "step", "queue", "priority", "attempt", "max_attempts", "crashes", "last_error"),
+    *("unique_key", "partition_key", "attributes", "parent_id", "children", "worker", "eligible_at"),
+)
 
 
 class ReadOnly(admin.ModelAdmin):
@@ -172,7 +177,7 @@ def _look(conn: psycopg.Connection[Any], id: int, after: int) -> dict[str, Any] 
         "texts": [
             (name, readable(_pretty(row[name], name in large), large.get(name)))
             for name in ("state", "result", "meta")
-            if row[name] not in (None, "{}") or name == "state"
+            if row[name] not in (None, "null", "{}") or name == "state"
         ],
         "causes": [{**cause._asdict(), "message": readable(cause.message)} for cause in calls.why(conn, id)],
         "errors": errors,
@@ -206,7 +211,7 @@ def _facts(row: dict[str, Any]) -> list[tuple[str, str]]:
     }
     facts = [
         (name.replace("_", " "), shown(value if isinstance(value, str) else json.dumps(value), 300))
-        for name, value in row.items()
+        for name, value in sorted(row.items(), key=lambda item: _ORDER.index(item[0]) if item[0] in _ORDER else 99)
         if name not in left_out and value not in (None, {}, [], False)
     ]
     facts += [("paused since", shown(row["paused_at"]))] if row["paused_at"] else []
