@@ -86,6 +86,36 @@ def uninstall() -> Script[None]:
     return (yield from _in_transaction(_uninstall()))
 
 
+@script
+def ensure(extension: bool | None = None) -> Script[str]:
+    """Bring gendurable to this package's version, whatever there is; returns the version that is there then.
+
+    What is installed stays of its kind. A new installation is an extension for True, the plain script for False, and
+    for None an extension where the server offers this version of it. A newer version is left as it is.
+
+    Raises:
+        VersionMismatch: the server does not have the extension in this version, or no script leads to it.
+    """
+    return (yield from _in_transaction(_ensure(extension)))
+
+
+@script
+def installed() -> Script[str | None]:
+    """The version that is in the database, as an extension or not; None: there is none."""
+    extension, plain = yield from _in_transaction(_state())
+    return extension or plain
+
+
+@script
+def remove() -> Script[None]:
+    """Drop gendurable with all its instances, an extension or not; nothing happens where there is none.
+
+    Raises:
+        psycopg.errors.DependentObjectsStillExist: somebody's view reads ours.
+    """
+    return (yield from _in_transaction(_remove()))
+
+
 # -- below: how
 
 # A name goes through the server only: what it is written in may have no words for it here.
@@ -246,3 +276,41 @@ def _uninstall() -> Script[None]:
         yield _run(_DROP.replace("{ours}", ours).replace("{kind}", kind).replace("{made}", made))
     yield _run("drop schema gendurable cascade")
     yield _run(_RESTORE_PATH)
+
+
+def _ensure(extension: bool | None) -> Script[str]:
+    as_extension, installed = yield from _state()
+    have, want = as_extension or installed, version()
+    if have == want:
+        return want
+    if have is not None and _numbers(have) > _numbers(want):
+        return have
+    if as_extension is None and have is not None:
+        return (yield from _upgrade())
+    offered = yield _run(
+        f"select 1 from pg_catalog.pg_available_extension_versions where name = 'gendurable' and version = '{want}'"
+    )
+    if as_extension is None and (extension is False or (extension is None and not offered)):
+        return (yield from _install())
+    if not offered:
+        raise VersionMismatch(
+            f"the server does not offer the extension gendurable {want}",
+            hint="put its files there: make install PG_CONFIG=...",
+        )
+    if as_extension is None:
+        yield _run(f"create extension gendurable version '{want}'")
+    else:
+        yield _run(f"alter extension gendurable update to '{want}'")
+    return want
+
+
+def _remove() -> Script[None]:
+    extension, _ = yield from _state()
+    if extension is None:
+        yield from _uninstall()
+    else:
+        yield _run("drop extension gendurable")
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", version))

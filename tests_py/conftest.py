@@ -19,6 +19,8 @@ from support import accounts as _accounts
 from support.people import People
 from support.server import Server, find, forget_libpq
 
+pytest_plugins = ["support.djangofixtures"]
+
 
 class Database:
     """A fresh database, and the connections to it that end with the test."""

@@ -1,7 +1,7 @@
 """Reading the views: queues, workers, limits, schedules, holds and steps, each row by the names of its columns.
 
-A view may gain columns, so a row is a mapping and not a type of its own. Times are texts in ISO 8601. `says_who` is for
-tools that act for others.
+A view may gain columns, so a row is a mapping and not a type of its own. Times are texts in ISO 8601. `glance` and
+`happened` are for pages, which have no room for what is large; `says_who` is for tools that act for others.
 """
 
 from __future__ import annotations
@@ -63,6 +63,43 @@ def pauses() -> Statement[list[Row]]:
 def steps() -> Statement[list[Row]]:
     """The steps that `define_step` has defined."""
     return _view("gd_steps", "x.fsm, x.step, x.version")
+
+
+@call
+def glance(id: int, most: int = 20_000) -> Statement[Row | None]:
+    """`looking.get` with state, result and meta as texts of JSON, ``most`` characters of each.
+
+    ``cut`` has the whole length of those that are longer. None: there is no such instance (any more).
+    """
+    return Statement(
+        "select (d - '{state,result,meta}'::text[])::text, left(s, %s), length(s), left(r, %s), length(r), "
+        "left(m, %s), length(m) from gd_get(%s) d "
+        "cross join lateral (select (d -> 'state')::text, (d -> 'result')::text, (d -> 'meta')::text offset 0) "
+        "t (s, r, m)",
+        (most, most, most, id),
+        lambda rows: _glance(rows, most),
+    )
+
+
+def _glance(rows: Rows, most: int) -> Row | None:
+    if not rows or rows[0][0] is None:
+        return None
+    row = cast("Row", loads(rows[0][0]))
+    texts = dict(zip(("state", "result", "meta"), rows[0][1::2], strict=True))
+    lengths = dict(zip(texts, rows[0][2::2], strict=True))
+    return {**row, **texts, "cut": {name: length for name, length in lengths.items() if length and length > most}}
+
+
+@call
+def happened(id: int, after: int = 0, limit: int = 100, most: int = 2_000) -> Statement[list[Row]]:
+    """`looking.history` without states, and with ``most`` characters of each detail."""
+    return Statement(
+        "select json_build_object('no', no, 'at', at, 'kind', kind, 'step', step, 'next_step', next_step, "
+        "'attempt', attempt, 'worker', worker, 'seconds', seconds, 'detail', left(detail::text, %s))::text "
+        "from gd_history(%s, %s, %s)",
+        (most, id, after, limit),
+        _rows,
+    )
 
 
 @call

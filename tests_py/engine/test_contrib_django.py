@@ -16,33 +16,16 @@ from gendurable_py import Engine, job
 
 django = pytest.importorskip("django", reason="needs Django: pip install django")
 
-from django.conf import settings  # noqa: E402
-from django.db import connections, transaction  # noqa: E402
+from django.db import transaction  # noqa: E402
+from support import djangoproject  # noqa: E402
 
 
 @pytest.fixture
 def accounts(conn: psycopg.Connection[Any], db: Database) -> Iterator[None]:
     create(conn)
-    if not settings.configured:
-        settings.configure(DATABASES={}, USE_TZ=True)
-        django.setup()
-    known = psycopg.conninfo.conninfo_to_dict(db.dsn)
-    connections.databases["default"] = {}
-    connections.databases["app"] = connections.configure_settings(
-        {
-            "default": {},
-            "app": {
-                "ENGINE": "django.db.backends.postgresql",
-                "NAME": known["dbname"],
-                "USER": known.get("user", ""),
-                "PASSWORD": known.get("password", ""),
-                "HOST": known["host"],
-                "PORT": str(known.get("port", "")),
-            },
-        }
-    )["app"]
+    djangoproject.use(app=djangoproject.described(db.dsn))
     yield
-    connections["app"].close()
+    djangoproject.leave()
 
 
 def balance(conn: psycopg.Connection[Any]) -> int:

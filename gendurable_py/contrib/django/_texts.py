@@ -1,0 +1,26 @@
+"""Texts of others on pages: as they are, but without what a browser would take for an order, and cut with a word."""
+
+from __future__ import annotations
+
+_LONGEST = 60
+
+
+def shown(value: object, most: int = _LONGEST) -> str:
+    """Any text on a line of its own, without what a browser or a terminal would take for an order."""
+    text = "" if value is None else str(value)
+    text = "".join(
+        c if c.isprintable() else " " if c in "\r\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text[: most + 1]
+    )
+    return f"{text[:most]}…" if len(text) > most else text
+
+
+def readable(value: object, length: int | None = None) -> str:
+    """A longer text with its lines; ``length`` says how long the whole is, where this is the beginning of it."""
+    text = "" if value is None else str(value)
+    text = "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return f"{text}\n… cut: the whole has {length:,} characters" if length else text
+
+
+def status_of(status: str, paused: object) -> str:
+    """With a word for what is paused."""
+    return f"{status.replace('_', ' ')}{' (paused)' if paused else ''}"

@@ -1,0 +1,1 @@
+"""`gendurable`: the command line with the databases of the project."""

@@ -1,0 +1,120 @@
+"""What a worker of the project serves: the machines and tasks in ``machines.py`` and ``tasks.py`` of its apps.
+
+`found` is for ``gendurable worker gendurable_py.contrib.django.serving:found``, in each process of it: whoever asks for
+it has Django set up by it, from the variable ``DJANGO_SETTINGS_MODULE``. `ready` does that and is empty.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, cast
+
+import django
+from django.apps import apps
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.db import reset_queries
+
+from ...machine.claim import ClaimRow
+from ...machine.outcome import MachineLike
+from ...machine.registry import known
+from ...telemetry import instrument
+from ...telemetry.events import Event
+from . import conf
+from .transactions import close_old
+
+
+def discover() -> list[MachineLike]:
+    """Import the modules of the installed apps, and list the machines that are known then, those of tasks too.
+
+    What such a module raises goes on. Machines that other modules define are found if these import them.
+    """
+    if not apps.ready:
+        django.setup()
+    for app in apps.get_app_configs():
+        for name in conf.read().modules:
+            module = f"{app.name}.{name}"
+            if app.label != "gendurable" and find_spec(module) is not None:
+                import_module(module)
+    return [cast("MachineLike", spec.cls) for spec in sorted(known(), key=lambda spec: (spec.name, spec.version))]
+
+
+def queues() -> list[str]:
+    """The queues of the machines, and those into which tasks may be put."""
+    from ...machine.spec import spec_of
+
+    specs = [spec_of(machine) for machine in discover()]
+    names = {spec.queue for spec in specs} | {queue for spec in specs for queue in spec.queues.values()}
+    return sorted(names | _task_queues())
+
+
+def _task_queues() -> set[str]:
+    named = getattr(settings, "TASKS", None) or {}
+    path = "gendurable_py.contrib.django.tasks."
+    ours = [one for one in named.values() if str(one.get("BACKEND", "")).startswith(path)]
+    return {queue for one in ours for queue in one.get("QUEUES", ["default"])}
+
+
+class Caring:
+    """Stands around each step, as Django's requests have it: connections that are too old or broken are closed."""
+
+    def __init__(self, inner: instrument.Instrument | None) -> None:
+        self.inner = inner
+
+    def step(self, work: instrument.Running) -> AbstractContextManager[object]:
+        return self._around(work)
+
+    @contextmanager
+    def _around(self, work: instrument.Running) -> Iterator[None]:
+        _care()
+        try:
+            if self.inner is None:
+                yield
+            else:
+                with self.inner.step(work):
+                    yield
+        finally:
+            _care()
+
+    def ran(self, row: ClaimRow, seconds: float, outcome: str, error: Exception | None) -> None:
+        if self.inner is not None:
+            self.inner.ran(row, seconds, outcome, error)
+
+    def event(self, event: Event) -> None:
+        if self.inner is not None:
+            self.inner.event(event)
+
+
+def _care() -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        close_old()
+        reset_queries()
+    # On the loop, where async steps run, Django lets nobody use a connection.
+
+
+def take_care() -> None:
+    """From now on, in this process."""
+    if not isinstance(instrument.current, Caring):
+        instrument.use(Caring(instrument.current))
+
+
+def __getattr__(name: str) -> Any:
+    if name == "ready":  # for a worker that is told itself what it serves
+        if not apps.ready:
+            django.setup()
+        take_care()
+        return []
+    if name != "found":
+        raise AttributeError(name)
+    machines = discover()
+    if not machines:
+        names = " or ".join(f"{name}.py" for name in conf.read().modules)
+        raise ImproperlyConfigured(f"no installed app has a machine or a task in {names}")
+    take_care()
+    return machines

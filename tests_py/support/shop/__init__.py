@@ -1,0 +1,1 @@
+"""An app of a Django project, for the tests: a model, machines and tasks."""
