@@ -23,7 +23,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "embedded": {"base", "install"},
     "dispatch": {"base", "machine", "calls", "telemetry", "install"},
     "engine": {"base", "machine", "telemetry", "install", "dispatch"},
-    "contrib": set(),
+    "contrib": {"base", "calls", "install"},
     "testing": {"base", "machine", "calls", "dispatch", "embedded"},
     "cli": {"base", "machine", "calls", "install", "embedded", "engine"},
     # what users may import by these names, and the door
