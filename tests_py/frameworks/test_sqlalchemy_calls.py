@@ -96,12 +96,17 @@ async def test_an_async_session_is_the_same(conn: Conn, async_engine: AsyncEngin
     assert there(conn) == (1, 90)
 
 
+def lose(db: Session) -> None:
+    db.get_one(Account, 1).balance -= 10
+    sa.insert(db, "lost")
+    raise ZeroDivisionError
+
+
 def test_a_block_of_begin_and_a_savepoint(conn: Conn, engine: Engine) -> None:
     with Session(engine) as db, db.begin():
         kept = sa.insert(db, "kept")
         with pytest.raises(ZeroDivisionError), db.begin_nested():
-            sa.insert(db, "lost")
-            raise ZeroDivisionError
+            lose(db)
         with pytest.raises(gd.UnknownInstance), db.begin_nested():
             sa.retry(db, 12345)
         with db.begin_nested():
@@ -110,20 +115,21 @@ def test_a_block_of_begin_and_a_savepoint(conn: Conn, engine: Engine) -> None:
 
 
 async def test_savepoints_of_an_async_session(conn: Conn, async_engine: AsyncEngine) -> None:
+    async def lose_it(db: AsyncSession) -> None:
+        async with db.begin_nested():
+            await sa.insert(db, "lost")
+            await sa.retry(db, 12345)
+
     async with AsyncSession(async_engine) as db, db.begin():
         kept = await sa.insert(db, "kept")
         with pytest.raises(gd.UnknownInstance):
-            async with db.begin_nested():
-                await sa.insert(db, "lost")
-                await sa.retry(db, 12345)
+            await lose_it(db)
     assert [row[0] for row in conn.execute("select id from gd_instances")] == [kept]
 
 
 def test_a_block_that_raises_keeps_nothing(conn: Conn, engine: Engine) -> None:
     with pytest.raises(ZeroDivisionError), Session(engine) as db, db.begin():
-        db.get_one(Account, 1).balance -= 10
-        sa.insert(db, "mail")
-        raise ZeroDivisionError
+        lose(db)
     assert there(conn) == (0, 100)
     with Session(engine) as db:
         sa.insert(db, "mail")  # closed without a commit
@@ -215,7 +221,7 @@ async def test_the_sync_session_inside_an_async_one(conn: Conn, async_engine: As
 
 def test_a_session_that_does_not_begin_by_itself(conn: Conn, engine: Engine) -> None:
     with Session(engine, autobegin=False) as db:
-        with pytest.raises(InvalidRequestError, match="[Aa]utobegin"):
+        with pytest.raises(InvalidRequestError, match=r"[Aa]utobegin"):
             sa.insert(db, "mail")
         with db.begin():
             sa.insert(db, "mail")
