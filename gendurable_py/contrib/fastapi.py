@@ -17,6 +17,7 @@ be lost. An exception, also `HTTPException`, rolls it back. `transaction` does t
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import (
     AbstractAsyncContextManager,
@@ -37,6 +38,7 @@ from . import missing
 
 try:
     import anyio
+    import anyio.to_thread
     from fastapi import Depends
 except ModuleNotFoundError as error:
     raise missing("fastapi", error) from error
@@ -149,8 +151,8 @@ class Gendurable:
         async with self.begin() as conn:
             yield conn
 
-    def _begin_sync(self) -> Iterator[Connection[Any]]:
-        with self.begin_sync() as conn:
+    async def _begin_sync(self) -> AsyncIterator[Connection[Any]]:
+        async with _in_threads(self.begin_sync()) as conn:
             yield conn
 
     def _running(self) -> tuple[AsyncConnectionPool[Any], ConnectionPool[Any]]:
@@ -175,22 +177,13 @@ def transaction(source: Begins) -> Any:
     ``db: Annotated[Session, transaction(make_session)]``. Write it once, and use it by a name: each is a transaction
     of its own.
     """
-    # Asked once, of a block that is never entered.
-    if hasattr(source.begin(), "__aenter__"):
 
-        async def begin() -> AsyncIterator[Any]:
-            made: Any = source.begin()
-            async with _whole(made) as session:
-                yield session
-
-        return Depends(begin, scope=_SCOPE)
-
-    def begin_sync() -> Iterator[Any]:
+    async def begin() -> AsyncIterator[Any]:
         made: Any = source.begin()
-        with made as session:
+        async with _whole(made) if hasattr(made, "__aenter__") else _in_threads(made) as session:
             yield session
 
-    return Depends(begin_sync, scope=_SCOPE)
+    return Depends(begin, scope=_SCOPE)
 
 
 @asynccontextmanager
@@ -206,6 +199,26 @@ async def _whole(manager: AbstractAsyncContextManager[T]) -> AsyncIterator[T]:
     else:
         with anyio.CancelScope(shield=True):
             await manager.__aexit__(None, None, None)
+
+
+@asynccontextmanager
+async def _in_threads(manager: AbstractContextManager[T]) -> AsyncIterator[T]:
+    """A sync block for functions that run in threads, with an end as above.
+
+    FastAPI's own way leaves out the end of a request that is cancelled, in older versions. The end has a limiter of
+    its own: it must not wait for threads that may wait for the connection.
+    """
+    value = await anyio.to_thread.run_sync(manager.__enter__)
+    kind, error, trace = None, None, None
+    try:
+        yield value
+    except BaseException as raised:  # noqa: BLE001 - raised again below
+        kind, error, trace = type(raised), raised, raised.__traceback__
+    leave = functools.partial(manager.__exit__, kind, error, trace)
+    with anyio.CancelScope(shield=True):
+        swallowed = await anyio.to_thread.run_sync(leave, limiter=anyio.CapacityLimiter(1))
+    if error is not None and not swallowed:
+        raise error
 
 
 def _refuse_failed(conn: Connection[Any] | AsyncConnection[Any]) -> None:

@@ -321,7 +321,7 @@ def test_offline_it_writes_what_it_would_do(empty_db: Database, migrations: Call
     written = fingerprint(conn)
     run_script(empty_db, down)
     assert not is_installed(conn)
-    run_script(empty_db, "drop table alembic_version")
+    run_script(empty_db, "drop table if exists alembic_version")
     made.up()
     assert fingerprint(conn) == written
 

@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 from conftest import Database
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import Engine, create_engine, select, text
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.ext.asyncio import (
     AsyncEngine,
@@ -63,7 +63,7 @@ def there(conn: Conn) -> tuple[int, int]:
 
 def test_an_instance_is_what_its_transaction_becomes(conn: Conn, engine: Engine) -> None:
     with Session(engine) as db:
-        account = db.get_one(Account, 1)
+        account = db.scalars(select(Account).where(Account.id == 1)).one()
         account.balance -= 10
         id = sa.insert(db, "mail", {"to": "ada"}, unique_key="mail:1")
         assert there(conn) == (0, 100)
@@ -81,13 +81,13 @@ def test_an_instance_is_what_its_transaction_becomes(conn: Conn, engine: Engine)
 
 async def test_an_async_session_is_the_same(conn: Conn, async_engine: AsyncEngine) -> None:
     async with AsyncSession(async_engine) as db:
-        account = await db.get_one(Account, 1)
+        account = (await db.scalars(select(Account).where(Account.id == 1))).one()
         account.balance -= 10
         await sa.insert(db, "mail", unique_key="mail:1")
         await db.rollback()
         assert there(conn) == (0, 100)
 
-        account = await db.get_one(Account, 1)
+        account = (await db.scalars(select(Account).where(Account.id == 1))).one()
         account.balance -= 10
         await sa.insert(db, "mail", unique_key="mail:1")
         assert await sa.signal(db, "mail:1", "seen") == "delivered"
@@ -97,7 +97,7 @@ async def test_an_async_session_is_the_same(conn: Conn, async_engine: AsyncEngin
 
 
 def lose(db: Session) -> None:
-    db.get_one(Account, 1).balance -= 10
+    db.scalars(select(Account).where(Account.id == 1)).one().balance -= 10
     sa.insert(db, "lost")
     raise ZeroDivisionError
 
@@ -204,7 +204,7 @@ async def test_an_async_scoped_session(conn: Conn, async_engine: AsyncEngine) ->
 
 async def test_the_sync_session_inside_an_async_one(conn: Conn, async_engine: AsyncEngine) -> None:
     def place(db: Session) -> int | None:
-        db.get_one(Account, 1).balance -= 10
+        db.scalars(select(Account).where(Account.id == 1)).one().balance -= 10
         return sa.insert(db, "mail")
 
     async with AsyncSession(async_engine) as db:
