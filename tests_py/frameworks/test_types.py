@@ -65,8 +65,7 @@ def sync(db: Session, scoped: scoped_session[Session], core: SyncCore) -> None:
 async def asynchronous(db: AsyncSession, scoped: async_scoped_session[AsyncSession], core: AsyncCore) -> None:
     assert_type(await sa.insert_many(db, []), list[gd.Inserted])
     assert_type(await sa.find(scoped, "order:1"), int | None)
-    waiting = sa.find(core, "order:1")
-    assert_type(waiting, Coroutine[Any, Any, int | None])
+    waiting: Coroutine[Any, Any, int | None] = sa.find(core, "order:1")
     await waiting
     sa.find(core, "order:1")  # E: must be used
     assert_type(await sa.call(core, gd.wait, 1), gd.Result)
