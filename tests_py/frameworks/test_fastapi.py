@@ -12,39 +12,17 @@ import anyio
 import psycopg
 import pytest
 from conftest import Database
-from fastapi import Depends, FastAPI, HTTPException
-from fastapi.responses import JSONResponse
+from fastapi import Depends, FastAPI
 from fastapi.testclient import TestClient
 from psycopg import AsyncConnection, Connection
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
-from sqlalchemy import create_engine, text
-from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
-from sqlalchemy.orm import Session, sessionmaker
-from support.frameworks import url
+from support.requests import ENDS, act, ask, count
 from support.wait import wait_until
 
 import gendurable_py as gd
-from gendurable_py.contrib import sqlalchemy as sa
-from gendurable_py.contrib.fastapi import Gendurable, transaction
+from gendurable_py.contrib.fastapi import Gendurable
 
 Conn = psycopg.Connection[Any]
-
-
-def count(conn: Conn) -> int:
-    row = conn.execute("select count(*) from gd_instances").fetchone()
-    assert row is not None
-    return int(row[0])
-
-
-def act(how: str) -> Any:
-    """What the functions of the apps do behind their insert."""
-    if how == "refused":
-        raise HTTPException(409, "no")
-    if how == "broken":
-        raise ZeroDivisionError
-    if how == "answers an error":
-        return JSONResponse({"no": "but kept"}, status_code=409)
-    return {"ok": True}
 
 
 CAUGHT = "do $$begin raise exception 'caught'; end$$"
@@ -107,17 +85,6 @@ def client(durable: Gendurable) -> Iterator[TestClient]:
         yield made
 
 
-ENDS = {
-    "ok": (200, 1),
-    "savepoint": (200, 1),
-    "answers an error": (409, 1),  # no exception: what the function returns is its answer
-    "refused": (409, 0),
-    "broken": (500, 0),
-    "caught": (500, 0),
-    "commits": (500, 0),
-}
-
-
 @pytest.mark.parametrize("colour", ["async", "sync"])
 @pytest.mark.parametrize("how", ENDS)
 def test_an_instance_is_what_its_request_becomes(conn: Conn, client: TestClient, colour: str, how: str) -> None:
@@ -132,38 +99,6 @@ def test_a_dict_of_arguments(db: Database, conn: Conn) -> None:
     with TestClient(make_app(Gendurable(psycopg.conninfo.conninfo_to_dict(db.dsn)))) as client:
         assert client.post("/async/ok").status_code == client.post("/sync/ok").status_code == 200
     assert count(conn) == 2
-
-
-async def ask(app: FastAPI, path: str, seen: Any = None) -> int:
-    """A request without a client: `seen` is called when the response begins."""
-    status = 0
-
-    async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": b"", "more_body": False}
-
-    async def send(message: Any) -> None:
-        nonlocal status
-        if message["type"] == "http.response.start":
-            status = message["status"]
-            if seen is not None:
-                seen()
-
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0"},
-        "http_version": "1.1",
-        "method": "POST",
-        "path": path,
-        "raw_path": path.encode(),
-        "root_path": "",
-        "scheme": "http",
-        "query_string": b"",
-        "headers": [],
-        "client": None,
-        "server": ("test", 80),
-    }
-    await app(scope, receive, send)
-    return status
 
 
 @pytest.mark.parametrize("colour", ["async", "sync"])
@@ -331,71 +266,3 @@ async def test_a_database_that_is_not_there() -> None:
     with pytest.raises(psycopg.OperationalError):
         async with durable.lifespan():
             pass
-
-
-# Sessions of SQLAlchemy
-
-
-@pytest.mark.parametrize("how", ["ok", "refused", "broken"])
-def test_a_session_of_the_request(db: Database, conn: Conn, how: str) -> None:
-    engine = create_engine(url(db.dsn), pool_size=1, max_overflow=0)
-    InRequest = Annotated[Session, transaction(sessionmaker(engine))]
-    app = FastAPI()
-
-    @app.post("/{how}")
-    def post(how: str, db: InRequest) -> Any:
-        sa.insert(db, "mail")
-        return act(how)
-
-    client = TestClient(app, raise_server_exceptions=False)
-    status, kept = ENDS[how]
-    assert client.post(f"/{how}").status_code == status
-    assert count(conn) == kept
-    assert client.post("/ok").status_code == 200
-    engine.dispose()
-
-
-@pytest.mark.parametrize("how", ["ok", "refused", "broken"])
-async def test_an_async_session_of_the_request(db: Database, conn: Conn, how: str) -> None:
-    engine = create_async_engine(url(db.dsn), pool_size=1, max_overflow=0)
-    InRequest = Annotated[AsyncSession, transaction(async_sessionmaker(engine))]
-    app = FastAPI()
-    seen: list[int] = []
-
-    @app.post("/{how}")
-    async def post(how: str, db: InRequest) -> Any:
-        await sa.insert(db, "mail")
-        assert await db.scalar(text("select count(*) from gd_instances")) == 1
-        return act(how)
-
-    status, kept = ENDS[how]
-    if how == "broken":
-        with pytest.raises(ZeroDivisionError):
-            await ask(app, f"/{how}")
-    else:
-        assert await ask(app, f"/{how}", lambda: seen.append(count(conn))) == status
-        assert seen == [kept]
-    assert count(conn) == kept
-    await engine.dispose()
-
-
-async def test_an_async_session_whose_request_is_cancelled(db: Database, conn: Conn) -> None:
-    engine = create_async_engine(url(db.dsn), pool_size=1, max_overflow=0, pool_timeout=5)
-    app = FastAPI()
-
-    @app.post("/")
-    async def post(db: Annotated[AsyncSession, transaction(async_sessionmaker(engine))]) -> None:
-        await sa.insert(db, "mail")
-        await db.execute(text("select pg_advisory_xact_lock(42)"))
-
-    conn.execute("select pg_advisory_lock(42)")
-    waiting = "select count(*) from pg_locks where locktype = 'advisory' and objid = 42 and not granted"
-    async with anyio.create_task_group() as group:
-        group.start_soon(ask, app, "/")
-        await asyncio.to_thread(wait_until, lambda: conn.execute(waiting).fetchone() == (1,))
-        group.cancel_scope.cancel()
-    conn.execute("select pg_advisory_unlock(42)")
-    assert count(conn) == 0
-    assert await ask(app, "/") == 200
-    assert count(conn) == 1
-    await engine.dispose()
