@@ -225,8 +225,11 @@ def test_functions_come_into_the_current_schema(empty_db: Database, migrations: 
 
 
 def install_release(conn: psycopg.Connection[Any], release: str) -> None:
+    """In a schema of its own, which is not where the tables of the migrations belong."""
     with conn.transaction():
+        conn.execute("create schema functions; set local search_path = functions, public")
         conn.execute(plain_script(release).encode())
+    conn.execute("set search_path = public, functions")
 
 
 def test_an_older_database_is_upgraded(empty_db: Database, migrations: Callable[..., Migrations]) -> None:

@@ -160,6 +160,28 @@ async def test_a_request_that_is_cancelled_gives_its_connection_back(
     assert count(conn) == before + 1
 
 
+async def test_a_block_that_is_cancelled_gives_its_connection_back(conn: Conn, durable: Gendurable) -> None:
+    async def wait() -> None:
+        async with durable.begin() as conn:
+            await gd.insert(conn, "mail")
+            used.add(conn.info.backend_pid)
+            begun.set()
+            await asyncio.Event().wait()
+
+    used: set[int] = set()
+    async with durable.lifespan():
+        for _ in range(3):
+            begun = asyncio.Event()
+            async with anyio.create_task_group() as group:
+                group.start_soon(wait)
+                await begun.wait()
+                group.cancel_scope.cancel()
+        async with asyncio.timeout(20), durable.begin():  # the only connection
+            pass
+    assert count(conn) == 0
+    assert len(used) == 1, "it was not rolled back, and was thrown away"
+
+
 def test_an_engine_beside_the_app(db: Database, conn: Conn) -> None:
     @gd.job(name="double")
     async def double(args: dict[str, int]) -> int:
