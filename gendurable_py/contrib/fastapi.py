@@ -39,6 +39,7 @@ from . import missing
 try:
     import anyio
     import anyio.to_thread
+    from anyio.lowlevel import RunVar
     from fastapi import Depends
 except ModuleNotFoundError as error:
     raise missing("fastapi", error) from error
@@ -205,10 +206,10 @@ async def _whole(manager: AbstractAsyncContextManager[T]) -> AsyncIterator[T]:
 async def _in_threads(manager: AbstractContextManager[T]) -> AsyncIterator[T]:
     """A sync block for functions that run in threads, with an end as above.
 
-    FastAPI's own way leaves out the end of a request that is cancelled, in older versions. The end has a limiter of
-    its own: it must not wait for threads that may wait for the connection.
+    FastAPI's own way leaves out the end of a request that is cancelled, in older versions. The beginning may wait for a
+    connection, and the threads that functions run in must not all do that; the end must wait for nobody.
     """
-    value = await anyio.to_thread.run_sync(manager.__enter__)
+    value = await anyio.to_thread.run_sync(manager.__enter__, limiter=_beginners())
     kind, error, trace = None, None, None
     try:
         yield value
@@ -219,6 +220,18 @@ async def _in_threads(manager: AbstractContextManager[T]) -> AsyncIterator[T]:
         swallowed = await anyio.to_thread.run_sync(leave, limiter=anyio.CapacityLimiter(1))
     if error is not None and not swallowed:
         raise error
+
+
+_limiters: RunVar[anyio.CapacityLimiter] = RunVar("gendurable beginners")
+
+
+def _beginners() -> anyio.CapacityLimiter:
+    """How many threads wait for a connection at once; those who come later wait on the loop."""
+    try:
+        return _limiters.get()
+    except LookupError:
+        _limiters.set(anyio.CapacityLimiter(10))
+        return _limiters.get()
 
 
 def _refuse_failed(conn: Connection[Any] | AsyncConnection[Any]) -> None:

@@ -160,6 +160,16 @@ async def test_a_request_that_is_cancelled_gives_its_connection_back(
     assert count(conn) == before + 1
 
 
+@pytest.mark.parametrize("colour", ["async", "sync"])
+async def test_more_requests_than_threads_take_turns(conn: Conn, durable: Gendurable, colour: str) -> None:
+    """Those who wait for the connection must not take the threads away from the function that has it."""
+    app = make_app(durable)
+    async with durable.lifespan(app):
+        said = await asyncio.gather(*(ask(app, f"/{colour}/ok") for _ in range(100)))
+    assert said == [200] * 100
+    assert count(conn) == 100
+
+
 async def test_a_block_that_is_cancelled_gives_its_connection_back(conn: Conn, durable: Gendurable) -> None:
     async def wait() -> None:
         async with durable.begin() as conn:
