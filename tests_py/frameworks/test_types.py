@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 
 PROGRAM = """
@@ -80,6 +82,7 @@ def migrate() -> None:
 """
 
 
+@pytest.mark.timeout(300)
 def test_what_mypy_says(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(PROGRAM)
     said = subprocess.run(
