@@ -20,6 +20,7 @@ NAMES = (
     "subscription",
     "thumbnails",
     "transfer",
+    "web_flask",
 )
 
 

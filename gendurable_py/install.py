@@ -50,6 +50,28 @@ def plain_script() -> str:
     return (_folder()[1] / "gendurable.sql").read_text(encoding="utf-8")
 
 
+def upgrade_script(installed: str) -> str:
+    """What leads a plain installation of that version to this package's, to be run in one transaction.
+
+    Raises:
+        VersionMismatch: no script leads on from there.
+    """
+    path = _folder()[1] / f"gendurable.upgrade--{installed}--{version()}.sql"
+    if not path.exists():
+        raise VersionMismatch(
+            f"no upgrade leads from gendurable {installed} to this package's {version()}",
+            hint=_newer(installed),
+        )
+    # The script sets a search_path until the transaction ends, and others may have more to do in it.
+    return f"{_KEEP_PATH};\n{path.read_text(encoding='utf-8')}\n{_RESTORE_PATH};"
+
+
+def uninstall_script() -> str:
+    """What drops a plain installation of this package's version, to be run in one transaction."""
+    drops = [_drop(kind, _OURS) for kind in ("view", "function")]
+    return "\n".join(f"{text.strip()};" for text in (_KEEP_PATH, _PIN_PATH, *drops, _DROP_SCHEMA, _RESTORE_PATH))
+
+
 # -- the calls
 
 
@@ -120,6 +142,7 @@ def remove() -> Script[None]:
 
 # A name goes through the server only: what it is written in may have no words for it here.
 _KEEP_PATH = "select pg_catalog.set_config('gendurable.path', pg_catalog.current_setting('search_path'), true)"
+_PIN_PATH = "select pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true)"
 _RESTORE_PATH = "select pg_catalog.set_config('search_path', pg_catalog.current_setting('gendurable.path'), true)"
 
 # The schema of the functions is the user's: it may have been renamed since its name was written down, and may hold
@@ -164,6 +187,13 @@ _OURS_BY_NAME = """
         where '{kind}' = 'view' and c.relnamespace = quote_ident(v_schema)::regnamespace
             and c.relkind = 'v' and c.relname = any('{{names}}')
 """
+
+_DROP_SCHEMA = "drop schema gendurable cascade"
+
+
+def _drop(kind: str, ours: str) -> str:
+    made = "routine" if kind == "function" else kind
+    return _DROP.replace("{ours}", ours).replace("{kind}", kind).replace("{made}", made)
 
 
 def _in_transaction(steps: Script[R]) -> Script[R]:
@@ -247,16 +277,7 @@ def _upgrade() -> Script[str]:
         raise VersionMismatch("gendurable is not installed in this database", hint="call install")
     want = version()
     if installed != want:
-        path = _folder()[1] / f"gendurable.upgrade--{installed}--{want}.sql"
-        if not path.exists():
-            raise VersionMismatch(
-                f"no upgrade leads from gendurable {installed} to this package's {want}",
-                hint=_newer(installed),
-            )
-        yield _run(_KEEP_PATH)
-        yield _run(path.read_text(encoding="utf-8"))
-        # The script sets its own until the transaction ends, and the transaction may be the caller's.
-        yield _run(_RESTORE_PATH)
+        yield _run(upgrade_script(installed))
     return want
 
 
@@ -268,13 +289,13 @@ def _uninstall() -> Script[None]:
         return
     text = plain_script()
     yield _run(_KEEP_PATH)
-    yield _run("select pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true)")
+    yield _run(_PIN_PATH)
     named = yield _run("select 1 where to_regprocedure('gendurable._api()') is not null")
-    for kind, made in (("view", "view"), ("function", "routine")):
+    for kind in ("view", "function"):
         names = re.findall(rf"^create (?:or replace )?{kind}\s+(gd_\w+)", text, re.MULTILINE)
         ours = _OURS if named else _OURS_BY_NAME.replace("{names}", ",".join(names))
-        yield _run(_DROP.replace("{ours}", ours).replace("{kind}", kind).replace("{made}", made))
-    yield _run("drop schema gendurable cascade")
+        yield _run(_drop(kind, ours))
+    yield _run(_DROP_SCHEMA)
     yield _run(_RESTORE_PATH)
 
 

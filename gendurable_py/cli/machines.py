@@ -11,7 +11,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import cast
 
-from ..errors import InvalidArgument
 from ..machine.outcome import MachineLike
 from ..machine.spec import Spec, spec_of
 
@@ -73,7 +72,7 @@ def _import(name: str) -> ModuleType:
 def _spec(value: object) -> Spec | None:
     try:
         return spec_of(cast("MachineLike", value))
-    except InvalidArgument:
+    except Exception:  # noqa: BLE001 - whatever lies in a module: some proxies refuse any look outside of a request
         return None
 
 

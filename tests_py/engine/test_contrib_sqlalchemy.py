@@ -15,10 +15,11 @@ from gendurable_py import Engine, job
 pytest.importorskip("sqlalchemy", reason="needs SQLAlchemy: pip install sqlalchemy greenlet")
 pytest.importorskip("greenlet", reason="needs greenlet: pip install sqlalchemy greenlet")
 
-from sqlalchemy import create_engine, make_url, text
+from sqlalchemy import URL, create_engine, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.pool import NullPool
+from support import frameworks
 
 from gendurable_py.contrib.sqlalchemy import async_session, session
 
@@ -34,14 +35,8 @@ class Account(Base):
 
 
 @pytest.fixture
-def url(db: Database, accounts: None) -> Any:
-    known = psycopg.conninfo.conninfo_to_dict(db.dsn)
-    return make_url("postgresql+psycopg://").set(
-        username=known.get("user"),
-        password=known.get("password"),
-        database=known["dbname"],
-        query={"host": known["host"], "port": str(known.get("port", 5432))},
-    )
+def url(db: Database, accounts: None) -> URL:
+    return frameworks.url(db.dsn)
 
 
 def balance(conn: psycopg.Connection[Any]) -> int:
