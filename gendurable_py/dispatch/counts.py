@@ -6,9 +6,12 @@ the process.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+from .._log import logger
 from ..machine.codec import dumps
+from ..telemetry import instrument as telemetry
 from ..telemetry.events import Emit, Event, StepEnded
 
 _MOST_ROWS = 500
@@ -34,12 +37,28 @@ class Counts:
         count[0] += 1
         count[1] += seconds
 
+    def counting(self) -> Callable[[str, str, str, float], None]:
+        """What counts a step now: this, and the meter that hangs on the process, if there is one."""
+        meter = telemetry.meter
+        if meter is None:
+            return self.add
+        add, ended = self.add, meter.ended
+
+        def both(fsm: str, step: str, outcome: str, seconds: float) -> None:
+            add(fsm, step, outcome, seconds)
+            try:
+                ended(fsm, step, outcome, seconds)
+            except BaseException:  # noqa: BLE001 - telemetry that fails stops nothing
+                logger.exception("telemetry failed")
+
+        return both
+
     def hearing(self, emit: Emit) -> Emit:
         """Tells events on, and counts the steps that have ended among them."""
 
         def tell(event: Event) -> None:
             if isinstance(event, StepEnded):
-                self.add(event.fsm, event.step, event.outcome or "none", event.seconds)
+                self.counting()(event.fsm, event.step, event.outcome or "none", event.seconds)
             emit(event)
 
         return tell
