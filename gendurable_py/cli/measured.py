@@ -70,6 +70,8 @@ class Channel:
         self._lock = threading.Lock()
         self._read = b""
         self._number = 0
+        self.gone = False
+        """Whether the child has closed its end, or is about to: it has ended."""
 
     def ask(self, what: str) -> Any:
         """The answer; None: it is not there within 3 seconds, or at all."""
@@ -87,7 +89,10 @@ class Channel:
                 number, said = json.loads(line)
                 if number == self._number:
                     return said
-        except (OSError, ValueError):
+        except (TimeoutError, ValueError):
+            return None
+        except OSError:
+            self.gone = True
             return None
         finally:
             self._lock.release()
@@ -100,7 +105,7 @@ class Channel:
             self._socket.settimeout(left)
             part = self._socket.recv(1 << 20)
             if not part:
-                return None
+                raise ConnectionError("it is closed")
             self._read += part
         line, _, self._read = self._read.partition(b"\n")
         return line
@@ -136,7 +141,7 @@ class Family:
             channel.close()
 
     def ask(self, what: str) -> dict[int, Any]:
-        """The answers of all that are there, asked at once."""
+        """The answers of all that are there, asked at once; None: one does not answer."""
         with self._lock:
             channels = dict(self._channels)
         found: dict[int, Any] = {}
@@ -149,7 +154,7 @@ class Family:
             thread.start()
         for thread in threads:
             thread.join(2 * _PATIENCE)
-        return {number: found.get(number) for number in channels}
+        return {number: found.get(number) for number, channel in channels.items() if not channel.gone}
 
 
 def report(family: Family) -> tuple[bool, bool, dict[str, Any]]:

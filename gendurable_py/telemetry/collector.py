@@ -6,6 +6,7 @@ What is about engines (what runs, whether they are ready) is asked of them then;
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Protocol
 
@@ -81,6 +82,7 @@ class Collector(Base):
         self.ended = self._tally.ended
         self._latest = Latest()
         self._overdue: float | None = None
+        self._maintained_at: float | None = None
 
         def counter(name: str, what: str, *labels: str) -> Counter:
             return Counter(f"gendurable_{name}", what, labels, registry=None)
@@ -162,8 +164,10 @@ class Collector(Base):
         failed, overdue = event.said.get("errors"), event.said.get("overdue")
         if failed:
             self._upkeep_errors.inc(len(failed) if isinstance(failed, (dict, list)) else 1)
-        if event.said.get("ran") is True and isinstance(overdue, (int, float)):
-            self._overdue = float(overdue)
+        if event.said.get("ran") is True:
+            self._maintained_at = time.time()
+            if isinstance(overdue, (int, float)):
+                self._overdue = float(overdue)
 
     # Reading
 
@@ -211,6 +215,8 @@ class Collector(Base):
         yield _by("slots", "Steps that run at once at most", "queue", slots)
         late = self._overdue
         yield _gauge("retention_overdue_seconds", "How long removal is behind", late or 0.0, late is not None)
+        at = self._maintained_at
+        yield _gauge("maintenance_time_seconds", "When this process did it last (epoch)", at or 0.0, at is not None)
 
     def _depth(self) -> Iterator[Metric]:
         latest = self._latest.get()

@@ -9,11 +9,11 @@ from typing import Any
 
 import psycopg
 import pytest
-from support.server import Server
 from prometheus_client import CollectorRegistry
 from support.engine import Events, ended, running
 from support.people import People
 from support.scrape import Scrape
+from support.server import Server
 from support.telemetry import Telemetry
 from support.wait import wait_until
 
