@@ -79,7 +79,7 @@ class Collector(Base):
         self._names = Names(most)
         self._queues = Names(most)
         self._tally = Tally(self._names)
-        self.ended = self._tally.ended
+        self.teller, self.settle = self._tally.teller, self._tally.settle
         self._latest = Latest()
         self._overdue: float | None = None
         self._maintained_at: float | None = None
@@ -114,7 +114,7 @@ class Collector(Base):
     # Counting
 
     def event(self, event: Event) -> None:
-        """Called on the loops of engines. `StepEnded` has come to `ended` already."""
+        """Called on the loops of engines. What has come to `teller` is not counted again."""
         match event:
             case events.Claimed():
                 self._claim_seconds.observe(event.seconds)

@@ -43,10 +43,13 @@ class Instrument(Protocol):
 
 
 class Meter(Protocol):
-    """What only counts. Each step that has ended is told to `ended` alone, without an event: it costs a tenth."""
+    """What only counts. Of a step that has ended it is told the seconds, without an event: that costs too much."""
 
-    def ended(self, fsm: str, step: str, outcome: str, seconds: float) -> None:
-        """A step has ended; of one that was cancelled the outcome is ``none``."""
+    def teller(self, fsm: str, step: str, outcome: str) -> Callable[[float], None]:
+        """Where to tell the seconds of such steps; of those that were cancelled the outcome is ``none``."""
+
+    def settle(self) -> None:
+        """Called now and then: it has been told many."""
 
     def event(self, event: Event) -> None:
         """Hears all other events of every engine of this process."""

@@ -105,6 +105,31 @@ def test_steps_in_sql_count(db: Any, conn: Conn, registry: CollectorRegistry) ->
         wait_until(lambda: Scrape(served.url).total("steps_total", fsm="prometheus.sql", outcome="ok") == 1)
 
 
+def test_it_counts_from_the_moment_it_is_switched_on(db: Any, conn: Conn, registry: CollectorRegistry) -> None:
+    @job(name="prometheus.later")
+    def later(args: dict[str, Any]) -> None:
+        return None
+
+    def some(count: int) -> None:
+        ended(conn, *(made.id for made in gd.insert_many(conn, [later] * count)))
+
+    with running(Engine(db.dsn, [later], heartbeat_interval=15)):
+        some(5)
+        prometheus.instrument(registry=registry)
+        some(7)
+        wait_until(
+            lambda: (
+                'gendurable_steps_total{fsm="prometheus.later",outcome="done",step="start"} 7.0'
+                in registry_text(registry)
+            )
+        )
+        prometheus.uninstrument()
+        other = CollectorRegistry()
+        prometheus.instrument(registry=other)
+        some(3)
+        wait_until(lambda: ',outcome="done",step="start"} 3.0' in registry_text(other))
+
+
 def test_how_late_it_wakes(db: Any, conn: Conn, registry: CollectorRegistry) -> None:
     told = Events()
 
@@ -129,7 +154,7 @@ def test_names_are_capped(registry: CollectorRegistry) -> None:
     meter = telemetry.meter
     assert isinstance(meter, Collector)
     for number in range(50):
-        meter.ended(f"m{number}", "start", "done", 0.02)
+        meter.teller(f"m{number}", "start", "done")(0.02)
         meter.event(events.Claimed(2, 0.1, {f"q{number}": 2}))
         meter.event(events.Lost(1, f"m{number}", "start"))
         meter.event(events.StepTimedOut(1, 1, 1, f"m{number}", "start"))
@@ -170,7 +195,9 @@ def test_nothing_is_lost_between_threads() -> None:
 
     def count() -> None:
         for number in range(30_000):
-            tally.ended("m", f"s{number % 3}", "done", BUCKETS[number % len(BUCKETS)])
+            tally.teller("m", f"s{number % 3}", "done")(BUCKETS[number % len(BUCKETS)])
+            if not number % 100:
+                tally.settle()
 
     def read() -> None:
         while not ends.is_set():
@@ -204,7 +231,7 @@ def test_in_the_registry_of_the_program(registry: CollectorRegistry) -> None:
     other = CollectorRegistry()
     prometheus.instrument(registry=registry)
     assert telemetry.meter is not None
-    telemetry.meter.ended("m", "start", "done", 0.1)
+    telemetry.meter.teller("m", "start", "done")(0.1)
     prometheus.instrument(registry=registry, depth_interval=3)
     assert telemetry.looks_every() == 3
     prometheus.instrument(registry=other, depth_interval=None)

@@ -207,12 +207,20 @@ def test_an_engine_that_cannot_be_asked(registry: CollectorRegistry, caplog: pyt
     assert "no health" in caplog.text
 
 
-@pytest.mark.parametrize("moment", ["ended", "event"])
+@pytest.mark.parametrize("moment", ["teller", "told", "event"])
 def test_a_meter_that_fails_stops_no_step(db: Any, conn: Conn, caplog: pytest.LogCaptureFixture, moment: str) -> None:
     class Broken:
-        def ended(self, *args: Any) -> None:
-            if moment == "ended":
+        def teller(self, *about: Any) -> Any:
+            if moment == "teller":
                 raise SystemExit("no")
+            return self.told
+
+        def told(self, seconds: float) -> None:
+            if moment == "told":
+                raise SystemExit("no")
+
+        def settle(self) -> None:
+            raise SystemExit("no")
 
         def event(self, event: Any) -> None:
             if moment == "event":
