@@ -159,7 +159,12 @@ def test_names_are_capped(registry: CollectorRegistry) -> None:
         meter.event(events.Lost(1, f"m{number}", "start"))
         meter.event(events.StepTimedOut(1, 1, 1, f"m{number}", "start"))
     text = registry_text(registry)
-    for name, label in (("steps_total", "fsm"), ("claims_total", "queue"), ("lost_claims_total", "fsm")):
+    for name, label in (
+        ("steps_total", "fsm"),
+        ("claims_total", "queue"),
+        ("lost_claims_total", "fsm"),
+        ("step_timeouts_total", "fsm"),
+    ):
         values = set(re.findall(rf'gendurable_{name}{{.*?{label}="(\w+)"', text))
         assert values == {*(f"{label[0] if label == 'queue' else 'm'}{n}" for n in range(3)), "other"}
     assert 'gendurable_steps_total{fsm="other",outcome="done",step="other"} 47.0' in text
