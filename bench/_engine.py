@@ -154,14 +154,17 @@ class Setup:
     dsn: str
     concurrency: int = 400
     options: dict[str, object] = field(default_factory=dict)
+    metrics: bool = False
 
 
 class Ready(logging.Handler):
-    """Says so when the engine does."""
+    """Says so when the engine does, and where its metrics are."""
+
+    url = ""
 
     def emit(self, record: logging.LogRecord) -> None:
         if " serves " in record.getMessage():
-            print("ready", flush=True)
+            print("ready", *filter(None, [self.url]), sep="\n", flush=True)
 
 
 def serve(setup: Setup) -> None:
@@ -174,20 +177,29 @@ def serve(setup: Setup) -> None:
     logger = logging.getLogger("gendurable")
     logger.setLevel(logging.INFO)
     logger.propagate = False
-    logger.addHandler(Ready())
+    engine_ready = Ready()
+    logger.addHandler(engine_ready)
 
     def wait() -> None:
         sys.stdin.readline()
         engine.stop()
 
     threading.Thread(target=wait, daemon=True).start()
-    engine.run()
+    with contextlib.ExitStack() as stack:
+        if setup.metrics:
+            from gendurable_py import prometheus
+
+            endpoint = stack.enter_context(prometheus.serve(engine, port=0, depth_interval=5))
+            engine_ready.url = endpoint.url
+        engine.run()
 
 
 @contextlib.contextmanager
-def dispatcher(dsn: str, concurrency: int = 400, **options: object) -> Iterator[subprocess.Popen[str]]:
+def dispatcher(
+    dsn: str, concurrency: int = 400, metrics: bool = False, **options: object
+) -> Iterator[subprocess.Popen[str]]:
     """A dispatcher process that is up and asleep; it drains when the block ends."""
-    arguments = [sys.executable, "-m", "bench._engine", json.dumps(asdict(Setup(dsn, concurrency, options)))]
+    arguments = [sys.executable, "-m", "bench._engine", json.dumps(asdict(Setup(dsn, concurrency, options, metrics)))]
     process = subprocess.Popen(arguments, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdin is not None
     assert process.stdout is not None

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable
 from typing import Any
 
-from . import _beside, _engine, _history, _latency, _server, _sql, _transactional
+from . import _beside, _engine, _history, _latency, _metrics, _server, _sql, _transactional
 from ._measure import Bench, Workload, lock_waits, processor_time
 from ._steps import STEPS
 
@@ -201,6 +201,8 @@ SHORT = [
         for kind, machine in (("sync", "bench_transaction"), ("async", "bench_transaction_async"))
     ),
     Workload("engine: client CPU a step", "us", "<= 40", client_time, False),
+    Workload("metrics: client CPU of a no-op job, by without", "x", "<= 1.02", _metrics.cost("bench_sync", 1), False),
+    Workload("metrics: client CPU of five steps, by without", "x", "<= 1.02", _metrics.cost("bench_five", 5), False),
     Workload("fan-out and join of 1,000, by 1,000 independent jobs", "x", "<= 1.5", fan_out(1_000), False),
     Workload("insert to start, in durable commits (p50)", "x", "<= 6", _latency.start(50), False),
     Workload("insert to start, in durable commits (p99)", "x", "", _latency.start(99), False),

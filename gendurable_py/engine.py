@@ -246,7 +246,7 @@ class Engine:
 
     def _finish(self, works: list[Work]) -> None:
         """The executor has run these."""
-        count, heard = self._database.counts.add, self._emit.heard
+        count, heard = self._database.counts.counting(), self._emit.heard
         for work in works:
             row, kind, seconds = work.row, read_kind(work.outcome), work.ended - work.started
             count(row.fsm, row.step, kind or "none", seconds)

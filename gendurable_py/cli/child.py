@@ -1,7 +1,8 @@
 """A child of ``gendurable worker --processes``: an engine in a process of its own, held by two pipes.
 
 What it is to do comes as the first line of the one; then ``drain`` and ``hurry``. Its end of file is the end of the
-parent, however that went: then it drains, too. On the other it says ``ready`` with its name, once it serves.
+parent, however that went: then it drains, too. On the other it says ``ready`` with its name, once it serves. A third,
+where there is one, is a socket on which it tells what it counts.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import contextlib
 import json
 import logging
 import os
+import socket
 import sys
 import threading
 from typing import IO, Any, Self
@@ -19,6 +21,7 @@ import psycopg
 from ..engine import Engine
 from ..errors import GendurableError
 from .machines import NotFound, load, queues_of
+from .measured import answer_parent
 from .serving import Settings, set_up_logging
 
 OK, USAGE, REFUSED = 0, 2, 3
@@ -54,7 +57,7 @@ class SupervisedEngine(Engine):
 
 def main() -> int:
     """Run until told to stop; the exit code."""
-    for number in sys.argv[1:3]:
+    for number in sys.argv[1:]:
         os.set_inheritable(int(number), False)  # what a step starts may outlive us
     control, status = (os.fdopen(int(number), mode) for number, mode in zip(sys.argv[1:3], ("r", "w"), strict=True))
     first = control.readline()
@@ -68,6 +71,8 @@ def main() -> int:
         machines = load(settings.targets)
         engine = SupervisedEngine(settings.dsn, machines, settings.queues or queues_of(machines), **settings.options())
         engine.ready = status
+        if settings.measured:
+            answer_parent(socket.socket(fileno=int(sys.argv[3])), engine)
         threading.Thread(target=_obey, args=(control, engine), name="gendurable parent", daemon=True).start()
         engine.run()
     except NotFound as error:

@@ -26,6 +26,7 @@ class Settings:
     log_level: str = "info"
     json: bool = False
     number: int = 0
+    measured: bool = False
 
     def options(self) -> dict[str, Any]:
         """As keyword arguments of `Engine`."""

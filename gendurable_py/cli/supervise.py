@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from .measured import Family
 from .serving import Settings
 
 logger = logging.getLogger("gendurable.cli")
@@ -62,10 +63,12 @@ class Supervisor:
         processes: int,
         changed: Callable[[], bool] | None = None,
         lost: Callable[[str], None] | None = None,
+        family: Family | None = None,
     ) -> None:
         self._settings = settings
         self._changed = changed
         self._lost = lost
+        self._family = family
         self._children: dict[int, _Child] = {}
         self._due: dict[int, float] = dict.fromkeys(range(1, processes + 1), 0.0)
         self._deaths: dict[int, int] = {}
@@ -104,15 +107,16 @@ class Supervisor:
     def _start(self, number: int) -> None:
         reading, control = os.pipe()
         status, writing = os.pipe()
+        theirs = [reading, writing] if self._family is None else [reading, writing, self._family.begin(number).detach()]
         process = subprocess.Popen(
-            [sys.executable, "-m", "gendurable_py.cli.child", str(reading), str(writing)],
+            [sys.executable, "-m", "gendurable_py.cli.child", *map(str, theirs)],
             stdin=subprocess.DEVNULL,
-            pass_fds=(reading, writing),
+            pass_fds=theirs,
             process_group=0,
             env=_environment(),
         )
-        os.close(reading)
-        os.close(writing)
+        for end in theirs:
+            os.close(end)
         os.set_blocking(status, False)
         child = _Child(number, process, os.fdopen(control, "wb"), os.fdopen(status, "rb", 0), time.monotonic())
         self._children[number] = child
@@ -180,6 +184,8 @@ class Supervisor:
                 self._hear(child)  # what it may have said last
                 self._selector.unregister(child.status)
             child.close()
+            if self._family is not None:
+                self._family.end(number, died=bool(code) and not self._stops)
             self._judge(child, code)
 
     def _judge(self, child: _Child, code: int) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,6 +20,7 @@ from ..machine.spec import spec_of
 from .frame import OK, Frame, Refused, command
 from .inserting import show_end
 from .machines import NotFound, load, load_file, queues_of
+from .measured import Family, serving
 from .reading import concurrency, duration, mapping
 from .serving import Settings, set_up_logging
 from .supervise import Files, Supervisor
@@ -59,6 +61,11 @@ def worker(
     ] = "5s",
     poll_only: Annotated[bool, typer.Option("--poll-only", help="For a proxy that pools transactions.")] = False,
     no_upkeep: Annotated[bool, typer.Option("--no-upkeep", help="Leave maintenance to others.")] = False,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option("--metrics-port", min=0, max=65535, help="Serve /metrics, /health and /ready on this port."),
+    ] = None,
+    metrics_host: Annotated[str, typer.Option("--metrics-host", help="The address for that.")] = "127.0.0.1",
     reload: Annotated[
         bool, typer.Option("--reload", help="Start again when a Python file here changes: for development.")
     ] = False,
@@ -80,18 +87,44 @@ def worker(
         no_upkeep=no_upkeep,
         log_level=log_level,
         json=frame.json,
+        measured=metrics_port is not None,
     )
     set_up_logging(log_level, frame.json)
     if processes > 1 or reload:
         files = Files(Path.cwd()) if reload else None
         lost = _give_back(settings.dsn)
-        return Supervisor(settings, processes, None if files is None else files.changed, lost).run()
+        family = None if metrics_port is None else Family(processes)
+        with _measured(family, metrics_host, metrics_port):
+            return Supervisor(settings, processes, None if files is None else files.changed, lost, family).run()
     try:
         machines = load(modules)
     except NotFound as error:
         raise typer.BadParameter(str(error), param_hint="MODULE") from None
-    Engine(settings.dsn, machines, settings.queues or queues_of(machines), **settings.options()).run()
+    engine = Engine(settings.dsn, machines, settings.queues or queues_of(machines), **settings.options())
+    with _measured(engine, metrics_host, metrics_port):
+        engine.run()
     return OK
+
+
+@contextlib.contextmanager
+def _measured(of: Engine | Family | None, host: str, port: int | None) -> Iterator[None]:
+    """With the endpoint, where one is asked for."""
+    if port is None or of is None:
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            from .. import prometheus
+
+            if isinstance(of, Engine):
+                stack.enter_context(prometheus.serve(of, port=port, host=host))
+            else:
+                stack.enter_context(serving(of, host, port))
+        except ImportError as error:
+            raise Refused(str(error)) from None
+        except OSError as error:
+            raise Refused(f"port {port} of {host} cannot be had: {error}", "--metrics-port takes another one") from None
+        yield
 
 
 def _give_back(dsn: str) -> Callable[[str], None]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Set
 from typing import Any
 
@@ -23,6 +24,8 @@ class Bell:
         self._told = False
         self.noted = False
         """Whether something was told before the last claim."""
+        self.told_at: float | None = None
+        """When the first of these came, on the monotonic clock."""
         self.concern: Set[str] = frozenset()
         """The queues of which to be told: it may be told already while the server is asked to."""
 
@@ -49,6 +52,13 @@ class Bell:
         """Called whenever a notification is read."""
         if notify.channel == "gendurable" and (not notify.payload or notify.payload in self.concern):
             self._told = True
+            if self.told_at is None:
+                self.told_at = time.monotonic()
+
+    def forget(self) -> None:
+        """What was told before the last claim has been seen to."""
+        if not self._told:
+            self.told_at = None
 
     async def wait(self, seconds: float, conn: AsyncConnection[Any] | None) -> bool:
         """Until it is told or poked, or the time is over (then true); without a connection nobody can tell."""

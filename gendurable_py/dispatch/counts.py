@@ -6,9 +6,12 @@ the process.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+from .._log import logger
 from ..machine.codec import dumps
+from ..telemetry import instrument as telemetry
 from ..telemetry.events import Emit, Event, StepEnded
 
 _MOST_ROWS = 500
@@ -17,29 +20,77 @@ _MOST_KEYS = 2_000
 _OTHERS = ("(others)", "(others)")
 
 
+_SETTLES = 1024
+"""After so many steps of a kind a meter sorts what it was told: a power of two."""
+
+
+class _Count:
+    """Steps of a kind; ``tell``: what a meter wants their seconds to be told to."""
+
+    __slots__ = ("number", "seconds", "tell")
+
+    def __init__(self, tell: Callable[[float], None] | None) -> None:
+        self.number = 0
+        self.seconds = 0.0
+        self.tell = tell
+
+
 class Counts:
     """What one engine has counted for one database."""
 
     def __init__(self) -> None:
-        self._counts: dict[tuple[str, str, str], list[float]] = {}
+        self._counts: dict[tuple[str, str, str], _Count] = {}
         self._report: dict[str, Any] | None = None
         self._no = 0
+        self._meter: telemetry.Meter | None = None
 
-    def add(self, fsm: str, step: str, outcome: str, seconds: float) -> None:
+    def _add(self, fsm: str, step: str, outcome: str, seconds: float) -> None:
+        count = self._counts.get((fsm, step, outcome)) or self._find(fsm, step, outcome)
+        count.number += 1
+        count.seconds += seconds
+
+    def _add_and_tell(self, fsm: str, step: str, outcome: str, seconds: float) -> None:
+        count = self._counts.get((fsm, step, outcome)) or self._find(fsm, step, outcome)
+        count.number += 1
+        count.seconds += seconds
+        try:
+            if count.tell is not None:
+                count.tell(seconds)
+            if self._meter is not None and not count.number % _SETTLES:
+                self._meter.settle()
+        except BaseException:  # noqa: BLE001 - telemetry that fails stops nothing
+            logger.exception("telemetry failed")
+
+    def _find(self, fsm: str, step: str, outcome: str) -> _Count:
+        if len(self._counts) >= _MOST_KEYS:
+            fsm, step = _OTHERS
         count = self._counts.get((fsm, step, outcome))
         if count is None:
-            if len(self._counts) >= _MOST_KEYS:
-                fsm, step = _OTHERS
-            count = self._counts.setdefault((fsm, step, outcome), [0, 0.0])
-        count[0] += 1
-        count[1] += seconds
+            count = self._counts[fsm, step, outcome] = _Count(self._teller(fsm, step, outcome))
+        return count
+
+    def _teller(self, fsm: str, step: str, outcome: str) -> Callable[[float], None] | None:
+        try:
+            return None if self._meter is None else self._meter.teller(fsm, step, outcome)
+        except BaseException:  # noqa: BLE001 - as above
+            logger.exception("telemetry failed")
+            return None
+
+    def counting(self) -> Callable[[str, str, str, float], None]:
+        """What counts steps now: for the reports, and for the meter that hangs on the process, if there is one."""
+        meter = telemetry.meter
+        if meter is not self._meter:
+            self._meter = meter
+            for about, count in self._counts.items():
+                count.tell = self._teller(*about)
+        return self._add if meter is None else self._add_and_tell
 
     def hearing(self, emit: Emit) -> Emit:
         """Tells events on, and counts the steps that have ended among them."""
 
         def tell(event: Event) -> None:
             if isinstance(event, StepEnded):
-                self.add(event.fsm, event.step, event.outcome or "none", event.seconds)
+                self.counting()(event.fsm, event.step, event.outcome or "none", event.seconds)
             emit(event)
 
         return tell
@@ -50,8 +101,8 @@ class Counts:
             rows: list[list[Any]] = []
             length = 0
             for key in list(self._counts)[:_MOST_ROWS]:
-                count, seconds = self._counts[key]
-                row = [*key, int(count), min(max(seconds, 0.0), 1e9)]
+                count = self._counts[key]
+                row = [*key, count.number, min(max(count.seconds, 0.0), 1e9)]
                 length += len(dumps(row)) + 2
                 if rows and length > _MOST_BYTES:
                     break

@@ -24,6 +24,7 @@ from .committer import Committer
 from .connections import Connections
 from .counts import Counts
 from .defined import DefinedSteps
+from .depth import Depth
 from .dial import Connect, Dialer
 from .feeder import Feeder
 from .fork import Connected
@@ -69,6 +70,7 @@ class Database:
         self._beats = self._make_link("heartbeats", timeout=min(timeout, lease / 3))
         self._chores = self._make_link("maintenance", timeout=600)
         self._timetable = self._make_link("schedules", timeout=timeout)
+        self._looks = self._make_link("depth", durable=False, timeout=30)
         # A function may take as long as it likes; its connection has the settings that its role has elsewhere.
         self._functions = self._make_link("steps in SQL", ours=False, timeout=3600)
         self._links = [
@@ -78,6 +80,7 @@ class Database:
             self._beats,
             self._chores,
             self._timetable,
+            self._looks,
             self._functions,
         ]
         self.links: list[Connected] = [*self._links]
@@ -186,6 +189,7 @@ class Database:
         start(self._heartbeats)
         if options.reap_interval is not None:
             start(Maintenance(self._chores, self._emit, options))
+        start(Depth(self._looks, self._emit))
         if self._schedules.wanted:
             start(self._schedules)
 

@@ -117,10 +117,18 @@ class Sleeper:
         self._idle_for = self._poll_interval
         self._pause = _FIRST_PAUSE
         if self._announced is not None and queues & self._announced.queues:
+            late = self._how_late(self._announced)
             self._announced = None
             if self._connects == self._link.connects:
                 await self._link.attempt(working.wake, worker)
-            self._emit(Awake(sorted(queues)))
+            self._emit(Awake(late, sorted(queues)))
+        self._bell.forget()
+
+    def _how_late(self, announced: Announcement) -> float | None:
+        """For how many seconds what has woken it has waited: what was to become due, or what it was told of."""
+        now = time.monotonic()
+        known = [at for at in (announced.due_at, self._bell.told_at) if at is not None and at <= now]
+        return now - min(known) if known else None
 
     async def withdraw(self, worker: str) -> None:
         """It will not claim for a while: nobody needs to notify, and its queues look as if nobody served them."""
@@ -171,6 +179,7 @@ class Sleeper:
         """Asleep, and the last claim found nothing: until the next is worth it."""
         now, again = time.monotonic(), False
         due_at = announced.due_at
+        self._bell.forget()
         if now >= announced.poll_at:
             self._idle_for = min(self._idle_for * 2, self._max_poll_interval)
         if self._bell.noted or now >= announced.poll_at or (due_at is not None and now >= due_at):

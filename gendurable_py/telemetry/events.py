@@ -270,11 +270,17 @@ class Asleep(Event):
 
 @dataclass(frozen=True, slots=True)
 class Awake(Event):
-    """There is work again."""
+    """There is work again. ``late``: for how long the first of it has waited here: since it became due, as the engine
+    knew before, or since a writer told of it. None: it was found by looking."""
 
     name = "wake"
+    numbers = ("late",)
 
+    late: float | None
     queues: list[str]
+
+    def measurements(self) -> Mapping[str, float]:
+        return {} if self.late is None else {"late": self.late}
 
 
 @dataclass(frozen=True, slots=True)

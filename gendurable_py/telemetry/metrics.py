@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 from opentelemetry import metrics
-from opentelemetry.metrics import MeterProvider
+from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
 
 from . import events
 from .events import Event
+from .looked import Latest, Looked, QueueDepth, most_first
 
 # The SDK's own buckets are for milliseconds.
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 _ROWS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+_MOST_QUEUES = 100
 
 
 class Meters:
@@ -39,6 +43,53 @@ class Meters:
         self._reconnects = meter.create_counter("gendurable.reconnects", "{failure}", "Failures of a connection")
         self._blocked = meter.create_counter("gendurable.blocked", "s", "Seconds in which a step blocked the loop")
         self._maintained = meter.create_counter("gendurable.maintained", "{instance}", "What maintenance did")
+        self._late = seconds("gendurable.wake.lateness", "From when a row was due, or told of, until it was claimed")
+        self._saturations = meter.create_counter("gendurable.saturations", "{time}", "How often no more was claimed")
+        self._latest = Latest()
+        self._gauge_depth(meter)
+
+    def _gauge_depth(self, meter: metrics.Meter) -> None:
+        """What one engine at a time sees of the database. Where another one looks, these tell of nothing."""
+
+        def gauge(name: str, unit: str, what: str, observe: Callable[[Looked], Iterable[Observation]]) -> None:
+            def observed(options: CallbackOptions) -> Iterable[Observation]:
+                latest = self._latest.get()
+                return () if latest is None else list(observe(latest[1]))
+
+            meter.create_observable_gauge(f"gendurable.{name}", [observed], unit, what)
+
+        def queue(name: str, unit: str, what: str, read: Callable[[QueueDepth], float]) -> None:
+            def observe(looked: Looked) -> Iterable[Observation]:
+                for called, depth in most_first(looked.queues, _MOST_QUEUES).items():
+                    yield Observation(read(depth), {"gendurable.queue": called})
+
+            gauge(f"queue.{name}", unit, what, observe)
+
+        queue("due", "{instance}", "Instances that are due, 10,000 at most", lambda q: q.due)
+        queue("oldest_due", "s", "How long the first due one has waited", lambda q: max(0.0, q.oldest_due or 0.0))
+        queue("delayed", "{instance}", "Instances that are due later, 10,000 at most", lambda q: q.delayed)
+        queue("executing", "{instance}", "Instances under a claim, 10,000 at most", lambda q: q.executing)
+        queue("parked", "{instance}", "Instances that wait for something, 10,000 at most", lambda q: q.parked)
+        queue("limited", "{instance}", "Of those, how many for a rate limit", lambda q: q.limited)
+        queue("paused", "1", "Whether it is paused", lambda q: int(q.paused))
+        queue("workers", "{worker}", "Known workers that serve it", lambda q: q.workers)
+        queue("slots", "{step}", "Steps that these run at once at most", lambda q: q.slots)
+        gauge("failed", "{instance}", "Failed ones, 10,000 at most", lambda seen: [Observation(seen.failed)])
+        gauge(
+            "table.dead_rows",
+            "{row}",
+            "Dead rows of a table",
+            lambda seen: [Observation(rows.dead, {"gendurable.table": name}) for name, rows in seen.tables.items()],
+        )
+        gauge(
+            "doctor",
+            "1",
+            "A check that is not well",
+            lambda seen: [
+                Observation(1, {"gendurable.check": check, "gendurable.level": level})
+                for check, level in seen.findings.items()
+            ],
+        )
 
     def event(self, event: Event) -> None:
         match event:
@@ -71,6 +122,13 @@ class Meters:
             case events.Maintained():
                 for what, count in event.counts.items():
                     self._maintained.add(count, {"gendurable.what": what})
+            case events.Awake():
+                if event.late is not None:
+                    self._late.record(event.late)
+            case events.Saturated():
+                self._saturations.add(1)
+            case Looked():
+                self._latest.hear(event)
             case events.Collected():
                 self._maintained.add(event.removed, {"gendurable.what": "removed"})
 

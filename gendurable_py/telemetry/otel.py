@@ -17,13 +17,13 @@ from types import TracebackType
 from pydantic import JsonValue
 
 from .. import _trace
-from .._contract import TRACE_KEYS
+from .._contract import TRACE_KEYS, Seconds
 from .._log import logger
 from ..machine.claim import ClaimRow
 from ..machine.codec import loads
 from ..machine.encode import read_kind
 from .events import Event
-from .instrument import Running, use
+from .instrument import Running, read_looks, use
 
 try:
     from opentelemetry import context, trace
@@ -47,6 +47,7 @@ def instrument(
     tracer_provider: TracerProvider | None = None,
     meter_provider: MeterProvider | None = None,
     links: bool = False,
+    depth_interval: Seconds | None = 15,
 ) -> None:
     """Switch it on for this process; called again, the new providers take the place of the old ones.
 
@@ -54,8 +55,14 @@ def instrument(
         tracer_provider, meter_provider: None: the global ones.
         links: let each run of a step begin a trace of its own that links to the insert, instead of joining its trace:
             for instances that live longer than a trace may.
+        depth_interval: how often the engines of all processes, one at a time, look at the depth of the queues (1 second
+            to 1 day); None: not this process.
+
+    Raises:
+        InvalidArgument: an interval that is none.
     """
-    use(_Instrument(trace.get_tracer("gendurable", tracer_provider=tracer_provider), meter_provider, links))
+    looks = read_looks(depth_interval)
+    use(_Instrument(trace.get_tracer("gendurable", tracer_provider=tracer_provider), meter_provider, links), looks)
     _trace.use(_carrier)
 
 

@@ -25,12 +25,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "engine": {"base", "machine", "telemetry", "install", "dispatch"},
     "contrib": {"base", "machine", "calls", "telemetry", "install", "cli"},
     "testing": {"base", "machine", "calls", "dispatch", "embedded"},
-    "cli": {"base", "machine", "calls", "install", "embedded", "engine"},
+    "cli": {"base", "machine", "calls", "telemetry", "install", "embedded", "engine", "prometheus"},
     # what users may import by these names, and the door
     "context": {"machine"},
     "fsm": {"machine"},
     "outcome": {"machine"},
     "otel": {"telemetry"},
+    "prometheus": {"telemetry"},
     "": {"machine", "calls", "install", "engine", "base"},
 }
 MOST_LEVELS = 8
