@@ -1,7 +1,7 @@
 """The health check of the worker's image: exit code 0 where the worker of this container serves, 1 where it does not.
 
-With GENDURABLE_METRICS_PORT, the port that `gendurable worker --metrics-port` listens at, it asks `/health`. Without, it
-looks in the database for a worker of this host that says hello; a role that may not look is told to be well as soon as
+With GENDURABLE_METRICS_PORT, the port that `gendurable worker --metrics-port` listens at, it asks `/health`. Without,
+it looks in the database for a worker of this host that says hello; a role that may not look passes as soon as
 the database answers, since only people and dashboards see all workers.
 """
 

@@ -166,7 +166,7 @@ def test_it_installs_creates_the_extension_and_goes_again(made: dict[str, Path],
 
 def test_the_changelog_is_that_of_the_releases() -> None:
     text: str = TOOL["changelog"]()
-    entries = re.findall(r"^gendurable \((\S+)-1\) unstable;.*?^ -- .+ <\S+@\S+>  ([^\n]+)$", text, re.M | re.S)
+    entries = re.findall(r"^gendurable \((\S+)-1\) unstable;.*?^ -- [^\n]+ <\S+@\S+>  ([^\n]+)$", text, re.M | re.S)
     released = re.findall(r"^## (\d\S+) - (\S+)$", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.M)
     assert [number.removesuffix("~dev") for number, _ in entries] == [number for number, _ in released]
     assert entries[0][0].removesuffix("~dev") == version()

@@ -1,4 +1,4 @@
-"""The files of docker/ without an engine: what they copy is sent, nobody is root, signals reach the worker; health.py."""
+"""The files of docker/ without an engine: what they copy is sent, nobody is root, signals reach the worker."""
 
 from __future__ import annotations
 

@@ -133,7 +133,11 @@ def test_nobody_owns_or_may_write_anything(image: str) -> None:
 
 
 def test_nothing_is_in_it_that_only_built_it(image: str) -> None:
-    assert set(docker("run", "--rm", "--entrypoint", "ls", image, "/app").split()) == {"__pycache__", "examples", "health.py"}
+    assert set(docker("run", "--rm", "--entrypoint", "ls", image, "/app").split()) == {
+        "__pycache__",
+        "examples",
+        "health.py",
+    }
     packages = docker("run", "--rm", "--entrypoint", "ls", image, "/venv/bin").split()
     assert "gendurable" in packages
     assert not {"pip", "hatchling", "pytest"} & set(packages)
