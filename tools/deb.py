@@ -29,6 +29,7 @@ from assemble import ROOT, version
 MAJORS = (15, 16, 17, 18)
 NEEDED = {
     "dpkg-buildpackage": "dpkg-dev",
+    "g++": "build-essential",
     "dh": "debhelper",
     "pg_buildext": "postgresql-server-dev-all",
 }
@@ -50,7 +51,7 @@ def installed() -> list[int]:
 
 def sources(root: Path = ROOT) -> list[str]:
     """The files that a release consists of, as paths below the top."""
-    known = subprocess.run(["git", "ls-files", "-z"], cwd=root, capture_output=True, check=False)
+    known = subprocess.run(["git", "ls-files", "-z"], cwd=root, env=_environment(), capture_output=True, check=False)
     if known.returncode == 0 and known.stdout:
         names = [name for name in known.stdout.decode().split("\0") if name]
     else:
@@ -82,10 +83,17 @@ def releases(root: Path = ROOT) -> list[tuple[str, datetime]]:
 def _last_commit(root: Path) -> datetime:
     if "SOURCE_DATE_EPOCH" in os.environ:
         return datetime.fromtimestamp(int(os.environ["SOURCE_DATE_EPOCH"]), UTC)
-    said = subprocess.run(["git", "log", "-1", "--format=%ct"], cwd=root, capture_output=True, check=False, text=True)
+    command = ["git", "log", "-1", "--format=%ct"]
+    said = subprocess.run(command, cwd=root, env=_environment(), capture_output=True, check=False, text=True)
     if said.returncode == 0:
         return datetime.fromtimestamp(int(said.stdout), UTC)
     return datetime.fromtimestamp(int((root / "CHANGELOG.md").stat().st_mtime), UTC)
+
+
+def _environment() -> dict[str, str]:
+    """Ours without what would lead the tools elsewhere: another server, another repository, the make that called us."""
+    led = re.compile(r"PG|GIT_|GD_|MAKE|MFLAGS$|DESTDIR$|GENDURABLE_")
+    return {name: value for name, value in os.environ.items() if not led.match(name)}
 
 
 def maintainer() -> str:
@@ -146,22 +154,18 @@ def _archive(tree: Path, to: Path, seconds: int) -> None:
 
 def build(majors: list[int], out: Path, root: Path = ROOT) -> list[Path]:
     """Build source and binary packages for these versions; return what was put into `out`."""
+    # A server that runs as another user reads the files, too.
+    os.umask(0o022)
     with tempfile.TemporaryDirectory(prefix="gd-deb-", dir="/tmp") as name:
         folder = Path(name)
-        # A server that runs as another user reads the files, too.
         folder.chmod(0o755)
         tree = lay_out(folder, root)
-        environment = os.environ | {
+        environment = _environment() | {
             "PG_SUPPORTED_VERSIONS": "\n".join(map(str, majors)),
             "SOURCE_DATE_EPOCH": str(int(releases(root)[0][1].timestamp())),
             "LC_ALL": "C.UTF-8",
+            "TMPDIR": "/tmp",
         }
-        if os.getuid() == 0:
-            # pg_virtualenv is to make its cluster as another user, then: see pg_buildext(1).
-            environment["NONROOT"] = ""
-        # Calls by make on the way here are not those that run the packaging.
-        for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "GD_VENV", "PG_CONFIG"):
-            environment.pop(name, None)
         subprocess.run(["pg_buildext", "updatecontrol"], cwd=tree, env=environment, check=True)
         subprocess.run(["dpkg-buildpackage", "-us", "-uc", "-F"], cwd=tree, env=environment, check=True)
         out.mkdir(parents=True, exist_ok=True)
@@ -181,8 +185,12 @@ def main() -> int:
     if not majors:
         print("missing: apt-get install postgresql-server-dev-all", file=sys.stderr)
         return 1
-    for path in build(majors, options.out):
-        print(path)
+    try:
+        made = build(majors, options.out)
+    except subprocess.CalledProcessError as error:
+        print(f"{error.cmd[0]} has failed", file=sys.stderr)
+        return 1
+    print(*made, sep="\n")
     return 0
 
 
