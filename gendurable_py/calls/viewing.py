@@ -6,12 +6,14 @@ tools that act for others.
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import LiteralString, cast
 
 from pydantic import JsonValue
 
 from .._statement import Rows, Statement, call, nothing
 from ..machine.codec import loads
+from .rows import when
 
 Row = dict[str, JsonValue]
 
@@ -63,6 +65,12 @@ def pauses() -> Statement[list[Row]]:
 def steps() -> Statement[list[Row]]:
     """The steps that `define_step` has defined."""
     return _view("gd_steps", "x.fsm, x.step, x.version")
+
+
+@call
+def clock() -> Statement[datetime]:
+    """What time it is by the server's clock: the one by which it tells when something ended."""
+    return Statement("select extract(epoch from clock_timestamp())", (), lambda rows: when(rows[0][0]))
 
 
 @call

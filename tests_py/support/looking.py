@@ -42,6 +42,7 @@ LOOKS: dict[str, tuple[str, ...]] = {
     "gd_errors": ("select * from gd_errors(%(id)s)",),
     "gd_history": ("select * from gd_history(%(id)s)",),
     "gd_line": ("select * from gd_line('k')",),
+    "gd_crashes": ("select * from gd_crashes()",),
     "gd_failures": ("select * from gd_failures()", "select * from gd_failures('m')"),
     "gd_doctor": ("select * from gd_doctor()",),
     "gd_list": tuple(f"select * from gd_list('{json.dumps({key: value})}')" for key, value in FILTERS.items()),
