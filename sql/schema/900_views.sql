@@ -303,7 +303,7 @@ from (
                 ) n
             )
 
-            select l.queue, l.priority, greatest(50000 / greatest(count(*) over (), 25), 20) as share from (select x.queue, x.priority from l x limit 10000) l
+            select l.queue, l.priority, greatest(20000 / greatest(count(*) over (), 10), 20) as share from (select x.queue, x.priority from l x limit 10000) l
         ) y
         cross join (values (0::smallint), (1::smallint)) w (woken)
         cross join lateral (
@@ -339,7 +339,7 @@ left join gendurable.draining d on k.worker = d.worker;
 comment on view gd_workers is
 'Every known worker that lives, and whoever else holds claims now. A worker is known while it says hello (gd_hello) in time;
 one of an older package does not, and has null in all but the first three columns. For the claims it reads the 2,000
-oldest due rows of each queue and priority; where these are more than 25, their share of 50,000, and 20 at least.';
+oldest due rows of each queue and priority; where these are more than 10, their share of 20,000, and 20 at least.';
 
 comment on column gd_workers.worker is 'the label that the claims were made with, or the name under which it says hello';
 comment on column gd_workers.executing is 'how many claims it holds';

@@ -55,9 +55,6 @@ where unique_key is not null and unique_held is null;
 create index instance_finished_apart on gendurable.instance (finished_at, id)
 where finished_at is not null and (keep_until is not null or barrier_no is not null);
 
-create index error_crash on gendurable.error (at, instance_id, no)
-where kind = 'crash';
-
 create or replace view gd_instances as
 select
     x.id, x.fsm, x.fsm_version, x.step, x.status::text as status, x.queue, x.priority, x.eligible_at, x.attempt,
@@ -169,6 +166,10 @@ create table gendurable.error (
 );
 
 comment on table gendurable.error is 'The last 20 errors of each instance.';
+
+-- gd_crashes, gd_doctor: what has lost its worker
+create index error_crash on gendurable.error (at, instance_id, no)
+where kind = 'crash';
 
 create table gendurable.history (
     instance_id bigint not null,
@@ -595,7 +596,7 @@ from (
                 ) n
             )
 
-            select l.queue, l.priority, greatest(50000 / greatest(count(*) over (), 25), 20) as share from (select x.queue, x.priority from l x limit 10000) l
+            select l.queue, l.priority, greatest(20000 / greatest(count(*) over (), 10), 20) as share from (select x.queue, x.priority from l x limit 10000) l
         ) y
         cross join (values (0::smallint), (1::smallint)) w (woken)
         cross join lateral (
@@ -631,7 +632,7 @@ left join gendurable.draining d on k.worker = d.worker;
 comment on view gd_workers is
 'Every known worker that lives, and whoever else holds claims now. A worker is known while it says hello (gd_hello) in time;
 one of an older package does not, and has null in all but the first three columns. For the claims it reads the 2,000
-oldest due rows of each queue and priority; where these are more than 25, their share of 50,000, and 20 at least.';
+oldest due rows of each queue and priority; where these are more than 10, their share of 20,000, and 20 at least.';
 
 comment on column gd_workers.worker is 'the label that the claims were made with, or the name under which it says hello';
 

@@ -204,7 +204,7 @@ def test_a_night_of_an_operator(db: Database, conn: Conn, tmp_path: Path) -> Non
         # In the morning: what was done?
         said = shell.run("audit")
         for call in ("gd_pause_queue", "gd_resume_queue", "gd_drain_worker", "gd_pause", "gd_cancel", "gd_retry"):
-            assert f" {call} " in said
+            assert f" {call}" in said
 
 
 def finished(conn: Conn, id: int) -> str | None:

@@ -103,6 +103,9 @@ def fill(conn: Conn) -> Looks:
     conn.execute("""select gd_schedule('nightly', '0 3 * * *', 'm')""")
     conn.execute("select gd_insert('m', p_queue => 'failing')")
     commit(conn, "failing", kind="stop", reason="no answer", traceback="at line 1")
+    conn.execute("select gd_insert('m', p_queue => 'crashing')")
+    [lost] = conn.execute("select jsonb_build_array(id, claim_no)::text from gd_claim('w', 'crashing', 1)").fetchall()
+    conn.execute("select gd_release('w', jsonb_build_array(%s::jsonb), p_crashed => true)", lost)
     [parent] = conn.execute("select gd_insert('m', p_queue => 'parents')").fetchone() or ()
     child = {"fsm": "m", "queue": "q", "partition_key": "k", "unique_key": "u", "rate_limit": "l", "meta": {"a": 1}}
     commit(conn, "parents", kind="schedule_childs", step="joined", childs=[child])
