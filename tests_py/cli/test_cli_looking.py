@@ -279,7 +279,7 @@ def test_what_loses_its_workers_is_found(db: Database, conn: Conn) -> None:
     said = call(db.dsn, "crashes")
     assert f"gendurable pause instance {first}" in said.out
     assert [row["id"] for row in call(db.dsn, "crashes", "--json").json] == [first, second]
-    assert re.search(rf"^{first} .*\b3\b", call(db.dsn, "list").out, re.MULTILINE)
+    assert re.search(rf"^ *{first} .*\b3\b", call(db.dsn, "list").out, re.MULTILINE)
     assert call(db.dsn, "top", "--json", "--once").json["crashes"][0]["crashes"] == 3
     said = call(db.dsn, "doctor", code=None)
     assert f"up to 3 times in a row: {first}" in said.out
