@@ -300,7 +300,8 @@ declare
 begin
     for i in 1..p_times loop
         perform t.take(p_queue);
-        perform gd_release('w', (select jsonb_build_array(jsonb_build_array(x.id, x.claim_no)) from gendurable.instance x where x.id = v_id), p_crashed => true);
+        perform gd_release('w', (select jsonb_build_array(jsonb_build_array(x.id, x.claim_no)) from gendurable.instance x where x.id = v_id),
+            p_crashed => true);
     end loop;
     return v_id;
 end $$;

@@ -80,7 +80,8 @@ begin
     ) n;
     if v_found.count > 0 then
         return query select 'warning',
-            format('instances lose their worker again and again, up to %s times in a row: %s', v_found.most, gendurable._name_few(v_found.ids)),
+            format('instances lose their worker again and again, up to %s times in a row: %s', v_found.most,
+                gendurable._name_few(v_found.ids)),
             'The first of them mostly is the one that kills its workers: see gd_crashes, and gd_errors of it; gd_pause stops it.',
             jsonb_build_object('count', v_found.count, 'since', v_found.since, 'crashes', v_found.detail);
     end if;

@@ -169,7 +169,7 @@ comment on table gendurable.error is 'The last 20 errors of each instance.';
 
 -- gd_crashes, gd_doctor: what has lost its worker
 create index error_crash on gendurable.error (at, instance_id, no)
-where kind = 'crash';
+where kind operator(pg_catalog.=) 'crash';
 
 create table gendurable.history (
     instance_id bigint not null,
@@ -369,7 +369,7 @@ c as materialized (
             select true as is_full from gendurable.instance i
             where i.queue = l.queue and i.eligible_at is not null
             order by i.queue, i.priority, i.woken, i.eligible_at, i.id
-            offset 200 limit 1
+            limit 1 offset 200
         ) x
     ) d
     cross join (
@@ -379,7 +379,7 @@ c as materialized (
             select true as is_full from gendurable.instance i
             where i.queue between b.queue and b.queue and i.eligible_at is null and i.finished_at is null
             order by i.queue
-            offset 200 limit 1
+            limit 1 offset 200
         ) x
     ) k
 )
@@ -596,7 +596,8 @@ from (
                 ) n
             )
 
-            select l.queue, l.priority, greatest(20000 / greatest(count(*) over (), 10), 20) as share from (select x.queue, x.priority from l x limit 10000) l
+            select x.queue, x.priority, greatest(20000 / greatest(count(*) over (), 10), 20) as share
+            from (select l.queue, l.priority from l limit 10000) x
         ) y
         cross join (values (0::smallint), (1::smallint)) w (woken)
         cross join lateral (
