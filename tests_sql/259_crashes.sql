@@ -41,4 +41,21 @@ select t.raises('select * from gd_crashes(p_look => 0)', 'GD501', 'no look');
 select t.raises('select * from gd_crashes(p_limit => -1)', 'GD501', 'fewer than none');
 select is((select count(*) from gd_crashes(null, null, null)), 1::bigint, 'null: the default');
 
+-- the doctor speaks of those that lose theirs again and again
+
+create function t.doctor() returns text
+language sql as $$
+    select d.level || ' ' || d.message from gd_doctor() d where d."check" = 'crashes'
+$$;
+
+select gd_cancel(v.id) from gd_instances v where v.status = 'runnable';
+select is(t.doctor(), 'ok nothing loses its worker again and again', 'what has ended is no matter');
+select gd_insert('m', p_queue => 'qd') as d \gset
+select t.lose('qd'), t.lose('qd');
+select matches(t.doctor(), '^ok', 'twice is chance');
+select t.lose('qd');
+select is(t.doctor(), format('warning instances lose their worker again and again, up to 3 times in a row: %s', :d), 'three times is not');
+update gendurable.error set at = at - interval '2 hours';
+select matches(t.doctor(), '^ok', 'what was long ago is no matter');
+
 select * from finish();

@@ -293,24 +293,6 @@ begin
     update gendurable.instance set lease_expires_at = clock_timestamp() - p_time where queue = p_queue and status = 'executing';
 end $$;
 
-create function t.lose(p_queue text, p_times int) returns bigint
-language plpgsql as $$
-declare
-    v_id constant bigint := gd_insert('m', p_queue => p_queue);
-begin
-    for i in 1..p_times loop
-        perform t.take(p_queue);
-        perform gd_release('w', (select jsonb_build_array(jsonb_build_array(x.id, x.claim_no)) from gendurable.instance x where x.id = v_id),
-            p_crashed => true);
-    end loop;
-    return v_id;
-end $$;
-
-select t.speaks('crashes', 'warning', 'again and again, up to 3 times in a row', $$select t.lose('kills', 3)$$);
-select t.silent('crashes', '', 'twice is chance', $$select t.lose('kills', 2)$$);
-select t.silent('crashes', '', 'one that has ended', $$select gd_cancel(t.lose('kills', 3))$$);
-select t.silent('crashes', '', 'one that was long ago', $$select t.lose('kills', 3);
-    update gendurable.error set at = at - interval '2 hours'$$);
 select t.speaks('stuck', 'warning', '1 claims are lost', $$select t.lost('s', '2 minutes')$$);
 select t.speaks('stuck', 'problem', '1 claims are lost', $$select t.lost('s', '2 hours')$$);
 select t.silent('stuck', '', 'one that ended just now', $$select t.lost('s', '1 second')$$);
