@@ -8,7 +8,7 @@ select columns_are(
     string_to_array('id fsm fsm_version step status queue priority eligible_at attempt crashes worker lease_expires_at awaits '
         || 'partition_key unique_key parent_id children_pending state result last_error meta inserted_at updated_at finished_at '
         || 'rate_limit expires_at timeout_at keep_until attributes paused_at', ' ')::name[]);
-select columns_are('gd_queues', '{queue,due,delayed,executing,parked,oldest_due_at,paused,limited,max_executing,concurrency,workers,slots}'::name[]);
+select columns_are('gd_queues', '{queue,due,delayed,executing,parked,oldest_due_at,paused,limited,max_executing,concurrency,workers,slots,counted_to}'::name[]);
 select columns_are('gd_workers', ('{worker,executing,oldest_claim_at,host,pid,version,queues,machines,about,state,running,started_at,first_seen_at,seen_at,'
     || 'draining_since,drained_by,clock_skew}')::name[]);
 select throws_ok(

@@ -141,4 +141,23 @@ select t.raises($$select * from gd_list('{}', null, -1)$$, 'GD501', 'less than t
 select t.raises($$select * from gd_list('{}', null, 1, 0)$$, 'GD501', 'a look at nothing');
 select t.raises($$select * from gd_count('{}', 0)$$, 'GD501', 'counting to nothing');
 
+-- what has ended in a time is found by that, also what is kept for a time of its own, and children of a barrier
+
+select gd_insert('le', p_queue => 'leq', p_meta => jsonb_build_object('n', g)) from generate_series(1, 4) g;
+select gd_register('lk', 1, 'start', 'leq', '{"retain": {"done": 3600000}}');
+select gd_insert('lk', p_meta => '{"n": "k"}');
+select gd_insert('lp', p_queue => 'leq', p_meta => '{"n": "p"}', p_priority => -1) as lp \gset
+select t.run('leq', '{"kind": "schedule_childs", "step": "join", "childs": [{"fsm": "lc", "queue": "leq", "meta": {"n": "c"}},
+    {"fsm": "lc", "queue": "far"}]}');
+select clock_timestamp() as began \gset
+select t.run('leq', '{"kind": "done"}') from generate_series(1, 6);
+select count(gd_insert('late', p_queue => 'later')) from generate_series(1, 100);
+select is(t.listed(jsonb_build_object('finished_after', :'began'), 100, 10), 'c k 4 3 2 1', 'all of them, though the newest 10 instances are others');
+select is((select (c.count, c.exact) from gd_count(jsonb_build_object('finished_after', :'began'), p_look => 10) c), (6::bigint, true), '(counted)');
+select is(t.listed(jsonb_build_object('finished_after', :'began', 'fsm', 'lk'), 100, 10), 'k', 'with other filters');
+select is(t.listed(jsonb_build_object('finished_after', :'began', 'finished_before', :'began')), '', 'of no time none');
+select is((select c.exact from gd_count(jsonb_build_object('finished_after', :'began'), p_look => 5) c), false,
+    'more than are looked at: among the newest, and it says so');
+select is(t.listed(jsonb_build_object('finished_after', :'began'), 100, 5), 'c k 4 3 2 1', 'page by page they are found all the same');
+
 select * from finish();

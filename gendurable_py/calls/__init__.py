@@ -13,7 +13,7 @@ from .deploying import Deployed, Migration, Moved, machines, migrate
 from .inserting import insert, insert_many, register
 from .inspecting import childs, find, result, watch
 from .limiting import close_rate_limit, ensure_rate_limit, set_rate_limit
-from .looking import count, doctor, errors, failures, get, history, line, list, tree, why
+from .looking import count, crashes, doctor, errors, failures, get, history, line, list, tree, why
 from .moving import export, fork, import_
 from .operating import (
     cancel,
@@ -48,6 +48,7 @@ from .rows import (
     Committed,
     Counted,
     Counts,
+    Crashed,
     Entry,
     Failure,
     Finding,
@@ -93,6 +94,7 @@ __all__ = [
     "Committed",
     "Counted",
     "Counts",
+    "Crashed",
     "Deployed",
     "Entry",
     "Failure",
@@ -123,6 +125,7 @@ __all__ = [
     "commit",
     "commit_one",
     "count",
+    "crashes",
     "define_step",
     "delete",
     "delete_many",

@@ -11,7 +11,7 @@ from pydantic import JsonValue
 
 from .._statement import Rows, Statement, call
 from ..machine.codec import dumps, loads
-from .rows import Cause, Counted, Entry, Failure, Finding, Kept, Listed, Node, Page, Standing
+from .rows import Cause, Counted, Crashed, Entry, Failure, Finding, Kept, Listed, Node, Page, Standing
 
 _COLUMNS = (
     "id, fsm, fsm_version, step, status, queue, priority, eligible_at, attempt, crashes, worker, lease_expires_at, "
@@ -133,6 +133,17 @@ def failures(
         "select fsm, step, message, count, first_at, last_at, last_id, exact from gd_failures(%s, %s, %s, %s)",
         (machine, since, look, limit),
         lambda rows: [Failure(*row) for row in rows],
+    )
+
+
+@call
+def crashes(since: datetime | None = None, look: int = 5000, limit: int = 100) -> Statement[builtins.list[Crashed]]:
+    """What has lost its workers since then, the likely culprit first: with the most losses in a row, then in all."""
+    return Statement(
+        "select id, fsm, step, status, queue, crashes, lost, first_at, last_at, worker, exact "
+        "from gd_crashes(%s, %s, %s)",
+        (since, look, limit),
+        lambda rows: [Crashed(*row) for row in rows],
     )
 
 

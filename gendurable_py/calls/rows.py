@@ -320,6 +320,23 @@ class Failure(NamedTuple):
     exact: bool
 
 
+class Crashed(NamedTuple):
+    """An instance in whose steps workers were lost: ``crashes`` in a row now, ``lost`` of those that were looked at;
+    ``exact`` False: there may be more than were looked at."""
+
+    id: int
+    fsm: str
+    step: str
+    status: str
+    queue: str
+    crashes: int
+    lost: int
+    first_at: datetime
+    last_at: datetime
+    worker: str | None
+    exact: bool
+
+
 class Sleep(NamedTuple):
     """``due_in``: seconds from now, on the server's clock, until the next row is due; None: none is known."""
 

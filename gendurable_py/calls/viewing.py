@@ -6,12 +6,14 @@ A view may gain columns, so a row is a mapping and not a type of its own. Times 
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import LiteralString, cast
 
 from pydantic import JsonValue
 
 from .._statement import Rows, Statement, call, nothing
 from ..machine.codec import loads
+from .rows import when
 
 Row = dict[str, JsonValue]
 
@@ -100,6 +102,12 @@ def happened(id: int, after: int = 0, limit: int = 100, most: int = 2_000) -> St
         (most, id, after, limit),
         _rows,
     )
+
+
+@call
+def clock() -> Statement[datetime]:
+    """What time it is by the server's clock: the one by which it tells when something ended."""
+    return Statement("select extract(epoch from clock_timestamp())", (), lambda rows: when(rows[0][0]))
 
 
 @call

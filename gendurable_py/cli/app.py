@@ -10,9 +10,23 @@ from typing import Annotated
 import typer
 
 from ..install import version as package_version
-from . import inserting, limits, live, looking, moving, pausing, queues, steering, talking, upkeep, working
+from . import (
+    inserting,
+    limits,
+    looking,
+    moving,
+    pausing,
+    queues,
+    steering,
+    tail,
+    talking,
+    top,
+    trouble,
+    upkeep,
+    working,
+)
 
-_GROUPS = (working, inserting, talking, looking, steering, queues, pausing, limits, moving, upkeep, live)
+_GROUPS = (working, inserting, talking, looking, trouble, steering, queues, pausing, limits, moving, upkeep, top, tail)
 
 
 def make() -> typer.Typer:

@@ -84,12 +84,17 @@ class Frame:
     @property
     def conn(self) -> psycopg.Connection[Any]:
         """The connection, made when it is first asked for; each call is a transaction of its own."""
-        if self._conn is None:
+        if self._conn is None or self._conn.closed:
             dsn = self.dsn
             # No prepared statements: a proxy that pools transactions would not know them.
             self._conn = psycopg.connect(dsn, autocommit=True, prepare_threshold=None, client_encoding="UTF8")
             self._conn.add_notice_handler(self._tell_notice)
         return self._conn
+
+    @property
+    def is_connected(self) -> bool:
+        """There is a connection, and it is not known to be broken."""
+        return self._conn is not None and not self._conn.closed
 
     def close(self) -> None:
         if self._conn is not None:

@@ -1,4 +1,4 @@
-"""Looking at instances: ``show``, ``why``, ``list``, ``errors``, ``history``, ``line``, ``failures``, ``audit``.
+"""Looking at instances: ``show``, ``why``, ``list``, ``errors``, ``history``, ``line``, ``audit``. Next: `trouble`.
 
 Nothing is changed. What the server cut or has not looked at is said.
 """
@@ -26,6 +26,8 @@ PANEL = "Looking"
 Id = Annotated[int, typer.Argument(help="The instance.", metavar="ID")]
 # A page that finds little goes on looking, so many times.
 _MOST_LOOKS = 50
+# So many instances a call looks at.
+_LOOK = 20_000
 
 
 def add(app: typer.Typer) -> None:
@@ -36,7 +38,6 @@ def add(app: typer.Typer) -> None:
     command(app, "errors", panel=PANEL)(errors)
     command(app, "history", panel=PANEL)(history)
     command(app, "line", panel=PANEL)(line)
-    command(app, "failures", panel=PANEL)(failures)
     command(app, "audit", panel=PANEL)(audit)
 
 
@@ -187,17 +188,23 @@ def history(
 
 
 def _entries(entries: list[Entry], states: bool = False) -> RenderableType:
-    rows = []
+    made: list[RenderableType] = []
+    wide = len(str(entries[-1].no))
     for entry in entries:
-        moved = plain(entry.step) + (
-            f" > {plain(entry.next_step)}" if entry.next_step not in (None, entry.step) else ""
+        moved = f" > {plain(entry.next_step)}" if entry.next_step not in (None, entry.step) else ""
+        head = Text(f"{entry.no:>{wide}}  {clock(entry.at)}  ")
+        head.append_text(styled(entry.kind))
+        head.append(f"  {plain(entry.step)}{moved}")
+        if entry.seconds is not None:
+            head.append(f"  {entry.seconds:.3f} s", style="dim")
+        more = (
+            [f"{name}: {readable_line(what)}" for name, what in entry.detail.items()]
+            if isinstance(entry.detail, dict)
+            else []
         )
-        more = encode(entry.detail) if entry.detail else ""
-        if states and entry.state is not None:
-            more = f"{more} {encode(entry.state)}".strip()
-        seconds = "" if entry.seconds is None else f"{entry.seconds:.3f}"
-        rows.append((entry.no, clock(entry.at), styled(entry.kind), moved, seconds, more))
-    return table(("no", "at", "what", "step", "seconds", "detail"), rows, keep=("no", "at", "what"))
+        more += [f"state: {encode(entry.state)}"] if states and entry.state is not None else []
+        made += [head, *(Text(" " * (wide + 2) + plain(line)) for line in more)]
+    return Group(*made)
 
 
 def _tree(nodes: list[Node]) -> RenderableType:
@@ -241,14 +248,17 @@ def list_(
         return
 
     def fetch(cursor: JsonValue, limit: int) -> Page:
-        return calls.list(frame.conn, wanted, cursor, limit)
+        return calls.list(frame.conn, wanted, cursor, limit, _LOOK)
 
     cursor = None if after is None else value(after)
     if everything and frame.json:
         _stream(frame, wanted, cursor)
         return
+    found = 0
     while True:
-        rows, cursor = _page(fetch, cursor, limit)
+        # One look is one call, which is quick whatever there is; who wants more says so.
+        rows, cursor = _page(fetch, cursor, limit, looks=_MOST_LOOKS if everything else 1)
+        found += len(rows)
         if frame.json:
             frame.line(encode({"instances": rows, "next": cursor}))
         elif rows:
@@ -256,18 +266,21 @@ def list_(
         if not everything or cursor is None:
             break
     if cursor is not None:
-        frame.note(f"There may be more: --after '{encode(cursor)}'")
-    elif not rows:
+        said = "There may be more" if rows else f"None of the {_LOOK:,} that were looked at fits, and there are more"
+        frame.note(f"{said}: --all goes through all of them, or --after '{encode(cursor)}'")
+    elif not found:
         frame.note("No instance fits.")
 
 
 Row = TypeVar("Row")
 
 
-def _page(fetch: Callable[[Any, int], tuple[list[Row], Any]], cursor: Any, limit: int) -> tuple[list[Row], Any]:
+def _page(
+    fetch: Callable[[Any, int], tuple[list[Row], Any]], cursor: Any, limit: int, looks: int = _MOST_LOOKS
+) -> tuple[list[Row], Any]:
     """A page, from a call that looks at a bounded part each time, and says where to go on."""
     rows: list[Row] = []
-    for _ in range(_MOST_LOOKS):
+    for _ in range(looks):
         found, cursor = fetch(cursor, limit - len(rows))
         rows += found
         if cursor is None or len(rows) >= limit:
@@ -300,8 +313,10 @@ def _listed(rows: list[Listed]) -> RenderableType:
         since = row.finished_at or row.updated_at
         what = plain(row.partition_key or row.unique_key or "")
         status = Text("paused", style="yellow") if row.paused_at else styled(row.status)
-        cells.append([row.id, row.fsm, row.step, status, row.queue, age(since), what, first_line(row.last_error)])
-    columns = ("id", "machine", "step", "status", "queue", "since", "key", "error")
+        lost = row.crashes or ""
+        cells.append([row.id, row.fsm, row.step, status, row.queue, age(since), what, lost, first_line(row.last_error)])
+    # lost: how often in a row its worker was
+    columns = ("id", "machine", "step", "status", "queue", "since", "key", "lost", "error")
     return table(columns, cells, keep=("id", "status", "since"))
 
 
@@ -317,21 +332,6 @@ def line(
     frame.answer(
         rows, lambda: table(columns, cells, keep=("id", "standing")) if rows else Text("Nobody is in this line.")
     )
-
-
-def failures(
-    frame: Frame,
-    machine: Annotated[str | None, typer.Option("--machine", "-m", help="Of this machine.")] = None,
-    since: Annotated[str, typer.Option("--since", help="A time, or 2h: ago.", metavar="TIME")] = "1d",
-    limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many groups.")] = 20,
-) -> None:
-    """Show what has failed, grouped by what it says."""
-    rows = calls.failures(frame.conn, machine, moment(since), limit=limit)
-    cells = [(row.instances, row.fsm, row.step, age(row.last_at), row.last_id, row.message) for row in rows]
-    columns = ("count", "machine", "step", "last", "last id", "message")
-    frame.answer(rows, lambda: table(columns, cells, keep=("count", "last", "last id")) if rows else Text("Nothing."))
-    if rows and not all(row.exact for row in rows):
-        frame.note("There may be more than were looked at.")
 
 
 def audit(

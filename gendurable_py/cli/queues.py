@@ -40,16 +40,23 @@ def queue_cells(rows: Sequence[viewing.Row]) -> list[list[object]]:
     return [
         [
             row["queue"],
-            row["due"],
-            row["delayed"],
+            _count(row, "due", row["executing"]),
+            _count(row, "delayed"),
             row["executing"],
-            row["parked"],
+            _count(row, "parked"),
             row["limited"] or "",
             age(row["oldest_due_at"]) if row["oldest_due_at"] else "",
             _remarks(row),
         ]
         for row in rows
     ]
+
+
+def _count(row: viewing.Row, name: str, beside: JsonValue = 0) -> str:
+    """A count of a queue; with a plus where it was cut."""
+    found, most = row[name], row.get("counted_to")
+    is_cut = all(isinstance(one, int) for one in (found, beside, most)) and found + beside >= most  # type: ignore[operator]
+    return f"{found}+" if is_cut else f"{found}"
 
 
 def _remarks(row: viewing.Row) -> str:

@@ -48,7 +48,7 @@ A call looks at p_look instances at most. If it finds fewer than p_limit and the
 which all is null but the cursor says where to go on. These are found through an index, however many instances there
 are: id, parent_id, unique_key, partition_key (up to p_look of a key), attributes (by the rarest text, number or boolean at
 their top or in an array there; of up to 10,000); status "failed", "cancelled", also by fsm and
-finished_after or finished_before; all that have not ended (such statuses, worker, due_before, stuck_for_ms), while these are
+finished_after or finished_before; those two alone, while up to p_look have ended in that time; all that have not ended (such statuses, worker, due_before, stuck_for_ms), while these are
 up to p_look, of a queue if it is asked for. Others are looked at from the newest on. Raises GD501.';
 
 create or replace function gd_count(p_filter jsonb = '{}', p_most int = 100000, p_look int = 20000)
@@ -246,6 +246,32 @@ comment on function gendurable._find_failed(gendurable.filter, timestamptz, bigi
     'What failed or was cancelled before a time (and, at that time, before an id) and fits, the latest first: up to p_limit of p_look.
 last_at, last_id: where the look ended; null: that was all.';
 
+create or replace function gendurable._find_ended(p_from timestamptz, p_until timestamptz, p_look int) returns bigint[]
+language plpgsql stable as $$
+declare
+    v_ids bigint[] := array(
+        select i.id
+        from gendurable.instance i
+        where i.finished_at is not null and i.keep_until is null and i.barrier_no is null
+            and i.finished_at >= p_from and i.finished_at < p_until
+        order by i.finished_at, i.id
+        limit p_look);
+begin
+    if cardinality(v_ids) < p_look then
+        v_ids := v_ids || array(
+            select i.id
+            from gendurable.instance i
+            where i.finished_at is not null and (i.keep_until is not null or i.barrier_no is not null)
+                and i.finished_at >= p_from and i.finished_at < p_until
+            order by i.finished_at, i.id
+            limit p_look - cardinality(v_ids));
+    end if;
+    return case when cardinality(v_ids) < p_look then v_ids end;
+end $$;
+
+comment on function gendurable._find_ended(timestamptz, timestamptz, int) is
+    'All that ended in a time; null: p_look of them or more.';
+
 create or replace function gendurable._find_some(
     p_filter gendurable.filter, p_before bigint, p_look int, out ids bigint[], out last_id bigint
 )
@@ -319,6 +345,10 @@ begin
             end if;
         end if;
         ids := case when cardinality(ids) + cardinality(v_others) < p_look then ids || v_others end;
+    end if;
+    if ids is null and not v_lives and (p_filter.finished_after is not null or p_filter.finished_before is not null) then
+        ids := gendurable._find_ended(
+            coalesce(p_filter.finished_after, '-infinity'), coalesce(p_filter.finished_before, 'infinity'), p_look);
     end if;
     if ids is null and v_found is not null then
         -- no other way leads to fewer

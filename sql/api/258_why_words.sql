@@ -1,5 +1,5 @@
 -- The words of causes: how gd_why says names, times and amounts, whatever stands in them.
--- Next: 260_doctor.
+-- Next: 259_crashes.
 
 create or replace function gendurable._cause(
     p_cause text, p_since timestamptz, p_until timestamptz, p_says text, p_detail jsonb, p_instance bigint = null

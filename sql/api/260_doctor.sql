@@ -81,6 +81,7 @@ language sql immutable parallel safe as $$
     ('queues', 'every queue with due rows is served'),
     ('pauses', 'no pause has lasted for a day'),
     ('stuck', 'no lease or deadline has passed for long'),
+    ('crashes', 'nothing loses its worker again and again'),
     ('machines', 'every instance that was looked at stands at a step that its version has'),
     ('keys', 'no slot of a key or queue is held by a lost claim'),
     ('doubts', 'few keys are in doubt'),
@@ -117,6 +118,7 @@ begin
         when 'queues' then return query select * from gendurable._check_queues(p_now);
         when 'pauses' then return query select * from gendurable._check_pauses(p_now);
         when 'stuck' then return query select * from gendurable._check_stuck(p_now);
+        when 'crashes' then return query select * from gendurable._check_crashes(p_now);
         when 'machines' then return query select * from gendurable._check_machines();
         when 'keys' then return query select * from gendurable._check_keys(p_now);
         when 'doubts' then return query select * from gendurable._check_doubts();

@@ -1,5 +1,5 @@
--- The work, continued: does everything stand at a step that somebody knows. Read at the heads of the index of the claims: up to 100
--- queues, and 5,000 rows in all. Next: 268_limits.
+-- The work, continued: does everything stand at a step that somebody knows, read at the heads of the index of the claims, up to 100
+-- queues and 5,000 rows in all; and does something lose its worker again and again. Next: 268_limits.
 
 create or replace function gendurable._check_machines() returns table (level text, message text, hint text, detail jsonb)
 language plpgsql stable as $$
@@ -59,3 +59,33 @@ end $$;
 
 comment on function gendurable._check_machines() is
     'Due, delayed and executing instances whose version is not registered, or does not have their step.';
+
+create or replace function gendurable._check_crashes(p_now timestamptz)
+returns table (level text, message text, hint text, detail jsonb)
+language plpgsql stable as $$
+#variable_conflict use_column
+declare
+    v_found record;
+begin
+    select count(*)::int as count, max(n.crashes) as most, min(n.first_at) as since,
+        array_agg(n.id::text order by n.crashes desc, n.id) filter (where n.place <= 20) as ids,
+        jsonb_agg(jsonb_build_object('id', n.id, 'fsm', n.fsm, 'step', n.step, 'queue', n.queue, 'crashes', n.crashes, 'last_at', n.last_at)
+            order by n.crashes desc, n.id) filter (where n.place <= 20) as detail
+    into v_found
+    from (
+        select i.id, i.fsm, i.step, i.queue, i.crashes, c.first_at, c.last_at, row_number() over (order by i.crashes desc, i.id) as place
+        from gendurable._find_crashed(p_now - interval '1 hour', 1000) c
+        join gendurable.instance i on i.id = any(array[c.id])
+        where i.crashes >= 3 and i.finished_at is null
+    ) n;
+    if v_found.count > 0 then
+        return query select 'warning',
+            format('instances lose their worker again and again, up to %s times in a row: %s', v_found.most,
+                gendurable._name_few(v_found.ids)),
+            'The first of them mostly is the one that kills its workers: see gd_crashes, and gd_errors of it; gd_pause stops it.',
+            jsonb_build_object('count', v_found.count, 'since', v_found.since, 'crashes', v_found.detail);
+    end if;
+end $$;
+
+comment on function gendurable._check_crashes(timestamptz) is
+    'What has not ended and has lost its worker three times in a row, the last time within the hour.';

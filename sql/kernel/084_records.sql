@@ -216,3 +216,26 @@ end $$;
 comment on function gendurable._note_outcomes(gendurable.outcome[], gendurable.outcome[], text, jsonb, timestamptz) is
     'Writes outcomes into the history of those instances whose machine keeps one. p_asked: as they were sent, before it was decided
 what comes of an error; p_used: as of _list_used. Before their rows are written.';
+
+create or replace function gendurable._find_crashed(p_since timestamptz, p_look int)
+returns table (id bigint, lost bigint, first_at timestamptz, last_at timestamptz, last_no bigint, looked bigint)
+language plpgsql stable as $$
+#variable_conflict use_column
+begin
+    return query
+        select g.instance_id, g.lost, g.first_at, g.last_at, g.last_no, (sum(g.lost) over ())::bigint
+        from (
+            select e.instance_id, count(*) as lost, min(e.at) as first_at, max(e.at) as last_at, max(e.no) as last_no
+            from (
+                select x.instance_id, x.at, x.no
+                from gendurable.error x
+                where x.kind = 'crash' and x.at >= p_since
+                order by x.at desc, x.instance_id desc, x.no desc
+                limit p_look
+            ) e
+            group by e.instance_id
+        ) g;
+end $$;
+
+comment on function gendurable._find_crashed(timestamptz, int) is
+    'Which instances have lost a worker since a time, how often and when, by the latest p_look losses; looked: how many these were.';

@@ -181,6 +181,10 @@ where partition_key is not null and lane_at is null;
 create index instance_unique_past on gendurable.instance (unique_key, id)
 where unique_key is not null and unique_held is null;
 
+-- gd_list: what has ended and is not in the first of the indexes of gd_gc
+create index instance_finished_apart on gendurable.instance (finished_at, id)
+where finished_at is not null and (keep_until is not null or barrier_no is not null);
+
 -- gd_resume_machine, upkeep: what pauses of machines have set aside; behind what is paused by itself: "is any", gd_pauses. Almost
 -- always empty
 create index instance_paused on gendurable.instance (paused_at, fsm, step, fsm_version, id)

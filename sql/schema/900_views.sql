@@ -49,12 +49,62 @@ comment on column gd_instances.keep_until is
 comment on column gd_instances.attributes is 'what it is searched by';
 comment on column gd_instances.paused_at is 'since when gd_pause has stopped it';
 
--- Counted range by range of the claims' index, each count cut at 10,000, so that a look never reads the whole table. Each "order by"
--- is the order of an index, and "queue between" two equal names in place of "=" keeps that of what is parked: without an order to
--- keep, a look for 10,000 of 100,000 rows of a queue would be planned as one at the whole table.
+-- Counted range by range of the claims' index, so that a look never reads the whole table: each count is cut at 10,000, and where more
+-- than three queues have more than 200 rows, at their share of 30,000. Each "order by" is the order of an index, and "queue between" two
+-- equal names in place of "=" keeps that of what is parked: without an order to keep, a look for a tenth of the rows of a queue would be
+-- planned as one at the whole table.
 create view gd_queues as
+with recursive l as (
+    (select i.queue from gendurable.instance i
+        where i.eligible_at is not null
+        order by i.queue limit 1)
+    union all
+    select (select i.queue from gendurable.instance i
+        where i.eligible_at is not null and i.queue > l.queue
+        order by i.queue limit 1)
+    from l
+    where l.queue is not null
+),
+
+b as (
+    (select i.queue from gendurable.instance i
+        where i.eligible_at is null and i.finished_at is null
+        order by i.queue limit 1)
+    union all
+    select (select i.queue from gendurable.instance i
+        where i.eligible_at is null and i.finished_at is null and i.queue > b.queue
+        order by i.queue limit 1)
+    from b
+    where b.queue is not null
+),
+
+-- how many queues have more than 200 rows in the index of the claims, and in that of what is parked
+c as materialized (
+    select greatest(30000 / greatest(d.count, k.count, 3), 200) as most
+    from (
+        select count(*) as count
+        from (select l.queue from l where l.queue is not null limit 10000) l
+        cross join lateral (
+            select true as is_full from gendurable.instance i
+            where i.queue = l.queue and i.eligible_at is not null
+            order by i.queue, i.priority, i.woken, i.eligible_at, i.id
+            limit 1 offset 200
+        ) x
+    ) d
+    cross join (
+        select count(*) as count
+        from (select b.queue from b where b.queue is not null limit 10000) b
+        cross join lateral (
+            select true as is_full from gendurable.instance i
+            where i.queue between b.queue and b.queue and i.eligible_at is null and i.finished_at is null
+            order by i.queue
+            limit 1 offset 200
+        ) x
+    ) k
+)
+
 select q.queue, d.due, d.delayed, d.executing, k.parked, d.oldest_due_at, q.paused, coalesce(t.limited, 0) as limited, s.max_executing,
-    s.concurrency, coalesce(h.workers, 0::bigint) as workers, coalesce(h.slots, 0::bigint) as slots
+    s.concurrency, coalesce(h.workers, 0::bigint) as workers, coalesce(h.slots, 0::bigint) as slots, c.most as counted_to
 from (
     select n.queue, bool_or(n.paused) as paused
     from (
@@ -63,18 +113,6 @@ from (
         -- names may be forgotten beside an insert that is under way
         select l.queue, false as paused
         from (
-            with recursive l as (
-                (select i.queue from gendurable.instance i
-                    where i.eligible_at is not null
-                    order by i.queue limit 1)
-                union all
-                select (select i.queue from gendurable.instance i
-                    where i.eligible_at is not null and i.queue > l.queue
-                    order by i.queue limit 1)
-                from l
-                where l.queue is not null
-            )
-
             select l.queue from l where l.queue is not null limit 10000
         ) l
         union all
@@ -89,6 +127,7 @@ from (
     ) n
     group by n.queue
 ) q
+cross join c
 cross join lateral (
     -- from priority to priority through the index, whatever a queue once had
     with recursive p as (
@@ -123,9 +162,9 @@ cross join lateral (
                 where i.queue = q.queue and i.priority = y.priority and i.woken = y.woken
                     and i.eligible_at <= statement_timestamp() and i.id > 0
                 order by i.eligible_at, i.id
-                limit 10000
+                limit c.most
             ) r
-            limit 10000
+            limit c.most
         ) x
     ) n
     cross join (
@@ -139,9 +178,9 @@ cross join lateral (
                 where i.queue = q.queue and i.priority = y.priority and i.woken = y.woken
                     and i.eligible_at > statement_timestamp() and i.id > 0
                 order by i.eligible_at, i.id
-                limit 10000
+                limit c.most
             ) r
-            limit 10000
+            limit c.most
         ) x
     ) l
     cross join (
@@ -168,7 +207,7 @@ cross join lateral (
         select i.queue from gendurable.instance i
         where i.queue between q.queue and q.queue and i.eligible_at is null and i.finished_at is null
         order by i.queue
-        limit 10000
+        limit c.most
     ) x
 ) k
 left join (
@@ -215,7 +254,8 @@ left join (
 
 comment on view gd_queues is
 'Every queue that has or had instances, is paused, has a limit or is served. Counted through the indexes; each count is cut at
-10,000, due and executing together: the most urgent ones are looked at. A queue with due rows, nothing executing and an
+10,000, due and executing together: the most urgent ones are looked at. Where more than three queues have more than 200 rows,
+it is cut at their share of 30,000, and at 200 at least. A queue with due rows, nothing executing and an
 old oldest_due_at is one that nobody serves, and it holds up the keys of its rows. workers and slots tell of workers that
 say hello: those of an older package do not.';
 
@@ -233,6 +273,7 @@ comment on column gd_queues.concurrency is
 'how many each worker is to execute at once, as gd_set_queue says; null: as many as it was started with';
 comment on column gd_queues.workers is 'how many known workers serve it, and do not drain';
 comment on column gd_queues.slots is 'how many steps of it these run at once, together';
+comment on column gd_queues.counted_to is 'where its counts are cut: one that is as high, or due and executing together, may be more';
 
 create view gd_workers as
 select
@@ -262,7 +303,8 @@ from (
                 ) n
             )
 
-            select l.queue, l.priority from l limit 10000
+            select x.queue, x.priority, greatest(20000 / greatest(count(*) over (), 10), 20) as share
+            from (select l.queue, l.priority from l limit 10000) x
         ) y
         cross join (values (0::smallint), (1::smallint)) w (woken)
         cross join lateral (
@@ -271,7 +313,7 @@ from (
             where i.queue = y.queue and i.priority = y.priority and i.woken = w.woken
                 and i.eligible_at <= statement_timestamp()
             order by i.eligible_at, i.id
-            limit 2000
+            limit y.share
         ) h
         where h.status = 'executing'
         group by h.worker
@@ -298,7 +340,7 @@ left join gendurable.draining d on k.worker = d.worker;
 comment on view gd_workers is
 'Every known worker that lives, and whoever else holds claims now. A worker is known while it says hello (gd_hello) in time;
 one of an older package does not, and has null in all but the first three columns. For the claims it reads the 2,000
-oldest due rows of each queue and priority.';
+oldest due rows of each queue and priority; where these are more than 10, their share of 20,000, and 20 at least.';
 
 comment on column gd_workers.worker is 'the label that the claims were made with, or the name under which it says hello';
 comment on column gd_workers.executing is 'how many claims it holds';

@@ -52,6 +52,9 @@ where partition_key is not null and lane_at is null;
 create index instance_unique_past on gendurable.instance (unique_key, id)
 where unique_key is not null and unique_held is null;
 
+create index instance_finished_apart on gendurable.instance (finished_at, id)
+where finished_at is not null and (keep_until is not null or barrier_no is not null);
+
 create or replace view gd_instances as
 select
     x.id, x.fsm, x.fsm_version, x.step, x.status::text as status, x.queue, x.priority, x.eligible_at, x.attempt,
@@ -163,6 +166,10 @@ create table gendurable.error (
 );
 
 comment on table gendurable.error is 'The last 20 errors of each instance.';
+
+-- gd_crashes, gd_doctor: what has lost its worker
+create index error_crash on gendurable.error (at, instance_id, no)
+where kind operator(pg_catalog.=) 'crash';
 
 create table gendurable.history (
     instance_id bigint not null,
@@ -328,8 +335,57 @@ where not summed;
 
 -- Counted range by range of the claims' index, each count cut at 100,000, so that a look never reads the whole table.
 create or replace view gd_queues as
+with recursive l as (
+    (select i.queue from gendurable.instance i
+        where i.eligible_at is not null
+        order by i.queue limit 1)
+    union all
+    select (select i.queue from gendurable.instance i
+        where i.eligible_at is not null and i.queue > l.queue
+        order by i.queue limit 1)
+    from l
+    where l.queue is not null
+),
+
+b as (
+    (select i.queue from gendurable.instance i
+        where i.eligible_at is null and i.finished_at is null
+        order by i.queue limit 1)
+    union all
+    select (select i.queue from gendurable.instance i
+        where i.eligible_at is null and i.finished_at is null and i.queue > b.queue
+        order by i.queue limit 1)
+    from b
+    where b.queue is not null
+),
+
+-- how many queues have more than 200 rows in the index of the claims, and in that of what is parked
+c as materialized (
+    select greatest(30000 / greatest(d.count, k.count, 3), 200) as most
+    from (
+        select count(*) as count
+        from (select l.queue from l where l.queue is not null limit 10000) l
+        cross join lateral (
+            select true as is_full from gendurable.instance i
+            where i.queue = l.queue and i.eligible_at is not null
+            order by i.queue, i.priority, i.woken, i.eligible_at, i.id
+            limit 1 offset 200
+        ) x
+    ) d
+    cross join (
+        select count(*) as count
+        from (select b.queue from b where b.queue is not null limit 10000) b
+        cross join lateral (
+            select true as is_full from gendurable.instance i
+            where i.queue between b.queue and b.queue and i.eligible_at is null and i.finished_at is null
+            order by i.queue
+            limit 1 offset 200
+        ) x
+    ) k
+)
+
 select q.queue, d.due, d.delayed, d.executing, k.parked, d.oldest_due_at, q.paused, coalesce(t.limited, 0) as limited, s.max_executing,
-    s.concurrency, coalesce(h.workers, 0::bigint) as workers, coalesce(h.slots, 0::bigint) as slots
+    s.concurrency, coalesce(h.workers, 0::bigint) as workers, coalesce(h.slots, 0::bigint) as slots, c.most as counted_to
 from (
     select n.queue, bool_or(n.paused) as paused
     from (
@@ -338,18 +394,6 @@ from (
         -- names may be forgotten beside an insert that is under way
         select l.queue, false as paused
         from (
-            with recursive l as (
-                (select i.queue from gendurable.instance i
-                    where i.eligible_at is not null
-                    order by i.queue limit 1)
-                union all
-                select (select i.queue from gendurable.instance i
-                    where i.eligible_at is not null and i.queue > l.queue
-                    order by i.queue limit 1)
-                from l
-                where l.queue is not null
-            )
-
             select l.queue from l where l.queue is not null limit 10000
         ) l
         union all
@@ -364,6 +408,7 @@ from (
     ) n
     group by n.queue
 ) q
+cross join c
 cross join lateral (
     -- from priority to priority through the index, whatever a queue once had
     with recursive p as (
@@ -398,9 +443,9 @@ cross join lateral (
                 where i.queue = q.queue and i.priority = y.priority and i.woken = y.woken
                     and i.eligible_at <= statement_timestamp() and i.id > 0
                 order by i.eligible_at, i.id
-                limit 10000
+                limit c.most
             ) r
-            limit 10000
+            limit c.most
         ) x
     ) n
     cross join (
@@ -414,9 +459,9 @@ cross join lateral (
                 where i.queue = q.queue and i.priority = y.priority and i.woken = y.woken
                     and i.eligible_at > statement_timestamp() and i.id > 0
                 order by i.eligible_at, i.id
-                limit 10000
+                limit c.most
             ) r
-            limit 10000
+            limit c.most
         ) x
     ) l
     cross join (
@@ -443,7 +488,7 @@ cross join lateral (
         select i.queue from gendurable.instance i
         where i.queue between q.queue and q.queue and i.eligible_at is null and i.finished_at is null
         order by i.queue
-        limit 10000
+        limit c.most
     ) x
 ) k
 left join (
@@ -490,7 +535,8 @@ left join (
 
 comment on view gd_queues is
 'Every queue that has or had instances, is paused, has a limit or is served. Counted through the indexes; each count is cut at
-10,000, due and executing together: the most urgent ones are looked at. A queue with due rows, nothing executing and an
+10,000, due and executing together: the most urgent ones are looked at. Where more than three queues have more than 200 rows,
+it is cut at their share of 30,000, and at 200 at least. A queue with due rows, nothing executing and an
 old oldest_due_at is one that nobody serves, and it holds up the keys of its rows. workers and slots tell of workers that
 say hello: those of an older package do not.';
 
@@ -519,6 +565,7 @@ comment on column gd_queues.concurrency is
 comment on column gd_queues.workers is 'how many known workers serve it, and do not drain';
 
 comment on column gd_queues.slots is 'how many steps of it these run at once, together';
+comment on column gd_queues.counted_to is 'where its counts are cut: one that is as high, or due and executing together, may be more';
 
 
 create or replace view gd_workers as
@@ -549,7 +596,8 @@ from (
                 ) n
             )
 
-            select l.queue, l.priority from l limit 10000
+            select x.queue, x.priority, greatest(20000 / greatest(count(*) over (), 10), 20) as share
+            from (select l.queue, l.priority from l limit 10000) x
         ) y
         cross join (values (0::smallint), (1::smallint)) w (woken)
         cross join lateral (
@@ -558,7 +606,7 @@ from (
             where i.queue = y.queue and i.priority = y.priority and i.woken = w.woken
                 and i.eligible_at <= statement_timestamp()
             order by i.eligible_at, i.id
-            limit 2000
+            limit y.share
         ) h
         where h.status = 'executing'
         group by h.worker
@@ -585,7 +633,7 @@ left join gendurable.draining d on k.worker = d.worker;
 comment on view gd_workers is
 'Every known worker that lives, and whoever else holds claims now. A worker is known while it says hello (gd_hello) in time;
 one of an older package does not, and has null in all but the first three columns. For the claims it reads the 2,000
-oldest due rows of each queue and priority.';
+oldest due rows of each queue and priority; where these are more than 10, their share of 20,000, and 20 at least.';
 
 comment on column gd_workers.worker is 'the label that the claims were made with, or the name under which it says hello';
 

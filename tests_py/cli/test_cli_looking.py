@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from typing import Any
 
@@ -82,16 +83,21 @@ def test_pages_follow_each_other(db: Database, conn: Conn) -> None:
         after = ["--after", json.dumps(page["next"])]
     assert seen == list(range(25, 0, -1))
     said = call(db.dsn, "list", "--limit", 10)
-    assert "There may be more: --after" in said.err
+    assert "There may be more: --all goes through all of them, or --after" in said.err
     assert len(call(db.dsn, "list", "--all", "--limit", 10).out.split("mail")) == 26
 
 
-def test_a_page_goes_on_looking_where_little_fits(db: Database, conn: Conn) -> None:
+def test_one_look_says_what_it_has_not_seen(db: Database, conn: Conn) -> None:
     rare = gd.insert(conn, "rare")
     conn.execute('select gd_insert_many((select jsonb_agg(\'{"fsm": "mail"}\'::jsonb) from generate_series(1, 21000)))')
     # One look sees 20,000 rows.
     assert gd.list(conn, {"fsm": "rare"}).instances == []
-    assert listed(db, "--machine", "rare") == [rare]
+    said = call(db.dsn, "list", "--machine", "rare")
+    assert said.out == ""
+    assert "None of the 20,000 that were looked at fits, and there are more: --all goes through" in said.err
+    after = said.err[said.err.index("'") + 1 : said.err.rindex("'")]
+    assert listed(db, "--machine", "rare", "--after", after) == [rare]
+    assert listed(db, "--machine", "rare", "--all") == [rare]
 
 
 def test_all_pages_as_json_are_one_document(db: Database, conn: Conn) -> None:
@@ -254,3 +260,39 @@ def test_top_in_a_pipe_is_one_page(db: Database, conn: Conn) -> None:
     found = call(db.dsn, "top", "--once", "--json").json
     assert {row["queue"] for row in found["queues"]} == {"default", "mails"}
     assert found["failures"][0]["message"] == "no luck"
+
+
+def test_what_loses_its_workers_is_found(db: Database, conn: Conn) -> None:
+    assert call(db.dsn, "crashes").out == "No instance has lost a worker in that time.\n"
+    first, second = gd.insert(conn, "mail"), gd.insert(conn, "mail")
+
+    def lose() -> None:
+        claims = gd.claim(conn, "w1", limit=10)
+        gd.release(conn, "w1", [(claim.id, claim.claim_no) for claim in claims], crashed=True)
+
+    lose()
+    lose()
+    said = call(db.dsn, "crashes")
+    assert "Several were lost together" in said.out and "pause instance" not in said.out
+    commit_for(conn, second, "done", "w1")
+    lose()
+    said = call(db.dsn, "crashes")
+    assert f"gendurable pause instance {first}" in said.out
+    assert [row["id"] for row in call(db.dsn, "crashes", "--json").json] == [first, second]
+    assert re.search(rf"^ *{first} .*\b3\b", call(db.dsn, "list").out, re.MULTILINE)
+    assert call(db.dsn, "top", "--json", "--once").json["crashes"][0]["crashes"] == 3
+    said = call(db.dsn, "doctor", code=None)
+    assert f"up to 3 times in a row: {first}" in said.out
+    assert call(db.dsn, "crashes", "--limit", 1).out.count("mail") == 1
+
+
+def test_a_history_is_read_on_a_narrow_screen(db: Database, conn: Conn) -> None:
+    conn.execute("""select gd_register('mail', 1, 'start', 'default', '{"history": "states"}')""")
+    id = gd.insert(conn, "mail", {"to": "ada"})
+    commit_for(conn, id, "error", "w1", error="no route to a host with a long name", delay_ms=0)
+    commit_for(conn, id, "next", "w1", step="sent")
+    said = call(db.dsn, "history", id, "--states").out.splitlines()
+    assert re.fullmatch(r"1  \S+ \S+  error  start  [\d.]+ s", said[0])
+    assert said[1] == "   error: no route to a host with a long name"
+    assert said[2] == '   state: {"to": "ada"}'
+    assert re.fullmatch(r"2  \S+ \S+  next  start > sent  [\d.]+ s", said[3])

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-import shlex
-import sys
+from collections.abc import Iterator
 from typing import Any
 
 import psycopg
 import pytest
 from conftest import Database
-from support.cli import Terminal, call, commit_for, terminal
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+from support.cli import Shell, Terminal, call, commit_for, terminal
 from support.engine import running
 from support.wait import wait_until
 
 import gendurable_py as gd
 from gendurable_py import Engine, job
+from gendurable_py.calls import viewing
 
 Conn = psycopg.Connection[Any]
 
@@ -23,27 +26,6 @@ Conn = psycopg.Connection[Any]
 @job(name="test_cli_terminal.quick", queue="quick")
 def quick(args: dict[str, Any]) -> int:
     return 1
-
-
-class Shell:
-    """A shell in which ``gendurable`` is a command; each answer is what stands below its prompt."""
-
-    def __init__(self, shown: Terminal) -> None:
-        self.shown = shown
-        self._count = 0
-        shown.type(f"gendurable() {{ {shlex.quote(sys.executable)} -m gendurable_py.cli \"$@\"; }}; PS1='> '; clear")
-        shown.shows(">")
-
-    def run(self, command: str, *answers: str) -> str:
-        """Type a command, answer what it asks, and wait for its end: what it said, and ``=> CODE``."""
-        self._count += 1
-        mark = f"end {self._count}"
-        self.shown.type(f'clear; gendurable {command}; echo "=> $?, {mark[:3]} {self._count}"')
-        for answer in answers:
-            self.shown.shows("[y/N]")
-            self.shown.type(answer)
-        self.shown.shows(f", {mark}")
-        return "\n".join(self.shown.lines)
 
 
 def test_an_operator_finds_out_and_helps(db: Database, conn: Conn) -> None:
@@ -129,12 +111,12 @@ def test_top_while_jobs_run(db: Database, conn: Conn) -> None:
         shown.press("r")
         wait_until(lambda: order(shown)[-1] == "b-more")
         shown.press(" ")
-        shown.shows("PAUSED")
+        shown.shows("FROZEN")
         gd.insert(conn, "other", queue="c-late")
         shown.press("s")
         shown.shows("sorted by delayed")
         assert "c-late" not in "\n".join(shown.lines)
-        shown.press("p")
+        shown.press(" ")
         shown.shows("c-late")
         assert max(map(len, shown.lines)) <= 80
         shown.press("q")
@@ -143,7 +125,7 @@ def test_top_while_jobs_run(db: Database, conn: Conn) -> None:
 
 
 def order(shown: Terminal) -> list[str]:
-    return [line.split()[0] for line in shown.lines if re.match(r"(a-rest|b-more|quick) ", line)]
+    return [found[1] for line in shown.lines if (found := re.match(r"[> ] +(a-rest|b-more|quick) ", line))]
 
 
 @pytest.mark.parametrize("key", ["\x03", "q"])
@@ -166,6 +148,179 @@ def test_top_on_a_small_terminal(db: Database, conn: Conn) -> None:
         shown.shows("more queues", "q quit")
         shown.press("q")
         assert shown.ends() == 0
+
+
+def test_top_pauses_and_resumes_the_chosen_queue(db: Database, conn: Conn) -> None:
+    for name in ("a", "b", "c"):
+        gd.insert(conn, "mail", queue=f"queue-{name}")
+    with terminal(db.dsn, "top", "--interval", "200ms") as shown:
+        shown.shows("queue-c", "q quit")
+        assert chosen(shown) == "queue-a"
+        # Down by a letter and by an arrow, up by the other arrow; no further than the last one.
+        shown.press("j\x1b[B\x1b[B")
+        wait_until(lambda: chosen(shown) == "queue-c")
+        shown.press("\x1bOA")
+        wait_until(lambda: chosen(shown) == "queue-b")
+        # Who does not say yes has not said so.
+        shown.press("p")
+        shown.shows("Pause queue queue-b? [y/N]")
+        shown.press("q")
+        shown.shows("Nothing was done.")
+        assert gd.claim(conn, "w", "queue-b", 0) == [] and paused(conn) == set()
+        shown.press("p")
+        shown.shows("Pause queue queue-b? [y/N]")
+        shown.press("y")
+        shown.shows("queue-b is paused")
+        assert paused(conn) == {"queue-b"}
+        wait_until(lambda: any("queue-b" in line and line.endswith("paused") for line in shown.lines))
+        # It stays chosen, whatever the order.
+        shown.press("s")
+        shown.shows("sorted by due")
+        assert chosen(shown) == "queue-b"
+        shown.press("p")
+        shown.shows("Resume queue queue-b? [y/N]")
+        shown.press("y")
+        shown.shows("queue-b goes on")
+        assert paused(conn) == set()
+        shown.press("q")
+        assert shown.ends() == 0
+    assert {row.actor for row in gd.audit(conn).calls} == {"ada"}
+
+
+def chosen(shown: Terminal) -> str:
+    found = [line.split()[1] for line in shown.lines if line.startswith("> ")]
+    return found[0] if len(found) == 1 else ""
+
+
+def paused(conn: Conn) -> set[str]:
+    return {str(row["queue"]) for row in viewing.pauses(conn)}
+
+
+@pytest.fixture
+def reader(db: Database, conn: Conn) -> Iterator[str]:
+    """The DSN of a role that may look and no more."""
+    role = f"gd_top_{conn.info.backend_pid}"
+    conn.execute(f"create role {role} login".encode())
+    try:
+        gd.grant(conn, role, "reader")
+        yield make_conninfo(db.dsn, options=f"-c role={role}")
+    finally:
+        conn.execute(f"drop owned by {role}; drop role {role}".encode())
+
+
+def test_top_says_who_may_not_pause(conn: Conn, reader: str) -> None:
+    gd.insert(conn, "mail", queue="mails")
+    with terminal(reader, "top", "--interval", "200ms") as shown:
+        shown.shows("mails", "q quit")
+        shown.press("py")
+        shown.shows("No: permission denied for function gd_pause_queue. The profile operator may.")
+        assert paused(conn) == set()
+        # It goes on.
+        gd.insert(conn, "mail", queue="more")
+        shown.shows("more")
+        shown.press("q")
+        assert shown.ends() == 0
+
+
+def test_top_outlives_its_connection(db: Database, conn: Conn) -> None:
+    gd.insert(conn, "mail", queue="mails")
+    with terminal(db.dsn, "top", "--interval", "200ms") as shown:
+        shown.shows("mails", "q quit")
+        with refusing(conn):
+            shown.shows("The connection is lost, trying again:", "mails")
+            # Keys work, and a pause that cannot be made is told.
+            shown.press("s")
+            shown.shows("sorted by due")
+        gd.insert(conn, "mail", queue="later")
+        shown.shows("later")
+        assert "lost" not in "\n".join(shown.lines)
+        shown.press("q")
+        assert shown.ends() == 0
+
+
+def test_top_can_be_left_while_the_database_does_not_answer(db: Database, conn: Conn) -> None:
+    gd.insert(conn, "mail", queue="mails")
+    with terminal(db.dsn, "top", "--interval", "200ms") as shown:
+        shown.shows("mails", "q quit")
+        with db.connect(autocommit=False) as other:
+            other.execute("lock table gendurable.queue_setting in access exclusive mode")
+            shown.shows("The database has not answered for", timeout=60)
+            shown.press("q")
+            assert shown.ends() == 0
+
+
+def test_tail_outlives_its_connection(db: Database, conn: Conn) -> None:
+    first, second = gd.insert(conn, "mail"), gd.insert(conn, "mail")
+    with terminal(db.dsn, "tail", "--interval", "100ms", "-n", "2") as shown:
+        wait_until(lambda: clients(conn))
+        gd.cancel(conn, first, "no paper")
+        shown.shows(f"{first}  cancelled  mail start  no paper")
+        with refusing(conn):
+            shown.shows("The connection is lost. Trying again.")
+            gd.cancel(conn, second, "no ink")
+        shown.shows("The connection is there again.", f"{second}  cancelled  mail start  no ink")
+        assert shown.ends() == 0
+    assert shown.raw.count(b"no paper") == 1
+
+
+def clients(conn: Conn) -> list[int]:
+    """The servers of the commands that are connected."""
+    rows = conn.execute(
+        "select pid from pg_stat_activity where datname = current_database() and application_name = 'gendurable'"
+    )
+    return [row[0] for row in rows.fetchall()]
+
+
+@contextlib.contextmanager
+def refusing(conn: Conn) -> Iterator[None]:
+    """Cut what is connected, and let nobody in but whoever is."""
+    name = conn.info.dbname
+    with psycopg.connect(conn.info.dsn, dbname="postgres", password=conn.info.password, autocommit=True) as beside:
+        beside.execute(sql.SQL("alter database {} connection limit 0").format(sql.Identifier(name)))
+        # superusers are let in all the same
+        beside.execute(sql.SQL("alter database {} allow_connections false").format(sql.Identifier(name)))
+        try:
+            for pid in clients(conn):
+                beside.execute("select pg_terminate_backend(%s)", (pid,))
+            yield
+        finally:
+            beside.execute(sql.SQL("alter database {} allow_connections true").format(sql.Identifier(name)))
+            beside.execute(sql.SQL("alter database {} connection limit -1").format(sql.Identifier(name)))
+
+
+@pytest.mark.parametrize("size", [(24, 200), (16, 60), (10, 40), (5, 20), (2, 9)])
+def test_top_follows_the_size_of_its_terminal(db: Database, conn: Conn, size: tuple[int, int]) -> None:
+    for number in range(40):
+        gd.insert(conn, "mail", queue=f"queue-{number:02}")
+    stopped = gd.insert(conn, "bad", queue="default")
+    commit_for(conn, stopped, "stop", reason="a long reason that has no end " * 9)
+    with terminal(db.dsn, "top", "--interval", "60s") as shown:
+        shown.shows("q quit", "more queues", "a long reason")
+        shown.resize(*size)
+        # drawn anew at once, and as large as it is now
+        wait_until(lambda: "q quit" in shown.lines[-1])
+        assert len(shown.lines) == size[0] and max(map(len, shown.lines)) <= size[1]
+        if size[0] >= 10:
+            assert "queue-00" in "\n".join(shown.lines)
+            shown.press("G")
+            shown.shows(">", "queue-39")
+        shown.press("q")
+        assert shown.ends() == 0
+
+
+def test_top_without_colours_and_on_a_dumb_terminal(db: Database, conn: Conn) -> None:
+    gd.insert(conn, "mail", queue="mails")
+    gd.hold_all(conn, "a test")
+    with terminal(db.dsn, "top", NO_COLOR="1") as shown:
+        shown.shows(">  mails", "Everything is held", "q quit")
+        shown.press("q")
+        assert shown.ends() == 0
+        # no colour of the foreground or background, by number or by name
+        assert re.search(rb"\x1b\[[0-9;]*\b(3[0-8]|4[0-8]|9[0-7])\b[0-9;]*m", shown.raw) is None
+    with terminal(db.dsn, "top", TERM="dumb") as shown:
+        shown.shows("mails")
+        assert shown.ends() == 0
+        assert b"\x1b" not in shown.raw
 
 
 def test_no_terminal_is_needed(db: Database, conn: Conn) -> None:

@@ -18,7 +18,7 @@ from gendurable_py.embedded.cluster import Cluster
 from gendurable_py.install import extension_files, install
 
 Conn = psycopg.Connection[Any]
-CHECKS = 27
+CHECKS = 28
 A_WHILE_AGO = (
     "update gendurable.upkeep set place = place || jsonb_build_object('at', now() - interval '2 minutes') "
     "where name = 'ran'"

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import shlex
 import subprocess
 import sys
 import threading
@@ -103,8 +104,8 @@ class Terminal:
 
     def __init__(self, child: pexpect.spawn[bytes], rows: int, columns: int) -> None:
         self.child = child
-        self._screen = pyte.Screen(columns, rows)
-        self._stream = pyte.ByteStream(self._screen)
+        self.screen = pyte.Screen(columns, rows)
+        self._stream = pyte.ByteStream(self.screen)
         self.raw = b""
 
     def _read(self) -> None:
@@ -118,7 +119,7 @@ class Terminal:
     @property
     def lines(self) -> list[str]:
         self._read()
-        return [line.rstrip() for line in self._screen.display]
+        return [line.rstrip() for line in self.screen.display]
 
     def shows(self, *texts: str, timeout: float = 30) -> None:
         """Wait until all of these are on the screen."""
@@ -132,6 +133,12 @@ class Terminal:
 
     def type(self, text: str) -> None:
         self.child.sendline(text)
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Make it smaller or larger, as people do with a window."""
+        self._read()
+        self.screen.resize(rows, columns)
+        self.child.setwinsize(rows, columns)
 
     def ends(self, timeout: float = 30) -> int:
         """Wait for its end; the exit code, or minus the signal."""
@@ -155,3 +162,24 @@ def terminal(
         yield Terminal(child, rows, columns)
     finally:
         child.close(force=True)
+
+
+class Shell:
+    """A shell in which ``gendurable`` is a command; each answer is what stands below its prompt."""
+
+    def __init__(self, shown: Terminal) -> None:
+        self.shown = shown
+        self._count = 0
+        shown.type(f"gendurable() {{ {shlex.quote(sys.executable)} -m gendurable_py.cli \"$@\"; }}; PS1='> '; clear")
+        shown.shows(">")
+
+    def run(self, command: str, *answers: str) -> str:
+        """Type a command, answer what it asks, and wait for its end: what it said, and ``=> CODE``."""
+        self._count += 1
+        mark = f"end {self._count}"
+        self.shown.type(f'clear; gendurable {command}; echo "=> $?, {mark[:3]} {self._count}"')
+        for answer in answers:
+            self.shown.shows("[y/N]")
+            self.shown.type(answer)
+        self.shown.shows(f", {mark}")
+        return "\n".join(self.shown.lines)

@@ -42,6 +42,7 @@ LOOKS: dict[str, tuple[str, ...]] = {
     "gd_errors": ("select * from gd_errors(%(id)s)",),
     "gd_history": ("select * from gd_history(%(id)s)",),
     "gd_line": ("select * from gd_line('k')",),
+    "gd_crashes": ("select * from gd_crashes()",),
     "gd_failures": ("select * from gd_failures()", "select * from gd_failures('m')"),
     "gd_doctor": ("select * from gd_doctor()",),
     "gd_list": tuple(f"select * from gd_list('{json.dumps({key: value})}')" for key, value in FILTERS.items()),
@@ -102,6 +103,9 @@ def fill(conn: Conn) -> Looks:
     conn.execute("""select gd_schedule('nightly', '0 3 * * *', 'm')""")
     conn.execute("select gd_insert('m', p_queue => 'failing')")
     commit(conn, "failing", kind="stop", reason="no answer", traceback="at line 1")
+    conn.execute("select gd_insert('m', p_queue => 'crashing')")
+    [lost] = conn.execute("select jsonb_build_array(id, claim_no)::text from gd_claim('w', 'crashing', 1)").fetchall()
+    conn.execute("select gd_release('w', jsonb_build_array(%s::jsonb), p_crashed => true)", lost)
     [parent] = conn.execute("select gd_insert('m', p_queue => 'parents')").fetchone() or ()
     child = {"fsm": "m", "queue": "q", "partition_key": "k", "unique_key": "u", "rate_limit": "l", "meta": {"a": 1}}
     commit(conn, "parents", kind="schedule_childs", step="joined", childs=[child])
