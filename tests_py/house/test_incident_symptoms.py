@@ -12,9 +12,9 @@ import psycopg
 import pytest
 from conftest import Database
 from support.incidents import BEGINNING, SYMPTOMS, Night
+from support.pages import pg_environment
 from support.standby import both, primary_and_standby, promote
 from support.wait import wait_until
-from support.pages import pg_environment
 
 import gendurable_py as gd
 

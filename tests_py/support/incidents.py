@@ -18,8 +18,8 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from support.cli import PROGRAM, environment
-from support.shown import Part, read_tables, sections, steady
 from support.server import ROOT
+from support.shown import Part, read_tables, sections, steady
 from support.wait import wait_until
 
 import gendurable_py as gd
