@@ -1,7 +1,7 @@
 """Reading the views: queues, workers, limits, schedules, holds and steps, each row by the names of its columns.
 
-A view may gain columns, so a row is a mapping and not a type of its own. Times are texts in ISO 8601. `says_who` is for
-tools that act for others.
+A view may gain columns, so a row is a mapping and not a type of its own. Times are texts in ISO 8601. `says_who`,
+`within` and `abilities` are for tools that act for others, look for a bounded time, and offer only what may be done.
 """
 
 from __future__ import annotations
@@ -69,3 +69,25 @@ def steps() -> Statement[list[Row]]:
 def says_who(actor: str) -> Statement[None]:
     """For whom this transaction acts: `audit` and the histories have it as ``actor``."""
     return Statement("select set_config('gendurable.actor', %s, true)", (actor,), nothing)
+
+
+@call
+def within(seconds: float, only_reads: bool) -> Statement[None]:
+    """How long a statement of this transaction may take, and whether the transaction only reads."""
+    return Statement(
+        "select pg_catalog.set_config('statement_timeout', %s, true), "
+        "case when %s then pg_catalog.set_config('transaction_read_only', 'on', true) end",
+        (f"{max(1, round(seconds * 1000))}ms", only_reads),
+        nothing,
+    )
+
+
+@call
+def abilities() -> Statement[frozenset[str]]:
+    """The names of the functions that the role of the session may call."""
+    return Statement(
+        "select distinct p.proname::text from pg_catalog.pg_proc p where p.proname like 'gd\\_%%' "
+        "and pg_catalog.pg_function_is_visible(p.oid) and pg_catalog.has_function_privilege(p.oid, 'execute')",
+        (),
+        lambda rows: frozenset(row[0] for row in rows),
+    )

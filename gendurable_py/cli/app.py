@@ -10,9 +10,9 @@ from typing import Annotated
 import typer
 
 from ..install import version as package_version
-from . import inserting, limits, live, looking, moving, pausing, queues, steering, talking, upkeep, working
+from . import dashboard, inserting, limits, live, looking, moving, pausing, queues, steering, talking, upkeep, working
 
-_GROUPS = (working, inserting, talking, looking, steering, queues, pausing, limits, moving, upkeep, live)
+_GROUPS = (working, inserting, talking, looking, steering, queues, pausing, limits, moving, upkeep, live, dashboard)
 
 
 def make() -> typer.Typer:
