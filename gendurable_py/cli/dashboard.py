@@ -5,7 +5,9 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,6 +17,7 @@ from .reading import duration
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
 PANEL = "Looking"
 _HERE = ("127.0.0.1", "::1")
@@ -79,7 +82,7 @@ def dashboard(
     )
     with _bound(host, port) as listening:
         frame.note(f"http://{_named(host)}:{listening.getsockname()[1]}{prefix}/")
-        _serve(uvicorn, made, listening, prefix)
+        _serve(uvicorn, _below(made, prefix), listening, made.state.end_streams)
 
 
 def _token(file: Path | None) -> str | None:
@@ -114,22 +117,41 @@ def _bound(host: str, port: int) -> socket.socket:
     try:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.bind(address)
+        made.listen(100)  # whoever reads where it is may ask at once
     except OSError as error:
         made.close()
         raise Refused(f"cannot listen at {host}:{port}: {error.strerror}", "--port 0 takes one that is free") from None
     return made
 
 
-def _serve(uvicorn: Any, app: Starlette, listening: socket.socket, prefix: str) -> None:
-    # No log of requests: their paths name what people look for. Streams do not end by themselves when it is to end.
+def _below(app: Starlette, prefix: str) -> ASGIApp:
+    """The app at a path, whether the proxy in front of it leaves that path away or not."""
+
+    async def below(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and prefix:
+            path = scope["path"]
+            whole = path if path == prefix or path.startswith(prefix + "/") else prefix + path
+            scope = {**scope, "root_path": prefix, "path": whole}
+        await app(scope, receive, send)
+
+    return below
+
+
+def _serve(uvicorn: Any, app: ASGIApp, listening: socket.socket, end_streams: Callable[[], None]) -> None:
+    class Server(uvicorn.Server):  # type: ignore[misc]
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            # it waits for all answers, and pages that are watched never end by themselves
+            end_streams()
+            super().handle_exit(sig, frame)
+
+    # No log of requests: their paths name what people look for.
     config = uvicorn.Config(
         app,
-        root_path=prefix,
         log_level="warning",
         access_log=False,
-        timeout_graceful_shutdown=1,
+        timeout_graceful_shutdown=5,
         server_header=False,
         proxy_headers=False,
         lifespan="on",
     )
-    uvicorn.Server(config).run(sockets=[listening])
+    Server(config).run(sockets=[listening])

@@ -148,12 +148,14 @@ class _Dashboard:
         ):
             routes.append(Route(path, partial(self._answer, answer), methods=methods))
         routes.append(Mount("/static", StaticFiles(directory=HERE / "static"), name="static"))
-        return Starlette(
+        made = Starlette(
             routes=routes,
             middleware=[Middleware(cast("type[ASGIApp]", Guard), self._settings, self._access)],  # type: ignore[arg-type]
             exception_handlers={HTTPException: self._http, Exception: self._mistake},
             lifespan=lifespan,
         )
+        made.state.end_streams = self._streams.end
+        return made
 
     # -- pages
 

@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
 from typing import Any, TypeAlias, TypeVar
 
 import psycopg
 from psycopg import AsyncConnection, pq
+from psycopg.abc import Buffer
+from psycopg.types.datetime import TimestamptzLoader
 
 from ..calls import viewing
 from ..dispatch.dial import Connect, Dialer
@@ -24,6 +29,34 @@ _SESSIONS = 4
 
 class Busy(Exception):
     """All sessions are in use for too long."""
+
+
+class _Times(TimestamptzLoader):
+    """Times that Python has no year for are its first and its last: one row must not keep a page from being seen."""
+
+    def load(self, data: Buffer) -> datetime:
+        try:
+            return super().load(data)
+        except psycopg.DataError:
+            early = bytes(data).endswith(b"BC") or bytes(data).startswith(b"-")
+            return (datetime.min if early else datetime.max).replace(tzinfo=UTC)
+
+
+class _Limit:
+    """Ends a session from which nothing comes: the server itself ends what only takes too long."""
+
+    def __init__(self, conn: Conn, seconds: float) -> None:
+        self.passed = False
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._cut, conn)
+
+    def _cut(self, conn: Conn) -> None:
+        self.passed = True
+        # Not closed, which whoever waits for an answer would not notice, and not asked: it does not answer.
+        with contextlib.suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(conn.fileno())) as line:
+            line.shutdown(socket.SHUT_RDWR)
+
+    def end(self) -> None:
+        self._timer.cancel()
 
 
 class Source:
@@ -63,20 +96,22 @@ class Source:
         for again in (True, False):
             async with self._session(fresh=not again) as (conn, reused):
                 begun = False
+                limit = _Limit(conn, 2 * self._patience + 1)
                 try:
-                    async with asyncio.timeout(2 * self._patience + 1), conn.transaction():
+                    async with conn.transaction():
                         await viewing.within(conn, self._patience, only_reads=reads)
                         if actor is not None:
                             await viewing.says_who(conn, actor)
                         begun = True
                         return await work(conn)
-                except psycopg.OperationalError:
+                except psycopg.OperationalError as error:
+                    if limit.passed:
+                        raise psycopg.errors.QueryCanceled("the server has not answered in time") from error
                     # A deed that has begun may have been done.
                     if not (again and reused and conn.closed and (reads or not begun)):
                         raise
-                except TimeoutError:
-                    conn.pgconn.finish()
-                    raise psycopg.errors.QueryCanceled("the server has not answered in time") from None
+                finally:
+                    limit.end()
         raise AssertionError
 
     @contextlib.asynccontextmanager
@@ -105,7 +140,9 @@ class Source:
             if self._idle:
                 return self._idle.pop(), True
             async with asyncio.timeout(self._patience):
-                return await self._dialer.open(), False
+                conn = await self._dialer.open()
+            conn.adapters.register_loader("timestamptz", _Times)
+            return conn, False
         except TimeoutError:
             self._open -= 1
             raise psycopg.OperationalError("the server does not answer") from None

@@ -7,6 +7,7 @@ the browser asks for it again, and whether it still may.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
@@ -28,6 +29,11 @@ class Streams:
         self._refresh = refresh
         self._looks: dict[Hashable, tuple[float, asyncio.Task[Page]]] = {}
         self._running = 0
+        self._ending = asyncio.Event()
+
+    def end(self) -> None:
+        """End all streams, and let none begin: who serves them is to stop."""
+        self._ending.set()
 
     @property
     def full(self) -> bool:
@@ -41,7 +47,7 @@ class Streams:
             sent: dict[str, str] = {}
             away: Refusal | None = None
             ends = time.monotonic() + _LASTS
-            while time.monotonic() < ends:
+            while time.monotonic() < ends and not self._ending.is_set():
                 try:
                     parts = render(await self._look(key, make))
                 except Exception as error:
@@ -61,7 +67,8 @@ class Streams:
                     sent = parts
                     # Something goes out each time: whoever has gone is noticed by it.
                     yield _event("parts", changed) if changed else ": same\n\n"
-                await asyncio.sleep(self._refresh)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._ending.wait(), self._refresh)
         finally:
             self._running -= 1
 

@@ -29,6 +29,8 @@ def serving(app: Any, **config: Any) -> Iterator[str]:
         wait_until(lambda: server.started, 30)
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
     finally:
+        if hasattr(app, "state") and hasattr(app.state, "end_streams"):
+            app.state.end_streams()
         server.should_exit = True
         thread.join(30)
         listening.close()
@@ -46,6 +48,7 @@ class Browser:
 
     def __init__(self, address: str, **headers: str) -> None:
         self.address = address
+        self.kept: list[Any] = []
         self.client = httpx.Client(base_url=address, timeout=60, headers={"Accept": "text/html", **headers})
 
     def __enter__(self) -> Browser:

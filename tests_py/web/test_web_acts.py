@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -10,7 +11,7 @@ import pytest
 from conftest import Database
 from support.cli import commit_for
 from support.people import People
-from support.web import Browser, browsing, text_of
+from support.web import Browser, browsing, fields_of, text_of
 
 import gendurable_py as gd
 from gendurable_py import calls
@@ -217,15 +218,13 @@ def test_a_migration_shows_what_it_would_do_first(browser: Browser, conn: Conn) 
     dry = browser.send(path, 200, start="1", to="2")
     assert "2 would move" in text_of(dry)
     assert {row.fsm_version for row in gd.list(conn).instances} == {1}
-    from support.web import fields_of
-
     moved = browser.client.post(path, data=fields_of(dry.text))
     assert "2 moved" in text_of(moved)
     assert {(row.id, row.fsm_version) for row in gd.list(conn).instances} == {(id, 2) for id in ids}
 
 
 def test_every_action_has_a_test() -> None:
-    source = __import__("pathlib").Path(__file__).read_text()
+    source = Path(__file__).read_text()
     for kind, verb in ACTS:
         assert f"/act/{kind}/{verb}" in source or f'format("{verb}")' in source, (kind, verb)
 

@@ -23,7 +23,14 @@ Conn = psycopg.Connection[Any]
 @pytest.fixture
 def ids(conn: Conn) -> dict[str, int]:
     """Instances of all kinds, queues, limits, schedules, workers, pauses."""
-    gd.register(conn, "order", version=1, initial_step="start", queue="default", options={"history": "states", "steps": ["start", "pay", "ship"]})
+    gd.register(
+        conn,
+        "order",
+        version=1,
+        initial_step="start",
+        queue="default",
+        options={"history": "states", "steps": ["start", "pay", "ship"]},
+    )
     found: dict[str, int | None] = {}
     found["done"] = gd.insert(conn, "order", {"n": 1})
     commit_for(conn, found["done"], "next", step="ship", state={"n": 2})
@@ -46,7 +53,9 @@ def ids(conn: Conn) -> dict[str, int]:
     calls.set_queue(conn, "slow", limit=3)
     calls.pause_queue(conn, "slow")
     calls.pause_machine(conn, "mail", None, "send")
-    calls.hello(conn, "w1", {"queues": {"default": 4}, "machines": [["order", 1, ["start"]]], "host": "web-3", "pid": 7})
+    calls.hello(
+        conn, "w1", {"queues": {"default": 4}, "machines": [["order", 1, ["start"]]], "host": "web-3", "pid": 7}
+    )
     return {name: id for name, id in found.items() if id is not None}
 
 
@@ -63,7 +72,13 @@ PAGES: dict[str, tuple[str, ...]] = {
     "/queue?name=mails": ("Nobody serves this queue", "customer:2"),
     "/instances": ("order:7", "awaiting signal", "basket", "order 7 has no card"),
     "/instances?status=failed&fsm=order": ("order:7", "order 7 has no card"),
-    "/instances/{failed}": ("It has ended as \"failed\"", "order 7 has no card", "KeyError", "unique key order:7", "stop"),
+    "/instances/{failed}": (
+        'It has ended as "failed"',
+        "order 7 has no card",
+        "KeyError",
+        "unique key order:7",
+        "stop",
+    ),
     "/instances/{awaits}": ("It awaits", "paid", "payed", "customer:1", "29"),
     "/instances/{parent}": ("Children", "It waits for 1 child"),
     "/instances/{done}": ("ship", "History", "next", "sent"),
