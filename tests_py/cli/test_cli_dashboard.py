@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 from conftest import Database
-from support.cli import PROGRAM, call, environment
+from support.cli import PROGRAM, ROOT, call, environment
 from support.web import Browser
 
 TOKEN = "a long token, and secret"
@@ -86,3 +86,18 @@ def test_a_port_that_is_taken_is_told(db: Database) -> None:
     answer = call(db.dsn, "dashboard", "--port", port, code=3)
     assert "cannot listen" in answer.err
     ended(process)
+
+
+def test_the_commands_of_the_page_serve(db: Database) -> None:
+    page = (ROOT / "docs" / "dashboard.md").read_text("utf-8")
+    [block] = re.findall(r"^```sh\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    lines = block.splitlines()
+    assert len(lines) == 4
+    for line in lines:
+        setting, _, command = line.rpartition("gendurable dashboard")
+        more = {"GENDURABLE_DASHBOARD_TOKEN": TOKEN} if "GENDURABLE_DASHBOARD_TOKEN=" in setting else {}
+        process, address = started(db, *command.split(), **more)
+        with httpx.Client() as client:
+            named = {"X-Forwarded-User": "ada", "Authorization": f"Bearer {TOKEN}"}
+            assert client.get(address.replace("0.0.0.0", "127.0.0.1"), headers=named).status_code == 200
+        ended(process)

@@ -14,18 +14,20 @@ from typing import Any
 
 import psycopg
 import pytest
+from axe_core_python.selenium import Axe
 from conftest import Database
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
+from support.cli import commit_for
 from support.engine import running
 from support.proxy import Proxy
 from support.wait import wait_until
 from support.web import serving
 
 import gendurable_py as gd
-from gendurable_py import FSM, Await, Context, Done, Engine, Next, step
+from gendurable_py import FSM, Await, Context, Done, Engine, Next, calls, step
 from gendurable_py.web import app
 
 Conn = psycopg.Connection[Any]
@@ -216,16 +218,80 @@ def test_no_page_is_wider_than_a_phone(db: Database, conn: Conn, page: Chromium,
     id = gd.insert(
         conn, "a machine with a long name " * 5, {"text": "x" * 500}, partition_key="k" * 300, queue="q" * 200
     )
-    calls = ("/", "/queues", "/instances", f"/instances/{id}", "/failures", "/machines", "/limits", "/doctor", "/audit",
+    paths = ("/", "/queues", "/instances", f"/instances/{id}", "/failures", "/machines", "/limits", "/doctor", "/audit",
              f"/act/instance/edit?id={id}")  # fmt: skip
     with serving(app(db.dsn, operate=True)) as address:
         # narrower than a window may be
         size = {"width": 375, "height": 800, "deviceScaleFactor": 1, "mobile": True}
         page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         try:
-            for path in calls:
+            for path in paths:
                 page.driver.get(address + path)
                 wide = page.driver.execute_script("return document.documentElement.scrollWidth")
                 assert wide <= 375, (path, wide)
         finally:
             page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_axe_finds_nothing_serious_on_any_page(db: Database, conn: Conn, page: Chromium) -> None:
+    ids = filled(conn)
+    with serving(app(db.dsn, operate=True, token="a long token")) as address:
+        page.driver.get(address + "/login")
+        found = {"/login": serious(page)}
+        page.field("token").send_keys("a long token", Keys.ENTER)
+        page.shows("Overview")
+        for path in (
+            *(
+                "/",
+                "/queues",
+                "/queue?name=default",
+                "/instances",
+                "/instances?status=failed",
+                "/failures",
+                "/machines",
+            ),
+            *(f"/instances/{id}" for id in ids),
+            *(f"/instances/{ids[0]}/history", "/machine?name=order", "/line?key=customer:1", "/schedules", "/limits"),
+            *("/workers", "/worker?name=w1", "/pauses", "/doctor", "/audit", "/instances?status=what", "/nothing"),
+            *(f"/act/instance/edit?id={ids[0]}", "/act/many/cancel?fsm=order", "/act/everything/hold"),
+        ):
+            for scheme in ("light", "dark"):
+                media = [{"name": "prefers-color-scheme", "value": scheme}]
+                page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": media})
+                page.driver.get(address + path)
+                found[f"{path} {scheme}"] = serious(page)
+    assert {path: said for path, said in found.items() if said} == {}
+
+
+def serious(page: Chromium) -> list[str]:
+    """What axe says that is serious or worse, with the first place of each."""
+    page.driver.execute_script("document.body.dataset.live = 'no'")
+    results = Axe().run(page.driver)
+    return [
+        f"{one['id']}: {one['nodes'][0]['html'][:200]} {one['nodes'][0]['failureSummary'][:200]}"
+        for one in results["violations"]
+        if one["impact"] in ("serious", "critical")
+    ]
+
+
+def filled(conn: Conn) -> list[int]:
+    """Instances that have everything that can be shown."""
+    options = {"history": "states", "steps": ["start", "pay", "end"]}
+    gd.register(conn, "order", version=1, initial_step="start", queue="default", options=options)
+    failed = gd.insert(conn, "order", {"card": {"no": 1, "valid": True, "of": None}}, partition_key="customer:1")
+    commit_for(conn, failed, "next", step="pay")
+    commit_for(conn, failed, "stop", reason="no card", traceback="Traceback:\n  pay.py\nKeyError")
+    waits = gd.insert(conn, "order", {"n": 1}, partition_key="customer:1")
+    commit_for(conn, waits, "await", signals=["paid"])
+    gd.signal(conn, waits or 0, "payed", {"sum": 1})
+    parent = gd.insert(conn, "order")
+    commit_for(conn, parent, "schedule_childs", step="end", childs=[{"fsm": "order"}, {"fsm": "order"}])
+    calls.set_rate_limit(conn, "mail", 1, 60)
+    gd.insert(conn, "mail", rate_limit="mail", queue="slow")
+    gd.schedule(conn, "nightly", "0 6 * * *", "mail")
+    calls.pause_queue(conn, "slow")
+    calls.hold_all(conn, "a restored copy")
+    calls.hello(
+        conn, "w1", {"queues": {"default": 4}, "machines": [["order", 1, ["start"]]], "host": "web-3", "pid": 7}
+    )
+    return [id for id in (failed, waits, parent) if id is not None]
