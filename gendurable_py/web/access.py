@@ -23,6 +23,7 @@ SESSION = "gendurable_session"
 FORM = "gendurable_form"
 _LASTS = 12 * 3600
 _MOST_FAILURES = 10
+_MOST_PEERS = 1000
 _NAME = 100
 
 
@@ -39,7 +40,7 @@ class Access:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._failures: list[float] = []
+        self._failures: dict[str, list[float]] = {}
 
     async def find(self, request: HTTPConnection) -> Asker | None:
         """Who asks; None: nobody that may."""
@@ -48,30 +49,31 @@ class Access:
             known = await said.known(request)
             return None if known is None else Asker(known or NOBODY)
         if said.user_header is not None:
-            peer = request.client.host if request.client else ""
-            name = request.headers.get(said.user_header, "").strip() if peer in said.trusted else ""
+            name = request.headers.get(said.user_header, "").strip() if _peer(request) in said.trusted else ""
             return Asker(name[:_NAME]) if name else None
         if said.token is not None:
             scheme, _, given = request.headers.get("authorization", "").partition(" ")
             if scheme.lower() == "bearer":
-                return Asker(NOBODY, by_cookie=False) if self.fits(given.strip()) else None
+                return Asker(NOBODY, by_cookie=False) if self.fits(given.strip(), _peer(request)) else None
             session = self._named(request.cookies.get(SESSION, ""))
             return None if session is None else Asker(session or NOBODY)
         return Asker(NOBODY)
 
     # The token and its session
 
-    def fits(self, token: str) -> bool:
-        """Whether this is the token; after many that were not, none is for a while."""
+    def fits(self, token: str, peer: str) -> bool:
+        """Whether this is the token; after many from an address that were not, none is for a while."""
         now = time.monotonic()
-        self._failures = [at for at in self._failures if at > now - 60]
-        if len(self._failures) >= _MOST_FAILURES:
-            return False
+        failures = [at for at in self._failures.pop(peer, ()) if at > now - 60]
         right = hmac.compare_digest(token.encode("utf-8", "replace"), (self._settings.token or "").encode())
-        if not right or not token:
-            self._failures.append(now)
-            return False
-        return True
+        right = right and bool(token) and len(failures) < _MOST_FAILURES
+        if not right and len(failures) < _MOST_FAILURES:
+            failures.append(now)
+        if failures:
+            self._failures[peer] = failures
+            while len(self._failures) > _MOST_PEERS:
+                del self._failures[next(iter(self._failures))]
+        return right
 
     def open_session(self, request: Request, response: Response, name: str) -> None:
         """Let this browser in, under the name that its user has given."""
@@ -110,6 +112,11 @@ class Access:
         browser, made_up = self.browser(request)
         return not made_up and hmac.compare_digest(given.encode("utf-8", "replace"), self.proof(browser, user).encode())
 
+    def _is_secure(self, request: HTTPConnection) -> bool:
+        """Whether the browser came over https, also where a proxy ends that."""
+        proxied = _peer(request) in self._settings.trusted and request.headers.get("x-forwarded-proto") == "https"
+        return request.url.scheme == "https" or proxied
+
     def _sign(self, what: str, text: str) -> str:
         return hmac.new(self._settings.key, f"{what}|{text}".encode("utf-8", "replace"), hashlib.sha256).hexdigest()
 
@@ -119,10 +126,14 @@ class Access:
             value,
             max_age=lasts,
             path=_path(request),
-            secure=request.url.scheme in ("https", "wss"),
+            secure=self._is_secure(request),
             httponly=True,
             samesite="lax",
         )
+
+
+def _peer(request: HTTPConnection) -> str:
+    return request.client.host if request.client else ""
 
 
 def _path(request: HTTPConnection) -> str:
@@ -131,7 +142,8 @@ def _path(request: HTTPConnection) -> str:
 
 def same_site(request: Request) -> bool:
     """Whether a request that changes something comes from a page of our own, as far as the browser says."""
-    if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
-        return False
+    site = request.headers.get("sec-fetch-site")
+    if site is not None:  # no page can make that up, and a proxy may have changed the host
+        return site in ("same-origin", "none")
     origin = request.headers.get("origin")
     return origin is None or origin.partition("://")[2] == request.headers.get("host", "")

@@ -25,7 +25,7 @@ from .access import Access, same_site
 from .acts import ACTS
 from .acts.forms import Act
 from .acts.many import carry_out
-from .guard import Guard, asker_of
+from .guard import HEADERS, Guard, asker_of
 from .look import Handler, Look, Page
 from .refusals import Forbidden, Missing, Refusal, refusal_of
 from .render import HERE, Templates
@@ -272,7 +272,7 @@ class _Dashboard:
             if not same_site(request):
                 raise Forbidden("This came from a page elsewhere.")
             values = await _fields(request)
-            if self._access.fits(values.get("token", "")):
+            if self._access.fits(values.get("token", ""), request.client.host if request.client else ""):
                 # a path of ours, whatever the URL says
                 safe = to if to.startswith("/") and not to.startswith(("//", "/\\")) else "/"
                 response = RedirectResponse(_base(request) + safe, 303)
@@ -304,9 +304,10 @@ class _Dashboard:
         return self._refuse(request, Refusal(error.status_code, title, "There is no such page."))
 
     async def _mistake(self, request: Request, error: Exception) -> Response:
-        return self._refuse(
-            request, Refusal(500, "A mistake of ours", "The log of the dashboard says more.", type(error).__name__)
-        )
+        found = Refusal(500, "A mistake of ours", "The log of the dashboard says more.", type(error).__name__)
+        made = self._refuse(request, found)
+        made.headers.update(HEADERS)  # it does not come by the guard
+        return made
 
 
 def _base(request: Request) -> str:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any, TypeAlias, TypeVar
@@ -25,6 +26,8 @@ from ..dispatch.dial import Connect, Dialer
 T = TypeVar("T")
 Conn: TypeAlias = "AsyncConnection[Any]"
 _SESSIONS = 4
+# Rights that are given or taken away are known after so long.
+_KNOWN_FOR = 30.0
 
 
 class Busy(Exception):
@@ -67,7 +70,8 @@ class Source:
         self._patience = patience
         self._idle: list[Conn] = []
         self._open = 0
-        self._abilities: frozenset[str] | None = None
+        self._abilities: frozenset[str] = frozenset()
+        self._known_until = 0.0
 
     async def read(self, look: Callable[[Conn], Awaitable[T]]) -> T:
         """What a look answers; it may be made twice, where a session turns out to be broken."""
@@ -79,13 +83,14 @@ class Source:
 
     async def abilities(self) -> frozenset[str]:
         """The functions that the role of the sessions may call."""
-        if self._abilities is None:
+        if time.monotonic() >= self._known_until:
             self._abilities = await self.read(viewing.abilities)
+            self._known_until = time.monotonic() + _KNOWN_FOR
         return self._abilities
 
     def forget(self) -> None:
         """Ask for the abilities anew: a right that was there is gone, or others were given."""
-        self._abilities = None
+        self._known_until = 0.0
 
     async def close(self) -> None:
         while self._idle:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 from typing import TypeAlias
@@ -19,7 +20,33 @@ from .refusals import Refusal, refusal_of
 _LASTS = 300.0
 _MOST_STREAMS = 64
 _MOST_KEPT = 200
+# A page that took a second is looked at again after 50: however long looks take, they are a fiftieth of one session.
+_SHARE = 50
+_LONGEST = 60.0
+# How long ago something was says itself again in the browser.
+_TIME = re.compile(r"(<time [^>]*>)[^<]*")
 Make: TypeAlias = "Callable[[], Awaitable[Page]]"
+
+
+class _Looked:
+    """A look that streams share: when it was begun, and when the next one may be."""
+
+    def __init__(self, make: Make, refresh: float) -> None:
+        self._began = time.monotonic()
+        self._refresh = refresh
+        self.loop = asyncio.get_running_loop()
+        self.task = asyncio.ensure_future(make())
+        self.task.add_done_callback(self._ended)
+        self.pause = refresh
+
+    def _ended(self, task: asyncio.Task[Page]) -> None:
+        self.pause = min(max(self._refresh, _SHARE * (time.monotonic() - self._began)), _LONGEST)
+        if not task.cancelled():
+            task.exception()  # whoever waited may have gone: what it raised is nobody's any more
+
+    @property
+    def is_old(self) -> bool:
+        return self.task.done() and time.monotonic() - self._began >= 0.9 * self.pause
 
 
 class Streams:
@@ -27,7 +54,7 @@ class Streams:
 
     def __init__(self, refresh: float) -> None:
         self._refresh = refresh
-        self._looks: dict[Hashable, tuple[float, asyncio.Task[Page]]] = {}
+        self._looks: dict[Hashable, _Looked] = {}
         self._running = 0
         self._ending = asyncio.Event()
 
@@ -48,8 +75,9 @@ class Streams:
             away: Refusal | None = None
             ends = time.monotonic() + _LASTS
             while time.monotonic() < ends and not self._ending.is_set():
+                look = self._look(key, make)
                 try:
-                    parts = render(await self._look(key, make))
+                    parts = render(await asyncio.shield(look.task))
                 except Exception as error:
                     found = refusal_of(error)
                     if found is None:
@@ -63,31 +91,23 @@ class Streams:
                     if away is not None:
                         away = None
                         yield _event("back", {})
-                    changed = {name: html for name, html in parts.items() if sent.get(name) != html}
-                    sent = parts
+                    now = {name: _TIME.sub(r"\1", html) for name, html in parts.items()}
+                    changed = {name: html for name, html in parts.items() if sent.get(name) != now[name]}
+                    sent = now
                     # Something goes out each time: whoever has gone is noticed by it.
                     yield _event("parts", changed) if changed else ": same\n\n"
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._ending.wait(), self._refresh)
+                    await asyncio.wait_for(self._ending.wait(), look.pause)
         finally:
             self._running -= 1
 
-    async def _look(self, key: Hashable, make: Make) -> Page:
-        now = time.monotonic()
-        at, task = self._looks.get(key, (0.0, None))
-        if task is None or now - at >= 0.9 * self._refresh or task.get_loop() is not asyncio.get_running_loop():
+    def _look(self, key: Hashable, make: Make) -> _Looked:
+        known = self._looks.get(key)
+        if known is None or known.is_old or known.loop is not asyncio.get_running_loop():
             if len(self._looks) >= _MOST_KEPT:
-                self._looks = {one: look for one, look in self._looks.items() if now - look[0] < 2 * self._refresh}
-            task = asyncio.ensure_future(make())
-            task.add_done_callback(_heard)
-            self._looks[key] = (now, task)
-        return await asyncio.shield(task)
-
-
-def _heard(task: asyncio.Task[Page]) -> None:
-    """Whoever waited may have gone: what it raised is nobody's any more."""
-    if not task.cancelled():
-        task.exception()
+                self._looks = {one: look for one, look in self._looks.items() if not look.is_old}
+            known = self._looks[key] = _Looked(make, self._refresh)
+        return known
 
 
 def _event(name: str, data: dict[str, object] | dict[str, str]) -> str:

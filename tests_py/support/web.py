@@ -21,7 +21,9 @@ def serving(app: Any, **config: Any) -> Iterator[str]:
     """Serve an ASGI app at a port of its own: its address."""
     listening = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(
-        uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=1, **config)
+        uvicorn.Config(
+            app, log_level="warning", access_log=False, proxy_headers=False, timeout_graceful_shutdown=1, **config
+        )
     )
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
@@ -72,16 +74,20 @@ class Browser:
         assert found.status_code == status, f"{path}: {found.status_code}\n{text_of(found)[:2000]}"
         return found
 
-    def events(self, path: str) -> Iterator[tuple[str, Any]]:
-        """The events of a stream, with their data."""
+    def lines(self, path: str) -> Iterator[str]:
+        """The lines of a stream."""
         with self.client.stream("GET", path, headers={"Accept": "text/event-stream"}) as answer:
             assert answer.status_code == 200, answer.status_code
-            name = ""
-            for line in answer.iter_lines():
-                if line.startswith("event: "):
-                    name = line[7:]
-                elif line.startswith("data: "):
-                    yield name, json.loads(line[6:])
+            yield from answer.iter_lines()
+
+    def events(self, path: str) -> Iterator[tuple[str, Any]]:
+        """The events of a stream, with their data."""
+        name = ""
+        for line in self.lines(path):
+            if line.startswith("event: "):
+                name = line[7:]
+            elif line.startswith("data: "):
+                yield name, json.loads(line[6:])
 
 
 def fields_of(page: str) -> dict[str, str]:

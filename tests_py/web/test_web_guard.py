@@ -92,9 +92,33 @@ def test_a_session_that_was_made_up_or_changed_is_none(db: Database) -> None:
 
 def test_after_many_wrong_tokens_none_is_right_for_a_while() -> None:
     access = Access(Settings(token=TOKEN))
-    assert access.fits(TOKEN)
-    assert not any(access.fits(f"guess {number}") for number in range(10))
-    assert not access.fits(TOKEN)
+    assert access.fits(TOKEN, "10.0.0.1")
+    assert not any(access.fits(f"guess {number}", "10.0.0.1") for number in range(10))
+    assert not access.fits(TOKEN, "10.0.0.1")
+    # who guesses keeps nobody else out
+    assert access.fits(TOKEN, "10.0.0.2")
+    assert not any(access.fits("guess", f"10.0.{number // 250}.{number % 250}") for number in range(5000))
+    assert len(access._failures) <= 1000
+
+
+def test_cookies_are_secure_where_the_browser_came_over_https(db: Database) -> None:
+    with browsing(app(db.dsn, trusted_proxies=["127.0.0.1"])) as browser:
+        assert "Secure" not in browser.get("/").headers["set-cookie"]
+        browser.client.cookies.clear()
+        assert "Secure" in browser.get("/", headers={"X-Forwarded-Proto": "https"}).headers["set-cookie"]
+    with browsing(app(db.dsn, trusted_proxies=["10.0.0.1"])) as browser:
+        assert "Secure" not in browser.get("/", headers={"X-Forwarded-Proto": "https"}).headers["set-cookie"]
+
+
+def test_what_an_app_raises_about_a_request_lets_nobody_in(db: Database) -> None:
+    def known(request: Any) -> str | None:
+        raise RuntimeError("no session store")
+
+    with browsing(app(db.dsn, auth=known)) as browser:
+        answer = browser.get("/", 500)
+        assert "RuntimeError" in text_of(answer)
+        assert "session store" not in answer.text
+        assert "default-src 'none'" in answer.headers["content-security-policy"]
 
 
 def test_after_the_form_for_the_token_nobody_is_led_elsewhere(db: Database) -> None:
@@ -196,8 +220,7 @@ def test_redaction_reaches_everything_that_is_shown(db: Database, conn: Conn) ->
     with browsing(app(db.dsn, redact=redact, operate=True)) as browser:
         for path in paths:
             assert "secret" not in browser.get(path).text, path
-        [(_, parts), *_] = [event for event, _ in zip(browser.events(f"/instances/{id}"), range(1), strict=False)]
-        assert "secret" not in str(parts)
+        assert "secret" not in str(next(browser.events(f"/instances/{id}")))
     assert {what for what, _ in seen} == {"state", "result", "meta", "attributes", "payload", "detail", "error"}
 
     def broken(what: str, machine: str, value: object) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from typing import Any
 
 import psycopg
@@ -57,7 +56,8 @@ def test_a_server_that_goes_away_is_told_and_found_again(db: Database, conn: Con
         assert browser.client.post(f"/act/instance/cancel?id={id}", data=form).status_code == 503
         proxy.refusing = False
         assert next(event for event in events if event[0] != "away")[0] == "back"
-        assert next(events)[0] == "parts"
+        gd.insert(conn, "order", queue="another")
+        assert "another" in next(events)[1]["live_queues"]
         browser.get("/")
         # a session that broke while nobody asked is no reason to say so
         proxy.cut()
@@ -118,7 +118,6 @@ def test_looking_only_reads(db: Database, conn: Conn) -> None:
 
 def test_many_who_watch_ask_the_server_once(db: Database, conn: Conn) -> None:
     looks = 0
-    before = threading.Event()
 
     async def many() -> list[str]:
         nonlocal looks
@@ -144,7 +143,35 @@ def test_many_who_watch_ask_the_server_once(db: Database, conn: Conn) -> None:
     said = asyncio.run(many())
     assert looks == 1
     assert set(said) == {'event: parts\ndata: {"live_x": "1"}\n\n'}
-    assert not before.is_set()
+
+
+def test_a_page_that_costs_much_is_looked_at_less_often() -> None:
+    times: list[float] = []
+
+    async def watch() -> None:
+        async def make() -> Page:
+            times.append(asyncio.get_running_loop().time())
+            await asyncio.sleep(0.02)
+            return Page("x", "x", {})
+
+        seen = 0
+        async for text in Streams(0.001).events("key", make, lambda page: {"live_x": str(len(times))}):
+            seen += text.startswith("event")
+            if seen == 2:
+                return
+
+    asyncio.run(watch())
+    # twenty milliseconds of work, and then a fiftieth of the time
+    assert times[1] - times[0] >= 0.9
+
+
+def test_times_that_go_on_are_no_change(db: Database, conn: Conn) -> None:
+    gd.insert(conn, "order", queue="a")
+    with browsing(app(db.dsn, refresh=0.1)) as browser:
+        lines = browser.lines("/instances")
+        first = next(line for line in lines if line.startswith("data: "))
+        assert "ago" in first
+        assert next(line for line in lines if line and not line.startswith("event")) == ": same"
 
 
 def test_streams_end_with_their_readers_and_there_are_not_too_many(db: Database) -> None:
