@@ -22,7 +22,7 @@ _MOST_STREAMS = 64
 _MOST_KEPT = 200
 # A page that took a second is looked at again after 50: however long looks take, they are a fiftieth of one session.
 _SHARE = 50
-_LONGEST = 60.0
+_LONGEST = 50.0
 # How long ago something was says itself again in the browser.
 _TIME = re.compile(r"(<time [^>]*>)[^<]*")
 Make: TypeAlias = "Callable[[], Awaitable[Page]]"

@@ -5,6 +5,7 @@ Needs Chromium and its driver: apt-get install chromium chromium-driver.
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -295,3 +296,31 @@ def filled(conn: Conn) -> list[int]:
         conn, "w1", {"queues": {"default": 4}, "machines": [["order", 1, ["start"]]], "host": "web-3", "pid": 7}
     )
     return [id for id in (failed, waits, parent) if id is not None]
+
+
+SCREENS = Path(__file__).resolve().parents[2] / "docs" / "screens"
+
+
+def test_the_screens_of_the_docs_can_be_taken(db: Database, conn: Conn, page: Chromium, tmp_path: Path) -> None:
+    # GENDURABLE_SCREENS=1 writes those of the docs: a picture is another one with each font.
+    folder = SCREENS if os.environ.get("GENDURABLE_SCREENS") else tmp_path
+    folder.mkdir(exist_ok=True)
+    ids = filled(conn)
+    calls.release_hold(conn)
+    told = [["order", step, outcome, 40 + 9 * n, 1.5] for n, (step, outcome) in enumerate(
+        (("start", "next"), ("pay", "done"), ("pay", "await"), ("pay", "error"))
+    )]  # fmt: skip
+    calls.hello(conn, "w1", {"queues": {"default": 4}, "host": "web-3", "counters": {"no": 1, "rows": told}})
+    with serving(app(db.dsn, operate=True, auth=lambda request: "ada")) as address:
+        for name, path in (("overview", "/"), ("instance", f"/instances/{ids[0]}"), ("machine", "/machine?name=order")):
+            for scheme, wide, tall in (("light", 1280, 900), ("dark", 1280, 900), ("light", 375, 800)):
+                media = [{"name": "prefers-color-scheme", "value": scheme}]
+                page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": media})
+                size = {"width": wide, "height": tall, "deviceScaleFactor": 1, "mobile": wide < 500}
+                page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+                page.driver.get(address + path)
+                page.shows("live")
+                taken = folder / f"{name}-{'phone' if wide < 500 else scheme}.png"
+                assert page.driver.save_screenshot(str(taken))
+                assert taken.stat().st_size > 10_000
+    page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})

@@ -11,8 +11,10 @@ from ..query import FILTERS, STATUSES, count_of, cursor_of, filter_of, instance_
 from ..words import Unreadable, duration
 
 _ROWS = 50
-# A page that finds little goes on looking so many times, at 20,000 instances each.
-_LOOKS = 2
+# A page looks at a few first, which mostly is enough, and at more where it is not.
+_LOOKS = (1000, 20_000, 20_000)
+# Failures that are grouped.
+_FAILURES = 2500
 
 
 async def instances(look: Look) -> Page:
@@ -22,8 +24,8 @@ async def instances(look: Look) -> Page:
     limit = count_of(look.params, "limit", _ROWS, 500)
     cursor = cursor_of(look.params.get("after"))
     found: list[Listed] = []
-    for _ in range(_LOOKS):
-        page = await calls.list(look.conn, wanted, cursor, limit - len(found))
+    for most in _LOOKS:
+        page = await calls.list(look.conn, wanted, cursor, limit - len(found), most)
         found += page.instances
         cursor = page.next
         if cursor is None or len(found) >= limit:
@@ -55,7 +57,7 @@ async def failures(look: Look) -> Page:
     except OverflowError:
         raise Unreadable("since is too long ago") from None
     fsm = look.params.get("fsm") or None
-    rows = await calls.failures(look.conn, fsm, start)
+    rows = await calls.failures(look.conn, fsm, start, _FAILURES)
     return Page(
         "failures.html",
         "Failures",
@@ -73,7 +75,7 @@ async def line(look: Look) -> Page:
     """The line of a partition key."""
     only(look.params, ("key", "did"))
     key = look.params.get("key", "")
-    rows = await calls.line(look.conn, key, 200) if key else []
+    rows = await calls.line(look.conn, key, 100) if key else []
     return Page("line.html", f"Line of {key}", {"key": key, "rows": rows, "did": look.params.get("did")})
 
 

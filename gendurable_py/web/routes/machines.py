@@ -18,6 +18,7 @@ _DAY = 1440
 # The diagram is of what these last ones did, where a history is kept.
 _SAMPLE = 20
 _ENTRIES = 100
+_FAILURES = 1000
 
 
 @dataclass
@@ -63,10 +64,10 @@ async def machine(look: Look) -> Page:
     versions = [one for one in await calls.machines(conn) if one.fsm == name]
     counts = [one for one in await calls.stats(conn, minutes) if one.fsm == name]
     latest = await calls.list(conn, {"fsm": name}, None, _SAMPLE)
-    if not (versions or counts or latest.instances):
-        raise Missing(f"There is no machine {name[:200]!r}.")
     known = [step for one in versions for step in one.steps or ()]
-    failures = await calls.failures(conn, name, now - timedelta(days=1), 2000, 20)
+    failures = await calls.failures(conn, name, now - timedelta(days=1), _FAILURES, 20)
+    if not (versions or counts or latest.instances or failures):
+        raise Missing(f"There is no machine {name[:200]!r}.")
     workers = [row for row in await viewing.workers(conn) if name in _known_by(row)]
     pauses = [row for row in await viewing.pauses(conn) if row["fsm"] == name and row["kind"] != "instance"]
     steps = steps_of(counts, known)

@@ -13,7 +13,7 @@ from ..query import only
 
 _MINUTES = 60
 # Of the latest that failed: enough to say what fails now.
-_FAILURES = 2000
+_FAILURES = 500
 _GOOD = ("done", "next", "await", "schedule_childs", "ok")
 
 
