@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
+import subprocess
+import sys
 from typing import Any
 
 import psycopg
@@ -275,3 +277,11 @@ def test_the_forms_of_several_processes_fit_each_other(db: Database, conn: Conn)
         with browsing(app(db.dsn, operate=True, secret="shared by all")) as two:
             two.client.cookies = cookies
             assert two.client.post(path, data=form).status_code == 303
+
+
+def test_without_its_packages_it_says_which_extra_has_them() -> None:
+    program = "import sys; sys.modules['starlette.applications'] = None; sys.modules['starlette'] = None; "
+    done = subprocess.run(
+        [sys.executable, "-c", program + "import gendurable_py.web"], capture_output=True, text=True, check=False
+    )
+    assert "the dashboard needs starlette: pip install 'gendurable_py[web]'" in done.stderr
