@@ -52,7 +52,7 @@ $(GD_VENV)/.run: pyproject.toml gendurable.control
 	@touch $@
 
 $(GD_VENV)/.test: $(GD_VENV)/.run
-	$(GD_RUN) -m pip install --quiet --disable-pip-version-check -e '.[embedded,cli,otel,test]'
+	$(GD_RUN) -m pip install --quiet --disable-pip-version-check -e '.[embedded,cli,web,otel,test]'
 	@touch $@
 
 docs: build $(GD_VENV)/.test ## Write the references (docs/sql.md, docs/cli-reference.md) and build the site into build/site

@@ -1,8 +1,8 @@
 #!/bin/sh
 # Installs the Debian packages that the set-up needs and that are missing, or says which ones they are.
 #   need.sh venv PYTHON   a Python that can make virtual environments, or stop
-#   need.sh test          PostgreSQL with pgTAP and plpgsql_check, isolationtester, Spin, PgBouncer, pg_cron, libfaketime;
-#                         without one of them its tests are skipped, not failed
+#   need.sh test          PostgreSQL with pgTAP and plpgsql_check, isolationtester, Spin, PgBouncer, pg_cron, libfaketime,
+#                         Chromium and its driver; without one of them its tests are skipped, not failed
 set -u
 
 apt_install() {
@@ -69,6 +69,10 @@ test)
         [ -d "/usr/share/doc/$package" ] || apt_install "$package" \
             || echo "missing: $package (Debian: apt-get install $package); tests of the packages are skipped" >&2
     done
+    if ! command -v chromium >/dev/null || ! command -v chromedriver >/dev/null; then
+        apt_install chromium chromium-driver \
+            || echo "missing: chromium (Debian: apt-get install chromium chromium-driver); its tests are skipped" >&2
+    fi
     ;;
 *)
     echo "usage: need.sh venv PYTHON | test" >&2

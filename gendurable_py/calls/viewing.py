@@ -1,7 +1,8 @@
 """Reading the views: queues, workers, limits, schedules, holds and steps, each row by the names of its columns.
 
 A view may gain columns, so a row is a mapping and not a type of its own. Times are texts in ISO 8601. `glance` and
-`happened` are for pages, which have no room for what is large; `says_who` is for tools that act for others.
+`happened` are for pages, which have no room for what is large; `says_who`, `within` and `abilities` for tools that act
+for others, look for a bounded time, and offer only what may be done.
 """
 
 from __future__ import annotations
@@ -30,6 +31,12 @@ def _rows(rows: Rows) -> list[Row]:
 def queues() -> Statement[list[Row]]:
     """Every queue: what is due, delayed, executing and parked, since when, and whether it is paused."""
     return _view("gd_queues", "x.queue")
+
+
+@call
+def queue(name: str) -> Statement[list[Row]]:
+    """One queue, as `queues` has it: at the cost of one; empty: there is none of that name."""
+    return Statement("select row_to_json(x)::text from gd_queues x where x.queue = %s", (name,), _rows)
 
 
 @call
@@ -114,3 +121,25 @@ def clock() -> Statement[datetime]:
 def says_who(actor: str) -> Statement[None]:
     """For whom this transaction acts: `audit` and the histories have it as ``actor``."""
     return Statement("select set_config('gendurable.actor', %s, true)", (actor,), nothing)
+
+
+@call
+def within(seconds: float, only_reads: bool) -> Statement[None]:
+    """How long a statement of this transaction may take, and whether the transaction only reads."""
+    return Statement(
+        "select pg_catalog.set_config('statement_timeout', %s, true), "
+        "case when %s then pg_catalog.set_config('transaction_read_only', 'on', true) end",
+        (f"{max(1, round(seconds * 1000))}ms", only_reads),
+        nothing,
+    )
+
+
+@call
+def abilities() -> Statement[frozenset[str]]:
+    """The names of the functions that the role of the session may call."""
+    return Statement(
+        "select distinct p.proname::text from pg_catalog.pg_proc p where p.proname like 'gd\\_%%' "
+        "and pg_catalog.pg_function_is_visible(p.oid) and pg_catalog.has_function_privilege(p.oid, 'execute')",
+        (),
+        lambda rows: frozenset(row[0] for row in rows),
+    )

@@ -11,6 +11,7 @@ import typer
 
 from ..install import version as package_version
 from . import (
+    dashboard,
     inserting,
     limits,
     looking,
@@ -26,7 +27,7 @@ from . import (
     working,
 )
 
-_GROUPS = (working, inserting, talking, looking, trouble, steering, queues, pausing, limits, moving, upkeep, top, tail)
+_GROUPS = (working, inserting, talking, looking, trouble, steering, queues, pausing, limits, moving, upkeep, top, tail, dashboard)
 
 
 def make() -> typer.Typer:

@@ -1,0 +1,124 @@
+"""The machines, and one of them: its versions, its steps, how they end, and what fails."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from ... import calls
+from ...calls import Counts, viewing
+from ..diagram import Diagram, draw
+from ..look import Look, Page
+from ..query import count_of, needed, only
+from ..refusals import Missing
+from .overview import part, throughput
+
+_DAY = 1440
+# The diagram is of what these last ones did, where a history is kept.
+_SAMPLE = 20
+_ENTRIES = 100
+_FAILURES = 1000
+
+
+@dataclass
+class Step:
+    """How a step has ended, and how long it took: in seconds, together."""
+
+    name: str
+    good: int = 0
+    retried: int = 0
+    bad: int = 0
+    seconds: float = 0.0
+    outcomes: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+
+    @property
+    def ended(self) -> int:
+        return self.good + self.retried + self.bad
+
+    @property
+    def failing(self) -> float:
+        """The part that went wrong, 0 to 1."""
+        return self.bad / self.ended if self.ended else 0.0
+
+    @property
+    def mean(self) -> float:
+        """Milliseconds."""
+        return 1000 * self.seconds / self.ended if self.ended else 0.0
+
+
+async def machines(look: Look) -> Page:
+    """Every version of a machine that is registered or has open instances."""
+    only(look.params, ("did",))
+    return Page(
+        "machines.html", "Machines", {"machines": await calls.machines(look.conn), "did": look.params.get("did")}
+    )
+
+
+async def machine(look: Look) -> Page:
+    """One machine: its steps and versions, its failures, who knows it."""
+    only(look.params, ("name", "minutes", "did"))
+    name = needed(look.params, "name")
+    minutes = count_of(look.params, "minutes", 60, _DAY)
+    conn, now = look.conn, datetime.now(UTC)
+    versions = [one for one in await calls.machines(conn) if one.fsm == name]
+    counts = [one for one in await calls.stats(conn, minutes) if one.fsm == name]
+    latest = await calls.list(conn, {"fsm": name}, None, _SAMPLE)
+    known = [step for one in versions for step in one.steps or ()]
+    failures = await calls.failures(conn, name, now - timedelta(days=1), _FAILURES, 20)
+    if not (versions or counts or latest.instances or failures):
+        raise Missing(f"There is no machine {name[:200]!r}.")
+    workers = [row for row in await viewing.workers(conn) if name in _known_by(row)]
+    pauses = [row for row in await viewing.pauses(conn) if row["fsm"] == name and row["kind"] != "instance"]
+    steps = steps_of(counts, known)
+    return Page(
+        "machine.html",
+        f"Machine {name}",
+        {
+            "name": name,
+            "versions": versions,
+            "steps": steps,
+            "chart": throughput(counts, now, min(minutes, 60)),
+            "minutes": minutes,
+            "diagram": draw(await _moves(look, latest.instances), {step.name: step.failing for step in steps}, known),
+            "failures": [(row, look.shown.text(row.fsm, row.message)) for row in failures],
+            "latest": latest.instances,
+            "errors": {row.id: look.shown.text(row.fsm, row.last_error) for row in latest.instances},
+            "workers": [(row, _known_by(row)[name]) for row in workers],
+            "pauses": pauses,
+            "did": look.params.get("did"),
+        },
+    )
+
+
+def steps_of(counts: list[Counts], known: list[str]) -> list[Step]:
+    """How each step has ended, those that are known and nobody ran, too."""
+    found = {name: Step(name) for name in dict.fromkeys(known)}
+    for count in counts:
+        step = found.setdefault(count.step, Step(count.step))
+        setattr(step, kind := part(count.outcome), getattr(step, kind) + count.ended)
+        step.outcomes[count.outcome] += count.ended
+        step.seconds += count.seconds
+    return list(found.values())
+
+
+async def _moves(look: Look, instances: list[calls.Listed]) -> Diagram:
+    """The transitions of the latest instances, as far as their histories have them."""
+    made = Diagram()
+    for one in instances:
+        for entry in await calls.history(look.conn, one.id, 0, _ENTRIES):
+            if entry.kind in ("next", "await", "schedule_childs"):
+                made.add(entry.step, entry.next_step or entry.step)
+            elif entry.kind in ("done", "stop"):
+                made.add(entry.step, "(done)" if entry.kind == "done" else "(failed)")
+    return made
+
+
+def _known_by(row: viewing.Row) -> dict[str, list[int]]:
+    """The machines that a worker knows, with their versions."""
+    found: dict[str, list[int]] = {}
+    said = row["machines"]
+    for one in said if isinstance(said, list) else []:
+        if isinstance(one, list) and len(one) >= 2:
+            found.setdefault(str(one[0]), []).append(int(str(one[1])))
+    return found

@@ -1,0 +1,134 @@
+"""What holds for many: schedules, limits, workers, pauses; what was done by hand; what the doctor says."""
+
+from __future__ import annotations
+
+from ... import calls
+from ...calls import viewing
+from ..look import Look, Page
+from ..query import count_of, instance_of, needed, only
+from ..refusals import Missing
+from ..words import moment
+
+_LEVELS = {"problem": 0, "warning": 1, "ok": 2}
+
+
+async def schedules(look: Look) -> Page:
+    """Every schedule: when it ticked last and ticks next."""
+    only(look.params, ("did", "id"))
+    rows = await viewing.schedules(look.conn)
+    return Page(
+        "schedules.html",
+        "Schedules",
+        {
+            "rows": [(row, look.shown.text(row["fsm"], _text(row["last_error"]))) for row in rows],
+            "did": look.params.get("did"),
+            "made": look.params.get("id"),
+        },
+    )
+
+
+async def limits(look: Look) -> Page:
+    """Rate limits with their buckets, and the limits of queues: how full they are, who waits."""
+    only(look.params, ("did",))
+    queues = [row for row in await viewing.queues(look.conn) if row["max_executing"] is not None]
+    return Page(
+        "limits.html",
+        "Limits",
+        {"rows": await viewing.rate_limits(look.conn), "queues": queues, "did": look.params.get("did")},
+    )
+
+
+async def bucket(look: Look) -> Page:
+    """Who waits for tokens of a rate limit."""
+    only(look.params, ("name",))
+    name = needed(look.params, "name")
+    page = await calls.list(look.conn, {"rate_limit": name, "status": ["runnable", "awaiting_signal"]}, None, 100)
+    rows = [row for row in await viewing.rate_limits(look.conn) if name in (row["bucket"], row["name"])]
+    if not (page.instances or rows):
+        raise Missing(f"Nothing has the rate limit {name[:200]!r}.")
+    return Page(
+        "bucket.html",
+        f"Rate limit {name}",
+        {
+            "name": name,
+            "rows": page.instances,
+            "buckets": rows,
+            "errors": {row.id: look.shown.text(row.fsm, row.last_error) for row in page.instances},
+        },
+    )
+
+
+async def workers(look: Look) -> Page:
+    """Every worker that lives: what it serves, knows and executes."""
+    only(look.params, ("did",))
+    return Page("workers.html", "Workers", {"workers": await viewing.workers(look.conn), "did": look.params.get("did")})
+
+
+async def worker(look: Look) -> Page:
+    """One worker, and what it executes now."""
+    only(look.params, ("name", "did"))
+    name = needed(look.params, "name")
+    found = [row for row in await viewing.workers(look.conn) if row["worker"] == name]
+    page = await calls.list(look.conn, {"worker": name, "status": "executing"}, None, 100)
+    if not (found or page.instances):
+        raise Missing(f"No worker that lives has the name {name[:200]!r}.")
+    return Page(
+        "worker.html",
+        f"Worker {name}",
+        {
+            "name": name,
+            "worker": found[0] if found else None,
+            "rows": page.instances,
+            "errors": {row.id: look.shown.text(row.fsm, row.last_error) for row in page.instances},
+            "did": look.params.get("did"),
+        },
+    )
+
+
+async def pauses(look: Look) -> Page:
+    """What is paused or held, by whom and since when."""
+    only(look.params, ("did",))
+    return Page(
+        "pauses.html",
+        "Stopped",
+        {"pauses": await viewing.pauses(look.conn), "did": look.params.get("did")},
+    )
+
+
+async def doctor(look: Look) -> Page:
+    """What is wrong with the installation, its database or its work."""
+    only(look.params, ())
+    found = sorted(await calls.doctor(look.conn), key=lambda one: _LEVELS.get(one.level, 0))
+    return Page(
+        "doctor.html",
+        "Doctor",
+        {
+            "findings": [(one, look.shown.tree("detail", "", one.detail) if one.detail else None) for one in found],
+            "version": await calls.version(look.conn),
+        },
+    )
+
+
+async def audit(look: Look) -> Page:
+    """Who did what by hand, newest first."""
+    only(look.params, ("id", "call", "actor", "since", "after", "limit"))
+    wanted: dict[str, object] = {name: look.params[name] for name in ("call", "actor") if look.params.get(name)}
+    if look.params.get("id"):
+        wanted["id"] = instance_of(look.params["id"])
+    if look.params.get("since"):
+        wanted["after"] = moment(look.params["since"]).isoformat()
+    after = instance_of(look.params["after"]) if look.params.get("after") else None
+    page = await calls.audit(look.conn, wanted, after, count_of(look.params, "limit", 50, 500))
+    return Page(
+        "audit.html",
+        "By hand",
+        {
+            "rows": [(row, look.shown.tree("detail", "", row.what) if row.what else None) for row in page.calls],
+            "next": page.next,
+            "asked": {name: look.params.get(name, "") for name in ("id", "call", "actor", "since")},
+        },
+    )
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)

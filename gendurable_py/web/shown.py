@@ -1,0 +1,98 @@
+"""What people see of values: redacted, as a tree, and never more of it than a page can bear."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from pydantic import JsonValue
+
+from .settings import Redact
+from .words import cut
+
+# What one tree shows. More is in the raw JSON.
+_NODES = 1500
+_DEPTH = 24
+_WIDE = 200
+_TEXT = 4000
+_ERROR = 40_000
+"""Errors and tracebacks are cut at 32 kB by the server."""
+
+
+@dataclass(frozen=True)
+class Twig:
+    """A value in a tree: ``kind`` is object, array, string, number, boolean or null."""
+
+    name: str | None
+    kind: str
+    text: str
+    twigs: tuple[Twig, ...] = ()
+    left_out: int = 0
+
+
+class Shown:
+    """What a request may see of values. Where the hook fails nothing is shown."""
+
+    def __init__(self, redact: Redact | None) -> None:
+        self._redact = redact
+
+    @property
+    def redacts(self) -> bool:
+        return self._redact is not None
+
+    def value(self, what: str, fsm: object, value: JsonValue) -> JsonValue:
+        """A value as it may be seen."""
+        if self._redact is None or value is None:
+            return value
+        try:
+            return self._redact(what, str(fsm), value)
+        except Exception as error:  # noqa: BLE001 - a hook of the user's; what it says may quote the value
+            return f"[withheld: redact raised {type(error).__name__}]"
+
+    def text(self, fsm: object, text: str | None) -> str | None:
+        """An error, a traceback or a message as it may be seen."""
+        if text is None:
+            return None
+        seen = self.value("error", fsm, text)
+        return None if seen is None else cut(seen if isinstance(seen, str) else json.dumps(seen), _ERROR)
+
+    def tree(self, what: str, fsm: object, value: JsonValue) -> Twig:
+        """A value as a tree of bounded size."""
+        return _Tree().grow(None, self.value(what, fsm, value), 0)
+
+
+class _Tree:
+    def __init__(self) -> None:
+        self._left = _NODES
+
+    def grow(self, name: str | None, value: JsonValue, depth: int) -> Twig:
+        self._left -= 1
+        match value:
+            case dict():
+                return self._branch(name, "object", [(str(key), each) for key, each in value.items()], depth)
+            case list():
+                return self._branch(name, "array", [(str(place), each) for place, each in enumerate(value)], depth)
+            case str():
+                return Twig(name, "string", cut(value, _TEXT))
+            case bool():
+                return Twig(name, "boolean", "true" if value else "false")
+            case None:
+                return Twig(name, "null", "null")
+            case _:
+                return Twig(name, "number", cut(_digits(value), 100))
+
+    def _branch(self, name: str | None, kind: str, pairs: list[tuple[str, JsonValue]], depth: int) -> Twig:
+        count = f"{len(pairs)} {'key' if kind == 'object' else 'value'}{'' if len(pairs) == 1 else 's'}"
+        twigs: list[Twig] = []
+        for key, each in pairs[:_WIDE] if depth < _DEPTH else []:
+            if self._left <= 0:
+                break
+            twigs.append(self.grow(cut(key, 200), each, depth + 1))
+        return Twig(name, kind, count, tuple(twigs), len(pairs) - len(twigs))
+
+
+def _digits(value: object) -> str:
+    try:
+        return json.dumps(value)
+    except ValueError:  # an integer with more digits than Python writes
+        return "a number with very many digits"

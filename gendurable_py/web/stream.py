@@ -1,0 +1,114 @@
+"""Live parts: a page's path, asked for as an event stream, sends its parts again as they change.
+
+However many browsers watch a page, the database is asked once an interval. A stream ends after some minutes, so that
+the browser asks for it again, and whether it still may.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
+from typing import TypeAlias
+
+from .look import Page
+from .refusals import Refusal, refusal_of
+
+_LASTS = 300.0
+_MOST_STREAMS = 64
+_MOST_KEPT = 200
+# A page that took a second is looked at again after 50: however long looks take, they are a fiftieth of one session.
+_SHARE = 50
+_LONGEST = 50.0
+# How long ago something was says itself again in the browser.
+_TIME = re.compile(r"(<time [^>]*>)[^<]*")
+Make: TypeAlias = "Callable[[], Awaitable[Page]]"
+
+
+class _Looked:
+    """A look that streams share: when it was begun, and when the next one may be."""
+
+    def __init__(self, make: Make, refresh: float) -> None:
+        self._began = time.monotonic()
+        self._refresh = refresh
+        self.loop = asyncio.get_running_loop()
+        self.task = asyncio.ensure_future(make())
+        self.task.add_done_callback(self._ended)
+        self.pause = refresh
+
+    def _ended(self, task: asyncio.Task[Page]) -> None:
+        self.pause = min(max(self._refresh, _SHARE * (time.monotonic() - self._began)), _LONGEST)
+        if not task.cancelled():
+            task.exception()  # whoever waited may have gone: what it raised is nobody's any more
+
+    @property
+    def is_old(self) -> bool:
+        return self.task.done() and time.monotonic() - self._began >= 0.9 * self.pause
+
+
+class Streams:
+    """The streams of one dashboard, and the looks that they share."""
+
+    def __init__(self, refresh: float) -> None:
+        self._refresh = refresh
+        self._looks: dict[Hashable, _Looked] = {}
+        self._running = 0
+        self._ending = asyncio.Event()
+
+    def end(self) -> None:
+        """End all streams, and let none begin: who serves them is to stop."""
+        self._ending.set()
+
+    @property
+    def full(self) -> bool:
+        return self._running >= _MOST_STREAMS
+
+    async def events(self, key: Hashable, make: Make, render: Callable[[Page], dict[str, str]]) -> AsyncIterator[str]:
+        """The text of a stream. What it sends first is all parts, as they are now."""
+        self._running += 1
+        try:
+            yield "retry: 2000\n\n"
+            sent: dict[str, str] = {}
+            away: Refusal | None = None
+            ends = time.monotonic() + _LASTS
+            while time.monotonic() < ends and not self._ending.is_set():
+                look = self._look(key, make)
+                try:
+                    parts = render(await asyncio.shield(look.task))
+                except Exception as error:
+                    found = refusal_of(error)
+                    if found is None:
+                        raise
+                    if found != away:
+                        away = found
+                        yield _event("away", {"title": found.title, "message": found.message, "again": found.again})
+                    if not found.again:
+                        return
+                else:
+                    if away is not None:
+                        away = None
+                        yield _event("back", {})
+                    now = {name: _TIME.sub(r"\1", html) for name, html in parts.items()}
+                    changed = {name: html for name, html in parts.items() if sent.get(name) != now[name]}
+                    sent = now
+                    # Something goes out each time: whoever has gone is noticed by it.
+                    yield _event("parts", changed) if changed else ": same\n\n"
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._ending.wait(), look.pause)
+        finally:
+            self._running -= 1
+
+    def _look(self, key: Hashable, make: Make) -> _Looked:
+        known = self._looks.get(key)
+        if known is None or known.is_old or known.loop is not asyncio.get_running_loop():
+            if len(self._looks) >= _MOST_KEPT:
+                self._looks = {one: look for one, look in self._looks.items() if not look.is_old}
+            known = self._looks[key] = _Looked(make, self._refresh)
+        return known
+
+
+def _event(name: str, data: dict[str, object] | dict[str, str]) -> str:
+    return f"event: {name}\ndata: {json.dumps(data)}\n\n"

@@ -1,0 +1,291 @@
+"""Every action of the dashboard: it says what will happen, does it, and the audit says who did."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from conftest import Database
+from support.cli import commit_for
+from support.people import People
+from support.web import Browser, browsing, fields_of, text_of
+
+import gendurable_py as gd
+from gendurable_py import calls
+from gendurable_py.calls import viewing
+from gendurable_py.web import app
+from gendurable_py.web.acts import ACTS
+
+Conn = psycopg.Connection[Any]
+ACTOR = "ada@example.com"
+
+
+@pytest.fixture
+def browser(db: Database) -> Iterator[Browser]:
+    with browsing(app(db.dsn, operate=True, auth=lambda request: ACTOR)) as browser:
+        yield browser
+
+
+def failed(conn: Conn, **options: Any) -> int:
+    id = gd.insert(conn, "order", {"n": 1}, **options)
+    commit_for(conn, id, "stop", reason="no card")
+    assert id is not None
+    return id
+
+
+def status(conn: Conn, id: int | None) -> str:
+    found = gd.get(conn, id or 0)
+    assert found is not None
+    return str(found["status"])
+
+
+def test_what_can_be_done_to_one_instance(browser: Browser, conn: Conn) -> None:
+    id = gd.insert(conn, "order", {"n": 1}, delay=3600)
+    assert id is not None
+    act = f"/act/instance/{{}}?id={id}"
+
+    browser.send(act.format("pause"))
+    assert "paused" in text_of(browser.get(f"/instances/{id}"))
+    browser.send(act.format("resume"))
+    browser.send(act.format("reschedule"), at="now")
+    browser.send(act.format("edit"), step="pay", state='{"n": 2}', queue="mails", priority="3", meta='{"a": 1}')
+    found = gd.get(conn, id)
+    assert found is not None
+    assert [found[name] for name in ("step", "state", "queue", "priority", "meta")] == [
+        "pay", {"n": 2}, "mails", 3, {"a": 1},
+    ]  # fmt: skip
+    browser.send(act.format("edit"), queue="default")
+    browser.send(act.format("signal"), name="paid", payload='{"sum": 30}')
+    [signal] = gd.signals(conn, id)
+    assert (signal.name, signal.payload) == ("paid", {"sum": 30})
+    answer = browser.send(act.format("fork"), state='{"n": 9}')
+    fork = int(answer.headers["location"].split("/")[2].partition("?")[0])
+    copy = gd.get(conn, fork)
+    assert copy is not None
+    assert copy["state"] == {"n": 9}
+
+    page = browser.send(act.format("cancel"), reason="she has left")
+    assert page.headers["location"] == f"/instances/{id}?did=cancel"
+    assert "she has left" in text_of(browser.get(page.headers["location"]))
+    assert status(conn, id) == "cancelled"
+    browser.send(act.format("retry"), step="start")
+    assert status(conn, id) == "runnable"
+    browser.send(act.format("cancel"))
+    browser.send(act.format("delete"))
+    assert gd.get(conn, id) is None
+
+    done = [(row.call, row.actor) for row in calls.audit(conn).calls]
+    assert done[::-1] == [
+        (f"gd_{verb}", ACTOR)
+        for verb in (
+            "pause", "resume", "reschedule", "edit", "edit", "fork", "cancel", "retry", "cancel", "delete",
+        )
+    ]  # fmt: skip
+
+
+def test_a_confirmation_says_what_will_happen(browser: Browser, conn: Conn) -> None:
+    parent = gd.insert(conn, "basket")
+    commit_for(conn, parent, "schedule_childs", step="end", childs=[{"fsm": "order"}, {"fsm": "order"}])
+    page = text_of(browser.get(f"/act/instance/cancel?id={parent}"))
+    assert "It is awaiting children at step end." in page
+    assert "2 instances that came out of it have not ended" in page
+    browser.send(f"/act/instance/cancel?id={parent}", cascade="yes")
+    assert gd.count(conn, {"status": "cancelled"}).instances == 3
+
+
+def test_what_cannot_be_done_is_said_and_nothing_is_done(browser: Browser, conn: Conn) -> None:
+    id = failed(conn)
+    for verb, said in (
+        ("cancel", "It had ended already."),
+        ("pause", "It has ended, or is paused already."),
+        ("resume", "It is not paused."),
+        ("reschedule", "It is neither runnable nor waiting for a signal."),
+    ):
+        assert said in text_of(browser.send(f"/act/instance/{verb}?id={id}", 409))
+    assert "no JSON" in text_of(browser.send(f"/act/instance/retry?id={id}", 400, state="{"))
+    assert status(conn, id) == "failed"
+    browser.get("/act/instance/cancel?id=999999", 404)
+    browser.get("/act/instance/explode?id=1", 404)
+    assert calls.audit(conn).calls == []
+
+
+def test_many_that_were_previewed_are_done_and_no_others(browser: Browser, conn: Conn) -> None:
+    gd.insert_many(conn, [{"fsm": "mail", "queue": "a"} for _ in range(600)])
+    other = gd.insert(conn, "order", queue="a")
+    path = "/act/many/cancel?fsm=mail"
+    page = text_of(browser.get(path))
+    assert "600 instances fit now." in page
+    form = browser.form(path)
+    late = gd.insert(conn, "mail", queue="a")
+    answer = browser.client.post(path, data={**form, "reason": "by mistake"})
+    assert answer.status_code == 200
+    assert "Cancel: 600 of 600 done" in text_of(answer)
+    assert gd.count(conn, {"fsm": "mail", "status": "cancelled", "error": "by mistake"}).instances == 600
+    assert {status(conn, other), status(conn, late)} == {"runnable"}
+    assert [(row.call, row.affected, row.actor) for row in calls.audit(conn).calls] == [
+        ("gd_cancel_many", 100, ACTOR), ("gd_cancel_many", 500, ACTOR),
+    ]  # fmt: skip
+
+
+def test_who_is_locked_is_told(browser: Browser, conn: Conn, db: Database) -> None:
+    ids = [gd.insert(conn, "mail") for _ in range(3)]
+    with db.connect(autocommit=False) as other:
+        other.execute("select from gendurable.instance where id = %s for update", (ids[1],))
+        answer = browser.send("/act/many/cancel?fsm=mail", 200)
+    assert "Cancel: 2 of 3 done" in text_of(answer)
+    assert f"locked by somebody: {ids[1]}" in text_of(answer)
+
+
+def test_many_are_retried_signalled_moved_and_deleted(browser: Browser, conn: Conn) -> None:
+    ids = [failed(conn) for _ in range(3)]
+    browser.send("/act/many/retry?fsm=order", 200)
+    assert {status(conn, id) for id in ids} == {"runnable"}
+    browser.send("/act/many/signal?fsm=order", 200, name="hello", payload="[1]")
+    assert [signal.payload for id in ids for signal in gd.signals(conn, id)] == [[1], [1], [1]]
+    browser.send("/act/many/reschedule?fsm=order", 200, at="1d")
+    assert conn.execute("select count(*) from gd_instances where eligible_at > now() + '23 h'").fetchone() == (3,)
+    browser.send("/act/many/cancel?fsm=order", 200)
+    browser.send("/act/many/delete?fsm=order", 200)
+    assert [gd.get(conn, id) for id in ids] == [None] * 3
+
+
+def test_all_instances_at_once_are_not_offered(browser: Browser) -> None:
+    browser.get("/act/many/cancel", 400)
+    assert "/act/many/" not in browser.get("/instances").text
+    assert "/act/many/cancel?fsm=x" in browser.get("/instances?fsm=x").text
+
+
+def test_queues_machines_schedules_limits_workers_and_everything(browser: Browser, conn: Conn) -> None:
+    gd.insert(conn, "order", queue="a b/c")
+    queue = "/act/queue/{}?name=a+b%2Fc"
+    browser.send(queue.format("pause"))
+    [row] = viewing.queues(conn)
+    assert row["paused"]
+    browser.send(queue.format("resume"))
+    browser.send(queue.format("set"), limit="3", concurrency="2")
+    [row] = viewing.queues(conn)
+    assert (row["paused"], row["max_executing"], row["concurrency"]) == (False, 3, 2)
+    browser.send(queue.format("set"), limit="none")
+    [row] = viewing.queues(conn)
+    assert (row["max_executing"], row["concurrency"]) == (None, 2)
+
+    browser.send("/act/machine/pause?name=order&step=pay")
+    assert "step pay is paused" in text_of(browser.get("/machine?name=order"))
+    browser.send("/act/machine/resume?name=order&step=pay")
+    assert viewing.pauses(conn) == []
+
+    calls.schedule(conn, "nightly", "0 6 * * *", "mail")
+    answer = browser.send("/act/schedule/trigger?name=nightly")
+    assert "mail" in text_of(browser.get(answer.headers["location"]))
+    browser.send("/act/schedule/pause?name=nightly")
+    browser.send("/act/schedule/resume?name=nightly")
+    browser.send("/act/schedule/remove?name=nightly")
+    assert viewing.schedules(conn) == []
+    browser.get("/schedules")
+
+    browser.send("/act/limit/set", limit_name="mail", allowed="5", period="1m")
+    browser.send("/act/limit/set?name=mail", allowed="7", period="1h", burst="2")
+    browser.send("/act/limit/close?name=mail", until="10m")
+    [row] = viewing.rate_limits(conn)
+    assert (row["allowed"], row["burst"], row["bucket"]) == (7, 2, "mail")
+    assert row["closed_until"]
+    browser.send("/act/limit/open?name=mail")
+    browser.send("/act/limit/set?name=mail", allowed="none")
+    assert viewing.rate_limits(conn) == []
+    browser.send("/act/limit/keys", prefix="customer", limit="2")
+    assert conn.execute("select count(*) from gendurable.key_limit").fetchone() == (1,)
+
+    calls.hello(conn, "w1", {"queues": {"a b/c": 4}})
+    browser.send("/act/worker/drain?name=w1")
+    assert "draining" in text_of(browser.get("/workers"))
+    browser.send("/act/worker/resume?name=w1")
+
+    browser.send("/act/everything/hold", reason="a restored copy")
+    assert "Everything is held" in text_of(browser.get("/queues"))
+    browser.send("/act/everything/release")
+    assert viewing.holds(conn) == []
+    assert {row.actor for row in calls.audit(conn).calls if row.call not in ("gd_schedule",)} == {ACTOR}
+
+
+def test_a_migration_shows_what_it_would_do_first(browser: Browser, conn: Conn) -> None:
+    for version, steps in ((1, ["start", "old"]), (2, ["start", "new"])):
+        gd.register(conn, "order", version=version, initial_step="start", queue="q", options={"steps": steps})
+    ids = [gd.insert(conn, "order", version=1) for _ in range(2)]
+    path = "/act/machine/migrate?name=order"
+    dry = browser.send(path, 200, start="1", to="2")
+    assert "2 would move" in text_of(dry)
+    assert {row.fsm_version for row in gd.list(conn).instances} == {1}
+    moved = browser.client.post(path, data=fields_of(dry.text))
+    assert "2 moved" in text_of(moved)
+    assert {(row.id, row.fsm_version) for row in gd.list(conn).instances} == {(id, 2) for id in ids}
+
+
+def test_every_action_has_a_test() -> None:
+    source = Path(__file__).read_text()
+    for kind, verb in ACTS:
+        assert f"/act/{kind}/{verb}" in source or f'format("{verb}")' in source, (kind, verb)
+
+
+# -- who may
+
+
+def test_who_only_looks_sees_no_buttons_and_is_refused(db: Database, conn: Conn) -> None:
+    id = failed(conn)
+    with browsing(app(db.dsn)) as browser:
+        for path in ("/", f"/instances/{id}", "/instances?fsm=order", "/queues", "/schedules", "/limits", "/workers"):
+            assert "/act/" not in browser.get(path).text, path
+        for kind, verb in ACTS:
+            browser.get(f"/act/{kind}/{verb}?id={id}&name=x&fsm=order", 403)
+            answer = browser.client.post(f"/act/{kind}/{verb}?id={id}&name=x&fsm=order", data={"proof": "x"})
+            assert answer.status_code == 403
+    assert status(conn, id) == "failed"
+
+
+def test_the_role_of_the_database_decides(people: People) -> None:
+    database = people.database()
+    with psycopg.connect(database, autocommit=True) as conn:
+        conn.execute(f"select gd_grant('{people.role('looks')}', 'reader')".encode())
+        conn.execute(f"select gd_grant('{people.role('steers')}', 'operator')".encode())
+        id = failed(conn)
+        with browsing(app(people.dsn(database, "looks"), operate=True)) as browser:
+            for path in ("/", f"/instances/{id}", "/instances?fsm=order", "/limits", "/doctor", "/audit", "/machines"):
+                assert "/act/" not in browser.get(path).text, path
+            browser.get(f"/act/instance/retry?id={id}", 403)
+            form = {"proof": "x"}
+            assert browser.client.post(f"/act/instance/retry?id={id}", data=form).status_code == 403
+        assert status(conn, id) == "failed"
+        with browsing(app(people.dsn(database, "steers"), operate=True)) as browser:
+            for kind, verb in ACTS:
+                # what is asked for may not be there; it is not refused for want of a right
+                answer = browser.client.get(f"/act/{kind}/{verb}?id={id}&name=x&fsm=order")
+                assert answer.status_code == 200, (kind, verb)
+            browser.send(f"/act/instance/retry?id={id}")
+        assert status(conn, id) == "runnable"
+
+
+def test_a_right_that_is_taken_away_is_refused_by_the_database(people: People) -> None:
+    database = people.database()
+    with psycopg.connect(database, autocommit=True) as conn:
+        role = people.role("steers")
+        conn.execute(f"select gd_grant('{role}', 'operator')".encode())
+        id = failed(conn)
+        with browsing(app(people.dsn(database, "steers"), operate=True)) as browser:
+            form = browser.form(f"/act/instance/retry?id={id}")
+            conn.execute(f"revoke execute on function gd_retry(bigint, text, jsonb) from {role}".encode())
+            answer = browser.client.post(f"/act/instance/retry?id={id}", data=form)
+            assert answer.status_code == 403
+            assert "gd_retry" in text_of(answer)
+            assert "/act/instance/retry" not in browser.get(f"/instances/{id}").text
+        assert status(conn, id) == "failed"
+
+
+def test_operating_may_depend_on_the_user(db: Database, conn: Conn) -> None:
+    id = failed(conn)
+    made = app(db.dsn, operate=lambda user: user == "ada", user_header="X-User")
+    with browsing(made) as browser:
+        path = f"/act/instance/retry?id={id}"
+        browser.get(path, 403, headers={"X-User": "bob"})
+        browser.get(path, 200, headers={"X-User": "ada"})

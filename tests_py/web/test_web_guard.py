@@ -1,0 +1,287 @@
+"""Who gets in, what a browser may do with a page, and that no secret is told."""
+
+from __future__ import annotations
+
+import logging
+import re
+import subprocess
+import sys
+from typing import Any
+
+import psycopg
+import pytest
+from conftest import Database
+from starlette.applications import Starlette
+from starlette.routing import Mount
+from support.cli import commit_for
+from support.web import Browser, browsing, fields_of, serving, text_of
+
+import gendurable_py as gd
+from gendurable_py.errors import InvalidArgument
+from gendurable_py.web import app
+from gendurable_py.web.access import Access
+from gendurable_py.web.settings import Settings
+
+Conn = psycopg.Connection[Any]
+TOKEN = "a long token, and secret"
+PATHS = ("/", "/instances/1", "/instances/1/raw", "/queues", "/act/instance/cancel?id=1", "/search?q=1", "/nothing")
+
+
+def test_who_has_the_token_gets_in(db: Database, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    with browsing(app(db.dsn, token=TOKEN)) as browser:
+        for path in PATHS:
+            assert browser.get(path, 303).headers["location"].startswith("/login?to="), path
+            browser.get(path, 401, headers={"Accept": "application/json"})
+            browser.get(path, 401, headers={"Accept": "text/event-stream"})
+        browser.get("/static/app.css")
+        wrong = browser.client.post("/login", data={"token": "another one", "name": "ada"})
+        assert wrong.status_code == 401
+        assert "gendurable_session" not in wrong.cookies
+
+        answer = browser.client.post("/login?to=/queues", data={"token": TOKEN, "name": "ada"})
+        assert (answer.status_code, answer.headers["location"]) == (303, "/queues")
+        cookie = next(
+            value for value in answer.headers.get_list("set-cookie") if value.startswith("gendurable_session")
+        )
+        assert {"HttpOnly", "SameSite=lax", "Path=/"} <= set(cookie.split("; "))
+        assert TOKEN not in cookie
+        page = browser.get("/queues")
+        assert "ada" in text_of(page)
+
+        leave = browser.client.post("/logout", data={"proof": _proof(page.text)})
+        assert leave.status_code == 303
+        browser.get("/queues", 303)
+    assert TOKEN not in caplog.text
+
+
+def _proof(page: str) -> str:
+    return page.split('name="proof" value="')[1].split('"')[0]
+
+
+def test_a_program_sends_the_token_as_a_bearer(db: Database, conn: Conn) -> None:
+    id = gd.insert(conn, "order")
+    with browsing(app(db.dsn, token=TOKEN, operate=True)) as browser:
+        bearer = {"Authorization": f"Bearer {TOKEN}", "Accept": "application/json"}
+        assert browser.get(f"/instances/{id}/raw", headers=bearer).json()["id"] == id
+        browser.get("/", 401, headers={**bearer, "Authorization": "Bearer nonsense"})
+        browser.get("/", 401, headers={**bearer, "Authorization": "Bearer"})
+        # no browser sends it by itself, so that it needs no proof
+        answer = browser.client.post(f"/act/instance/cancel?id={id}", headers=bearer, data={"reason": "x"})
+        assert answer.status_code == 303
+
+
+def test_a_session_that_was_made_up_or_changed_is_none(db: Database) -> None:
+    with browsing(app(db.dsn, token=TOKEN)) as browser:
+        browser.client.post("/login", data={"token": TOKEN, "name": "ada"})
+        right = browser.client.cookies["gendurable_session"]
+        until, name, proof = right.split(".")
+        for wrong in (
+            "",
+            "x",
+            "..",
+            f"{int(until) + 1}.{name}.{proof}",
+            f"{until}.eA==.{proof}",
+            f"{until}.{name}.",
+            "%C3%A9",
+        ):
+            browser.client.cookies.clear()
+            browser.get("/", 303, headers={"Cookie": f"gendurable_session={wrong}"})
+        browser.get("/", 200, headers={"Cookie": f"gendurable_session={right}"})
+    with browsing(app(db.dsn, token=TOKEN + "!")) as browser:
+        browser.get("/", 303, headers={"Cookie": f"gendurable_session={right}"})
+
+
+def test_after_many_wrong_tokens_none_is_right_for_a_while() -> None:
+    access = Access(Settings(token=TOKEN))
+    assert access.fits(TOKEN, "10.0.0.1")
+    assert not any(access.fits(f"guess {number}", "10.0.0.1") for number in range(10))
+    assert not access.fits(TOKEN, "10.0.0.1")
+    # who guesses keeps nobody else out
+    assert access.fits(TOKEN, "10.0.0.2")
+    assert not any(access.fits("guess", f"10.0.{number // 250}.{number % 250}") for number in range(5000))
+    assert len(access._failures) <= 1000
+
+
+def test_cookies_are_secure_where_the_browser_came_over_https(db: Database) -> None:
+    with browsing(app(db.dsn, trusted_proxies=["127.0.0.1"])) as browser:
+        assert "Secure" not in browser.get("/").headers["set-cookie"]
+        browser.client.cookies.clear()
+        assert "Secure" in browser.get("/", headers={"X-Forwarded-Proto": "https"}).headers["set-cookie"]
+    with browsing(app(db.dsn, trusted_proxies=["10.0.0.1"])) as browser:
+        assert "Secure" not in browser.get("/", headers={"X-Forwarded-Proto": "https"}).headers["set-cookie"]
+
+
+def test_what_an_app_raises_about_a_request_lets_nobody_in(db: Database) -> None:
+    def known(request: Any) -> str | None:
+        raise RuntimeError("no session store")
+
+    with browsing(app(db.dsn, auth=known)) as browser:
+        answer = browser.get("/", 500)
+        assert "RuntimeError" in text_of(answer)
+        assert "session store" not in answer.text
+        assert "default-src 'none'" in answer.headers["content-security-policy"]
+
+
+def test_after_the_form_for_the_token_nobody_is_led_elsewhere(db: Database) -> None:
+    with browsing(app(db.dsn, token=TOKEN)) as browser:
+        for to in ("https://example.com/", "//example.com/", "/\\example.com", "javascript:alert(1)", "\\\\x", ""):
+            answer = browser.client.post("/login", params={"to": to}, data={"token": TOKEN})
+            assert answer.headers["location"] == "/", to
+
+
+def test_the_name_of_a_proxy_counts_from_the_proxy_alone(db: Database) -> None:
+    with browsing(app(db.dsn, user_header="X-Forwarded-User")) as browser:
+        browser.get("/", 403)
+        assert "ada" in text_of(browser.get("/", headers={"X-Forwarded-User": "ada"}))
+    with browsing(app(db.dsn, user_header="X-Forwarded-User", trusted_proxies=["10.0.0.1"])) as browser:
+        browser.get("/", 403, headers={"X-Forwarded-User": "ada"})
+    # off unless it is said
+    with browsing(app(db.dsn, token=TOKEN)) as browser:
+        browser.get("/", 303, headers={"X-Forwarded-User": "ada"})
+
+
+def test_the_mounting_app_says_who_it_is(db: Database) -> None:
+    async def known(request: Any) -> str | None:
+        return request.headers.get("x-test")
+
+    with browsing(app(db.dsn, auth=known, token=TOKEN)) as browser:
+        browser.get("/", 403)
+        browser.get("/", 403, headers={"Authorization": f"Bearer {TOKEN}"})
+        assert "bob" in text_of(browser.get("/", headers={"X-Test": "bob"}))
+
+
+def test_a_name_that_is_not_ours_is_not_served(db: Database) -> None:
+    with browsing(app(db.dsn, hosts=["127.0.0.1", "[::1]"])) as browser:
+        browser.get("/")
+        browser.get("/", 421, headers={"Host": "rebound.example.com"})
+        browser.get("/", 421, headers={"Host": "rebound.example.com:8080"})
+        browser.get("/", 200, headers={"Host": "[::1]:8080"})
+
+
+def test_what_a_browser_may_do_with_an_answer(db: Database, conn: Conn) -> None:
+    gd.insert(conn, "order")
+    with browsing(app(db.dsn)) as browser:
+        for path, status in (("/", 200), ("/instances/1/raw", 200), ("/nothing", 404), ("/static/app.js", 200),
+                             ("/instances?status=x", 400)):  # fmt: skip
+            headers = browser.get(path, status).headers
+            policy = headers["content-security-policy"]
+            assert "default-src 'none'" in policy
+            assert "unsafe" not in policy
+            assert "frame-ancestors 'none'" in policy
+            assert headers["x-content-type-options"] == "nosniff"
+            assert headers["referrer-policy"] == "same-origin"
+        assert browser.get("/").headers["cache-control"] == "no-store"
+
+
+def test_a_form_needs_the_proof_of_this_browser(db: Database, conn: Conn) -> None:
+    id = gd.insert(conn, "order")
+    made = app(db.dsn, operate=True)
+    path = f"/act/instance/cancel?id={id}"
+    with serving(made) as address, Browser(address) as ada, Browser(address) as eve:
+        form = ada.form(path)
+        stolen = eve.form(path)
+        for values in ({"reason": "x"}, {"proof": ""}, {"proof": "0" * 64}, {"proof": "é"}, stolen):
+            assert ada.client.post(path, data=values).status_code == 403
+        for headers in (
+            {"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"}, {"Origin": "https://example.com"},
+            {"Origin": "null"},
+        ):  # fmt: skip
+            assert ada.client.post(path, data=form, headers=headers).status_code == 403
+        assert ada.client.post(path, json=form).status_code == 400
+        assert ada.client.post(path, data={**form, "reason": "x" * 3_000_000}).status_code == 400
+        assert gd.count(conn, {"status": "runnable"}).instances == 1
+        origin = {"Origin": address, "Sec-Fetch-Site": "same-origin"}
+        assert ada.client.post(path, data=form, headers=origin).status_code == 303
+    # what only looks never changes anything
+    with browsing(made) as browser:
+        assert browser.client.request("DELETE", "/instances/1").status_code == 405
+        assert browser.client.post("/instances/1", data={}).status_code == 405
+
+
+def test_redaction_reaches_everything_that_is_shown(db: Database, conn: Conn) -> None:
+    gd.register(conn, "order", version=1, initial_step="start", queue="default", options={"history": "states"})
+    secret = "4711 secret card"
+    id = gd.insert(conn, "order", {"card": secret}, meta={"m": secret}, attributes={"a": secret}, partition_key="k")
+    commit_for(conn, id, "next", step="pay", state={"card": secret, "n": 2})
+    gd.signal(conn, id or 0, "paid", {"with": secret})
+    commit_for(conn, id, "stop", reason=f"refused: {secret}", traceback=f"Traceback {secret}")
+    done = gd.insert(conn, "order")
+    commit_for(conn, done, "done", result={"r": secret})
+    seen: list[tuple[str, str]] = []
+
+    def redact(what: str, machine: str, value: object) -> Any:
+        seen.append((what, machine))
+        return "[redacted]"
+
+    paths = (
+        "/", f"/instances/{id}", f"/instances/{id}/raw", f"/instances/{id}/history", f"/instances/{done}",
+        f"/instances/{done}/raw", "/instances", "/failures", "/machine?name=order", "/queue?name=default",
+        f"/act/instance/edit?id={id}", f"/act/instance/retry?id={id}",
+    )  # fmt: skip
+    with browsing(app(db.dsn, redact=redact, operate=True)) as browser:
+        for path in paths:
+            assert "secret" not in browser.get(path).text, path
+        assert "secret" not in str(next(browser.events(f"/instances/{id}")))
+    assert {what for what, _ in seen} == {"state", "result", "meta", "attributes", "payload", "detail", "error"}
+
+    def broken(what: str, machine: str, value: object) -> Any:
+        raise ValueError(f"what is this: {value}")
+
+    with browsing(app(db.dsn, redact=broken)) as browser:
+        for path in paths[:-2]:
+            page = browser.get(path).text
+            assert "secret" not in page, path
+        assert "withheld: redact raised ValueError" in text_of(browser.get(f"/instances/{id}"))
+    with browsing(app(db.dsn)) as browser:
+        assert all("secret" in browser.get(path).text for path in paths[1:8])
+
+
+def test_a_dashboard_under_a_prefix_stays_there(db: Database, conn: Conn) -> None:
+    id = gd.insert(conn, "order", queue="a")
+    outer = Starlette(routes=[Mount("/ops/jobs", app(db.dsn, operate=True, token=TOKEN))])
+    with browsing(outer, "/ops/jobs") as browser:
+        to = browser.get("/queues", 303).headers["location"]
+        assert to == "/ops/jobs/login?to=%2Fqueues"
+        found = browser.client.post("/login?to=/queues", data={"token": TOKEN})
+        assert found.headers["location"] == "/ops/jobs/queues"
+        for path in ("/", f"/instances/{id}", f"/act/instance/cancel?id={id}"):
+            page = browser.get(path).text
+            for link in _links(page):
+                assert link.startswith("/ops/jobs/"), link
+        answer = browser.send(f"/act/instance/cancel?id={id}")
+        assert answer.headers["location"] == f"/ops/jobs/instances/{id}?did=cancel"
+        assert "live_head" in dict(browser.events(f"/instances/{id}").__next__()[1])
+        browser.get("/static/app.js")
+
+
+def _links(page: str) -> list[str]:
+    return re.findall(r'(?:href|src|action)="([^"#]+)"', page)
+
+
+def test_arguments_that_are_not_valid_are_refused() -> None:
+    for wrong in ({"token": "short"}, {"token": ""}, {"refresh": 0}, {"patience": 1000}):
+        with pytest.raises(InvalidArgument):
+            app("", **wrong)  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgument):
+        app("no connection string")
+    with pytest.raises(InvalidArgument):
+        app(7)  # type: ignore[arg-type]
+
+
+def test_the_forms_of_several_processes_fit_each_other(db: Database, conn: Conn) -> None:
+    id = gd.insert(conn, "order")
+    path = f"/act/instance/cancel?id={id}"
+    with browsing(app(db.dsn, operate=True, secret="shared by all")) as one:
+        form, cookies = fields_of(one.get(path).text), one.client.cookies
+        with browsing(app(db.dsn, operate=True, secret="shared by all")) as two:
+            two.client.cookies = cookies
+            assert two.client.post(path, data=form).status_code == 303
+
+
+def test_without_its_packages_it_says_which_extra_has_them() -> None:
+    program = "import sys; sys.modules['starlette.applications'] = None; sys.modules['starlette'] = None; "
+    done = subprocess.run(
+        [sys.executable, "-c", program + "import gendurable_py.web"], capture_output=True, text=True, check=False
+    )
+    assert "the dashboard needs starlette: pip install 'gendurable_py[web]'" in done.stderr

@@ -1,0 +1,189 @@
+"""Every page of the dashboard, over a database with something of everything."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from conftest import Database
+from support.cli import commit_for
+from support.web import Browser, browsing, text_in, text_of
+
+import gendurable_py as gd
+from gendurable_py import calls
+from gendurable_py.web import app
+from gendurable_py.web.application import _PAGES
+
+Conn = psycopg.Connection[Any]
+
+
+@pytest.fixture
+def ids(conn: Conn) -> dict[str, int]:
+    """Instances of all kinds, queues, limits, schedules, workers, pauses."""
+    gd.register(
+        conn,
+        "order",
+        version=1,
+        initial_step="start",
+        queue="default",
+        options={"history": "states", "steps": ["start", "pay", "ship"]},
+    )
+    found: dict[str, int | None] = {}
+    found["done"] = gd.insert(conn, "order", {"n": 1})
+    commit_for(conn, found["done"], "next", step="ship", state={"n": 2})
+    commit_for(conn, found["done"], "done", result={"sent": True})
+    found["failed"] = gd.insert(conn, "order", {"card": None}, unique_key="order:7")
+    commit_for(conn, found["failed"], "stop", reason="order 7 has no card", traceback="Traceback:\n  pay.py\nKeyError")
+    found["awaits"] = gd.insert(conn, "order", {"sum": 30}, partition_key="customer:1")
+    commit_for(conn, found["awaits"], "await", signals=["paid"], step="pay")
+    gd.signal(conn, found["awaits"] or 0, "payed", {"sum": 29})
+    found["held"] = gd.insert(conn, "order", {}, unique_key="order:8")
+    found["parent"] = gd.insert(conn, "basket", {})
+    commit_for(
+        conn, found["parent"], "schedule_childs", step="end", childs=[{"fsm": "order", "state": {"of": "basket"}}]
+    )
+    found["first"] = gd.insert(conn, "order", {}, partition_key="customer:2", queue="mails")
+    found["second"] = gd.insert(conn, "order", {}, partition_key="customer:2", queue="mails")
+    calls.set_rate_limit(conn, "mail", 1, 60)
+    found["limited"] = gd.insert(conn, "mail", {}, rate_limit="mail", queue="slow")
+    calls.schedule(conn, "nightly", "0 6 * * *", "mail")
+    calls.set_queue(conn, "slow", limit=3)
+    calls.pause_queue(conn, "slow")
+    calls.pause_machine(conn, "mail", None, "send")
+    calls.hello(
+        conn, "w1", {"queues": {"default": 4}, "machines": [["order", 1, ["start"]]], "host": "web-3", "pid": 7}
+    )
+    return {name: id for name, id in found.items() if id is not None}
+
+
+@pytest.fixture
+def browser(db: Database, ids: dict[str, int]) -> Iterator[Browser]:
+    with browsing(app(db.dsn)) as browser:
+        yield browser
+
+
+PAGES: dict[str, tuple[str, ...]] = {
+    "/": ("Steps in the last hour", "order # has no card", "default", "w1", "Queue slow is paused"),
+    "/queues": ("default", "mails", "slow", "limit 3", "paused", "nobody"),
+    "/queue?name=default": ("Queue default", "Served by", "w1"),
+    "/queue?name=mails": ("Nobody serves this queue", "customer:2"),
+    "/instances": ("order:7", "awaiting signal", "basket", "order 7 has no card"),
+    "/instances?status=failed&fsm=order": ("order:7", "order 7 has no card"),
+    "/instances/{failed}": (
+        'It has ended as "failed"',
+        "order 7 has no card",
+        "KeyError",
+        "unique key order:7",
+        "stop",
+    ),
+    "/instances/{awaits}": ("It awaits", "paid", "payed", "customer:1", "29"),
+    "/instances/{parent}": ("Children", "It waits for 1 child"),
+    "/instances/{done}": ("ship", "History", "next", "sent"),
+    "/instances/{done}/history": ("start → ship", "state"),
+    "/failures": ("order # has no card", "1 order start"),
+    "/line?key=customer:2": ("Line of a key", "next", "waits", "mails"),
+    "/machines": ("basket", "order", "pay, ship, start"),
+    "/machine?name=order": ("Machine order", "w1", "order # has no card", "Versions"),
+    "/schedules": ("nightly", "0 6 * * *", "mail", "UTC"),
+    "/limits": ("mail", "slow"),
+    "/bucket?name=mail": ("Rate limit mail",),
+    "/workers": ("w1", "web-3"),
+    "/worker?name=w1": ("Worker w1", "order version 1", "Nothing now."),
+    "/pauses": ("queue slow", "step mail step send"),
+    "/doctor": ("ok",),
+    "/audit": ("gd_pause_queue", "gd_set_rate_limit"),
+}
+
+
+def test_the_pages_show_what_there_is(browser: Browser, ids: dict[str, int]) -> None:
+    for path, expected in PAGES.items():
+        page = browser.get(path.format(**ids))
+        text = text_of(page)
+        for said in expected:
+            assert said in text, f"{path}: {said!r} is not in: {text}"
+        # Nothing that the policy forbids, and no script but the file.
+        assert not re.search(r"<[^>]*\s(style|on\w+)=", page.text), path
+        assert re.findall(r"<script(?: src=)?", page.text) == ["<script src="], path
+
+
+def test_every_page_has_its_test() -> None:
+    tried = {re.sub(r"\{\w+\}", "{id}", path.partition("?")[0]) for path in PAGES}
+    assert set(_PAGES) == tried
+
+
+def test_an_empty_database_says_what_to_do_next(db: Database) -> None:
+    with browsing(app(db.dsn)) as browser:
+        assert "gendurable worker MODULE" in text_of(browser.get("/"))
+        for path in ("/instances", "/queues", "/machines", "/schedules", "/limits", "/workers", "/audit", "/failures"):
+            assert "empty" in browser.get(path).text, path
+
+
+def test_the_pages_of_a_list_have_every_instance_once(db: Database, conn: Conn) -> None:
+    gd.insert_many(conn, [{"fsm": "m"} for _ in range(120)])
+    with browsing(app(db.dsn)) as browser:
+        found: list[int] = []
+        path: str | None = "/instances?fsm=m&limit=50"
+        while path:
+            page = browser.get(path).text
+            found += [int(id) for id in re.findall(r'<tr id="i(\d+)"', page)]
+            link = re.search(r'rel="next" href="([^"]+)"', page)
+            path = link[1].replace("&amp;", "&") + "&limit=50" if link else None
+        assert len(found) == len(set(found)) == 120
+        assert found == sorted(found, reverse=True)
+
+
+def test_the_search_finds_ids_keys_machines_and_errors(browser: Browser, ids: dict[str, int]) -> None:
+    held = ids["awaits"]
+    for text, leads_to in (
+        (str(held), f"/instances/{held}"),
+        ("order:7", "/instances?unique_key=order%3A7"),
+        ("order:8", f"/instances/{ids['held']}"),
+        ("customer:2", "/instances?partition_key=customer%3A2"),
+        ("basket", "/instances?fsm=basket"),
+        ("no card", "/instances?status=failed&error=no+card"),
+        ("", "/instances"),
+    ):
+        answer = browser.get("/search", 303, params={"q": text})
+        assert answer.headers["location"] == leads_to
+        browser.get(leads_to)
+
+
+def test_the_raw_document_is_what_the_call_answers(browser: Browser, conn: Conn, ids: dict[str, int]) -> None:
+    assert browser.get(f"/instances/{ids['failed']}/raw").json() == gd.get(conn, ids["failed"])
+
+
+def test_a_machine_with_a_history_has_a_diagram(browser: Browser) -> None:
+    page = browser.get("/machine?name=order").text
+    assert 'class="diagram"' in page
+    assert "start to ship: 1" in text_in(page)
+
+
+def test_the_last_entries_of_a_long_history_are_shown(db: Database, conn: Conn) -> None:
+    gd.register(conn, "long", version=1, initial_step="s", queue="default", options={"history": "steps"})
+    id = gd.insert(conn, "long")
+    for _ in range(70):
+        commit_for(conn, id, "next", step="s")
+    with browsing(app(db.dsn)) as browser:
+        page = text_of(browser.get(f"/instances/{id}"))
+        assert "#70" in page
+        assert "#41" in page
+        assert "#40 " not in page
+        first = browser.get(f"/instances/{id}/history?limit=50")
+        assert "#50" in text_of(first)
+        assert "#51" not in text_of(first)
+        link = re.search(r'rel="next" href="([^"]+)"', first.text)
+        assert link is not None
+        assert "#70" in text_of(browser.get(link[1]))
+
+
+def test_a_search_path_of_another_schema_is_the_connections(db: Database, conn: Conn, ids: dict[str, int]) -> None:
+    async def connect() -> psycopg.AsyncConnection[Any]:
+        return await psycopg.AsyncConnection.connect(db.dsn, autocommit=True)
+
+    with browsing(app(connect)) as browser:
+        assert "order:7" in text_of(browser.get("/instances"))
+    with browsing(app(lambda: psycopg.connect(db.dsn, autocommit=True))) as browser:
+        assert "order:7" in text_of(browser.get("/instances"))
