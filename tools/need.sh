@@ -60,7 +60,7 @@ test)
         || echo "missing: isolationtester (Debian: apt-get install postgresql-server-dev-${number:-15})" >&2
     [ -f "$share/extension/pg_cron.control" ] || apt_install "postgresql-${number:-15}-cron" \
         || echo "missing: pg_cron (Debian: apt-get install postgresql-${number:-15}-cron); its tests are skipped" >&2
-    for package in spin gcc pgbouncer faketime; do
+    for package in spin gcc pgbouncer faketime prometheus; do
         command -v "$package" >/dev/null || [ -x "/usr/sbin/$package" ] || apt_install "$package" \
             || echo "missing: $package (Debian: apt-get install $package); its tests are skipped" >&2
     done

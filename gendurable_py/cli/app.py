@@ -27,7 +27,22 @@ from . import (
     working,
 )
 
-_GROUPS = (working, inserting, talking, looking, trouble, steering, queues, pausing, limits, moving, upkeep, top, tail, dashboard)
+_GROUPS = (
+    working,
+    inserting,
+    talking,
+    looking,
+    trouble,
+    steering,
+    queues,
+    pausing,
+    limits,
+    moving,
+    upkeep,
+    top,
+    tail,
+    dashboard,
+)
 
 
 def make() -> typer.Typer:
