@@ -6,9 +6,13 @@ import re
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from configparser import RawConfigParser
+from functools import partial
 from pathlib import Path
 
 import kubernetes_validate
@@ -71,10 +75,6 @@ COMMANDS = {
 }
 
 
-# They come with the extra "prometheus", which an installation may not have.
-MEASURED = {"--metrics-port", "--metrics-host"}
-
-
 def known_options(command: str) -> set[str]:
     found = typer.main.get_command(app.make()).commands[command]  # type: ignore[attr-defined]
     return {name for parameter in found.params for name in parameter.opts}
@@ -82,7 +82,7 @@ def known_options(command: str) -> set[str]:
 
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
 def test_the_commands_have_options_that_there_are(command: list[str]) -> None:
-    assert set(options_of(command)) <= known_options(command[0]) | MEASURED
+    assert set(options_of(command)) <= known_options(command[0])
 
 
 def test_systemd_takes_the_unit(tmp_path: Path) -> None:
@@ -161,17 +161,26 @@ def test_the_page_says_what_the_files_say() -> None:
         assert text in page, text
 
 
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=30) as answer:
+            return bool(answer.status == 200)
+    except urllib.error.HTTPError as error:
+        print(error.read())
+        return False
+
+
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
 def test_the_commands_serve_and_drain(db: Database, tmp_path: Path, command: list[str]) -> None:
     """As they stand, but for the port, which is any one that is free."""
     (tmp_path / "shop.py").write_text(SHOP)
     conn = db.connect()
     arguments = list(command)
-    for name in MEASURED & set(arguments):
-        at = arguments.index(name)
-        arguments[at + 1] = "0" if name == "--metrics-port" else "127.0.0.1"
-        if name not in known_options(command[0]):
-            del arguments[at : at + 2]
+    port = None
+    if "--metrics-port" in arguments:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        arguments[arguments.index("--metrics-port") + 1] = str(port)
     process = subprocess.Popen(
         [sys.executable, "-m", "gendurable_py.cli", *arguments], cwd=tmp_path, env=environment(db.dsn)
     )
@@ -179,6 +188,9 @@ def test_the_commands_serve_and_drain(db: Database, tmp_path: Path, command: lis
         ids = [gd.insert(conn, "mail", queue="mails"), gd.insert(conn, "order", queue="orders")]
         query = "select count(*) from gd_instances where id = any(%s) and status = 'done'"
         wait_until(lambda: conn.execute(query, [ids]).fetchone() == (2,), 60)
+        if port is not None:
+            for probe in ("livenessProbe", "readinessProbe"):
+                wait_until(partial(answers, f"http://127.0.0.1:{port}{CONTAINER[probe]['httpGet']['path']}"), 60)
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
     finally:
