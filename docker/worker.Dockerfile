@@ -5,7 +5,7 @@ FROM ${PYTHON} AS packages
 COPY . /src
 # pip stays outside of what it fills.
 RUN python3 -m venv --without-pip /venv \
-    && python3 -m pip --python /venv/bin/python install --no-cache-dir '/src[cli]'
+    && python3 -m pip --python /venv/bin/python install --no-cache-dir '/src[cli,prometheus]'
 
 FROM ${PYTHON}
 COPY --from=packages /venv /venv
@@ -15,6 +15,9 @@ COPY docker/health.py ./
 # A checkout may be closed to others. Nothing is written later, so that a read-only file system will do.
 RUN chmod -R u=rwX,go=rX . && python3 -m compileall -q .
 ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+# /metrics, /health and /ready, of which the health check asks for one.
+ENV GENDURABLE_METRICS_PORT=9464 GENDURABLE_METRICS_HOST=0.0.0.0
+EXPOSE 9464
 # By number, so that Kubernetes sees that it is not root. Nobody owns anything here.
 USER 65534:65534
 STOPSIGNAL SIGTERM

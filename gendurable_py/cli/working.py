@@ -63,9 +63,17 @@ def worker(
     no_upkeep: Annotated[bool, typer.Option("--no-upkeep", help="Leave maintenance to others.")] = False,
     metrics_port: Annotated[
         int | None,
-        typer.Option("--metrics-port", min=0, max=65535, help="Serve /metrics, /health and /ready on this port."),
+        typer.Option(
+            "--metrics-port",
+            min=0,
+            max=65535,
+            envvar="GENDURABLE_METRICS_PORT",
+            help="Serve /metrics, /health and /ready on this port.",
+        ),
     ] = None,
-    metrics_host: Annotated[str, typer.Option("--metrics-host", help="The address for that.")] = "127.0.0.1",
+    metrics_host: Annotated[
+        str, typer.Option("--metrics-host", envvar="GENDURABLE_METRICS_HOST", help="The address for that.")
+    ] = "127.0.0.1",
     reload: Annotated[
         bool, typer.Option("--reload", help="Start again when a Python file here changes: for development.")
     ] = False,

@@ -16,11 +16,13 @@ from pathlib import Path
 
 import psycopg
 import pytest
+import typer.main
 import yaml
 from conftest import Database
 from support.server import ROOT
 
 import gendurable_py as gd
+from gendurable_py.cli import app
 
 DOCKER = ROOT / "docker"
 FILES = sorted(DOCKER.glob("*Dockerfile"))
@@ -75,6 +77,16 @@ def test_the_worker_is_process_1_and_not_root() -> None:
     check = re.fullmatch(r".*\bCMD (\[.*\])", stage["HEALTHCHECK"])
     assert check is not None and Path(json.loads(check[1])[-1]).name == "health.py"
     assert stage["STOPSIGNAL"] == "SIGTERM"
+
+
+def test_the_image_sets_what_the_worker_reads() -> None:
+    stage = (DOCKER / "worker.Dockerfile").read_text()
+    set_to = dict(re.findall(r"\b(GENDURABLE_METRICS_\w+)=(\S+)", stage))
+    worker = typer.main.get_command(app.make()).commands["worker"]  # type: ignore[attr-defined]
+    read = {parameter.envvar: parameter for parameter in worker.params if parameter.envvar}
+    assert set(set_to) == {"GENDURABLE_METRICS_PORT", "GENDURABLE_METRICS_HOST"} <= set(read)
+    assert f"EXPOSE {int(set_to['GENDURABLE_METRICS_PORT'])}\n" in stage
+    assert "[cli,prometheus]" in stage
 
 
 def test_compose_names_files_that_are_there_and_asks_for_little() -> None:
