@@ -169,7 +169,7 @@ comment on table gendurable.error is 'The last 20 errors of each instance.';
 
 -- gd_crashes, gd_doctor: what has lost its worker
 create index error_crash on gendurable.error (at, instance_id, no)
-where kind operator(pg_catalog.=) 'crash';
+where kind operator (pg_catalog.=) 'crash';
 
 create table gendurable.history (
     instance_id bigint not null,
