@@ -223,6 +223,24 @@ def test_a_migration_shows_what_it_would_do_first(browser: Browser, conn: Conn) 
     assert {(row.id, row.fsm_version) for row in gd.list(conn).instances} == {(id, 2) for id in ids}
 
 
+def test_a_form_to_edit_does_not_undo_what_a_step_did_meanwhile(browser: Browser, conn: Conn) -> None:
+    id = gd.insert(conn, "order", {"n": 1})
+    path = f"/act/instance/edit?id={id}"
+    form = browser.form(path)
+    commit_for(conn, id, "next", step="pay", state={"n": 2})
+    assert browser.client.post(path, data={**form, "priority": "7"}).status_code == 303
+    found = gd.get(conn, id or 0)
+    assert found is not None
+    assert (found["state"], found["priority"]) == ({"n": 2}, 7)
+    answer = browser.client.post(path, data={**form, "state": '{"n": 9}'})
+    assert answer.status_code == 409
+    assert "Its state has changed" in text_of(answer)
+    browser.send(path, state='{"n": 3}')
+    found = gd.get(conn, id or 0)
+    assert found is not None
+    assert found["state"] == {"n": 3}
+
+
 def test_every_action_has_a_test() -> None:
     source = Path(__file__).read_text()
     for kind, verb in ACTS:

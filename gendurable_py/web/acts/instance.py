@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Any
 
@@ -180,12 +181,14 @@ async def do_signal(conn: Conn, params: QueryParams, values: Values) -> Outcome:
 
 async def plan_edit(look: Look) -> Plan:
     one = await _one(look)
+    text = "" if look.shown.redacts else _text(one["state"])
     fields = (
         Field("step", "Step", help=f"Empty: {one['step']}."),
         Field("queue", "Queue", help=f"Empty: {one['queue']}."),
         Field("priority", "Priority", help=f"Lower runs earlier. Empty: {one['priority']}."),
-        Field("state", "State", "area", help="JSON. Empty: it stays as it is.", value=_text(look, one["state"])),
+        Field("state", "State", "area", help="JSON. Empty: it stays as it is.", value=text),
         Field("meta", "Meta", "area", help="JSON, an object. Empty: it stays as it is."),
+        *((Field("was", "", "hidden", value=_mark(text)),) if text else ()),
     )
     says = (
         _where(one),
@@ -195,14 +198,28 @@ async def plan_edit(look: Look) -> Plan:
     return Plan(f"Edit {_name(one)}", says, "Change it", _back(look.params), fields, grave=True)
 
 
-def _text(look: Look, state: JsonValue) -> str:
-    """A state for a form, unless people see another one than there is."""
-    text = "" if look.shown.redacts else json.dumps(state, indent=2)
+def _text(state: JsonValue) -> str:
+    """A state for a form; empty: it is too large for one."""
+    try:
+        text = json.dumps(state, indent=2)
+    except ValueError:  # an integer with more digits than Python writes
+        return ""
     return text if len(text) <= _EDITABLE else ""
+
+
+def _mark(text: str) -> str:
+    """By which a form knows the state that it was filled in with."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 async def do_edit(conn: Conn, params: QueryParams, values: Values) -> Outcome:
     state, meta, priority = given(values, "state"), given(values, "meta"), given(values, "priority")
+    was = values.get("was")
+    if state is not None and was:
+        if _mark(state) == was:
+            state = None  # it stays as it is, whatever it is by now
+        elif (now := await calls.get(conn, _id(params))) is not None and _mark(_text(now["state"])) != was:
+            return _ended(params, False, "Its state has changed since then: nothing was done.", "edit")
     done = await calls.edit(
         conn,
         _id(params),
