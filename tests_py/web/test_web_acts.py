@@ -17,7 +17,7 @@ import gendurable_py as gd
 from gendurable_py import calls
 from gendurable_py.calls import viewing
 from gendurable_py.web import app
-from gendurable_py.web.acts import ACTS
+from gendurable_py.web.acts import ACTS, many
 
 Conn = psycopg.Connection[Any]
 ACTOR = "ada@example.com"
@@ -223,6 +223,39 @@ def test_a_migration_shows_what_it_would_do_first(browser: Browser, conn: Conn) 
     assert {(row.id, row.fsm_version) for row in gd.list(conn).instances} == {(id, 2) for id in ids}
 
 
+def test_who_has_changed_since_the_preview_is_left_alone(browser: Browser, conn: Conn) -> None:
+    ids = [gd.insert(conn, "mail", step="pay") for _ in range(2)]
+    path = "/act/many/cancel?fsm=mail&step=pay"
+    form = browser.form(path)
+    commit_for(conn, ids[0], "next", step="ship")
+    answer = text_of(browser.client.post(path, data=form))
+    assert "Cancel: 1 of 2 done" in answer
+    assert f"do not fit any more: they have changed since, or are gone, and were left alone: {ids[0]}" in answer
+    assert [status(conn, id) for id in ids] == ["runnable", "cancelled"]
+    # nor does a misspelt filter mean more than was meant
+    assert "there is no 'stepp' here" in text_of(browser.get("/act/many/cancel?fsm=mail&stepp=pay", 400))
+
+
+def test_where_a_batch_fails_it_is_told_what_was_done_before(
+    browser: Browser, conn: Conn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [gd.insert(conn, "mail") for _ in range(3)]
+    monkeypatch.setattr(many, "_BATCH", 2)
+    deed = many.KINDS["cancel"][3]
+
+    async def fails_at_last(conn: Any, some: list[int], values: Any) -> dict[int, str]:
+        if ids[2] in some:
+            raise psycopg.errors.QueryCanceled("too long")
+        return await deed(conn, some, values)
+
+    monkeypatch.setitem(many.KINDS, "cancel", (*many.KINDS["cancel"][:3], fails_at_last))
+    answer = text_of(browser.send("/act/many/cancel?fsm=mail", 200))
+    assert "Cancel: 2 of 3 done" in answer
+    assert "It stopped here: That took too long." in answer
+    assert "1 more were not done" in answer
+    assert [status(conn, id) for id in ids] == ["cancelled", "cancelled", "runnable"]
+
+
 def test_a_form_to_edit_does_not_undo_what_a_step_did_meanwhile(browser: Browser, conn: Conn) -> None:
     id = gd.insert(conn, "order", {"n": 1})
     path = f"/act/instance/edit?id={id}"
@@ -278,7 +311,8 @@ def test_the_role_of_the_database_decides(people: People) -> None:
         with browsing(app(people.dsn(database, "steers"), operate=True)) as browser:
             for kind, verb in ACTS:
                 # what is asked for may not be there; it is not refused for want of a right
-                answer = browser.client.get(f"/act/{kind}/{verb}?id={id}&name=x&fsm=order")
+                named = "" if kind == "many" else "&name=x"
+                answer = browser.client.get(f"/act/{kind}/{verb}?id={id}&fsm=order{named}")
                 assert answer.status_code == 200, (kind, verb)
             browser.send(f"/act/instance/retry?id={id}")
         assert status(conn, id) == "runnable"

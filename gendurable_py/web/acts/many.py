@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TypeAlias
 
 from pydantic import JsonValue
@@ -12,7 +13,8 @@ from starlette.datastructures import QueryParams
 from ... import calls
 from ..._contract import TERMINAL
 from ..look import Look, Page
-from ..query import FILTERS, OPEN, filter_of, query
+from ..query import FILTERS, OPEN, filter_of, only, query
+from ..refusals import Refusal, refusal_of
 from ..source import Conn
 from ..words import Unreadable, document, moment
 from .forms import Act, Field, Outcome, Plan, Values, given, required
@@ -24,6 +26,7 @@ _SHOWN = 20
 _ROUNDS = 5
 _PAUSE = 0.1
 _PAGES = 60
+_WORDS = ("done", "no", "changed", "busy", "none")
 
 Deed: TypeAlias = "Callable[[Conn, list[int], Values], Awaitable[dict[int, str]]]"
 
@@ -73,6 +76,7 @@ KINDS: dict[str, tuple[list[str], str, tuple[Field, ...], Deed]] = {
 
 
 def _filter(params: QueryParams, verb: str) -> dict[str, JsonValue]:
+    only(params, FILTERS)
     wanted = filter_of(params)
     if not wanted:
         raise Unreadable("a filter has to say which ones: all instances at once is not offered")
@@ -134,9 +138,9 @@ Transact: TypeAlias = "Callable[[Callable[[Conn], Awaitable[dict[int, str]]]], A
 
 
 async def carry_out(verb: str, params: QueryParams, values: Values, transact: Transact) -> Outcome:
-    """Do it, each batch in a transaction of its own, and tell what came of it."""
-    _filter(params, verb)
-    deed = KINDS[verb][3]
+    """Do it, each batch in a transaction of its own, and tell what came of it, also where one of them fails."""
+    wanted = _filter(params, verb)
+    stopped: Refusal | None = None
     left = ids_of(values)
     total = len(left)
     results: dict[int, str] = {}
@@ -144,23 +148,39 @@ async def carry_out(verb: str, params: QueryParams, values: Values, transact: Tr
         if turn:
             await asyncio.sleep(_PAUSE * turn)
         for some in batches(left):
-            results |= await transact(lambda conn, some=some: deed(conn, some, values))  # type: ignore[misc]
+            try:
+                results |= await transact(partial(_do, verb, wanted, some, values))
+            except Exception as error:
+                stopped = refusal_of(error)
+                if stopped is None or not results:
+                    raise
+                break
         left = [id for id in left if results.get(id) == "busy"]
-        if not left:
+        if not left or stopped:
             break
-    tally = {word: [id for id, result in results.items() if result == word] for word in ("done", "no", "busy", "none")}
+    tally = {word: [id for id, result in results.items() if result == word] for word in _WORDS}
     page = Page(
         "many.html",
         f"{verb.capitalize()}: done",
         {
             "verb": verb,
             "total": total,
+            "untried": total - len(results),
+            "stopped": stopped,
             "tally": {word: (len(ids), ids[:_SHOWN]) for word, ids in tally.items()},
             "again": f"/act/many/{verb}" + query(**_asked(params)),
             "back": "/instances" + query(**_asked(params)),
         },
     )
     return Outcome(True, page=page)
+
+
+async def _do(verb: str, wanted: dict[str, JsonValue], some: list[int], values: Values, conn: Conn) -> dict[int, str]:
+    """One batch, as far as it still fits: who went on while somebody read the preview is not meant any more."""
+    page = await calls.list(conn, {**wanted, "id": [*some]}, None, len(some))
+    fit = {row.id for row in page.instances}
+    found = await KINDS[verb][3](conn, [id for id in some if id in fit], values) if fit else {}
+    return dict.fromkeys(some, "changed") | found
 
 
 async def _alone(conn: Conn, params: QueryParams, values: Values) -> Outcome:
