@@ -17,7 +17,7 @@ import gendurable_py as gd
 from gendurable_py import calls
 from gendurable_py.calls import viewing
 from gendurable_py.web import app
-from gendurable_py.web.acts import ACTS, many
+from gendurable_py.web.acts import ACTS, many, migrate
 
 Conn = psycopg.Connection[Any]
 ACTOR = "ada@example.com"
@@ -272,6 +272,21 @@ def test_a_form_to_edit_does_not_undo_what_a_step_did_meanwhile(browser: Browser
     found = gd.get(conn, id or 0)
     assert found is not None
     assert found["state"] == {"n": 3}
+
+
+def test_a_migration_goes_on_behind_those_that_cannot_be_moved(
+    browser: Browser, conn: Conn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migrate, "_AT_ONCE", 1)
+    for version, steps in ((1, ["start", "old"]), (2, ["start"])):
+        gd.register(conn, "order", version=version, initial_step="start", queue="q", options={"steps": steps})
+    gd.insert(conn, "order", version=1, step="old")
+    second = gd.insert(conn, "order", version=1)
+    path = "/act/machine/migrate?name=order"
+    first = browser.send(path, 200, start="1", to="2", really="yes")
+    assert "1 cannot" in text_of(first)
+    assert "1 moved" in text_of(browser.client.post(path, data=fields_of(first.text)))
+    assert {row.id: row.fsm_version for row in gd.list(conn).instances}[second or 0] == 2
 
 
 def test_every_action_has_a_test() -> None:

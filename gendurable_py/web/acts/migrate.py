@@ -51,6 +51,7 @@ async def do(conn: Conn, params: QueryParams, values: Values) -> Outcome:
         state=given(values, "state"),
         limit=_AT_ONCE,
         dry_run=not really,
+        after=whole(values.get("after") or "0", "after", 0, 2**63 - 1),
     )
     page = Page(
         "migrated.html",
@@ -65,7 +66,9 @@ async def do(conn: Conn, params: QueryParams, values: Values) -> Outcome:
                 for word in ("done", "no", "busy", "executing")
             },
             "more": answer.next is not None,
-            "fields": {key: values.get(key, "") for key in ("start", "to", "steps", "state")},
+            # a dry run is followed by the same ones
+            "fields": {key: values.get(key, "") for key in ("start", "to", "steps", "state")}
+            | {"after": str(answer.next or "") if really else values.get("after", "")},
         },
     )
     return Outcome(True, page=page)
