@@ -237,6 +237,14 @@ def test_redaction_reaches_everything_that_is_shown(db: Database, conn: Conn) ->
         assert all("secret" in browser.get(path).text for path in paths[1:8])
 
 
+def test_an_error_of_which_nothing_may_be_seen_is_not_seen_in_its_summary(db: Database, conn: Conn) -> None:
+    id = gd.insert(conn, "order")
+    commit_for(conn, id, "stop", reason="refused: secret", traceback="Traceback secret")
+    for nothing in (None, ""):
+        with browsing(app(db.dsn, redact=lambda what, machine, value, seen=nothing: seen)) as browser:  # type: ignore[misc]
+            assert "secret" not in browser.get(f"/instances/{id}").text
+
+
 def test_a_dashboard_under_a_prefix_stays_there(db: Database, conn: Conn) -> None:
     id = gd.insert(conn, "order", queue="a")
     outer = Starlette(routes=[Mount("/ops/jobs", app(db.dsn, operate=True, token=TOKEN))])
