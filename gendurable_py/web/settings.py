@@ -12,6 +12,8 @@ from typing import TypeAlias
 from pydantic import JsonValue
 from starlette.requests import HTTPConnection
 
+from ..errors import InvalidArgument
+
 User: TypeAlias = "str | None"
 """Who asks, as the audit is to name them; None: they may not."""
 Auth: TypeAlias = "Callable[[HTTPConnection], User | Awaitable[User]]"
@@ -29,7 +31,7 @@ class Settings:
     """How a dashboard behaves. Times in seconds."""
 
     operate: Operate = False
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
     user_header: str | None = None
     trusted: frozenset[str] = frozenset({"127.0.0.1", "::1", ""})
     auth: Auth | None = None
@@ -46,7 +48,12 @@ class Settings:
 
     def operates(self, user: str) -> bool:
         """Whether this user may do more than look, as far as the dashboard has a say."""
-        return self.operate(user) if callable(self.operate) else self.operate
+        found = self.operate(user) if callable(self.operate) else self.operate
+        if inspect.isawaitable(found):  # it would be true, whatever it comes to
+            if inspect.iscoroutine(found):
+                found.close()
+            raise InvalidArgument("operate is async", hint="give a function that answers True or False at once")
+        return found
 
     async def known(self, request: HTTPConnection) -> User:
         """Who the mounting app says that asks."""
@@ -57,5 +64,7 @@ class Settings:
 
 def key_of(secret: str | None, token: str | None) -> bytes:
     """The key of cookies and forms: the same in all processes that are told the same, else one of this process."""
-    said = secret or token
-    return secrets.token_bytes(32) if not said else hashlib.sha256(b"gendurable dashboard\0" + said.encode()).digest()
+    if not (secret or token):
+        return secrets.token_bytes(32)
+    # of both: a session does not outlive the token by which it was opened
+    return hashlib.sha256(f"gendurable dashboard\0{secret or ''}\0{token or ''}".encode()).digest()

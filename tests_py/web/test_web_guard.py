@@ -20,7 +20,7 @@ import gendurable_py as gd
 from gendurable_py.errors import InvalidArgument
 from gendurable_py.web import app
 from gendurable_py.web.access import Access
-from gendurable_py.web.settings import Settings
+from gendurable_py.web.settings import Settings, key_of
 
 Conn = psycopg.Connection[Any]
 TOKEN = "a long token, and secret"
@@ -285,6 +285,22 @@ def test_the_forms_of_several_processes_fit_each_other(db: Database, conn: Conn)
         with browsing(app(db.dsn, operate=True, secret="shared by all")) as two:
             two.client.cookies = cookies
             assert two.client.post(path, data=form).status_code == 303
+
+
+def test_no_secret_is_told_of_by_the_settings_and_no_session_outlives_the_token() -> None:
+    assert TOKEN not in repr(Settings(token=TOKEN))
+    assert key_of("shared by all", TOKEN) == key_of("shared by all", TOKEN)
+    assert key_of("shared by all", TOKEN) != key_of("shared by all", TOKEN + "!")
+
+
+def test_an_operate_that_is_async_lets_nobody_operate(db: Database, conn: Conn) -> None:
+    id = gd.insert(conn, "order")
+
+    async def operate(user: str) -> bool:
+        return False
+
+    with browsing(app(db.dsn, operate=operate)) as browser:  # type: ignore[arg-type]
+        assert "operate is async" in text_of(browser.get(f"/act/instance/cancel?id={id}", 400))
 
 
 def test_without_its_packages_it_says_which_extra_has_them() -> None:
