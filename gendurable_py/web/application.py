@@ -12,7 +12,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
+from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
@@ -21,6 +21,7 @@ from ..calls import viewing
 from ..dispatch.arguments import read_connect, read_dsn
 from ..dispatch.dial import Connect
 from ..errors import InvalidArgument
+from ..machine.codec import dumps
 from .access import Access, same_site
 from .acts import ACTS
 from .acts.forms import Act
@@ -193,8 +194,9 @@ class _Dashboard:
         look = await self._source.read(
             lambda conn: instance.raw(Look(conn, request.query_params, request.path_params, self._shown))
         )
-        name = f"instance-{request.path_params['id']}.json"
-        return JSONResponse(look, headers={"Content-Disposition": f'inline; filename="{name}"'})
+        name = f"instance-{look['id']}.json"
+        headers = {"Content-Disposition": f'inline; filename="{name}"'}
+        return Response(dumps(look), media_type="application/json", headers=headers)
 
     async def _search(self, request: Request) -> Response:
         found = await self._source.read(

@@ -174,14 +174,34 @@ def test_numbers_and_times_that_python_does_not_have(db: Database, conn: Conn) -
         "eligible_at = '294000-01-01', inserted_at = '4000-01-01 BC' where id = %s",
         (id,),
     )
-    with browsing(app(db.dsn)) as browser:
+    with browsing(app(db.dsn, operate=True)) as browser:
         page = text_of(browser.get(f"/instances/{id}"))
         assert "294000-01-01" in page
+        assert b"0" * 6000 in browser.get(f"/instances/{id}/raw").content
+        browser.get(f"/act/instance/edit?id={id}")
         assert str(id) in text_of(browser.get("/instances"))
         assert str(id) in text_of(browser.get("/queue?name=default"))
 
 
+def test_a_state_that_python_cannot_read_costs_its_machine_nothing(db: Database, conn: Conn) -> None:
+    gd.register(conn, "m", version=1, initial_step="start", queue="default", options={"history": "states"})
+    id = gd.insert(conn, "m")
+    commit_for(conn, id, "next", step="pay", state={"n": 1})
+    conn.execute("update gendurable.history set state = (repeat('[', 3000) || repeat(']', 3000))::jsonb")
+    with browsing(app(db.dsn)) as browser:
+        assert "start to pay: 1" in browser.get("/machine?name=m").text
+
+
 # -- URLs
+
+
+def test_what_stands_around_an_id_gets_into_no_header(db: Database, conn: Conn) -> None:
+    id = gd.insert(conn, "order")
+    with browsing(app(db.dsn)) as browser:
+        for before in ("%0d%0a%0d%0a", "%E2%80%83", "+"):
+            answer = browser.get(f"/instances/{before}{id}/raw")
+            assert answer.headers["content-disposition"] == f'inline; filename="instance-{id}.json"'
+
 
 PARAMS = (
     *FILTERS,
