@@ -77,7 +77,7 @@ def dashboard(
         user_header=user_header,
         trusted_proxies=_HERE if trust is None else trust,
         # Without a token whoever gets a browser of this machine to ask would be let in.
-        hosts=name or (_LOCAL if local and token is None and user_header is None else None),
+        hosts=name or ({*_LOCAL, _named(host)} if local and token is None and user_header is None else None),
         refresh=duration(refresh),
     )
     with _bound(host, port) as listening:

@@ -47,6 +47,14 @@ def test_it_serves_until_it_is_told_to_end(db: Database) -> None:
     assert process.returncode in (0, -signal.SIGTERM)
 
 
+def test_it_answers_under_the_address_that_it_tells(db: Database) -> None:
+    process, address = started(db, "--host", "127.0.0.2")
+    with Browser(address) as browser:
+        browser.get("/")
+        browser.get("/", 421, headers={"Host": "rebound.example.com"})
+    ended(process)
+
+
 def test_a_token_comes_by_a_file_and_is_not_told(db: Database, tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_text(TOKEN + "\n")
