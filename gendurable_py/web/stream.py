@@ -19,7 +19,6 @@ from .refusals import Refusal, refusal_of
 
 _LASTS = 300.0
 _MOST_STREAMS = 64
-_MOST_KEPT = 200
 # A page that took a second is looked at again after 50: however long looks take, they are a fiftieth of one session.
 _SHARE = 50
 _LONGEST = 50.0
@@ -104,8 +103,8 @@ class Streams:
     def _look(self, key: Hashable, make: Make) -> _Looked:
         known = self._looks.get(key)
         if known is None or known.is_old or known.loop is not asyncio.get_running_loop():
-            if len(self._looks) >= _MOST_KEPT:
-                self._looks = {one: look for one, look in self._looks.items() if not look.is_old}
+            # an old one is of no use, and a page may be large
+            self._looks = {one: look for one, look in self._looks.items() if not look.is_old}
             known = self._looks[key] = _Looked(make, self._refresh)
         return known
 

@@ -165,6 +165,25 @@ def test_a_page_that_costs_much_is_looked_at_less_often() -> None:
     assert times[1] - times[0] >= 0.9
 
 
+def test_pages_that_nobody_watches_any_more_are_not_kept() -> None:
+    async def watch() -> None:
+        async def make() -> Page:
+            return Page("x", "x", {})
+
+        streams = Streams(0.001)
+        for number in range(5):
+            events = streams.events(number, make, lambda page: {"live_x": "x"})
+            async for text in events:
+                if text.startswith("event"):
+                    await events.aclose()  # type: ignore[attr-defined]
+                    break
+            while not streams._looks[number].is_old:  # noqa: ASYNC110 - it is time that makes it old
+                await asyncio.sleep(0)
+            assert len(streams._looks) == 1
+
+    asyncio.run(watch())
+
+
 def test_times_that_go_on_are_no_change(db: Database, conn: Conn) -> None:
     gd.insert(conn, "order", queue="a")
     with browsing(app(db.dsn, refresh=0.1)) as browser:

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import JsonValue
 
 from ... import calls
-from ...calls import Entry
+from ...calls import Entry, viewing
 from ..look import Look, Page
 from ..query import count_of, instance_of, only
 from ..refusals import Missing
@@ -98,11 +98,11 @@ async def latest(conn: Conn, id: int, most: int) -> list[Entry]:
         return page
     # There is an entry behind ``low`` and none behind ``high``.
     low, high = page[-2].no, page[-1].no
-    while await calls.history(conn, id, high, 1):
+    while await viewing.happened(conn, id, high, 1, 0):
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if await calls.history(conn, id, middle, 1) else (low, middle)
+        low, high = (middle, high) if await viewing.happened(conn, id, middle, 1, 0) else (low, middle)
     return await calls.history(conn, id, max(high - most, 0), most)
 
 
