@@ -179,6 +179,19 @@ def test_the_last_entries_of_a_long_history_are_shown(db: Database, conn: Conn) 
         assert "#70" in text_of(browser.get(link[1]))
 
 
+def test_of_many_buckets_the_first_are_shown(db: Database, conn: Conn) -> None:
+    gd.set_rate_limit(conn, "mail", 1, 3600)
+    conn.execute("select gd_close_rate_limit('mail:' || n, now() + interval '1 h') from generate_series(1, 501) n")
+    gd.set_rate_limit(conn, "text", 1, 3600)
+    gd.insert_many(conn, [{"fsm": "m", "queue": "q", "rate_limit": f"text:{n // 2}"} for n in range(60)])
+    gd.claim(conn, "w", "q", 100)
+    with browsing(app(db.dsn)) as browser:
+        limits = browser.get("/limits").text
+        assert "531 in all." in text_in(limits)
+        assert limits.count("/bucket?") == 500
+        assert "They wait for 30 buckets in all: see Limits" in text_in(browser.get("/queue?name=q").text)
+
+
 def test_a_search_path_of_another_schema_is_the_connections(db: Database, conn: Conn, ids: dict[str, int]) -> None:
     async def connect() -> psycopg.AsyncConnection[Any]:
         return await psycopg.AsyncConnection.connect(db.dsn, autocommit=True)
