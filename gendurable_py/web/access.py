@@ -49,10 +49,10 @@ class Access:
             known = await said.known(request)
             return None if known is None else Asker(known or NOBODY)
         if said.user_header is not None:
-            name = request.headers.get(said.user_header, "").strip() if _peer(request) in said.trusted else ""
+            name = _sent(request, said.user_header).strip() if _peer(request) in said.trusted else ""
             return Asker(name[:_NAME]) if name else None
         if said.token is not None:
-            scheme, _, given = request.headers.get("authorization", "").partition(" ")
+            scheme, _, given = _sent(request, "authorization").partition(" ")
             if scheme.lower() == "bearer":
                 return Asker(NOBODY, by_cookie=False) if self.fits(given.strip(), _peer(request)) else None
             session = self._named(request.cookies.get(SESSION, ""))
@@ -134,6 +134,15 @@ class Access:
 
 def _peer(request: HTTPConnection) -> str:
     return request.client.host if request.client else ""
+
+
+def _sent(request: HTTPConnection, header: str) -> str:
+    """A header as it is mostly meant: in UTF-8, where it can be."""
+    value = request.headers.get(header, "")
+    try:
+        return value.encode("latin-1").decode()
+    except UnicodeDecodeError:
+        return value
 
 
 def _path(request: HTTPConnection) -> str:

@@ -141,6 +141,14 @@ def test_the_name_of_a_proxy_counts_from_the_proxy_alone(db: Database) -> None:
         browser.get("/", 303, headers={"X-Forwarded-User": "ada"})
 
 
+def test_names_and_tokens_are_read_as_they_are_sent(db: Database) -> None:
+    with browsing(app(db.dsn, user_header="X-User")) as browser:
+        for sent, seen in ((b"Zo\xc3\xab", "Zoë"), (b"Zo\xeb", "Zoë"), (b"ada", "ada")):
+            assert seen in text_of(browser.get("/", headers=[(b"X-User", sent)]))
+    with browsing(app(db.dsn, token="schlüssel")) as browser:
+        browser.get("/", headers=[(b"Authorization", "Bearer schlüssel".encode())])
+
+
 def test_the_mounting_app_says_who_it_is(db: Database) -> None:
     async def known(request: Any) -> str | None:
         return request.headers.get("x-test")
