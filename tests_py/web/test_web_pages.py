@@ -192,6 +192,15 @@ def test_of_many_buckets_the_first_are_shown(db: Database, conn: Conn) -> None:
         assert "They wait for 30 buckets in all: see Limits" in text_in(browser.get("/queue?name=q").text)
 
 
+def test_a_long_queue_says_that_its_first_ones_are_not_shown(db: Database, conn: Conn) -> None:
+    said = "these are the newest ones, and others may start before them"
+    with browsing(app(db.dsn)) as browser:
+        gd.insert_many(conn, [{"fsm": "m", "queue": "q"} for _ in range(49)])
+        assert said not in browser.get("/queue?name=q").text
+        gd.insert_many(conn, [{"fsm": "m", "queue": "q"} for _ in range(2)])
+        assert said in browser.get("/queue?name=q").text
+
+
 def test_a_search_path_of_another_schema_is_the_connections(db: Database, conn: Conn, ids: dict[str, int]) -> None:
     async def connect() -> psycopg.AsyncConnection[Any]:
         return await psycopg.AsyncConnection.connect(db.dsn, autocommit=True)

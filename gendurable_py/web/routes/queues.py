@@ -43,6 +43,7 @@ async def queue(look: Look) -> Page:
             "workers": workers,
             "executing": executing.instances,
             "partly": executing.next is not None and len(executing.instances) < _ROWS,
+            "only_newest": waiting.next is not None,
             # what starts first stands first
             "waiting": sorted(waiting.instances, key=lambda row: (row.priority, str(row.eligible_at or "~"), row.id)),
             "limits": limits,
