@@ -124,7 +124,7 @@ class _Dashboard:
         self._source = source
         self._access = Access(settings)
         self._shown = Shown(settings.redact)
-        self._templates = Templates()
+        self._templates = Templates(self._shown)
         self._streams = Streams(settings.refresh)
 
     def starlette(self) -> Starlette:

@@ -20,6 +20,7 @@ from . import words
 from .charts import bars
 from .look import Page
 from .query import STATUSES, query
+from .shown import Shown
 
 HERE = Path(str(files("gendurable_py.web")))
 _STATUS = frozenset({*STATUSES, "ok", "warning", "problem"})
@@ -62,7 +63,7 @@ def _status(value: object, paused: object = None) -> Markup:
 class Templates:
     """The templates of the dashboard."""
 
-    def __init__(self) -> None:
+    def __init__(self, shown: Shown) -> None:
         self._env = Environment(
             loader=FileSystemLoader(HERE / "templates"),
             autoescape=True,
@@ -83,6 +84,8 @@ class Templates:
             size=words.size,
             exact=words.exact,
             ago=words.ago,
+            # of what an action answers, which has no look
+            seen=lambda text, fsm: shown.text(fsm, text),
         )
 
     def page(self, page: Page, around: Mapping[str, Any]) -> str:

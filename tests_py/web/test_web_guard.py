@@ -14,7 +14,7 @@ from conftest import Database
 from starlette.applications import Starlette
 from starlette.routing import Mount
 from support.cli import commit_for
-from support.web import Browser, browsing, fields_of, serving, text_of
+from support.web import Browser, browsing, fields_of, serving, text_in, text_of
 
 import gendurable_py as gd
 from gendurable_py.errors import InvalidArgument
@@ -251,6 +251,22 @@ def test_an_error_of_which_nothing_may_be_seen_is_not_seen_in_its_summary(db: Da
     for nothing in (None, ""):
         with browsing(app(db.dsn, redact=lambda what, machine, value, seen=nothing: seen)) as browser:  # type: ignore[misc]
             assert "secret" not in browser.get(f"/instances/{id}").text
+
+
+def test_what_a_function_of_a_migration_raises_is_redacted(db: Database, conn: Conn) -> None:
+    for version in (1, 2):
+        gd.register(conn, "order", version=version, initial_step="start", queue="q")
+    gd.insert(conn, "order", {"card": "secret"}, version=1)
+    conn.execute(
+        "create function public.newer(s jsonb) returns jsonb language plpgsql as "
+        "$$begin raise exception 'what is this: %', s; end$$"
+    )
+    values = {"start": "1", "to": "2", "state": "public.newer(jsonb)"}
+    for redact, shows in ((None, True), (lambda what, machine, value: "[redacted]", False)):
+        with browsing(app(db.dsn, redact=redact, operate=True)) as browser:
+            page = browser.send("/act/machine/migrate?name=order", 200, **values).text
+            assert "1 cannot" in text_in(page)
+            assert ("secret" in page, "[redacted]" in page) == (shows, not shows)
 
 
 def test_a_dashboard_under_a_prefix_stays_there(db: Database, conn: Conn) -> None:
