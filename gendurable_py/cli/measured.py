@@ -21,6 +21,8 @@ from ..engine import Engine
 logger = logging.getLogger("gendurable.cli")
 
 _PATIENCE = 3.0
+_BEGINS = 120.0
+"""So many seconds a child may take for its imports, before one that has never answered counts as one that hangs."""
 _MOST_BYTES = 32_000_000
 _LABEL = "process"
 
@@ -40,7 +42,12 @@ def answer_parent(channel: socket.socket, engine: Engine) -> None:
     def answer(what: str) -> Any:
         if what == "metrics":
             return [
-                [family.name, family.type, family.documentation, [[s.name, s.labels, s.value] for s in family.samples]]
+                [
+                    family.name,
+                    family.type,
+                    family.documentation,
+                    [[s.name, s.labels, float(s.value)] for s in family.samples],
+                ]
                 for family in REGISTRY.collect()
             ]
         return probe([engine])[2]
@@ -50,11 +57,11 @@ def answer_parent(channel: socket.socket, engine: Engine) -> None:
             for line in asked:
                 number, _, what = line.strip().partition(" ")
                 try:
-                    said: Any = answer(what)
+                    said = json.dumps([int(number), answer(what)])
                 except Exception:  # the parent is told, and asks again
                     logger.exception("the metrics of this process are not known")
-                    said = None
-                channel.sendall(json.dumps([int(number), said]).encode() + b"\n")
+                    said = json.dumps([int(number), None])
+                channel.sendall(said.encode() + b"\n")
 
     threading.Thread(target=serve, name="gendurable metrics", daemon=True).start()
 
@@ -70,8 +77,15 @@ class Channel:
         self._lock = threading.Lock()
         self._read = b""
         self._number = 0
+        self._began = time.monotonic()
+        self._has_answered = False
         self.gone = False
         """Whether the child has closed its end, or is about to: it has ended."""
+
+    @property
+    def starts(self) -> bool:
+        """Whether it may still be at its imports."""
+        return not self._has_answered and time.monotonic() - self._began < _BEGINS
 
     def ask(self, what: str) -> Any:
         """The answer; None: it is not there within 3 seconds, or at all."""
@@ -87,6 +101,7 @@ class Channel:
                 if line is None:
                     return None
                 number, said = json.loads(line)
+                self._has_answered = True
                 if number == self._number:
                     return said
         except (TimeoutError, ValueError):
@@ -100,7 +115,10 @@ class Channel:
     def _line(self, until: float) -> bytes | None:
         while b"\n" not in self._read:
             left = until - time.monotonic()
-            if left <= 0 or len(self._read) > _MOST_BYTES:
+            if len(self._read) > _MOST_BYTES:
+                self._read = b""  # what comes of it yet is no answer
+                return None
+            if left <= 0:
                 return None
             self._socket.settimeout(left)
             part = self._socket.recv(1 << 20)
@@ -140,6 +158,12 @@ class Family:
         if channel is not None:
             channel.close()
 
+    def starts(self, number: int) -> bool:
+        """Whether this one is there, and may still be at its imports."""
+        with self._lock:
+            channel = self._channels.get(number)
+        return channel is not None and channel.starts
+
     def ask(self, what: str) -> dict[int, Any]:
         """The answers of all that are there, asked at once; None: one does not answer."""
         with self._lock:
@@ -170,8 +194,10 @@ def report(family: Family) -> tuple[bool, bool, dict[str, Any]]:
         about = answers.get(number)
         if about is None:
             ready = False
-            live = live and number not in answers
-            reasons.append(f"process {number} does not {'answer' if number in answers else 'run'}")
+            starts = number in answers and family.starts(number)
+            live = live and (starts or number not in answers)
+            said = "starts" if starts else f"does not {'answer' if number in answers else 'run'}"
+            reasons.append(f"process {number} {said}")
             continue
         starts = any(engine["state"] in ("stopped", "starting") for engine in about["engines"])
         live = live and (about["live"] or starts)

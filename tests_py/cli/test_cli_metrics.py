@@ -12,19 +12,24 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 from conftest import Database
+from prometheus_client import REGISTRY
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 from support.cli import PROGRAM, environment, program
 from support.scrape import Scrape, probe
 from support.wait import wait_until
 from support.workers import Worker, alive
 
 import gendurable_py as gd
-from gendurable_py.cli.measured import Channel, Family, collect, report
+from gendurable_py import prometheus
+from gendurable_py.cli.measured import Channel, Family, answer_parent, collect, report
 
 Conn = psycopg.Connection[Any]
 ROOT = Path(__file__).resolve().parents[2]
@@ -302,3 +307,58 @@ def test_families_are_merged() -> None:
         ("a", "gauge", "A", [("a", {"x": "1", "process": "1"}, 1.0), ("a", {"process": "2"}, 3.0)]),
         ("b", "counter", "B", [("b_total", {"exported_process": "p", "process": "1"}, 2.0)]),
     ]
+
+
+def test_a_child_at_its_imports_starts_and_does_not_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gendurable_py.cli.measured._PATIENCE", 0.05)
+    family = Family(1)
+    with family.begin(1) as theirs:
+        live, ready, said = report(family)
+        assert (live, ready, said["reasons"]) == (True, False, ["process 1 starts"])
+        monkeypatch.setattr("gendurable_py.cli.measured._BEGINS", 0.0)
+        live, ready, said = report(family)
+        assert (live, ready, said["reasons"]) == (False, False, ["process 1 does not answer"])
+        monkeypatch.undo()
+        theirs.sendall(b"[3, %s]\n[4, null]\n" % json.dumps(about(True, True, "running")).encode())
+        assert report(family)[:2] == (True, True)
+        assert report(family)[:2] == (False, False)
+
+
+def test_an_answer_that_is_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gendurable_py.cli.measured._MOST_BYTES", 100)
+    family = Family(1)
+    with family.begin(1) as theirs:
+        theirs.sendall(b"x" * 300)
+        assert family.ask("metrics") == {1: None}
+        theirs.sendall(b'xx\n[3, "well"]\n')
+        assert family.ask("metrics") == {1: None}
+        assert family.ask("metrics") == {1: "well"}
+
+
+class Odd(Collector):
+    """Its values are no JSON."""
+
+    def describe(self) -> list[Metric]:
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily("odd", "Odd", value=Decimal("1.5"))  # type: ignore[arg-type]
+        if self.is_worse:
+            yield GaugeMetricFamily("worse", "Worse", value=object())  # type: ignore[arg-type]
+
+    is_worse = False
+
+
+def test_values_that_are_no_json_end_no_channel() -> None:
+    family, odd = Family(1), Odd()
+    REGISTRY.register(odd)
+    try:
+        answer_parent(family.begin(1), gd.Engine("", [], {"jobs": 1}))
+        assert ["odd", "gauge", "Odd", [["odd", {}, 1.5]]] in family.ask("metrics")[1]
+        odd.is_worse = True
+        assert family.ask("metrics") == {1: None}
+        assert family.ask("health")[1]["ready"] is False
+    finally:
+        REGISTRY.unregister(odd)
+        prometheus.uninstrument()
+        family.end(1, died=False)
