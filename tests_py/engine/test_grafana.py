@@ -201,7 +201,7 @@ FIRES: dict[str, list[tuple[str, str]]] = {
     ],
     "GendurableLoopBlocked": [('gendurable_loop_blocked_seconds_total{cause="call"}', "0+30x120")],
     "GendurableConnectionFails": [('gendurable_connection_failures_total{link="claims"}', "0+10x120")],
-    "GendurableUpkeepStands": [("gendurable_maintenance_time_seconds", "7+0x120")],
+    "GendurableUpkeepStands": [("gendurable_ready", "1+0x120"), ("gendurable_maintenance_time_seconds", "7+0x120")],
     "GendurableUpkeepFails": [("gendurable_upkeep_errors_total", "0+1x120")],
     "GendurableRetentionLate": [("gendurable_retention_overdue_seconds", "30000+0x120")],
     "GendurableDeadRows": [
@@ -215,6 +215,8 @@ QUIET: list[tuple[str, str]] = [
     (f"gendurable_queue_oldest_due_seconds{QUEUE}", "4+0x120"),
     ('gendurable_queue_oldest_due_seconds{queue="paused"}', "9000+0x120"),
     ('gendurable_queue_paused{queue="paused"}', "1+0x120"),
+    ('gendurable_queue_due{queue="paused"}', "5+0x120"),
+    ('gendurable_queue_workers{queue="paused"}', "0+0x120"),
     (f"gendurable_queue_paused{QUEUE}", "0+0x120"),
     (f"gendurable_queue_due{QUEUE}", "5+0x120"),
     (f"gendurable_queue_workers{QUEUE}", "2+0x120"),
@@ -262,6 +264,8 @@ def test_each_alert_fires_when_it_should_and_only_then(tmp_path: Path) -> None:
         }
         for series, alerts, wanted in [
             *((series, [alert], 1) for alert, series in FIRES.items()),
+            # where no worker has ever done it
+            ([("gendurable_ready", "1+0x120")], ["GendurableUpkeepStands"], 1),
             (QUIET, list(FIRES), 0),
         ]
     ]
