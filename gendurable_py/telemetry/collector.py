@@ -97,6 +97,8 @@ class Collector(Base):
             "gendurable_commit_outcomes", "Outcomes in a commit", buckets=_ROWS, registry=None
         )
         self._outcomes = counter("outcomes", "Outcomes by the answer of the server", "result")
+        for result in ("ok", "stale", "busy", "rejected"):
+            self._outcomes.labels(result)  # from 0 on: of a series that begins at 1 nobody sees an increase
         self._stuck = counter("stuck_outcomes", "Tries of outcomes that cannot be committed now, and are not to blame")
         self._timeouts = counter("step_timeouts", "Steps that were not over in time", *_STEP)
         self._lost = counter("lost_claims", "Claims lost while their step ran", *_STEP)

@@ -35,6 +35,10 @@ LOOKS = 15.0
 
 _lock = threading.RLock()
 _current: tuple[Collector, CollectorRegistry] | None = None
+_is_asked_for = False
+"""Whether the program has called `instrument`."""
+_blocks = 0
+"""How many blocks of `serve` there are now."""
 
 
 def instrument(
@@ -57,28 +61,37 @@ def instrument(
         InvalidArgument: a number that is none.
         ValueError: the registry has metrics of these names already.
     """
+    global _is_asked_for
+    with _lock:
+        _instrument(engines, registry, depth_interval, most_names)
+        _is_asked_for = True
+
+
+def _instrument(
+    engines: tuple[Probed, ...], registry: CollectorRegistry, depth_interval: Seconds | None, most_names: int
+) -> None:
     global _current
     looks = read_looks(depth_interval)
     if isinstance(most_names, bool) or not isinstance(most_names, int) or most_names < 1:
         raise InvalidArgument(f"most_names is {most_names!r}", hint="pass a number from 1")
-    with _lock:
-        if _current is None:
-            collector = Collector(most=most_names)
-            registry.register(collector)
-            _current = collector, registry
-        elif _current[1] is not registry:
-            registry.register(_current[0])
-            _current[1].unregister(_current[0])
-            _current = _current[0], registry
-        collector = _current[0]
-        collector.engines += [engine for engine in engines if engine not in collector.engines]
-        count_with(collector, looks)
+    if _current is None:
+        collector = Collector(most=most_names)
+        registry.register(collector)
+        _current = collector, registry
+    elif _current[1] is not registry:
+        registry.register(_current[0])
+        _current[1].unregister(_current[0])
+        _current = _current[0], registry
+    collector = _current[0]
+    collector.engines += [engine for engine in engines if engine not in collector.engines]
+    count_with(collector, looks)
 
 
 def uninstrument() -> None:
     """Count no more, and take the metrics out of their registry."""
-    global _current
+    global _current, _is_asked_for
     with _lock:
+        _is_asked_for = False
         count_with(None)
         if _current is not None:
             collector, registry = _current
@@ -113,20 +126,25 @@ def serve(
         OSError: the port cannot be had.
         InvalidArgument, ValueError: as `instrument`.
     """
+    global _blocks
     if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
         raise InvalidArgument(f"port is {port!r}", hint="pass a number from 0 to 65535")
     with Endpoint(wsgi(*engines, registry=registry), host, port) as endpoint:
-        before = _current
-        instrument(*engines, registry=registry, depth_interval=depth_interval, most_names=most_names)
+        with _lock:
+            _instrument(engines, registry, depth_interval, most_names)
+            _blocks += 1
         try:
             yield endpoint
         finally:
-            _leave(engines, began=before is None)
+            _leave(engines)
 
 
-def _leave(engines: tuple[Probed, ...], began: bool) -> None:
-    """End what the block began: if the program had said it before, the counting goes on."""
-    if began:
-        uninstrument()
-    elif _current is not None:
-        _current[0].engines = [engine for engine in _current[0].engines if engine not in engines]
+def _leave(engines: tuple[Probed, ...]) -> None:
+    """End what a block began: if the program had said it, or another block is under way, the counting goes on."""
+    global _blocks
+    with _lock:
+        _blocks -= 1
+        if not _blocks and not _is_asked_for:
+            uninstrument()
+        elif _current is not None:
+            _current[0].engines = [engine for engine in _current[0].engines if engine not in engines]

@@ -255,6 +255,23 @@ def test_in_the_registry_of_the_program(registry: CollectorRegistry) -> None:
     assert registry_text(other) == ""
 
 
+def test_a_block_that_ends_leaves_another_one_its_metrics(registry: CollectorRegistry) -> None:
+    first = prometheus.serve(Engine("", [], {"a": 1}), port=0, registry=registry)
+    first.__enter__()
+    with prometheus.serve(Engine("", [], {"b": 1}), port=0, registry=registry) as served:
+        first.__exit__(None, None, None)
+        assert telemetry.meter is not None
+        assert Scrape(served.url).points("live") == [({}, 0.0)]
+        assert telemetry.looks_every() == 15
+    assert telemetry.meter is None
+
+
+def test_each_result_of_an_outcome_is_there_before_the_first(registry: CollectorRegistry) -> None:
+    prometheus.instrument(registry=registry)
+    for result in ("ok", "stale", "busy", "rejected"):
+        assert f'gendurable_outcomes_total{{result="{result}"}} 0.0' in registry_text(registry)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
