@@ -58,14 +58,17 @@ def tail(
             now = viewing.clock(frame.conn)
             from_, to = seen.next(now)
             found, is_all = _ends(frame, wanted, from_, to)
+            if not is_all:
+                if seen.narrow():
+                    continue
+                # They have ended at one moment.
+                found, _ = _ends(frame, wanted, from_, to, whole=True)
         except psycopg.OperationalError:
             if not lost:
                 frame.note("The connection is lost. Trying again.")
             lost = True
             frame.close()
             time.sleep(every)
-            continue
-        if not is_all and seen.narrow():
             continue
         for row in found:
             assert row.finished_at is not None
@@ -104,11 +107,17 @@ class _Seen:
         self._late, self._window = min(2 * self._late, _LATE), min(2 * self._window, timedelta(hours=1))
 
 
-def _ends(frame: Frame, wanted: dict[str, JsonValue], from_: datetime, to: datetime) -> tuple[list[Listed], bool]:
-    """What has ended from then to then, oldest first, and whether that is all."""
+def _ends(
+    frame: Frame, wanted: dict[str, JsonValue], from_: datetime, to: datetime, *, whole: bool = False
+) -> tuple[list[Listed], bool]:
+    """What has ended from then to then, oldest first, and whether that is all; ``whole``: however much it is."""
     asked = {**wanted, "finished_after": from_.isoformat(), "finished_before": (to + _LEAST).isoformat()}
     page = calls.list(frame.conn, asked, None, _LOOK, _LOOK)
-    return sorted(page.instances, key=lambda row: (row.finished_at or row.inserted_at, row.id)), page.next is None
+    found = page.instances
+    while whole and page.next is not None:
+        page = calls.list(frame.conn, asked, page.next, _LOOK, _LOOK)
+        found += page.instances
+    return sorted(found, key=lambda row: (row.finished_at or row.inserted_at, row.id)), page.next is None
 
 
 def _tell(frame: Frame, row: Listed) -> None:

@@ -234,11 +234,16 @@ def test_tail_tells_each_end_once(db: Database, conn: Conn) -> None:
     ]
 
 
-def test_tail_tells_all_of_what_ended_between_two_looks(db: Database, conn: Conn) -> None:
+@pytest.mark.parametrize(("look", "lines"), [(5000, 2500), (400, 400)])
+def test_tail_tells_all_of_what_ended_at_one_moment(
+    db: Database, conn: Conn, monkeypatch: pytest.MonkeyPatch, look: int, lines: int
+) -> None:
+    monkeypatch.setattr("gendurable_py.cli.tail._LOOK", look)
     ids = [row.id for row in gd.insert_many(conn, [{"fsm": "mail"}] * 2500)]
     gd.cancel_many(conn, ids)
-    said = call(db.dsn, "tail", "--since", "1h", "-n", 2500)
-    assert sorted(int(line.split("  ")[1]) for line in said.out.splitlines()) == ids
+    gd.cancel(conn, gd.insert(conn, "other") or 0)
+    said = call(db.dsn, "tail", "--since", "1h", "-n", lines)
+    assert [int(line.split("  ")[1]) for line in said.out.splitlines()] == ids[:lines]
 
 
 def test_tail_follows_filters(db: Database, conn: Conn) -> None:
