@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import queue
 import socket
 import threading
 import time
@@ -31,7 +32,7 @@ _LABEL = "process"
 
 
 def answer_parent(channel: socket.socket, engine: Engine) -> None:
-    """Count, and answer on this socket from now on, in a thread of its own, until it is closed."""
+    """Count, and answer on this socket from now on, in threads of its own, until it is closed."""
     from prometheus_client import REGISTRY
 
     from .. import prometheus
@@ -52,18 +53,40 @@ def answer_parent(channel: socket.socket, engine: Engine) -> None:
             ]
         return probe([engine])[2]
 
+    sending = threading.Lock()
+    waiting: queue.Queue[str | None] = queue.Queue(1)
+
+    def reply(number: str, what: str) -> None:
+        try:
+            said = json.dumps([int(number), answer(what) if what else None])
+        except Exception:  # the parent is told, and asks again
+            logger.exception("the metrics of this process are not known")
+            said = json.dumps([int(number), None])
+        with sending:
+            channel.sendall(said.encode() + b"\n")
+
+    def count() -> None:
+        with contextlib.suppress(OSError, ValueError):
+            while (number := waiting.get()) is not None:
+                reply(number, "metrics")
+
     def serve() -> None:
         with contextlib.suppress(OSError, ValueError), channel, channel.makefile("r") as asked:
             for line in asked:
                 number, _, what = line.strip().partition(" ")
+                if what != "metrics":
+                    reply(number, what)
+                    continue
+                # A collector of the program may take long, and that says nothing of its health.
                 try:
-                    said = json.dumps([int(number), answer(what)])
-                except Exception:  # the parent is told, and asks again
-                    logger.exception("the metrics of this process are not known")
-                    said = json.dumps([int(number), None])
-                channel.sendall(said.encode() + b"\n")
+                    waiting.put_nowait(number)
+                except queue.Full:
+                    reply(number, "")
+        with contextlib.suppress(queue.Full):
+            waiting.put_nowait(None)
 
-    threading.Thread(target=serve, name="gendurable metrics", daemon=True).start()
+    threading.Thread(target=count, name="gendurable metrics", daemon=True).start()
+    threading.Thread(target=serve, name="gendurable health", daemon=True).start()
 
 
 # The parent

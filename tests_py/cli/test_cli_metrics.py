@@ -362,3 +362,23 @@ def test_values_that_are_no_json_end_no_channel() -> None:
         REGISTRY.unregister(odd)
         prometheus.uninstrument()
         family.end(1, died=False)
+
+
+def test_a_collector_that_hangs_makes_no_child_ill(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gendurable_py.cli.measured._PATIENCE", 0.2)
+    family, odd, going = Family(1), Odd(), threading.Event()
+    answer_parent(family.begin(1), gd.Engine("", [], {"jobs": 1}))
+    wait_until(lambda: family.ask("health")[1], 10)
+    monkeypatch.setattr(odd, "collect", lambda: iter([going.wait(60)][:0]))
+    REGISTRY.register(odd)
+    try:
+        for _ in range(3):
+            assert family.ask("metrics") == {1: None}
+        assert report(family)[0]
+        going.set()
+        wait_until(lambda: family.ask("metrics")[1], 10)
+    finally:
+        going.set()
+        REGISTRY.unregister(odd)
+        prometheus.uninstrument()
+        family.end(1, died=False)
