@@ -123,7 +123,7 @@ class _Asking:
     def __init__(self, frame: Frame, found: Facts, wake: Callable[[], None]) -> None:
         self.found = found
         self.trouble = ""
-        self.fault: psycopg.Error | None = None
+        self.fault: Exception | None = None
         self.since: float | None = None  # since when it has waited for an answer
         self._word = ""
         self._frame, self._wake = frame, wake
@@ -148,6 +148,8 @@ class _Asking:
                 self.trouble = ""
             except psycopg.Error as error:
                 self._take_error(error, is_steering)
+            except Exception as error:  # noqa: BLE001 - whoever looks is told, and waits for no thread that has ended
+                self.fault = error
             if self._asked.empty():
                 self.since = None
             self._wake()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +20,8 @@ from support.wait import wait_until
 import gendurable_py as gd
 from gendurable_py import Engine, job
 from gendurable_py.calls import viewing
+from gendurable_py.cli.frame import Frame
+from gendurable_py.cli.top import _Asking
 
 Conn = psycopg.Connection[Any]
 
@@ -247,6 +250,17 @@ def test_top_can_be_left_while_the_database_does_not_answer(db: Database, conn: 
             shown.shows("The database has not answered for", timeout=60)
             shown.press("q")
             assert shown.ends() == 0
+
+
+def test_an_error_in_the_thread_of_top_is_not_waited_for() -> None:
+    def fail(before: Any) -> Any:
+        raise UnicodeError("no text")
+
+    woken = threading.Event()
+    asking = _Asking(Frame("", json=False), None, woken.set)  # type: ignore[arg-type]
+    asking.ask(fail)
+    assert woken.wait(10)
+    assert isinstance(asking.fault, UnicodeError)
 
 
 def test_tail_outlives_its_connection(db: Database, conn: Conn) -> None:
