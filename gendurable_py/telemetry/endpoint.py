@@ -38,7 +38,8 @@ App = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 def probe(engines: Iterable[Probed]) -> Report:
     """How these engines are doing, as one; none is as good as one that does not run."""
     states = [engine.health() for engine in engines]
-    reasons = [reason for state in states for reason in state.reasons]
+    # An error of the server goes on with its details, which may quote a row; the log has them.
+    reasons = [reason.partition("\n")[0] for state in states for reason in state.reasons]
     if not states:
         reasons.append("it has no engine")
     live = bool(states) and all(state.live for state in states)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import logging
 import multiprocessing
@@ -23,6 +24,7 @@ from support.wait import wait_until
 
 import gendurable_py as gd
 from gendurable_py import Engine, job, prometheus
+from gendurable_py.dispatch.health import ABSENT
 from gendurable_py.telemetry import endpoint
 from gendurable_py.telemetry import instrument as telemetry
 
@@ -205,6 +207,18 @@ def test_an_engine_that_cannot_be_asked(registry: CollectorRegistry, caplog: pyt
         assert not found.points("ready")
         assert get(f"{served.url}/ready")[0] == 500
     assert "no health" in caplog.text
+
+
+def test_the_reasons_quote_no_row(registry: CollectorRegistry) -> None:
+    class Refused:
+        def health(self) -> Any:
+            said = 'the connection for claims has failed: new row violates "c"\nDETAIL:  Failing row contains (4711).'
+            return dataclasses.replace(ABSENT, reasons=(said,))
+
+    with prometheus.serve(Refused(), port=0, registry=registry) as served:
+        for path in ("ready", "health"):
+            _, said = probe(f"{served.url}/{path}")
+            assert said["reasons"] == ['the connection for claims has failed: new row violates "c"']
 
 
 @pytest.mark.parametrize("moment", ["teller", "told", "event"])
