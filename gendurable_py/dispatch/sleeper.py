@@ -162,6 +162,7 @@ class Sleeper:
 
     async def _announce(self, worker: str, queues: Set[str]) -> None:
         """From looking to asleep."""
+        self._bell.forget()
         queues = queues | (frozenset() if self._announced is None else self._announced.queues)
         due_at, due_in, horizon = await self._ask(worker, queues)
         self._found = 0

@@ -11,6 +11,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg import Notify
 from support.engine import Events, asleep, ended, field, running
 from support.wait import wait_until
 
@@ -20,6 +21,7 @@ from gendurable_py.calls import dispatching
 from gendurable_py.dispatch.dial import Dialer
 from gendurable_py.dispatch.link import Link
 from gendurable_py.dispatch.sleeper import Announcement, Sleeper
+from gendurable_py.telemetry.events import Awake, Event
 
 Conn = psycopg.Connection[Any]
 
@@ -176,6 +178,20 @@ def test_nothing_is_locked_behind_a_proxy_that_is_found_out_while_it_sleeps(db: 
         await idle.idle("w", {"default"})
         assert asked == []
         writer.rollback()
+
+    idling(db, scene)
+
+
+def test_what_was_told_while_it_was_busy_makes_no_later_wake_late(db: Any, conn: Conn) -> None:
+    async def scene(idle: Sleeper, link: Link) -> None:
+        told: list[Event] = []
+        idle._emit = told.append
+        idle._bell.concern = {"default"}
+        idle._bell.hear(Notify("gendurable", "default", 0))  # all slots are taken
+        idle.claiming()
+        await idle.idle("w", {"default"})  # and after a while nothing is there
+        await idle.busy("w", Counter({"default": 1}))
+        assert [event.late for event in told if isinstance(event, Awake)] == [None]
 
     idling(db, scene)
 
