@@ -99,8 +99,11 @@ def _watch(frame: Frame, live: Live, pressed: Keys, found: Facts, every: float, 
         live.update(Group(*page(found, view, width, height, trouble)), refresh=True)
         paused = [str(row["queue"]) for row in found.queues if row["paused"]]
         for key in pressed.wait(due - time.monotonic()):
+            was_asked = view.asked is not None
             if (steered := view.press(key, paused)) is not None:
                 asking.ask(partial(_steer, frame, steered, back), is_steering=True)
+            if view.asked is not None and not was_asked:
+                break  # what is typed or pasted behind it answers no question that anybody has seen
         if time.monotonic() >= due:
             due = time.monotonic() + every
             if not view.frozen and asking.since is None:

@@ -176,6 +176,12 @@ def test_top_pauses_and_resumes_the_chosen_queue(db: Database, conn: Conn) -> No
         shown.shows("queue-b is paused")
         assert paused(conn) == {"queue-b"}
         wait_until(lambda: any("queue-b" in line and line.endswith("paused") for line in shown.lines))
+        # What is pasted answers no question.
+        shown.press("python\n")
+        shown.shows("Resume queue queue-b? [y/N]")
+        shown.press("n")
+        shown.shows("Nothing was done.")
+        assert paused(conn) == {"queue-b"}
         # It stays chosen, whatever the order.
         shown.press("s")
         shown.shows("sorted by due")
@@ -215,7 +221,9 @@ def test_top_says_who_may_not_pause(conn: Conn, reader: str) -> None:
     gd.insert(conn, "mail", queue="mails")
     with terminal(reader, "top", "--interval", "200ms") as shown:
         shown.shows("mails", "q quit")
-        shown.press("py")
+        shown.press("p")
+        shown.shows("Pause queue mails? [y/N]")
+        shown.press("y")
         shown.shows("No: permission denied for function gd_pause_queue. The profile operator may.")
         assert paused(conn) == set()
         # It goes on.
