@@ -116,15 +116,20 @@ class Emitter:
         return self._on_event is not None or current is not None
 
     def __call__(self, event: Event) -> None:
-        on_event = self._on_event
+        on_event, tracer, counting = self._on_event, current, meter
         if on_event is not None:
             try:
                 on_event(event.name, event.measurements(), event.metadata())
             except BaseException:  # noqa: BLE001 - not even SystemExit: no step has asked for it
                 logger.exception("on_event failed")
-        for hearing in (current, meter):
-            if hearing is not None:
-                try:
-                    hearing.event(event)
-                except BaseException:  # noqa: BLE001 - as above
-                    logger.exception("telemetry failed")
+        if tracer is not None:
+            _tell(tracer, event)
+        if counting is not None:
+            _tell(counting, event)
+
+
+def _tell(hearing: Instrument | Meter, event: Event) -> None:
+    try:
+        hearing.event(event)
+    except BaseException:  # noqa: BLE001 - as above
+        logger.exception("telemetry failed")
