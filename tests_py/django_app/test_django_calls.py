@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 from unittest import mock
 
@@ -19,7 +20,7 @@ from support.shop.machines import Checkout
 from support.shop.models import Order
 
 import gendurable_py as gd
-from gendurable_py import Engine, testing
+from gendurable_py import FSM, Context, Done, Engine, step, testing
 from gendurable_py.contrib import django as glue
 
 
@@ -241,3 +242,24 @@ def test_checks_name_what_is_wrong_with_the_databases(project: Database) -> None
         assert [found.id for found in check_settings()] == ["gendurable.E003", "gendurable.E002"]
     with override_settings(GENDURABLE={"DATABASES": ["jobs"]}):
         assert check_settings() == []
+
+
+class Spoiled(FSM, name="shop.spoiled", queue="shop", max_attempts=1):
+    """Its transaction can only be rolled back, and the server knows nothing of that."""
+
+    @step(transactional=glue.atomic())
+    def start(self, ctx: Context[Any]) -> Done:
+        Order.objects.create(name="lost")
+        with suppress(ZeroDivisionError), transaction.atomic(savepoint=False):
+            raise ZeroDivisionError
+        return Done("as if all were well")
+
+
+def test_a_step_whose_block_has_failed_does_not_end_as_if_it_had_not(project: Database) -> None:
+    id = glue.insert(Spoiled, {})
+    with running(Engine(project.dsn, [Spoiled], {"shop": 2})):
+        [result] = ended(project.connect(), id)
+    assert result.status == "failed"
+    assert "TransactionManagementError" in str(result.last_error)
+    assert not Order.objects.exists()
+

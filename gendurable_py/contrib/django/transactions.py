@@ -43,6 +43,8 @@ def atomic(using: str | None = None) -> Callable[[Callable[[Any], None]], Abstra
         with transaction.atomic(using=using):
             connection = transaction.get_connection(using)
             yield connection
+            # Else it would be rolled back behind the commit of the outcome, and nobody told.
+            connection.validate_no_broken_transaction()
             connection.ensure_connection()
             commit(connection.connection)
 
