@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from conftest import Database
 from django.core.exceptions import ImproperlyConfigured, SynchronousOnlyOperation
+from django.core.management import call_command
 from django.db import DatabaseError, IntegrityError, OperationalError, connections, transaction
 from django.db.transaction import TransactionManagementError
 from django.test import override_settings
@@ -263,3 +264,11 @@ def test_a_step_whose_block_has_failed_does_not_end_as_if_it_had_not(project: Da
     assert "TransactionManagementError" in str(result.last_error)
     assert not Order.objects.exists()
 
+
+def test_a_command_leaves_the_connection_of_its_caller(project: Database) -> None:
+    with transaction.atomic():
+        Order.objects.create(name="kept")
+        with pytest.raises(SystemExit) as end:
+            call_command("gendurable", "queues", "--json")
+    assert end.value.code == 0
+    assert Order.objects.filter(name="kept").exists()

@@ -34,10 +34,13 @@ class Command(BaseCommand):
 
     def run_from_argv(self, argv: list[str]) -> None:
         """Django's own parser would refuse the options of the commands."""
-        self._hand_on(list(argv[2:]))
+        try:
+            self._hand_on(list(argv[2:]))
+        finally:
+            connections.close_all()
 
     def handle(self, *positional: str, **options: Any) -> None:
-        """By ``call_command("gendurable", "list", "--json")``."""
+        """By ``call_command("gendurable", "list", "--json")``: the connections are those of the caller."""
         self._hand_on([*positional, *options["arguments"]])
 
     def add_arguments(self, parser: Any) -> None:
@@ -53,10 +56,7 @@ class Command(BaseCommand):
             arguments = _with_machines(arguments)
         from .....cli import main
 
-        try:
-            main(arguments)
-        finally:
-            connections.close_all()
+        main(arguments)
 
 
 def dsn_of(alias: str) -> str:
