@@ -23,6 +23,8 @@ from support.shop.models import Order
 import gendurable_py as gd
 from gendurable_py import FSM, Context, Done, Engine, step, testing
 from gendurable_py.contrib import django as glue
+from gendurable_py.contrib.django import serving
+from gendurable_py.telemetry import instrument
 
 
 def count(db: Database) -> int:
@@ -272,3 +274,27 @@ def test_a_command_leaves_the_connection_of_its_caller(project: Database) -> Non
             call_command("gendurable", "queues", "--json")
     assert end.value.code == 0
     assert Order.objects.filter(name="kept").exists()
+
+
+class Counting(FSM, name="shop.counting", queue="shop", max_attempts=4, backoff=lambda attempt: 0.05):
+    @step
+    async def start(self, ctx: Context[Any]) -> Done:
+        return Done(await Order.objects.acount())
+
+
+def test_async_steps_go_on_after_their_connection_was_lost(project: Database) -> None:
+    conn = project.connect()
+    before = instrument.current
+    serving.take_care()
+    try:
+        with running(Engine(project.dsn, [Counting], {"shop": 2})):
+            ended(conn, glue.insert(Counting, {}))
+            lost = conn.execute(
+                "select pg_terminate_backend(pid, 5000) from pg_stat_activity "
+                "where query ilike 'select count(*)%' and pid <> pg_backend_pid()"
+            ).fetchall()
+            assert lost == [(True,)]
+            [result] = ended(conn, glue.insert(Counting, {}))
+    finally:
+        instrument.use(before)
+    assert (result.status, result.result) == ("done", 0)

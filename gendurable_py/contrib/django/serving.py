@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from typing import Any, cast
 
 import django
+from asgiref.sync import sync_to_async
 from django.apps import apps
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
@@ -25,7 +26,7 @@ from ...machine.registry import known
 from ...telemetry import instrument
 from ...telemetry.events import Event
 from . import conf
-from .transactions import close_old
+from .transactions import close_broken, close_old
 
 
 def discover() -> list[MachineLike]:
@@ -60,7 +61,8 @@ def _task_queues() -> set[str]:
 
 
 class Caring:
-    """Stands around each step, as Django's requests have it: connections that are too old or broken are closed."""
+    """Stands around each step, as Django's requests have it: connections that are too old or broken are closed, of
+    async steps those that are broken."""
 
     def __init__(self, inner: instrument.Instrument | None) -> None:
         self.inner = inner
@@ -70,7 +72,7 @@ class Caring:
 
     @contextmanager
     def _around(self, work: instrument.Running) -> Iterator[None]:
-        _care()
+        _care(failed=False)
         try:
             if self.inner is None:
                 yield
@@ -78,7 +80,7 @@ class Caring:
                 with self.inner.step(work):
                     yield
         finally:
-            _care()
+            _care(failed=work.error is not None)
 
     def ran(self, row: ClaimRow, seconds: float, outcome: str, error: Exception | None) -> None:
         if self.inner is not None:
@@ -89,13 +91,22 @@ class Caring:
             self.inner.event(event)
 
 
-def _care() -> None:
+_closing: set[asyncio.Task[None]] = set()
+
+
+def _care(failed: bool) -> None:
     try:
-        asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
     except RuntimeError:
         close_old()
         reset_queries()
-    # On the loop, where async steps run, Django lets nobody use a connection.
+        return
+    # What async steps ask goes through one thread of asgiref's, which they share, and one connection there. A lost one
+    # would stay there: it is closed before anything is asked that comes after this.
+    if failed:
+        task = loop.create_task(sync_to_async(close_broken)())
+        _closing.add(task)
+        task.add_done_callback(_closing.discard)
 
 
 def take_care() -> None:

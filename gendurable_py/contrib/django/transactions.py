@@ -31,6 +31,13 @@ def close_old() -> None:
             connection.close_if_unusable_or_obsolete()
 
 
+def close_broken() -> None:
+    """Close those that an error has left unusable, and no others: somebody may be reading from them."""
+    for connection in connections.all(initialized_only=True):
+        if connection.errors_occurred and not connection.in_atomic_block and not connection.is_usable():
+            connection.close()
+
+
 def atomic(using: str | None = None) -> Callable[[Callable[[Any], None]], AbstractContextManager[Any]]:
     """A hook: ``ctx.conn`` is Django's connection ``using``, the default one for None.
 
