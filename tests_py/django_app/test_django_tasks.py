@@ -15,6 +15,7 @@ from django.db import transaction
 from django.test import override_settings
 from django.utils import timezone
 from support import djangoproject
+from support.cli import commit_for
 from support.engine import ended, field, running
 from support.shop.models import Order
 from support.wait import wait_until
@@ -257,12 +258,24 @@ def test_a_result_of_something_else_does_not_exist(project: Database) -> None:
     other = gd.insert(conn, "shop.checkout", {"order": 1})
     removed = gd.insert(conn, "support.shop.tasks:removed", {"args": [], "kwargs": {}})
     function = gd.insert(conn, "os.path:join", {"args": [], "kwargs": {}})
+    ran = gd.insert(conn, "os.path:join", {"args": [], "kwargs": {}})
+    commit_for(conn, ran, result={"a": 1})
     backend = framework.task_backends["default"]
-    for id in (other, removed, function, "", "x", "-1", "1" * 30, "²", None):
+    for id in (other, removed, function, ran, "", "x", "-1", "1" * 30, "²", None):
         with pytest.raises(TaskResultDoesNotExist):
             backend.get_result(id if id is None else str(id))
     with pytest.raises(TaskResultMismatch):
         tasks.add.get_result(tasks.mail.enqueue("ada").id)
+
+
+def test_an_operator_may_move_a_task_to_where_none_is_enqueued(project: Database) -> None:
+    result = tasks.add.enqueue(2, b=3)
+    conn = project.connect()
+    gd.edit(conn, int(result.id), queue="shop", priority=500)
+    moved = tasks.add.get_result(result.id)
+    assert (moved.task.queue_name, moved.task.priority) == ("shop", -500)
+    run(project, result)
+    assert (result.status, result.return_value) == (SUCCESSFUL, 5)
 
 
 def test_what_the_backend_says_it_can() -> None:

@@ -14,7 +14,7 @@ import re
 import socket
 import traceback
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -101,6 +101,14 @@ def machine_of(task: Any, settings: Settings) -> type[Job]:
     return made
 
 
+def as_it_stands(task: Any, **changes: object) -> Any:
+    """The task with what the row says, unchecked: an operator may have moved it to where none can be enqueued."""
+    made = object.__new__(type(task))
+    for field in fields(task):
+        object.__setattr__(made, field.name, changes.get(field.name, getattr(task, field.name)))
+    return made
+
+
 def known_machines() -> list[type[Job]]:
     """Those of all tasks that have been imported."""
     return [machine for _, machine in _machines.values()]
@@ -120,7 +128,7 @@ class _TaskJob(Job, abstract=True):
     def _begin(self, ctx: Context[Any], began: datetime | None, status: Any) -> Any:
         """The result as it stands in this run."""
         args = ctx.state
-        task = replace(self.task, backend=args["backend"], queue_name=ctx.queue)
+        task = as_it_stands(self.task, backend=args["backend"], queue_name=ctx.queue)
         return TaskResult(
             task=task,
             id=str(ctx.id),
