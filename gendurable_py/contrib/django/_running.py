@@ -109,11 +109,6 @@ def as_it_stands(task: Any, **changes: object) -> Any:
     return made
 
 
-def known_machines() -> list[type[Job]]:
-    """Those of all tasks that have been imported."""
-    return [machine for _, machine in _machines.values()]
-
-
 @functools.cache
 def worker_name() -> str:
     """This process, as a result names who made it."""
