@@ -309,6 +309,23 @@ def test_queues_schedules_and_workers(admin: Client, migrated: Database) -> None
     assert "gendurable" in text(admin.get("/admin/"))
 
 
+def test_what_is_refused_costs_no_other(admin: Client, migrated: Database) -> None:
+    conn, other = migrated.connect(), migrated.connect()
+    gd.set_rate_limit(conn, "partner", 10, 60)
+    gd.schedule(conn, "good", "0 3 * * *", "order")
+    gd.schedule(conn, "bad", "0 3 * * *", "order", rate_limit="partner")
+    gd.set_rate_limit(conn, "partner", None)
+    data = {"action": "trigger", "_selected_action": ["bad", "good"], "index": "0"}
+    page = text(admin.post("/admin/gendurable/schedule/", data, follow=True))
+    assert "Trigger: 1 done" in page
+    assert "Trigger bad: no such rate limit" in page
+    locked, free = gd.insert(conn, "order"), gd.insert(conn, "order")
+    other.autocommit = False
+    other.execute("select from gendurable.instance where id = %s for update", (locked,))
+    assert "Pause: 1 done, 1 busy" in act(admin, "pause", locked, free)
+    other.rollback()
+
+
 def test_without_gendurable_pages_say_so(admin: Client, migrated: Database) -> None:
     from gendurable_py.install import remove
 

@@ -65,6 +65,8 @@ def one_by_one(function: Callable[..., bool]) -> Callable[[psycopg.Connection[An
                     answers[id] = "done" if function(conn, id) else "no"
             except UnknownInstance:
                 answers[id] = "none"
+            except psycopg.errors.LockNotAvailable:
+                answers[id] = "busy"
         return answers
 
     return run

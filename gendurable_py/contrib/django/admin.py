@@ -14,7 +14,7 @@ from typing import Any, ClassVar, cast
 import psycopg
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
-from django.db import Error
+from django.db import Error, transaction
 from django.http import HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import reverse
@@ -22,6 +22,7 @@ from django.urls import reverse
 from ... import calls
 from ...calls import viewing
 from ...errors import GendurableError
+from . import conf
 from ._acting import Acting, acting, note
 from ._changelist import SEARCH_HELP, ByMachine, ByQueue, ByStatus, InstanceList, Stuck
 from ._texts import readable, shown, status_of
@@ -241,13 +242,22 @@ class Small(ReadOnly):
     shown_names: ClassVar[tuple[str, ...]] = ()
 
     def for_each(self, request: Any, queryset: Any, what: str, call: Callable[..., object]) -> None:
+        answers, refused = [], []
         try:
             with acting(request) as conn:
-                # A call may answer nothing where it cannot but have its effect.
-                answers = [call(conn, row.pk) not in (False,) for row in queryset]
+                for row in queryset:
+                    try:
+                        with transaction.atomic(using=conf.default_database()):
+                            # A call may answer nothing where it cannot but have its effect.
+                            answers.append(call(conn, row.pk) not in (False,))
+                    except (GendurableError, psycopg.errors.LockNotAvailable) as error:
+                        refused.append(f"{what} {row}: {str(error).partition(chr(10))[0]}")
         except (GendurableError, Error) as error:
             messages.error(request, f"{what}: {str(error).partition(chr(10))[0]}")
-        else:
+            return
+        for text in refused:
+            messages.error(request, text)
+        if answers:
             note(request, what, answers)
 
 
