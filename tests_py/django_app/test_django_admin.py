@@ -77,7 +77,7 @@ def test_filters_and_the_search(admin: Client, migrated: Database) -> None:
     one = gd.insert(
         conn, "order", partition_key="customer:7", unique_key="order:1", attributes={"tenant": "acme", "n": 4}
     )
-    two = gd.insert(conn, "mail", queue="mail")
+    two = gd.insert(conn, "mail", queue="mail", attributes={"n": "5"})
     gd.register(conn, "mail", queue="mail")
     assert two is not None
     gd.cancel(conn, two, "no use")
@@ -89,6 +89,8 @@ def test_filters_and_the_search(admin: Client, migrated: Database) -> None:
         ("tenant=acme", [one]),
         ("n=4 machine:order", [one]),
         ("tenant=other", []),
+        ("n=5", []),
+        ("'n=\"5\"'", [two]),
         ("queue:mail", [two]),
         ('error:"no use"', [two]),
         ("machine:mail queue:default", []),
@@ -130,6 +132,9 @@ def test_no_question_breaks_the_list(admin: Client, migrated: Database) -> None:
     gd.insert(migrated.connect(), "order")
     for query in HOSTILE:
         assert admin.get(LIST, query, follow=True).status_code in (200, 400), str(query)[:100]
+    id = gd.insert(migrated.connect(), "order")
+    for after in ("x", "-1", "9" * 18, "9" * 5000):
+        text(admin.get(f"{LIST}{id}/change/", {"after": after}))
 
 
 def test_the_list_counts_no_table_and_reads_no_state(admin: Client, migrated: Database) -> None:

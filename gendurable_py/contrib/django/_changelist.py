@@ -72,11 +72,12 @@ def read_search(text: str) -> dict[str, object]:
 
 
 def _read_value(text: str) -> object:
+    """A number or a truth value of JSON, any other text as it is; ``'tenant="42"'`` is a text, too."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
         return text
-    return value if isinstance(value, (bool, int, float)) else text
+    return value if isinstance(value, (bool, int, float, str)) else text
 
 
 class NothingYet:

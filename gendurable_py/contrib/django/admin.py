@@ -127,11 +127,10 @@ class InstanceAdmin(Acting, ReadOnly):
     def change_view(self, request: Any, object_id: str, form_url: str = "", extra_context: Any = None) -> Any:
         if not self.has_view_permission(request):
             raise PermissionDenied
-        id = int(object_id) if len(object_id) < 19 and object_id.isascii() and object_id.isdigit() else 0
-        after = request.GET.get("after", "0")
+        id, after = _number(object_id), _number(request.GET.get("after", "0"))
         try:
             with translated(wrapper_of()):
-                seen = _look(connection(), id, int(after) if after.isascii() and after.isdigit() else 0)
+                seen = _look(connection(), id, after)
         except (GendurableError, Error) as error:
             messages.error(request, str(error))
             return HttpResponseRedirect(reverse("admin:index", current_app=self.admin_site.name))
@@ -153,6 +152,11 @@ class InstanceAdmin(Acting, ReadOnly):
             **(extra_context or {}),
         }
         return TemplateResponse(request, "admin/gendurable/instance/detail.html", context)
+
+
+def _number(text: str) -> int:
+    """An id, or the number of an entry; 0, which none has, for all else."""
+    return int(text) if len(text) < 19 and text.isascii() and text.isdigit() else 0
 
 
 def _look(conn: psycopg.Connection[Any], id: int, after: int) -> dict[str, Any] | None:
