@@ -268,6 +268,18 @@ def test_a_result_of_something_else_does_not_exist(project: Database) -> None:
         tasks.add.get_result(tasks.mail.enqueue("ada").id)
 
 
+def test_any_text_of_an_error_can_be_read(project: Database) -> None:
+    long = tasks.fail.enqueue("x" * 20_000)
+    run(project, long)
+    assert long.started_at is not None
+    assert long.errors[0].exception_class is tasks.CardDeclined
+    for text in ("no\n(began at -)", "no\n(began at 2026-13-01T00:00:00)"):
+        result = tasks.fail.enqueue("")
+        assert gd.cancel(project.connect(), int(result.id), text)
+        result.refresh()
+        assert (result.status, result.started_at) == (FAILED, None)
+
+
 def test_an_operator_may_move_a_task_to_where_none_is_enqueued(project: Database) -> None:
     result = tasks.add.enqueue(2, b=3)
     conn = project.connect()

@@ -61,17 +61,25 @@ class Tried(NamedTuple):
     started: str | None
 
 
-_STARTED = re.compile(r"\n\(began at ([0-9T:.+-]+)\)\Z")
+_STARTED = re.compile(r"\n\(began at (\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:[+-]\d\d:\d\d)?)\)\Z", re.ASCII)
+# So long that what is added to it is not cut off.
+_LONGEST = 7_900
 _PATH = re.compile(r"[^\W\d]\w*(?:\.\w+)*(?=:|\n|\Z)")
 _machines: dict[str, tuple[Any, type[Job]]] = {}
 
 
 def read_error(text: str) -> Tried:
     """The class and the beginning out of an error that `_TaskJob.handle` has written; of others what can be told."""
-    started = _STARTED.search(text)
+    match = _STARTED.search(text)
+    started = match.group(1) if match else None
+    if started is not None:
+        try:
+            datetime.fromisoformat(started)
+        except ValueError:  # somebody else's text
+            started = None
     path = _PATH.match(text)
     found = path.group() if path else None
-    return Tried(f"builtins.{found}" if found and "." not in found else found, started.group(1) if started else None)
+    return Tried(f"builtins.{found}" if found and "." not in found else found, started)
 
 
 def machine_of(task: Any, settings: Settings) -> type[Job]:
@@ -232,4 +240,4 @@ def _describe(error: Exception, began: datetime | None) -> str:
     kind = type(error)
     if kind.__module__ != "builtins" and text.startswith(kind.__name__):
         text = _class_path(error) + text[len(kind.__name__) :]
-    return text if began is None else f"{text}\n(began at {began.isoformat()})"
+    return text if began is None else f"{text[:_LONGEST]}\n(began at {began.isoformat()})"
