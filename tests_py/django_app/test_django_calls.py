@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from contextlib import suppress
 from typing import Any
 from unittest import mock
@@ -267,13 +268,15 @@ def test_a_step_whose_block_has_failed_does_not_end_as_if_it_had_not(project: Da
     assert not Order.objects.exists()
 
 
-def test_a_command_leaves_the_connection_of_its_caller(project: Database) -> None:
+def test_a_command_leaves_the_connection_of_its_caller(project: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GENDURABLE_DSN", raising=False)
     with transaction.atomic():
         Order.objects.create(name="kept")
         with pytest.raises(SystemExit) as end:
             call_command("gendurable", "queues", "--json")
     assert end.value.code == 0
     assert Order.objects.filter(name="kept").exists()
+    assert "GENDURABLE_DSN" not in os.environ
 
 
 class Counting(FSM, name="shop.counting", queue="shop", max_attempts=4, backoff=lambda attempt: 0.05):

@@ -41,7 +41,14 @@ class Command(BaseCommand):
 
     def handle(self, *positional: str, **options: Any) -> None:
         """By ``call_command("gendurable", "list", "--json")``: the connections are those of the caller."""
-        self._hand_on([*positional, *options["arguments"]])
+        before = os.environ.get("GENDURABLE_DSN")
+        try:
+            self._hand_on([*positional, *options["arguments"]])
+        finally:
+            # It may have a password in it, which other children of this process need not know.
+            os.environ.pop("GENDURABLE_DSN", None)
+            if before is not None:
+                os.environ["GENDURABLE_DSN"] = before
 
     def add_arguments(self, parser: Any) -> None:
         parser.add_argument("arguments", nargs=argparse.REMAINDER)
@@ -117,6 +124,7 @@ def _names_modules(words: list[str]) -> bool:
     for word in rest:
         if not word.startswith("-"):
             return True
-        if word not in _FLAGS and "=" not in word:
+        # -p4 and --processes=4 have their values, as flags have none
+        if word not in _FLAGS and "=" not in word and (len(word) == 2 or word.startswith("--")):
             next(rest, None)
     return False
