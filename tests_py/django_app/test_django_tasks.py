@@ -21,8 +21,8 @@ from support.shop.models import Order
 from support.wait import wait_until
 
 import gendurable_py as gd
-from gendurable_py import Engine
-from gendurable_py.contrib.django import serving
+from gendurable_py import FSM, Context, Done, Engine, step
+from gendurable_py.contrib.django import insert, serving
 from gendurable_py.telemetry import instrument
 
 try:
@@ -188,6 +188,31 @@ def test_an_async_task_runs_on_the_loop_and_uses_the_database(project: Database)
     run(project, result)
     assert result.return_value == "orders: 1"
     assert asyncio.run(tasks.later.aget_result(result.id)).status == SUCCESSFUL
+
+
+class Reading(FSM, name="shop.reading", queue="default"):
+    """Reads piece by piece, and lets a task run between."""
+
+    @step
+    async def start(self, ctx: Context[Any]) -> Done:
+        seen = []
+        async for order in Order.objects.order_by("name").aiterator(chunk_size=1):
+            seen.append(order.name)
+            if len(seen) == 1:
+                result = await tasks.later.aenqueue("between")
+                while not result.is_finished:
+                    await asyncio.sleep(0.02)
+                    await result.arefresh()
+        return Done([*seen, result.return_value])
+
+
+def test_an_async_task_takes_no_connection_from_others(project: Database) -> None:
+    for name in ("a", "b", "c"):
+        Order.objects.create(name=name)
+    id = insert(Reading, {})
+    with worker(project):
+        [row] = ended(project.connect(), id)
+    assert (row.result, row.last_error) == (["a", "b", "c", "between 3"], None)
 
 
 def test_the_context_says_which_attempt_it_is(project: Database) -> None:

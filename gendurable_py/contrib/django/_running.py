@@ -27,7 +27,7 @@ from ...machine.describe import describe
 from ...machine.job import Job
 from ...machine.outcome import Outcome, Retry
 from ._framework import TaskContext, TaskError, TaskResult, TaskResultStatus, task_finished, task_started
-from .transactions import atomic, close_old
+from .transactions import atomic, close_shared, under_way
 
 
 class TaskLost(Exception):
@@ -197,16 +197,16 @@ class _SyncTaskJob(_TaskJob, abstract=True):
 class _AsyncTaskJob(_TaskJob, abstract=True):
     async def perform(self, args: dict[str, Any], ctx: Context[Any]) -> dict[str, object]:
         began = timezone.now()
-        with _marked(began):
+        with under_way(), _marked(began):
             # What asks the database does so in asgiref's thread, whose connections have nobody else who closes them.
-            await sync_to_async(close_old)()
+            await sync_to_async(close_shared())()
             result = self._begin(ctx, began, TaskResultStatus.RUNNING)
             sender = type(result.task.get_backend())
             await task_started.asend(sender, task_result=result)
             try:
                 value = await self.task.func(*self._arguments(result), **result.kwargs)
             finally:
-                await sync_to_async(close_old)()
+                await sync_to_async(close_shared())()
             answer = self._end(result, value)
             await task_finished.asend(sender, task_result=result)
             return answer

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, cast
@@ -26,7 +26,7 @@ from ...machine.registry import known
 from ...telemetry import instrument
 from ...telemetry.events import Event
 from . import conf
-from .transactions import close_broken, close_old
+from .transactions import close_broken, close_old, under_way
 
 
 def discover() -> list[MachineLike]:
@@ -74,11 +74,9 @@ class Caring:
     def _around(self, work: instrument.Running) -> Iterator[None]:
         _care(failed=False)
         try:
-            if self.inner is None:
+            around = nullcontext() if self.inner is None else self.inner.step(work)
+            with around, under_way() if _on_loop() else nullcontext():
                 yield
-            else:
-                with self.inner.step(work):
-                    yield
         finally:
             _care(failed=work.error is not None)
 
@@ -91,20 +89,26 @@ class Caring:
             self.inner.event(event)
 
 
+def _on_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
 _closing: set[asyncio.Task[None]] = set()
 
 
 def _care(failed: bool) -> None:
-    try:
-        loop = asyncio.get_running_loop()
-    except RuntimeError:
+    if not _on_loop():
         close_old()
         reset_queries()
         return
     # What async steps ask goes through one thread of asgiref's, which they share, and one connection there. A lost one
     # would stay there: it is closed before anything is asked that comes after this.
     if failed:
-        task = loop.create_task(sync_to_async(close_broken)())
+        task = asyncio.get_running_loop().create_task(sync_to_async(close_broken)())
         _closing.add(task)
         task.add_done_callback(_closing.discard)
 

@@ -12,6 +12,7 @@ given to ``on_commit`` are called once, when the step has been committed.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -36,6 +37,27 @@ def close_broken() -> None:
     for connection in connections.all(initialized_only=True):
         if connection.errors_occurred and not connection.in_atomic_block and not connection.is_usable():
             connection.close()
+
+
+_under_way: set[object] = set()
+
+
+@contextmanager
+def under_way() -> Iterator[None]:
+    """Around an async step: what async steps ask goes through one connection, which they share."""
+    task = asyncio.current_task()
+    known = task in _under_way
+    _under_way.add(task)
+    try:
+        yield
+    finally:
+        if not known:
+            _under_way.discard(task)
+
+
+def close_shared() -> Callable[[], None]:
+    """What closes that connection, in its thread: as around a request, unless other async steps may be reading."""
+    return close_broken if _under_way - {asyncio.current_task()} else close_old
 
 
 def atomic(using: str | None = None) -> Callable[[Callable[[Any], None]], AbstractContextManager[Any]]:
