@@ -315,6 +315,21 @@ def test_an_operator_may_move_a_task_to_where_none_is_enqueued(project: Database
     assert (result.status, result.return_value) == (SUCCESSFUL, 5)
 
 
+class Derived(GendurableBackend):
+    """One of a project's own."""
+
+
+def test_the_queues_of_every_backend_that_is_ours_are_served(project: Database) -> None:
+    backends = {
+        "a": {"BACKEND": f"{__name__}.Derived", "QUEUES": ["derived"]},
+        "b": {"BACKEND": djangoproject.BACKEND, "QUEUES": ["own"]},
+        "c": {"BACKEND": "django.core.cache.backends.dummy.DummyCache", "QUEUES": ["else"]},
+        "d": {"BACKEND": "not.there", "QUEUES": ["nowhere"]},
+    }
+    with override_settings(TASKS=backends):
+        assert {"derived", "own"} == {"derived", "own", "else", "nowhere"} & set(serving.queues())
+
+
 def test_what_the_backend_says_it_can() -> None:
     backend = framework.task_backends["default"]
     said = ("supports_defer", "supports_async_task", "supports_get_result", "supports_priority")

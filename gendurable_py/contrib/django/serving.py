@@ -19,6 +19,7 @@ from django.apps import apps
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.db import reset_queries
+from django.utils.module_loading import import_string
 
 from ...machine.claim import ClaimRow
 from ...machine.outcome import MachineLike
@@ -55,9 +56,19 @@ def queues() -> list[str]:
 
 def _task_queues() -> set[str]:
     named = getattr(settings, "TASKS", None) or {}
-    path = "gendurable_py.contrib.django.tasks."
-    ours = [one for one in named.values() if str(one.get("BACKEND", "")).startswith(path)]
+    ours = [one for one in named.values() if _is_ours(str(one.get("BACKEND", "")))]
     return {queue for one in ours for queue in one.get("QUEUES", ["default"])}
+
+
+def _is_ours(path: str) -> bool:
+    """Whether a backend is that of `tasks`, or a class made of it."""
+    module = "gendurable_py.contrib.django.tasks"
+    if path.startswith(f"{module}."):
+        return True
+    try:
+        return any(base.__module__ == module for base in getattr(import_string(path), "__mro__", ()))
+    except ImportError:
+        return False  # whoever uses it is told by Django
 
 
 class Caring:
