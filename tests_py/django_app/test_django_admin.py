@@ -77,7 +77,7 @@ def test_filters_and_the_search(admin: Client, migrated: Database) -> None:
     one = gd.insert(
         conn, "order", partition_key="customer:7", unique_key="order:1", attributes={"tenant": "acme", "n": 4}
     )
-    two = gd.insert(conn, "mail", queue="mail", attributes={"n": "5"})
+    two = gd.insert(conn, "mail", queue="mail", attributes={"n": "5", "name": "Infinity"})
     gd.register(conn, "mail", queue="mail")
     assert two is not None
     gd.cancel(conn, two, "no use")
@@ -90,6 +90,7 @@ def test_filters_and_the_search(admin: Client, migrated: Database) -> None:
         ("n=4 machine:order", [one]),
         ("tenant=other", []),
         ("n=5", []),
+        ("name=Infinity", [two]),
         ("'n=\"5\"'", [two]),
         ("queue:mail", [two]),
         ('error:"no use"', [two]),

@@ -27,6 +27,7 @@ from ... import calls
 from ...calls import viewing
 from ...errors import GendurableError, UnknownInstance
 from . import conf
+from ._texts import refuse
 from .calling import connection, translated, wrapper_of
 
 _SAID = {
@@ -97,13 +98,9 @@ class SignalForm(forms.Form):
         if not text:
             return None
         try:
-            return json.loads(text, parse_constant=_refuse)
+            return json.loads(text, parse_constant=refuse)
         except (ValueError, RecursionError) as error:
             raise forms.ValidationError(f"This is no JSON: {error}") from None
-
-
-def _refuse(name: str) -> object:
-    raise ValueError(f"{name} is not in JSON")
 
 
 class Acting:
