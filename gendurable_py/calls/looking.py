@@ -5,7 +5,7 @@ from __future__ import annotations
 import builtins
 from collections.abc import Mapping
 from datetime import datetime
-from typing import cast
+from typing import LiteralString, cast
 
 from pydantic import JsonValue
 
@@ -13,10 +13,16 @@ from .._statement import Rows, Statement, call
 from ..machine.codec import dumps, loads
 from .rows import Cause, Counted, Crashed, Entry, Failure, Finding, Kept, Listed, Node, Page, Standing
 
+
+def _near(time: LiteralString) -> LiteralString:
+    """A time that clients choose: one that Python has no year for must not cost the answer all its rows."""
+    return f"case when {time} > '9999-12-30 00:00+00' then '9999-12-30 00:00+00' else {time} end"
+
+
 _COLUMNS = (
-    "id, fsm, fsm_version, step, status, queue, priority, eligible_at, attempt, crashes, worker, lease_expires_at, "
-    "awaits, partition_key, unique_key, rate_limit, parent_id, children_pending, last_error, attributes::text, "
-    "inserted_at, updated_at, finished_at, expires_at, paused_at, cursor::text"
+    f"id, fsm, fsm_version, step, status, queue, priority, {_near('eligible_at')}, attempt, crashes, worker, "
+    "lease_expires_at, awaits, partition_key, unique_key, rate_limit, parent_id, children_pending, last_error, "
+    f"attributes::text, inserted_at, updated_at, finished_at, {_near('expires_at')}, paused_at, cursor::text"
 )
 
 
@@ -82,7 +88,7 @@ def errors(id: int, limit: int = 100) -> Statement[builtins.list[Kept]]:
 def why(id: int) -> Statement[builtins.list[Cause]]:
     """Why an instance does not run now, the decisive cause first; empty: there is no such instance (any more)."""
     return Statement(
-        "select cause, since, until, message, detail::text from gd_why(%s)",
+        f"select cause, {_near('since')}, {_near('until')}, message, detail::text from gd_why(%s)",
         (id,),
         lambda rows: [Cause._make((*row[:4], loads(row[4]))) for row in rows],
     )
@@ -107,7 +113,7 @@ def history(id: int, after: int = 0, limit: int = 1000) -> Statement[builtins.li
 def line(key: str, limit: int = 100) -> Statement[builtins.list[Standing]]:
     """The line of a partition key: who holds its slots, then who waits, in the order in which they start."""
     return Statement(
-        "select place, id, standing, fsm, step, status, queue, priority, since, worker, lease_expires_at "
+        f"select place, id, standing, fsm, step, status, queue, priority, {_near('since')}, worker, lease_expires_at "
         "from gd_line(%s, %s)",
         (key, limit),
         lambda rows: [Standing(*row) for row in rows],

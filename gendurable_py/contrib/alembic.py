@@ -22,7 +22,7 @@ from typing import Any, cast
 from weakref import WeakSet
 
 from ..errors import InvalidArgument
-from ..install import install, plain_script, uninstall, uninstall_script, upgrade, upgrade_script, version
+from ..install import install, installed, plain_script, uninstall, uninstall_script, upgrade, upgrade_script, version
 from . import missing
 from .sqlalchemy import call
 
@@ -72,7 +72,8 @@ def upgrade_gendurable(from_version: str | None = None) -> None:
     asked.
 
     Raises:
-        VersionMismatch: nothing is installed, it is an extension, or no script leads on from its version.
+        VersionMismatch: nothing is installed, it is an extension of another version, or no script leads on from its
+            version.
         InvalidArgument: ``--sql`` without ``from_version``; or as in `install_gendurable`.
     """
     op.invoke(UpgradeGendurable(from_version))
@@ -161,7 +162,8 @@ def _install(operations: Operations, operation: InstallGendurable) -> None:
 def _upgrade(operations: Operations, operation: UpgradeGendurable) -> None:
     context = operations.migration_context
     if not context.as_sql:
-        call(operations.get_bind(), upgrade)
+        if call(operations.get_bind(), installed) != version():
+            call(operations.get_bind(), upgrade)
     elif context not in _installed:
         if operation.from_version is None:
             raise InvalidArgument(

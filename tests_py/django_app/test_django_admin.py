@@ -77,7 +77,7 @@ def test_filters_and_the_search(admin: Client, migrated: Database) -> None:
     one = gd.insert(
         conn, "order", partition_key="customer:7", unique_key="order:1", attributes={"tenant": "acme", "n": 4}
     )
-    two = gd.insert(conn, "mail", queue="mail")
+    two = gd.insert(conn, "mail", queue="mail", attributes={"n": "5", "name": "Infinity"})
     gd.register(conn, "mail", queue="mail")
     assert two is not None
     gd.cancel(conn, two, "no use")
@@ -89,6 +89,9 @@ def test_filters_and_the_search(admin: Client, migrated: Database) -> None:
         ("tenant=acme", [one]),
         ("n=4 machine:order", [one]),
         ("tenant=other", []),
+        ("n=5", []),
+        ("name=Infinity", [two]),
+        ("'n=\"5\"'", [two]),
         ("queue:mail", [two]),
         ('error:"no use"', [two]),
         ("machine:mail queue:default", []),
@@ -130,6 +133,9 @@ def test_no_question_breaks_the_list(admin: Client, migrated: Database) -> None:
     gd.insert(migrated.connect(), "order")
     for query in HOSTILE:
         assert admin.get(LIST, query, follow=True).status_code in (200, 400), str(query)[:100]
+    id = gd.insert(migrated.connect(), "order")
+    for after in ("x", "-1", "9" * 18, "9" * 5000):
+        text(admin.get(f"{LIST}{id}/change/", {"after": after}))
 
 
 def test_the_list_counts_no_table_and_reads_no_state(admin: Client, migrated: Database) -> None:
@@ -307,6 +313,23 @@ def test_queues_schedules_and_workers(admin: Client, migrated: Database) -> None
     assert "Drain: 1 not possible" in do("worker", "drain", "w1")  # it has not said hello
     assert {row.actor for row in gd.audit(conn).calls if row.call != "gd_schedule"} == {"ada"}
     assert "gendurable" in text(admin.get("/admin/"))
+
+
+def test_what_is_refused_costs_no_other(admin: Client, migrated: Database) -> None:
+    conn, other = migrated.connect(), migrated.connect()
+    gd.set_rate_limit(conn, "partner", 10, 60)
+    gd.schedule(conn, "good", "0 3 * * *", "order")
+    gd.schedule(conn, "bad", "0 3 * * *", "order", rate_limit="partner")
+    gd.set_rate_limit(conn, "partner", None)
+    data = {"action": "trigger", "_selected_action": ["bad", "good"], "index": "0"}
+    page = text(admin.post("/admin/gendurable/schedule/", data, follow=True))
+    assert "Trigger: 1 done" in page
+    assert "Trigger bad: no such rate limit" in page
+    locked, free = gd.insert(conn, "order"), gd.insert(conn, "order")
+    other.autocommit = False
+    other.execute("select from gendurable.instance where id = %s for update", (locked,))
+    assert "Pause: 1 done, 1 busy" in act(admin, "pause", locked, free)
+    other.rollback()
 
 
 def test_without_gendurable_pages_say_so(admin: Client, migrated: Database) -> None:

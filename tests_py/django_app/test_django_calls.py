@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+from contextlib import suppress
 from typing import Any
 from unittest import mock
 
@@ -10,6 +12,7 @@ import psycopg
 import pytest
 from conftest import Database
 from django.core.exceptions import ImproperlyConfigured, SynchronousOnlyOperation
+from django.core.management import call_command
 from django.db import DatabaseError, IntegrityError, OperationalError, connections, transaction
 from django.db.transaction import TransactionManagementError
 from django.test import override_settings
@@ -19,8 +22,10 @@ from support.shop.machines import Checkout
 from support.shop.models import Order
 
 import gendurable_py as gd
-from gendurable_py import Engine, testing
+from gendurable_py import FSM, Context, Done, Engine, step, testing
 from gendurable_py.contrib import django as glue
+from gendurable_py.contrib.django import serving
+from gendurable_py.telemetry import instrument
 
 
 def count(db: Database) -> int:
@@ -241,3 +246,58 @@ def test_checks_name_what_is_wrong_with_the_databases(project: Database) -> None
         assert [found.id for found in check_settings()] == ["gendurable.E003", "gendurable.E002"]
     with override_settings(GENDURABLE={"DATABASES": ["jobs"]}):
         assert check_settings() == []
+
+
+class Spoiled(FSM, name="shop.spoiled", queue="shop", max_attempts=1):
+    """Its transaction can only be rolled back, and the server knows nothing of that."""
+
+    @step(transactional=glue.atomic())
+    def start(self, ctx: Context[Any]) -> Done:
+        Order.objects.create(name="lost")
+        with suppress(ZeroDivisionError), transaction.atomic(savepoint=False):
+            raise ZeroDivisionError
+        return Done("as if all were well")
+
+
+def test_a_step_whose_block_has_failed_does_not_end_as_if_it_had_not(project: Database) -> None:
+    id = glue.insert(Spoiled, {})
+    with running(Engine(project.dsn, [Spoiled], {"shop": 2})):
+        [result] = ended(project.connect(), id)
+    assert result.status == "failed"
+    assert "TransactionManagementError" in str(result.last_error)
+    assert not Order.objects.exists()
+
+
+def test_a_command_leaves_the_connection_of_its_caller(project: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GENDURABLE_DSN", raising=False)
+    with transaction.atomic():
+        Order.objects.create(name="kept")
+        with pytest.raises(SystemExit) as end:
+            call_command("gendurable", "queues", "--json")
+    assert end.value.code == 0
+    assert Order.objects.filter(name="kept").exists()
+    assert "GENDURABLE_DSN" not in os.environ
+
+
+class Counting(FSM, name="shop.counting", queue="shop", max_attempts=4, backoff=lambda attempt: 0.05):
+    @step
+    async def start(self, ctx: Context[Any]) -> Done:
+        return Done(await Order.objects.acount())
+
+
+def test_async_steps_go_on_after_their_connection_was_lost(project: Database) -> None:
+    conn = project.connect()
+    before = instrument.current
+    serving.take_care()
+    try:
+        with running(Engine(project.dsn, [Counting], {"shop": 2})):
+            ended(conn, glue.insert(Counting, {}))
+            lost = conn.execute(
+                "select pg_terminate_backend(pid, 5000) from pg_stat_activity "
+                "where query ilike 'select count(*)%' and pid <> pg_backend_pid()"
+            ).fetchall()
+            assert lost == [(True,)]
+            [result] = ended(conn, glue.insert(Counting, {}))
+    finally:
+        instrument.use(before)
+    assert (result.status, result.result) == ("done", 0)

@@ -229,3 +229,31 @@ def test_by_call_command_it_ends_as_a_command_does(project: Project) -> None:
     )
     out, _ = project.manage("shell", "-v", "0", "-c", code)
     assert "ended 0" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ("", False),
+        ("-p 4 --run-ahead", False),
+        ("-p4 --queues=books=2 -q slow=1", False),
+        ("-p4 books.machines", True),
+        ("--processes=4 books.machines", True),
+        ("--lease 10s books.machines", True),
+    ],
+)
+def test_whether_a_worker_is_told_what_it_serves(words: str, named: bool) -> None:
+    from gendurable_py.contrib.django.management.commands.gendurable import _names_modules
+
+    assert _names_modules(words.split()) is named
+
+
+def test_every_flag_of_a_worker_is_known() -> None:
+    from typer.main import get_command
+
+    from gendurable_py.cli import app
+    from gendurable_py.contrib.django.management.commands.gendurable import _FLAGS
+
+    worker = get_command(app.make()).commands["worker"]  # type: ignore[attr-defined]
+    flags = {name for option in worker.params if getattr(option, "is_flag", False) for name in option.opts}
+    assert flags == _FLAGS - {"--help", "-h"}

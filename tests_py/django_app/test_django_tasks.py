@@ -15,13 +15,14 @@ from django.db import transaction
 from django.test import override_settings
 from django.utils import timezone
 from support import djangoproject
+from support.cli import commit_for
 from support.engine import ended, field, running
 from support.shop.models import Order
 from support.wait import wait_until
 
 import gendurable_py as gd
-from gendurable_py import Engine
-from gendurable_py.contrib.django import serving
+from gendurable_py import FSM, Context, Done, Engine, step
+from gendurable_py.contrib.django import insert, serving
 from gendurable_py.telemetry import instrument
 
 try:
@@ -189,6 +190,31 @@ def test_an_async_task_runs_on_the_loop_and_uses_the_database(project: Database)
     assert asyncio.run(tasks.later.aget_result(result.id)).status == SUCCESSFUL
 
 
+class Reading(FSM, name="shop.reading", queue="default"):
+    """Reads piece by piece, and lets a task run between."""
+
+    @step
+    async def start(self, ctx: Context[Any]) -> Done:
+        seen = []
+        async for order in Order.objects.order_by("name").aiterator(chunk_size=1):
+            seen.append(order.name)
+            if len(seen) == 1:
+                result = await tasks.later.aenqueue("between")
+                while not result.is_finished:
+                    await asyncio.sleep(0.02)
+                    await result.arefresh()
+        return Done([*seen, result.return_value])
+
+
+def test_an_async_task_takes_no_connection_from_others(project: Database) -> None:
+    for name in ("a", "b", "c"):
+        Order.objects.create(name=name)
+    id = insert(Reading, {})
+    with worker(project):
+        [row] = ended(project.connect(), id)
+    assert (row.result, row.last_error) == (["a", "b", "c", "between 3"], None)
+
+
 def test_the_context_says_which_attempt_it_is(project: Database) -> None:
     result = tasks.about.enqueue()
     run(project, result)
@@ -257,12 +283,51 @@ def test_a_result_of_something_else_does_not_exist(project: Database) -> None:
     other = gd.insert(conn, "shop.checkout", {"order": 1})
     removed = gd.insert(conn, "support.shop.tasks:removed", {"args": [], "kwargs": {}})
     function = gd.insert(conn, "os.path:join", {"args": [], "kwargs": {}})
+    ran = gd.insert(conn, "os.path:join", {"args": [], "kwargs": {}})
+    commit_for(conn, ran, result={"a": 1})
     backend = framework.task_backends["default"]
-    for id in (other, removed, function, "", "x", "-1", "1" * 30, "²", None):
+    for id in (other, removed, function, ran, "", "x", "-1", "1" * 30, "²", None):
         with pytest.raises(TaskResultDoesNotExist):
             backend.get_result(id if id is None else str(id))
     with pytest.raises(TaskResultMismatch):
         tasks.add.get_result(tasks.mail.enqueue("ada").id)
+
+
+def test_any_text_of_an_error_can_be_read(project: Database) -> None:
+    long = tasks.fail.enqueue("x" * 20_000)
+    run(project, long)
+    assert long.started_at is not None
+    assert long.errors[0].exception_class is tasks.CardDeclined
+    for text in ("no\n(began at -)", "no\n(began at 2026-13-01T00:00:00)"):
+        result = tasks.fail.enqueue("")
+        assert gd.cancel(project.connect(), int(result.id), text)
+        result.refresh()
+        assert (result.status, result.started_at) == (FAILED, None)
+
+
+def test_an_operator_may_move_a_task_to_where_none_is_enqueued(project: Database) -> None:
+    result = tasks.add.enqueue(2, b=3)
+    conn = project.connect()
+    gd.edit(conn, int(result.id), queue="shop", priority=500)
+    moved = tasks.add.get_result(result.id)
+    assert (moved.task.queue_name, moved.task.priority) == ("shop", -500)
+    run(project, result)
+    assert (result.status, result.return_value) == (SUCCESSFUL, 5)
+
+
+class Derived(GendurableBackend):
+    """One of a project's own."""
+
+
+def test_the_queues_of_every_backend_that_is_ours_are_served(project: Database) -> None:
+    backends = {
+        "a": {"BACKEND": f"{__name__}.Derived", "QUEUES": ["derived"]},
+        "b": {"BACKEND": djangoproject.BACKEND, "QUEUES": ["own"]},
+        "c": {"BACKEND": "django.core.cache.backends.dummy.DummyCache", "QUEUES": ["else"]},
+        "d": {"BACKEND": "not.there", "QUEUES": ["nowhere"]},
+    }
+    with override_settings(TASKS=backends):
+        assert {"derived", "own"} == {"derived", "own", "else", "nowhere"} & set(serving.queues())
 
 
 def test_what_the_backend_says_it_can() -> None:

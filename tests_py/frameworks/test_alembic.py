@@ -246,6 +246,26 @@ def test_an_older_database_is_upgraded(empty_db: Database, migrations: Callable[
     assert "public.shop_order" in tables(conn)
 
 
+def test_an_extension_of_this_version_has_nothing_to_do(
+    empty_db: Database, migrations: Callable[..., Migrations]
+) -> None:
+    conn = empty_db.connect()
+    gd.install(conn)
+    # What CREATE EXTENSION writes down, on a server that need not have its files.
+    conn.execute("set allow_system_table_mods = on")
+    conn.execute(
+        "insert into pg_extension values (1, 'gendurable', 10, 'public'::regnamespace, false, %s, null, null)",
+        (version(),),
+    )
+    made = migrations()
+    made.write("install_gendurable(); upgrade_gendurable()")
+    made.up()
+    conn.execute("update pg_extension set extversion = '0.3.0' where extname = 'gendurable'")
+    made.write("upgrade_gendurable()")
+    with pytest.raises(gd.VersionMismatch, match="as an extension"):
+        made.up()
+
+
 def test_what_is_not_there_is_not_upgraded(migrations: Callable[..., Migrations]) -> None:
     made = migrations()
     made.write("upgrade_gendurable()")

@@ -298,3 +298,17 @@ async def test_and_on_an_async_connection(db: Any) -> None:
             async with conn.pipeline():
                 await gd.cancel(conn, 10**9)
         assert await gd.version(conn)
+
+
+def test_a_time_that_python_has_no_year_for_costs_no_other_row(conn: Conn) -> None:
+    far = "20000-01-01 00:00:00+00"
+    ids = [gd.insert(conn, "order", partition_key="k") for _ in range(2)]
+    conn.execute("select gd_reschedule(%s, %s::timestamptz)", (ids[0], far))
+    conn.execute("select gd_insert('order', p_expires_at => %s::timestamptz)", (far,))
+    last, _, first = gd.list(conn).instances
+    assert (last.expires_at.year, first.eligible_at.year) == (9999, 9999)  # type: ignore[union-attr]
+    for id in ids:
+        assert gd.why(conn, id)
+        assert gd.get(conn, id)
+        assert gd.tree(conn, id)
+    assert len(gd.line(conn, "k")) == 2

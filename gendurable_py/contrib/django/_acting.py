@@ -27,6 +27,7 @@ from ... import calls
 from ...calls import viewing
 from ...errors import GendurableError, UnknownInstance
 from . import conf
+from ._texts import refuse
 from .calling import connection, translated, wrapper_of
 
 _SAID = {
@@ -65,6 +66,8 @@ def one_by_one(function: Callable[..., bool]) -> Callable[[psycopg.Connection[An
                     answers[id] = "done" if function(conn, id) else "no"
             except UnknownInstance:
                 answers[id] = "none"
+            except psycopg.errors.LockNotAvailable:
+                answers[id] = "busy"
         return answers
 
     return run
@@ -95,13 +98,9 @@ class SignalForm(forms.Form):
         if not text:
             return None
         try:
-            return json.loads(text, parse_constant=_refuse)
+            return json.loads(text, parse_constant=refuse)
         except (ValueError, RecursionError) as error:
             raise forms.ValidationError(f"This is no JSON: {error}") from None
-
-
-def _refuse(name: str) -> object:
-    raise ValueError(f"{name} is not in JSON")
 
 
 class Acting:

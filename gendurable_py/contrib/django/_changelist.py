@@ -20,7 +20,7 @@ from ... import calls
 from ...calls import viewing
 from ...errors import GendurableError
 from . import conf
-from ._texts import shown
+from ._texts import refuse, shown
 from .calling import connection, translated, wrapper_of
 from .models import Instance
 
@@ -72,11 +72,12 @@ def read_search(text: str) -> dict[str, object]:
 
 
 def _read_value(text: str) -> object:
+    """A number or a truth value of JSON, any other text as it is; ``'tenant="42"'`` is a text, too."""
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_constant=refuse)
     except (ValueError, RecursionError):
         return text
-    return value if isinstance(value, (bool, int, float)) else text
+    return value if isinstance(value, (bool, int, float, str)) else text
 
 
 class NothingYet:

@@ -14,7 +14,7 @@ import re
 import socket
 import traceback
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -27,7 +27,7 @@ from ...machine.describe import describe
 from ...machine.job import Job
 from ...machine.outcome import Outcome, Retry
 from ._framework import TaskContext, TaskError, TaskResult, TaskResultStatus, task_finished, task_started
-from .transactions import atomic, close_old
+from .transactions import atomic, close_shared, under_way
 
 
 class TaskLost(Exception):
@@ -61,17 +61,25 @@ class Tried(NamedTuple):
     started: str | None
 
 
-_STARTED = re.compile(r"\n\(began at ([0-9T:.+-]+)\)\Z")
+_STARTED = re.compile(r"\n\(began at (\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:[+-]\d\d:\d\d)?)\)\Z", re.ASCII)
+# So long that what is added to it is not cut off.
+_LONGEST = 7_900
 _PATH = re.compile(r"[^\W\d]\w*(?:\.\w+)*(?=:|\n|\Z)")
 _machines: dict[str, tuple[Any, type[Job]]] = {}
 
 
 def read_error(text: str) -> Tried:
     """The class and the beginning out of an error that `_TaskJob.handle` has written; of others what can be told."""
-    started = _STARTED.search(text)
+    match = _STARTED.search(text)
+    started = match.group(1) if match else None
+    if started is not None:
+        try:
+            datetime.fromisoformat(started)
+        except ValueError:  # somebody else's text
+            started = None
     path = _PATH.match(text)
     found = path.group() if path else None
-    return Tried(f"builtins.{found}" if found and "." not in found else found, started.group(1) if started else None)
+    return Tried(f"builtins.{found}" if found and "." not in found else found, started)
 
 
 def machine_of(task: Any, settings: Settings) -> type[Job]:
@@ -101,9 +109,12 @@ def machine_of(task: Any, settings: Settings) -> type[Job]:
     return made
 
 
-def known_machines() -> list[type[Job]]:
-    """Those of all tasks that have been imported."""
-    return [machine for _, machine in _machines.values()]
+def as_it_stands(task: Any, **changes: object) -> Any:
+    """The task with what the row says, unchecked: an operator may have moved it to where none can be enqueued."""
+    made = object.__new__(type(task))
+    for field in fields(task):
+        object.__setattr__(made, field.name, changes.get(field.name, getattr(task, field.name)))
+    return made
 
 
 @functools.cache
@@ -120,7 +131,7 @@ class _TaskJob(Job, abstract=True):
     def _begin(self, ctx: Context[Any], began: datetime | None, status: Any) -> Any:
         """The result as it stands in this run."""
         args = ctx.state
-        task = replace(self.task, backend=args["backend"], queue_name=ctx.queue)
+        task = as_it_stands(self.task, backend=args["backend"], queue_name=ctx.queue)
         return TaskResult(
             task=task,
             id=str(ctx.id),
@@ -186,16 +197,16 @@ class _SyncTaskJob(_TaskJob, abstract=True):
 class _AsyncTaskJob(_TaskJob, abstract=True):
     async def perform(self, args: dict[str, Any], ctx: Context[Any]) -> dict[str, object]:
         began = timezone.now()
-        with _marked(began):
+        with under_way(), _marked(began):
             # What asks the database does so in asgiref's thread, whose connections have nobody else who closes them.
-            await sync_to_async(close_old)()
+            await sync_to_async(close_shared())()
             result = self._begin(ctx, began, TaskResultStatus.RUNNING)
             sender = type(result.task.get_backend())
             await task_started.asend(sender, task_result=result)
             try:
                 value = await self.task.func(*self._arguments(result), **result.kwargs)
             finally:
-                await sync_to_async(close_old)()
+                await sync_to_async(close_shared())()
             answer = self._end(result, value)
             await task_finished.asend(sender, task_result=result)
             return answer
@@ -229,4 +240,4 @@ def _describe(error: Exception, began: datetime | None) -> str:
     kind = type(error)
     if kind.__module__ != "builtins" and text.startswith(kind.__name__):
         text = _class_path(error) + text[len(kind.__name__) :]
-    return text if began is None else f"{text}\n(began at {began.isoformat()})"
+    return text if began is None else f"{text[:_LONGEST]}\n(began at {began.isoformat()})"

@@ -24,3 +24,8 @@ def readable(value: object, length: int | None = None) -> str:
 def status_of(status: str, paused: object) -> str:
     """With a word for what is paused."""
     return f"{status.replace('_', ' ')}{' (paused)' if paused else ''}"
+
+
+def refuse(name: str) -> object:
+    """Of what `json` reads besides JSON: ``NaN`` and the infinities."""
+    raise ValueError(f"{name} is not in JSON")

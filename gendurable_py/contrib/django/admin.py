@@ -14,7 +14,7 @@ from typing import Any, ClassVar, cast
 import psycopg
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
-from django.db import Error
+from django.db import Error, transaction
 from django.http import HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import reverse
@@ -22,6 +22,7 @@ from django.urls import reverse
 from ... import calls
 from ...calls import viewing
 from ...errors import GendurableError
+from . import conf
 from ._acting import Acting, acting, note
 from ._changelist import SEARCH_HELP, ByMachine, ByQueue, ByStatus, InstanceList, Stuck
 from ._texts import readable, shown, status_of
@@ -126,11 +127,10 @@ class InstanceAdmin(Acting, ReadOnly):
     def change_view(self, request: Any, object_id: str, form_url: str = "", extra_context: Any = None) -> Any:
         if not self.has_view_permission(request):
             raise PermissionDenied
-        id = int(object_id) if len(object_id) < 19 and object_id.isascii() and object_id.isdigit() else 0
-        after = request.GET.get("after", "0")
+        id, after = _number(object_id), _number(request.GET.get("after", "0"))
         try:
             with translated(wrapper_of()):
-                seen = _look(connection(), id, int(after) if after.isascii() and after.isdigit() else 0)
+                seen = _look(connection(), id, after)
         except (GendurableError, Error) as error:
             messages.error(request, str(error))
             return HttpResponseRedirect(reverse("admin:index", current_app=self.admin_site.name))
@@ -152,6 +152,11 @@ class InstanceAdmin(Acting, ReadOnly):
             **(extra_context or {}),
         }
         return TemplateResponse(request, "admin/gendurable/instance/detail.html", context)
+
+
+def _number(text: str) -> int:
+    """An id, or the number of an entry; 0, which none has, for all else."""
+    return int(text) if len(text) < 19 and text.isascii() and text.isdigit() else 0
 
 
 def _look(conn: psycopg.Connection[Any], id: int, after: int) -> dict[str, Any] | None:
@@ -241,13 +246,22 @@ class Small(ReadOnly):
     shown_names: ClassVar[tuple[str, ...]] = ()
 
     def for_each(self, request: Any, queryset: Any, what: str, call: Callable[..., object]) -> None:
+        answers, refused = [], []
         try:
             with acting(request) as conn:
-                # A call may answer nothing where it cannot but have its effect.
-                answers = [call(conn, row.pk) not in (False,) for row in queryset]
+                for row in queryset:
+                    try:
+                        with transaction.atomic(using=conf.default_database()):
+                            # A call may answer nothing where it cannot but have its effect.
+                            answers.append(call(conn, row.pk) not in (False,))
+                    except (GendurableError, psycopg.errors.LockNotAvailable) as error:
+                        refused.append(f"{what} {row}: {str(error).partition(chr(10))[0]}")
         except (GendurableError, Error) as error:
             messages.error(request, f"{what}: {str(error).partition(chr(10))[0]}")
-        else:
+            return
+        for text in refused:
+            messages.error(request, text)
+        if answers:
             note(request, what, answers)
 
 

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, cast
 
 import django
+from asgiref.sync import sync_to_async
 from django.apps import apps
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.db import reset_queries
+from django.utils.module_loading import import_string
 
 from ...machine.claim import ClaimRow
 from ...machine.outcome import MachineLike
@@ -25,7 +27,7 @@ from ...machine.registry import known
 from ...telemetry import instrument
 from ...telemetry.events import Event
 from . import conf
-from .transactions import close_old
+from .transactions import close_broken, close_old, under_way
 
 
 def discover() -> list[MachineLike]:
@@ -54,13 +56,24 @@ def queues() -> list[str]:
 
 def _task_queues() -> set[str]:
     named = getattr(settings, "TASKS", None) or {}
-    path = "gendurable_py.contrib.django.tasks."
-    ours = [one for one in named.values() if str(one.get("BACKEND", "")).startswith(path)]
+    ours = [one for one in named.values() if _is_ours(str(one.get("BACKEND", "")))]
     return {queue for one in ours for queue in one.get("QUEUES", ["default"])}
 
 
+def _is_ours(path: str) -> bool:
+    """Whether a backend is that of `tasks`, or a class made of it."""
+    module = "gendurable_py.contrib.django.tasks"
+    if path.startswith(f"{module}."):
+        return True
+    try:
+        return any(base.__module__ == module for base in getattr(import_string(path), "__mro__", ()))
+    except ImportError:
+        return False  # whoever uses it is told by Django
+
+
 class Caring:
-    """Stands around each step, as Django's requests have it: connections that are too old or broken are closed."""
+    """Stands around each step, as Django's requests have it: connections that are too old or broken are closed, of
+    async steps those that are broken."""
 
     def __init__(self, inner: instrument.Instrument | None) -> None:
         self.inner = inner
@@ -70,15 +83,13 @@ class Caring:
 
     @contextmanager
     def _around(self, work: instrument.Running) -> Iterator[None]:
-        _care()
+        _care(failed=False)
         try:
-            if self.inner is None:
+            around = nullcontext() if self.inner is None else self.inner.step(work)
+            with around, under_way() if _on_loop() else nullcontext():
                 yield
-            else:
-                with self.inner.step(work):
-                    yield
         finally:
-            _care()
+            _care(failed=work.error is not None)
 
     def ran(self, row: ClaimRow, seconds: float, outcome: str, error: Exception | None) -> None:
         if self.inner is not None:
@@ -89,13 +100,28 @@ class Caring:
             self.inner.event(event)
 
 
-def _care() -> None:
+def _on_loop() -> bool:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
+        return False
+    return True
+
+
+_closing: set[asyncio.Task[None]] = set()
+
+
+def _care(failed: bool) -> None:
+    if not _on_loop():
         close_old()
         reset_queries()
-    # On the loop, where async steps run, Django lets nobody use a connection.
+        return
+    # What async steps ask goes through one thread of asgiref's, which they share, and one connection there. A lost one
+    # would stay there: it is closed before anything is asked that comes after this.
+    if failed:
+        task = asyncio.get_running_loop().create_task(sync_to_async(close_broken)())
+        _closing.add(task)
+        task.add_done_callback(_closing.discard)
 
 
 def take_care() -> None:

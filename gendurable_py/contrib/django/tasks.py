@@ -12,7 +12,7 @@ takes some): ``max_attempts``, ``timeout``, ``transactional``, ``retain``; for t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, ClassVar, cast
 
@@ -34,7 +34,7 @@ from ._framework import (
     TaskResultStatus,
     task_enqueued,
 )
-from ._running import Settings, TaskCancelled, TaskExpired, TaskLost, machine_of, read_error
+from ._running import Settings, TaskCancelled, TaskExpired, TaskLost, as_it_stands, machine_of, read_error
 from .calling import connection, translated, wrapper_of
 
 __all__ = ["GendurableBackend", "GendurableTask", "TaskCancelled", "TaskExpired", "TaskLost"]
@@ -181,7 +181,7 @@ class GendurableBackend(BaseTaskBackend):
         return self._read(row, [error for error in errors if error.kind != "unfit"], since)
 
     def _read(self, row: dict[str, Any], errors: list[Any], since: datetime | None) -> Any:
-        state = row["state"]
+        state, task = row["state"], self._task(row)
         tries = [read_error(error.error or "") for error in errors]
         started = [_moment(one.started) for one in tries if one.started]
         workers = [error.worker for error in errors if error.kind != "cancel" and error.worker]
@@ -193,7 +193,7 @@ class GendurableBackend(BaseTaskBackend):
             started.append(_moment(done["started_at"]))
             workers.append(done["worker"])
         result = TaskResult(
-            task=self._task(row),
+            task=task,
             id=str(row["id"]),
             status=self._statuses.get(row["status"], TaskResultStatus.READY),
             enqueued_at=_moment(state.get("enqueued_at") or row["inserted_at"]),
@@ -224,7 +224,7 @@ class GendurableBackend(BaseTaskBackend):
         if not isinstance(task, Task):
             raise TaskResultDoesNotExist(f"{row['id']} is of {path}, which is no task")
         run_after = row["state"].get("run_after")
-        return replace(
+        return as_it_stands(
             task,
             backend=self.alias,
             queue_name=row["queue"],

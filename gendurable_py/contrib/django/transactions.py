@@ -12,6 +12,7 @@ given to ``on_commit`` are called once, when the step has been committed.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -31,6 +32,34 @@ def close_old() -> None:
             connection.close_if_unusable_or_obsolete()
 
 
+def close_broken() -> None:
+    """Close those that an error has left unusable, and no others: somebody may be reading from them."""
+    for connection in connections.all(initialized_only=True):
+        if connection.errors_occurred and not connection.in_atomic_block and not connection.is_usable():
+            connection.close()
+
+
+_under_way: set[object] = set()
+
+
+@contextmanager
+def under_way() -> Iterator[None]:
+    """Around an async step: what async steps ask goes through one connection, which they share."""
+    task = asyncio.current_task()
+    known = task in _under_way
+    _under_way.add(task)
+    try:
+        yield
+    finally:
+        if not known:
+            _under_way.discard(task)
+
+
+def close_shared() -> Callable[[], None]:
+    """What closes that connection, in its thread: as around a request, unless other async steps may be reading."""
+    return close_broken if _under_way - {asyncio.current_task()} else close_old
+
+
 def atomic(using: str | None = None) -> Callable[[Callable[[Any], None]], AbstractContextManager[Any]]:
     """A hook: ``ctx.conn`` is Django's connection ``using``, the default one for None.
 
@@ -43,6 +72,8 @@ def atomic(using: str | None = None) -> Callable[[Callable[[Any], None]], Abstra
         with transaction.atomic(using=using):
             connection = transaction.get_connection(using)
             yield connection
+            # Else it would be rolled back behind the commit of the outcome, and nobody told.
+            connection.validate_no_broken_transaction()
             connection.ensure_connection()
             commit(connection.connection)
 

@@ -34,11 +34,21 @@ class Command(BaseCommand):
 
     def run_from_argv(self, argv: list[str]) -> None:
         """Django's own parser would refuse the options of the commands."""
-        self._hand_on(list(argv[2:]))
+        try:
+            self._hand_on(list(argv[2:]))
+        finally:
+            connections.close_all()
 
     def handle(self, *positional: str, **options: Any) -> None:
-        """By ``call_command("gendurable", "list", "--json")``."""
-        self._hand_on([*positional, *options["arguments"]])
+        """By ``call_command("gendurable", "list", "--json")``: the connections are those of the caller."""
+        before = os.environ.get("GENDURABLE_DSN")
+        try:
+            self._hand_on([*positional, *options["arguments"]])
+        finally:
+            # It may have a password in it, which other children of this process need not know.
+            os.environ.pop("GENDURABLE_DSN", None)
+            if before is not None:
+                os.environ["GENDURABLE_DSN"] = before
 
     def add_arguments(self, parser: Any) -> None:
         parser.add_argument("arguments", nargs=argparse.REMAINDER)
@@ -53,10 +63,7 @@ class Command(BaseCommand):
             arguments = _with_machines(arguments)
         from .....cli import main
 
-        try:
-            main(arguments)
-        finally:
-            connections.close_all()
+        main(arguments)
 
 
 def dsn_of(alias: str) -> str:
@@ -117,6 +124,7 @@ def _names_modules(words: list[str]) -> bool:
     for word in rest:
         if not word.startswith("-"):
             return True
-        if word not in _FLAGS and "=" not in word:
+        # -p4 and --processes=4 have their values, as flags have none
+        if word not in _FLAGS and "=" not in word and (len(word) == 2 or word.startswith("--")):
             next(rest, None)
     return False
