@@ -147,9 +147,7 @@ def escape(text: str) -> str:
         if part.startswith("{"):
             parts[at] = f"`{part}`"
         elif not part.startswith("`"):
-            parts[at] = re.sub(
-                r"([*<>\[\]])", lambda found: {"<": "&lt;", ">": "&gt;"}.get(found[1], "\\" + found[1]), part
-            )
+            parts[at] = re.sub(r"([*<>\[\]])", lambda found: MARKS.get(found[1], "\\" + found[1]), part)
     return "".join(parts).replace("|", "\\|")
 
 

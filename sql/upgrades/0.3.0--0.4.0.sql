@@ -333,7 +333,8 @@ create index minute_count_at on gendurable.minute_count (at);
 create index minute_count_new on gendurable.minute_count (at)
 where not summed;
 
--- Counted range by range of the claims' index, each count cut at 100,000, so that a look never reads the whole table.
+-- Counted range by range of the claims' index, so that a look never reads the whole table: each count is cut at 10,000, and where more
+-- than three queues have more than 200 rows, at their share of 30,000.
 create or replace view gd_queues as
 with recursive l as (
     (select i.queue from gendurable.instance i
