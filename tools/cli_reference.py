@@ -129,7 +129,7 @@ def sentence(info: Any, default: object, required: bool) -> str:
         said.append(f"{info.min} to {info.max}.")
     elif info.min is not None:
         said.append(f"At least {info.min}.")
-    if not required and info.show_default is not False and default not in (None, False, "") and default != []:
+    if not required and info.show_default is not False and default not in (None, "", []) and default is not False:
         said.append(f"Default: `{default}`.")
     if info.envvar:
         said.append(f"Variable: `{info.envvar}`.")
