@@ -55,6 +55,10 @@ select t.lose('qd'), t.lose('qd');
 select matches(t.doctor(), '^ok', 'twice is chance');
 select t.lose('qd');
 select is(t.doctor(), format('warning instances lose their worker again and again, up to 3 times in a row: %s', :d), 'three times is not');
+select count(gd_insert('m', p_queue => 'qe')) from generate_series(1, 24);
+select t.lose('qe'), t.lose('qe'), t.lose('qe');
+select matches(t.doctor(), ' and 22 more$', 'of many it says how many they are');
+select is((select jsonb_array_length(d.detail -> 'crashes') from gd_doctor() d where d."check" = 'crashes'), 20, 'and tells of the first');
 update gendurable.error set at = at - interval '2 hours';
 select matches(t.doctor(), '^ok', 'what was long ago is no matter');
 

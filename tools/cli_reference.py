@@ -129,7 +129,7 @@ def sentence(info: Any, default: object, required: bool) -> str:
         said.append(f"{info.min} to {info.max}.")
     elif info.min is not None:
         said.append(f"At least {info.min}.")
-    if not required and info.show_default is not False and default not in (None, False, "") and default != []:
+    if not required and info.show_default is not False and default not in (None, "", []) and default is not False:
         said.append(f"Default: `{default}`.")
     if info.envvar:
         said.append(f"Variable: `{info.envvar}`.")
@@ -147,9 +147,7 @@ def escape(text: str) -> str:
         if part.startswith("{"):
             parts[at] = f"`{part}`"
         elif not part.startswith("`"):
-            parts[at] = re.sub(
-                r"([*<>\[\]])", lambda found: {"<": "&lt;", ">": "&gt;"}.get(found[1], "\\" + found[1]), part
-            )
+            parts[at] = re.sub(r"([*<>\[\]])", lambda found: MARKS.get(found[1], "\\" + found[1]), part)
     return "".join(parts).replace("|", "\\|")
 
 

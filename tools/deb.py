@@ -34,8 +34,11 @@ NEEDED = {
     "pg_buildext": "postgresql-server-dev-all",
 }
 MAINTAINER = ("The gendurable developers", "gendurable@example.org")
+# Whoever builds as root asks about files of another user, which git would refuse. What is built is run anyway.
+GIT = ("git", "-c", "safe.directory=*")
 # Where there is no git to ask: what is built, and what tools leave behind.
-LEFT_OUT = {".venv", "dist", "build", ".git", "__pycache__"}
+LEFT_OUT = {"dist", "build", ".git", "__pycache__", "node_modules", ".hypothesis"}
+LEFT_BEHIND = re.compile(r"\.venv.*|\..*_cache|\.env.*")
 
 
 def missing() -> list[str]:
@@ -51,7 +54,7 @@ def installed() -> list[int]:
 
 def sources(root: Path = ROOT) -> list[str]:
     """The files that a release consists of, as paths below the top."""
-    known = subprocess.run(["git", "ls-files", "-z"], cwd=root, env=_environment(), capture_output=True, check=False)
+    known = subprocess.run([*GIT, "ls-files", "-z"], cwd=root, env=_environment(), capture_output=True, check=False)
     if known.returncode == 0 and known.stdout:
         names = [name for name in known.stdout.decode().split("\0") if name]
     else:
@@ -59,7 +62,9 @@ def sources(root: Path = ROOT) -> list[str]:
         names = [
             name
             for name in names
-            if not LEFT_OUT & set(Path(name).parts) and not re.fullmatch(r"sql/[^/]*\.(sql|part)", name)
+            if not LEFT_OUT & set(Path(name).parts)
+            and not any(LEFT_BEHIND.fullmatch(part) for part in Path(name).parts)
+            and not re.fullmatch(r"sql/[^/]*\.(sql|part)", name)
         ]
     return sorted(name for name in names if (root / name).is_file() and not name.startswith("packaging/debian/"))
 
@@ -83,7 +88,7 @@ def releases(root: Path = ROOT) -> list[tuple[str, datetime]]:
 def _last_commit(root: Path) -> datetime:
     if "SOURCE_DATE_EPOCH" in os.environ:
         return datetime.fromtimestamp(int(os.environ["SOURCE_DATE_EPOCH"]), UTC)
-    command = ["git", "log", "-1", "--format=%ct"]
+    command = [*GIT, "log", "-1", "--format=%ct"]
     said = subprocess.run(command, cwd=root, env=_environment(), capture_output=True, check=False, text=True)
     if said.returncode == 0:
         return datetime.fromtimestamp(int(said.stdout), UTC)
@@ -148,7 +153,7 @@ def _archive(tree: Path, to: Path, seconds: int) -> None:
             entry.mtime = seconds
             with path.open("rb") as file:
                 tar.addfile(entry, file)
-    with to.open("wb") as file, gzip.GzipFile("", "wb", fileobj=file, mtime=0) as packed:
+    with to.open("wb") as target, gzip.GzipFile("", "wb", fileobj=target, mtime=0) as packed:
         packed.write(content.getvalue())
 
 

@@ -35,7 +35,7 @@ def queues() -> Statement[list[Row]]:
 
 @call
 def queue(name: str) -> Statement[list[Row]]:
-    """One queue, as `queues` has it: at the cost of one; empty: there is none of that name."""
+    """One queue, as `queues` has it; empty: there is none of that name."""
     return Statement("select row_to_json(x)::text from gd_queues x where x.queue = %s", (name,), _rows)
 
 

@@ -68,7 +68,7 @@ declare
     v_found record;
 begin
     select count(*)::int as count, max(n.crashes) as most, min(n.first_at) as since,
-        array_agg(n.id::text order by n.crashes desc, n.id) filter (where n.place <= 20) as ids,
+        array_agg(n.id::text order by n.crashes desc, n.id) as ids,
         jsonb_agg(jsonb_build_object('id', n.id, 'fsm', n.fsm, 'step', n.step, 'queue', n.queue, 'crashes', n.crashes, 'last_at', n.last_at)
             order by n.crashes desc, n.id) filter (where n.place <= 20) as detail
     into v_found

@@ -211,7 +211,7 @@ cross join lateral (
     ) x
 ) k
 left join (
-    select r.queue, least(sum(r.count), 10000)::bigint as limited
+    select g.queue, v.limited
     from (
         -- from line to line
         with recursive l as (
@@ -228,19 +228,26 @@ left join (
             ) n
         )
 
-        select l.queue, c.count
+        select l.queue, z.most, array_agg(l.rate_limit) as names
         from (select x.rate_limit, x.queue from l x limit 10000) l
-        cross join lateral (
-            select count(*) as count
-            from (
+        cross join c z
+        group by l.queue, z.most
+    ) g
+    cross join lateral (
+        -- of all lines of a queue together
+        select count(*) as limited
+        from (
+            select r.id
+            from unnest(g.names) y (rate_limit)
+            cross join lateral (
                 select i.id from gendurable.instance i
-                where i.rate_limit = l.rate_limit and i.queue = l.queue and i.bucket_at is not null
+                where i.rate_limit = y.rate_limit and i.queue = g.queue and i.bucket_at is not null
                 order by i.priority, i.bucket_at, i.id
-                limit 10000
-            ) x
-        ) c
-    ) r
-    group by r.queue
+                limit g.most
+            ) r
+            limit g.most
+        ) x
+    ) v
 ) t on q.queue = t.queue
 left join gendurable.queue_setting s on q.queue = s.queue
 left join (

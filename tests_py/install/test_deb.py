@@ -192,8 +192,22 @@ def test_what_was_built_here_is_no_source(tmp_path: Path) -> None:
         if name.startswith(("sql/", "tools/")) or "/" not in name:
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / name, tmp_path / name)
-    for name in ("sql/gendurable.sql", "sql/x.part", ".venv/bin/python", "dist/x.zip", "tools/__pycache__/x.pyc"):
+    built = ("sql/gendurable.sql", "sql/x.part", "dist/x.zip", "tools/__pycache__/x.pyc")
+    left = (".venv/bin/python", ".venv-peers/node_modules/x/y.js", ".mypy_cache/x.json", ".hypothesis/x", ".env")
+    for name in (*built, *left):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     found = set(TOOL["sources"](tmp_path))
     assert found == {name for name in listed if name.startswith(("sql/", "tools/")) or "/" not in name}
+
+
+def test_whoever_builds_as_root_asks_git_all_the_same(tmp_path: Path) -> None:
+    if os.getuid() != 0 or shutil.which("git") is None:
+        pytest.skip("needs root, and git (Debian: apt-get install git)")
+    (tmp_path / "Makefile").touch()
+    for arguments in (["init", "-q"], ["add", "Makefile"]):
+        subprocess.run(["git", *arguments], cwd=tmp_path, check=True)
+    (tmp_path / "secrets.txt").touch()
+    for path in (tmp_path, *tmp_path.rglob("*")):
+        os.chown(path, 65534, 65534)
+    assert TOOL["sources"](tmp_path) == ["Makefile"]

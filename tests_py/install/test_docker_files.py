@@ -104,9 +104,10 @@ def test_compose_names_files_that_are_there_and_asks_for_little() -> None:
 # health.py
 
 
-def health(dsn: str = "", port: str = "") -> tuple[int, str]:
+def health(dsn: str = "", port: str = "", host: str = "0.0.0.0") -> tuple[int, str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
-    environment |= {"GENDURABLE_DSN": dsn, "GENDURABLE_METRICS_PORT": port, "http_proxy": "http://127.0.0.1:9"}
+    environment |= {"GENDURABLE_DSN": dsn, "GENDURABLE_METRICS_PORT": port, "GENDURABLE_METRICS_HOST": host}
+    environment |= {"http_proxy": "http://127.0.0.1:9"}
     done = subprocess.run(
         [sys.executable, str(DOCKER / "health.py")],
         env=environment,
@@ -150,7 +151,7 @@ def test_health_without_a_database() -> None:
 
 
 @contextmanager
-def answering(status: int) -> Iterator[str]:
+def answering(status: int, host: str = "127.0.0.1") -> Iterator[str]:
     """A port of which everything answers with this status; only /health is asked for."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -161,7 +162,7 @@ def answering(status: int) -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             pass
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    with http.server.ThreadingHTTPServer((host, 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
@@ -184,3 +185,9 @@ def test_health_by_the_port() -> None:
         code, said = health(port=port)
         assert code == 1 and "503" in said
     assert health(port=str(unused_port()))[0] == 1
+
+
+def test_health_at_the_address_at_which_the_worker_listens() -> None:
+    with answering(200, "127.0.0.2") as port:
+        assert health(port=port, host="127.0.0.2") == (0, "ok")
+        assert health(port=port)[0] == 1

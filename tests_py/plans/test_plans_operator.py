@@ -13,7 +13,7 @@ from support.server import Server
 
 Conn = psycopg.Connection[Any]
 
-# 40 queues with 3,600 rows each, and 60,000 that have ended, one a second.
+# 40 queues with 3,600 rows each and ten lines of 200 before a rate limit, and 60,000 that have ended, one a second.
 ROWS = """
 insert into gendurable.instance (fsm, step, queue, status, finished_at, keep_until, failed_at)
 select 'm', 's', 'q', case when g % 10 = 0 then 'failed' else 'done' end::gendurable.status, n.at,
@@ -24,6 +24,8 @@ insert into gendurable.instance (fsm, step, queue, status, eligible_at, awaits)
 select 'm', 's', 'q' || g % 40, case when g % 3 = 2 then 'awaiting_signal' else 'runnable' end::gendurable.status,
     case g % 3 when 0 then now() - g * interval '1 ms' when 1 then now() + g * interval '1 day' end, '{x}'
 from generate_series(1, 144000) g;
+insert into gendurable.instance (fsm, step, queue, status, rate_limit, bucket_at)
+select 'm', 's', 'q' || g % 40, 'runnable', 'limit ' || g % 400, now() from generate_series(1, 80000) g;
 insert into gendurable.error (instance_id, no, at, attempt, kind, step, worker)
 select g, 1, timestamptz '2026-01-01' + g * interval '1 second', 0,
     case when g % 2 = 0 then 'crash' else 'error' end, 's', 'w'
@@ -75,7 +77,7 @@ def test_what_ended_in_a_time_is_found_among_all(full: Conn) -> None:
 
 
 def test_counts_of_queues_share_what_there_is(full: Conn) -> None:
-    rows = full.execute("select due, delayed, parked, counted_to from gd_queues where queue <> 'q'").fetchall()
-    assert set(rows) == {(750, 750, 750, 750)}
+    rows = full.execute("select due, delayed, parked, limited, counted_to from gd_queues where queue <> 'q'").fetchall()
+    assert set(rows) == {(750, 750, 750, 750, 750)}
     alone = full.execute("select due, counted_to from gd_queues where queue = 'q1'").fetchone()
     assert alone == (750, 750)

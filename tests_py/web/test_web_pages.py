@@ -209,3 +209,16 @@ def test_a_search_path_of_another_schema_is_the_connections(db: Database, conn: 
         assert "order:7" in text_of(browser.get("/instances"))
     with browsing(app(lambda: psycopg.connect(db.dsn, autocommit=True))) as browser:
         assert "order:7" in text_of(browser.get("/instances"))
+
+
+def test_a_count_that_was_cut_says_so(browser: Browser, conn: Conn) -> None:
+    # Four full queues: each count ends at 7,500.
+    conn.execute(
+        "insert into gendurable.instance (fsm, step, queue, status, eligible_at)"
+        " select 'm', 's', 'full' || n.queue, 'runnable', now() from (values (1, 250), (2, 300), (3, 7499), (4, 7501))"
+        " n (queue, rows), generate_series(1, n.rows)"
+    )
+    page = text_of(browser.get("/queues"))
+    assert "full4 7,500+" in page
+    assert "full3 7,499 " in page
+    assert "full1 250 " in page
