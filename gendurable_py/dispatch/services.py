@@ -13,6 +13,10 @@ from typing import Any
 Failed = Callable[[asyncio.Task[Any], BaseException], None]
 
 
+_AGAIN = 2.0
+"""Seconds until a service that has not ended is told once more."""
+
+
 class Service:
     """Derived classes `run` for ever; what they set up besides, they do around `start` and `stop`."""
 
@@ -48,8 +52,13 @@ class Service:
     async def stop(self) -> None:
         """End it, and wait until it has ended. It need not have been started."""
         self.end()
-        if self.task is not None:
-            await asyncio.gather(self.task, return_exceptions=True)
+        if self.task is None:
+            return
+        # A driver that is cancelled while its connection breaks may raise that error alone (psycopg 3.2 does), and the
+        # service goes on, as after any other.
+        while not (await asyncio.wait([self.task], timeout=_AGAIN))[0]:
+            self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
 
 
 class Loop(Service):

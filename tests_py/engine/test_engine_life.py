@@ -18,6 +18,7 @@ from support.wait import wait_until
 
 import gendurable_py as gd
 from gendurable_py import Context, Engine, job
+from gendurable_py.dispatch import services
 
 Conn = psycopg.Connection[Any]
 ROOT = Path(__file__).resolve().parents[2]
@@ -322,3 +323,26 @@ def test_what_a_service_began_with_is_not_walked_by_the_garbage_collector(db: An
         assert frozen > 10_000
         worker.terminate()
         assert line(worker) == "0"
+
+
+async def test_a_service_that_loses_its_cancellation_is_stopped_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(services, "_AGAIN", 0.01)
+    lost: list[int] = []
+
+    class Deaf(services.Service):
+        name = "deaf"
+
+        async def run(self) -> None:
+            while True:
+                try:
+                    await asyncio.Event().wait()
+                except asyncio.CancelledError:
+                    lost.append(1)
+                    if len(lost) > 2:
+                        raise
+
+    deaf = Deaf()
+    deaf.start(lambda task, error: pytest.fail(str(error)))
+    await asyncio.sleep(0)
+    await asyncio.wait_for(deaf.stop(), 30)
+    assert len(lost) == 3
