@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import time
 from typing import Any
 
 import django
@@ -14,6 +16,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 BACKEND = "gendurable_py.contrib.django.tasks.GendurableBackend"
 urlpatterns: list[Any] = []
+_ZONE = os.environ.get("TZ")
 
 
 def set_up() -> None:
@@ -26,6 +29,7 @@ def set_up() -> None:
         DATABASES={},
         ROOT_URLCONF=__name__,
         USE_TZ=True,
+        TIME_ZONE="UTC",
         LANGUAGE_CODE="en-us",
         PASSWORD_HASHERS=["django.contrib.auth.hashers.MD5PasswordHasher"],
         STATIC_URL="/static/",
@@ -104,6 +108,11 @@ def leave() -> None:
     """Close what is open, also in the thread of asgiref's, in which async views and tasks ask the database."""
     _leave_here()
     asyncio.run(sync_to_async(_leave_here)())
+    # Django sets it for the whole process, when a test overrides its time zone.
+    if os.environ.get("TZ") != _ZONE:
+        os.environ.pop("TZ", None)
+        os.environ.update({} if _ZONE is None else {"TZ": _ZONE})
+        time.tzset()
 
 
 def _leave_here() -> None:
