@@ -12,9 +12,10 @@ from typing import LiteralString, cast
 
 from pydantic import JsonValue
 
-from .._statement import Rows, Statement, call, nothing
+from .._statement import Rows, Script, Statement, call, nothing, script
 from ..machine.codec import loads
-from .rows import when
+from .looking import history
+from .rows import Entry, when
 
 Row = dict[str, JsonValue]
 
@@ -109,6 +110,23 @@ def happened(id: int, after: int = 0, limit: int = 100, most: int = 2_000) -> St
         (most, id, after, limit),
         _rows,
     )
+
+
+@script
+def latest(id: int, most: int) -> Script[list[Entry]]:
+    """The last entries of a history, which is read from its beginning and may be as long as it likes."""
+    page: list[Entry] = yield history.statement(id, 0, most + 1)
+    if len(page) <= most:
+        return page
+    # There is an entry behind ``low`` and none behind ``high``.
+    low, high = page[-2].no, page[-1].no
+    while (yield happened.statement(id, high, 1, 0)):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if (yield happened.statement(id, middle, 1, 0)) else (low, middle)
+    last: list[Entry] = yield history.statement(id, max(high - most, 0), most)
+    return last
 
 
 @call

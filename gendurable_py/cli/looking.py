@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, TypeVar, cast
 
-import psycopg
 import typer
 from pydantic import JsonValue
 from rich.console import Group, RenderableType
@@ -16,7 +15,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from .. import calls
-from ..calls import Cause, Entry, Kept, Listed, Node, Page
+from ..calls import Cause, Entry, Kept, Listed, Node, Page, viewing
 from .filters import Filters
 from .frame import Frame, Negative, command
 from .output import age, clock, encode, facts, first_line, plain, stack, styled, table
@@ -60,7 +59,7 @@ def show(
         raise _none(id)
     causes, kept = calls.why(conn, id), calls.errors(conn, id, 20)
     tree = calls.tree(conn, id, limit=200)
-    entries = _latest(conn, id)
+    entries = viewing.latest(conn, id, 20)
     whole = {"instance": found, "why": causes, "errors": kept, "tree": tree, "history": entries}
 
     def render() -> RenderableType:
@@ -76,21 +75,6 @@ def show(
         return stack(parts)
 
     frame.answer(whole, render)
-
-
-def _latest(conn: psycopg.Connection[Any], id: int, most: int = 20) -> list[Entry]:
-    """The last entries of a history, which is read from its beginning and may be as long as it likes."""
-    page = calls.history(conn, id)
-    if len(page) < 1000:
-        return page[-most:]
-    # There is an entry behind ``low`` and none behind ``high``; so close to their end they have no gaps.
-    low, high = page[-2].no, page[-1].no
-    while calls.history(conn, id, high, 1):
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if calls.history(conn, id, middle, 1) else (low, middle)
-    return calls.history(conn, id, max(high - most, 0), most)
 
 
 def stack_of(title: str, part: RenderableType) -> RenderableType:

@@ -50,7 +50,7 @@ async def instance(look: Look) -> Page:
     fsm = found["fsm"]
     nodes = await calls.tree(conn, id, limit=_TREE)
     key = found["partition_key"]
-    entries = await latest(conn, id, _HISTORY)
+    entries = await viewing.latest(conn, id, _HISTORY)
     return Page(
         "instance.html",
         f"{fsm} {id}",
@@ -89,21 +89,6 @@ async def _get(conn: Conn, id: int) -> dict[str, Any]:
     if found is None:
         raise Missing(f"There is no instance {id} (any more).")
     return found
-
-
-async def latest(conn: Conn, id: int, most: int) -> list[Entry]:
-    """The last entries of a history, which is read from its beginning and may be as long as it likes."""
-    page = await calls.history(conn, id, 0, most + 1)
-    if len(page) <= most:
-        return page
-    # There is an entry behind ``low`` and none behind ``high``.
-    low, high = page[-2].no, page[-1].no
-    while await viewing.happened(conn, id, high, 1, 0):
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if await viewing.happened(conn, id, middle, 1, 0) else (low, middle)
-    return await calls.history(conn, id, max(high - most, 0), most)
 
 
 def _happened(shown: Shown, fsm: object, entry: Entry) -> Happened:
