@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +28,7 @@ from gendurable_py.telemetry.tally import BUCKETS, Names, Tally
 Conn = psycopg.Connection[Any]
 ROOT = Path(__file__).resolve().parents[2]
 
-
-@pytest.fixture(autouse=True)
-def apart() -> Iterator[None]:
-    yield
-    prometheus.uninstrument()
-    assert telemetry.meter is None
-    assert telemetry.looks_every() is None
-
-
-@pytest.fixture
-def registry() -> CollectorRegistry:
-    return CollectorRegistry()
+pytestmark = pytest.mark.usefixtures("unmetered")
 
 
 class Troubled(FSM, name="prometheus.troubled"):

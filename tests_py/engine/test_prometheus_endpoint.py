@@ -9,7 +9,6 @@ import logging
 import multiprocessing
 import socket
 import urllib.parse
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,18 +30,7 @@ from gendurable_py.telemetry import instrument as telemetry
 Conn = psycopg.Connection[Any]
 ROOT = Path(__file__).resolve().parents[2]
 
-
-@pytest.fixture(autouse=True)
-def apart() -> Iterator[None]:
-    yield
-    prometheus.uninstrument()
-    assert telemetry.meter is None
-    assert telemetry.looks_every() is None
-
-
-@pytest.fixture
-def registry() -> CollectorRegistry:
-    return CollectorRegistry()
+pytestmark = pytest.mark.usefixtures("unmetered")
 
 
 def test_probes(db: Any, conn: Conn, registry: CollectorRegistry) -> None:
