@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +11,6 @@ from pathlib import Path
 import psycopg
 import pytest
 from support import container as _container
-from support.container import Unavailable
 from support.server import ROOT
 from support.wait import wait_until
 
@@ -31,15 +29,7 @@ input()
 @pytest.fixture(scope="module")
 def image() -> Iterator[str]:
     """The image that docker/Dockerfile makes of what is here; nothing is pulled for it."""
-    try:
-        client = _container.engine()
-    except Unavailable as error:
-        pytest.skip(f"{error}; apt-get install docker.io, and start dockerd")
-    if shutil.which("docker") is None:
-        pytest.skip("no docker program; apt-get install docker.io")
-    for needed in (BASE, PYTHON):
-        if not _container.has_image(client, needed):
-            pytest.skip(f"the image {needed} is not here: docker pull {needed}, or docker/scratch-image.sh {needed}")
+    client = _container.engine_with(BASE, PYTHON)
     name = f"gendurable-test:{os.getpid()}"
     arguments = [f"--build-arg={key}={value}" for key, value in (("BASE", BASE), ("PYTHON", PYTHON))]
     build = subprocess.run(

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 
 import pytest
 from support import container as _container
-from support.container import Unavailable
 from support.server import ROOT
 from support.wait import wait_until
 
@@ -45,15 +43,7 @@ def remove(*names: str) -> None:
 @pytest.fixture(scope="module")
 def image() -> Iterator[str]:
     """The image of what is here; nothing is pulled for it, but its packages come from the index of pip."""
-    try:
-        client = _container.engine()
-    except Unavailable as error:
-        pytest.skip(f"{error}; apt-get install docker.io, and start dockerd")
-    if shutil.which("docker") is None:
-        pytest.skip("no docker program; apt-get install docker.io")
-    for needed in (SERVER, PYTHON):
-        if not _container.has_image(client, needed):
-            pytest.skip(f"the image {needed} is not here: docker pull {needed}, or docker/scratch-image.sh {needed}")
+    _container.engine_with(SERVER, PYTHON)
     docker("build", "-f", "docker/worker.Dockerfile", "-t", NAME, f"--build-arg=PYTHON={PYTHON}", ".")
     yield NAME
     docker("rmi", "-f", NAME)

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 from psycopg.conninfo import make_conninfo
 
 ANSWER_SECONDS = 5
@@ -84,6 +85,20 @@ def has_image(client: Any, image: str) -> bool:
     except ImageNotFound:
         return False
     return True
+
+
+def engine_with(*images: str) -> Any:
+    """The client of an engine that has these images; without one the test is skipped, and says how to get it."""
+    try:
+        client = engine()
+    except Unavailable as error:
+        pytest.skip(f"{error}; apt-get install docker.io, and start dockerd")
+    if shutil.which("docker") is None:
+        pytest.skip("no docker program; apt-get install docker.io")
+    for needed in images:
+        if not has_image(client, needed):
+            pytest.skip(f"the image {needed} is not here: docker pull {needed}, or docker/scratch-image.sh {needed}")
+    return client
 
 
 def pull(client: Any, image: str) -> None:
