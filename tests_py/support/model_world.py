@@ -25,7 +25,8 @@ select i.id, i.status::text, i.step, i.state, i.attempt, i.crashes, i.queue, i.h
     {US.format("i.deadline_at")} as deadline, {US.format(LEASE)} as lease,
     {US.format("i.finished_at")} as finished, {US.format("i.expires_at")} as expires,
     {US.format("i.timeout_at")} as timeout,
-    array(select s.id from gendurable.signal s where s.instance_id = i.id order by s.id) as inbox
+    array(select s.id from gendurable.signal s where s.instance_id = i.id order by s.id) as inbox,
+    array(select j.entry ->> 'k' from gendurable.journal j where j.instance_id = i.id order by j.seq) as journal
 from gendurable.instance i
 left join gendurable.renewal r on r.instance_id = i.id and r.claim_no = i.claim_no
 where i.id > 0
@@ -285,6 +286,7 @@ class World:
             if row.status == "awaiting_children":
                 assert got["pending"] == row.pending, (number, "pending", got["pending"], row)
             assert got["inbox"] == sorted(row.inbox), (number, "inbox", got["inbox"], row)
+            assert got["journal"] == [kind for kind, _ in row.journal], (number, "journal", got["journal"], row)
             for name in ("at", "deadline", "lease", "finished", "expires", "timeout"):
                 carries = name == "at" and row.ended
                 setattr(row, name, self._narrow(row, name, None if carries else got[name]))
