@@ -1,0 +1,76 @@
+"""The entries of a journal: what a flow has committed, one after the other, as JSON.
+
+Values stand in them as JSON *in a text*: as JSON itself the server would sort the keys of objects and write numbers in
+its own way, and the function would be given something else after a crash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..machine.codec import dumps
+
+Entry = Mapping[str, Any]
+
+MARKS = frozenset({"start", "patch", "retried", "end"})
+"""Entries that nobody waits for: they may be committed with the next that counts."""
+
+
+def start(at: float, seed: str) -> bytes:
+    return b'{"k":"start","at":%.6f,"seed":%b}' % (at, dumps(seed))
+
+
+def patch(name: str) -> bytes:
+    return b'{"k":"patch","name":%b,"on":true}' % dumps(name)
+
+
+def end(at: float, failed: int | None) -> bytes:
+    return b'{"k":"end","at":%.6f,"failed":%b}' % (at, b"null" if failed is None else b"%d" % failed)
+
+
+def value(kind: str, name: bytes, n: int, at: float, text: str | None, signal: int | None = None) -> bytes:
+    """Something came: the value of a step or a signal, the results of children; None: its time was up."""
+    made = b'{"k":"%b","name":%b,"n":%d,"at":%.6f' % (kind.encode(), name, n, at)
+    if text is not None:
+        made += b',"v":' + dumps(text)
+    if signal is not None:
+        made += b',"id":%d' % signal
+    return made + b"}"
+
+
+def failure(name: bytes, n: int, at: float, kinds: tuple[str, ...], message: str, attempts: int) -> bytes:
+    said = dumps({"kinds": kinds, "message": message, "attempts": attempts})
+    return b'{"k":"step","name":%b,"n":%d,"at":%.6f,"e":%b}' % (name, n, at, said)
+
+
+def timer(delay: str, n: int, at: float) -> bytes:
+    return b'{"k":"timer","delay":%b,"n":%d,"at":%.6f}' % (delay.encode(), n, at)
+
+
+def retry(name: bytes, n: int, at: float, attempts: int, until: float, message: str) -> bytes:
+    return b'{"k":"retry","name":%b,"n":%d,"at":%.6f,"attempts":%d,"until":%.6f,"error":%b}' % (
+        name,
+        n,
+        at,
+        attempts,
+        until,
+        dumps(message),
+    )
+
+
+def key_of(entry: Entry) -> tuple[str, str, int]:
+    """What the function has to wait for where this comes."""
+    kind = str(entry.get("k"))
+    name = f"{entry.get('delay', 0):.5f}" if kind == "timer" else str(entry.get("name"))
+    return ("step" if kind == "retry" else kind), name, int(entry.get("n") or 0)
+
+
+def describe(key: tuple[str, str, int]) -> str:
+    """In the words of an error."""
+    kind, name, n = key
+    said = f"a timer of {float(name):g} s" if kind == "timer" else f"{_SAID.get(kind, kind)} {name!r}"
+    return said if n == 0 else f"{said} (number {n + 1})"
+
+
+_SAID = {"step": "step", "sleep": "sleep", "signal": "signal", "childs": "children"}
