@@ -249,6 +249,8 @@ class Engine:
         count, heard = self._database.counts.counting(), self._emit.heard
         for work in works:
             row, kind, seconds = work.row, read_kind(work.outcome), work.ended - work.started
+            if work.flow is not None:  # not a step: see `flowing`
+                continue
             count(row.fsm, row.step, kind or "none", seconds)
             if heard:
                 self._emit(

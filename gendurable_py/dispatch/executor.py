@@ -201,6 +201,9 @@ class Executor:
             else:
                 self._running[one.queue] -= 1
                 taken.append(one)
+        for work in taken:
+            if work.flow is not None:
+                work.flow.close()
         return taken
 
     async def cancel_tasks(self) -> list[asyncio.Task[None]]:

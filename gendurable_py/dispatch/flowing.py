@@ -275,7 +275,5 @@ def run_in_thread(call: StepCall) -> None:
         logger.debug("step %s failed", call.step.name, exc_info=call.error)
 
 
-def _make_eager(
-    coro: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop, context: Any
-) -> asyncio.Task[None]:
+def _make_eager(coro: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop, context: Any) -> asyncio.Task[None]:
     return asyncio.Task(coro, loop=loop, context=context, eager_start=True)  # type: ignore[call-arg]

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..machine.codec import dumps
+from ..machine.outcome import Signal
 
 Entry = Mapping[str, Any]
 
@@ -29,14 +30,16 @@ def end(at: float, failed: int | None) -> bytes:
     return b'{"k":"end","at":%.6f,"failed":%b}' % (at, b"null" if failed is None else b"%d" % failed)
 
 
-def value(kind: str, name: bytes, n: int, at: float, text: str | None, signal: int | None = None) -> bytes:
-    """Something came: the value of a step or a signal, the results of children; None: its time was up."""
+def value(kind: str, name: bytes, n: int, at: float, text: str | None) -> bytes:
+    """Something came: the value of a step, the results of children; None: a time was up."""
     made = b'{"k":"%b","name":%b,"n":%d,"at":%.6f' % (kind.encode(), name, n, at)
-    if text is not None:
-        made += b',"v":' + dumps(text)
-    if signal is not None:
-        made += b',"id":%d' % signal
-    return made + b"}"
+    return made + (b"}" if text is None else b',"v":%b}' % dumps(text))
+
+
+def signal(name: bytes, n: int, at: float, came: Signal) -> bytes:
+    """A signal was taken, with its payload as the value."""
+    sent, payload = dumps(came.inserted_at.isoformat()), dumps(dumps(came.payload).decode())
+    return b'{"k":"signal","name":%b,"n":%d,"at":%.6f,"id":%d,"sent":%b,"v":%b}' % (name, n, at, came.id, sent, payload)
 
 
 def failure(name: bytes, n: int, at: float, kinds: tuple[str, ...], message: str, attempts: int) -> bytes:

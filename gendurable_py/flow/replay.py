@@ -5,9 +5,12 @@ After each entry it runs until it waits, as it did then: so races, timeouts and 
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
-from ..machine.context import read_childs, read_signals
+from ..machine.codec import loads
+from ..machine.context import read_childs
+from ..machine.outcome import Signal
 from . import entries
 from .entries import Entry
 from .errors import NonDeterministic, StepFailed
@@ -44,7 +47,7 @@ def give(run: RunState, entry: Entry) -> None:
         failed._seq = seq
         run.settle(found, error=failed)
     else:
-        run.settle(found, _read(found, entry.get("v"), seq))
+        run.settle(found, _read(found, entry, seq))
 
 
 def _begin_anew(run: RunState) -> None:
@@ -55,7 +58,8 @@ def _begin_anew(run: RunState) -> None:
             run.asked[one] = None
 
 
-def _read(found: Waiting, text: str | None, seq: int) -> Any:
+def _read(found: Waiting, entry: Entry, seq: int) -> Any:
+    text = entry.get("v")
     if isinstance(found, StepWait):
         try:
             return found.about.read(text or "null")
@@ -65,7 +69,9 @@ def _read(found: Waiting, text: str | None, seq: int) -> Any:
                 f"return any more: {error}"
             ) from error
     if isinstance(found, SignalWait):
-        return None if text is None else read_signals(f"[{text}]")[0]
+        if text is None:
+            return None
+        return Signal(int(entry["id"]), found.name, loads(text), datetime.fromisoformat(entry["sent"]))
     if isinstance(found, ChildsWait):
         return seq, read_childs(text or "[]")
     return None

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..machine.codec import dumps
 from ..machine.context import read_childs
-from ..machine.outcome import ChildResult, Signal
+from ..machine.outcome import ChildResult
 from . import entries
 from .errors import FlowError, NonDeterministic
 from .state import MOST_ENTRIES, RunState
@@ -37,7 +37,10 @@ def take(run: RunState) -> None:
             break
         told = ""
         if not isinstance(one, StepWait):
-            _defer(run, one, None, None, None)
+            at, (kind, name, n) = run.now(), one.key
+            timed = entries.timer(name, n, at) if kind == "timer" else entries.value(kind, dumps(name), n, at, None)
+            run.fresh.append(timed)
+            _defer(run, one, at, None)
             return
         # The pause before another attempt needs no record: the step begins again.
         one.deadline = None
@@ -49,7 +52,7 @@ def _took_signal(run: RunState) -> bool:
     for one in run.waiting.values():
         if isinstance(one, SignalWait):
             awaited.setdefault(one.name, one)
-    for at, signal in enumerate(run.inbox) if awaited else ():
+    for place, signal in enumerate(run.inbox) if awaited else ():
         found = awaited.get(signal.name)
         if found is None:
             continue
@@ -58,8 +61,10 @@ def _took_signal(run: RunState) -> bool:
                 f"signal {signal.id} {signal.name!r} is too large for a flow: send the address of what it says"
             )
             return True
-        del run.inbox[at]
-        _defer(run, found, dumps(_signal_as_json(signal)).decode(), signal.id, signal)
+        del run.inbox[place]
+        at = run.now()
+        run.fresh.append(entries.signal(dumps(found.name), found.key[2], at, signal))
+        _defer(run, found, at, signal)
         run.used = signal.id
         return True
     return False
@@ -93,13 +98,7 @@ def _take_childs(run: RunState) -> None:
     run.hand_out = hand_out
 
 
-def _defer(run: RunState, one: Waiting, text: str | None, signal: int | None, value: Any) -> None:
-    at = run.now()
-    kind, name, n = one.key
-    if kind == "timer":
-        run.fresh.append(entries.timer(name, n, at))
-    else:
-        run.fresh.append(entries.value(kind, dumps(name), n, at, text, signal))
+def _defer(run: RunState, one: Waiting, at: float, value: Any) -> None:
     run.pressing = True
 
     def hand_out() -> None:
@@ -107,15 +106,6 @@ def _defer(run: RunState, one: Waiting, text: str | None, signal: int | None, va
         run.settle(one, value)
 
     run.hand_out = hand_out
-
-
-def _signal_as_json(signal: Signal) -> dict[str, Any]:
-    return {
-        "id": signal.id,
-        "name": signal.name,
-        "payload": signal.payload,
-        "inserted_at": signal.inserted_at.isoformat(),
-    }
 
 
 def _child_as_json(child: ChildResult) -> dict[str, Any]:
