@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
-from .._statement import Rows, Statement, call, one_value
+from .._statement import Rows, Script, Statement, call, one_value
 from ..machine.codec import loads
 
 Entries = list[dict[str, Any]]
@@ -44,3 +44,13 @@ def database_identity() -> Statement[str]:
         (),
         one_value,
     )
+
+
+def read_pages(id: int) -> Script[Entries]:
+    """The whole of a journal, by its pages."""
+    entries: Entries = []
+    after: int | None = 0
+    while after is not None:
+        page, after = yield journal_page.statement(id, after)
+        entries += page
+    return entries

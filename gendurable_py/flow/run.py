@@ -87,6 +87,11 @@ class Run(RunState):
         self.journal, self.position, self._callbacks = (), 0, 0
         return True
 
+    def settle_down(self) -> None:
+        """`advance` to the end of it."""
+        while not self.advance():
+            pass
+
     def start_calls(self, most: int = MOST_ENTRIES) -> list[StepCall]:
         """The steps that may begin now, since everything before them is committed; at most so many run at once."""
         if not self.asked or self.pressing or self.closed or self.ended:
