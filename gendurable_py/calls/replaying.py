@@ -27,7 +27,9 @@ def journals(ids: Sequence[int]) -> Statement[dict[int, Entries | None]]:
 @call
 def journal_page(id: int, after: int) -> Statement[tuple[Entries, int | None]]:
     """Entries behind this one, and behind which to go on; None: these were the last."""
-    return Statement("select entries::text, next from gd_journal_entries(%s, %s, %s)", (id, after, MOST_BYTES), _read_page)
+    return Statement(
+        "select entries::text, next from gd_journal_entries(%s, %s, %s)", (id, after, MOST_BYTES), _read_page
+    )
 
 
 def _read_page(rows: Rows) -> tuple[Entries, int | None]:
