@@ -48,8 +48,8 @@ def current() -> FlowContext:
 
 
 class FlowContext:
-    """A flow as its function sees it. What is awaited here is a checkpoint: it is committed before the function goes on,
-    and after a crash it is not done again. Names are texts of 1 to 2,000 bytes; one that is used again counts up."""
+    """A flow as its function sees it. What is awaited here is a checkpoint: it is committed before the function goes
+    on, and after a crash it is not done again. Names are texts of 1 to 2,000 bytes; one that is used again counts up."""
 
     __slots__ = ("_rule", "_run", "_spec")
 
@@ -72,8 +72,8 @@ class FlowContext:
         self, name: str, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
     ) -> Coroutine[Any, Any, R]: ...
     async def step(self, name: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        """Call a function once, if nothing crashes, and record what it gives back: ``def`` in a thread, ``async def`` on
-        the engine's loop. What comes back is the stored JSON, read by the function's return annotation (any type that
+        """Call a function once, if nothing crashes, and record what it gives back: ``def`` in a thread, ``async def``
+        on the engine's loop. What comes back is the stored JSON, read by the function's return annotation (any type that
         pydantic reads; none: plain JSON).
 
         Raises:
@@ -151,7 +151,7 @@ class FlowContext:
     def signal(self, name: str, *, timeout: Seconds) -> Coroutine[Any, Any, Signal | None]: ...
     @overload
     def signal(self, name: str, *, timeout: Seconds | None) -> Coroutine[Any, Any, Signal | None]: ...
-    async def signal(self, name: str, *, timeout: Seconds | None = None) -> Signal | None:
+    async def signal(self, name: str, *, timeout: Seconds | None = None) -> Signal | None:  # noqa: ASYNC109
         """The oldest signal of this name, which is used up; None: none came within ``timeout`` seconds."""
         run = self._here()
         until = None if timeout is None else run.clock + seconds(timeout, "the timeout")
@@ -260,8 +260,8 @@ class FlowContext:
 
     @property
     def suspended(self) -> bool:
-        """Whether it is parked now, and this is a ``finally`` or an ``except CancelledError``: nothing that is done here
-        counts, and it goes on another time from its last checkpoint."""
+        """Whether it is parked now, and this is a ``finally`` or an ``except CancelledError``: nothing that is done
+        here counts, and it goes on another time from its last checkpoint."""
         return self._run.suspended
 
     @property

@@ -1,8 +1,8 @@
 """One run of a flow, from its claim until it parks or ends.
 
 Nothing here touches a connection or the engine's loop. Whoever drives it (`dispatch.flowing`, the testing kit) calls
-`advance` until it is at rest, runs the calls that `start_calls` answers and tells `step_ended`, and commits the move that
-`moves.decide` makes.
+`advance` until it is at rest, runs the calls that `start_calls` answers and tells `step_ended`, and commits the move
+that `moves.decide` makes.
 
 A step begins only when all that it may depend on is committed. What it gave goes to the function at once, which has no
 effects of its own; so the journal has everything in the order in which the function met it.

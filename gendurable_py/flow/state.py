@@ -56,6 +56,8 @@ class RunState:
         """What goes to the function when they are committed."""
         self.used = 0
         """The id of the signal that is used up then."""
+        self.taken: str = ""
+        """Its kind, as that of its entry."""
         self.checkpoint: str | None = None
         """The name of the last one."""
         self.patches = {str(entry["name"]): bool(entry["on"]) for entry in journal if entry.get("k") == "patch"}

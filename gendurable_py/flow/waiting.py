@@ -157,9 +157,13 @@ class StepCall:
         return self.step.about.is_async
 
     def run(self) -> None:
+        """In the variables of the flow."""
+        self.step.context.run(self.run_here)
+
+    def run_here(self) -> None:
         step = self.step
         try:
-            self.keep(step.context.run(step.function, *step.args, **step.kwargs))
+            self.keep(step.function(*step.args, **step.kwargs))
         except BaseException as error:  # noqa: BLE001 - whatever a step raises is its error
             self.error = error
 

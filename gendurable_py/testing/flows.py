@@ -1,4 +1,4 @@
-"""Flows run inline: the function from its top after every checkpoint, so that each test meets what a crash would bring."""
+"""Flows run inline: from the top after every checkpoint, so that each test meets what a crash would bring."""
 
 from __future__ import annotations
 
