@@ -115,7 +115,7 @@ class FlowLoop(_Loop):  # type: ignore[misc]
         return most
 
     @property
-    def at_rest(self) -> bool:
+    def idle(self) -> bool:
         """Whether nothing is ready."""
         return not self._ready
 
