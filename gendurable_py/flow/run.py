@@ -113,8 +113,10 @@ class Run(RunState):
         step = call.step
         if self.closed or step.call is not call:
             return
-        if self.hand_out is not None:
-            self._late.append(call)  # what is on its way comes first in the journal
+        if self.hand_out is not None or not self.loop.idle:
+            # What is on its way comes first in the journal, and what has come is to be met before this: a replay hands
+            # out one by one, too, and two at once would go another way in a race.
+            self._late.append(call)
             return
         step.call = None
         at, name, n = self.now(), entries.name_of(step.name), step.key[2]

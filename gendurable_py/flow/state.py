@@ -207,5 +207,6 @@ class RunState:
             self.asked.pop(one, None)
             if one.call is not None:
                 one.call.cancel()
+                one.call = None  # whatever it still comes to is recorded nowhere
         elif isinstance(one, TimerWait):
             self._timers.pop(one.timer, None)
