@@ -1,8 +1,8 @@
 """Driving flows: their functions run in slices as callbacks of the engine's loop, their steps as tasks or in threads.
 
 A work of a flow has a `Driven`. It goes round until there is something to commit, then the work has its outcome and
-goes to the committer as any other; if its claim is kept, the same run goes on (`resume`). Slices are callbacks and never
-parts of a task: a thread has one current task.
+goes to the committer as any other; if its claim is kept, the same run goes on (`resume`). Slices are callbacks and
+never parts of a task: a thread has one current task.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..machine.context import Draining
 from ..telemetry import instrument as telemetry
 from ..telemetry.flow_events import Checkpoint, Replayed, Suspended
 from ..telemetry.instrument import Emitter
-from . import fork
+from . import flow_transactions, fork
 from .answers import HANDLE
 from .contexts import Contexts
 from .threads import Threads
@@ -199,6 +199,12 @@ class Flows:
     def _end(self, driven: Driven, call: StepCall) -> None:
         """A step has ended."""
         run = driven.run
+        if call.fate is not None:
+            driven.close()
+            driven.work.fate = call.fate
+            if driven.active:
+                self.leave(driven, None)
+            return
         run.step_ended(call)
         if self._emit.heard and not run.closed:
             row, step = run.row, call.step
@@ -308,15 +314,29 @@ async def _run_async(call: StepCall) -> None:
     born, hung = fork.generation, telemetry.current
     call.started = time.perf_counter()
     if hung is None:
-        await call.run_async()
+        await _call_async(call)
     else:
         shown = _Shown(call)
         with hung.step(shown):
-            await call.run_async()
+            await _call_async(call)
             shown.show(call)
     call.ended = time.perf_counter()
     if fork.generation != born:
         fork.leave(call.error)
+
+
+async def _call_async(call: StepCall) -> None:
+    if call.step.transactional:
+        await flow_transactions.run_async(call.owner.work, call)
+    else:
+        await call.run_async()
+
+
+def _call(call: StepCall) -> None:
+    if call.step.transactional:
+        flow_transactions.run(call.owner.work, call)
+    else:
+        call.run_here()
 
 
 def run_in_thread(call: StepCall) -> None:
@@ -328,11 +348,11 @@ def _run(call: StepCall) -> None:
     born, hung = fork.generation, telemetry.current
     call.started = time.perf_counter()
     if hung is None:
-        call.run_here()
+        _call(call)
     else:
         shown = _Shown(call)
         with hung.step(shown):
-            call.run_here()
+            _call(call)
             shown.show(call)
     call.ended = time.perf_counter()
     if fork.generation != born:

@@ -37,7 +37,7 @@ class Move(NamedTuple):
 def decide(run: RunState, keep: bool) -> Move | None:
     """What to commit now that the function is at rest; None: nothing. Steps are to begin, or run, or something is on
     its way. ``keep``: whether the claim may be kept."""
-    if run.sent or run.closed:
+    if run.sent or run.closed or run.transacting:
         return None
     if run.asked and not run.pressing and run.undisturbed:
         return None  # a step begins, as it mostly does
@@ -66,6 +66,12 @@ def decide(run: RunState, keep: bool) -> Move | None:
 def give_up(run: RunState) -> Move | None:
     """What is ready, for a claim that is to be given back; None: nothing is."""
     return None if run.sent or run.closed or not run.pressing else _go_on(run, False)
+
+
+def end_with(run: RunState, name: str, entry: bytes) -> bytes:
+    """The outcome that a transactional step commits itself, with this entry: the claim ends."""
+    added = b",".join([*run.fresh, entry])
+    return _head(run, b"next") + _step(name) + b',"journal":{"at":%d,"add":[%b]}}' % (run.count, added)
 
 
 def _head(run: RunState, kind: bytes) -> bytes:

@@ -99,7 +99,13 @@ class Run(RunState):
         if self.problem is not None or self.fatal is not None:
             return []
         begun: list[StepCall] = []
-        for step in list(self.asked)[: max(0, most - len(self.running))]:
+        asked = [step for step in self.asked if not step.transactional]
+        if not asked and not self.running:
+            asked = list(self.asked)[:1]  # one that is transactional runs alone
+            self.transacting = asked[0].transactional
+        elif self.transacting:
+            return []
+        for step in asked[: max(0, most - len(self.running))]:
             del self.asked[step]
             self.time(step, None)
             step.call = call = StepCall(step, self.row.queue)
@@ -110,6 +116,7 @@ class Run(RunState):
     def step_ended(self, call: StepCall) -> None:
         """A call has its value or its error; `advance` comes next."""
         self.running.discard(call)
+        self.transacting = self.transacting and not call.step.transactional
         step = call.step
         if self.closed or step.call is not call:
             return
@@ -153,6 +160,7 @@ class Run(RunState):
     def not_begun(self, call: StepCall) -> None:
         """A call that was taken back before it began, or broken off from outside: it is to begin another time."""
         self.running.discard(call)
+        self.transacting = False
         if not self.closed and call.step.call is call:
             call.step.call = None
             self.asked[call.step] = None

@@ -77,6 +77,8 @@ class RunState:
         self.timed: dict[Waiting, None] = {}
         """What has a deadline."""
         self.running: set[StepCall] = set()
+        self.transacting = False
+        """Whether a transactional step runs, which commits by itself."""
         self._timers: dict[Timer, TimerWait] = {}
         self._numbers: dict[tuple[str, str], int] = {}
         self._orders = 0
@@ -157,8 +159,9 @@ class RunState:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         rule: Rule,
+        transactional: bool = False,
     ) -> StepWait:
-        one = StepWait(*self._enter("step", name), function, about, args, kwargs, rule)
+        one = StepWait(*self._enter("step", name), function, about, args, kwargs, rule, transactional)
         self._wait(one)
         if not self.suspended:
             self.asked[one] = None
