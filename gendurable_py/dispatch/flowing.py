@@ -22,7 +22,6 @@ from ..machine.context import Draining
 from . import fork
 from .answers import HANDLE
 from .contexts import Contexts
-from .threads import Threads
 from .work import Work, break_off
 
 _EAGER = sys.version_info >= (3, 12)
@@ -63,20 +62,20 @@ class Driven:
 
 
 class Flows:
-    """Drives the flows of an engine."""
+    """Drives the flows of an engine. ``in_thread``: has a sync step run in a thread."""
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         contexts: Contexts,
-        threads: Threads,
+        in_thread: Callable[[StepCall], None],
         moved: Callable[[Work], None],
         draining: Draining,
     ) -> None:
         self._loop = loop
         self._contexts = contexts
         self._own = contexts.fresh()
-        self._threads = threads
+        self._in_thread = in_thread
         self._moved = moved
         self._told = draining
         self._tasks: dict[asyncio.Task[None], StepCall] = {}
@@ -201,7 +200,7 @@ class Flows:
         """Begin a step; True: it has ended already."""
         call.owner = driven
         if not call.is_async:
-            self._threads.put(call)
+            self._in_thread(call)
             return False
         loop, context, coro = self._loop, call.step.context, _run_async(call)
         if loop.get_task_factory() is not None:
