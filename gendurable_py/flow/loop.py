@@ -114,6 +114,11 @@ class FlowLoop(_Loop):  # type: ignore[misc]
             _set_running_loop(outer)
         return most
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is ready."""
+        return not self._ready
+
     def _finalize(self, generator: AsyncGenerator[Any, Any]) -> None:
         if not self._closed:
             self.create_task(_close_generator(generator))

@@ -37,6 +37,8 @@ def decide(run: RunState, keep: bool) -> Move | None:
     way. ``keep``: whether the claim may be kept."""
     if run.sent or run.closed:
         return None
+    if run.asked and not run.pressing and run.undisturbed:
+        return None  # a step begins, as it mostly does
     if run.problem is None and run.fatal is None:
         take(run)
     if run.problem is None and run.fatal is None and run.count + len(run.fresh) > MOST_ENTRIES:
@@ -69,7 +71,7 @@ def _head(run: RunState, kind: bytes) -> bytes:
 
 
 def _step(name: str) -> bytes:
-    return b',"step":' + dumps(name)
+    return b',"step":' + entries.name_of(name)
 
 
 def _entries(run: RunState) -> bytes:

@@ -17,7 +17,6 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from ..machine.claim import ClaimRow
-from ..machine.codec import dumps
 from ..machine.context import read_signals
 from . import entries
 from .entries import Entry
@@ -64,8 +63,9 @@ class Run(RunState):
         """Run until the function waits and has all that its journal has; False: there is more, call it again."""
         left = _SLICE
         while not self.closed and self.problem is None and self.main is not None:
-            before, left = left, self.loop.run(left)
-            self._callbacks += before - left
+            if not self.loop.idle:
+                before, left = left, self.loop.run(left)
+                self._callbacks += before - left
             if not left:
                 if self._callbacks > _MOST_CALLBACKS:
                     self.fatal = FlowError("the function does not come to rest: it never waits for a checkpoint")
@@ -87,6 +87,11 @@ class Run(RunState):
         self.journal, self.position, self._callbacks = (), 0, 0
         return True
 
+    def settle_down(self) -> None:
+        """`advance` to the end of it."""
+        while not self.advance():
+            pass
+
     def start_calls(self, most: int = MOST_ENTRIES) -> list[StepCall]:
         """The steps that may begin now, since everything before them is committed; at most so many run at once."""
         if not self.asked or self.pressing or self.closed or self.ended:
@@ -96,7 +101,7 @@ class Run(RunState):
         begun: list[StepCall] = []
         for step in list(self.asked)[: max(0, most - len(self.running))]:
             del self.asked[step]
-            step.deadline = None
+            self.time(step, None)
             step.call = call = StepCall(step, self.row.queue)
             self.running.add(call)
             begun.append(call)
@@ -112,7 +117,7 @@ class Run(RunState):
             self._late.append(call)  # what is on its way comes first in the journal
             return
         step.call = None
-        at, name, n = self.now(), dumps(step.name), step.key[2]
+        at, name, n = self.now(), entries.name_of(step.name), step.key[2]
         error = call.error
         if error is None and call.text is None:
             error = asyncio.CancelledError("the step was cancelled, and not by the engine")
@@ -134,7 +139,7 @@ class Run(RunState):
             until = at + rule.pause(step.attempts)
             self.fresh.append(entries.retry(name, n, at, step.attempts, until, message))
             self.set_clock(at)
-            step.deadline = until
+            self.time(step, until)
             self.checkpoint = step.name
             return
         failed = StepFailed(step.name, kinds, message, step.attempts)
@@ -177,6 +182,7 @@ class Run(RunState):
         self.main = self.hand_out = self.problem = self.fatal = None
         self.waiting.clear()
         self.asked.clear()
+        self.timed.clear()
         self._late.clear()
         self._timers.clear()
         self.fresh.clear()

@@ -72,6 +72,8 @@ class RunState:
         self.waiting: dict[Key, Waiting] = {}
         self.asked: dict[StepWait, None] = {}
         """Steps that are to begin."""
+        self.timed: dict[Waiting, None] = {}
+        """What has a deadline."""
         self.running: set[StepCall] = set()
         self._timers: dict[Timer, TimerWait] = {}
         self._numbers: dict[tuple[str, str], int] = {}
@@ -99,8 +101,22 @@ class RunState:
 
     def nearest(self) -> Waiting | None:
         """What has its deadline first."""
-        timed = [one for one in self.waiting.values() if one.deadline is not None]
-        return min(timed, key=lambda one: (one.deadline, one.order), default=None)
+        return min(self.timed, key=lambda one: (one.deadline, one.order), default=None) if self.timed else None
+
+    def time(self, one: Waiting, deadline: float | None) -> None:
+        """It has another deadline, or none any more."""
+        one.deadline = deadline
+        if deadline is None:
+            self.timed.pop(one, None)
+        else:
+            self.timed[one] = None
+
+    @property
+    def undisturbed(self) -> bool:
+        """Whether nothing can have come from outside, and the function goes on."""
+        if self.timed or self.inbox or self.told or self.hand_out is not None:
+            return False
+        return self.problem is None and self.fatal is None and not self.ended
 
     @property
     def replaying(self) -> bool:
@@ -128,6 +144,8 @@ class RunState:
     def _wait(self, one: Waiting) -> None:
         if not self.suspended:  # else it waits for ever: nothing more is recorded
             self.waiting[one.key] = one
+            if one.deadline is not None:
+                self.timed[one] = None
 
     def ask_step(
         self,
@@ -181,6 +199,8 @@ class RunState:
     def drop(self, one: Waiting) -> None:
         """The function does not wait for it any more."""
         self.waiting.pop(one.key, None)
+        if one.deadline is not None:
+            self.timed.pop(one, None)
         if isinstance(one, StepWait):
             self.asked.pop(one, None)
             if one.call is not None:
