@@ -26,7 +26,7 @@ from ..machine.encode import encode_outcome
 from . import fork
 from .answers import CONFLICTS, Fate
 from .connections import NoConnection, Source
-from .work import Work
+from .work import Encode, Transacted
 
 AGAIN = 5
 """How often a step runs again in place because of what another session does."""
@@ -43,10 +43,10 @@ class Transactions:
         self._connections = connections
         self._home: str | None = None
 
-    def run(self, work: Work) -> None:
-        """Run a sync step until it has its fate, or raise its error."""
+    def run(self, work: Transacted, encode: Encode | None = None) -> None:
+        """Run a sync step until it has its fate, or raise its error. ``encode``: another way to its outcome."""
         for tried in range(AGAIN + 1):
-            attempt = _Attempt(work)
+            attempt = _Attempt(work, encode)
             try:
                 self._attempt(attempt)
             except BaseException as error:
@@ -61,10 +61,10 @@ class Transactions:
             time.sleep(_pause(tried))
             _renew(work)
 
-    async def run_async(self, work: Work) -> None:
+    async def run_async(self, work: Transacted, encode: Encode | None = None) -> None:
         """The same for an async step."""
         for tried in range(AGAIN + 1):
-            attempt = _Attempt(work)
+            attempt = _Attempt(work, encode)
             try:
                 await self._attempt_async(attempt)
             except BaseException as error:
@@ -96,7 +96,7 @@ class Transactions:
         if not isinstance(manager, AbstractContextManager):
             raise _no_manager(manager, "a context manager", "contextlib.contextmanager")
         with manager as conn, attempt.inside(conn):
-            attempt.outcome = encode_outcome(work.ctx, work.spec, work.step.run(work.ctx), False)
+            attempt.outcome = attempt.encode(work.step.run(work.ctx))
         attempt.need_committed()
 
     async def _attempt_async(self, attempt: _Attempt) -> None:
@@ -119,13 +119,13 @@ class Transactions:
         async with manager as conn:
             with attempt.inside(conn):
                 made: Any = work.step.run(work.ctx)
-                attempt.outcome = encode_outcome(work.ctx, work.spec, await made, False)
+                attempt.outcome = attempt.encode(await made)
         attempt.need_committed()
 
     @contextmanager
     def _own(self, attempt: _Attempt, commit: Callable[[Connection[Any]], None]) -> Iterator[Connection[Any]]:
         """A transaction of the engine, as a hook would make one."""
-        with self._connections.begun(lambda: attempt.work.ctx._cancelled) as conn:
+        with self._connections.begun(lambda: attempt.work.cancelled) as conn:
             attempt.conn = conn
             yield conn
             commit(conn)
@@ -156,7 +156,7 @@ class Transactions:
             work.fate = Fate.CRASHED
             return None
         if state in CONFLICTS:
-            return tried < AGAIN and not work.ctx._cancelled
+            return tried < AGAIN and not work.cancelled
         if attempt.calling and state is not None and state.startswith(_AWAY):
             work.fate = Fate.CRASHED
             return None
@@ -170,8 +170,9 @@ class Transactions:
 class _Attempt:
     """One run of a step, up to the end of its transaction."""
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: Transacted, encode: Encode | None) -> None:
         self.work = work
+        self._encode = encode
         self.born = fork.generation
         self.outcome: bytes | None = None
         self.conn: Connection[Any] | AsyncConnection[Any] | None = None
@@ -181,6 +182,11 @@ class _Attempt:
         self.committed = False
         """Whether the outcome was taken. Its transaction may still fail."""
         self.lost = False
+
+    def encode(self, returned: object) -> bytes:
+        if self._encode is not None:
+            return self._encode(returned)
+        return encode_outcome(self.work.ctx, self.work.spec, returned, False)
 
     @property
     def text(self) -> str:
@@ -239,7 +245,7 @@ class _Attempt:
         if self.outcome is None:
             raise InvalidArgument("commit was called, but the step has no outcome yet", hint="call it after the yield")
         self.conn = conn
-        if self.work.ctx._cancelled:
+        if self.work.cancelled:
             raise ClaimLost("the claim was lost while the step ran")
         status = conn.info.transaction_status
         if status == pq.TransactionStatus.INERROR:
@@ -279,7 +285,7 @@ class _Attempt:
         self.work.fate = Fate.COMMITTED
 
 
-def _renew(work: Work) -> None:
+def _renew(work: Transacted) -> None:
     """A context as it was before: the step may have changed the state, and has taken signals."""
     old = work.ctx
     work.ctx = Context(work.row, work.spec.codec)
