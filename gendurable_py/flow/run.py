@@ -78,14 +78,21 @@ class Run(RunState):
                 self.step_ended(call)
                 continue
             try:
-                give(self, self.journal[self.position])
+                self._give_next()
             except Exception as error:  # noqa: BLE001 - whatever is wrong with an entry, the function cannot go on
                 self.problem = error
                 break
-            self.position += 1
             left = max(1, left - 10)
         self.journal, self.position, self._callbacks = (), 0, 0
         return True
+
+    def _give_next(self) -> None:
+        """The next entry, and those that came along with it."""
+        while True:
+            give(self, self.journal[self.position])
+            self.position += 1
+            if self.position == len(self.journal) or not self.journal[self.position].get("along"):
+                break
 
     def settle_down(self) -> None:
         """`advance` to the end of it."""
