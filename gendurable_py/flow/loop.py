@@ -228,7 +228,7 @@ class FlowLoop(_Loop):  # type: ignore[misc]
     async def shutdown_asyncgens(self) -> None:
         """They are closed at the end."""
 
-    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:  # noqa: ASYNC109
         """There is none."""
 
 

@@ -1,8 +1,8 @@
 """One run of a flow, from its claim until it parks or ends.
 
 Nothing here touches a connection or the engine's loop. Whoever drives it (`dispatch.flowing`, the testing kit) calls
-`advance` until it is at rest, runs the calls that `start_calls` answers and tells `step_ended`, and commits the move that
-`moves.decide` makes.
+`advance` until it is at rest, runs the calls that `start_calls` answers and tells `step_ended`, and commits the move
+that `moves.decide` makes.
 
 A step begins only when all that it may depend on is committed. What it gave goes to the function at once, which has no
 effects of its own; so the journal has everything in the order in which the function met it.
@@ -99,7 +99,13 @@ class Run(RunState):
         if self.problem is not None or self.fatal is not None:
             return []
         begun: list[StepCall] = []
-        for step in list(self.asked)[: max(0, most - len(self.running))]:
+        asked = [step for step in self.asked if not step.transactional]
+        if not asked and not self.running:
+            asked = list(self.asked)[:1]  # one that is transactional runs alone
+            self.transacting = asked[0].transactional
+        elif self.transacting:
+            return []
+        for step in asked[: max(0, most - len(self.running))]:
             del self.asked[step]
             self.time(step, None)
             step.call = call = StepCall(step, self.row.queue)
@@ -110,11 +116,14 @@ class Run(RunState):
     def step_ended(self, call: StepCall) -> None:
         """A call has its value or its error; `advance` comes next."""
         self.running.discard(call)
+        self.transacting = self.transacting and not call.step.transactional
         step = call.step
         if self.closed or step.call is not call:
             return
-        if self.hand_out is not None:
-            self._late.append(call)  # what is on its way comes first in the journal
+        if self.hand_out is not None or not self.loop.idle:
+            # What is on its way comes first in the journal, and what has come is to be met before this: a replay hands
+            # out one by one, too, and two at once would go another way in a race.
+            self._late.append(call)
             return
         step.call = None
         at, name, n = self.now(), entries.name_of(step.name), step.key[2]
@@ -151,6 +160,7 @@ class Run(RunState):
     def not_begun(self, call: StepCall) -> None:
         """A call that was taken back before it began, or broken off from outside: it is to begin another time."""
         self.running.discard(call)
+        self.transacting = False
         if not self.closed and call.step.call is call:
             call.step.call = None
             self.asked[call.step] = None

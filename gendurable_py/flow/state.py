@@ -56,6 +56,8 @@ class RunState:
         """What goes to the function when they are committed."""
         self.used = 0
         """The id of the signal that is used up then."""
+        self.taken: str = ""
+        """Its kind, as that of its entry."""
         self.checkpoint: str | None = None
         """The name of the last one."""
         self.patches = {str(entry["name"]): bool(entry["on"]) for entry in journal if entry.get("k") == "patch"}
@@ -75,6 +77,8 @@ class RunState:
         self.timed: dict[Waiting, None] = {}
         """What has a deadline."""
         self.running: set[StepCall] = set()
+        self.transacting = False
+        """Whether a transactional step runs, which commits by itself."""
         self._timers: dict[Timer, TimerWait] = {}
         self._numbers: dict[tuple[str, str], int] = {}
         self._orders = 0
@@ -155,8 +159,9 @@ class RunState:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         rule: Rule,
+        transactional: bool = False,
     ) -> StepWait:
-        one = StepWait(*self._enter("step", name), function, about, args, kwargs, rule)
+        one = StepWait(*self._enter("step", name), function, about, args, kwargs, rule, transactional)
         self._wait(one)
         if not self.suspended:
             self.asked[one] = None
@@ -205,5 +210,6 @@ class RunState:
             self.asked.pop(one, None)
             if one.call is not None:
                 one.call.cancel()
+                one.call = None  # whatever it still comes to is recorded nowhere
         elif isinstance(one, TimerWait):
             self._timers.pop(one.timer, None)

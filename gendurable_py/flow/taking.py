@@ -99,7 +99,7 @@ def _take_childs(run: RunState) -> None:
         for one, got in parts:
             run.settle(one, got)
 
-    run.hand_out = hand_out
+    run.hand_out, run.taken = hand_out, "childs"
 
 
 def _defer(run: RunState, one: Waiting, at: float, value: Any) -> None:
@@ -109,7 +109,7 @@ def _defer(run: RunState, one: Waiting, at: float, value: Any) -> None:
         run.set_clock(at)
         run.settle(one, value)
 
-    run.hand_out = hand_out
+    run.hand_out, run.taken = hand_out, one.kind
 
 
 def _child_as_json(child: ChildResult) -> dict[str, Any]:

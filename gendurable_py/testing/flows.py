@@ -1,4 +1,4 @@
-"""Flows run inline: the function from its top after every checkpoint, so that each test meets what a crash would bring."""
+"""Flows run inline: from the top after every checkpoint, so that each test meets what a crash would bring."""
 
 from __future__ import annotations
 
@@ -13,8 +13,12 @@ from .._statement import Run as Await
 from .._statement import Script
 from ..calls import replaying
 from ..calls.replaying import Entries
+from ..dispatch import flow_transactions
 from ..dispatch.answers import HANDLE, Fate
+from ..dispatch.connections import Given
+from ..dispatch.transaction import Transactions
 from ..dispatch.work import Work, break_off
+from ..errors import InvalidArgument
 from ..flow.define import FlowSpec
 from ..flow.moves import decide
 from ..flow.run import Run
@@ -58,8 +62,10 @@ def read_journals(works: Iterable[Work]) -> Script[dict[int, tuple[Entries, str]
     return journals
 
 
-def run_flow(work: Work, journal: Entries, seed: str, boundaries: Boundaries) -> Script[None]:
-    """Run a flow up to its next commit, one step at a time. It is crashed where its worker dies."""
+def run_flow(work: Work, journal: Entries, seed: str, boundaries: Boundaries, given: Given) -> Script[None]:
+    """Run a flow up to its next commit, one step at a time. It is crashed where its worker dies. Transactional steps
+    run on the given connection."""
+    work.transactions = Transactions(given)
     work.stage = HANDLE
     assert isinstance(work.spec, FlowSpec)
     if boundaries.cross("at the claim"):
@@ -79,12 +85,23 @@ def run_flow(work: Work, journal: Entries, seed: str, boundaries: Boundaries) ->
                 if boundaries.cross(f"before {step}"):
                     work.fate = Fate.CRASHED
                     return
-                if call.is_async:
-                    yield Await(_call(call))
+                call.owner = work.flow = _Owner(run)
+                if call.step.transactional and not given.may_run(call.is_async):
+                    call.error = InvalidArgument(
+                        f"step {call.step.name!r} is {'an async' if call.is_async else 'a sync'} transactional step, "
+                        "which this connection is not for"
+                    )
+                elif call.is_async:
+                    yield Await(_call(work, call))
+                elif call.step.transactional:
+                    flow_transactions.run(work, call)
                 else:
                     call.run()
                 if boundaries.cross(f"after {step}"):
                     work.fate = Fate.CRASHED
+                    return
+                if call.fate is not None:
+                    work.fate = call.fate
                     return
                 run.step_ended(call)
     except Exception as error:  # noqa: BLE001 - whatever stands in its journal, it costs this flow alone
@@ -96,8 +113,22 @@ def run_flow(work: Work, journal: Entries, seed: str, boundaries: Boundaries) ->
         work.outcome, work.fate = None, Fate.CRASHED
 
 
-async def _call(call: StepCall) -> None:
-    await asyncio.get_running_loop().create_task(call.run_async(), context=call.step.context)
+class _Owner:
+    """What a call belongs to."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.busy = False
+
+    def close(self) -> None:
+        self.run.close()
+
+    lose = close
+
+
+async def _call(work: Work, call: StepCall) -> None:
+    made = flow_transactions.run_async(work, call) if call.step.transactional else call.run_async()
+    await asyncio.get_running_loop().create_task(made, context=call.step.context)
 
 
 def _apart(slice: Callable[[], R]) -> Script[R]:

@@ -54,7 +54,7 @@ def run_round(
             if work.outcome is not None:
                 continue
             if work.spec.journals:
-                yield from run_flow(work, *journals[work.row.id], boundaries)
+                yield from run_flow(work, *journals[work.row.id], boundaries, given)
                 continue
             if work.step.transactional:
                 if not given.may_run(work.step.is_async) and not callable(work.step.transactional):
