@@ -105,11 +105,11 @@ class FlowContext:
         /,
         *args: P.args,
         **kwargs: P.kwargs,
-    ) -> Coroutine[Any, Any, R]: ...
+    ) -> Coroutine[object, None, R]: ...
     @overload
     def transaction(
         self, name: str, function: Callable[Concatenate[Any, P], R], /, *args: P.args, **kwargs: P.kwargs
-    ) -> Coroutine[Any, Any, R]: ...
+    ) -> Coroutine[object, None, R]: ...
     async def transaction(self, name: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """A step that is given a connection to this database before its arguments (`psycopg.Connection`, of an async
         function an `psycopg.AsyncConnection`): what it writes there and its checkpoint are one commit, or neither is.
