@@ -22,6 +22,7 @@ from psycopg import AsyncConnection, Connection, pq
 from ..calls import dispatching
 from ..errors import ClaimLost, InvalidArgument
 from ..machine.context import Context
+from ..machine.encode import encode_outcome
 from . import fork
 from .answers import CONFLICTS, Fate
 from .connections import NoConnection, Source
@@ -95,7 +96,7 @@ class Transactions:
         if not isinstance(manager, AbstractContextManager):
             raise _no_manager(manager, "a context manager", "contextlib.contextmanager")
         with manager as conn, attempt.inside(conn):
-            attempt.outcome = work.encode(work.step.run(work.ctx))
+            attempt.outcome = _encode(work, work.step.run(work.ctx))
         attempt.need_committed()
 
     async def _attempt_async(self, attempt: _Attempt) -> None:
@@ -118,7 +119,7 @@ class Transactions:
         async with manager as conn:
             with attempt.inside(conn):
                 made: Any = work.step.run(work.ctx)
-                attempt.outcome = work.encode(await made)
+                attempt.outcome = _encode(work, await made)
         attempt.need_committed()
 
     @contextmanager
@@ -308,3 +309,7 @@ def _no_manager(made: object, wanted: str, decorator: str) -> InvalidArgument:
         f"the hook of a transactional step made a {type(made).__name__}, not {wanted}",
         hint=f"decorate it: @{decorator}",
     )
+
+
+def _encode(work: Work, returned: object) -> bytes:
+    return work.encode_own(returned) or encode_outcome(work.ctx, work.spec, returned, False)

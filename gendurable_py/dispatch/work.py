@@ -21,7 +21,6 @@ from .._log import logger
 from ..errors import from_sqlstate
 from ..machine.claim import ClaimRow
 from ..machine.context import Context
-from ..machine.encode import encode_outcome
 from ..machine.last_resort import encode_stop
 from ..machine.spec import Spec, Step
 from .answers import RUN, STOP, Fate, Meaning, read_refusal
@@ -105,9 +104,9 @@ class Work(Holding):
         """Whether what it comes to will not be committed."""
         return self.ctx._cancelled
 
-    def encode(self, returned: object) -> bytes:
-        """What a transactional step gave back, as its outcome."""
-        return encode_outcome(self.ctx, self.spec, returned, False)
+    def encode_own(self, returned: object) -> bytes | None:
+        """What a transactional step gave back, as its outcome; None: it is an outcome."""
+        return None
 
     def tell(self) -> None:
         self.ctx._cancelled = True
