@@ -11,8 +11,6 @@ catch for other reasons.
 
 from __future__ import annotations
 
-from typing import Any
-
 from ..machine.describe import describe
 
 LONGEST_MESSAGE = 8000
