@@ -12,6 +12,9 @@ from ._run import play
 
 NAMES = (
     "checkout",
+    "flow_agent",
+    "flow_checkout",
+    "flow_trip",
     "ledger",
     "nightly",
     "outbox",

@@ -157,7 +157,7 @@ PUBLIC = {
     "upgrade version",
     "gendurable_py.outcome": "UNSET Await Cancel Child ChildResult Done MachineLike Next Outcome Replay Retry "
     "ScheduleChilds Signal Stop StepLike Unset describe",
-    "gendurable_py.testing": "assert_awaiting assert_done assert_failed context drain",
+    "gendurable_py.testing": "assert_awaiting assert_done assert_failed context crash_everywhere drain rehearse",
 }
 
 
