@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
-from .._statement import Rows, Statement, call, one_value
+from .._statement import Rows, Script, Statement, call, one_value
 from ..machine.codec import loads
 
 Entries = list[dict[str, Any]]
@@ -27,7 +27,9 @@ def journals(ids: Sequence[int]) -> Statement[dict[int, Entries | None]]:
 @call
 def journal_page(id: int, after: int) -> Statement[tuple[Entries, int | None]]:
     """Entries behind this one, and behind which to go on; None: these were the last."""
-    return Statement("select entries::text, next from gd_journal_entries(%s, %s, %s)", (id, after, MOST_BYTES), _read_page)
+    return Statement(
+        "select entries::text, next from gd_journal_entries(%s, %s, %s)", (id, after, MOST_BYTES), _read_page
+    )
 
 
 def _read_page(rows: Rows) -> tuple[Entries, int | None]:
@@ -44,3 +46,13 @@ def database_identity() -> Statement[str]:
         (),
         one_value,
     )
+
+
+def read_pages(id: int) -> Script[Entries]:
+    """The whole of a journal, by its pages."""
+    entries: Entries = []
+    after: int | None = 0
+    while after is not None:
+        page, after = yield journal_page.statement(id, after)
+        entries += page
+    return entries

@@ -17,6 +17,7 @@ from typing import Any
 from .._log import logger
 from ..flow.waiting import StepCall
 from ..machine.context import Draining
+from ..telemetry.instrument import Emitter
 from .contexts import Contexts
 from .flowing import Flows, run_in_thread
 from .offload import handed_over
@@ -34,6 +35,7 @@ class Executor:
         limits: Mapping[str, int],
         finished: Callable[[list[Work]], None],
         draining: Draining,
+        emit: Emitter,
     ) -> None:
         self._loop = loop
         self._told = draining
@@ -44,7 +46,7 @@ class Executor:
         """How many of each queue run at once, as it is now."""
         self._on_finished = finished
         self._threads = Threads(loop, max(1, sum(limits.values())), _perform, self._finish, self._contexts)
-        self._flows = Flows(loop, self._contexts, self._threads, self._moved, draining)
+        self._flows = Flows(loop, self._contexts, self._threads, self._moved, draining, emit)
         self._finished: deque[Work | StepCall] = deque()
         self._woken = False
         self._running = dict.fromkeys(limits, 0)

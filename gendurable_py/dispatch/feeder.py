@@ -276,6 +276,7 @@ class Feeder:
             # Its lease ran out here, and it came back to us: what still runs is of no use any more.
             older.lose()
         if spec.journals:
+            work.transactions = self._transactions
             self._flows.append(work)
             return
         if step.timeout is not None:

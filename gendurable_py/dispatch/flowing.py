@@ -1,8 +1,8 @@
 """Driving flows: their functions run in slices as callbacks of the engine's loop, their steps as tasks or in threads.
 
-A work of a flow has a `Driven`. It goes round until there is something to commit, then the work has its outcome and goes
-to the committer as any other; if its claim is kept, the same run goes on (`resume`). Slices are callbacks and never parts
-of a task: a thread has one current task.
+A work of a flow has a `Driven`. It goes round until there is something to commit, then the work has its outcome and
+goes to the committer as any other; if its claim is kept, the same run goes on (`resume`). Slices are callbacks and
+never parts of a task: a thread has one current task.
 """
 
 from __future__ import annotations
@@ -13,13 +13,17 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-from .._log import logger
 from ..flow.entries import Entry
+from ..flow.errors import say
 from ..flow.moves import Move, decide
 from ..flow.run import Run
 from ..flow.waiting import StepCall
+from ..machine.claim import ClaimRow
 from ..machine.context import Draining
-from . import fork
+from ..telemetry import instrument as telemetry
+from ..telemetry.flow_events import Checkpoint, Replayed, Suspended
+from ..telemetry.instrument import Emitter
+from . import flow_transactions, fork
 from .answers import HANDLE
 from .contexts import Contexts
 from .threads import Threads
@@ -31,12 +35,14 @@ _EAGER = sys.version_info >= (3, 12)
 class Driven:
     """One flow that is claimed here: its run, which outlives the works that its commits give."""
 
-    __slots__ = ("_flows", "active", "run", "timer", "wanted", "work")
+    __slots__ = ("_flows", "active", "replays", "run", "timer", "wanted", "work")
 
     def __init__(self, flows: Flows, work: Work, run: Run) -> None:
         self._flows = flows
         self.work = work
         self.run = run
+        self.replays = run.count
+        """How many entries it is to be given before it is where it was."""
         self.timer: asyncio.TimerHandle | None = None
         self.active = False
         """Whether it has a slot; else its outcome is on its way, or it waits for one."""
@@ -72,6 +78,7 @@ class Flows:
         threads: Threads,
         moved: Callable[[Work], None],
         draining: Draining,
+        emit: Emitter,
     ) -> None:
         self._loop = loop
         self._contexts = contexts
@@ -79,6 +86,7 @@ class Flows:
         self._threads = threads
         self._moved = moved
         self._told = draining
+        self._emit = emit
         self._tasks: dict[asyncio.Task[None], StepCall] = {}
         self._active: dict[Driven, None] = {}
         self._due: list[Driven] = []
@@ -136,7 +144,7 @@ class Flows:
         ended, self._ended = self._ended, []
         for call in ended:
             driven = call.owner
-            driven.run.step_ended(call)
+            self._end(driven, call)
             if driven.active:
                 self._want(driven)
         due, self._due = self._due, []
@@ -161,6 +169,11 @@ class Flows:
             if not run.advance():
                 self._want(driven)  # a long replay: others have their turn meanwhile
                 return
+            if driven.replays:
+                if self._emit.heard:
+                    row, seconds = run.row, time.perf_counter() - driven.work.started
+                    self._emit(Replayed(driven.replays, seconds, row.id, row.fsm))
+                driven.replays = 0
             move = decide(run, keep=not self._told.told)
             if move is not None:
                 self._send(driven, move)
@@ -168,7 +181,7 @@ class Flows:
             calls = [] if self._told.told else run.start_calls()
             ended = [call for call in calls if self._start(driven, call)]
             for call in ended:
-                run.step_ended(call)
+                self._end(driven, call)
             if not ended:
                 break
         if not run.running and self._told.told:
@@ -183,9 +196,28 @@ class Flows:
             left = max(0.0, nearest.deadline - time.time())
             driven.timer = self._loop.call_later(min(left, 86_400), self._want, driven, context=self._own)
 
+    def _end(self, driven: Driven, call: StepCall) -> None:
+        """A step has ended."""
+        run = driven.run
+        if call.fate is not None:
+            driven.close()
+            driven.work.fate = call.fate
+            if driven.active:
+                self.leave(driven, None)
+            return
+        run.step_ended(call)
+        if self._emit.heard and not run.closed:
+            row, step = run.row, call.step
+            error = None if call.error is None else say(call.error)
+            kind = "retry" if step.deadline is not None else "step"
+            seconds = call.ended - call.started
+            self._emit(Checkpoint(seconds, step.attempts, row.id, row.fsm, kind, step.name, error))
+
     def _send(self, driven: Driven, move: Move) -> None:
         driven.work.keep = move.keep
         if not move.keep:
+            if move.parked is not None and self._emit.heard:
+                self._emit(Suspended(driven.run.row.id, driven.run.row.fsm, move.parked))
             driven.close()
         self.leave(driven, move.outcome)
 
@@ -193,7 +225,11 @@ class Flows:
         """Its claim was kept. It has a slot next."""
         driven = work.flow
         assert isinstance(driven, Driven)
-        driven.run.committed(work.row)
+        run = driven.run
+        taken = run.hand_out is not None and run.taken
+        run.committed(work.row)
+        if taken and run.hand_out is None and self._emit.heard:
+            self._emit(Checkpoint(0.0, 0, work.row.id, work.row.fsm, taken, run.checkpoint or "", None))
 
     # Steps
 
@@ -258,21 +294,69 @@ class Flows:
         self._go_round()
 
 
+class _Shown:
+    """A run of a step, as telemetry looks at it."""
+
+    __slots__ = ("error", "outcome", "row")
+
+    def __init__(self, call: StepCall) -> None:
+        run = call.owner.run
+        self.row: ClaimRow = run.row._replace(step=call.step.name, attempt=call.step.attempts, meta=run.meta)
+        self.outcome: bytes | None = None
+        self.error: BaseException | None = None
+
+    def show(self, call: StepCall) -> None:
+        self.outcome = b'"kind":"step"' if call.error is None else b'"kind":"error"'
+        self.error = call.error
+
+
 async def _run_async(call: StepCall) -> None:
-    born = fork.generation
-    await call.run_async()
+    born, hung = fork.generation, telemetry.current
+    call.started = time.perf_counter()
+    if hung is None:
+        await _call_async(call)
+    else:
+        shown = _Shown(call)
+        with hung.step(shown):
+            await _call_async(call)
+            shown.show(call)
+    call.ended = time.perf_counter()
     if fork.generation != born:
         fork.leave(call.error)
+
+
+async def _call_async(call: StepCall) -> None:
+    if call.step.transactional:
+        await flow_transactions.run_async(call.owner.work, call)
+    else:
+        await call.run_async()
+
+
+def _call(call: StepCall) -> None:
+    if call.step.transactional:
+        flow_transactions.run(call.owner.work, call)
+    else:
+        call.run_here()
 
 
 def run_in_thread(call: StepCall) -> None:
-    """Run a sync step here."""
-    born = fork.generation
-    call.run()
+    """Run a sync step here, in the variables of its flow."""
+    call.step.context.run(_run, call)
+
+
+def _run(call: StepCall) -> None:
+    born, hung = fork.generation, telemetry.current
+    call.started = time.perf_counter()
+    if hung is None:
+        _call(call)
+    else:
+        shown = _Shown(call)
+        with hung.step(shown):
+            _call(call)
+            shown.show(call)
+    call.ended = time.perf_counter()
     if fork.generation != born:
         fork.leave(call.error)
-    if call.error is not None:
-        logger.debug("step %s failed", call.step.name, exc_info=call.error)
 
 
 def _make_eager(coro: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop, context: Any) -> asyncio.Task[None]:

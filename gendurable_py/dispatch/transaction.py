@@ -22,7 +22,6 @@ from psycopg import AsyncConnection, Connection, pq
 from ..calls import dispatching
 from ..errors import ClaimLost, InvalidArgument
 from ..machine.context import Context
-from ..machine.encode import encode_outcome
 from . import fork
 from .answers import CONFLICTS, Fate
 from .connections import NoConnection, Source
@@ -96,7 +95,7 @@ class Transactions:
         if not isinstance(manager, AbstractContextManager):
             raise _no_manager(manager, "a context manager", "contextlib.contextmanager")
         with manager as conn, attempt.inside(conn):
-            attempt.outcome = encode_outcome(work.ctx, work.spec, work.step.run(work.ctx), False)
+            attempt.outcome = work.encode(work.step.run(work.ctx))
         attempt.need_committed()
 
     async def _attempt_async(self, attempt: _Attempt) -> None:
@@ -119,13 +118,13 @@ class Transactions:
         async with manager as conn:
             with attempt.inside(conn):
                 made: Any = work.step.run(work.ctx)
-                attempt.outcome = encode_outcome(work.ctx, work.spec, await made, False)
+                attempt.outcome = work.encode(await made)
         attempt.need_committed()
 
     @contextmanager
     def _own(self, attempt: _Attempt, commit: Callable[[Connection[Any]], None]) -> Iterator[Connection[Any]]:
         """A transaction of the engine, as a hook would make one."""
-        with self._connections.begun(lambda: attempt.work.ctx._cancelled) as conn:
+        with self._connections.begun(lambda: attempt.work.cancelled) as conn:
             attempt.conn = conn
             yield conn
             commit(conn)
@@ -156,7 +155,7 @@ class Transactions:
             work.fate = Fate.CRASHED
             return None
         if state in CONFLICTS:
-            return tried < AGAIN and not work.ctx._cancelled
+            return tried < AGAIN and not work.cancelled
         if attempt.calling and state is not None and state.startswith(_AWAY):
             work.fate = Fate.CRASHED
             return None
@@ -239,7 +238,7 @@ class _Attempt:
         if self.outcome is None:
             raise InvalidArgument("commit was called, but the step has no outcome yet", hint="call it after the yield")
         self.conn = conn
-        if self.work.ctx._cancelled:
+        if self.work.cancelled:
             raise ClaimLost("the claim was lost while the step ran")
         status = conn.info.transaction_status
         if status == pq.TransactionStatus.INERROR:

@@ -21,6 +21,7 @@ from .._log import logger
 from ..errors import from_sqlstate
 from ..machine.claim import ClaimRow
 from ..machine.context import Context
+from ..machine.encode import encode_outcome
 from ..machine.last_resort import encode_stop
 from ..machine.spec import Spec, Step
 from .answers import RUN, STOP, Fate, Meaning, read_refusal
@@ -98,6 +99,15 @@ class Work(Holding):
         self.busy = 0
         self.started = 0.0
         self.ended = 0.0
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether what it comes to will not be committed."""
+        return self.ctx._cancelled
+
+    def encode(self, returned: object) -> bytes:
+        """What a transactional step gave back, as its outcome."""
+        return encode_outcome(self.ctx, self.spec, returned, False)
 
     def tell(self) -> None:
         self.ctx._cancelled = True

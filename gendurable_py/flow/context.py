@@ -10,7 +10,7 @@ import uuid
 from asyncio import _get_running_loop
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any, NoReturn, ParamSpec, TypeVar, cast, overload
+from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar, cast, overload
 
 from pydantic import JsonValue
 
@@ -27,7 +27,7 @@ from .restart import Restart
 from .saga import Saga
 from .state import RunState
 from .values import look_at
-from .waiting import Rule
+from .waiting import Rule, Waiting
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -48,8 +48,10 @@ def current() -> FlowContext:
 
 
 class FlowContext:
-    """A flow as its function sees it. What is awaited here is a checkpoint: it is committed before the function goes on,
-    and after a crash it is not done again. Names are texts of 1 to 2,000 bytes; one that is used again counts up."""
+    """A flow as its function sees it. What is awaited here is a checkpoint: it is committed before the function goes
+    on, and after a crash it is not done again.
+
+    Names are texts of 1 to 2,000 bytes; one that is used again counts up."""
 
     __slots__ = ("_rule", "_run", "_spec")
 
@@ -72,8 +74,10 @@ class FlowContext:
         self, name: str, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
     ) -> Coroutine[Any, Any, R]: ...
     async def step(self, name: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        """Call a function once, if nothing crashes, and record what it gives back: ``def`` in a thread, ``async def`` on
-        the engine's loop. What comes back is the stored JSON, read by the function's return annotation (any type that
+        """Call a function once, if nothing crashes, and record what it gives back: ``def`` in a thread, ``async def``
+        on the engine's loop.
+
+        What comes back is the stored JSON, read by the function's return annotation (any type that
         pydantic reads; none: plain JSON).
 
         Raises:
@@ -84,12 +88,41 @@ class FlowContext:
         about = look_at(function)
         if self._rule.timeout is not None and not about.is_async:
             raise FlowError(f"step {name!r} has a timeout and is a sync function, which nobody can end")
-        one = run.ask_step(_checked(name), function, about, args, kwargs, self._rule)
+        return await self._wait(run.ask_step(_checked(name), function, about, args, kwargs, self._rule))
+
+    async def _wait(self, one: Waiting) -> Any:
         try:
             return await one.future
         except asyncio.CancelledError:
-            run.drop(one)
+            self._run.drop(one)
             raise
+
+    @overload
+    def transaction(
+        self,
+        name: str,
+        function: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> Coroutine[Any, Any, R]: ...
+    @overload
+    def transaction(
+        self, name: str, function: Callable[Concatenate[Any, P], R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Coroutine[Any, Any, R]: ...
+    async def transaction(self, name: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """A step that is given a connection to this database before its arguments (`psycopg.Connection`, of an async
+        function an `psycopg.AsyncConnection`): what it writes there and its checkpoint are one commit, or neither is.
+
+        It runs while no other step of this flow does, and gives the flow's claim back with its commit. It neither
+        commits nor rolls back itself. What conflicts with another session (serialization failures, deadlocks, locks)
+        runs again in place. Raises as `step`.
+        """
+        run = self._here()
+        about = look_at(function)
+        if self._rule.timeout is not None:
+            raise FlowError(f"step {name!r} is transactional and has a timeout: let statement_timeout do that")
+        return await self._wait(run.ask_step(_checked(name), function, about, args, kwargs, self._rule, True))
 
     def using(
         self,
@@ -136,12 +169,7 @@ class FlowContext:
         await self._sleep(run, aware(when).timestamp(), name)
 
     async def _sleep(self, run: RunState, until: float, name: str) -> None:
-        one = run.ask_sleep(_checked(name), until)
-        try:
-            await one.future
-        except asyncio.CancelledError:
-            run.drop(one)
-            raise
+        await self._wait(run.ask_sleep(_checked(name), until))
 
     @overload
     def signal(self, name: str) -> Coroutine[Any, Any, Signal]: ...
@@ -151,16 +179,11 @@ class FlowContext:
     def signal(self, name: str, *, timeout: Seconds) -> Coroutine[Any, Any, Signal | None]: ...
     @overload
     def signal(self, name: str, *, timeout: Seconds | None) -> Coroutine[Any, Any, Signal | None]: ...
-    async def signal(self, name: str, *, timeout: Seconds | None = None) -> Signal | None:
+    async def signal(self, name: str, *, timeout: Seconds | None = None) -> Signal | None:  # noqa: ASYNC109
         """The oldest signal of this name, which is used up; None: none came within ``timeout`` seconds."""
         run = self._here()
         until = None if timeout is None else run.clock + seconds(timeout, "the timeout")
-        one = run.ask_signal(_checked(name), until)
-        try:
-            return cast("Signal | None", await one.future)
-        except asyncio.CancelledError:
-            run.drop(one)
-            raise
+        return cast("Signal | None", await self._wait(run.ask_signal(_checked(name), until)))
 
     async def childs(self, children: Iterable[Child | MachineLike], *, name: str = "childs") -> list[ChildResult]:
         """Insert children and wait until all have ended: their results, in the order given. What is awaited together is
@@ -197,11 +220,7 @@ class FlowContext:
         if not news:
             return 0, ()
         one = run.ask_childs(_checked(name), encode_inserts(news), len(news))
-        try:
-            return cast("tuple[int, tuple[ChildResult, ...]]", await one.future)
-        except asyncio.CancelledError:
-            run.drop(one)
-            raise
+        return cast("tuple[int, tuple[ChildResult, ...]]", await self._wait(one))
 
     # Without a checkpoint, and the same after a crash
 
@@ -260,8 +279,8 @@ class FlowContext:
 
     @property
     def suspended(self) -> bool:
-        """Whether it is parked now, and this is a ``finally`` or an ``except CancelledError``: nothing that is done here
-        counts, and it goes on another time from its last checkpoint."""
+        """Whether it is parked now, and this is a ``finally`` or an ``except CancelledError``: nothing that is done
+        here counts, and it goes on another time from its last checkpoint."""
         return self._run.suspended
 
     @property

@@ -6,13 +6,28 @@ its own way, and the function would be given something else after a crash.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
+
+from pydantic_core import to_json
 
 from ..machine.codec import dumps
 from ..machine.outcome import Signal
 
 Entry = Mapping[str, Any]
+
+
+def quote(text: str) -> bytes:
+    """A text that is JSON itself, as a text in JSON: what could not be stored was refused when it was written."""
+    return to_json(text)
+
+
+@functools.lru_cache(maxsize=4096)
+def name_of(name: str) -> bytes:
+    """The name of a checkpoint as JSON."""
+    return dumps(name)
+
 
 MARKS = frozenset({"start", "patch", "retried", "end"})
 """Entries that nobody waits for: they may be committed with the next that counts."""
@@ -33,12 +48,12 @@ def end(at: float, failed: int | None) -> bytes:
 def value(kind: str, name: bytes, n: int, at: float, text: str | None) -> bytes:
     """Something came: the value of a step, the results of children; None: a time was up."""
     made = b'{"k":"%b","name":%b,"n":%d,"at":%.6f' % (kind.encode(), name, n, at)
-    return made + (b"}" if text is None else b',"v":%b}' % dumps(text))
+    return made + (b"}" if text is None else b',"v":%b}' % quote(text))
 
 
 def signal(name: bytes, n: int, at: float, came: Signal) -> bytes:
     """A signal was taken, with its payload as the value."""
-    sent, payload = dumps(came.inserted_at.isoformat()), dumps(dumps(came.payload).decode())
+    sent, payload = dumps(came.inserted_at.isoformat()), quote(dumps(came.payload).decode())
     return b'{"k":"signal","name":%b,"n":%d,"at":%.6f,"id":%d,"sent":%b,"v":%b}' % (name, n, at, came.id, sent, payload)
 
 

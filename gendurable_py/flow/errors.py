@@ -80,7 +80,7 @@ def say(error: BaseException) -> str:
 
 
 def find_failed(error: BaseException) -> int | None:
-    """The checkpoint whose failure this error is, or came from: the first of several. Numbers are those of the journal."""
+    """The number in the journal of the checkpoint whose failure this error is, or came from: the first of several."""
     found: list[int] = []
     seen: set[int] = set()
     todo: list[BaseException | None] = [error]

@@ -120,6 +120,11 @@ class FlowLoop(_Loop):  # type: ignore[misc]
             _set_running_loop(outer)
         return most
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is ready."""
+        return not self._ready
+
     def _finalize(self, generator: AsyncGenerator[Any, Any]) -> None:
         if not self._closed:
             self.create_task(_close_generator(generator))
@@ -239,7 +244,7 @@ class FlowLoop(_Loop):  # type: ignore[misc]
     async def shutdown_asyncgens(self) -> None:
         """They are closed at the end."""
 
-    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:  # noqa: ASYNC109
         """There is none."""
 
 

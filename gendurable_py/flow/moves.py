@@ -26,17 +26,21 @@ MOST_BYTES = 8 << 20
 
 
 class Move(NamedTuple):
-    """An outcome as JSON. ``keep``: the run goes on after its commit, else it is closed."""
+    """An outcome as JSON. ``keep``: the run goes on after its commit, else it is closed. ``parked``: the step of a row
+    that is parked."""
 
     outcome: bytes
     keep: bool
+    parked: str | None = None
 
 
 def decide(run: RunState, keep: bool) -> Move | None:
-    """What to commit now that the function is at rest; None: nothing. Steps are to begin, or run, or something is on its
-    way. ``keep``: whether the claim may be kept."""
-    if run.sent or run.closed:
+    """What to commit now that the function is at rest; None: nothing. Steps are to begin, or run, or something is on
+    its way. ``keep``: whether the claim may be kept."""
+    if run.sent or run.closed or run.transacting:
         return None
+    if run.asked and not run.pressing and run.undisturbed:
+        return None  # a step begins, as it mostly does
     if run.problem is None and run.fatal is None:
         take(run)
     if run.problem is None and run.fatal is None and run.count + len(run.fresh) > MOST_ENTRIES:
@@ -64,12 +68,18 @@ def give_up(run: RunState) -> Move | None:
     return None if run.sent or run.closed or not run.pressing else _go_on(run, False)
 
 
+def end_with(run: RunState, name: str, entry: bytes) -> bytes:
+    """The outcome that a transactional step commits itself, with this entry: the claim ends."""
+    added = b",".join([*run.fresh, entry])
+    return _head(run, b"next") + _step(name) + b',"journal":{"at":%d,"add":[%b]}}' % (run.count, added)
+
+
 def _head(run: RunState, kind: bytes) -> bytes:
     return b'{"id":%d,"claim_no":%d,"kind":"%b"' % (run.row.id, run.row.claim_no, kind)
 
 
 def _step(name: str) -> bytes:
-    return b',"step":' + dumps(name)
+    return b',"step":' + entries.name_of(name)
 
 
 def _entries(run: RunState) -> bytes:
@@ -106,9 +116,11 @@ def _park(run: RunState) -> Move:
             )
             return _stop(run, run.fatal)
         inserts = b",".join(one.inserts[1:-1] for one in childs)
-        made = _head(run, b"schedule_childs") + _step("(childs)") + b',"childs":[' + inserts + b"]"
+        parked = "(childs)"
+        made = _head(run, b"schedule_childs") + _step(parked) + b',"childs":[' + inserts + b"]"
     elif names:
-        made = _head(run, b"await") + _step("(signal)") + b',"signals":' + dumps(names)
+        parked = "(signal)"
+        made = _head(run, b"await") + _step(parked) + b',"signals":' + dumps(names)
         if nearest is not None:
             made += b',"timeout_ms":%d' % wait
     elif nearest is not None:
@@ -117,7 +129,7 @@ def _park(run: RunState) -> Move:
     else:
         run.fatal = FlowError("the function waits for something that can never come: no step, signal, child or time")
         return _stop(run, run.fatal)
-    return Move(made + _entries(run) + b"}", False)
+    return Move(made + _entries(run) + b"}", False, parked)
 
 
 def _end(run: RunState) -> Move:

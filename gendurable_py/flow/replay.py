@@ -36,7 +36,8 @@ def give(run: RunState, entry: Entry) -> None:
     run.set_clock(float(entry["at"]))
     if kind == "retry":
         assert isinstance(found, StepWait)
-        found.attempts, found.deadline = int(entry["attempts"]), float(entry["until"])
+        found.attempts = int(entry["attempts"])
+        run.time(found, float(entry["until"]))
         run.asked.pop(found, None)
         run.checkpoint = found.name
         return
@@ -54,7 +55,8 @@ def _begin_anew(run: RunState) -> None:
     """Somebody has had it tried again: attempts count from the beginning, and pauses are over."""
     for one in run.waiting.values():
         if isinstance(one, StepWait):
-            one.attempts, one.deadline = 0, None
+            one.attempts = 0
+            run.time(one, None)
             run.asked[one] = None
 
 

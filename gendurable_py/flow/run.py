@@ -1,8 +1,8 @@
 """One run of a flow, from its claim until it parks or ends.
 
 Nothing here touches a connection or the engine's loop. Whoever drives it (`dispatch.flowing`, the testing kit) calls
-`advance` until it is at rest, runs the calls that `start_calls` answers and tells `step_ended`, and commits the move that
-`moves.decide` makes.
+`advance` until it is at rest, runs the calls that `start_calls` answers and tells `step_ended`, and commits the move
+that `moves.decide` makes.
 
 A step begins only when all that it may depend on is committed. What it gave goes to the function at once, which has no
 effects of its own; so the journal has everything in the order in which the function met it.
@@ -17,7 +17,6 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from ..machine.claim import ClaimRow
-from ..machine.codec import dumps
 from ..machine.context import read_signals
 from . import entries
 from .entries import Entry
@@ -64,8 +63,9 @@ class Run(RunState):
         """Run until the function waits and has all that its journal has; False: there is more, call it again."""
         left = _SLICE
         while not self.closed and self.problem is None and self.main is not None:
-            before, left = left, self.loop.run(left)
-            self._callbacks += before - left
+            if not self.loop.idle:
+                before, left = left, self.loop.run(left)
+                self._callbacks += before - left
             if not left:
                 if self._callbacks > _MOST_CALLBACKS:
                     self.fatal = FlowError("the function does not come to rest: it never waits for a checkpoint")
@@ -87,6 +87,11 @@ class Run(RunState):
         self.journal, self.position, self._callbacks = (), 0, 0
         return True
 
+    def settle_down(self) -> None:
+        """`advance` to the end of it."""
+        while not self.advance():
+            pass
+
     def start_calls(self, most: int = MOST_ENTRIES) -> list[StepCall]:
         """The steps that may begin now, since everything before them is committed; at most so many run at once."""
         if not self.asked or self.pressing or self.closed or self.ended:
@@ -94,9 +99,15 @@ class Run(RunState):
         if self.problem is not None or self.fatal is not None:
             return []
         begun: list[StepCall] = []
-        for step in list(self.asked)[: max(0, most - len(self.running))]:
+        asked = [step for step in self.asked if not step.transactional]
+        if not asked and not self.running:
+            asked = list(self.asked)[:1]  # one that is transactional runs alone
+            self.transacting = asked[0].transactional
+        elif self.transacting:
+            return []
+        for step in asked[: max(0, most - len(self.running))]:
             del self.asked[step]
-            step.deadline = None
+            self.time(step, None)
             step.call = call = StepCall(step, self.row.queue)
             self.running.add(call)
             begun.append(call)
@@ -105,14 +116,17 @@ class Run(RunState):
     def step_ended(self, call: StepCall) -> None:
         """A call has its value or its error; `advance` comes next."""
         self.running.discard(call)
+        self.transacting = self.transacting and not call.step.transactional
         step = call.step
         if self.closed or step.call is not call:
             return
-        if self.hand_out is not None:
-            self._late.append(call)  # what is on its way comes first in the journal
+        if self.hand_out is not None or not self.loop.idle:
+            # What is on its way comes first in the journal, and what has come is to be met before this: a replay hands
+            # out one by one, too, and two at once would go another way in a race.
+            self._late.append(call)
             return
         step.call = None
-        at, name, n = self.now(), dumps(step.name), step.key[2]
+        at, name, n = self.now(), entries.name_of(step.name), step.key[2]
         error = call.error
         if error is None and call.text is None:
             error = asyncio.CancelledError("the step was cancelled, and not by the engine")
@@ -134,7 +148,7 @@ class Run(RunState):
             until = at + rule.pause(step.attempts)
             self.fresh.append(entries.retry(name, n, at, step.attempts, until, message))
             self.set_clock(at)
-            step.deadline = until
+            self.time(step, until)
             self.checkpoint = step.name
             return
         failed = StepFailed(step.name, kinds, message, step.attempts)
@@ -146,6 +160,7 @@ class Run(RunState):
     def not_begun(self, call: StepCall) -> None:
         """A call that was taken back before it began, or broken off from outside: it is to begin another time."""
         self.running.discard(call)
+        self.transacting = False
         if not self.closed and call.step.call is call:
             call.step.call = None
             self.asked[call.step] = None
@@ -177,6 +192,7 @@ class Run(RunState):
         self.main = self.hand_out = self.problem = self.fatal = None
         self.waiting.clear()
         self.asked.clear()
+        self.timed.clear()
         self._late.clear()
         self._timers.clear()
         self.fresh.clear()

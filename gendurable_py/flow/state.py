@@ -56,6 +56,8 @@ class RunState:
         """What goes to the function when they are committed."""
         self.used = 0
         """The id of the signal that is used up then."""
+        self.taken: str = ""
+        """Its kind, as that of its entry."""
         self.checkpoint: str | None = None
         """The name of the last one."""
         self.patches = {str(entry["name"]): bool(entry["on"]) for entry in journal if entry.get("k") == "patch"}
@@ -72,7 +74,11 @@ class RunState:
         self.waiting: dict[Key, Waiting] = {}
         self.asked: dict[StepWait, None] = {}
         """Steps that are to begin."""
+        self.timed: dict[Waiting, None] = {}
+        """What has a deadline."""
         self.running: set[StepCall] = set()
+        self.transacting = False
+        """Whether a transactional step runs, which commits by itself."""
         self._timers: dict[Timer, TimerWait] = {}
         self._numbers: dict[tuple[str, str], int] = {}
         self._orders = 0
@@ -99,8 +105,22 @@ class RunState:
 
     def nearest(self) -> Waiting | None:
         """What has its deadline first."""
-        timed = [one for one in self.waiting.values() if one.deadline is not None]
-        return min(timed, key=lambda one: (one.deadline, one.order), default=None)
+        return min(self.timed, key=lambda one: (one.deadline, one.order), default=None) if self.timed else None
+
+    def time(self, one: Waiting, deadline: float | None) -> None:
+        """It has another deadline, or none any more."""
+        one.deadline = deadline
+        if deadline is None:
+            self.timed.pop(one, None)
+        else:
+            self.timed[one] = None
+
+    @property
+    def undisturbed(self) -> bool:
+        """Whether nothing can have come from outside, and the function goes on."""
+        if self.timed or self.inbox or self.told or self.hand_out is not None:
+            return False
+        return self.problem is None and self.fatal is None and not self.ended
 
     @property
     def replaying(self) -> bool:
@@ -128,6 +148,8 @@ class RunState:
     def _wait(self, one: Waiting) -> None:
         if not self.suspended:  # else it waits for ever: nothing more is recorded
             self.waiting[one.key] = one
+            if one.deadline is not None:
+                self.timed[one] = None
 
     def ask_step(
         self,
@@ -137,8 +159,9 @@ class RunState:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         rule: Rule,
+        transactional: bool = False,
     ) -> StepWait:
-        one = StepWait(*self._enter("step", name), function, about, args, kwargs, rule)
+        one = StepWait(*self._enter("step", name), function, about, args, kwargs, rule, transactional)
         self._wait(one)
         if not self.suspended:
             self.asked[one] = None
@@ -181,9 +204,12 @@ class RunState:
     def drop(self, one: Waiting) -> None:
         """The function does not wait for it any more."""
         self.waiting.pop(one.key, None)
+        if one.deadline is not None:
+            self.timed.pop(one, None)
         if isinstance(one, StepWait):
             self.asked.pop(one, None)
             if one.call is not None:
                 one.call.cancel()
+                one.call = None  # whatever it still comes to is recorded nowhere
         elif isinstance(one, TimerWait):
             self._timers.pop(one.timer, None)

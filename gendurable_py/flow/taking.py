@@ -38,12 +38,16 @@ def take(run: RunState) -> None:
         told = ""
         if not isinstance(one, StepWait):
             at, (kind, name, n) = run.now(), one.key
-            timed = entries.timer(name, n, at) if kind == "timer" else entries.value(kind, dumps(name), n, at, None)
+            timed = (
+                entries.timer(name, n, at)
+                if kind == "timer"
+                else entries.value(kind, entries.name_of(name), n, at, None)
+            )
             run.fresh.append(timed)
             _defer(run, one, at, None)
             return
         # The pause before another attempt needs no record: the step begins again.
-        one.deadline = None
+        run.time(one, None)
         run.asked[one] = None
 
 
@@ -63,7 +67,7 @@ def _took_signal(run: RunState) -> bool:
             return True
         del run.inbox[place]
         at = run.now()
-        run.fresh.append(entries.signal(dumps(found.name), found.key[2], at, signal))
+        run.fresh.append(entries.signal(entries.name_of(found.name), found.key[2], at, signal))
         _defer(run, found, at, signal)
         run.used = signal.id
         return True
@@ -86,7 +90,7 @@ def _take_childs(run: RunState) -> None:
     for one in waits:
         mine = tuple(ended.popleft() for _ in range(one.count))
         text = dumps([_child_as_json(child) for child in mine]).decode()
-        run.fresh.append(entries.value("childs", dumps(one.name), one.key[2], at, text))
+        run.fresh.append(entries.value("childs", entries.name_of(one.name), one.key[2], at, text))
         parts.append((one, (run.count + len(run.fresh), mine)))
     run.pressing = True
 
@@ -95,7 +99,7 @@ def _take_childs(run: RunState) -> None:
         for one, got in parts:
             run.settle(one, got)
 
-    run.hand_out = hand_out
+    run.hand_out, run.taken = hand_out, "childs"
 
 
 def _defer(run: RunState, one: Waiting, at: float, value: Any) -> None:
@@ -105,7 +109,7 @@ def _defer(run: RunState, one: Waiting, at: float, value: Any) -> None:
         run.set_clock(at)
         run.settle(one, value)
 
-    run.hand_out = hand_out
+    run.hand_out, run.taken = hand_out, one.kind
 
 
 def _child_as_json(child: ChildResult) -> dict[str, Any]:

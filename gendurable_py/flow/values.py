@@ -1,6 +1,7 @@
 """The functions that a flow runs as steps: how they are run, and how what they return is written and read again.
 
-What comes back to the flow is the stored JSON, read by the function's return annotation: the same now and after a crash.
+What comes back to the flow is the stored JSON, read by the function's return annotation: the same now and after a
+crash.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ class Waiting:
 class StepWait(Waiting):
     """A step: its ``deadline`` is the end of the pause before its next attempt."""
 
-    __slots__ = ("about", "args", "attempts", "call", "context", "function", "kwargs", "rule")
+    __slots__ = ("about", "args", "attempts", "call", "context", "function", "kwargs", "rule", "transactional")
 
     kind = "step"
 
@@ -69,8 +69,10 @@ class StepWait(Waiting):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         rule: Rule,
+        transactional: bool,
     ) -> None:
         super().__init__(key, order, future)
+        self.transactional = transactional
         self.function = function
         self.about = about
         self.args = args
@@ -137,7 +139,7 @@ class StepCall:
     """One run of a step, for whoever runs it: `run` in a thread, `run_async` on the engine's loop. Then it has its
     ``text``, the value as JSON, or its ``error``; neither, if it was cancelled from outside."""
 
-    __slots__ = ("ctx", "ended", "error", "owner", "queue", "started", "step", "task", "text", "turn", "value")
+    __slots__ = ("ctx", "ended", "error", "fate", "owner", "queue", "started", "step", "task", "text", "turn", "value")
 
     def __init__(self, step: StepWait, queue: str) -> None:
         self.step = step
@@ -145,6 +147,7 @@ class StepCall:
         self.ctx = Told()
         self.turn: threading.Lock | None = None
         self.owner: Any = None
+        self.fate: Any = None  # of a transactional one: how its transaction ended
         self.text: str | None = None
         self.value: Any = None
         self.error: BaseException | None = None
@@ -157,9 +160,13 @@ class StepCall:
         return self.step.about.is_async
 
     def run(self) -> None:
+        """In the variables of the flow."""
+        self.step.context.run(self.run_here)
+
+    def run_here(self) -> None:
         step = self.step
         try:
-            self.keep(step.context.run(step.function, *step.args, **step.kwargs))
+            self.keep(step.function(*step.args, **step.kwargs))
         except BaseException as error:  # noqa: BLE001 - whatever a step raises is its error
             self.error = error
 
@@ -173,9 +180,13 @@ class StepCall:
                     value = await step.function(*step.args, **step.kwargs)
             self.keep(value)
         except BaseException as error:
-            if self.ctx._cancelled and isinstance(error, asyncio.CancelledError):
+            if self.broken_off(error):
                 raise
             self.error = error
+
+    def broken_off(self, error: BaseException) -> bool:
+        """Whether it was cancelled from outside."""
+        return self.ctx._cancelled and isinstance(error, asyncio.CancelledError)
 
     def keep(self, value: Any) -> None:
         self.text = self.step.about.write(value)
