@@ -73,8 +73,8 @@ class Timer(Handle):
 
 
 class Inline(ThreadPoolExecutor):
-    """An executor for libraries that call sync functions of their users in threads, and ask for none that wait: in a flow
-    they are called there and then, elsewhere in its threads."""
+    """An executor for libraries that call sync functions of their users in threads: in a flow such a function is called
+    there and then, elsewhere in its threads."""
 
 
 # Its own signatures are for type checkers alone, and have many methods that are refused here.

@@ -1,5 +1,5 @@
-"""Agents of pydantic-ai in flows: each request to a model and each call of a tool is a step, the run of the agent a part
-of the flow. Extra ``gendurable_py[pydantic-ai]``. See docs/agents.md.
+"""Agents of pydantic-ai in flows: each request to a model and each call of a tool is a step, and the run of the agent a
+part of the flow. Extra ``gendurable_py[pydantic-ai]``.
 
 ::
 
@@ -13,8 +13,8 @@ of the flow. Extra ``gendurable_py[pydantic-ai]``. See docs/agents.md.
     async def research(ctx: FlowContext, question: str) -> str:
         return (await agent.run(question)).output
 
-Outside of a flow, and inside a step, all of it passes through. Only results are stored, as pydantic-ai writes them; what a
-tool changes in its `RunContext` (deps, usage, messages) is not, and is not there after a crash.
+Outside of a flow, and inside a step, all of it passes through. Only results are stored, as pydantic-ai writes them:
+what a tool changes in its `RunContext` (deps, usage, messages) is not, and is not there after a crash.
 """
 
 from __future__ import annotations

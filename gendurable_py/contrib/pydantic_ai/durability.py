@@ -15,9 +15,10 @@ from .toolset import DurableToolset
 
 
 class Durability(AbstractCapability[Any]):
-    """For an agent, in its ``capabilities``: each of its toolsets is a `DurableToolset` (those that are one already stay as
-    they are), its own functions among them. Sync functions that the agent calls in the flow itself (instructions, output
-    functions, validators) are called there and then: a flow has no threads. The arguments are those of `DurableToolset`.
+    """For an agent, in its ``capabilities``: each of its toolsets is a `DurableToolset` (one that is stays as it is),
+    its own functions among them. Sync functions that the agent calls in the flow itself (instructions,
+    output functions, validators) are called there and then: a flow has no threads. The arguments are those of
+    `DurableToolset`.
     """
 
     def __init__(self, *, in_flow: Collection[str] = (), name: str = "tool", **retry: Unpack[Retry]) -> None:

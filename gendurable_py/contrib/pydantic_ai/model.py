@@ -28,8 +28,9 @@ class DurableModel(WrapperModel):
     """A model whose requests are steps of the flow that they are made in, tried three times unless the rule says
     otherwise. Have its provider try once (``max_retries=0``): attempts of both multiply.
 
-    ``name``: that of its steps in the journal. ``on_events``: is given what the model streams, in the step; then requests
-    stream, also those of `Agent.run`. The flow itself gets the finished response, and its streams have that alone.
+    ``name``: that of its steps in the journal. ``on_events``: is given what the model streams, in the step; then
+    requests stream, those of `Agent.run`, too. The flow itself gets the finished response, and its streams have that
+    alone.
 
     Raises, in a flow:
         StepFailed: a request failed for good.
@@ -47,7 +48,7 @@ class DurableModel(WrapperModel):
         super().__init__(model)
         self._name = name
         self._on_events = on_events
-        self._retry = Retry(**{"max_attempts": 3, **retry})  # type: ignore[typeddict-item]
+        self._retry = Retry(**{"max_attempts": 3, **retry})
 
     async def request(
         self,

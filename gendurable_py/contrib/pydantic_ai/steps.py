@@ -45,7 +45,8 @@ def here(rule: Retry | None = None) -> FlowContext | None:
         return current()
     said = rule.get("never", ())
     never = (*(said if isinstance(said, tuple) else (said,)), UserError, Refused)
-    return current().using(**{**rule, "never": never})
+    given: dict[str, Any] = {**rule, "never": never}
+    return current().using(**given)
 
 
 class Kind:

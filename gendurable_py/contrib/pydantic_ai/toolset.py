@@ -29,9 +29,9 @@ Contributed = str | InstructionPart | Sequence[str | InstructionPart] | None
 class DurableToolset(WrapperToolset[Any]):
     """A toolset whose calls are steps of the flow that its agent runs in, tried once unless the rule says otherwise.
 
-    What it offers is listed in a step, too, once for each request to the model; of a `FunctionToolset` whose tools have no
-    ``prepare`` it is known without one. Each step resolves a dynamic toolset, and opens the connections of an MCP server
-    and closes them again: where the process has it open all the time (``async with server``), it stays open.
+    What it offers is listed in a step, too, once for each request to the model; of a `FunctionToolset` whose tools have
+    no ``prepare`` it is known without one. Each step resolves a dynamic toolset, and opens the connections of an MCP
+    server and closes them again: where the process has it open all the time (``async with server``), it stays open.
 
     ``in_flow``: tools that run in the flow itself, and so may wait: for a signal, for time, for children. They are
     functions, and do no I/O outside of their own steps. ``name``: what the names of its steps begin with; then the
