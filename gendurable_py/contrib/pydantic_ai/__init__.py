@@ -19,9 +19,14 @@ what a tool changes in its `RunContext` (deps, usage, messages) is not, and is n
 
 from __future__ import annotations
 
-from .durability import Durability
-from .model import DurableModel, EventHandler
-from .steps import Refused, Retry
-from .toolset import DurableToolset
+from .. import missing
+
+try:
+    from .durability import Durability
+    from .model import DurableModel, EventHandler
+    from .steps import Refused, Retry
+    from .toolset import DurableToolset
+except ModuleNotFoundError as error:
+    raise missing("pydantic-ai", error) from error
 
 __all__ = ["Durability", "DurableModel", "DurableToolset", "EventHandler", "Refused", "Retry"]

@@ -8,7 +8,13 @@ from typing import Any, Self, Unpack, cast
 
 from pydantic_ai.exceptions import ModelHTTPError
 from pydantic_ai.messages import ModelMessage, ModelResponse, ModelResponseStreamEvent
-from pydantic_ai.models import CompletedStreamedResponse, Model, ModelRequestParameters, StreamedResponse
+from pydantic_ai.models import (
+    CompletedStreamedResponse,
+    Model,
+    ModelRequestContext,
+    ModelRequestParameters,
+    StreamedResponse,
+)
 from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.tools import RunContext
@@ -92,6 +98,15 @@ class DurableModel(WrapperModel):
         step = flow.step(f"{self._name} tokens", self._count, messages, model_settings, model_request_parameters)
         return cast("RequestUsage", _USAGE.read(await step))
 
+    async def compact_messages(
+        self, request_context: ModelRequestContext, *, instructions: str | None = None
+    ) -> ModelResponse:
+        flow = here(self._retry)
+        if flow is None:
+            return await super().compact_messages(request_context, instructions=instructions)
+        step = flow.step(f"{self._name} compact", self._compact, request_context, instructions)
+        return cast("ModelResponse", _RESPONSE.read(await step))
+
     async def cancel_suspended_response(self, response: ModelResponse) -> None:
         flow = here(self._retry)
         if flow is None:
@@ -118,6 +133,10 @@ class DurableModel(WrapperModel):
     async def _count(self, *asked: Any) -> Any:
         with _refusals():
             return _USAGE.write(await self.wrapped.count_tokens(*asked))
+
+    async def _compact(self, request_context: ModelRequestContext, instructions: str | None) -> Any:
+        with _refusals():
+            return _RESPONSE.write(await self.wrapped.compact_messages(request_context, instructions=instructions))
 
     # The clients of providers belong to the engine's loop, and a flow leaves them alone. The last two are not public:
     # an agent asks them on the loop that it runs on, and would have a new client made for each run of a flow.
