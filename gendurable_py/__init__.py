@@ -121,6 +121,7 @@ from .errors import (
     VersionMismatch,
     WrongIsolation,
 )
+from .flow import ChildFailed, FlowContext, FlowError, NonDeterministic, StepFailed, flow
 from .install import install, uninstall, upgrade
 from .machine.context import Context
 from .machine.fsm import FSM, sql_step, step
@@ -155,6 +156,7 @@ __all__ = [
     "Cancel",
     "Cause",
     "Child",
+    "ChildFailed",
     "ChildResult",
     "Claim",
     "ClaimLost",
@@ -169,6 +171,8 @@ __all__ = [
     "Entry",
     "Failure",
     "Finding",
+    "FlowContext",
+    "FlowError",
     "GendurableError",
     "Health",
     "Insert",
@@ -182,6 +186,7 @@ __all__ = [
     "Moved",
     "Next",
     "Node",
+    "NonDeterministic",
     "Outcome",
     "Page",
     "QueueHealth",
@@ -197,6 +202,7 @@ __all__ = [
     "Signal",
     "Sleep",
     "Standing",
+    "StepFailed",
     "StepRefused",
     "Stop",
     "Told",
@@ -228,6 +234,7 @@ __all__ = [
     "export",
     "failures",
     "find",
+    "flow",
     "fork",
     "gc",
     "get",

@@ -46,7 +46,7 @@ class Executor:
         """How many of each queue run at once, as it is now."""
         self._on_finished = finished
         self._threads = Threads(loop, max(1, sum(limits.values())), _perform, self._finish, self._contexts)
-        self._flows = Flows(loop, self._contexts, self._threads, self._moved, draining, emit)
+        self._flows = Flows(loop, self._contexts, self._threads.put, self._moved, draining, emit)
         self._finished: deque[Work | StepCall] = deque()
         self._woken = False
         self._running = dict.fromkeys(limits, 0)

@@ -26,7 +26,6 @@ from ..telemetry.instrument import Emitter
 from . import flow_transactions, fork
 from .answers import HANDLE
 from .contexts import Contexts
-from .threads import Threads
 from .work import Work, break_off
 
 _EAGER = sys.version_info >= (3, 12)
@@ -69,13 +68,13 @@ class Driven:
 
 
 class Flows:
-    """Drives the flows of an engine."""
+    """Drives the flows of an engine. ``in_thread``: has a sync step run in a thread."""
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         contexts: Contexts,
-        threads: Threads,
+        in_thread: Callable[[StepCall], None],
         moved: Callable[[Work], None],
         draining: Draining,
         emit: Emitter,
@@ -83,7 +82,7 @@ class Flows:
         self._loop = loop
         self._contexts = contexts
         self._own = contexts.fresh()
-        self._threads = threads
+        self._in_thread = in_thread
         self._moved = moved
         self._told = draining
         self._emit = emit
@@ -237,7 +236,7 @@ class Flows:
         """Begin a step; True: it has ended already."""
         call.owner = driven
         if not call.is_async:
-            self._threads.put(call)
+            self._in_thread(call)
             return False
         loop, context, coro = self._loop, call.step.context, _run_async(call)
         if loop.get_task_factory() is not None:

@@ -10,7 +10,7 @@ import uuid
 from asyncio import _get_running_loop
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar, cast, overload
+from typing import Any, Concatenate, Never, NoReturn, ParamSpec, TypeVar, cast, overload
 
 from pydantic import JsonValue
 
@@ -63,16 +63,16 @@ class FlowContext:
     def __repr__(self) -> str:
         return f"<FlowContext {self.fsm} {self.id}>"
 
-    # Checkpoints
+    # Checkpoints. No Any in what overloads give back: mypy would forget the types of a gather of different ones.
 
     @overload
     def step(
-        self, name: str, function: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
-    ) -> Coroutine[Any, Any, R]: ...
+        self, name: str, function: Callable[P, Coroutine[object, Never, R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Coroutine[object, None, R]: ...
     @overload
     def step(
         self, name: str, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
-    ) -> Coroutine[Any, Any, R]: ...
+    ) -> Coroutine[object, None, R]: ...
     async def step(self, name: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Call a function once, if nothing crashes, and record what it gives back: ``def`` in a thread, ``async def``
         on the engine's loop.
@@ -105,11 +105,11 @@ class FlowContext:
         /,
         *args: P.args,
         **kwargs: P.kwargs,
-    ) -> Coroutine[Any, Any, R]: ...
+    ) -> Coroutine[object, None, R]: ...
     @overload
     def transaction(
         self, name: str, function: Callable[Concatenate[Any, P], R], /, *args: P.args, **kwargs: P.kwargs
-    ) -> Coroutine[Any, Any, R]: ...
+    ) -> Coroutine[object, None, R]: ...
     async def transaction(self, name: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """A step that is given a connection to this database before its arguments (`psycopg.Connection`, of an async
         function an `psycopg.AsyncConnection`): what it writes there and its checkpoint are one commit, or neither is.
@@ -172,13 +172,13 @@ class FlowContext:
         await self._wait(run.ask_sleep(_checked(name), until))
 
     @overload
-    def signal(self, name: str) -> Coroutine[Any, Any, Signal]: ...
+    def signal(self, name: str) -> Coroutine[object, None, Signal]: ...
     @overload
-    def signal(self, name: str, *, timeout: None) -> Coroutine[Any, Any, Signal]: ...
+    def signal(self, name: str, *, timeout: None) -> Coroutine[object, None, Signal]: ...
     @overload
-    def signal(self, name: str, *, timeout: Seconds) -> Coroutine[Any, Any, Signal | None]: ...
+    def signal(self, name: str, *, timeout: Seconds) -> Coroutine[object, None, Signal | None]: ...
     @overload
-    def signal(self, name: str, *, timeout: Seconds | None) -> Coroutine[Any, Any, Signal | None]: ...
+    def signal(self, name: str, *, timeout: Seconds | None) -> Coroutine[object, None, Signal | None]: ...
     async def signal(self, name: str, *, timeout: Seconds | None = None) -> Signal | None:  # noqa: ASYNC109
         """The oldest signal of this name, which is used up; None: none came within ``timeout`` seconds."""
         run = self._here()

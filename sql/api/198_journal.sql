@@ -77,6 +77,8 @@ begin
                     when s.packed then gendurable._measure_journal(u.id, v_bytes)
                     else s.stored end as bytes
                 from unnest(p_ids) with ordinality u (id, ord)
+                -- what is gone may have left a part of its journal
+                join gendurable.instance i on i.id = any(array[u.id])
                 cross join lateral (
                     select coalesce(sum(pg_column_size(j.entry)), 0) as stored,
                         bool_or(pg_column_compression(j.entry) is not null) as packed
@@ -90,7 +92,7 @@ end $$;
 
 comment on function gd_journals(bigint[], int) is
 'The journals of several flows, as their workers have written them: one row for each id, in the order given, entries a JSON
-array, [] where there is none. entries is null where the journal is longer than p_bytes, or the answer would have more than
+array, [] where there is none; no row where there is no such instance (any more). entries is null where the journal is longer than p_bytes, or the answer would have more than
 16 MB with it: read it by gd_journal_entries. What is compressed is measured as text, all else as it is stored. For
 workers, which call it once behind each claim. Raises GD501.';
 
@@ -107,6 +109,9 @@ declare
     v_last int;
 begin
     perform gendurable._need_bytes(v_bytes);
+    if not exists (select from gendurable.instance i where i.id = p_id) then
+        return;
+    end if;
     v_last := gendurable._find_page_end(p_id, v_after, gendurable._most_entries(), v_bytes);
     return query
         select coalesce((
@@ -121,7 +126,7 @@ end $$;
 
 comment on function gd_journal_entries(bigint, int, int) is
 'A page of the journal of one flow, as its workers have written it: the entries behind the first p_after ones that fit into
-p_bytes, at least one, as a JSON array. next: pass it as p_after for the next page; null: that was all. For workers,
+p_bytes, at least one, as a JSON array. next: pass it as p_after for the next page; null: that was all. No row: there is no such instance (any more). For workers,
 where gd_journals has left a journal out. Raises GD501.';
 
 create or replace function gendurable._need_bytes(p_bytes int) returns void
