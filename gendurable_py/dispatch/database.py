@@ -189,7 +189,7 @@ class Database:
         start(self._heartbeats)
         if options.reap_interval is not None:
             start(Maintenance(self._chores, self._emit, options))
-        start(Depth(self._looks, self._emit))
+        start(Depth(self._looks, self._heartbeats, self._emit))
         if self._schedules.wanted:
             start(self._schedules)
 
