@@ -138,7 +138,33 @@ def remove() -> Script[None]:
     return (yield from _in_transaction(_remove()))
 
 
+@script
+def lock() -> Script[None]:
+    """Lock all tables of ours until the end of the caller's transaction: what is counted then is all that there is.
+
+    Raises:
+        GD504: the transaction is not READ COMMITTED, so it would not see what was written before the lock.
+        psycopg.errors.InsufficientPrivilege: the role does not own them.
+    """
+    yield _run(_LOCK)
+
+
 # -- below: how
+
+_LOCK = """
+do $lock$
+begin
+    if current_setting('transaction_isolation') <> 'read committed' then
+        raise exception 'the transaction is not read committed' using errcode = 'GD504',
+            hint = 'begin it without an isolation level';
+    end if;
+    execute (
+        select 'lock table ' || string_agg(c.oid::regclass::text, ', ' order by c.oid) || ' in access exclusive mode'
+        from pg_catalog.pg_class c
+        where c.relnamespace = 'gendurable'::regnamespace and c.relkind in ('r', 'p')
+    );
+end $lock$
+"""
 
 # A name goes through the server only: what it is written in may have no words for it here.
 _KEEP_PATH = "select pg_catalog.set_config('gendurable.path', pg_catalog.current_setting('search_path'), true)"
