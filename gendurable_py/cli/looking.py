@@ -23,10 +23,11 @@ from .reading import moment, value
 
 PANEL = "Looking"
 Id = Annotated[int, typer.Argument(help="The instance.", metavar="ID")]
-# A page that finds little goes on looking, so many times.
+# A page of all that finds little goes on looking, so many times.
 _MOST_LOOKS = 50
-# So many instances a call looks at.
+# So many instances a call looks at, and so many calls in the audit.
 _LOOK = 20_000
+_LOOK_AT_CALLS = 100_000
 
 
 def add(app: typer.Typer) -> None:
@@ -260,7 +261,7 @@ Row = TypeVar("Row")
 
 
 def _page(
-    fetch: Callable[[Any, int], tuple[list[Row], Any]], cursor: Any, limit: int, looks: int = _MOST_LOOKS
+    fetch: Callable[[Any, int], tuple[list[Row], Any]], cursor: Any, limit: int, looks: int
 ) -> tuple[list[Row], Any]:
     """A page, from a call that looks at a bounded part each time, and says where to go on."""
     rows: list[Row] = []
@@ -330,7 +331,7 @@ def audit(
     """Show who did what by hand, newest first."""
     said = {"id": id, "call": call, "actor": by, "after": None if since is None else moment(since).isoformat()}
     wanted = {key: what for key, what in said.items() if what is not None}
-    found, goes_on = _page(lambda after, limit: calls.audit(frame.conn, wanted, after, limit), after, limit)
+    found, goes_on = calls.audit(frame.conn, wanted, after, limit, _LOOK_AT_CALLS)
     cells = [
         (row.no, clock(row.at), row.actor or row.session_role, row.call, row.id, row.affected, readable_line(row.what))
         for row in found
@@ -341,7 +342,8 @@ def audit(
         lambda: table(columns, cells, keep=("no", "at", "id", "call")) if cells else Text("Nothing."),
     )
     if goes_on is not None:
-        frame.note(f"There may be more: --after {goes_on}")
+        said = f"Not one more of the {_LOOK_AT_CALLS:,} that were looked at fits, and there are more"
+        frame.note(f"{'There may be more' if len(found) == limit else said}: --after {goes_on}")
 
 
 def readable_line(what: object) -> str:
