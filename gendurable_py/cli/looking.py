@@ -342,8 +342,8 @@ def audit(
         lambda: table(columns, cells, keep=("no", "at", "id", "call")) if cells else Text("Nothing."),
     )
     if goes_on is not None:
-        said = f"Not one more of the {_LOOK_AT_CALLS:,} that were looked at fits, and there are more"
-        frame.note(f"{'There may be more' if len(found) == limit else said}: --after {goes_on}")
+        nothing = f"Not one more of the {_LOOK_AT_CALLS:,} that were looked at fits, and there are more"
+        frame.note(f"{'There may be more' if len(found) == limit else nothing}: --after {goes_on}")
 
 
 def readable_line(what: object) -> str:
