@@ -151,18 +151,32 @@ def lock() -> Script[None]:
 
 # -- below: how
 
+# All tables or none, as an upgrade takes them: calls that run lock some of them in an order of their own, so waiting
+# for one after the other would be a deadlock now and then.
 _LOCK = """
 do $lock$
+declare
+    v_tables constant text := (
+        select string_agg(c.oid::regclass::text, ', ' order by c.relname)
+        from pg_class c
+        where c.relnamespace = 'gendurable'::regnamespace and c.relkind in ('r', 'p'));
+    v_timeout constant text := current_setting('lock_timeout');
 begin
     if current_setting('transaction_isolation') <> 'read committed' then
         raise exception 'the transaction is not read committed' using errcode = 'GD504',
             hint = 'begin it without an isolation level';
     end if;
-    execute (
-        select 'lock table ' || string_agg(c.oid::regclass::text, ', ' order by c.oid) || ' in access exclusive mode'
-        from pg_catalog.pg_class c
-        where c.relnamespace = 'gendurable'::regnamespace and c.relkind in ('r', 'p')
-    );
+    for v_try in 1 .. 100 loop
+        begin
+            perform set_config('lock_timeout', case when v_try < 100 then '100ms' else v_timeout end, true);
+            execute 'lock table ' || v_tables || ' in access exclusive mode';
+            perform set_config('lock_timeout', v_timeout, true);
+            exit;
+        exception when lock_not_available then
+            if v_try = 100 then raise; end if;
+            perform pg_sleep(0.05);
+        end;
+    end loop;
 end $lock$
 """
 

@@ -17,12 +17,11 @@ from rich.tree import Tree
 from .. import calls
 from ..calls import Cause, Entry, Kept, Listed, Node, Page, viewing
 from .filters import Filters
-from .frame import Frame, Negative, command
+from .frame import Frame, Id, command, no_instance
 from .output import age, clock, encode, facts, first_line, plain, stack, styled, table
 from .reading import moment, value
 
 PANEL = "Looking"
-Id = Annotated[int, typer.Argument(help="The instance.", metavar="ID")]
 # A page of all that finds little goes on looking, so many times.
 _MOST_LOOKS = 50
 # So many instances a call looks at, and so many calls in the audit.
@@ -41,10 +40,6 @@ def add(app: typer.Typer) -> None:
     command(app, "audit", panel=PANEL)(audit)
 
 
-def _none(id: int) -> Negative:
-    return Negative(f"there is no instance {id} (any more)")
-
-
 # -- one
 
 
@@ -57,7 +52,7 @@ def show(
     conn = frame.conn
     found = calls.get(conn, id)
     if found is None:
-        raise _none(id)
+        raise no_instance(id)
     causes, kept = calls.why(conn, id), calls.errors(conn, id, 20)
     tree = calls.tree(conn, id, limit=200)
     entries = viewing.latest(conn, id, 20)
@@ -113,7 +108,7 @@ def why(frame: Frame, id: Id) -> None:
     """Say why an instance does not run now, the decisive cause first."""
     causes = calls.why(frame.conn, id)
     if not causes:
-        raise _none(id)
+        raise no_instance(id)
     frame.answer(causes, lambda: _causes(causes))
 
 
@@ -138,7 +133,7 @@ def errors(
     """Show the last errors of an instance, newest first."""
     kept = calls.errors(frame.conn, id, limit)
     if not kept and calls.result(frame.conn, id) is None:
-        raise _none(id)
+        raise no_instance(id)
     frame.answer(kept, lambda: _errors(kept, traceback) if kept else Text("It has had no errors."))
 
 
@@ -165,7 +160,7 @@ def history(
     """Show what happened to an instance, if its machine keeps a history."""
     entries = calls.history(frame.conn, id, after, limit)
     if not entries and calls.result(frame.conn, id) is None:
-        raise _none(id)
+        raise no_instance(id)
     frame.answer(
         entries,
         lambda: _entries(entries, states) if entries else Text("Nothing is kept: its machine keeps no history."),
