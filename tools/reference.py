@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import re
 import sys
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -296,11 +295,11 @@ def main() -> int:
     import run_tests  # next to this file: it finds the servers of the SQL tests
 
     run_tests.prepare()
-    with closing(run_tests.sql_servers()) as servers:
-        one = next(servers, None)
-        if one is None:
-            print("no PostgreSQL server to read the catalog of")
-            return 1
+    server = next(run_tests.sql_servers(), None)
+    if server is None:
+        print("no PostgreSQL server to read the catalog of")
+        return 1
+    with server as one:
         dsn = one.database()
         try:
             with psycopg.connect(dsn) as conn:
