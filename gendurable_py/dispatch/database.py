@@ -201,7 +201,7 @@ class Database:
         if options.reap_interval is not None:
             start(Maintenance(self._chores, self._emit, options))
         start(self._journals)
-        start(Depth(self._looks, self._emit))
+        start(Depth(self._looks, self._heartbeats, self._emit))
         if self._schedules.wanted:
             start(self._schedules)
 
