@@ -123,6 +123,7 @@ from .errors import (
     VersionMismatch,
     WrongIsolation,
 )
+from .flow import ChildFailed, FlowContext, FlowError, NonDeterministic, StepFailed, flow
 from .install import install, uninstall, upgrade
 from .machine.context import Context
 from .machine.fsm import FSM, sql_step, step
@@ -157,6 +158,7 @@ __all__ = [
     "Cancel",
     "Cause",
     "Child",
+    "ChildFailed",
     "ChildResult",
     "Claim",
     "ClaimLost",
@@ -171,6 +173,8 @@ __all__ = [
     "Entry",
     "Failure",
     "Finding",
+    "FlowContext",
+    "FlowError",
     "GendurableError",
     "Health",
     "Insert",
@@ -185,6 +189,7 @@ __all__ = [
     "Moved",
     "Next",
     "Node",
+    "NonDeterministic",
     "Outcome",
     "Page",
     "QueueHealth",
@@ -200,6 +205,7 @@ __all__ = [
     "Signal",
     "Sleep",
     "Standing",
+    "StepFailed",
     "StepRefused",
     "Stop",
     "Told",
@@ -231,6 +237,7 @@ __all__ = [
     "export",
     "failures",
     "find",
+    "flow",
     "fork",
     "gc",
     "get",

@@ -12,7 +12,7 @@ from typing import LiteralString, cast
 
 from pydantic import JsonValue
 
-from .._statement import Rows, Script, Statement, call, nothing, script
+from .._statement import Rows, Script, Statement, call, nothing, one_value, script
 from ..machine.codec import loads
 from .looking import history
 from .rows import Entry, when
@@ -44,6 +44,12 @@ def queue(name: str) -> Statement[list[Row]]:
 def workers() -> Statement[list[Row]]:
     """Every worker that is known or holds claims."""
     return _view("gd_workers", "x.worker")
+
+
+@call
+def works_on(host: str) -> Statement[bool]:
+    """Whether a worker of this host says hello. It reads what these say, and no claims."""
+    return Statement("select exists (select from gd_workers x where x.host = %s)", (host,), one_value)
 
 
 @call
