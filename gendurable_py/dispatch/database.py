@@ -31,6 +31,7 @@ from .fork import Connected
 from .health import Pulse
 from .heartbeat import Heartbeats
 from .hello import Hello
+from .journals import Journals
 from .limits import Limits
 from .link import Link
 from .maintenance import Maintenance
@@ -71,6 +72,7 @@ class Database:
         self._chores = self._make_link("maintenance", timeout=600)
         self._timetable = self._make_link("schedules", timeout=timeout)
         self._looks = self._make_link("depth", durable=False, timeout=30)
+        self._replays = self._make_link("journals", durable=False, timeout=timeout)
         # A function may take as long as it likes; its connection has the settings that its role has elsewhere.
         self._functions = self._make_link("steps in SQL", ours=False, timeout=3600)
         self._links = [
@@ -81,6 +83,7 @@ class Database:
             self._chores,
             self._timetable,
             self._looks,
+            self._replays,
             self._functions,
         ]
         self.links: list[Connected] = [*self._links]
@@ -112,6 +115,13 @@ class Database:
             give_back=self._committer.give_back,
             progressed=self._progress,
         )
+        self._journals = Journals(
+            self.claims,
+            self._replays,
+            executor,
+            settle=self._committer.add,
+            give_back=self._committer.give_back,
+        )
         self._feeder = Feeder(
             self.claims,
             self.sleeper,
@@ -123,6 +133,7 @@ class Database:
             watch=self._timeouts.watch,
             transactions=self._transactions,
             in_sql=self._in_sql,
+            journals=self._journals,
         )
         self._feeding = Loop("feeder", self._feeder.run)
         steering = Steering(options.queues, executor, self.held, emit, changed=self._steer)
@@ -189,6 +200,7 @@ class Database:
         start(self._heartbeats)
         if options.reap_interval is not None:
             start(Maintenance(self._chores, self._emit, options))
+        start(self._journals)
         start(Depth(self._looks, self._heartbeats, self._emit))
         if self._schedules.wanted:
             start(self._schedules)
