@@ -157,6 +157,17 @@ class Executor:
         if done:
             self._on_finished(done)
 
+    def waiting_since(self, queue: str) -> float | None:
+        """When the first of those that wait for a slot was claimed."""
+        backlog = self._backlog[queue]
+        return backlog[0].since if backlog else None
+
+    def take_waiting(self, queue: str) -> list[Work]:
+        """Those that wait for a slot: they will not be started here."""
+        taken = list(self._backlog[queue])
+        self._backlog[queue].clear()
+        return taken
+
     def take_back(self, work: Work) -> bool:
         """Whether a timed step had not begun; then it will not."""
         if work.turn is None or not work.turn.acquire(blocking=False):

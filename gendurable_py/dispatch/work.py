@@ -193,6 +193,10 @@ class Runner(Protocol):
 
     def take_back(self, work: Work) -> bool: ...
 
+    def waiting_since(self, queue: str) -> float | None: ...
+
+    def take_waiting(self, queue: str) -> list[Work]: ...
+
 
 def make_worker_name() -> str:
     """Unique for each engine in each process."""
