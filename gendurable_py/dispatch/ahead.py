@@ -20,49 +20,57 @@ from .options import Prefetch
 from .work import Holding, Work
 
 HORIZON = 0.02
-"""Seconds of work that are claimed ahead, and the mean of a step above which there are none."""
+"""Seconds of work that are claimed ahead. None are where steps take longer: by the mean of the squares, in which a few
+long ones among many short ones count for what they do, which is to hold the slots."""
 
 LONGEST = 0.05
-"""Seconds that a row which was claimed ahead waits at most, or a little more: then it is given back."""
+"""Seconds after which a row that was claimed ahead is given back if no step ends any more, and a third of those after
+which it is in any case: a process that gets no processor is late, too, and has no long steps."""
+_LOOKS = LONGEST / 2
 
-_MOST = 1000
-_MEMORY = 0.07
-"""How long what was measured counts, in seconds: after that a third of its weight is left."""
+_MOST = 200
+_MEMORY, _LONG_MEMORY = 0.07, 2.0
+"""How long the rate counts, and how long that steps were long, in seconds: after that a third of the weight is left."""
 _FORGOTTEN = 10 * _MEMORY
-_REST, _LONGEST_REST = 2.0, 60.0
+_REST, _LONGEST_REST = 1.0, 60.0
 """Nothing is claimed ahead for so many seconds after some was given back; twice as long each time it happens again."""
 
 
 class Pace:
-    """How fast one queue works: steps that have ended lately, their seconds, and in what time that was."""
+    """How fast one queue works: steps that have ended lately, in what time that was, and how long they were."""
 
-    __slots__ = ("_at", "_ended", "_new", "_new_seconds", "_seconds", "_span")
+    __slots__ = ("_at", "_ended", "_new", "_new_squares", "_span", "_squares", "_weight", "stands")
 
     def __init__(self, now: float) -> None:
         self._at = now
-        self._ended = self._seconds = self._span = 0.0
+        self._ended = self._span = 0.0
+        self._weight = self._squares = 0.0
         self._new = 0
-        self._new_seconds = 0.0
+        self._new_squares = 0.0
+        self.stands = False
+        """Whether no step has ended since this was set."""
 
     def add(self, seconds: float) -> None:
         self._new += 1
-        self._new_seconds += seconds
+        self._new_squares += seconds * seconds
+        self.stands = False
 
     def count(self, now: float) -> int:
         """How many steps end in the horizon, at most as many as have been seen to end."""
         passed = now - self._at
         if passed > 0:
             self._at = now
-            if passed > _FORGOTTEN:  # what is to come has nothing to do with it
-                self._ended = self._seconds = self._span = 0.0
-                self._new, self._new_seconds = 0, 0.0
-                return 0
-            left = math.exp(-passed / _MEMORY)
-            self._ended = self._ended * left + self._new
-            self._seconds = self._seconds * left + self._new_seconds
-            self._span = self._span * left + _MEMORY * (1 - left)
-            self._new, self._new_seconds = 0, 0.0
-        if self._seconds > self._ended * HORIZON:
+            left = math.exp(-passed / _LONG_MEMORY)
+            self._weight = self._weight * left + self._new
+            self._squares = self._squares * left + self._new_squares
+            if passed > _FORGOTTEN:  # what is to come has nothing to do with the rate before
+                self._ended = self._span = 0.0
+            else:
+                left = math.exp(-passed / _MEMORY)
+                self._ended = self._ended * left + self._new
+                self._span = self._span * left + _MEMORY * (1 - left)
+            self._new, self._new_squares = 0, 0.0
+        if self._squares > self._weight * HORIZON**2:
             return 0
         return min(_MOST, int(self._ended * HORIZON / max(self._span, HORIZON)))
 
@@ -94,7 +102,7 @@ class Ahead:
         self._paces: dict[str, Pace] = {}
         self._more: set[str] = set()
         self._rests: dict[str, tuple[float, float]] = {}
-        self._looking = False
+        self._look_at: float | None = None
         self.allowed = 0
         """How many were to be ahead when that was last asked, in all queues."""
 
@@ -135,30 +143,28 @@ class Ahead:
                 self._more.add(queue)
             else:
                 self._more.discard(queue)
-        if not self._looking and any(self._backlog.waiting_since(queue) is not None for queue in asked):
+        if self._look_at is None and any(self._backlog.waiting_since(queue) is not None for queue in asked):
             self._look_later()
 
     def _look_later(self) -> None:
-        self._looking = True
-        asyncio.get_running_loop().call_later(LONGEST / 2, self._look)
+        self._look_at = self._clock() + _LOOKS
+        asyncio.get_running_loop().call_later(_LOOKS, self.look)
 
-    def _look(self) -> None:
-        self._looking = False
-        if self.give_back_late():
-            self._look_later()
-
-    def give_back_late(self) -> bool:
-        """Give back what waits too long; answers whether something else waits."""
-        now, waits = self._clock(), False
-        for queue in self._paces:
+    def look(self) -> None:
+        """Give back what waits too long, and look again while something waits."""
+        now = self._clock()
+        late = self._look_at is not None and now - self._look_at > _LOOKS / 2
+        self._look_at = None
+        for queue, pace in self._paces.items():
             since = self._backlog.waiting_since(queue)
             if since is None:
                 continue
-            if now - since <= LONGEST:
-                waits = True
-                continue
-            until, rest = self._rests.get(queue, (0.0, 0.0))
-            rest = min(2 * rest, _LONGEST_REST) if rest and now - until < 10 * rest else _REST
-            self._rests[queue] = now + rest, rest
-            self._give_back(self._backlog.take_waiting(queue))
-        return waits
+            # Where this process was held up itself, what has ended meanwhile is told only now.
+            if now - since > (LONGEST if pace.stands and not late else 3 * LONGEST):
+                until, rest = self._rests.get(queue, (0.0, 0.0))
+                rest = min(2 * rest, _LONGEST_REST) if rest and now - until < 10 * rest else _REST
+                self._rests[queue] = now + rest, rest
+                self._give_back(self._backlog.take_waiting(queue))
+            elif self._look_at is None:
+                self._look_later()
+            pace.stands = True
