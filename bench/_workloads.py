@@ -92,6 +92,21 @@ def mixed(machine: str) -> Callable[[Bench], float]:
     return run
 
 
+def defaults(bench: Bench) -> float:
+    """No-op jobs of an engine with ten slots, by an engine with 100: medians of three turns."""
+    rates: dict[int, list[float]] = {10: [], 100: []}
+    for _ in range(3):
+        for slots, measured in rates.items():
+            _server.clear(bench.conn)
+            with _engine.dispatcher(bench.server.dsn, slots) as process:
+                _engine.drain(bench.conn, "bench_sync", bench.scale // 5)  # plans and threads
+                before = processor_time(process.pid)
+                measured.append(_engine.drain(bench.conn, "bench_sync", 2 * bench.scale).rate)
+                spent = 1e6 * (processor_time(process.pid) - before) / (2 * bench.scale)
+        bench.notes.append(f"{slots} slots: {measured[-1]:,.0f} jobs/s, {spent:.0f} us of the engine's processor each")
+    return statistics.median(rates[10]) / statistics.median(rates[100])
+
+
 def client_time(bench: Bench) -> float:
     """Microseconds of client CPU a step, threads and loop together."""
     with _engine.dispatcher(bench.server.dsn) as process:
@@ -203,6 +218,7 @@ SHORT = [
         for count, processes, target in (("one process", 1, ">= 0.2 U"), ("four processes", 4, ">= 0.5 U"))
         for kind, machine in (("sync", "bench_transaction"), ("async", "bench_transaction_async"))
     ),
+    Workload("engine: no-op jobs in 10 slots, by 100", "x", ">= 0.8", defaults, False),
     Workload("engine: client CPU a step", "us", "<= 40", client_time, False),
     Workload("metrics: client CPU of a no-op job, by without", "x", "<= 1.02", _metrics.cost("bench_sync", 1), False),
     Workload("metrics: client CPU of five steps, by without", "x", "<= 1.02", _metrics.cost("bench_five", 5), False),

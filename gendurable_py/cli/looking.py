@@ -204,7 +204,7 @@ def journal(
     """Show what a flow has come through: its checkpoints, and how they ended."""
     entries = calls.journal(frame.conn, id, after, limit, values=values)
     if not entries and calls.result(frame.conn, id) is None:
-        raise _none(id)
+        raise no_instance(id)
     frame.answer(entries, lambda: _recorded(entries, values) if entries else Text("There is nothing in its journal."))
 
 
