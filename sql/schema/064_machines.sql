@@ -43,28 +43,35 @@ parked as materialized (
 ),
 
 looked as materialized (
-    select d.queue, d.share, i.fsm, i.fsm_version, i.step, i.status, i.id < 0 as bell, count(*) as count
+    -- grouped queue by queue, so few at a time that it is not done by sorting them
+    select d.queue, d.share, i.fsm, i.fsm_version, i.step, i.status, i.bell, i.count
     from due d
     cross join lateral (
-        select x.id, x.fsm, x.fsm_version, x.step, x.status
-        from gendurable.instance x
-        where x.queue = d.queue and x.eligible_at is not null
-        order by x.queue, x.priority, x.woken, x.eligible_at, x.id
-        limit d.share
+        select y.fsm, y.fsm_version, y.step, y.status, y.id < 0 as bell, count(*) as count
+        from (
+            select x.id, x.fsm, x.fsm_version, x.step, x.status
+            from gendurable.instance x
+            where x.queue = d.queue and x.eligible_at is not null
+            order by x.queue, x.priority, x.woken, x.eligible_at, x.id
+            limit d.share
+        ) y
+        group by y.fsm, y.fsm_version, y.step, y.status, y.id < 0
     ) i
-    group by d.queue, d.share, i.fsm, i.fsm_version, i.step, i.status, i.id < 0
     union all
-    select p.queue, p.share, i.fsm, i.fsm_version, i.step, i.status, null::boolean as bell, count(*) as count
+    select p.queue, p.share, i.fsm, i.fsm_version, i.step, i.status, null::boolean as bell, i.count
     from parked p
     cross join lateral (
-        select x.fsm, x.fsm_version, x.step, x.status
-        from gendurable.instance x
-        -- as a range, so that it is read in the order of the index and left early, and not all of it gathered first
-        where x.queue >= p.queue and x.queue <= p.queue and x.eligible_at is null and x.finished_at is null
-        order by x.queue
-        limit p.share
+        select y.fsm, y.fsm_version, y.step, y.status, count(*) as count
+        from (
+            select x.fsm, x.fsm_version, x.step, x.status
+            from gendurable.instance x
+            -- as a range, so that it is read in the order of the index and left early, and not all of it gathered first
+            where x.queue >= p.queue and x.queue <= p.queue and x.eligible_at is null and x.finished_at is null
+            order by x.queue
+            limit p.share
+        ) y
+        group by y.fsm, y.fsm_version, y.step, y.status
     ) i
-    group by p.queue, p.share, i.fsm, i.fsm_version, i.step, i.status
 ),
 
 whole as materialized (

@@ -604,7 +604,7 @@ from (
                 ) n
             )
 
-            select x.queue, x.priority, greatest(20000 / greatest(count(*) over (), 10), 20) as share
+            select x.queue, x.priority, greatest(10000 / greatest(count(*) over (), 10), 20) as share
             from (select l.queue, l.priority from l limit 10000) x
         ) y
         cross join (values (0::smallint), (1::smallint)) w (woken)
@@ -640,8 +640,8 @@ left join gendurable.draining d on k.worker = d.worker;
 
 comment on view gd_workers is
 'Every known worker that lives, and whoever else holds claims now. A worker is known while it says hello (gd_hello) in time;
-one of an older package does not, and has null in all but the first three columns. For the claims it reads the 2,000
-oldest due rows of each queue and priority; where these are more than 10, their share of 20,000, and 20 at least.';
+one of an older package does not, and has null in all but the first three columns. For the claims it reads the 1,000
+oldest due rows of each queue and priority; where these are more than 10, their share of 10,000, and 20 at least.';
 
 comment on column gd_workers.worker is 'the label that the claims were made with, or the name under which it says hello';
 
@@ -720,28 +720,35 @@ parked as materialized (
 ),
 
 looked as materialized (
-    select d.queue, d.share, i.fsm, i.fsm_version, i.step, i.status, i.id < 0 as bell, count(*) as count
+    -- grouped queue by queue, so few at a time that it is not done by sorting them
+    select d.queue, d.share, i.fsm, i.fsm_version, i.step, i.status, i.bell, i.count
     from due d
     cross join lateral (
-        select x.id, x.fsm, x.fsm_version, x.step, x.status
-        from gendurable.instance x
-        where x.queue = d.queue and x.eligible_at is not null
-        order by x.queue, x.priority, x.woken, x.eligible_at, x.id
-        limit d.share
+        select y.fsm, y.fsm_version, y.step, y.status, y.id < 0 as bell, count(*) as count
+        from (
+            select x.id, x.fsm, x.fsm_version, x.step, x.status
+            from gendurable.instance x
+            where x.queue = d.queue and x.eligible_at is not null
+            order by x.queue, x.priority, x.woken, x.eligible_at, x.id
+            limit d.share
+        ) y
+        group by y.fsm, y.fsm_version, y.step, y.status, y.id < 0
     ) i
-    group by d.queue, d.share, i.fsm, i.fsm_version, i.step, i.status, i.id < 0
     union all
-    select p.queue, p.share, i.fsm, i.fsm_version, i.step, i.status, null::boolean as bell, count(*) as count
+    select p.queue, p.share, i.fsm, i.fsm_version, i.step, i.status, null::boolean as bell, i.count
     from parked p
     cross join lateral (
-        select x.fsm, x.fsm_version, x.step, x.status
-        from gendurable.instance x
-        -- as a range, so that it is read in the order of the index and left early, and not all of it gathered first
-        where x.queue >= p.queue and x.queue <= p.queue and x.eligible_at is null and x.finished_at is null
-        order by x.queue
-        limit p.share
+        select y.fsm, y.fsm_version, y.step, y.status, count(*) as count
+        from (
+            select x.fsm, x.fsm_version, x.step, x.status
+            from gendurable.instance x
+            -- as a range, so that it is read in the order of the index and left early, and not all of it gathered first
+            where x.queue >= p.queue and x.queue <= p.queue and x.eligible_at is null and x.finished_at is null
+            order by x.queue
+            limit p.share
+        ) y
+        group by y.fsm, y.fsm_version, y.step, y.status
     ) i
-    group by p.queue, p.share, i.fsm, i.fsm_version, i.step, i.status
 ),
 
 whole as materialized (
