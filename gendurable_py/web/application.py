@@ -21,7 +21,6 @@ from ..calls import viewing
 from ..dispatch.arguments import read_connect, read_dsn
 from ..dispatch.dial import Connect
 from ..errors import InvalidArgument
-from ..machine.codec import dumps
 from .access import Access, same_site
 from .acts import ACTS
 from .acts.forms import Act
@@ -191,12 +190,11 @@ class _Dashboard:
         return HTMLResponse(self._templates.page(page, around), page.status)
 
     async def _raw(self, request: Request) -> Response:
-        look = await self._source.read(
+        id, body = await self._source.read(
             lambda conn: instance.raw(Look(conn, request.query_params, request.path_params, self._shown))
         )
-        name = f"instance-{look['id']}.json"
-        headers = {"Content-Disposition": f'inline; filename="{name}"'}
-        return Response(dumps(look), media_type="application/json", headers=headers)
+        headers = {"Content-Disposition": f'inline; filename="instance-{id}.json"'}
+        return Response(body, media_type="application/json", headers=headers)
 
     async def _search(self, request: Request) -> Response:
         found = await self._source.read(

@@ -679,7 +679,7 @@ comment on column gd_workers.drained_by is 'who called it';
 comment on column gd_workers.clock_skew is 'seconds by which its clock is ahead of the server, as far as a call tells';
 
 -- What open instances there are, by machine, read at the heads of the indexes of the claims and of the parked rows: up to 100 queues,
--- and 10,000 rows of each index in all. Pure SQL: a function in a view runs with the rights of who asks.
+-- and 5,000 rows of each index in all. Pure SQL: a function in a view runs with the rights of who asks.
 create view gd_machines as
 with recursive head as (
     (
@@ -710,12 +710,12 @@ back as (
 ),
 
 due as materialized (
-    select q.queue, greatest(10000 / count(*) over (), 1) as share
+    select q.queue, greatest(5000 / count(*) over (), 1) as share
     from (select h.queue from head h where h.queue is not null limit 100) q
 ),
 
 parked as materialized (
-    select q.queue, greatest(10000 / count(*) over (), 1) as share
+    select q.queue, greatest(5000 / count(*) over (), 1) as share
     from (select b.queue from back b where b.queue is not null limit 100) q
 ),
 
@@ -811,7 +811,7 @@ cross join whole w;
 
 comment on view gd_machines is
 'The versions of machines that are registered (gd_register) or that open instances have, and the open instances of each.
-It looks at 10,000 instances that are due, delayed or executing and at 10,000 that are parked, an equal part of each of
+It looks at 5,000 instances that are due, delayed or executing and at 5,000 that are parked, an equal part of each of
 up to 100 queues, those first that a claim would meet first.';
 
 comment on column gd_machines.fsm is 'the machine';
