@@ -12,9 +12,8 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
-from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from ..calls import viewing
@@ -25,15 +24,16 @@ from .access import Access, same_site
 from .acts import ACTS
 from .acts.forms import Act
 from .acts.many import carry_out
+from .files import Static
 from .guard import HEADERS, Guard, asker_of
 from .look import Handler, Look, Page
 from .refusals import Forbidden, Missing, Refusal, refusal_of
-from .render import HERE, Templates
+from .render import Templates
 from .routes import instance, instances, machines, overview, queues, settings
 from .settings import Auth, Operate, Redact, Settings, key_of
 from .shown import Shown
 from .source import Conn, Source
-from .stream import Streams
+from .stream import Events, Streams
 from .words import Unreadable
 
 _BODY = 2_000_000
@@ -147,7 +147,7 @@ class _Dashboard:
             ("/logout", self._logout, ["POST"]),
         ):
             routes.append(Route(path, partial(self._answer, answer), methods=methods))
-        routes.append(Mount("/static", StaticFiles(directory=HERE / "static"), name="static"))
+        routes.append(Mount("/static", Static(), name="static"))
         made = Starlette(
             routes=routes,
             middleware=[Middleware(cast("type[ASGIApp]", Guard), self._settings, self._access)],  # type: ignore[arg-type]
@@ -185,7 +185,7 @@ class _Dashboard:
             events = self._streams.events(
                 key, partial(self._source.read, look), lambda page: self._templates.parts(page, around)
             )
-            return StreamingResponse(events, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+            return Events(events)
         page = await self._source.read(look)
         return HTMLResponse(self._templates.page(page, around), page.status)
 

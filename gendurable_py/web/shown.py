@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from pydantic import JsonValue
 
+from ..errors import InvalidArgument
 from ..machine.codec import loads
 from .settings import Redact
 from .words import cut, size
@@ -70,7 +71,7 @@ class Shown:
         """
         said = "" if whole is None else f"{size(whole)} in all, "
         if text is not None:
-            with contextlib.suppress(ValueError, RecursionError):  # of what is cut
+            with contextlib.suppress(InvalidArgument):  # what is cut, or beyond what Python can read
                 return self.tree(what, fsm, loads(text))
         if text is None or self._redact is not None:
             return Twig(None, "cut", f"[{said}too large to be shown here]")

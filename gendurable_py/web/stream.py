@@ -1,7 +1,7 @@
 """Live parts: a page's path, asked for as an event stream, sends its parts again as they change.
 
 However many browsers watch a page, the database is asked once an interval. A stream ends after some minutes, so that
-the browser asks for it again, and whether it still may.
+the browser asks for it again, and whether it still may; and sooner if its reader does not read.
 """
 
 from __future__ import annotations
@@ -9,15 +9,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 from typing import TypeAlias
 
+from starlette.responses import StreamingResponse
+from starlette.types import Message, Send
+
 from .look import Page
 from .refusals import Refusal, refusal_of
 
+logger = logging.getLogger("gendurable.web")
 _LASTS = 300.0
+# What a reader may take for one message; it holds a place among the streams meanwhile.
+_READS = 20.0
 _MOST_STREAMS = 64
 # A page that took a second is looked at again after 50: however long looks take, they are a fiftieth of one session.
 _SHARE = 50
@@ -97,6 +104,8 @@ class Streams:
                     yield _event("parts", changed) if changed else ": same\n\n"
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._ending.wait(), look.pause)
+            # so that a browser knows an end that was planned from a server that is gone
+            yield _event("ends", {})
         finally:
             self._running -= 1
 
@@ -107,6 +116,33 @@ class Streams:
             self._looks = {one: look for one, look in self._looks.items() if not look.is_old}
             known = self._looks[key] = _Looked(make, self._refresh)
         return known
+
+
+class Events(StreamingResponse):
+    """A stream as an answer, which is given up where its reader takes too long for what it is sent."""
+
+    def __init__(self, events: AsyncIterator[str], reads: float = _READS) -> None:
+        super().__init__(events, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+        self._events = events
+        self._reads = reads
+
+    async def stream_response(self, send: Send) -> None:
+        """Send what there is. The iterator is closed at once, however that ends."""
+        try:
+            async with asyncio.timeout(self._reads) as limit:
+
+                async def within(message: Message) -> None:
+                    limit.reschedule(asyncio.get_running_loop().time() + self._reads)
+                    await send(message)
+                    limit.reschedule(None)
+
+                await super().stream_response(within)
+        except TimeoutError:
+            # The server closes the connection of an answer that was not completed.
+            logger.info("a browser that watches a page does not read")
+        finally:
+            with contextlib.suppress(RuntimeError):  # it runs: whoever cancels it closes it
+                await self._events.aclose()  # type: ignore[attr-defined]
 
 
 def _event(name: str, data: dict[str, object] | dict[str, str]) -> str:
