@@ -209,3 +209,21 @@ def test_a_count_that_was_cut_says_so(browser: Browser, conn: Conn) -> None:
     assert "full4 5,000+" in page
     assert "full3 4,999 " in page
     assert "full1 250 " in page
+
+
+def test_static_files_are_kept_by_browsers(browser: Browser) -> None:
+    page = browser.get("/").text
+    asked = re.findall(r'(?:href|src)="(/static/[^"]*)"', page)
+    assert len(asked) == 3
+    for path in asked:
+        answer = browser.get(path)
+        assert answer.headers["cache-control"] == "public, max-age=31536000, immutable"
+        assert "set-cookie" not in answer.headers and answer.headers["x-content-type-options"] == "nosniff"
+    # under an address that does not say which they are, they are asked for each time, and sent if they have changed
+    for path in ("/static/app.js", "/static/app.js?v=other"):
+        answer = browser.get(path)
+        assert answer.headers["cache-control"] == "no-cache"
+        again = browser.get(path, 304, headers={"If-None-Match": answer.headers["etag"]})
+        assert not again.content
+    assert browser.get("/static/none.js", 404).headers["cache-control"] == "no-store"
+    assert browser.get("/").headers["cache-control"] == "no-store"
