@@ -678,6 +678,41 @@ comment on column gd_workers.drained_by is 'who called it';
 
 comment on column gd_workers.clock_skew is 'seconds by which its clock is ahead of the server, as far as a call tells';
 
+create or replace view gd_rate_limits as
+select
+    r.name, r.allowed, r.period, r.burst, b.bucket,
+    case
+        when r.us_per_token = double precision 'infinity' then 0::double precision
+        else least(greatest(
+            r.burst - extract(epoch from b.full_at - statement_timestamp())::double precision * 1000000::double precision
+            / r.us_per_token, 0::double precision),
+            r.burst)
+    end as level,
+    l.queue, l.ring_at as next_at, c.until as closed_until
+from gendurable.rate_limit r
+left join (
+    select o.bucket, coalesce(y.full_at, statement_timestamp()) as full_at, y.lines, o.name
+    from (
+        -- of each bucket its limit, as gendurable._find_rate_limit finds it: not of each limit its buckets, of all that there are
+        select distinct on (x.bucket) x.bucket, z.name
+        from (
+            select k.bucket from gendurable.bucket k
+            union
+            select k.bucket from gendurable.bucket_closed k where k.until > statement_timestamp()
+        ) x
+        cross join lateral generate_series(1, cardinality(string_to_array(x.bucket, ':'::text))) n
+        join gendurable.rate_limit z on z.name = array_to_string((string_to_array(x.bucket, ':'::text))[1:n], ':'::text)
+        order by x.bucket, length(z.name) desc
+    ) o
+    left join gendurable.bucket y on o.bucket = y.bucket
+) b on r.name = b.name
+left join lateral unnest(b.lines) l on true
+left join lateral (
+    select max(k.until) as until
+    from gendurable.bucket_closed k
+    where k.bucket = b.bucket and k.until > statement_timestamp()
+) c on true;
+
 -- What open instances there are, by machine, read at the heads of the indexes of the claims and of the parked rows: up to 100 queues,
 -- and 5,000 rows of each index in all. Pure SQL: a function in a view runs with the rights of who asks.
 create view gd_machines as
