@@ -12,6 +12,7 @@ import json
 import logging
 import re
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 from typing import TypeAlias
 
@@ -26,7 +27,8 @@ _LASTS = 300.0
 # What a reader may take for one message; it holds a place among the streams meanwhile.
 _READS = 20.0
 _MOST_STREAMS = 64
-# A page that took a second is looked at again after 50: however long looks take, they are a fiftieth of one session.
+# A page that took a second is looked at again after 50, of two pages each after 100: however long looks take and however
+# many pages are watched, they are a fiftieth of one session.
 _SHARE = 50
 _LONGEST = 50.0
 # How long ago something was says itself again in the browser.
@@ -37,16 +39,18 @@ Make: TypeAlias = "Callable[[], Awaitable[Page]]"
 class _Looked:
     """A look that streams share: when it was begun, and when the next one may be."""
 
-    def __init__(self, make: Make, refresh: float) -> None:
+    def __init__(self, make: Make, refresh: float, watched: Counter[Hashable]) -> None:
         self._began = time.monotonic()
         self._refresh = refresh
+        self._watched = watched
         self.loop = asyncio.get_running_loop()
         self.task = asyncio.ensure_future(make())
         self.task.add_done_callback(self._ended)
         self.pause = refresh
 
     def _ended(self, task: asyncio.Task[Page]) -> None:
-        self.pause = min(max(self._refresh, _SHARE * (time.monotonic() - self._began)), _LONGEST)
+        pages = max(1, len(self._watched))
+        self.pause = min(max(self._refresh, _SHARE * pages * (time.monotonic() - self._began)), _LONGEST * pages)
         if not task.cancelled():
             task.exception()  # whoever waited may have gone: what it raised is nobody's any more
 
@@ -62,6 +66,7 @@ class Streams:
         self._refresh = refresh
         self._looks: dict[Hashable, _Looked] = {}
         self._running = 0
+        self._watched: Counter[Hashable] = Counter()
         self._ending = asyncio.Event()
 
     def end(self) -> None:
@@ -75,6 +80,7 @@ class Streams:
     async def events(self, key: Hashable, make: Make, render: Callable[[Page], dict[str, str]]) -> AsyncIterator[str]:
         """The text of a stream. What it sends first is all parts, as they are now."""
         self._running += 1
+        self._watched[key] += 1
         try:
             yield "retry: 2000\n\n"
             sent: dict[str, str] = {}
@@ -108,13 +114,15 @@ class Streams:
             yield _event("ends", {})
         finally:
             self._running -= 1
+            self._watched[key] -= 1
+            self._watched += Counter()  # those that nobody watches go
 
     def _look(self, key: Hashable, make: Make) -> _Looked:
         known = self._looks.get(key)
         if known is None or known.is_old or known.loop is not asyncio.get_running_loop():
             # an old one is of no use, and a page may be large
             self._looks = {one: look for one, look in self._looks.items() if not look.is_old}
-            known = self._looks[key] = _Looked(make, self._refresh)
+            known = self._looks[key] = _Looked(make, self._refresh, self._watched)
         return known
 
 

@@ -166,6 +166,28 @@ def test_a_page_that_costs_much_is_looked_at_less_often() -> None:
     assert times[1] - times[0] >= 0.9
 
 
+def test_pages_that_are_watched_share_what_looks_may_take() -> None:
+    async def watch(pages: int) -> float:
+        async def make() -> Page:
+            await asyncio.sleep(0.02)
+            return Page("x", "x", {})
+
+        streams = Streams(0.001)
+        held = [streams.events(number, make, lambda page: {"live_x": "x"}) for number in range(pages) for _ in range(3)]
+        for events in held:
+            await anext(events)
+        # each page is watched by three: it is what they watch that counts
+        await asyncio.gather(*(anext(events) for events in held))
+        pause = min(look.pause for look in streams._looks.values())
+        for events in held:
+            await events.aclose()  # type: ignore[attr-defined]
+        assert not streams._watched
+        return pause
+
+    assert asyncio.run(watch(1)) >= 50 * 0.02
+    assert asyncio.run(watch(4)) >= 4 * 50 * 0.02
+
+
 def test_pages_that_nobody_watches_any_more_are_not_kept() -> None:
     async def watch() -> None:
         async def make() -> Page:
