@@ -86,7 +86,7 @@ def cost(paths: list[str]) -> Callable[[Bench], float]:
             if watched:
                 took = time.monotonic() - began
                 bench.notes.append(
-                    f"{paths[0]} and its like: {(sum(seen) - looked) / took:.1f} messages/s; of one core the sessions took "
+                    f"{len(set(paths))} pages: {(sum(seen) - looked) / took:.1f} messages/s; of one core the sessions took "
                     f"{(sessions(bench) - spent) / 10 / took:.2f} %, the dashboard "
                     f"{100 * (processor_time(pid) - before) / took:.2f} %"
                 )

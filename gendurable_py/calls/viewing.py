@@ -1,8 +1,8 @@
 """Reading the views: queues, workers, limits, schedules, holds and steps, each row by the names of its columns.
 
-A view may gain columns, so a row is a mapping and not a type of its own. Times are texts in ISO 8601. What takes a limit
-or a size is for pages, which have no room for what is many or large; `says_who`, `within` and `abilities` for tools
-that act for others, look for a bounded time, and offer only what may be done.
+A view may gain columns, so a row is a mapping and not a type of its own. Times are texts in ISO 8601. What takes a
+limit or a size is for pages, which have no room for what is many or large; `says_who`, `within` and `abilities` for
+tools that act for others, look for a bounded time, and offer only what may be done.
 """
 
 from __future__ import annotations
@@ -150,7 +150,8 @@ def holds() -> Statement[list[Row]]:
 def pauses(limit: int | None = None) -> Statement[list[Row]]:
     """What is paused: queues, machines, versions, steps and instances."""
     return Statement(
-        "select row_to_json(x)::text from gd_pauses x order by x.kind, x.queue, x.fsm, x.version, x.step, x.id limit %s",
+        "select row_to_json(x)::text from gd_pauses x order by x.kind, x.queue, x.fsm, x.version, x.step, x.id "
+        "limit %s",
         (limit,),
         _rows,
     )
@@ -175,15 +176,15 @@ def steps() -> Statement[list[Row]]:
 
 @call
 def glance(id: int, most: int = 20_000) -> Statement[Row | None]:
-    """`looking.get` with state, result and meta as texts of JSON, ``most`` characters of each; so much of ``last_error``.
+    """`looking.get` with state, result and meta as texts of JSON, and ``most`` characters of these and ``last_error``.
 
     ``cut`` has the whole length of those that are longer. None: there is no such instance (any more).
     """
     return Statement(
         "select (d - '{state,result,meta,last_error}'::text[])::text, left(s, %s), length(s), left(r, %s), length(r), "
         "left(m, %s), length(m), left(e, %s), length(e) from gd_get(%s) d "
-        "cross join lateral (select (d -> 'state')::text, (d -> 'result')::text, (d -> 'meta')::text, d ->> 'last_error' "
-        "offset 0) t (s, r, m, e)",
+        "cross join lateral (select (d -> 'state')::text, (d -> 'result')::text, (d -> 'meta')::text, "
+        "d ->> 'last_error' offset 0) t (s, r, m, e)",
         (most, most, most, most, id),
         lambda rows: _glance(rows, most),
     )
@@ -227,10 +228,10 @@ def inbox(id: int, limit: int, most: int) -> Statement[list[Row]]:
 def happened(
     id: int, after: int = 0, limit: int = 100, most: int = 2_000, states: int | None = None
 ) -> Statement[list[Row]]:
-    """`looking.history` with ``most`` characters of each detail; states as texts of JSON, ``states`` characters of each.
+    """`looking.history` with ``most`` characters of each detail, and ``states`` of each state, as texts of JSON.
 
-    ``size``: the bytes of the state as it is stored, null: none was kept. One that is larger than ``states`` is not read,
-    unless it is the only one that was asked for: its text is null.
+    ``size``: the bytes of the state as it is stored, null: none was kept. One that is larger than ``states`` is not
+    read, unless it is the only one that was asked for: its text is null.
     """
     return Statement(
         "select json_build_object('no', no, 'at', at, 'kind', kind, 'step', step, 'next_step', next_step, "

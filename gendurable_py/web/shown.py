@@ -63,11 +63,10 @@ class Shown:
         """A value as a tree of bounded size."""
         return _Tree().grow(None, self.value(what, fsm, value), 0)
 
-
     def excerpt(self, what: str, fsm: object, text: str | None, most: int, whole: int | None = None) -> Twig:
         """A value of which the server has sent ``most`` characters of JSON, or None of what is larger still.
 
-        ``whole``: how long it is, or how large as it is stored. What is cut cannot be redacted, so it is not shown then.
+        ``whole``: how long it is, or how large as it is stored. What is cut cannot be redacted: it is not shown then.
         """
         said = "" if whole is None else f"{size(whole)} in all, "
         if text is not None:

@@ -27,8 +27,8 @@ _LASTS = 300.0
 # What a reader may take for one message; it holds a place among the streams meanwhile.
 _READS = 20.0
 _MOST_STREAMS = 64
-# A page that took a second is looked at again after 50, of two pages each after 100: however long looks take and however
-# many pages are watched, they are a fiftieth of one session.
+# A page that took a second is looked at again after 50, of two pages each after 100: however long looks take, and
+# however many pages are watched, they are a fiftieth of one session.
 _SHARE = 50
 _LONGEST = 50.0
 # How long ago something was says itself again in the browser.

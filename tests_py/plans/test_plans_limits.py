@@ -23,8 +23,8 @@ def test_each_bucket_is_looked_at_once(conn: Conn) -> None:
     conn.execute("select gd_set_rate_limit('l' || g, 1, '1 hour') from generate_series(1, %s::int) g", (LIMITS,))
     conn.execute("select gd_set_rate_limit('l1:a', 1, '1 hour')")
     conn.execute(
-        "insert into gendurable.bucket select 'l' || g %% %s || ':' || case when g %% 2 = 0 then 'a:' else '' end || g, 1,"
-        " now() + interval '1 hour', '{}' from generate_series(1, %s::int) g",
+        "insert into gendurable.bucket select 'l' || g %% %s || ':' || case when g %% 2 = 0 then 'a:' else '' end || g,"
+        " 1, now() + interval '1 hour', '{}' from generate_series(1, %s::int) g",
         (LIMITS, BUCKETS),
     )
     for analyzed in (False, True):

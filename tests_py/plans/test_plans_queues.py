@@ -20,7 +20,8 @@ LOOKS = (
 def fill(conn: Conn, start: int, end: int) -> None:
     """Queues with 60 rows each, and settings."""
     conn.execute(
-        "insert into gendurable.queue_name select 'q' || lpad(g::text, 5, '0') from generate_series(%(start)s::int, %(end)s::int) g",
+        "insert into gendurable.queue_name select 'q' || lpad(g::text, 5, '0')"
+        " from generate_series(%(start)s::int, %(end)s::int) g",
         {"start": start, "end": end},
     )
     conn.execute(

@@ -86,7 +86,7 @@ def _tells(name: str, value: object) -> bool:
 
 
 def _values(shown: Shown, found: dict[str, Any]) -> list[tuple[str, Twig]]:
-    """The values of an instance: those that are texts of JSON, cut by the server, and the attributes, which are short."""
+    """The values of an instance: texts of JSON, cut by the server, and the attributes, which are short."""
     fsm, made = found["fsm"], list[tuple[str, Twig]]()
     for name in _TEXTS:
         text = found[name]

@@ -66,7 +66,9 @@ async def failures(look: Look) -> Page:
             "rows": [(row, look.shown.text(row.fsm, row.message)) for row in rows],
             "since": since,
             "fsm": fsm,
-            "machines": sorted({one.fsm for one in await calls.machines(look.conn, limit=_MACHINES)} | {fsm or ""} - {""}),
+            "machines": sorted(
+                {one.fsm for one in await calls.machines(look.conn, limit=_MACHINES)} | {fsm or ""} - {""}
+            ),
             "exact": all(row.exact for row in rows),
         },
     )

@@ -93,7 +93,11 @@ async def machine(look: Look) -> Page:
             "steps": steps,
             "chart": throughput(counts, now, min(minutes, 60)),
             "minutes": minutes,
-            "diagram": draw(await _moves(look, [one.id for one in latest.instances]), {step.name: step.failing for step in steps}, known),
+            "diagram": draw(
+                await _moves(look, [one.id for one in latest.instances]),
+                {step.name: step.failing for step in steps},
+                known,
+            ),
             "failures": [(row, look.shown.text(row.fsm, row.message)) for row in failures],
             "latest": latest.instances[:_ROWS],
             "errors": {row.id: look.shown.text(row.fsm, row.last_error) for row in latest.instances[:_ROWS]},
