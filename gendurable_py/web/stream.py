@@ -27,8 +27,8 @@ _LASTS = 300.0
 # What a reader may take for one message; it holds a place among the streams meanwhile.
 _READS = 20.0
 _MOST_STREAMS = 64
-# A page that took a second is looked at again after 50, of two pages each after 100: however long looks take, and
-# however many pages are watched, they are a fiftieth of one session.
+# A page that took 0.1 s is looked at again after 5 s, of two pages each after 10: however long looks take, and however
+# many pages are watched, they are a fiftieth of one session, but for what the longest pause leaves.
 _SHARE = 50
 _LONGEST = 50.0
 # How long ago something was says itself again in the browser.
@@ -50,7 +50,7 @@ class _Looked:
 
     def _ended(self, task: asyncio.Task[Page]) -> None:
         pages = max(1, len(self._watched))
-        self.pause = min(max(self._refresh, _SHARE * pages * (time.monotonic() - self._began)), _LONGEST * pages)
+        self.pause = min(max(self._refresh, _SHARE * pages * (time.monotonic() - self._began)), _LONGEST)
         if not task.cancelled():
             task.exception()  # whoever waited may have gone: what it raised is nobody's any more
 

@@ -169,7 +169,7 @@ def test_a_page_that_costs_much_is_looked_at_less_often() -> None:
 def test_pages_that_are_watched_share_what_looks_may_take() -> None:
     async def watch(pages: int) -> float:
         async def make() -> Page:
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.01)
             return Page("x", "x", {})
 
         streams = Streams(0.001)
@@ -184,8 +184,8 @@ def test_pages_that_are_watched_share_what_looks_may_take() -> None:
         assert not streams._watched
         return pause
 
-    assert asyncio.run(watch(1)) >= 50 * 0.02
-    assert asyncio.run(watch(4)) >= 4 * 50 * 0.02
+    assert asyncio.run(watch(1)) >= 50 * 0.01
+    assert asyncio.run(watch(4)) >= 4 * 50 * 0.01
 
 
 def test_pages_that_nobody_watches_any_more_are_not_kept() -> None:
