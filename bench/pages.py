@@ -13,10 +13,10 @@ from typing import Any
 import httpx
 import psycopg
 
+from gendurable_py.install import ensure
 from gendurable_py.web import app
 
 FILL = """
-create extension if not exists gendurable;
 select gd_register('m' || g, 1, 'start', 'q' || g,
     p_options => '{"steps": ["start", "pay", "ship", "bill"], "history": "steps"}') from generate_series(0, 9) g;
 insert into gendurable.instance (fsm, step, queue, status, inserted_at, finished_at, updated_at, state, result)
@@ -142,6 +142,7 @@ def main() -> None:
     options = parser.parse_args()
     with psycopg.connect(options.dsn, autocommit=True) as conn:
         if options.fill:
+            ensure(conn, extension=False)
             for statement in FILL.split(";\n"):
                 if statement.strip():
                     conn.execute(statement.encode())
