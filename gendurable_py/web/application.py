@@ -12,29 +12,28 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
-from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from ..calls import viewing
 from ..dispatch.arguments import read_connect, read_dsn
 from ..dispatch.dial import Connect
 from ..errors import InvalidArgument
-from ..machine.codec import dumps
 from .access import Access, same_site
 from .acts import ACTS
 from .acts.forms import Act
 from .acts.many import carry_out
+from .files import Static
 from .guard import HEADERS, Guard, asker_of
 from .look import Handler, Look, Page
 from .refusals import Forbidden, Missing, Refusal, refusal_of
-from .render import HERE, Templates
+from .render import Templates
 from .routes import instance, instances, machines, overview, queues, settings
 from .settings import Auth, Operate, Redact, Settings, key_of
 from .shown import Shown
 from .source import Conn, Source
-from .stream import Streams
+from .stream import Events, Streams
 from .words import Unreadable
 
 _BODY = 2_000_000
@@ -148,7 +147,7 @@ class _Dashboard:
             ("/logout", self._logout, ["POST"]),
         ):
             routes.append(Route(path, partial(self._answer, answer), methods=methods))
-        routes.append(Mount("/static", StaticFiles(directory=HERE / "static"), name="static"))
+        routes.append(Mount("/static", Static(), name="static"))
         made = Starlette(
             routes=routes,
             middleware=[Middleware(cast("type[ASGIApp]", Guard), self._settings, self._access)],  # type: ignore[arg-type]
@@ -186,17 +185,16 @@ class _Dashboard:
             events = self._streams.events(
                 key, partial(self._source.read, look), lambda page: self._templates.parts(page, around)
             )
-            return StreamingResponse(events, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+            return Events(events)
         page = await self._source.read(look)
         return HTMLResponse(self._templates.page(page, around), page.status)
 
     async def _raw(self, request: Request) -> Response:
-        look = await self._source.read(
+        id, body = await self._source.read(
             lambda conn: instance.raw(Look(conn, request.query_params, request.path_params, self._shown))
         )
-        name = f"instance-{look['id']}.json"
-        headers = {"Content-Disposition": f'inline; filename="{name}"'}
-        return Response(dumps(look), media_type="application/json", headers=headers)
+        headers = {"Content-Disposition": f'inline; filename="instance-{id}.json"'}
+        return Response(body, media_type="application/json", headers=headers)
 
     async def _search(self, request: Request) -> Response:
         found = await self._source.read(

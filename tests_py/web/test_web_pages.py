@@ -179,19 +179,6 @@ def test_the_last_entries_of_a_long_history_are_shown(db: Database, conn: Conn) 
         assert "#70" in text_of(browser.get(link[1]))
 
 
-def test_of_many_buckets_the_first_are_shown(db: Database, conn: Conn) -> None:
-    gd.set_rate_limit(conn, "mail", 1, 3600)
-    conn.execute("select gd_close_rate_limit('mail:' || n, now() + interval '1 h') from generate_series(1, 501) n")
-    gd.set_rate_limit(conn, "text", 1, 3600)
-    gd.insert_many(conn, [{"fsm": "m", "queue": "q", "rate_limit": f"text:{n // 2}"} for n in range(60)])
-    gd.claim(conn, "w", "q", 100)
-    with browsing(app(db.dsn)) as browser:
-        limits = browser.get("/limits").text
-        assert "531 in all." in text_in(limits)
-        assert limits.count("/bucket?") == 500
-        assert "They wait for 30 buckets in all: see Limits" in text_in(browser.get("/queue?name=q").text)
-
-
 def test_a_long_queue_says_that_its_first_ones_are_not_shown(db: Database, conn: Conn) -> None:
     said = "these are the newest ones, and others may start before them"
     with browsing(app(db.dsn)) as browser:
@@ -212,13 +199,31 @@ def test_a_search_path_of_another_schema_is_the_connections(db: Database, conn: 
 
 
 def test_a_count_that_was_cut_says_so(browser: Browser, conn: Conn) -> None:
-    # Four full queues: each count ends at 7,500.
+    # Two full queues: each count ends at 5,000.
     conn.execute(
         "insert into gendurable.instance (fsm, step, queue, status, eligible_at)"
-        " select 'm', 's', 'full' || n.queue, 'runnable', now() from (values (1, 250), (2, 300), (3, 7499), (4, 7501))"
+        " select 'm', 's', 'full' || n.queue, 'runnable', now() from (values (1, 250), (2, 300), (3, 4999), (4, 5001))"
         " n (queue, rows), generate_series(1, n.rows)"
     )
     page = text_of(browser.get("/queues"))
-    assert "full4 7,500+" in page
-    assert "full3 7,499 " in page
+    assert "full4 5,000+" in page
+    assert "full3 4,999 " in page
     assert "full1 250 " in page
+
+
+def test_static_files_are_kept_by_browsers(browser: Browser) -> None:
+    page = browser.get("/").text
+    asked = re.findall(r'(?:href|src)="(/static/[^"]*)"', page)
+    assert len(asked) == 3
+    for path in asked:
+        answer = browser.get(path)
+        assert answer.headers["cache-control"] == "public, max-age=31536000, immutable"
+        assert "set-cookie" not in answer.headers and answer.headers["x-content-type-options"] == "nosniff"
+    # under an address that does not say which they are, they are asked for each time, and sent if they have changed
+    for path in ("/static/app.js", "/static/app.js?v=other"):
+        answer = browser.get(path)
+        assert answer.headers["cache-control"] == "no-cache"
+        again = browser.get(path, 304, headers={"If-None-Match": answer.headers["etag"]})
+        assert not again.content
+    assert browser.get("/static/none.js", 404).headers["cache-control"] == "no-store"
+    assert browser.get("/").headers["cache-control"] == "no-store"

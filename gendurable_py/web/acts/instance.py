@@ -6,11 +6,13 @@ import hashlib
 import json
 from typing import Any
 
-from pydantic import JsonValue
 from starlette.datastructures import QueryParams
 
 from ... import calls
 from ..._contract import TERMINAL
+from ...calls import viewing
+from ...errors import InvalidArgument
+from ...machine.codec import loads
 from ...machine.outcome import UNSET
 from ..look import Look
 from ..query import instance_of, needed, query
@@ -32,9 +34,10 @@ def _back(params: QueryParams) -> str:
     return f"/instances/{_id(params)}"
 
 
-async def _one(look: Look) -> dict[str, Any]:
+async def _one(look: Look, most: int = 0) -> dict[str, Any]:
+    """The instance, with texts of its values of so many characters."""
     id = _id(look.params)
-    found = await calls.get(look.conn, id)
+    found = await viewing.glance(look.conn, id, most)
     if found is None:
         raise Missing(f"There is no instance {id} (any more).")
     return found
@@ -180,8 +183,8 @@ async def do_signal(conn: Conn, params: QueryParams, values: Values) -> Outcome:
 
 
 async def plan_edit(look: Look) -> Plan:
-    one = await _one(look)
-    text = "" if look.shown.redacts else _text(one["state"])
+    one = await _one(look, 0 if look.shown.redacts else _EDITABLE)
+    text = "" if look.shown.redacts else _text(one)
     fields = (
         Field("step", "Step", help=f"Empty: {one['step']}."),
         Field("queue", "Queue", help=f"Empty: {one['queue']}."),
@@ -198,11 +201,13 @@ async def plan_edit(look: Look) -> Plan:
     return Plan(f"Edit {_name(one)}", says, "Change it", _back(look.params), fields, grave=True)
 
 
-def _text(state: JsonValue) -> str:
-    """A state for a form; empty: it is too large for one."""
+def _text(one: dict[str, Any]) -> str:
+    """The state of an instance for a form; empty: it is too large for one."""
+    if "state" in one["cut"]:
+        return ""
     try:
-        text = json.dumps(state, indent=2)
-    except ValueError:  # an integer with more digits than Python writes
+        text = json.dumps(loads(one["state"]), indent=2)
+    except (InvalidArgument, ValueError):  # beyond what Python can read, or with more digits than it writes
         return ""
     return text if len(text) <= _EDITABLE else ""
 
@@ -218,7 +223,7 @@ async def do_edit(conn: Conn, params: QueryParams, values: Values) -> Outcome:
     if state is not None and was:
         if _mark(state) == was:
             state = None  # it stays as it is, whatever it is by now
-        elif (now := await calls.get(conn, _id(params))) is not None and _mark(_text(now["state"])) != was:
+        elif (now := await viewing.glance(conn, _id(params), _EDITABLE)) is not None and _mark(_text(now)) != was:
             return _ended(params, False, "Its state has changed since then: nothing was done.", "edit")
     done = await calls.edit(
         conn,
