@@ -38,6 +38,8 @@ from .stream import Streams
 from .words import Unreadable
 
 _BODY = 2_000_000
+# Nobody is locked out for guessing, so it must not be guessed.
+_TOKEN = 16
 _PAGES: dict[str, Handler] = {
     "/": overview.overview,
     "/queues": queues.queues,
@@ -96,8 +98,10 @@ def app(
     Raises:
         InvalidArgument: an argument is not valid.
     """
-    if token is not None and len(token) < 8:
-        raise InvalidArgument("the token is too short", hint="8 characters at least; openssl rand -hex 16 makes one")
+    if token is not None and len(token) < _TOKEN:
+        raise InvalidArgument(
+            "the token is too short", hint=f"{_TOKEN} characters at least; openssl rand -hex 16 makes one"
+        )
     if not 0.1 <= refresh <= 3600 or not 0.1 <= patience <= 60:
         raise InvalidArgument("refresh or patience is out of range", hint="0.1 to 3600 s, and 0.1 to 60 s")
     said = Settings(
@@ -274,7 +278,7 @@ class _Dashboard:
             if not same_site(request):
                 raise Forbidden("This came from a page elsewhere.")
             values = await _fields(request)
-            if self._access.fits(values.get("token", ""), request.client.host if request.client else ""):
+            if await self._access.fits(values.get("token", ""), request):
                 # a path of ours, whatever the URL says
                 safe = to if to.startswith("/") and not to.startswith(("//", "/\\")) else "/"
                 response = RedirectResponse(_base(request) + safe, 303)

@@ -32,6 +32,7 @@ from gendurable_py import FSM, Await, Context, Done, Engine, Next, calls, step
 from gendurable_py.web import app
 
 Conn = psycopg.Connection[Any]
+TOKEN = "a long token, and secret"
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None or DRIVER is None, reason="no Chromium here: apt-get install chromium chromium-driver"
@@ -130,7 +131,7 @@ def page(driver: webdriver.Chrome) -> Chromium:
 
 def test_a_stuck_order_is_found_understood_retried_and_seen_to_finish(db: Database, conn: Conn, page: Chromium) -> None:
     engine = Engine(db.dsn, [Order], {"orders": 4}, poll_interval=0.1)
-    with running(engine), serving(app(db.dsn, operate=True, token="a long token", refresh=0.2)) as address:
+    with running(engine), serving(app(db.dsn, operate=True, token=TOKEN, refresh=0.2)) as address:
         ids = [gd.insert(conn, Order, {"n": n, "address": "here" if n != 3 else ""}) for n in range(5)]
         stuck = ids[3]
         wait_until(lambda: gd.get(conn, stuck or 0)["status"] == "failed")  # type: ignore[index]
@@ -138,7 +139,7 @@ def test_a_stuck_order_is_found_understood_retried_and_seen_to_finish(db: Databa
         page.driver.get(address)
         page.shows("Who are you?")
         page.field("name").send_keys("ada")
-        page.field("token").send_keys("a long token", Keys.ENTER)
+        page.field("token").send_keys(TOKEN, Keys.ENTER)
         page.shows("Overview", "live", "order # has no address")
         page.click(str(stuck))
         page.shows('It has ended as "failed"', "order 3 has no address", "ValueError", "start")
@@ -236,10 +237,10 @@ def test_no_page_is_wider_than_a_phone(db: Database, conn: Conn, page: Chromium,
 
 def test_axe_finds_nothing_serious_on_any_page(db: Database, conn: Conn, page: Chromium) -> None:
     ids = filled(conn)
-    with serving(app(db.dsn, operate=True, token="a long token")) as address:
+    with serving(app(db.dsn, operate=True, token=TOKEN)) as address:
         page.driver.get(address + "/login")
         found = {"/login": serious(page)}
-        page.field("token").send_keys("a long token", Keys.ENTER)
+        page.field("token").send_keys(TOKEN, Keys.ENTER)
         page.shows("Overview")
         for path in (
             *(
