@@ -1,19 +1,20 @@
 """Reading the views: queues, workers, limits, schedules, holds and steps, each row by the names of its columns.
 
 A view may gain columns, so a row is a mapping and not a type of its own. Times are texts in ISO 8601. `glance` and
-`happened` are for pages, which have no room for what is large; `says_who`, `within` and `abilities` for tools that act
-for others, look for a bounded time, and offer only what may be done.
+`happened` are for pages, which have no room for what is large; `says_who`, `says_which`, `within` and `abilities` for
+tools that act for others, look for a bounded time, and offer only what may be done.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import LiteralString, cast
 
 from pydantic import JsonValue
 
 from .._statement import Rows, Script, Statement, call, nothing, script
-from ..machine.codec import loads
+from ..machine.codec import dumps, loads
 from .looking import history
 from .rows import Entry, when
 
@@ -139,6 +140,12 @@ def clock() -> Statement[datetime]:
 def says_who(actor: str) -> Statement[None]:
     """For whom this transaction acts: `audit` and the histories have it as ``actor``."""
     return Statement("select set_config('gendurable.actor', %s, true)", (actor,), nothing)
+
+
+@call
+def says_which(filter: Mapping[str, JsonValue]) -> Statement[None]:
+    """By which filter this transaction has found what it acts on: `audit` has it in ``what``."""
+    return Statement("select set_config('gendurable.filter', %s, true)", (dumps(filter).decode(),), nothing)
 
 
 @call

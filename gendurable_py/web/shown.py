@@ -58,7 +58,12 @@ class Shown:
 
     def tree(self, what: str, fsm: object, value: JsonValue) -> Twig:
         """A value as a tree of bounded size."""
-        return _Tree().grow(None, self.value(what, fsm, value), 0)
+        return grown(self.value(what, fsm, value))
+
+
+def grown(value: JsonValue) -> Twig:
+    """A value that is as it may be seen, as a tree of bounded size."""
+    return _Tree().grow(None, value, 0)
 
 
 class _Tree:

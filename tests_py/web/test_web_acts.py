@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import html
+import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,7 @@ import pytest
 from conftest import Database
 from support.cli import commit_for
 from support.people import People
-from support.web import Browser, browsing, fields_of, text_of
+from support.web import Browser, browsing, fields_of, text_in, text_of
 
 import gendurable_py as gd
 from gendurable_py import calls
@@ -128,6 +131,18 @@ def test_many_that_were_previewed_are_done_and_no_others(browser: Browser, conn:
     assert [(row.call, row.affected, row.actor) for row in calls.audit(conn).calls] == [
         ("gd_cancel_many", 100, ACTOR), ("gd_cancel_many", 500, ACTOR),
     ]  # fmt: skip
+    # by which filter they were found, as the audit says and leads to
+    [wanted] = {json.dumps(row.what["filter"]) for row in calls.audit(conn).calls}
+    assert json.loads(wanted) == {
+        "fsm": "mail", "status": ["runnable", "executing", "awaiting_signal", "awaiting_children"],
+    }  # fmt: skip
+    listed = browser.get("/audit").text
+    assert "fsm mail, status runnable,executing,awaiting_signal,awaiting_children" in text_in(listed)
+    [link] = set(re.findall(r'href="(/instances\?[^"]+)"', listed))
+    assert f'id="i{late}"' in browser.get(html.unescape(link)).text
+    # it is of that act alone
+    browser.send(f"/act/instance/cancel?id={late}")
+    assert "filter" not in calls.audit(conn).calls[0].what
 
 
 def test_who_is_locked_is_told(browser: Browser, conn: Conn, db: Database) -> None:
