@@ -91,7 +91,8 @@ def app(
         user_header: the header in which a reverse proxy says who has logged in; from ``trusted_proxies`` alone (an
             empty text: a Unix socket).
         auth: what the mounting app says about a request: the name of its user for the audit, or None to refuse it. Sync
-            or async. Starlette's HTTPException is answered as it is. It goes before ``user_header``, and that before ``token``.
+            or async. Starlette's HTTPException is answered as it is. It goes before ``user_header``, and that before
+            ``token``.
         hosts: the names under which it may be asked; None: any.
         redact: what is seen of a value: ``redact(what, machine, value)`` for states, results, payloads and errors.
         refresh: seconds between two looks of a page that is watched.
@@ -187,6 +188,7 @@ class _Dashboard:
         if empty:  # of a form, whose address is to be kept or sent on
             kept = {name: value for name, value in request.query_params.items() if value}
             return RedirectResponse(_base(request) + _inner(request) + query(**kept), 303)
+
         async def look(conn: Conn) -> Page:
             page = await handler(Look(conn, request.query_params, request.path_params, self._shown))
             page.data["holds"] = await viewing.holds(conn)

@@ -96,7 +96,7 @@ class Guard:
 
 
 def _whole(scope: Scope) -> Scope:
-    """With the prefix of a proxy in the path, also where the proxy leaves it away and the outer app only knows of it."""
+    """With the prefix of a proxy in the path, also where that leaves it away and only the outer app knows of it."""
     outer = scope.get("app_root_path", "")
     path, root = scope["path"], scope.get("root_path", "")
     inside = path == root or path.startswith(root.rstrip("/") + "/")

@@ -159,7 +159,14 @@ def test_filters_have_names_and_their_addresses_are_short(db: Database, conn: Co
         # what a form leaves empty is not in the address
         answer = browser.get("/instances?status=&fsm=order&step=&error=a+b", 303)
         assert answer.headers["location"] == "/instances?fsm=order&error=a+b"
-    for wrong in ({"x": "fms=order"}, {"x": "status=faled"}, {"x": ""}, {"x": "order"}, {"x": "after=1"}, {" ": "fsm=a"}):
+    for wrong in (
+        {"x": "fms=order"},
+        {"x": "status=faled"},
+        {"x": ""},
+        {"x": "order"},
+        {"x": "after=1"},
+        {" ": "fsm=a"},
+    ):
         with pytest.raises(gd.errors.InvalidArgument):
             app(db.dsn, filters=wrong)
 

@@ -34,7 +34,8 @@ async def instances(look: Look) -> Page:
     return Page(
         "instances.html",
         # what a bookmark is named by
-        "Instances" + "".join(f"{', ' if place else ': '}{name} {text}" for place, (name, text) in enumerate(asked.items())),
+        "Instances"
+        + "".join(f"{', ' if place else ': '}{name} {text}" for place, (name, text) in enumerate(asked.items())),
         {
             "rows": found,
             "errors": {row.id: look.shown.text(row.fsm, row.last_error) for row in found},
