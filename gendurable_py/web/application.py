@@ -32,7 +32,7 @@ from .query import query
 from .refusals import Forbidden, Missing, Refusal, refusal_of
 from .render import HERE, Templates
 from .routes import instance, instances, machines, overview, queues, settings
-from .saved import read_saved
+from .saved import Saved, read_saved
 from .settings import Auth, Operate, Redact, Settings, key_of
 from .shown import Shown
 from .source import Conn, Source
@@ -121,17 +121,17 @@ def app(
         refresh=refresh,
         patience=patience,
         title=title,
-        saved=read_saved(filters),
         key=key_of(secret, token),
     )
     dsn = read_dsn(connect) if isinstance(connect, str) else ""
     source = Source(dsn, None if isinstance(connect, str) else read_connect(connect, ""), patience)
-    return _Dashboard(said, source).starlette()
+    return _Dashboard(said, source, read_saved(filters)).starlette()
 
 
 class _Dashboard:
-    def __init__(self, settings: Settings, source: Source) -> None:
+    def __init__(self, settings: Settings, source: Source, saved: tuple[Saved, ...]) -> None:
         self._settings = settings
+        self._saved = saved
         self._source = source
         self._access = Access(settings)
         self._shown = Shown(settings.redact)
@@ -234,7 +234,7 @@ class _Dashboard:
             "can": lambda kind, verb: may.issuperset(ACTS[kind, verb].needs),
             "proof": self._access.proof(request.scope["state"]["browser"], asker.user),
             "site": self._settings.title,
-            "saved": self._settings.saved,
+            "saved": self._saved,
             "leaves": self._settings.asks_for_token and not self._settings.auth and not self._settings.user_header,
             "refresh": self._settings.refresh,
             "holds": [],

@@ -13,7 +13,6 @@ from pydantic import JsonValue
 from starlette.requests import Request
 
 from ..errors import InvalidArgument
-from .saved import Saved
 
 User: TypeAlias = "str | None"
 """Who asks, as the audit is to name them; None: they may not."""
@@ -43,7 +42,6 @@ class Settings:
     refresh: float = 2.0
     patience: float = 5.0
     title: str = "gendurable"
-    saved: tuple[Saved, ...] = ()
     key: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
 
     @property

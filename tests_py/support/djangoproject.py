@@ -82,22 +82,6 @@ def make_tables() -> None:
         editor.create_model(Order)
 
 
-def known_staff(request: Any) -> Any:
-    """Who asks a dashboard that is mounted beside the project: see docs/django.md."""
-    return sync_to_async(_name_of)(request.cookies.get(settings.SESSION_COOKIE_NAME))
-
-
-def _name_of(session: str | None) -> str | None:
-    from django.contrib.auth import get_user
-    from django.contrib.sessions.backends.db import SessionStore
-    from django.http import HttpRequest
-
-    asked = HttpRequest()
-    asked.session = SessionStore(session)
-    user = get_user(asked)
-    return user.get_username() if user.is_active and getattr(user, "is_staff", False) else None
-
-
 def described(dsn: str, **more: Any) -> dict[str, Any]:
     """A database as ``DATABASES`` has it."""
     known = conninfo_to_dict(dsn)

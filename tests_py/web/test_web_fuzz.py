@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import http.client
-from contextlib import closing
 from typing import Any
 from urllib.parse import quote
 
 import psycopg
+import pytest
 from conftest import Database
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.cli import commit_for
 from support.hostile_pages import WORDS, check
-from support.server import Server
-from support.web import browsing, fields_of, serving, text_of
+from support.web import Browser, browsing, fields_of, serving, text_of
 
 import gendurable_py as gd
 from gendurable_py import calls
@@ -77,32 +76,42 @@ def test_any_url_is_answered_without_a_mistake_of_ours(db: Database, conn: Conn)
         ask()
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@example(["\x00"] * 9, True)
-@example(["x" * 5000] * 9, True)
-@example(["99999999999999999999"] * 9, False)
-@example([""] * 9, True)
-@given(st.lists(VALUES, min_size=9, max_size=9), st.booleans())
-def test_every_form_takes_anything_without_a_mistake_of_ours(server: Server, values: list[str], open: bool) -> None:
-    db = Database(server)
-    conn = db.connect()
-    with closing(db), browsing(app(db.dsn, operate=True)) as browser:
-        for kind, verb in ACTS:
-            id = gd.insert(conn, "order")
-            if not open:
-                gd.cancel(conn, id or 0)
-            path = f"/act/{kind}/{verb}?" + {"instance": f"id={id}", "many": "fsm=order"}.get(kind, "name=order")
-            form = fields_of(browser.get(path).text)
-            fields = [name for name in form if name != "proof"]
-            sent = {**form, "cascade": "yes", "really": "yes", **dict(zip(fields, values, strict=False))}
-            answer = browser.client.post(path, data=sent)
-            assert answer.status_code < 500, (path, sent, text_of(answer))
-            check(answer.text)
-            # nor by what stands beside the form: once more, too late, twice, and with what it does not know
-            for odd in ({**form, "x" * 3000: "y"}, {**form, "ids": values[0]}, {"proof": [form["proof"], values[0]]}):
-                answer = browser.client.post(path, data=odd)
-                assert answer.status_code < 500, (path, odd, text_of(answer))
-                check(answer.text)
+EXTREMES = ("\x00", "x" * 5000, "99999999999999999999", "", '{"a": NaN}', "[" * 3000)
+
+
+def fill_in(browser: Browser, conn: Conn, act: tuple[str, str], values: list[str], *, open: bool) -> None:
+    """The form of an action as it comes, with these values, and with what it does not know."""
+    kind, verb = act
+    id = gd.insert(conn, "order")
+    if not open:
+        gd.cancel(conn, id or 0)
+    path = f"/act/{kind}/{verb}?" + {"instance": f"id={id}", "many": f"id={id}"}.get(kind, "name=order")
+    form = fields_of(browser.get(path).text)
+    fields = [name for name in form if name != "proof"]
+    filled = {**form, "cascade": "yes", "really": "yes", **dict(zip(fields, values, strict=False))}
+    odd = {"proof": [form["proof"], values[0]], "x" * 3000: "y", "ids": values[0]}
+    for sent in (filled, odd):
+        answer = browser.client.post(path, data=sent)
+        assert answer.status_code < 500, (path, sent, text_of(answer))
+        check(answer.text)
+
+
+@pytest.mark.parametrize("value", EXTREMES, ids=range(len(EXTREMES)))
+def test_every_form_takes_extremes_without_a_mistake_of_ours(db: Database, conn: Conn, value: str) -> None:
+    with browsing(app(db.dsn, operate=True)) as browser:
+        for act in ACTS:
+            fill_in(browser, conn, act, [value] * 9, open=act[1] != "retry")
+
+
+def test_every_form_takes_anything_without_a_mistake_of_ours(db: Database, conn: Conn) -> None:
+    with browsing(app(db.dsn, operate=True)) as browser:
+
+        @settings(max_examples=100, deadline=None)
+        @given(st.sampled_from(sorted(ACTS)), st.lists(VALUES, min_size=9, max_size=9), st.booleans())
+        def fill(act: tuple[str, str], values: list[str], open: bool) -> None:
+            fill_in(browser, conn, act, values, open=open)
+
+        fill()
 
 
 HEADERS = st.dictionaries(
@@ -111,8 +120,12 @@ HEADERS = st.dictionaries(
          "Range", "Referer", "Sec-Fetch-Site", "X-Forwarded-For", "X-Forwarded-Proto", "X-User", "Last-Event-ID"]
     ),
     st.one_of(
-        st.sampled_from(["", "Bearer", "Bearer \xff", "Basic x", "bytes=0-1", "*", "text/event-stream;q=0", ",,,", "a=b; c",
-                         "gendurable_session=..", 'x="', "https", "null", "[::1", "a:b:c", ":", "localhost:99999999"]),
+        st.sampled_from(
+            [
+                *("", "Bearer", "Bearer \xff", "Basic x", "bytes=0-1", "*", "text/event-stream;q=0", ",,,", "a=b; c"),
+                *("gendurable_session=..", 'x="', "https", "null", "[::1", "a:b:c", ":", "localhost:99999999"),
+            ]
+        ),
         st.text(st.characters(min_codepoint=32, max_codepoint=255, exclude_characters="\x7f"), max_size=40),
     ),
     max_size=4,

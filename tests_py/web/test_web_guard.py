@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -342,28 +341,6 @@ def test_what_a_function_of_a_migration_raises_is_redacted(db: Database, conn: C
             page = browser.send("/act/machine/migrate?name=order", 200, **values).text
             assert "1 cannot" in text_in(page)
             assert ("secret" in page, "[redacted]" in page) == (shows, not shows)
-
-
-def test_a_dashboard_under_a_prefix_stays_there(db: Database, conn: Conn) -> None:
-    id = gd.insert(conn, "order", queue="a")
-    outer = Starlette(routes=[Mount("/ops/jobs", app(db.dsn, operate=True, token=TOKEN))])
-    with browsing(outer, "/ops/jobs") as browser:
-        to = browser.get("/queues", 303).headers["location"]
-        assert to == "/ops/jobs/login?to=%2Fqueues"
-        found = browser.client.post("/login?to=/queues", data={"token": TOKEN})
-        assert found.headers["location"] == "/ops/jobs/queues"
-        for path in ("/", f"/instances/{id}", f"/act/instance/cancel?id={id}"):
-            page = browser.get(path).text
-            for link in _links(page):
-                assert link.startswith("/ops/jobs/"), link
-        answer = browser.send(f"/act/instance/cancel?id={id}")
-        assert answer.headers["location"] == f"/ops/jobs/instances/{id}?did=cancel"
-        assert "live_head" in dict(browser.events(f"/instances/{id}").__next__()[1])
-        browser.get("/static/app.js")
-
-
-def _links(page: str) -> list[str]:
-    return re.findall(r'(?:href|src|action)="([^"#]+)"', page)
 
 
 def test_arguments_that_are_not_valid_are_refused() -> None:

@@ -22,12 +22,14 @@ from starlette.middleware.authentication import AuthenticationMiddleware
 from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
+from support.wait import wait_until
 from support.web import Browser, browsing, text_of
 
 import gendurable_py as gd
 from gendurable_py.web import app
 
 Conn = psycopg.Connection[Any]
+TOKEN = "a long token, and secret"
 OPENED = (
     "select count(*) from pg_stat_activity"
     " where application_name = 'gendurable dashboard' and datname = current_database()"
@@ -142,7 +144,7 @@ def test_in_fastapi_with_its_own_dependency(db: Database, conn: Conn) -> None:
         assert browser.client.get(browser.address.removesuffix("/ops/jobs") + "/me").json() == "ada"
         assert conn.execute(OPENED).fetchone() != (0,)
     # its lifespan has closed the sessions
-    assert conn.execute(OPENED).fetchone() == (0,)
+    wait_until(lambda: conn.execute(OPENED).fetchone() == (0,))
 
 
 def behind(app: Any, prefix: str, *, strips: bool) -> Any:
@@ -165,6 +167,24 @@ def test_in_fastapi_behind_a_proxy_with_a_prefix(db: Database, conn: Conn, strip
         outside(browser, conn, 401)
         browser.client.headers.update(basic("ada", "open sesame"))
         inside(browser, "/api/ops/jobs", conn, "ada")
+
+
+def test_with_a_token_of_its_own(db: Database, conn: Conn) -> None:
+    id = gd.insert(conn, "order", queue="a")
+    outer = Starlette(routes=[Mount("/ops/jobs", app(db.dsn, operate=True, token=TOKEN))])
+    with browsing(outer, "/ops/jobs") as browser:
+        to = browser.get("/queues", 303).headers["location"]
+        assert to == "/ops/jobs/login?to=%2Fqueues"
+        found = browser.client.post("/login?to=/queues", data={"token": TOKEN})
+        assert found.headers["location"] == "/ops/jobs/queues"
+        for path in ("/", f"/instances/{id}", f"/act/instance/cancel?id={id}"):
+            page = browser.get(path).text
+            for link in re.findall(r'(?:href|src|action)="([^"#]+)"', page):
+                assert link.startswith("/ops/jobs/"), link
+        answer = browser.send(f"/act/instance/cancel?id={id}")
+        assert answer.headers["location"] == f"/ops/jobs/instances/{id}?did=cancel"
+        assert "live_head" in dict(browser.events(f"/instances/{id}").__next__()[1])
+        browser.get("/static/app.js")
 
 
 class Backend(AuthenticationBackend):
@@ -198,36 +218,53 @@ def test_in_starlette_with_its_user_and_its_form_to_log_in(db: Database, conn: C
         inside(browser, "/inner/jobs", conn, "ada")
 
 
-def test_in_django_with_its_sessions(migrated: Database) -> None:
+def test_in_django_for_its_staff(migrated: Database) -> None:
     from django.conf import settings
-    from django.contrib.auth.models import User
+    from django.contrib.auth.models import Permission, User
     from django.core.asgi import get_asgi_application
     from support import djangoproject
-    from support.djangoproject import known_staff
 
-    User.objects.create_user("ada", password="open sesame", is_staff=True)
+    from gendurable_py.contrib.django.dashboard import with_dashboard
+
+    User.objects.create_superuser("ada", password="open sesame")
     User.objects.create_user("eve", password="open sesame")
+    bob = User.objects.create_user("bob", password="open sesame", is_staff=True)
     conn = migrated.connect()
-    dashboard = app(migrated.dsn, operate=True, auth=known_staff, refresh=0.2)
-    site = Starlette(routes=[Mount("/jobs", dashboard), Mount("/", get_asgi_application())])
+    id = gd.insert(conn, "order")
+    site = with_dashboard(get_asgi_application(), "/jobs", operate=True, refresh=0.2)
     with ExitStack() as stack:
         stack.callback(djangoproject.leave)
         browser = stack.enter_context(browsing(site, "/jobs"))
         home = browser.address.removesuffix("/jobs")
 
-        def log_in(name: str) -> int:
+        def log_in(name: str) -> None:
+            browser.client.cookies.clear()
             page = browser.client.get(f"{home}/admin/login/").text
             [token] = re.findall(r'name="csrfmiddlewaretoken" value="([^"]+)"', page)
             values = {"username": name, "password": "open sesame", "csrfmiddlewaretoken": token}
-            return browser.client.post(f"{home}/admin/login/?next=/jobs/", data=values).status_code
+            browser.client.post(f"{home}/admin/login/?next=/jobs/", data=values)
 
+        # who has not logged in is led to where one does, and comes back
+        to = browser.get("/queue?name=a", 303).headers["location"]
+        assert to == "/admin/login/?next=%2Fjobs%2Fqueue%3Fname%3Da"
+        assert "csrfmiddlewaretoken" in browser.client.get(home + to).text
+        browser.client.headers["Accept"] = "application/json"
         outside(browser, conn, 403)
-        assert log_in("eve") == 200  # the admin's form refuses her
-        outside(browser, conn, 403)
-        assert log_in("ada") == 302
+        browser.client.headers["Accept"] = "text/html"
+        log_in("eve")  # the admin's form refuses her
+        browser.get("/", 303)
+        log_in("bob")
         assert settings.SESSION_COOKIE_NAME in browser.client.cookies
+        outside(browser, conn, 403)
+        bob.user_permissions.add(Permission.objects.get(codename="view_instance"))
+        assert "/act/" not in browser.get(f"/instances/{id}").text
+        browser.get(f"/act/instance/cancel?id={id}", 403)
+        log_in("ada")
         inside(browser, "/jobs", conn, "ada")
+        assert browser.client.get(f"{home}/jobs").headers["location"] == "/jobs/"
         # who is nobody's staff any more is out with the next page
         User.objects.filter(username="ada").update(is_staff=False)
         browser.get("/", 403)
-        browser.get("/", 403, headers={"Cookie": f"{settings.SESSION_COOKIE_NAME}=made-up"})
+        browser.get("/", 303, headers={"Cookie": f"{settings.SESSION_COOKIE_NAME}=made-up"})
+        assert conn.execute(OPENED).fetchone() != (0,)
+    wait_until(lambda: conn.execute(OPENED).fetchone() == (0,))
