@@ -87,6 +87,24 @@ select is((select r.result from gd_cancel_many(array[:mail]) r), 'done');
 select set_config('gendurable.filter', '', false) is null as _ \gset
 select is(a.what -> 'filter', '{"fsm": "mail"}', 'and of the calls themselves') from gd_audit('{"call": "gd_cancel_many"}') a;
 
+-- what programs do as they run, and people now and then
+
+truncate gendurable.audit;
+select gd_set_rate_limit('mail', 5, '1 minute') is null as _ \gset
+truncate gendurable.audit;
+select gd_close_rate_limit('mail', '2100-01-01Z') is null as _ \gset
+select is(t.told(), '', 'a worker closes a bucket as it runs');
+select set_config('gendurable.actor', 'Ada', false) is null as _ \gset
+select gd_close_rate_limit('mail', '2100-01-01Z') is null as _ \gset
+select gd_close_rate_limit('mail', null) is null as _ \gset
+select set_config('gendurable.actor', '', false) is null as _ \gset
+select results_eq(
+    $$select a.call, a.actor, a.what - 'until' || jsonb_build_object('until', (a.what ->> 'until')::timestamptz) from gd_audit() a$$,
+    $$values
+        ('gd_close_rate_limit', 'Ada', '{"bucket": "mail", "until": null}'::jsonb),
+        ('gd_close_rate_limit', 'Ada', jsonb_build_object('bucket', 'mail', 'until', '2100-01-01Z'::timestamptz))$$,
+    'who says for whom does it by hand');
+
 -- filters and pages
 
 truncate gendurable.audit restart identity;

@@ -149,12 +149,13 @@ def test_in_fastapi_with_its_own_dependency(db: Database, conn: Conn) -> None:
 
 def test_a_server_ends_while_pages_are_watched(db: Database) -> None:
     # uvicorn waits for all answers, unless it is told how long; `serving` asserts that it has ended
-    with Browser("http://127.0.0.1") as watches:
-        with browsing(fastapi_app(db), "/ops/jobs", timeout_graceful_shutdown=1) as browser:
-            watches.client.base_url = browser.client.base_url
-            watches.client.headers.update(basic("ada", "open sesame"))
-            events = watches.events("/queues")
-            assert next(events)[0] == "parts"
+    with (
+        Browser("http://127.0.0.1", **basic("ada", "open sesame")) as watches,
+        browsing(fastapi_app(db), "/ops/jobs", timeout_graceful_shutdown=1) as browser,
+    ):
+        watches.client.base_url = browser.client.base_url
+        events = watches.events("/queues")
+        assert next(events)[0] == "parts"
 
 
 def behind(app: Any, prefix: str, *, strips: bool) -> Any:
