@@ -34,7 +34,7 @@ class Chromium:
     def text(self) -> str:
         return self.driver.find_element(By.TAG_NAME, "body").text
 
-    def shows(self, *texts: str, without: str = "", timeout: float = 30) -> None:
+    def shows(self, *texts: str, without: str = "", timeout: float = 90) -> None:
         try:
             wait_until(lambda: self._has(texts, without), timeout)
         except TimeoutError:

@@ -22,7 +22,7 @@ from gendurable_py.web import app
 from gendurable_py.web.acts import ACTS
 
 Conn = psycopg.Connection[Any]
-pytestmark = NEEDED
+pytestmark = [NEEDED, pytest.mark.timeout(400)]
 
 
 def test_500_are_cancelled_by_filter_after_a_preview(db: Database, conn: Conn, page: Chromium) -> None:

@@ -23,6 +23,7 @@ from gendurable_py.web.application import _PAGES
 from gendurable_py.web.query import FILTERS
 
 Conn = psycopg.Connection[Any]
+pytestmark = pytest.mark.timeout(400)
 
 
 def test_what_stands_around_an_id_gets_into_no_header(db: Database, conn: Conn) -> None:

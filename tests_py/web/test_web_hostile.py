@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 import psycopg
+import pytest
 from conftest import Database
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -25,6 +26,7 @@ from gendurable_py.web.application import _PAGES
 from gendurable_py.web.shown import Shown
 
 Conn = psycopg.Connection[Any]
+pytestmark = pytest.mark.timeout(400)
 
 
 def put(conn: Conn, text: str) -> dict[str, Any]:

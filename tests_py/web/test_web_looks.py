@@ -23,7 +23,7 @@ from gendurable_py.web.acts import ACTS
 from gendurable_py.web.application import _PAGES
 
 Conn = psycopg.Connection[Any]
-pytestmark = NEEDED
+pytestmark = [NEEDED, pytest.mark.timeout(400)]
 
 
 def all_pages(ids: list[int]) -> list[str]:
