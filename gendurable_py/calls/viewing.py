@@ -1,8 +1,8 @@
 """Reading the views: queues, workers, limits, schedules, holds and steps, each row by the names of its columns.
 
 A view may gain columns, so a row is a mapping and not a type of its own. Times are texts in ISO 8601. What takes a
-limit or a size is for pages, which have no room for what is many or large; `says_who`, `within` and `abilities` for
-tools that act for others, look for a bounded time, and offer only what may be done.
+limit or a size is for pages, which have no room for what is many or large; `says_who`, `says_which`, `within` and
+`abilities` for tools that act for others, look for a bounded time, and offer only what may be done.
 """
 
 from __future__ import annotations
@@ -304,6 +304,12 @@ def clock() -> Statement[datetime]:
 def says_who(actor: str) -> Statement[None]:
     """For whom this transaction acts: `audit` and the histories have it as ``actor``."""
     return Statement("select set_config('gendurable.actor', %s, true)", (actor,), nothing)
+
+
+@call
+def says_which(filter: Mapping[str, JsonValue]) -> Statement[None]:
+    """By which filter this transaction has found what it acts on: `audit` has it in ``what``."""
+    return Statement("select set_config('gendurable.filter', %s, true)", (dumps(filter).decode(),), nothing)
 
 
 @call
