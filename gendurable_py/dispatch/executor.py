@@ -231,7 +231,7 @@ class Executor:
             if not self._outliving:
                 break
             await asyncio.sleep(0.01)
-        self._flows.hurry()
+        await self._flows.hurry()
         self._collect()
         left = [task for task in tasks if not task.done()]
         if left:
