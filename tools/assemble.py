@@ -278,6 +278,8 @@ def _made_functions(text: str) -> list[tuple[str, str, str]]:
         told = re.search(r"^comment on (?:function|procedure) ([\w.]+)\s*\(([^)]*)\)", part, re.MULTILINE)
         if made is None or told is None or made[1] != told[1]:
             raise SystemExit(f"sql: not understood, or without its comment: {part[:80]!r}")
+        if re.search(r"(^|,)\s*out\s", told[2]):  # gd_doctor looks for it by the types that it takes
+            raise SystemExit(f"sql: the comment of {told[1]} names what it gives back: leave out its out parameters")
         found.append(("function", f"{told[1]}({' '.join(told[2].split())})", _hash_of(made[4], made[2])))
     return found
 

@@ -203,9 +203,7 @@ def test_what_is_hostile_is_text(admin: Client, migrated: Database) -> None:
 
 
 def test_numbers_are_shown_with_all_their_digits(admin: Client, migrated: Database) -> None:
-    exact = (
-        '{"n": [1.2345678901234567890123, 12345678901234567890123], "s": "a, {\\"b\\": 1}", "none": {}, "no": []}'
-    )
+    exact = '{"n": [1.2345678901234567890123, 12345678901234567890123], "s": "a, {\\"b\\": 1}", "none": {}, "no": []}'
     with migrated.connect() as conn:
         [(id,)] = conn.execute("select gd_insert('elsewhere', p_state => %s)", [exact]).fetchall()
     page = html.unescape(admin.get(f"{LIST}{id}/change/").content.decode())

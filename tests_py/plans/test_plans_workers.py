@@ -77,8 +77,8 @@ def test_looks_at_workers_touch_pages_by_what_is_asked_for(conn: Conn) -> None:
         "from generate_series(1, 50000) g"
     )
     conn.execute("vacuum analyze gendurable.instance, gendurable.minute_count")
-    # 2,000 rows of each queue and priority, and no more of 20,000
-    assert shared_buffers(conn, "select worker, executing, state from gd_workers") < small + 3 * 2000
+    # 1,000 rows of each queue and priority, and no more of 20,000
+    assert shared_buffers(conn, "select worker, executing, state from gd_workers") < small + 3 * 1000
     [(pages,)] = conn.execute("select pg_relation_size('gendurable.minute_count') / 8192")
     assert shared_buffers(conn, "select * from gd_stats(10)") < pages / 2
 
