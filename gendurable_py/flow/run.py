@@ -195,7 +195,6 @@ class Run(RunState):
             call.cancel()
         self.loop.cancel_all()
         self.loop.run(_LAST_CALLBACKS)
-        self.loop.close()
         self.main = self.hand_out = self.problem = self.fatal = None
         self.waiting.clear()
         self.asked.clear()
@@ -206,3 +205,4 @@ class Run(RunState):
         self.inbox.clear()
         self.running = set()
         self.journal = ()
+        self.loop.end()
