@@ -23,6 +23,8 @@ from .errors import FlowError
 
 _FEW_TASKS = 16
 _LAST_ROUNDS = 3
+_LONGEST = 3e9
+"""Seconds of a timer: a century, nearly."""
 
 
 class Handle:
@@ -171,6 +173,8 @@ class FlowLoop(_Loop):  # type: ignore[misc]
     ) -> Any:
         if delay <= 0:
             return self.call_soon(callback, *args, context=context)
+        if not delay <= _LONGEST:
+            raise FlowError(f"a timer of {delay:g} s")
         timer = Timer(self.clock + delay, delay, callback, args, context, self._forget)
         self._timed(timer)
         return timer

@@ -462,17 +462,17 @@ async def has_a_barrier_with_a_deadline(ctx: FlowContext) -> None:
         await ctx.childs([Child("whatever")])
 
 
-@case("failed", "")
+@case("failed", "a timer of inf s")
 async def sleeps_for_ever(ctx: FlowContext) -> None:
     await asyncio.sleep(float("inf"))
 
 
-@case("failed", "")
+@case("failed", "InvalidArgument")
 async def sleeps_too_long(ctx: FlowContext) -> None:
     await ctx.sleep(1e300)
 
 
-@case("failed", "")
+@case("failed", "nan")
 async def sleeps_no_number(ctx: FlowContext) -> None:
     await asyncio.sleep(float("nan"))
 
