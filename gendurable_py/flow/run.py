@@ -23,7 +23,7 @@ from .entries import Entry
 from .errors import FlowError, StepFailed, list_kinds, say
 from .replay import give
 from .state import MOST_ENTRIES, RunState
-from .waiting import StepCall
+from .waiting import StepCall, StepWait
 
 _SLICE = 2_000
 _MOST_CALLBACKS = 2_000_000
@@ -106,19 +106,24 @@ class Run(RunState):
         if self.problem is not None or self.fatal is not None:
             return []
         begun: list[StepCall] = []
-        asked = [step for step in self.asked if not step.transactional]
-        if not asked and not self.running:
-            asked = list(self.asked)[:1]  # one that is transactional runs alone
-            self.transacting = asked[0].transactional
-        elif self.transacting:
-            return []
-        for step in asked[: max(0, most - len(self.running))]:
+        for step in self._choose()[: max(0, most - len(self.running))]:
             del self.asked[step]
-            self.time(step, None)
+            if step.deadline is not None:
+                self.time(step, None)
             step.call = call = StepCall(step, self.row.queue)
             self.running.add(call)
             begun.append(call)
         return begun
+
+    def _choose(self) -> list[StepWait]:
+        """Of the steps that are asked for: one that is transactional runs alone."""
+        if self.transacting:
+            return []
+        asked = [step for step in self.asked if not step.transactional]
+        if not asked and not self.running:
+            asked = list(self.asked)[:1]
+            self.transacting = True
+        return asked
 
     def step_ended(self, call: StepCall) -> None:
         """A call has its value or its error; `advance` comes next."""
@@ -188,11 +193,17 @@ class Run(RunState):
     def close(self) -> None:
         """Suspend it: the function is cancelled and cannot make a checkpoint any more, and it is gone with its memory.
         It may be called more than once."""
-        if self.closed:
-            return
-        self.closed = self.suspended = True
-        for call in list(self.running):
-            call.cancel()
+        self.shut()
+        self.clear_away()
+
+    def shut(self) -> None:
+        """The beginning of `close`, from anywhere: nothing comes to it any more. `clear_away` follows, as a slice."""
+        if not self.closed:
+            self.closed = self.suspended = True
+            for call in list(self.running):
+                call.cancel()
+
+    def clear_away(self) -> None:
         self.loop.cancel_all()
         self.loop.run(_LAST_CALLBACKS)
         self.main = self.hand_out = self.problem = self.fatal = None
