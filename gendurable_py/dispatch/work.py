@@ -119,7 +119,8 @@ class Work(Holding):
             self.flow.lose()
 
     def renew(self, row: ClaimRow) -> None:
-        """Its claim was kept, and it is a flow: the same run goes on."""
+        """Its claim was kept, and it is a flow: the same run goes on. Such a claim comes without what it had before."""
+        row = row._replace(state=row.state or "", childs=row.childs or "[]", meta=row.meta or self.row.meta)
         self.row = self.ctx._row = row
         self.outcome = None
         self.keep = self.uncertain = False

@@ -324,9 +324,10 @@ class FlowContext:
         return cast("dict[str, JsonValue]", loads(self._run.meta))
 
     def _here(self) -> RunState:
-        """The run, if it is its function that asks."""
+        """The run, if it is its function that asks. What is suspended waits for ever, wherever it ends: it may go on
+        whatever is raised."""
         run = self._run
-        if _get_running_loop() is not run.loop:
+        if _get_running_loop() is not run.loop and not run.suspended:
             raise FlowError(
                 "a checkpoint is asked for outside of the flow's own code: not in a step, a thread or another loop"
             )

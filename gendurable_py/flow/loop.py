@@ -23,6 +23,9 @@ from .._log import logger
 from .errors import FlowError
 
 _FEW_TASKS = 16
+_LAST_ROUNDS = 3
+_LONGEST = 3e9
+"""Seconds of a timer: a century, nearly."""
 
 
 class Handle:
@@ -137,13 +140,25 @@ class FlowLoop(_Loop):  # type: ignore[misc]
         for generator in list(self._generators):
             self.create_task(_close_generator(generator))
 
-    def close(self) -> None:
-        """Forget what is left. It may be called more than once."""
+    def end(self) -> None:
+        """Forget what is left. It may be called more than once.
+
+        Of a coroutine that did not end when it was cancelled, this is the end: Python tells it so (GeneratorExit), here
+        and now, with this loop running. Elsewhere, in some collection of garbage, what it waits for next might raise at
+        once, and one that goes on whatever is raised would never come back.
+        """
         self._closed = True
-        self._ready.clear()
-        self._tasks.clear()
-        self._generators.clear()
         self._timed = self._forget = _ignore
+        outer = _get_running_loop()
+        _set_running_loop(self)
+        try:
+            for _ in range(_LAST_ROUNDS):  # what ends may begin something
+                while self._tasks:
+                    _free(self._tasks.pop())
+                self._ready.clear()
+            self._generators.clear()
+        finally:
+            _set_running_loop(outer)
 
     # What tasks and futures need
 
@@ -164,6 +179,8 @@ class FlowLoop(_Loop):  # type: ignore[misc]
     ) -> Any:
         if delay <= 0:
             return self.call_soon(callback, *args, context=context)
+        if not delay <= _LONGEST:
+            raise FlowError(f"a timer of {delay:g} s")
         timer = Timer(self.clock + delay, delay, callback, args, context, self._forget)
         self._timed(timer)
         return timer
@@ -246,6 +263,13 @@ class FlowLoop(_Loop):  # type: ignore[misc]
 
     async def shutdown_default_executor(self, timeout: float | None = None) -> None:  # noqa: ASYNC109
         """There is none."""
+
+
+def _free(task: Any) -> None:
+    """Nothing that it waits for holds it any more: it is gone with its last reference."""
+    waits = getattr(task, "_fut_waiter", None)
+    for callback, _ in list(getattr(waits, "_callbacks", None) or ()):
+        waits.remove_done_callback(callback)
 
 
 async def _close_generator(generator: AsyncGenerator[Any, Any]) -> None:

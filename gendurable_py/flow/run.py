@@ -206,7 +206,6 @@ class Run(RunState):
     def clear_away(self) -> None:
         self.loop.cancel_all()
         self.loop.run(_LAST_CALLBACKS)
-        self.loop.close()
         self.main = self.hand_out = self.problem = self.fatal = None
         self.waiting.clear()
         self.asked.clear()
@@ -217,3 +216,4 @@ class Run(RunState):
         self.inbox.clear()
         self.running = set()
         self.journal = ()
+        self.loop.end()

@@ -8,9 +8,13 @@ import threading
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
+from ..errors import InvalidArgument
 from ..machine.context import Draining
 from .loop import Timer
 from .values import StepFunction
+
+MOST_BYTES = 32 << 20
+"""Of a value as JSON."""
 
 Key = tuple[str, str, int]
 """Kind, name, and how often the function asked for that before."""
@@ -189,8 +193,13 @@ class StepCall:
         return self.ctx._cancelled and isinstance(error, asyncio.CancelledError)
 
     def keep(self, value: Any) -> None:
-        self.text = self.step.about.write(value)
-        self.value = value
+        text = self.step.about.write(value)
+        if len(text) > MOST_BYTES // 4 and (size := len(text.encode())) > MOST_BYTES:
+            raise InvalidArgument(
+                f"the value has {size:,} bytes, and that of a step may have {MOST_BYTES:,} at most",
+                hint="store it elsewhere, and give back its address",
+            )
+        self.text, self.value = text, value
 
     def cancel(self) -> None:
         """Nobody waits for it any more."""
