@@ -13,6 +13,9 @@ from ._run import play
 NAMES = (
     "agent_pydantic_ai",
     "checkout",
+    "flow_agent",
+    "flow_checkout",
+    "flow_trip",
     "ledger",
     "nightly",
     "outbox",

@@ -11,8 +11,6 @@ catch for other reasons.
 
 from __future__ import annotations
 
-from typing import Any
-
 from ..machine.describe import describe
 
 LONGEST_MESSAGE = 8000
@@ -81,20 +79,32 @@ def say(error: BaseException) -> str:
 
 def find_failed(error: BaseException) -> int | None:
     """The number in the journal of the checkpoint whose failure this error is, or came from: the first of several."""
-    found: list[int] = []
-    seen: set[int] = set()
+    found = [one._seq for one in _list_causes(error) if isinstance(one, (StepFailed, ChildFailed))]
+    return min((seq for seq in found if seq is not None), default=None)
+
+
+def mark_undone(error: BaseException, failed: StepFailed | None) -> None:
+    """What led to this error has been undone: whoever has the flow tried again must not go on in the middle of that.
+    ``failed``: the first undo step that failed, where it goes on."""
+    for one in _list_causes(error):
+        if isinstance(one, (StepFailed, ChildFailed)):
+            one._seq = None
+    if failed is not None:
+        vars(error)["_undo"] = failed
+
+
+def _list_causes(error: BaseException) -> list[BaseException]:
+    """An error, and all that it came from."""
+    found: dict[int, BaseException] = {}
     todo: list[BaseException | None] = [error]
-    while todo and len(seen) < 1000:
+    while todo and len(found) < 1000:
         one = todo.pop()
-        if one is None or id(one) in seen:
+        if one is None or id(one) in found:
             continue
-        seen.add(id(one))
-        seq: Any = getattr(one, "_seq", None)
-        if isinstance(one, (StepFailed, ChildFailed)) and isinstance(seq, int):
-            found.append(seq)
+        found[id(one)] = one
         if isinstance(one, BaseExceptionGroup):
             todo += one.exceptions
-        todo.append(one.__cause__)
+        todo += [one.__cause__, vars(one).get("_undo")]
         if not one.__suppress_context__:
             todo.append(one.__context__)
-    return min(found, default=None)
+    return list(found.values())

@@ -41,7 +41,7 @@ def decide(run: RunState, keep: bool) -> Move | None:
         return None
     if run.asked and not run.pressing and run.undisturbed:
         return None  # a step begins, as it mostly does
-    if run.problem is None and run.fatal is None:
+    if run.problem is None and run.fatal is None and not run.undisturbed:
         take(run)
     if run.problem is None and run.fatal is None and run.count + len(run.fresh) > MOST_ENTRIES:
         run.fatal = FlowError(

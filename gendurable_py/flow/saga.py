@@ -6,7 +6,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, ParamSpec, Protocol, Self
 
-from .errors import StepFailed
+from .errors import StepFailed, mark_undone
 
 P = ParamSpec("P")
 
@@ -22,7 +22,10 @@ class Undoing(Protocol):
 
 class Saga:
     """See `FlowContext.saga`. Where an undo step fails for good the others run all the same, and the error that ended
-    the block has a note of it."""
+    the block has a note of it.
+
+    A flow that failed so goes on by ``gd_retry`` at the first undo step that failed; where all was undone it fails
+    again at once, with the same error: what was undone is not done again."""
 
     def __init__(self, ctx: Undoing) -> None:
         self._ctx = ctx
@@ -41,9 +44,14 @@ class Saga:
         # A suspension ends the block, too, and it is gone through again.
         if error is None or self._ctx.suspended:
             return
+        if not self._undo:
+            return
+        first: StepFailed | None = None
         while self._undo:
             name, function, args, kwargs = self._undo.pop()
             try:
                 await self._ctx.step(name, function, *args, **kwargs)
             except StepFailed as failed:
+                first = first or failed
                 error.add_note(f"and it could not be undone: {failed}")
+        mark_undone(error, first)

@@ -45,8 +45,8 @@ class StepFunction:
         """
         if self.codec is not None:
             return self.codec.write(value).decode()
-        if value is None:
-            return "null"
+        if type(value) in _SCALARS:
+            return dumps(value).decode()
         if inspect.isawaitable(value):
             if inspect.iscoroutine(value):
                 value.close()

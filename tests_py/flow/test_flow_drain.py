@@ -114,3 +114,24 @@ def test_a_helper_that_finds_another_end_says_where(conn: Conn) -> None:
 
     with pytest.raises(AssertionError, match="killed at the claim"):
         crash_everywhere(conn, counting)
+
+
+async def refuse_async() -> None:
+    raise ValueError("no")
+
+
+@flow(name="drain.refusing")
+async def refusing(ctx: FlowContext) -> None:
+    await ctx.step("refuse", refuse_async)
+
+
+@job(name="drain.refusing_job")
+async def refusing_job(args: dict[str, Any]) -> None:
+    raise ValueError("no")
+
+
+def test_the_error_of_an_async_step_is_its_own(conn: Conn) -> None:
+    ids = [gd.insert(conn, refusing), gd.insert(conn, refusing_job, max_attempts=1)]
+    drain(conn, [refusing, refusing_job])
+    assert assert_failed(conn, ids[0]) == "StepFailed: step 'refuse' failed: ValueError: no"
+    assert assert_failed(conn, ids[1]) == "ValueError: no"

@@ -69,6 +69,14 @@ def label(order: Order, copies: int) -> list[str]:
 def release(receipt: Receipt) -> None: ...
 
 
+async def debit(conn: AsyncConnection, order: Order) -> int:
+    return order.number
+
+
+def credit(conn: Connection, order: Order, cents: int) -> list[int]:
+    return [cents]
+
+
 class Office:
     async def book(self, what: str) -> int:
         return len(what)
@@ -89,6 +97,10 @@ async def checkout(ctx: FlowContext, order: Order) -> Receipt:
     assert_type(await asyncio.gather(patient.step("a", charge, order), ctx.signal("a")), tuple[Receipt, Signal])
     async with asyncio.TaskGroup() as group:
         assert_type(group.create_task(ctx.step("b", charge, order)), asyncio.Task[Receipt])
+    assert_type(await ctx.transaction("debit", debit, order), int)
+    assert_type(await ctx.transaction("credit", credit, order, cents=3), list[int])
+    moved = await asyncio.gather(ctx.transaction("d", debit, order), ctx.transaction("c", credit, order, 3))
+    assert_type(moved, tuple[int, list[int]])
     assert_type(await ctx.signal("a"), Signal)
     assert_type(await ctx.signal("a", timeout=None), Signal)
     assert_type(await ctx.signal("a", timeout=5), Signal | None)
@@ -127,6 +139,8 @@ async def checkout(ctx: FlowContext, order: Order) -> Receipt:
     await ctx.step("charge", charge, "order")  # E: No overload
     await ctx.step("charge", charge, order, dents=5)  # E: Unexpected keyword
     await ctx.step("label", label, order, "2")  # E: No overload
+    await ctx.transaction("debit", debit)  # E: No overload
+    await ctx.transaction("credit", credit, order, "3")  # E: No overload
     await ctx.step(charge, order)  # E: No overload
     await ctx.signal()  # E: at least one argument
     await ctx.using(max_attempt=3).step("label", label, order, 1)  # E: Unexpected keyword

@@ -24,7 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "embedded": {"base", "install"},
     "dispatch": {"base", "machine", "flow", "calls", "telemetry", "install"},
     "engine": {"base", "machine", "telemetry", "install", "dispatch"},
-    "contrib": {"base", "machine", "flow", "calls", "telemetry", "install", "cli"},
+    "contrib": {"base", "machine", "calls", "telemetry", "install", "cli", "flow"},
     "testing": {"base", "machine", "flow", "calls", "dispatch", "embedded"},
     "web": {"base", "machine", "calls", "dispatch"},
     "cli": {"base", "machine", "calls", "telemetry", "install", "embedded", "engine", "prometheus", "web"},
@@ -150,13 +150,14 @@ PUBLIC = {
     "gendurable_py.engine": "Engine OnEvent",
     "gendurable_py.errors": "ClaimLost GendurableError InvalidArgument UnknownInstance UnknownName VersionMismatch "
     "WrongIsolation from_sqlstate translate",
-    "gendurable_py.flow": "ChildFailed FlowContext FlowError FlowFunction NonDeterministic Saga StepFailed current flow",
+    "gendurable_py.flow": "ChildFailed FlowContext FlowError FlowFunction NonDeterministic Saga StepFailed current "
+    "flow",
     "gendurable_py.fsm": "FSM Backoff Spec Step spec_of step step_name",
     "gendurable_py.install": "ensure extension_files install installed plain_script remove require_release uninstall "
     "upgrade version",
     "gendurable_py.outcome": "UNSET Await Cancel Child ChildResult Done MachineLike Next Outcome Replay Retry "
     "ScheduleChilds Signal Stop StepLike Unset describe",
-    "gendurable_py.testing": "assert_awaiting assert_done assert_failed context drain",
+    "gendurable_py.testing": "assert_awaiting assert_done assert_failed context crash_everywhere drain rehearse",
 }
 
 

@@ -30,11 +30,17 @@ RUN.wait(lambda: RUN.count)
 def test_it_measures_ourselves() -> None:
     command = [sys.executable, "-m", "bench.peers", "--only", "gendurable", "--rounds", "1", "--jobs", "30"]
     said = subprocess.run(
-        [*command, "--instances", "10"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=110
+        [*command, "--instances", "10", "--flows", "10"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=110,
     )
     assert said.returncode == 0, said.stderr
-    assert len(re.findall(r"gendurable", said.stdout)) == 2 and "1.00" in said.stdout
-    assert "round 1: instances of five steps: gendurable: " in said.stderr
+    assert len(re.findall(r"gendurable", said.stdout)) == 3 and "1.00" in said.stdout
+    for what in ("instances", "functions"):
+        assert f"round 1: {what} of five steps: gendurable: " in said.stderr
 
 
 @pytest.mark.parametrize(("missing", "repeated"), [(0, 0), (1, 0), (0, 1)])
