@@ -18,6 +18,7 @@ from pydantic_ai.toolsets import AbstractToolset, FunctionToolset, ToolsetTool
 from support.agents import Calls, ask, call, scripted
 
 import gendurable_py as gd
+from gendurable_py import InvalidArgument
 from gendurable_py.contrib.pydantic_ai import Durability, DurableModel, DurableToolset
 from gendurable_py.flow import FlowContext, StepFailed, flow
 from gendurable_py.testing import assert_awaiting, assert_done, assert_failed, drain
@@ -366,3 +367,11 @@ def test_failures_of_steps_are_the_run_s(conn: Conn) -> None:
     id = gd.insert(conn, caught)
     drain(conn, [caught])
     assert assert_done(conn, id) is True
+
+
+@pytest.mark.parametrize("make", [lambda **rule: DurableModel("test", **rule), Durability], ids=["model", "tools"])
+def test_a_rule_is_checked_where_it_is_given(make: Callable[..., Any]) -> None:
+    with pytest.raises(InvalidArgument, match="max_attempts is 0"):
+        make(max_attempts=0)
+    with pytest.raises(TypeError, match="attempts"):
+        make(attempts=3)

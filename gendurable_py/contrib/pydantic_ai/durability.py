@@ -10,7 +10,7 @@ from pydantic_ai.capabilities import AbstractCapability, CapabilityOrdering, Ins
 from pydantic_ai.tools import RunContext
 from pydantic_ai.toolsets import AbstractToolset, DynamicToolset, FunctionToolset
 
-from .steps import THREADS, Retry, here, replay_scope
+from .steps import THREADS, Retry, complete, here, replay_scope
 from .toolset import DurableToolset
 
 
@@ -24,7 +24,7 @@ class Durability(AbstractCapability[Any]):
     def __init__(self, *, in_flow: Collection[str] = (), name: str = "tool", **retry: Unpack[Retry]) -> None:
         self._in_flow = in_flow
         self._name = name
-        self._retry = retry
+        self._retry = complete(retry)
 
     def get_wrapper_toolset(self, toolset: AbstractToolset[Any]) -> AbstractToolset[Any]:
         return toolset.visit_and_replace(self._wrap)

@@ -20,7 +20,7 @@ from pydantic_ai.settings import ModelSettings
 from pydantic_ai.tools import RunContext
 from pydantic_ai.usage import RequestUsage
 
-from .steps import Kind, Refused, Retry, ask, here
+from .steps import Kind, Refused, Retry, ask, complete, here
 
 EventHandler = Callable[[AsyncIterable[ModelResponseStreamEvent]], Awaitable[None]]
 """What a model streams, as it comes. Called in the step, on the engine's loop: `current` tells which flow it is of."""
@@ -54,7 +54,7 @@ class DurableModel(WrapperModel):
         super().__init__(model)
         self._name = name
         self._on_events = on_events
-        self._retry = Retry(**{"max_attempts": 3, **retry})
+        self._retry = complete(retry, max_attempts=3)
 
     async def request(
         self,

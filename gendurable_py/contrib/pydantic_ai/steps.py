@@ -15,6 +15,7 @@ from pydantic_core import to_json
 from ..._contract import Seconds
 from ...flow import FlowContext, StepFailed, current
 from ...flow.loop import FlowLoop, Inline
+from ...flow.rules import read_rule
 
 THREADS = Inline(thread_name_prefix="gendurable-agents")
 """For sync functions that an agent calls: in a flow they are called there and then."""
@@ -37,6 +38,16 @@ class Refused(ModelHTTPError):
     """The provider answered with a status that another attempt will not change, such as 400 or 401."""
 
 
+def complete(retry: Retry, max_attempts: int = 1) -> Retry:
+    """The rule of someone who said this much of it.
+
+    Raises:
+        InvalidArgument: a part of it is out of range.
+    """
+    rule = read_rule(**retry)
+    return {"max_attempts": max_attempts, **retry, "never": (*rule.never, UserError, Refused)}
+
+
 def here(rule: Retry | None = None) -> FlowContext | None:
     """The flow whose own code this is; None: there is none, or this is a step of it."""
     try:
@@ -44,12 +55,7 @@ def here(rule: Retry | None = None) -> FlowContext | None:
             return None
     except RuntimeError:
         return None
-    if rule is None:
-        return current()
-    said = rule.get("never", ())
-    never = (*(said if isinstance(said, tuple) else (said,)), UserError, Refused)
-    given: dict[str, Any] = {**rule, "never": never}
-    return current().using(**given)
+    return current() if rule is None else current().using(**rule)
 
 
 async def ask(flow: FlowContext, name: str, function: Callable[..., Awaitable[Any]], /, *args: Any) -> Any:

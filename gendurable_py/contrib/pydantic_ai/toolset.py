@@ -17,7 +17,7 @@ from pydantic_ai.toolsets import AbstractToolset, FunctionToolset, ToolsetTool, 
 from pydantic_core import SchemaValidator, core_schema, to_json
 
 from .results import SAID, give, keep, say
-from .steps import THREADS, Kind, Retry, ask, here
+from .steps import THREADS, Kind, Retry, ask, complete, here
 
 _TOOL = Kind(ToolDefinition)
 _INSTRUCTIONS = Kind(str | InstructionPart | list[str | InstructionPart] | None)
@@ -57,7 +57,7 @@ class DurableToolset(WrapperToolset[Any]):
         super().__init__(toolset)
         self._in_flow = frozenset([in_flow] if isinstance(in_flow, str) else in_flow)
         self._name = name
-        self._retry = retry
+        self._retry = complete(retry)
         self._listed: tuple[int, dict[str, ToolsetTool[Any]], Contributed] | None = None
 
     @property
