@@ -8,10 +8,11 @@ database: no process holds it. The model is a function, so nothing here needs a 
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from pydantic import BaseModel
 from pydantic_ai import Agent, RunContext
-from pydantic_ai.messages import ModelMessage, ModelResponse, ToolCallPart
+from pydantic_ai.messages import ModelMessage, ModelResponse, ToolCallPart, ToolReturnPart, UserPromptPart
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 
 import gendurable_py as gd
@@ -40,8 +41,9 @@ class Settled(BaseModel):
 
 def think(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
     """What a language model would come to."""
-    told = {part.tool_name: part.content for one in messages for part in one.parts if part.part_kind == "tool-return"}
-    number = str(getattr(messages[0].parts[-1], "content", "")).split()[-1]
+    parts = [part for message in messages for part in message.parts]
+    told: dict[str, Any] = {part.tool_name: part.content for part in parts if isinstance(part, ToolReturnPart)}
+    [number] = [str(part.content).split()[-1] for part in parts if isinstance(part, UserPromptPart)]
 
     def call(tool: str, **args: object) -> ToolCallPart:
         return ToolCallPart(tool, args, f"{tool}-{number}")

@@ -21,13 +21,13 @@ from ..machine.encode import encode_inserts
 from ..machine.outcome import UNSET, Child, ChildResult, MachineLike, Signal
 from ..machine.spec import Spec
 from ..machine.times import aware, seconds
-from ..machine.times import timeout as read_timeout
 from .errors import ChildFailed, FlowError
 from .restart import Restart
+from .rules import Rule, read_rule
 from .saga import Saga
 from .state import RunState
 from .values import look_at
-from .waiting import Rule, Waiting
+from .waiting import Waiting
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -141,20 +141,8 @@ class FlowContext:
         Raises:
             InvalidArgument: one of them is out of range.
         """
-        if not isinstance(max_attempts, int) or isinstance(max_attempts, bool) or max_attempts < 1:
-            raise InvalidArgument(f"max_attempts is {max_attempts!r}"[:200], hint="give a whole number, 1 or more")
-        if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not 1 <= factor <= 1000:
-            raise InvalidArgument(f"factor is {factor!r}"[:200], hint="give a number of 1 to 1,000")
-        classes = never if isinstance(never, tuple) else (never,)
-        if not all(isinstance(one, type) and issubclass(one, BaseException) for one in classes):
-            raise InvalidArgument(f"never is {never!r}"[:200], hint="give a class of errors, or a tuple of them")
-        rule = Rule(
-            max_attempts,
-            seconds(delay, "delay"),
-            float(factor),
-            seconds(max_delay, "max_delay"),
-            None if timeout is None else read_timeout(timeout, "timeout"),
-            classes,
+        rule = read_rule(
+            max_attempts=max_attempts, delay=delay, factor=factor, max_delay=max_delay, timeout=timeout, never=never
         )
         return FlowContext(self._run, self._spec, rule)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
@@ -26,6 +27,8 @@ from .state import MOST_ENTRIES, RunState
 from .waiting import StepCall, StepWait
 
 _SLICE = 2_000
+_SLICE_SECONDS = 0.02
+"""After so long a replay lets others have their turn: what a function does between two entries may take its time."""
 _MOST_CALLBACKS = 2_000_000
 _LAST_CALLBACKS = 20_000
 
@@ -61,7 +64,7 @@ class Run(RunState):
 
     def advance(self) -> bool:
         """Run until the function waits and has all that its journal has; False: there is more, call it again."""
-        left = _SLICE
+        left, until = _SLICE, time.perf_counter() + _SLICE_SECONDS
         while not self.closed and self.problem is None and self.main is not None:
             if not self.loop.idle:
                 before, left = left, self.loop.run(left)
@@ -83,6 +86,8 @@ class Run(RunState):
                 self.problem = error
                 break
             left = max(1, left - 10)
+            if self.position < len(self.journal) and time.perf_counter() > until:
+                return False
         self.journal, self.position, self._callbacks = (), 0, 0
         return True
 

@@ -19,8 +19,9 @@ from ..machine.outcome import Signal
 from . import entries
 from .entries import Entry
 from .loop import FlowLoop, Timer
+from .rules import Rule
 from .values import StepFunction
-from .waiting import ChildsWait, Key, Rule, SignalWait, SleepWait, StepCall, StepWait, TimerWait, Waiting
+from .waiting import ChildsWait, Key, SignalWait, SleepWait, StepCall, StepWait, TimerWait, Waiting
 
 MOST_ENTRIES = 10_000
 

@@ -6,11 +6,12 @@ import asyncio
 import contextvars
 import threading
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from ..errors import InvalidArgument
 from ..machine.context import Draining
 from .loop import Timer
+from .rules import Rule
 from .values import StepFunction
 
 MOST_BYTES = 32 << 20
@@ -18,24 +19,6 @@ MOST_BYTES = 32 << 20
 
 Key = tuple[str, str, int]
 """Kind, name, and how often the function asked for that before."""
-
-
-class Rule(NamedTuple):
-    """How often a step is tried, and how long the pauses are: ``delay``, times ``factor`` each time."""
-
-    max_attempts: int = 1
-    delay: float = 1.0
-    factor: float = 2.0
-    max_delay: float = 300.0
-    timeout: float | None = None
-    never: tuple[type[BaseException], ...] = ()
-
-    def pause(self, attempts: int) -> float:
-        """Seconds after so many attempts."""
-        try:
-            return min(self.max_delay, self.delay * self.factor ** (attempts - 1))
-        except OverflowError:
-            return self.max_delay
 
 
 class Waiting:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import sys
 from datetime import timedelta
 from typing import Any
 
 import psycopg
+import pytest
 from support.engine import ended, field, running
 from support.flows import kinds_of
 from support.wait import wait_until
@@ -21,6 +23,7 @@ from gendurable_py.flow.moves import decide
 from gendurable_py.flow.run import Run
 from gendurable_py.machine.claim import ClaimRow
 from gendurable_py.machine.registry import lookup
+from gendurable_py.testing import assert_done, drain
 
 LEASE = timedelta(hours=1)
 
@@ -69,6 +72,36 @@ async def race(ctx: FlowContext) -> int:
         task.cancel()
     await ctx.signal("go")
     return len(done)
+
+
+@flow(name="together.slices")
+async def slices(ctx: FlowContext) -> int:
+    for _ in range(5):
+        await ctx.step("one", one)
+        await asyncio.sleep(0)
+    await ctx.signal("go")
+    return 5
+
+
+def test_a_long_replay_lets_others_have_their_turn(
+    conn: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id = gd.insert(conn, slices)
+    drain(conn, [slices])
+    gd.signal(conn, id, "go")
+    monkeypatch.setattr(sys.modules[Run.__module__], "_SLICE_SECONDS", 0)
+    row = claim(conn)
+    journal = replaying.journals(conn, [row.id])[row.id]
+    spec = lookup(row.fsm, row.version)
+    assert isinstance(spec, FlowSpec)
+    assert journal is not None
+    run = spec.begin(row, journal, "seed", contextvars.copy_context())
+    turns = 1
+    while not run.advance():
+        turns += 1
+    assert turns == 5  # of six entries: what is after the start, and then one each
+    commit(conn, run)
+    assert assert_done(conn, id) == 5
 
 
 def test_steps_that_end_at_once_are_handed_out_one_by_one(conn: Any) -> None:

@@ -14,6 +14,7 @@ from pydantic_ai.exceptions import ModelHTTPError, UserError
 from pydantic_ai.messages import (
     BinaryContent,
     FilePart,
+    ModelMessagesTypeAdapter,
     ModelResponse,
     ModelResponseStreamEvent,
     PartDeltaEvent,
@@ -163,6 +164,63 @@ def test_in_a_step_it_is_a_part_of_that(conn: Conn) -> None:
     drain(conn, [nested])
     assert assert_done(conn, id) == ["inner", "inner"]
     assert entries(conn, id) == ["start", "ask", "model"]
+
+
+# An agent in an agent, and one without end
+
+deep = Agent(
+    DurableModel(scripted(calls, [call("ask_another", "c1")], ask), name="outer"),
+    capabilities=[Durability(in_flow=["ask_another"])],
+)
+sure = Agent(
+    DurableModel(scripted(calls, [call("people", "c1", city="Graz")], ask), name="inner"),
+    tools=[people],
+    capabilities=[Durability()],
+)
+
+
+@deep.tool_plain
+async def ask_another() -> str:
+    return (await sure.run("?")).output
+
+
+@flow(name="agents.deep")
+async def dive(ctx: FlowContext) -> str:
+    return (await deep.run("?")).output
+
+
+def test_an_agent_that_a_tool_of_the_flow_asks_is_durable_itself(conn: Conn) -> None:
+    id = gd.insert(conn, dive)
+    drain(conn, [dive])
+    assert assert_done(conn, id) == "300000"
+    assert calls == ["model", "model", "people", "model", "model"]
+    assert entries(conn, id) == ["start", "outer", "inner", "tool people c1", "inner", "outer"]
+
+
+class Talk(BaseModel):
+    history: str = "[]"
+
+
+chatting = Agent(DurableModel(scripted(calls, "first", "second", "third")))
+
+
+@flow(name="agents.chat")
+async def chat(ctx: FlowContext, talk: Talk) -> str:
+    said = await ctx.signal("say")
+    before = ModelMessagesTypeAdapter.validate_json(talk.history)
+    result = await chatting.run(str(said.payload), message_history=before)
+    if said.payload != "bye":
+        ctx.restart(Talk(history=result.all_messages_json().decode()))
+    return result.output
+
+
+def test_a_talk_without_end_is_a_turn_a_journal(conn: Conn) -> None:
+    id = gd.insert(conn, chat, Talk())
+    for word in ("hello", "well", "bye"):
+        gd.signal(conn, id, "say", word)
+        drain(conn, [chat])
+    assert assert_done(conn, id) == "third"
+    assert entries(conn, id) == ["start", "say", "model"]
 
 
 # Streams

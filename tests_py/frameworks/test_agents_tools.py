@@ -18,9 +18,9 @@ from pydantic_ai.toolsets import AbstractToolset, FunctionToolset, ToolsetTool
 from support.agents import Calls, ask, call, scripted
 
 import gendurable_py as gd
+from gendurable_py import InvalidArgument
 from gendurable_py.contrib.pydantic_ai import Durability, DurableModel, DurableToolset
-from gendurable_py.flow import FlowContext, FlowError, StepFailed, flow
-from gendurable_py.flow.loop import FlowLoop, Inline
+from gendurable_py.flow import FlowContext, StepFailed, flow
 from gendurable_py.testing import assert_awaiting, assert_done, assert_failed, drain
 
 Conn = psycopg.Connection[Any]
@@ -347,55 +347,7 @@ def test_calls_that_are_decided_elsewhere(conn: Conn) -> None:
     assert calls == ["model", "pay", "pay", "model"]
 
 
-# Sync functions
-
-
-def test_a_flow_has_no_threads_but_calls_what_it_is_asked_to() -> None:
-    loop = FlowLoop(lambda timer: None, lambda timer: None)
-    found: list[Any] = []
-
-    async def fail_or(value: Any) -> None:
-        def made() -> Any:
-            if isinstance(value, Exception):
-                raise value
-            return value
-
-        try:
-            found.append(await asyncio.get_running_loop().run_in_executor(inline, made))
-        except ValueError as error:
-            found.append(str(error))
-
-    async def threads() -> None:
-        with pytest.raises(FlowError, match="run_in_executor in a flow"):
-            await asyncio.to_thread(int)
-
-    with Inline(max_workers=1) as inline:
-        tasks = [loop.create_task(one) for one in (fail_or(1), fail_or(ValueError("no")), threads())]
-        loop.run(1000)
-        for task in tasks:
-            task.result()
-        assert found == [1, "no"]
-        assert inline.submit(int, "3").result(10) == 3  # elsewhere it is a pool of threads
-
-
-threaded = Agent(DurableModel(scripted(calls, "said")))
-
-
-@threaded.instructions
-def in_a_thread() -> str:
-    return "?"
-
-
-@flow(name="tools.threaded")
-async def thread(ctx: FlowContext) -> str:
-    return (await threaded.run("?")).output
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_thread_that_is_waited_for_is_named(conn: Conn) -> None:
-    id = gd.insert(conn, thread)
-    drain(conn, [thread])
-    assert_failed(conn, id, "what another thread would bring belongs into a step")
+# Failures
 
 
 def test_failures_of_steps_are_the_run_s(conn: Conn) -> None:
@@ -415,3 +367,11 @@ def test_failures_of_steps_are_the_run_s(conn: Conn) -> None:
     id = gd.insert(conn, caught)
     drain(conn, [caught])
     assert assert_done(conn, id) is True
+
+
+@pytest.mark.parametrize("make", [lambda **rule: DurableModel("test", **rule), Durability], ids=["model", "tools"])
+def test_a_rule_is_checked_where_it_is_given(make: Callable[..., Any]) -> None:
+    with pytest.raises(InvalidArgument, match="max_attempts is 0"):
+        make(max_attempts=0)
+    with pytest.raises(TypeError, match="attempts"):
+        make(attempts=3)

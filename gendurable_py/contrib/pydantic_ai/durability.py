@@ -6,11 +6,11 @@ from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Unpack
 
 from pydantic_ai import Agent
-from pydantic_ai.capabilities import AbstractCapability
+from pydantic_ai.capabilities import AbstractCapability, CapabilityOrdering, Instrumentation
 from pydantic_ai.tools import RunContext
 from pydantic_ai.toolsets import AbstractToolset, DynamicToolset, FunctionToolset
 
-from .steps import THREADS, Retry, here
+from .steps import THREADS, Retry, complete, here, replay_scope
 from .toolset import DurableToolset
 
 
@@ -24,7 +24,7 @@ class Durability(AbstractCapability[Any]):
     def __init__(self, *, in_flow: Collection[str] = (), name: str = "tool", **retry: Unpack[Retry]) -> None:
         self._in_flow = in_flow
         self._name = name
-        self._retry = retry
+        self._retry = complete(retry)
 
     def get_wrapper_toolset(self, toolset: AbstractToolset[Any]) -> AbstractToolset[Any]:
         return toolset.visit_and_replace(self._wrap)
@@ -37,7 +37,12 @@ class Durability(AbstractCapability[Any]):
         return DurableToolset(leaf, in_flow=self._in_flow, name=self._name, **self._retry)
 
     async def wrap_run(self, ctx: RunContext[Any], *, handler: Callable[[], Awaitable[Any]]) -> Any:
-        if not here():
+        flow = here()
+        if flow is None:
             return await handler()
-        with Agent.using_thread_executor(THREADS):
+        with Agent.using_thread_executor(THREADS), replay_scope(is_replaying=lambda: flow.suspended):
             return await handler()
+
+    def get_ordering(self) -> CapabilityOrdering:
+        # Around the spans of the run, too: a replay tells none of what it only reads.
+        return CapabilityOrdering(position="outermost", wraps=(Instrumentation,))

@@ -20,7 +20,7 @@ from pydantic_ai.settings import ModelSettings
 from pydantic_ai.tools import RunContext
 from pydantic_ai.usage import RequestUsage
 
-from .steps import Kind, Refused, Retry, here
+from .steps import Kind, Refused, Retry, ask, complete, here
 
 EventHandler = Callable[[AsyncIterable[ModelResponseStreamEvent]], Awaitable[None]]
 """What a model streams, as it comes. Called in the step, on the engine's loop: `current` tells which flow it is of."""
@@ -54,7 +54,7 @@ class DurableModel(WrapperModel):
         super().__init__(model)
         self._name = name
         self._on_events = on_events
-        self._retry = Retry(**{"max_attempts": 3, **retry})
+        self._retry = complete(retry, max_attempts=3)
 
     async def request(
         self,
@@ -66,7 +66,7 @@ class DurableModel(WrapperModel):
         if flow is None:
             return await super().request(messages, model_settings, model_request_parameters)
         run = self._run if self._on_events is None else self._stream
-        made = await flow.step(self._name, run, messages, model_settings, model_request_parameters)
+        made = await ask(flow, self._name, run, messages, model_settings, model_request_parameters)
         return cast("ModelResponse", _RESPONSE.read(made))
 
     @asynccontextmanager
@@ -83,7 +83,7 @@ class DurableModel(WrapperModel):
             async with super().request_stream(*asked) as stream:
                 yield stream
             return
-        response = _RESPONSE.read(await flow.step(self._name, self._stream, *asked))
+        response = _RESPONSE.read(await ask(flow, self._name, self._stream, *asked))
         yield CompletedStreamedResponse(response, model_request_parameters=model_request_parameters, replay_events=True)
 
     async def count_tokens(
@@ -95,7 +95,7 @@ class DurableModel(WrapperModel):
         flow = here(self._retry)
         if flow is None:
             return await super().count_tokens(messages, model_settings, model_request_parameters)
-        step = flow.step(f"{self._name} tokens", self._count, messages, model_settings, model_request_parameters)
+        step = ask(flow, f"{self._name} tokens", self._count, messages, model_settings, model_request_parameters)
         return cast("RequestUsage", _USAGE.read(await step))
 
     async def compact_messages(
@@ -104,7 +104,7 @@ class DurableModel(WrapperModel):
         flow = here(self._retry)
         if flow is None:
             return await super().compact_messages(request_context, instructions=instructions)
-        step = flow.step(f"{self._name} compact", self._compact, request_context, instructions)
+        step = ask(flow, f"{self._name} compact", self._compact, request_context, instructions)
         return cast("ModelResponse", _RESPONSE.read(await step))
 
     async def cancel_suspended_response(self, response: ModelResponse) -> None:
@@ -112,7 +112,7 @@ class DurableModel(WrapperModel):
         if flow is None:
             await super().cancel_suspended_response(response)
         else:
-            await flow.step(f"{self._name} cancel", self.wrapped.cancel_suspended_response, response)
+            await ask(flow, f"{self._name} cancel", self.wrapped.cancel_suspended_response, response)
 
     # In the steps
 

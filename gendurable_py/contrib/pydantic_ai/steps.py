@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypedDict
 
 from pydantic import ConfigDict, TypeAdapter
+from pydantic_ai import durable_exec
 from pydantic_ai.exceptions import ModelHTTPError, UserError
 from pydantic_core import to_json
 
 from ..._contract import Seconds
-from ...flow import FlowContext, current
+from ...flow import FlowContext, StepFailed, current
 from ...flow.loop import FlowLoop, Inline
+from ...flow.rules import read_rule
 
 THREADS = Inline(thread_name_prefix="gendurable-agents")
 """For sync functions that an agent calls: in a flow they are called there and then."""
@@ -34,6 +38,16 @@ class Refused(ModelHTTPError):
     """The provider answered with a status that another attempt will not change, such as 400 or 401."""
 
 
+def complete(retry: Retry, max_attempts: int = 1) -> Retry:
+    """The rule of someone who said this much of it.
+
+    Raises:
+        InvalidArgument: a part of it is out of range.
+    """
+    rule = read_rule(**retry)
+    return {"max_attempts": max_attempts, **retry, "never": (*rule.never, UserError, Refused)}
+
+
 def here(rule: Retry | None = None) -> FlowContext | None:
     """The flow whose own code this is; None: there is none, or this is a step of it."""
     try:
@@ -41,12 +55,33 @@ def here(rule: Retry | None = None) -> FlowContext | None:
             return None
     except RuntimeError:
         return None
-    if rule is None:
-        return current()
-    said = rule.get("never", ())
-    never = (*(said if isinstance(said, tuple) else (said,)), UserError, Refused)
-    given: dict[str, Any] = {**rule, "never": never}
-    return current().using(**given)
+    return current() if rule is None else current().using(**rule)
+
+
+async def ask(flow: FlowContext, name: str, function: Callable[..., Awaitable[Any]], /, *args: Any) -> Any:
+    """A step; pydantic-ai is told whether it was run here, or its result comes out of the journal."""
+    ran: list[bool] = []
+    try:
+        made = await flow.step(name, _run, ran, function, *args)
+    except StepFailed:
+        _record(executed=bool(ran))
+        raise
+    _record(executed=bool(ran))
+    return made
+
+
+async def _run(ran: list[bool], function: Callable[..., Awaitable[Any]], /, *args: Any) -> Any:
+    ran.append(True)
+    return await function(*args)
+
+
+def _no_scope(is_replaying: Callable[[], bool]) -> AbstractContextManager[Any]:
+    return nullcontext()
+
+
+# Of newer versions: spans and metrics of what is replayed are not told again.
+_record: Callable[..., None] = getattr(durable_exec, "record_durable_unit", lambda executed: None)
+replay_scope: Callable[..., AbstractContextManager[Any]] = getattr(durable_exec, "replay_scope", _no_scope)
 
 
 class Kind:

@@ -17,7 +17,7 @@ from pydantic_ai.toolsets import AbstractToolset, FunctionToolset, ToolsetTool, 
 from pydantic_core import SchemaValidator, core_schema, to_json
 
 from .results import SAID, give, keep, say
-from .steps import THREADS, Kind, Retry, here
+from .steps import THREADS, Kind, Retry, ask, complete, here
 
 _TOOL = Kind(ToolDefinition)
 _INSTRUCTIONS = Kind(str | InstructionPart | list[str | InstructionPart] | None)
@@ -57,7 +57,7 @@ class DurableToolset(WrapperToolset[Any]):
         super().__init__(toolset)
         self._in_flow = frozenset([in_flow] if isinstance(in_flow, str) else in_flow)
         self._name = name
-        self._retry = retry
+        self._retry = complete(retry)
         self._listed: tuple[int, dict[str, ToolsetTool[Any]], Contributed] | None = None
 
     @property
@@ -112,7 +112,7 @@ class DurableToolset(WrapperToolset[Any]):
             with Agent.using_thread_executor(THREADS):
                 return await self.wrapped.call_tool(name, tool_args, ctx, tool)
         step = f"{self._name} {name} {ctx.tool_call_id or ''}".rstrip()
-        return give(await flow.step(step, self._call, name, tool_args, ctx, tool))
+        return give(await ask(flow, step, self._call, name, tool_args, ctx, tool))
 
     @property
     def _known(self) -> bool:
@@ -129,7 +129,7 @@ class DurableToolset(WrapperToolset[Any]):
         if self._listed is None or self._listed[0] != ctx.run_step:
             flow = here(self._retry)
             assert flow is not None
-            found = await flow.step(f"{self._name}s", self._look, ctx)
+            found = await ask(flow, f"{self._name}s", self._look, ctx)
             tools: dict[str, ToolsetTool[Any]] = {
                 name: ToolsetTool(toolset=self, tool_def=_TOOL.read(tool), max_retries=most, args_validator=_ANY_ARGS)
                 for name, (tool, most) in found["tools"].items()
