@@ -13,7 +13,7 @@ import secrets
 import socket
 import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol
 
@@ -104,10 +104,6 @@ class Work(Holding):
         """Whether what it comes to will not be committed."""
         return self.ctx._cancelled
 
-    def encode_own(self, returned: object) -> bytes | None:
-        """What a transactional step gave back, as its outcome; None: it is an outcome."""
-        return None
-
     def tell(self) -> None:
         self.ctx._cancelled = True
 
@@ -176,13 +172,32 @@ class Flowing(Protocol):
         """Nothing of it will be committed."""
 
 
+Encode = Callable[[object], bytes]
+"""From what a step gave back to its outcome."""
+
+
+class Transacted(Protocol):
+    """A run of a transactional step."""
+
+    row: ClaimRow
+    spec: Spec
+    step: Step
+    worker: str
+    ctx: Context[Any]
+    outcome: bytes | None
+    fate: Fate | None
+
+    @property
+    def cancelled(self) -> bool: ...
+
+
 class Transacting(Protocol):
     """Whoever runs transactional steps. Afterwards the work has its fate, or the step's error is raised: then all that
-    it wrote is rolled back."""
+    it wrote is rolled back. ``encode``: another way to the outcome than that of machines."""
 
-    def run(self, work: Work) -> None: ...
+    def run(self, work: Transacted, encode: Encode | None = None) -> None: ...
 
-    async def run_async(self, work: Work) -> None: ...
+    async def run_async(self, work: Transacted, encode: Encode | None = None) -> None: ...
 
 
 def break_off(work: Work, error: BaseException) -> None:

@@ -16,12 +16,14 @@ import weakref
 from asyncio import _get_running_loop, _set_running_loop
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
+from types import FrameType
 from typing import Any, NoReturn
 
 from .._log import logger
 from .errors import FlowError
 
 _FEW_TASKS = 16
+_TASKS_FILE = asyncio.as_completed.__code__.co_filename
 
 
 class Handle:
@@ -185,6 +187,13 @@ class FlowLoop(_Loop):  # type: ignore[misc]
         context: contextvars.Context | None = None,
         **kwargs: Any,
     ) -> asyncio.Task[Any]:
+        if _is_of_as_completed(sys._getframe(1)):
+            if asyncio.iscoroutine(coro):
+                coro.close()
+            raise FlowError(
+                "asyncio.as_completed begins coroutines in an order that is another one in each run: give it tasks, "
+                "[asyncio.ensure_future(one) for one in coroutines]"
+            )
         task = asyncio.Task(coro, loop=self, name=name, context=context)
         tasks = self._tasks
         tasks.append(task)
@@ -230,6 +239,17 @@ class FlowLoop(_Loop):  # type: ignore[misc]
 
     async def shutdown_default_executor(self, timeout: float | None = None) -> None:  # noqa: ASYNC109
         """There is none."""
+
+
+def _is_of_as_completed(frame: FrameType | None) -> bool:
+    """Whether that function, which goes through a set of what it is given, makes a task here. It is a few calls away."""
+    for _ in range(5):
+        if frame is None or frame.f_code.co_filename != _TASKS_FILE:
+            return False
+        if frame.f_code.co_qualname.startswith(("as_completed", "_AsCompletedIterator")):
+            return True
+        frame = frame.f_back
+    return False
 
 
 async def _close_generator(generator: AsyncGenerator[Any, Any]) -> None:
