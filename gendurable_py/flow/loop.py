@@ -242,7 +242,7 @@ class FlowLoop(_Loop):  # type: ignore[misc]
 
 
 def _is_of_as_completed(frame: FrameType | None) -> bool:
-    """Whether that function, which goes through a set of what it is given, makes a task here. It is a few calls away."""
+    """Whether that function, which goes through a set of what it is given, makes a task here, a few calls away."""
     for _ in range(5):
         if frame is None or frame.f_code.co_filename != _TASKS_FILE:
             return False
