@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable
 from typing import Any
 
-from . import _beside, _engine, _history, _latency, _metrics, _server, _sql, _transactional
+from . import _beside, _engine, _flows, _history, _latency, _metrics, _server, _sql, _transactional
 from ._measure import Bench, Workload, lock_waits, processor_time
 from ._steps import STEPS
 
@@ -193,6 +193,9 @@ SHORT = [
     Workload("engine: 10,000 no-op jobs, async", "jobs/s", ">= 1.8 U", end_to_end("bench_async", 1)),
     Workload("engine: five steps", "steps/s", "", end_to_end("bench_five", 5)),
     Workload("engine: five steps, run-ahead", "steps/s", ">= 2.2 U", end_to_end("bench_five", 5, run_ahead=True)),
+    Workload("flows of 5 checkpoints, by 5 steps with run-ahead", "x", ">= 0.85", _flows.by_machine(5, 2_000), False),
+    Workload("flows of 100 checkpoints, by 100 steps", "x", "", _flows.by_machine(100, 50), False),
+    Workload("flows of 1,000 checkpoints, by those of 100", "x", ">= 0.9", _flows.linear, False),
     Workload("engine: Python, SQL, Python, by three steps in Python", "x", "", mixed("bench_mixed"), False),
     Workload("engine: three steps in SQL, by three in Python", "x", "", mixed("bench_sql"), False),
     *(

@@ -11,6 +11,7 @@ from gendurable_py import embedded
 from ._run import play
 
 NAMES = (
+    "agent_pydantic_ai",
     "checkout",
     "flow_agent",
     "flow_checkout",

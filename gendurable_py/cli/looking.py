@@ -1,4 +1,5 @@
-"""Looking at instances: ``show``, ``why``, ``list``, ``errors``, ``history``, ``line``, ``audit``. Next: `trouble`.
+"""Looking at instances: ``show``, ``why``, ``list``, ``errors``, ``history``, ``journal``, ``line``, ``audit``.
+Next: `trouble`.
 
 Nothing is changed. What the server cut or has not looked at is said.
 """
@@ -15,7 +16,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from .. import calls
-from ..calls import Cause, Entry, Kept, Listed, Node, Page, viewing
+from ..calls import Cause, Entry, JournalEntry, Kept, Listed, Node, Page, viewing
 from .filters import Filters
 from .frame import Frame, Negative, command
 from .output import age, clock, encode, facts, first_line, plain, stack, styled, table
@@ -36,6 +37,7 @@ def add(app: typer.Typer) -> None:
     command(app, "why", panel=PANEL)(why)
     command(app, "errors", panel=PANEL)(errors)
     command(app, "history", panel=PANEL)(history)
+    command(app, "journal", panel=PANEL)(journal)
     command(app, "line", panel=PANEL)(line)
     command(app, "audit", panel=PANEL)(audit)
 
@@ -52,7 +54,7 @@ def show(
     id: Id,
     traceback: Annotated[bool, typer.Option("--traceback", help="With the traceback of each error.")] = False,
 ) -> None:
-    """Show all of an instance: state, why it does not run, errors, children, history."""
+    """Show all of an instance: state, why it does not run, errors, children, history, journal."""
     conn = frame.conn
     found = calls.get(conn, id)
     if found is None:
@@ -60,7 +62,8 @@ def show(
     causes, kept = calls.why(conn, id), calls.errors(conn, id, 20)
     tree = calls.tree(conn, id, limit=200)
     entries = viewing.latest(conn, id, 20)
-    whole = {"instance": found, "why": causes, "errors": kept, "tree": tree, "history": entries}
+    recorded = calls.journal(conn, id, -20, values=False)
+    whole = {"instance": found, "why": causes, "errors": kept, "tree": tree, "history": entries, "journal": recorded}
 
     def render() -> RenderableType:
         parts: list[RenderableType] = [_facts_of(found)]
@@ -72,6 +75,8 @@ def show(
             parts.append(stack_of("Children", _tree(tree)))
         if entries:
             parts.append(stack_of("History", _entries(entries)))
+        if recorded:
+            parts.append(stack_of("Journal", _recorded(recorded)))
         return stack(parts)
 
     frame.answer(whole, render)
@@ -187,6 +192,37 @@ def _entries(entries: list[Entry], states: bool = False) -> RenderableType:
             else []
         )
         more += [f"state: {encode(entry.state)}"] if states and entry.state is not None else []
+        made += [head, *(Text(" " * (wide + 2) + plain(line)) for line in more)]
+    return Group(*made)
+
+
+def journal(
+    frame: Frame,
+    id: Id,
+    after: Annotated[
+        int, typer.Option("--after", help="From behind this entry on; -20: the last 20.", metavar="SEQ")
+    ] = 0,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many.")] = 1000,
+    values: Annotated[bool, typer.Option("--values", help="With what steps and signals have given.")] = False,
+) -> None:
+    """Show what a flow has come through: its checkpoints, and how they ended."""
+    entries = calls.journal(frame.conn, id, after, limit, values=values)
+    if not entries and calls.result(frame.conn, id) is None:
+        raise _none(id)
+    frame.answer(entries, lambda: _recorded(entries, values) if entries else Text("There is nothing in its journal."))
+
+
+def _recorded(entries: list[JournalEntry], values: bool = False) -> RenderableType:
+    made: list[RenderableType] = []
+    wide = len(str(entries[-1].seq))
+    for entry in entries:
+        when = "" if entry.at is None else clock(entry.at)
+        head = Text(f"{entry.seq:>{wide}}  {when:<19}  ")
+        head.append(plain(entry.kind), style="bold")
+        if entry.name is not None:
+            head.append("  " + plain(entry.name) + (f" (number {entry.n + 1})" if entry.n else ""))
+        more = [] if entry.error is None else [f"error: {first_line(entry.error)}"]
+        more += [f"value: {encode(entry.value)}"] if values and entry.value is not None else []
         made += [head, *(Text(" " * (wide + 2) + plain(line)) for line in more)]
     return Group(*made)
 

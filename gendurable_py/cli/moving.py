@@ -129,7 +129,8 @@ def fork(
     step: Annotated[str | None, typer.Option("--step", help="Begin at this step.")] = None,
     state: Annotated[str | None, typer.Option("--state", help="With this state.", metavar="JSON")] = None,
     options: Annotated[
-        str | None, typer.Option("--options", help="Options of an insert, but fsm, step and state.", metavar="JSON")
+        str | None,
+        typer.Option("--options", help="Options of an insert, but fsm, step and state; and journal.", metavar="JSON"),
     ] = None,
 ) -> int:
     """Make a new instance that begins where another one stands, or stood, and print its id."""

@@ -19,7 +19,8 @@ from ..flow.waiting import StepCall
 from ..machine.context import Draining
 from ..telemetry.instrument import Emitter
 from .contexts import Contexts
-from .flowing import Flows, run_in_thread
+from .flow_steps import run_in_task, run_in_thread
+from .flowing import Flows
 from .offload import handed_over
 from .perform import perform, perform_async
 from .threads import Threads
@@ -46,7 +47,7 @@ class Executor:
         """How many of each queue run at once, as it is now."""
         self._on_finished = finished
         self._threads = Threads(loop, max(1, sum(limits.values())), _perform, self._finish, self._contexts)
-        self._flows = Flows(loop, self._contexts, self._threads.put, self._moved, draining, emit)
+        self._flows = Flows(loop, self._contexts, self._threads.put, run_in_task, self._moved, draining, emit)
         self._finished: deque[Work | StepCall] = deque()
         self._woken = False
         self._running = dict.fromkeys(limits, 0)

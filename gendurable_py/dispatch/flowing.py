@@ -18,12 +18,9 @@ from ..flow.errors import say
 from ..flow.moves import Move, decide
 from ..flow.run import Run
 from ..flow.waiting import StepCall
-from ..machine.claim import ClaimRow
 from ..machine.context import Draining
-from ..telemetry import instrument as telemetry
 from ..telemetry.flow_events import Checkpoint, Replayed, Suspended
 from ..telemetry.instrument import Emitter
-from . import flow_transactions, fork
 from .answers import HANDLE
 from .contexts import Contexts
 from .work import Work, break_off
@@ -68,13 +65,15 @@ class Driven:
 
 
 class Flows:
-    """Drives the flows of an engine. ``in_thread``: has a sync step run in a thread."""
+    """Drives the flows of an engine. ``in_thread``: has a sync step run in a thread; ``run_step``: runs an
+    async one."""
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         contexts: Contexts,
         in_thread: Callable[[StepCall], None],
+        run_step: Callable[[StepCall], Coroutine[Any, Any, None]],
         moved: Callable[[Work], None],
         draining: Draining,
         emit: Emitter,
@@ -83,6 +82,7 @@ class Flows:
         self._contexts = contexts
         self._own = contexts.fresh()
         self._in_thread = in_thread
+        self._run_step = run_step
         self._moved = moved
         self._told = draining
         self._emit = emit
@@ -238,7 +238,7 @@ class Flows:
         if not call.is_async:
             self._in_thread(call)
             return False
-        loop, context, coro = self._loop, call.step.context, _run_async(call)
+        loop, context, coro = self._loop, call.step.context, self._run_step(call)
         if loop.get_task_factory() is not None:
             task = context.run(loop.create_task, coro)
         elif _EAGER:
@@ -291,71 +291,6 @@ class Flows:
         for driven in list(self._active):
             self._want(driven)
         self._go_round()
-
-
-class _Shown:
-    """A run of a step, as telemetry looks at it."""
-
-    __slots__ = ("error", "outcome", "row")
-
-    def __init__(self, call: StepCall) -> None:
-        run = call.owner.run
-        self.row: ClaimRow = run.row._replace(step=call.step.name, attempt=call.step.attempts, meta=run.meta)
-        self.outcome: bytes | None = None
-        self.error: BaseException | None = None
-
-    def show(self, call: StepCall) -> None:
-        self.outcome = b'"kind":"step"' if call.error is None else b'"kind":"error"'
-        self.error = call.error
-
-
-async def _run_async(call: StepCall) -> None:
-    born, hung = fork.generation, telemetry.current
-    call.started = time.perf_counter()
-    if hung is None:
-        await _call_async(call)
-    else:
-        shown = _Shown(call)
-        with hung.step(shown):
-            await _call_async(call)
-            shown.show(call)
-    call.ended = time.perf_counter()
-    if fork.generation != born:
-        fork.leave(call.error)
-
-
-async def _call_async(call: StepCall) -> None:
-    if call.step.transactional:
-        await flow_transactions.run_async(call.owner.work, call)
-    else:
-        await call.run_async()
-
-
-def _call(call: StepCall) -> None:
-    if call.step.transactional:
-        flow_transactions.run(call.owner.work, call)
-    else:
-        call.run_here()
-
-
-def run_in_thread(call: StepCall) -> None:
-    """Run a sync step here, in the variables of its flow."""
-    call.step.context.run(_run, call)
-
-
-def _run(call: StepCall) -> None:
-    born, hung = fork.generation, telemetry.current
-    call.started = time.perf_counter()
-    if hung is None:
-        _call(call)
-    else:
-        shown = _Shown(call)
-        with hung.step(shown):
-            _call(call)
-            shown.show(call)
-    call.ended = time.perf_counter()
-    if fork.generation != born:
-        fork.leave(call.error)
 
 
 def _make_eager(coro: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop, context: Any) -> asyncio.Task[None]:

@@ -26,7 +26,7 @@ from ..machine.encode import encode_outcome
 from . import fork
 from .answers import CONFLICTS, Fate
 from .connections import NoConnection, Source
-from .work import Encode, Transacted
+from .work import Work
 
 AGAIN = 5
 """How often a step runs again in place because of what another session does."""
@@ -43,10 +43,10 @@ class Transactions:
         self._connections = connections
         self._home: str | None = None
 
-    def run(self, work: Transacted, encode: Encode | None = None) -> None:
-        """Run a sync step until it has its fate, or raise its error. ``encode``: another way to its outcome."""
+    def run(self, work: Work) -> None:
+        """Run a sync step until it has its fate, or raise its error."""
         for tried in range(AGAIN + 1):
-            attempt = _Attempt(work, encode)
+            attempt = _Attempt(work)
             try:
                 self._attempt(attempt)
             except BaseException as error:
@@ -61,10 +61,10 @@ class Transactions:
             time.sleep(_pause(tried))
             _renew(work)
 
-    async def run_async(self, work: Transacted, encode: Encode | None = None) -> None:
+    async def run_async(self, work: Work) -> None:
         """The same for an async step."""
         for tried in range(AGAIN + 1):
-            attempt = _Attempt(work, encode)
+            attempt = _Attempt(work)
             try:
                 await self._attempt_async(attempt)
             except BaseException as error:
@@ -96,7 +96,7 @@ class Transactions:
         if not isinstance(manager, AbstractContextManager):
             raise _no_manager(manager, "a context manager", "contextlib.contextmanager")
         with manager as conn, attempt.inside(conn):
-            attempt.outcome = attempt.encode(work.step.run(work.ctx))
+            attempt.outcome = _encode(work, work.step.run(work.ctx))
         attempt.need_committed()
 
     async def _attempt_async(self, attempt: _Attempt) -> None:
@@ -119,7 +119,7 @@ class Transactions:
         async with manager as conn:
             with attempt.inside(conn):
                 made: Any = work.step.run(work.ctx)
-                attempt.outcome = attempt.encode(await made)
+                attempt.outcome = _encode(work, await made)
         attempt.need_committed()
 
     @contextmanager
@@ -170,9 +170,8 @@ class Transactions:
 class _Attempt:
     """One run of a step, up to the end of its transaction."""
 
-    def __init__(self, work: Transacted, encode: Encode | None) -> None:
+    def __init__(self, work: Work) -> None:
         self.work = work
-        self._encode = encode
         self.born = fork.generation
         self.outcome: bytes | None = None
         self.conn: Connection[Any] | AsyncConnection[Any] | None = None
@@ -182,11 +181,6 @@ class _Attempt:
         self.committed = False
         """Whether the outcome was taken. Its transaction may still fail."""
         self.lost = False
-
-    def encode(self, returned: object) -> bytes:
-        if self._encode is not None:
-            return self._encode(returned)
-        return encode_outcome(self.work.ctx, self.work.spec, returned, False)
 
     @property
     def text(self) -> str:
@@ -285,7 +279,7 @@ class _Attempt:
         self.work.fate = Fate.COMMITTED
 
 
-def _renew(work: Transacted) -> None:
+def _renew(work: Work) -> None:
     """A context as it was before: the step may have changed the state, and has taken signals."""
     old = work.ctx
     work.ctx = Context(work.row, work.spec.codec)
@@ -315,3 +309,7 @@ def _no_manager(made: object, wanted: str, decorator: str) -> InvalidArgument:
         f"the hook of a transactional step made a {type(made).__name__}, not {wanted}",
         hint=f"decorate it: @{decorator}",
     )
+
+
+def _encode(work: Work, returned: object) -> bytes:
+    return work.encode_own(returned) or encode_outcome(work.ctx, work.spec, returned, False)

@@ -13,7 +13,7 @@ import secrets
 import socket
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol
 
@@ -104,6 +104,10 @@ class Work(Holding):
         """Whether what it comes to will not be committed."""
         return self.ctx._cancelled
 
+    def encode_own(self, returned: object) -> bytes | None:
+        """What a transactional step gave back, as its outcome; None: it is an outcome."""
+        return None
+
     def tell(self) -> None:
         self.ctx._cancelled = True
 
@@ -172,32 +176,13 @@ class Flowing(Protocol):
         """Nothing of it will be committed."""
 
 
-Encode = Callable[[object], bytes]
-"""From what a step gave back to its outcome."""
-
-
-class Transacted(Protocol):
-    """A run of a transactional step."""
-
-    row: ClaimRow
-    spec: Spec
-    step: Step
-    worker: str
-    ctx: Context[Any]
-    outcome: bytes | None
-    fate: Fate | None
-
-    @property
-    def cancelled(self) -> bool: ...
-
-
 class Transacting(Protocol):
     """Whoever runs transactional steps. Afterwards the work has its fate, or the step's error is raised: then all that
-    it wrote is rolled back. ``encode``: another way to the outcome than that of machines."""
+    it wrote is rolled back."""
 
-    def run(self, work: Transacted, encode: Encode | None = None) -> None: ...
+    def run(self, work: Work) -> None: ...
 
-    async def run_async(self, work: Transacted, encode: Encode | None = None) -> None: ...
+    async def run_async(self, work: Work) -> None: ...
 
 
 def break_off(work: Work, error: BaseException) -> None:

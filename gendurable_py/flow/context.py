@@ -226,7 +226,10 @@ class FlowContext:
 
     def now(self) -> datetime:
         """The time of the last checkpoint, in UTC; before the first, that of the flow's beginning."""
-        return datetime.fromtimestamp(self._run.clock, UTC)
+        run = self._run
+        if not run.count and not run.suspended:
+            run.pressing = True  # no step may begin with it before it is committed
+        return datetime.fromtimestamp(run.clock, UTC)
 
     @property
     def random(self) -> random.Random:

@@ -51,6 +51,12 @@ def value(kind: str, name: bytes, n: int, at: float, text: str | None) -> bytes:
     return made + (b"}" if text is None else b',"v":%b}' % quote(text))
 
 
+def childs(name: bytes, n: int, at: float, text: str, along: bool) -> bytes:
+    """Children have ended. ``along``: together with those of the entry before, which are of the same barrier."""
+    made = b'{"k":"childs","name":%b,"n":%d,"at":%.6f' % (name, n, at)
+    return made + (b',"along":true' if along else b"") + b',"v":%b}' % quote(text)
+
+
 def signal(name: bytes, n: int, at: float, came: Signal) -> bytes:
     """A signal was taken, with its payload as the value."""
     sent, payload = dumps(came.inserted_at.isoformat()), quote(dumps(came.payload).decode())

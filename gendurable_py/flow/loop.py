@@ -16,6 +16,7 @@ import weakref
 from asyncio import _get_running_loop, _set_running_loop
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -71,6 +72,11 @@ class Timer(Handle):
     def cancel(self) -> None:
         super().cancel()
         self._forget(self)
+
+
+class Inline(ThreadPoolExecutor):
+    """An executor for libraries that call sync functions of their users in threads: in a flow such a function is called
+    there and then, elsewhere in its threads."""
 
 
 # Its own signatures are for type checkers alone, and have many methods that are refused here.
@@ -202,6 +208,16 @@ class FlowLoop(_Loop):  # type: ignore[misc]
             self._many = 2 * len(self._tasks) + _FEW_TASKS
         return task
 
+    def run_in_executor(self, executor: Executor | None, function: Callable[..., Any], *args: Any) -> Any:
+        if not isinstance(executor, Inline):
+            _refuse("run_in_executor")
+        future = self.create_future()
+        try:
+            future.set_result(function(*args))
+        except Exception as error:  # noqa: BLE001 - it is for whoever awaits it
+            future.set_exception(error)
+        return future
+
     def get_task_factory(self) -> None:
         return None
 
@@ -260,9 +276,13 @@ def _ignore(timer: Timer) -> None:
     return
 
 
+def _refuse(name: str) -> NoReturn:
+    raise FlowError(f"{name} in a flow: what reaches outside belongs into a step, await ctx.step(...)")
+
+
 def _refusing(name: str) -> Callable[..., NoReturn]:
     def refuse(self: FlowLoop, *args: Any, **kwargs: Any) -> NoReturn:
-        raise FlowError(f"{name} in a flow: what reaches outside belongs into a step, await ctx.step(...)")
+        _refuse(name)
 
     refuse.__name__ = name
     return refuse

@@ -41,7 +41,7 @@ def decide(run: RunState, keep: bool) -> Move | None:
         return None
     if run.asked and not run.pressing and run.undisturbed:
         return None  # a step begins, as it mostly does
-    if run.problem is None and run.fatal is None:
+    if run.problem is None and run.fatal is None and not run.undisturbed:
         take(run)
     if run.problem is None and run.fatal is None and run.count + len(run.fresh) > MOST_ENTRIES:
         run.fatal = FlowError(
@@ -127,7 +127,10 @@ def _park(run: RunState) -> Move:
         parked = "(retry)" if isinstance(nearest, StepWait) else "(sleep)"
         made = _head(run, b"next") + _step(parked) + b',"delay_ms":%d' % wait
     else:
-        run.fatal = FlowError("the function waits for something that can never come: no step, signal, child or time")
+        run.fatal = FlowError(
+            "the function waits for something that can never come: no step, signal, child or time, and what another "
+            "thread would bring belongs into a step"
+        )
         return _stop(run, run.fatal)
     return Move(made + _entries(run) + b"}", False, parked)
 

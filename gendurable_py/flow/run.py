@@ -23,7 +23,7 @@ from .entries import Entry
 from .errors import FlowError, StepFailed, list_kinds, say
 from .replay import give
 from .state import MOST_ENTRIES, RunState
-from .waiting import StepCall
+from .waiting import StepCall, StepWait
 
 _SLICE = 2_000
 _MOST_CALLBACKS = 2_000_000
@@ -78,14 +78,21 @@ class Run(RunState):
                 self.step_ended(call)
                 continue
             try:
-                give(self, self.journal[self.position])
+                self._give_next()
             except Exception as error:  # noqa: BLE001 - whatever is wrong with an entry, the function cannot go on
                 self.problem = error
                 break
-            self.position += 1
             left = max(1, left - 10)
         self.journal, self.position, self._callbacks = (), 0, 0
         return True
+
+    def _give_next(self) -> None:
+        """The next entry, and those that came along with it."""
+        while True:
+            give(self, self.journal[self.position])
+            self.position += 1
+            if self.position == len(self.journal) or not self.journal[self.position].get("along"):
+                break
 
     def settle_down(self) -> None:
         """`advance` to the end of it."""
@@ -99,19 +106,24 @@ class Run(RunState):
         if self.problem is not None or self.fatal is not None:
             return []
         begun: list[StepCall] = []
-        asked = [step for step in self.asked if not step.transactional]
-        if not asked and not self.running:
-            asked = list(self.asked)[:1]  # one that is transactional runs alone
-            self.transacting = asked[0].transactional
-        elif self.transacting:
-            return []
-        for step in asked[: max(0, most - len(self.running))]:
+        for step in self._choose()[: max(0, most - len(self.running))]:
             del self.asked[step]
-            self.time(step, None)
+            if step.deadline is not None:
+                self.time(step, None)
             step.call = call = StepCall(step, self.row.queue)
             self.running.add(call)
             begun.append(call)
         return begun
+
+    def _choose(self) -> list[StepWait]:
+        """Of the steps that are asked for: one that is transactional runs alone."""
+        if self.transacting:
+            return []
+        asked = [step for step in self.asked if not step.transactional]
+        if not asked and not self.running:
+            asked = list(self.asked)[:1]
+            self.transacting = True
+        return asked
 
     def step_ended(self, call: StepCall) -> None:
         """A call has its value or its error; `advance` comes next."""

@@ -90,7 +90,7 @@ def _take_childs(run: RunState) -> None:
     for one in waits:
         mine = tuple(ended.popleft() for _ in range(one.count))
         text = dumps([_child_as_json(child) for child in mine]).decode()
-        run.fresh.append(entries.value("childs", entries.name_of(one.name), one.key[2], at, text))
+        run.fresh.append(entries.childs(entries.name_of(one.name), one.key[2], at, text, bool(parts)))
         parts.append((one, (run.count + len(run.fresh), mine)))
     run.pressing = True
 

@@ -56,8 +56,8 @@ class StepFunction:
     def _write(self, value: Any) -> str:
         if self.codec is not None:
             return self.codec.write(value).decode()
-        if value is None:
-            return "null"
+        if type(value) in _SCALARS:
+            return dumps(value).decode()
         if inspect.isawaitable(value):
             if inspect.iscoroutine(value):
                 value.close()

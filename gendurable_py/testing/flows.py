@@ -13,7 +13,7 @@ from .._statement import Run as Await
 from .._statement import Script
 from ..calls import replaying
 from ..calls.replaying import Entries
-from ..dispatch import flow_transactions
+from ..dispatch import flow_steps
 from ..dispatch.answers import HANDLE, Fate
 from ..dispatch.connections import Given
 from ..dispatch.transaction import Transactions
@@ -94,7 +94,7 @@ def run_flow(work: Work, journal: Entries, seed: str, boundaries: Boundaries, gi
                 elif call.is_async:
                     yield Await(_call(work, call))
                 elif call.step.transactional:
-                    flow_transactions.run(work, call)
+                    flow_steps.transact(work, call)
                 else:
                     call.run()
                 if boundaries.cross(f"after {step}"):
@@ -127,7 +127,7 @@ class _Owner:
 
 
 async def _call(work: Work, call: StepCall) -> None:
-    made = flow_transactions.run_async(work, call) if call.step.transactional else call.run_async()
+    made = flow_steps.transact_async(work, call) if call.step.transactional else call.run_async()
     await asyncio.get_running_loop().create_task(made, context=call.step.context)
 
 

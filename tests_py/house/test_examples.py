@@ -148,6 +148,21 @@ def test_wherever_its_worker_is_killed_a_flow_leaves_the_world_alike(
         assert conn.execute(query).fetchall() == left
 
 
+async def test_an_agent_pays_small_invoices_and_asks_for_large_ones(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = await played("agent_pydantic_ai", db, monkeypatch)
+    assert said["ended"] == [
+        {"number": "A-1", "paid": True, "because": "a small one"},
+        {"number": "A-2", "paid": True, "because": "the chairs are here"},
+    ]
+    asked, paid = said["journal"].index("approved"), said["journal"].index("tool pay pay-A-2")
+    assert said["journal"].count("model") == 4 and asked < paid
+    with db.connect() as conn:
+        found = conn.execute("select number, paid from invoice order by number").fetchall()
+    assert found == [("A-1", "pay-A-1"), ("A-2", "pay-A-2")]
+
+
 async def test_transfers_are_applied_once_by_steps_in_python_and_sql(
     db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

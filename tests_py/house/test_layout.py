@@ -24,7 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "embedded": {"base", "install"},
     "dispatch": {"base", "machine", "flow", "calls", "telemetry", "install"},
     "engine": {"base", "machine", "telemetry", "install", "dispatch"},
-    "contrib": {"base", "machine", "calls", "telemetry", "install", "cli"},
+    "contrib": {"base", "machine", "calls", "telemetry", "install", "cli", "flow"},
     "testing": {"base", "machine", "flow", "calls", "dispatch", "embedded"},
     "web": {"base", "machine", "calls", "dispatch"},
     "cli": {"base", "machine", "calls", "telemetry", "install", "embedded", "engine", "prometheus", "web"},
