@@ -6,7 +6,18 @@ import statistics
 from collections.abc import Callable
 from typing import Any
 
-from . import _beside, _engine, _flows, _history, _latency, _metrics, _server, _sql, _transactional
+from . import (
+    _beside,
+    _dashboard,
+    _engine,
+    _flows,
+    _history,
+    _latency,
+    _metrics,
+    _server,
+    _sql,
+    _transactional,
+)
 from ._measure import Bench, Workload, lock_waits, processor_time
 from ._steps import STEPS
 
@@ -90,6 +101,21 @@ def mixed(machine: str) -> Callable[[Bench], float]:
         return statistics.median(other) / statistics.median(plain)
 
     return run
+
+
+def defaults(bench: Bench) -> float:
+    """No-op jobs of an engine with ten slots, by an engine with 100: medians of three turns."""
+    rates: dict[int, list[float]] = {10: [], 100: []}
+    for _ in range(3):
+        for slots, measured in rates.items():
+            _server.clear(bench.conn)
+            with _engine.dispatcher(bench.server.dsn, slots) as process:
+                _engine.drain(bench.conn, "bench_sync", bench.scale // 5)  # plans and threads
+                before = processor_time(process.pid)
+                measured.append(_engine.drain(bench.conn, "bench_sync", 2 * bench.scale).rate)
+                spent = 1e6 * (processor_time(process.pid) - before) / (2 * bench.scale)
+        bench.notes.append(f"{slots} slots: {measured[-1]:,.0f} jobs/s, {spent:.0f} us of the engine's processor each")
+    return statistics.median(rates[10]) / statistics.median(rates[100])
 
 
 def client_time(bench: Bench) -> float:
@@ -203,9 +229,14 @@ SHORT = [
         for count, processes, target in (("one process", 1, ">= 0.2 U"), ("four processes", 4, ">= 0.5 U"))
         for kind, machine in (("sync", "bench_transaction"), ("async", "bench_transaction_async"))
     ),
+    Workload("engine: no-op jobs in 10 slots, by 100", "x", ">= 0.8", defaults, False),
     Workload("engine: client CPU a step", "us", "<= 40", client_time, False),
     Workload("metrics: client CPU of a no-op job, by without", "x", "<= 1.02", _metrics.cost("bench_sync", 1), False),
     Workload("metrics: client CPU of five steps, by without", "x", "<= 1.02", _metrics.cost("bench_five", 5), False),
+    Workload("dashboard: ten browsers watch a page, by none", "x", ">= 0.98", _dashboard.cost(_dashboard.ONE), False),
+    Workload(
+        "dashboard: ten browsers watch ten pages, by none", "x", ">= 0.98", _dashboard.cost(_dashboard.TEN), False
+    ),
     Workload("fan-out and join of 1,000, by 1,000 independent jobs", "x", "<= 1.5", fan_out(1_000), False),
     Workload("insert to start, in durable commits (p50)", "x", "<= 6", _latency.start(50), False),
     Workload("insert to start, in durable commits (p99)", "x", "", _latency.start(99), False),

@@ -120,6 +120,8 @@ def main() -> int:
     places = Places(options.python, options.node)
     chosen = [peer for peer in PEERS if options.only.lower() in peer.name.lower() or peer.name == "gendurable"]
     versions = {peer: places.version(peer) for peer in chosen}
+    if versions[PEERS[0]] is None:
+        parser.error(f"{options.python} has no gendurable, with which all are compared: make bench-peers sets one up")
     for peer, version in versions.items():
         if version is None:
             print(f"{peer.name} is left out: {peer.package} is not installed", file=sys.stderr)

@@ -18,16 +18,16 @@ from rich.tree import Tree
 from .. import calls
 from ..calls import Cause, Entry, JournalEntry, Kept, Listed, Node, Page, viewing
 from .filters import Filters
-from .frame import Frame, Negative, command
+from .frame import Frame, Id, command, no_instance
 from .output import age, clock, encode, facts, first_line, plain, stack, styled, table
 from .reading import moment, value
 
 PANEL = "Looking"
-Id = Annotated[int, typer.Argument(help="The instance.", metavar="ID")]
-# A page that finds little goes on looking, so many times.
+# A page of all that finds little goes on looking, so many times.
 _MOST_LOOKS = 50
-# So many instances a call looks at.
+# So many instances a call looks at, and so many calls in the audit.
 _LOOK = 20_000
+_LOOK_AT_CALLS = 100_000
 
 
 def add(app: typer.Typer) -> None:
@@ -42,10 +42,6 @@ def add(app: typer.Typer) -> None:
     command(app, "audit", panel=PANEL)(audit)
 
 
-def _none(id: int) -> Negative:
-    return Negative(f"there is no instance {id} (any more)")
-
-
 # -- one
 
 
@@ -58,7 +54,7 @@ def show(
     conn = frame.conn
     found = calls.get(conn, id)
     if found is None:
-        raise _none(id)
+        raise no_instance(id)
     causes, kept = calls.why(conn, id), calls.errors(conn, id, 20)
     tree = calls.tree(conn, id, limit=200)
     entries = viewing.latest(conn, id, 20)
@@ -117,7 +113,7 @@ def why(frame: Frame, id: Id) -> None:
     """Say why an instance does not run now, the decisive cause first."""
     causes = calls.why(frame.conn, id)
     if not causes:
-        raise _none(id)
+        raise no_instance(id)
     frame.answer(causes, lambda: _causes(causes))
 
 
@@ -142,7 +138,7 @@ def errors(
     """Show the last errors of an instance, newest first."""
     kept = calls.errors(frame.conn, id, limit)
     if not kept and calls.result(frame.conn, id) is None:
-        raise _none(id)
+        raise no_instance(id)
     frame.answer(kept, lambda: _errors(kept, traceback) if kept else Text("It has had no errors."))
 
 
@@ -169,7 +165,7 @@ def history(
     """Show what happened to an instance, if its machine keeps a history."""
     entries = calls.history(frame.conn, id, after, limit)
     if not entries and calls.result(frame.conn, id) is None:
-        raise _none(id)
+        raise no_instance(id)
     frame.answer(
         entries,
         lambda: _entries(entries, states) if entries else Text("Nothing is kept: its machine keeps no history."),
@@ -208,7 +204,7 @@ def journal(
     """Show what a flow has come through: its checkpoints, and how they ended."""
     entries = calls.journal(frame.conn, id, after, limit, values=values)
     if not entries and calls.result(frame.conn, id) is None:
-        raise _none(id)
+        raise no_instance(id)
     frame.answer(entries, lambda: _recorded(entries, values) if entries else Text("There is nothing in its journal."))
 
 
@@ -296,7 +292,7 @@ Row = TypeVar("Row")
 
 
 def _page(
-    fetch: Callable[[Any, int], tuple[list[Row], Any]], cursor: Any, limit: int, looks: int = _MOST_LOOKS
+    fetch: Callable[[Any, int], tuple[list[Row], Any]], cursor: Any, limit: int, looks: int
 ) -> tuple[list[Row], Any]:
     """A page, from a call that looks at a bounded part each time, and says where to go on."""
     rows: list[Row] = []
@@ -366,7 +362,7 @@ def audit(
     """Show who did what by hand, newest first."""
     said = {"id": id, "call": call, "actor": by, "after": None if since is None else moment(since).isoformat()}
     wanted = {key: what for key, what in said.items() if what is not None}
-    found, goes_on = _page(lambda after, limit: calls.audit(frame.conn, wanted, after, limit), after, limit)
+    found, goes_on = calls.audit(frame.conn, wanted, after, limit, _LOOK_AT_CALLS)
     cells = [
         (row.no, clock(row.at), row.actor or row.session_role, row.call, row.id, row.affected, readable_line(row.what))
         for row in found
@@ -377,7 +373,8 @@ def audit(
         lambda: table(columns, cells, keep=("no", "at", "id", "call")) if cells else Text("Nothing."),
     )
     if goes_on is not None:
-        frame.note(f"There may be more: --after {goes_on}")
+        nothing = f"Not one more of the {_LOOK_AT_CALLS:,} that were looked at fits, and there are more"
+        frame.note(f"{'There may be more' if len(found) == limit else nothing}: --after {goes_on}")
 
 
 def readable_line(what: object) -> str:

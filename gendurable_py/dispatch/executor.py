@@ -183,6 +183,17 @@ class Executor:
         if done:
             self._on_finished(done)
 
+    def waiting_since(self, queue: str) -> float | None:
+        """When the first of those that wait for a slot was claimed."""
+        backlog = self._backlog[queue]
+        return backlog[0].since if backlog else None
+
+    def take_waiting(self, queue: str) -> list[Work]:
+        """Those that wait for a slot: they will not be started here."""
+        taken = list(self._backlog[queue])
+        self._backlog[queue].clear()
+        return _not_started(taken)
+
     def take_back(self, work: Work) -> bool:
         """Whether a timed step had not begun; then it will not."""
         if work.turn is None or not work.turn.acquire(blocking=False):
@@ -204,10 +215,7 @@ class Executor:
             else:
                 self._running[one.queue] -= 1
                 taken.append(one)
-        for work in taken:
-            if work.flow is not None:
-                work.flow.close()
-        return taken
+        return _not_started(taken)
 
     async def cancel_tasks(self) -> list[asyncio.Task[None]]:
         """End the async steps that still run; those that will not be cancelled within a second are answered."""
@@ -223,7 +231,7 @@ class Executor:
             if not self._outliving:
                 break
             await asyncio.sleep(0.01)
-        self._flows.hurry()
+        await self._flows.hurry()
         self._collect()
         left = [task for task in tasks if not task.done()]
         if left:
@@ -236,6 +244,14 @@ class Executor:
         left = await self._threads.join(deadline)
         self._closed = True  # what comes now comes too late, and belongs to no other run of the engine
         return left + len(self._outliving)
+
+
+def _not_started(works: list[Work]) -> list[Work]:
+    """These will not be: of a flow nothing is kept."""
+    for work in works:
+        if work.flow is not None:
+            work.flow.close()
+    return works
 
 
 def _perform(work: Work | StepCall, loop: asyncio.AbstractEventLoop) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Set
+from collections.abc import Callable, Mapping, Set
 from typing import Protocol
 
 from .._log import logger
@@ -84,6 +84,17 @@ class Journalled(Protocol):
     async def begin(self, works: list[Work]) -> None: ...
 
 
+class Ahead(Protocol):
+    """How many rows are claimed beyond the free slots (see `ahead`)."""
+
+    fixed: int
+    allowed: int
+
+    def wanted(self, loads: Mapping[str, tuple[int, int]]) -> dict[str, int]: ...
+
+    def claimed(self, asked: Mapping[str, int], got: Mapping[str, int]) -> None: ...
+
+
 class Feeder:
     """Claims for the free slots of each queue, and turns rows into works."""
 
@@ -101,6 +112,7 @@ class Feeder:
         transactions: Transacting,
         in_sql: Functions,
         journals: Journalled,
+        ahead: Ahead,
     ) -> None:
         self._link = link
         self._sleeper = sleeper
@@ -115,6 +127,7 @@ class Feeder:
         self._in_sql = in_sql
         self._journals = journals
         self._flows: list[Work] = []
+        self._ahead = ahead
         self._machines: dict[tuple[str, int, str], tuple[Spec, Step]] = {}
         self._warned: set[tuple[str, int, str]] = set()
         self._imported: set[str] = set()
@@ -137,20 +150,24 @@ class Feeder:
         held = self._held
         # What others have locked is no reason to stop; a server that commits nothing is.
         # What is finished but not committed counts, or a slow server would make it grow for ever.
-        most = max(100, 2 * sum(self._limits.values()))
+        most = max(100, 2 * (sum(self._limits.values()) + self._ahead.allowed))
         if held.uncommitted + (held.blocked if held.failing else 0) > most:
             return False
         return held.blocked <= _MOST_BLOCKED and held.blocked_bytes <= _MOST_BLOCKED_BYTES
 
-    def _count_demand(self) -> dict[str, int]:
+    def _count_demand(self) -> tuple[dict[str, int], dict[str, int]]:
+        """How many rows of each queue to claim, and how many besides that wait here for a slot."""
         if not self._keeps_up():
-            return {}
-        demand = {}
+            return {}, {}
+        demand, loads = {}, {}
         for queue, limit in self._limits.items():
-            free = limit + self._options.prefetch - self._executor.load(queue) - self._held.kept[queue]
-            if free >= min(self._options.min_demand, limit + self._options.prefetch) and free > 0 < limit:
+            load = self._executor.load(queue) + self._held.kept[queue]
+            loads[queue] = load, limit
+            most = limit + self._ahead.fixed
+            free = most - load
+            if free >= min(self._options.min_demand, most) and free > 0 < limit:
                 demand[queue] = free
-        return demand
+        return demand, self._ahead.wanted(loads)
 
     async def run(self) -> None:
         """Until `stopping` is set and the sleeper is poked."""
@@ -158,8 +175,8 @@ class Feeder:
             if self.draining:
                 await self._withdraw()
                 continue
-            demand = self._count_demand()
-            if not demand:
+            demand, ahead = self._count_demand()
+            if not demand and not ahead:
                 if not self.saturated:
                     self.saturated = True
                     self._pause = _SATURATED_FOR
@@ -169,10 +186,10 @@ class Feeder:
                 if await self._sleeper.poked(self._pause if room else None):
                     continue
                 queues = [queue for queue, limit in self._limits.items() if limit]
-                await self._attempt(dict.fromkeys(queues, room), "sql")
+                await self._attempt(dict.fromkeys(queues, room), {}, "sql")
             else:
                 self.saturated = False
-                await self._attempt(demand, None)
+                await self._attempt(demand, ahead, None)
 
     async def _withdraw(self) -> None:
         """Let nobody wake this engine, and wait until it may claim again."""
@@ -183,7 +200,7 @@ class Feeder:
         else:
             await self._sleeper.poked()
 
-    async def _attempt(self, demand: dict[str, int], only: StepsIn | None) -> None:
+    async def _attempt(self, demand: dict[str, int], ahead: dict[str, int], only: StepsIn | None) -> None:
         """Claim, and start what came; if nothing did, wait as long as nothing is due."""
         try:
             await self._in_sql.look(self._link)
@@ -192,7 +209,10 @@ class Feeder:
             steps = only or self._in_sql.claims
             self.passes_over = steps == "other"
             started = time.perf_counter()
-            rows = await self._link.attempt(dispatching.claim_rows, worker, demand, self._options.lease_ttl, steps)
+            asked = dict.fromkeys(ahead, 0) | demand
+            rows = await self._link.attempt(
+                dispatching.claim_rows, worker, asked, self._options.lease_ttl, steps, ahead
+            )
             if rows and self.stopping:
                 pairs = [(row.id, row.claim_no) for row in rows]
                 await self._link.attempt(working.release, worker, pairs)
@@ -204,16 +224,24 @@ class Feeder:
                 self._emit(Claimed(len(rows), seconds, dict(queues)))
                 self._pause = _SATURATED_FOR
                 await self._sleeper.busy(worker, queues)
+                self._learn(asked, ahead, queues, only)
             elif only is not None:
                 self._pause = min(2 * self._pause, self._options.poll_interval)
             else:
-                await self._sleeper.idle(worker, demand.keys())
+                self._learn(asked, ahead, Counter(), only)
+                # Where all slots are taken, it may have met nothing but rows that wait for one.
+                if demand:
+                    await self._sleeper.idle(worker, demand.keys())
         except (*TROUBLE, UnicodeError) as error:
             if self._link.uncertain:
                 # The claim may have happened: rows that nobody knows of are held under this name.
                 self._held.rename()
             await self._link.trouble(error)
             self._tidy()
+
+    def _learn(self, asked: dict[str, int], ahead: dict[str, int], got: Counter[str], only: StepsIn | None) -> None:
+        if only is None:
+            self._ahead.claimed({queue: count + ahead.get(queue, 0) for queue, count in asked.items()}, got)
 
     async def take(self, rows: list[ClaimRow], worker: str) -> None:
         """Start what can be run here, give back the rest."""

@@ -55,7 +55,7 @@ class Driven:
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
-        self.run.close()
+        self._flows.shut(self.run)
 
     def lose(self) -> None:
         """Nothing of it will be committed."""
@@ -90,6 +90,7 @@ class Flows:
         self._active: dict[Driven, None] = {}
         self._due: list[Driven] = []
         self._ended: list[StepCall] = []
+        self._shut: list[Run] = []
         self._woken = False
         self.slicing: Work | None = None
         """Whose function runs at this moment."""
@@ -124,6 +125,13 @@ class Flows:
     def working(self, task: asyncio.Task[Any] | None) -> Work | None:
         call = None if task is None else self._tasks.get(task)
         return self.slicing if call is None else call.owner.work
+
+    def shut(self, run: Run) -> None:
+        """Suspend it, as soon as there is a slice for that."""
+        if not run.closed:
+            run.shut()
+            self._shut.append(run)
+            self._wake()
 
     # Going round
 
@@ -161,6 +169,9 @@ class Flows:
                     self.leave(driven, driven.work.outcome)
             finally:
                 self.slicing = None
+        shut, self._shut = self._shut, []
+        for run in shut:
+            run.clear_away()
 
     def _drive(self, driven: Driven) -> None:
         run = driven.run
@@ -286,11 +297,11 @@ class Flows:
             task.cancel()
         return list(self._tasks)
 
-    def hurry(self) -> None:
-        """All have had their chance: go round once more, at once."""
+    async def hurry(self) -> None:
+        """All have had their chance: go round once more."""
         for driven in list(self._active):
             self._want(driven)
-        self._go_round()
+        await asyncio.sleep(0)
 
 
 def _make_eager(coro: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop, context: Any) -> asyncio.Task[None]:

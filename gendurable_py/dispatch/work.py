@@ -231,6 +231,10 @@ class Runner(Protocol):
 
     def resume(self, work: Work) -> None: ...
 
+    def waiting_since(self, queue: str) -> float | None: ...
+
+    def take_waiting(self, queue: str) -> list[Work]: ...
+
 
 def make_worker_name() -> str:
     """Unique for each engine in each process."""

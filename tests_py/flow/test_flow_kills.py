@@ -93,7 +93,10 @@ def test_a_worker_dies_at_every_boundary(conn: Any, tmp_path: Path, monkeypatch:
     lines = read_lines(tmp_path / "effects")
     check(conn, [first], lines, 0)
     ran = Counter((line["round"], line["name"]) for line in lines)
-    assert set(ran.items()) == {((0, "first"), 1), *(((1, step), 1 + 2 * (step == "flaky")) for step in flow_whole.STEPS)}
+    assert set(ran.items()) == {
+        ((0, "first"), 1),
+        *(((1, step), 1 + 2 * (step == "flaky")) for step in flow_whole.STEPS),
+    }
 
     count = len(boundaries.met)
     print(f"{count} boundaries: {Counter(boundaries.met)}")

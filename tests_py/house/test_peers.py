@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import venv
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,16 @@ def test_the_page_names_what_is_measured() -> None:
         assert found is not None, peer
         assert re.search(rf"^\| {re.escape(peer.name)} {re.escape(found[1])} \|", PAGE, re.MULTILINE), peer
         assert (HERE / peer.program).exists()
+
+
+def test_an_interpreter_without_ourselves_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    # As it is, without what stands around it.
+    venv.create(tmp_path / "bare")
+    command = [sys.executable, "-m", "bench.peers", "--rounds", "1", "--python", tmp_path / "bare" / "bin" / "python"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=110)
+    assert done.returncode == 2 and done.stdout == ""
+    assert "has no gendurable, with which all are compared: make bench-peers" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_what_is_not_there_is_left_out(tmp_path: Path) -> None:

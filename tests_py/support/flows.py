@@ -206,7 +206,11 @@ def _serve(dsn: str, folder: str, queue: str, kill_at: int | None) -> None:
     effects = Lines(Path(folder) / "effects")
     watch_boundaries(Boundaries(Lines(Path(folder) / f"boundaries {queue[:40]}"), kill_at))
     Engine(
-        dsn, machines=[flow_whole.whole, flow_whole.double], queues=dict.fromkeys(queue.split(","), 5), reap_interval=0.2, poll_interval=0.2
+        dsn,
+        machines=[flow_whole.whole, flow_whole.double],
+        queues=dict.fromkeys(queue.split(","), 5),
+        reap_interval=0.2,
+        poll_interval=0.2,
     ).run()
 
 
