@@ -17,6 +17,7 @@ from asyncio import _get_running_loop, _set_running_loop
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
+from types import FrameType
 from typing import Any, NoReturn
 
 from .._log import logger
@@ -26,6 +27,7 @@ _FEW_TASKS = 16
 _LAST_ROUNDS = 3
 _LONGEST = 3e9
 """Seconds of a timer: a century, nearly."""
+_TASKS_FILE = asyncio.as_completed.__code__.co_filename
 
 
 class Handle:
@@ -208,6 +210,13 @@ class FlowLoop(_Loop):  # type: ignore[misc]
         context: contextvars.Context | None = None,
         **kwargs: Any,
     ) -> asyncio.Task[Any]:
+        if _is_of_as_completed(sys._getframe(1)):
+            if asyncio.iscoroutine(coro):
+                coro.close()
+            raise FlowError(
+                "asyncio.as_completed begins coroutines in an order that is another one in each run: give it tasks, "
+                "[asyncio.ensure_future(one) for one in coroutines]"
+            )
         task = asyncio.Task(coro, loop=self, name=name, context=context)
         tasks = self._tasks
         tasks.append(task)
@@ -270,6 +279,17 @@ def _free(task: Any) -> None:
     waits = getattr(task, "_fut_waiter", None)
     for callback, _ in list(getattr(waits, "_callbacks", None) or ()):
         waits.remove_done_callback(callback)
+
+
+def _is_of_as_completed(frame: FrameType | None) -> bool:
+    """Whether that function, which goes through a set of what it is given, makes a task here, a few calls away."""
+    for _ in range(5):
+        if frame is None or frame.f_code.co_filename != _TASKS_FILE:
+            return False
+        if frame.f_code.co_qualname.startswith(("as_completed", "_AsCompletedIterator")):
+            return True
+        frame = frame.f_back
+    return False
 
 
 async def _close_generator(generator: AsyncGenerator[Any, Any]) -> None:

@@ -135,3 +135,20 @@ def test_the_error_of_an_async_step_is_its_own(conn: Conn) -> None:
     drain(conn, [refusing, refusing_job])
     assert assert_failed(conn, ids[0]) == "StepFailed: step 'refuse' failed: ValueError: no"
     assert assert_failed(conn, ids[1]) == "ValueError: no"
+
+
+def make_much(size: int) -> str:
+    return "x" * size
+
+
+@flow(name="drain.large")
+async def large(ctx: FlowContext) -> int:
+    found = len(await ctx.step("much", make_much, (32 << 20) - 2))
+    await ctx.step("too much", make_much, (32 << 20) - 1)
+    return found
+
+
+def test_a_value_that_is_too_long_is_the_failure_of_its_step(conn: Conn) -> None:
+    id = gd.insert(conn, large)
+    drain(conn, [large])
+    assert "step 'too much' failed: InvalidArgument: a value of 33,554,433 characters" in assert_failed(conn, id)
