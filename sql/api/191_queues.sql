@@ -226,7 +226,7 @@ begin
     where x.queue = any(p_queues);
 end $$;
 
-comment on function gendurable._find_lines(text[], out text[], out text[]) is
+comment on function gendurable._find_lines(text[]) is
     'The lines before rate limits in which instances of these queues wait, of the first 1,000: of each its bucket and its queue.';
 
 create or replace function gendurable._count_queue(
@@ -310,6 +310,5 @@ begin
         ) x);
 end $$;
 
-comment on function gendurable._count_queue(
-    text, bigint, timestamptz, out bigint, out bigint, out bigint, out timestamptz, out bigint
-) is 'What stands in a queue, as gd_queues counts it: each count up to p_most.';
+comment on function gendurable._count_queue(text, bigint, timestamptz) is
+    'What stands in a queue, as gd_queues counts it: each count up to p_most.';
