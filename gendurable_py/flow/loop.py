@@ -276,7 +276,7 @@ class FlowLoop(_Loop):  # type: ignore[misc]
 
 def _free(task: Any) -> None:
     """Nothing that it waits for holds it any more: it is gone with its last reference."""
-    waits = getattr(task, "_fut_waiter", None)
+    waits: Any = getattr(task, "_fut_waiter", None)
     for callback, _ in list(getattr(waits, "_callbacks", None) or ()):
         waits.remove_done_callback(callback)
 

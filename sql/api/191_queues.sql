@@ -310,4 +310,5 @@ begin
         ) x);
 end $$;
 
-comment on function gendurable._count_queue(text, bigint, timestamptz) is 'What stands in a queue, as gd_queues counts it: each count up to p_most.';
+comment on function gendurable._count_queue(text, bigint, timestamptz) is
+    'What stands in a queue, as gd_queues counts it: each count up to p_most.';
