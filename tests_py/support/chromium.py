@@ -9,6 +9,7 @@ import psycopg
 import pytest
 from axe_core_python.selenium import Axe
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from support.cli import commit_for
@@ -48,19 +49,27 @@ class Chromium:
         return all(said in text for said in texts) and not (without and without in text)
 
     def click(self, word: str) -> None:
-        """A link or a button, by its word."""
-        found = [
-            element
-            for element in self.driver.find_elements(By.CSS_SELECTOR, "a, button")
-            if element.text.strip() == word and element.is_displayed()
-        ]
-        assert found, f"no {word!r} on the page:\n{self.text()}"
-        found[0].click()
+        """A link or a button, by its word, as soon as it is there."""
+        try:
+            wait_until(lambda: self._clicks(word), 90)
+        except TimeoutError:
+            raise AssertionError(f"no {word!r} on the page:\n{self.text()}") from None
+
+    def _clicks(self, word: str) -> bool:
+        for element in self.driver.find_elements(By.CSS_SELECTOR, "a, button"):
+            try:
+                if element.text.strip() == word and element.is_displayed():
+                    element.click()
+                    return True
+            except StaleElementReferenceException:  # of the page before, which goes
+                return False
+        return False
 
     def press(self, *keys: str) -> None:
         self.driver.switch_to.active_element.send_keys(*keys)
 
     def field(self, name: str) -> WebElement:
+        wait_until(lambda: bool(self.driver.find_elements(By.NAME, name)), 90)
         return self.driver.find_element(By.NAME, name)
 
     def troubles(self) -> list[str]:
