@@ -220,5 +220,5 @@ def test_many_parked_flows_hold_no_memory(db: Any, conn: Conn) -> None:
             wait_until(lambda: len(held) == 0)
             seen.clear()
             blocks.append(sys.getallocatedblocks())
-    # Fewer than one block for each flow.
-    assert blocks[1] - blocks[0] < MANY // 10, blocks
+    # Less than a block for each second flow: one that were held would have fifty.
+    assert blocks[1] - blocks[0] < MANY // 2, blocks

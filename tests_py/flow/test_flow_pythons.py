@@ -6,6 +6,7 @@ import itertools
 import os
 import runpy
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +25,7 @@ import gendurable_py as gd
 PYTHONS = runpy.run_path(str(ROOT / "tools" / "pythons.py"))
 MINORS: tuple[str, ...] = PYTHONS["MINORS"]
 # What a worker needs.
-PACKAGES = ("psycopg[binary]", "pydantic", "typing_extensions")
+PACKAGES = (*PYTHONS["project"]()["dependencies"], "psycopg[binary]")
 
 
 @pytest.fixture(scope="module")
@@ -34,24 +35,18 @@ def pythons(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     for minor in MINORS:
         try:
             program = PYTHONS["find"](minor)
-        except PYTHONS["Unavailable"].__mro__[1]:
+        except PYTHONS["Unavailable"]:
             continue
         folder = tmp_path_factory.mktemp(f"python{minor}")
         subprocess.run([program, "-m", "venv", "--without-pip", folder], check=True)
         python = folder / "bin" / "python"
         install = ["uv", "pip", "install", "--quiet", "--python", str(python), *PACKAGES]
-        done = subprocess.run([str(_own()), "-m", *install], env=PYTHONS["_index"](), capture_output=True, check=False)
+        done = subprocess.run([sys.executable, "-m", *install], env=PYTHONS["_index"](), capture_output=True, check=False)
         if done.returncode == 0:
             made.append(str(python))
     if len(made) < 2:
-        pytest.skip(f"a flow on two Pythons needs two: there are {made or 'none'} of {', '.join(MINORS)}, see tools/pythons.py")
+        pytest.skip(f"two Pythons of {', '.join(MINORS)} are needed, with an index of packages: see tools/pythons.py")
     return made
-
-
-def _own() -> Path:
-    import sys
-
-    return Path(sys.executable)
 
 
 @contextmanager
