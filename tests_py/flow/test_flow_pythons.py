@@ -41,7 +41,9 @@ def pythons(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         subprocess.run([program, "-m", "venv", "--without-pip", folder], check=True)
         python = folder / "bin" / "python"
         install = ["uv", "pip", "install", "--quiet", "--python", str(python), *PACKAGES]
-        done = subprocess.run([sys.executable, "-m", *install], env=PYTHONS["_index"](), capture_output=True, check=False)
+        done = subprocess.run(
+            [sys.executable, "-m", *install], env=PYTHONS["_index"](), capture_output=True, check=False
+        )
         if done.returncode == 0:
             made.append(str(python))
     if len(made) < 2:
