@@ -156,7 +156,7 @@ def test_a_drain_in_the_middle_of_quick_steps_runs_none_of_them_twice(db: Any, c
 async def slow_async(ctx: FlowContext) -> list[Any]:
     async def slow() -> str:
         ran.append("slow")
-        while not gate.is_set():
+        while not gate.is_set():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         return "slow"
 

@@ -38,7 +38,7 @@ async def awaited() -> int:
 
 @case("failed", "does not come to rest")
 async def spins(ctx: FlowContext) -> None:
-    while True:
+    while True:  # noqa: ASYNC110
         await asyncio.sleep(0)
 
 
@@ -54,7 +54,7 @@ async def spins_on_errors(ctx: FlowContext) -> None:
 @case("awaiting_signal")
 async def swallows(ctx: FlowContext) -> None:
     while True:
-        try:
+        try:  # noqa: SIM105
             await ctx.signal("never")
         except BaseException:  # noqa: BLE001
             pass
