@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Set
+from collections.abc import Callable, Mapping, Set
 from typing import Protocol
 
 from .._log import logger
@@ -19,7 +19,6 @@ from ..machine.claim import ClaimRow
 from ..machine.registry import autoload_async, generation, lookup
 from ..machine.spec import Spec, Step
 from ..telemetry.events import Claimed, Emit, Released, Saturated
-from .ahead import Ahead
 from .link import TROUBLE, Link
 from .options import Options
 from .work import Held, Runner, Transacting, Work
@@ -75,6 +74,17 @@ class Functions(Protocol):
     async def look(self, link: Link, unknown: bool = False) -> None: ...
 
     def take(self, row: ClaimRow, worker: str, sure: bool) -> bool: ...
+
+
+class Ahead(Protocol):
+    """How many rows are claimed before there is a slot for them (see `ahead`)."""
+
+    fixed: int
+    allowed: int
+
+    def wanted(self, loads: Mapping[str, tuple[int, int]]) -> dict[str, int]: ...
+
+    def claimed(self, asked: Mapping[str, int], got: Mapping[str, int]) -> None: ...
 
 
 class Feeder:
