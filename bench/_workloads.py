@@ -6,7 +6,18 @@ import statistics
 from collections.abc import Callable
 from typing import Any
 
-from . import _beside, _engine, _history, _latency, _metrics, _server, _sql, _transactional
+from . import (
+    _beside,
+    _dashboard,
+    _engine,
+    _flows,
+    _history,
+    _latency,
+    _metrics,
+    _server,
+    _sql,
+    _transactional,
+)
 from ._measure import Bench, Workload, lock_waits, processor_time
 from ._steps import STEPS
 
@@ -208,6 +219,9 @@ SHORT = [
     Workload("engine: 10,000 no-op jobs, async", "jobs/s", ">= 1.8 U", end_to_end("bench_async", 1)),
     Workload("engine: five steps", "steps/s", "", end_to_end("bench_five", 5)),
     Workload("engine: five steps, run-ahead", "steps/s", ">= 2.2 U", end_to_end("bench_five", 5, run_ahead=True)),
+    Workload("flows of 5 checkpoints, by 5 steps with run-ahead", "x", ">= 0.85", _flows.by_machine(5, 2_000), False),
+    Workload("flows of 100 checkpoints, by 100 steps", "x", "", _flows.by_machine(100, 50), False),
+    Workload("flows of 1,000 checkpoints, by those of 100", "x", ">= 0.9", _flows.linear, False),
     Workload("engine: Python, SQL, Python, by three steps in Python", "x", "", mixed("bench_mixed"), False),
     Workload("engine: three steps in SQL, by three in Python", "x", "", mixed("bench_sql"), False),
     *(
@@ -219,6 +233,10 @@ SHORT = [
     Workload("engine: client CPU a step", "us", "<= 40", client_time, False),
     Workload("metrics: client CPU of a no-op job, by without", "x", "<= 1.02", _metrics.cost("bench_sync", 1), False),
     Workload("metrics: client CPU of five steps, by without", "x", "<= 1.02", _metrics.cost("bench_five", 5), False),
+    Workload("dashboard: ten browsers watch a page, by none", "x", ">= 0.98", _dashboard.cost(_dashboard.ONE), False),
+    Workload(
+        "dashboard: ten browsers watch ten pages, by none", "x", ">= 0.98", _dashboard.cost(_dashboard.TEN), False
+    ),
     Workload("fan-out and join of 1,000, by 1,000 independent jobs", "x", "<= 1.5", fan_out(1_000), False),
     Workload("insert to start, in durable commits (p50)", "x", "<= 6", _latency.start(50), False),
     Workload("insert to start, in durable commits (p99)", "x", "", _latency.start(99), False),

@@ -216,7 +216,7 @@ class Engine:
         self._services = Services(self._fail)
         self._starting: list[asyncio.Task[Any]] = []
         loop = asyncio.get_running_loop()
-        self._executor = Executor(loop, self._options.queues, self._finish, self._life.draining)
+        self._executor = Executor(loop, self._options.queues, self._finish, self._life.draining, self._emit)
         self._database = Database(self._dsn, self._connect, self._options, self._executor, self._emit, self._fail)
         self._watch = LoopWatch(self._options.heartbeat_interval, self._executor.working, self._emit)
         self._current = self._database
@@ -251,6 +251,9 @@ class Engine:
         count, heard = self._database.counts.counting(), self._emit.heard
         for work in works:
             row, kind, seconds = work.row, read_kind(work.outcome), work.ended - work.started
+            if work.flow is not None:  # its steps have events of their own, and any names
+                count(row.fsm, "flow", kind or "none", seconds)
+                continue
             count(row.fsm, row.step, kind or "none", seconds)
             if heard:
                 self._emit(

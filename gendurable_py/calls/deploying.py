@@ -53,12 +53,18 @@ class Migration(NamedTuple):
 
 
 @call
-def machines() -> Statement[List[Deployed]]:
-    """The versions of machines that are registered, or that open instances have."""
+def machines(
+    machine: str | None = None, after: tuple[str, int] = ("", 0), limit: int | None = None
+) -> Statement[List[Deployed]]:
+    """The versions of machines that are registered, or that open instances have; of one machine, if it is named.
+
+    A page of them: ``after`` is the machine and the version of the row before.
+    """
     return Statement(
         "select fsm, version, initial_step, queue, steps, pinned, registered, runnable, executing, awaiting_signal, "
-        "awaiting_children, unrunnable, exact from gd_machines order by fsm, version",
-        (),
+        "awaiting_children, unrunnable, exact from gd_machines where (fsm, version) > (%s, %s) "
+        "and coalesce(fsm = %s, true) order by fsm, version limit %s",
+        (*after, machine, limit),
         lambda rows: [Deployed(*row) for row in rows],
     )
 

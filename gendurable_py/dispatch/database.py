@@ -32,6 +32,7 @@ from .fork import Connected
 from .health import Pulse
 from .heartbeat import Heartbeats
 from .hello import Hello
+from .journals import Journals
 from .limits import Limits
 from .link import Link
 from .maintenance import Maintenance
@@ -72,6 +73,7 @@ class Database:
         self._chores = self._make_link("maintenance", timeout=600)
         self._timetable = self._make_link("schedules", timeout=timeout)
         self._looks = self._make_link("depth", durable=False, timeout=30)
+        self._replays = self._make_link("journals", durable=False, timeout=timeout)
         # A function may take as long as it likes; its connection has the settings that its role has elsewhere.
         self._functions = self._make_link("steps in SQL", ours=False, timeout=3600)
         self._links = [
@@ -82,6 +84,7 @@ class Database:
             self._chores,
             self._timetable,
             self._looks,
+            self._replays,
             self._functions,
         ]
         self.links: list[Connected] = [*self._links]
@@ -113,6 +116,13 @@ class Database:
             give_back=self._committer.give_back,
             progressed=self._progress,
         )
+        self._journals = Journals(
+            self.claims,
+            self._replays,
+            executor,
+            settle=self._committer.add,
+            give_back=self._committer.give_back,
+        )
         self._ahead = Ahead(options.prefetch, executor, self._give_back_waiting)
         self._feeder = Feeder(
             self.claims,
@@ -125,6 +135,7 @@ class Database:
             watch=self._timeouts.watch,
             transactions=self._transactions,
             in_sql=self._in_sql,
+            journals=self._journals,
             ahead=self._ahead,
         )
         self._feeding = Loop("feeder", self._feeder.run)
@@ -192,7 +203,8 @@ class Database:
         start(self._heartbeats)
         if options.reap_interval is not None:
             start(Maintenance(self._chores, self._emit, options))
-        start(Depth(self._looks, self._emit))
+        start(self._journals)
+        start(Depth(self._looks, self._heartbeats, self._emit))
         if self._schedules.wanted:
             start(self._schedules)
 

@@ -30,6 +30,8 @@ UNKNOWN_DELAY = 10.0
 _MOST_BLOCKED = 10_000
 _MOST_BLOCKED_BYTES = 256_000_000
 
+_ANY = ""
+
 # Names come from the database: what is remembered of unknown ones, and what is told, has an end.
 _MOST_NAMES = 10_000
 _MOST_TOLD = 100
@@ -76,8 +78,14 @@ class Functions(Protocol):
     def take(self, row: ClaimRow, worker: str, sure: bool) -> bool: ...
 
 
+class Journalled(Protocol):
+    """Whoever starts flows, with their journals (see `journals`)."""
+
+    async def begin(self, works: list[Work]) -> None: ...
+
+
 class Ahead(Protocol):
-    """How many rows are claimed before there is a slot for them (see `ahead`)."""
+    """How many rows are claimed beyond the free slots (see `ahead`)."""
 
     fixed: int
     allowed: int
@@ -103,6 +111,7 @@ class Feeder:
         watch: Callable[[Work, float], None],
         transactions: Transacting,
         in_sql: Functions,
+        journals: Journalled,
         ahead: Ahead,
     ) -> None:
         self._link = link
@@ -116,6 +125,8 @@ class Feeder:
         self._watch = watch
         self._transactions = transactions
         self._in_sql = in_sql
+        self._journals = journals
+        self._flows: list[Work] = []
         self._ahead = ahead
         self._machines: dict[tuple[str, int, str], tuple[Spec, Step]] = {}
         self._warned: set[tuple[str, int, str]] = set()
@@ -238,7 +249,7 @@ class Feeder:
         self._forget_old_classes()
         missing: list[ClaimRow] = []
         for row in rows:
-            machine = self._machines.get((row.fsm, row.version, row.step))
+            machine = self._recall(row)
             if machine is None:
                 if not self._in_sql.take(row, worker, sure=False):
                     missing.append(row)
@@ -247,6 +258,14 @@ class Feeder:
         if missing:
             await self._in_sql.look(self._link, unknown=True)
             await self._find_machines(missing, worker, now)
+        if self._flows:
+            flows, self._flows = self._flows, []
+            await self._journals.begin(flows)
+
+    def _recall(self, row: ClaimRow) -> tuple[Spec, Step] | None:
+        """A machine that was met before; of a flow any step will do."""
+        found = self._machines.get((row.fsm, row.version, row.step))
+        return found or self._machines.get((row.fsm, row.version, _ANY))
 
     async def _find_machines(self, rows: list[ClaimRow], worker: str, now: float) -> None:
         """Rows of machines that were not met before: import what may be imported, give back what is not known here."""
@@ -284,16 +303,28 @@ class Feeder:
         if older is not None:
             # Its lease ran out here, and it came back to us: what still runs is of no use any more.
             older.lose()
+        if spec.journals:
+            work.transactions = self._transactions
+            self._flows.append(work)
+            return
         if step.timeout is not None:
             self._watch(work, step.timeout)
         self._executor.submit(work)
 
     def go_on(self, work: Work, row: ClaimRow) -> bool:
         """Run the next step of an instance whose claim was kept; False: it is not known here."""
+        if work.flow is not None:
+            # Steps of it may run still, whose end is waited for where nothing more is to begin.
+            if (self._leaves and not work.flow.busy) or not self._limits.get(row.queue):
+                return False
+            work.renew(row)
+            self._held.add(work)
+            self._executor.resume(work)
+            return True
         self._forget_old_classes()
         if self._leaves or not self._limits.get(row.queue):
             return False
-        machine = self._machines.get((row.fsm, row.version, row.step))
+        machine = self._recall(row)
         if machine is None and self._in_sql.take(row, work.worker, sure=True):
             return True
         machine = machine or self._look_up(row)
@@ -311,11 +342,11 @@ class Feeder:
 
     def _look_up(self, row: ClaimRow) -> tuple[Spec, Step] | None:
         spec = lookup(row.fsm, row.version)
-        step = None if spec is None else spec.steps.get(row.step)
+        step = None if spec is None else spec.find_step(row.step)
         if spec is None or step is None:
             return None
         _ = spec.codec  # built here: what is wrong with it is the machine's fault
-        self._machines[row.fsm, row.version, row.step] = spec, step
+        self._machines[row.fsm, row.version, _ANY if spec.journals else row.step] = spec, step
         return spec, step
 
     async def _import_names(self, names: set[str]) -> None:

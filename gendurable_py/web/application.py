@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, cast
@@ -12,32 +12,35 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
-from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from ..calls import viewing
 from ..dispatch.arguments import read_connect, read_dsn
 from ..dispatch.dial import Connect
 from ..errors import InvalidArgument
-from ..machine.codec import dumps
 from .access import Access, same_site
 from .acts import ACTS
 from .acts.forms import Act
 from .acts.many import carry_out
+from .files import Static
 from .guard import HEADERS, Guard, asker_of
 from .look import Handler, Look, Page
+from .query import query
 from .refusals import Forbidden, Missing, Refusal, refusal_of
-from .render import HERE, Templates
+from .render import Templates
 from .routes import instance, instances, machines, overview, queues, settings
+from .saved import Saved, read_saved
 from .settings import Auth, Operate, Redact, Settings, key_of
 from .shown import Shown
 from .source import Conn, Source
-from .stream import Streams
+from .stream import Events, Streams
 from .words import Unreadable
 
 _BODY = 2_000_000
+# Nobody is locked out for guessing, so it must not be guessed.
+_TOKEN = 16
 _PAGES: dict[str, Handler] = {
     "/": overview.overview,
     "/queues": queues.queues,
@@ -73,6 +76,7 @@ def app(
     refresh: float = 2.0,
     patience: float = 5.0,
     title: str = "gendurable",
+    filters: Mapping[str, str] | None = None,
     secret: str | None = None,
 ) -> Starlette:
     """The dashboard as an ASGI app, to be served or mounted.
@@ -86,18 +90,23 @@ def app(
         user_header: the header in which a reverse proxy says who has logged in; from ``trusted_proxies`` alone (an
             empty text: a Unix socket).
         auth: what the mounting app says about a request: the name of its user for the audit, or None to refuse it. Sync
-            or async. It goes before ``user_header``, and that before ``token``.
+            or async. Starlette's HTTPException is answered as it is. It goes before ``user_header``, and that before
+            ``token``.
         hosts: the names under which it may be asked; None: any.
         redact: what is seen of a value: ``redact(what, machine, value)`` for states, results, payloads and errors.
         refresh: seconds between two looks of a page that is watched.
         patience: seconds that a look may take on the server.
+        filters: lists of instances that are offered by a name: ``{"Stuck orders": "fsm=order&stuck_for=10m"}``, each as
+            it stands in the URL of such a list.
         secret: the key of sessions and forms where several processes serve one dashboard and there is no token.
 
     Raises:
         InvalidArgument: an argument is not valid.
     """
-    if token is not None and len(token) < 8:
-        raise InvalidArgument("the token is too short", hint="8 characters at least; openssl rand -hex 16 makes one")
+    if token is not None and len(token) < _TOKEN:
+        raise InvalidArgument(
+            "the token is too short", hint=f"{_TOKEN} characters at least; openssl rand -hex 16 makes one"
+        )
     if not 0.1 <= refresh <= 3600 or not 0.1 <= patience <= 60:
         raise InvalidArgument("refresh or patience is out of range", hint="0.1 to 3600 s, and 0.1 to 60 s")
     said = Settings(
@@ -115,12 +124,13 @@ def app(
     )
     dsn = read_dsn(connect) if isinstance(connect, str) else ""
     source = Source(dsn, None if isinstance(connect, str) else read_connect(connect, ""), patience)
-    return _Dashboard(said, source).starlette()
+    return _Dashboard(said, source, read_saved(filters)).starlette()
 
 
 class _Dashboard:
-    def __init__(self, settings: Settings, source: Source) -> None:
+    def __init__(self, settings: Settings, source: Source, saved: tuple[Saved, ...]) -> None:
         self._settings = settings
+        self._saved = saved
         self._source = source
         self._access = Access(settings)
         self._shown = Shown(settings.redact)
@@ -148,7 +158,7 @@ class _Dashboard:
             ("/logout", self._logout, ["POST"]),
         ):
             routes.append(Route(path, partial(self._answer, answer), methods=methods))
-        routes.append(Mount("/static", StaticFiles(directory=HERE / "static"), name="static"))
+        routes.append(Mount("/static", Static(), name="static"))
         made = Starlette(
             routes=routes,
             middleware=[Middleware(cast("type[ASGIApp]", Guard), self._settings, self._access)],  # type: ignore[arg-type]
@@ -173,6 +183,11 @@ class _Dashboard:
             return self._refuse(request, found)
 
     async def _see(self, handler: Handler, request: Request) -> Response:
+        empty = [name for name, value in request.query_params.multi_items() if not value]
+        if empty:  # of a form, whose address is to be kept or sent on
+            kept = {name: value for name, value in request.query_params.items() if value}
+            return RedirectResponse(_base(request) + _inner(request) + query(**kept), 303)
+
         async def look(conn: Conn) -> Page:
             page = await handler(Look(conn, request.query_params, request.path_params, self._shown))
             page.data["holds"] = await viewing.holds(conn)
@@ -186,17 +201,16 @@ class _Dashboard:
             events = self._streams.events(
                 key, partial(self._source.read, look), lambda page: self._templates.parts(page, around)
             )
-            return StreamingResponse(events, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+            return Events(events)
         page = await self._source.read(look)
         return HTMLResponse(self._templates.page(page, around), page.status)
 
     async def _raw(self, request: Request) -> Response:
-        look = await self._source.read(
+        id, body = await self._source.read(
             lambda conn: instance.raw(Look(conn, request.query_params, request.path_params, self._shown))
         )
-        name = f"instance-{look['id']}.json"
-        headers = {"Content-Disposition": f'inline; filename="{name}"'}
-        return Response(dumps(look), media_type="application/json", headers=headers)
+        headers = {"Content-Disposition": f'inline; filename="instance-{id}.json"'}
+        return Response(body, media_type="application/json", headers=headers)
 
     async def _search(self, request: Request) -> Response:
         found = await self._source.read(
@@ -211,13 +225,14 @@ class _Dashboard:
         may = await self._source.abilities() if operates else frozenset[str]()
         return {
             "base": _base(request),
-            "path": request.scope["path"].removeprefix(request.scope.get("root_path", "")),
+            "path": _inner(request),
             "query_string": str(request.query_params),
             "user": asker.user,
             "operates": operates,
             "can": lambda kind, verb: may.issuperset(ACTS[kind, verb].needs),
             "proof": self._access.proof(request.scope["state"]["browser"], asker.user),
             "site": self._settings.title,
+            "saved": self._saved,
             "leaves": self._settings.asks_for_token and not self._settings.auth and not self._settings.user_header,
             "refresh": self._settings.refresh,
             "holds": [],
@@ -274,7 +289,7 @@ class _Dashboard:
             if not same_site(request):
                 raise Forbidden("This came from a page elsewhere.")
             values = await _fields(request)
-            if self._access.fits(values.get("token", ""), request.client.host if request.client else ""):
+            if await self._access.fits(values.get("token", ""), request):
                 # a path of ours, whatever the URL says
                 safe = to if to.startswith("/") and not to.startswith(("//", "/\\")) else "/"
                 response = RedirectResponse(_base(request) + safe, 303)
@@ -314,6 +329,11 @@ class _Dashboard:
 
 def _base(request: Request) -> str:
     return str(request.scope.get("root_path", "")).rstrip("/")
+
+
+def _inner(request: Request) -> str:
+    """The path within the dashboard."""
+    return str(request.scope["path"]).removeprefix(str(request.scope.get("root_path", "")))
 
 
 async def _fields(request: Request) -> dict[str, str]:

@@ -20,8 +20,8 @@ class Diagram:
 
     moves: Counter[tuple[str, str]] = field(default_factory=Counter)
 
-    def add(self, step: str, follows: str) -> None:
-        self.moves[step, follows] += 1
+    def add(self, step: str, follows: str, count: int = 1) -> None:
+        self.moves[step, follows] += count
 
 
 def draw(diagram: Diagram, failing: Mapping[str, float], known: Iterable[str]) -> Markup | None:

@@ -18,6 +18,10 @@ class Missing(Exception):
     """There is no such thing (any more)."""
 
 
+class TooLarge(Exception):
+    """It would be more than a page or a browser can bear."""
+
+
 class Forbidden(Exception):
     """Whoever asks may not do this."""
 
@@ -47,6 +51,8 @@ def refusal_of(error: Exception) -> Refusal | None:
     match error:
         case Missing():
             return Refusal(404, "Not there", str(error))
+        case TooLarge():
+            return Refusal(413, "Too much", str(error))
         case Unreadable():
             return Refusal(400, "That cannot be read", str(error))
         case Forbidden():

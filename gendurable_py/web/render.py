@@ -6,10 +6,7 @@ turn around what stands beside it. What comes out marked as HTML was made by a m
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context
@@ -18,11 +15,11 @@ from markupsafe import Markup, escape
 
 from . import words
 from .charts import bars
+from .files import HERE, fingerprint
 from .look import Page
 from .query import STATUSES, query
 from .shown import Shown
 
-HERE = Path(str(files("gendurable_py.web")))
 _STATUS = frozenset({*STATUSES, "ok", "warning", "problem"})
 
 
@@ -72,7 +69,7 @@ class Templates:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self._env.globals.update(url=_url, bars=bars, fingerprint=_fingerprint())
+        self._env.globals.update(url=_url, bars=bars, fingerprint=fingerprint())
         self._env.filters.update(
             time=_time,
             status=_status,
@@ -108,12 +105,3 @@ class Templates:
         if "can" in values:  # blocks that are rendered alone have what the others import
             values["parts"] = self._env.get_template("parts.html").make_module(values)
         return values
-
-
-def _fingerprint() -> str:
-    """Changes with the static files, so that a browser does not keep old ones."""
-    made = hashlib.sha256()
-    for path in sorted((HERE / "static").iterdir()):
-        if path.is_file():
-            made.update(path.read_bytes())
-    return made.hexdigest()[:12]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass
 
 from pydantic import JsonValue
 
+from ..errors import InvalidArgument
+from ..machine.codec import loads
 from .settings import Redact
-from .words import cut
+from .words import cut, size
 
 # What one tree shows. More is in the raw JSON.
 _NODES = 1500
@@ -21,7 +24,7 @@ _ERROR = 40_000
 
 @dataclass(frozen=True)
 class Twig:
-    """A value in a tree: ``kind`` is object, array, string, number, boolean or null."""
+    """A value in a tree: ``kind`` is object, array, string, number, boolean or null; of what is too large: cut."""
 
     name: str | None
     kind: str
@@ -58,7 +61,25 @@ class Shown:
 
     def tree(self, what: str, fsm: object, value: JsonValue) -> Twig:
         """A value as a tree of bounded size."""
-        return _Tree().grow(None, self.value(what, fsm, value), 0)
+        return grown(self.value(what, fsm, value))
+
+    def excerpt(self, what: str, fsm: object, text: str | None, most: int, whole: int | None = None) -> Twig:
+        """A value of which the server has sent ``most`` characters of JSON, or None of what is larger still.
+
+        ``whole``: how long it is, or how large as it is stored. What is cut cannot be redacted: it is not shown then.
+        """
+        said = "" if whole is None else f"{size(whole)} in all, "
+        if text is not None:
+            with contextlib.suppress(InvalidArgument):  # what is cut, or beyond what Python can read
+                return self.tree(what, fsm, loads(text))
+        if text is None or self._redact is not None:
+            return Twig(None, "cut", f"[{said}too large to be shown here]")
+        return Twig(None, "cut", text if len(text) < most else f"{text}… [{said}the rest is left out]")
+
+
+def grown(value: JsonValue) -> Twig:
+    """A value that is as it may be seen, as a tree of bounded size."""
+    return _Tree().grow(None, value, 0)
 
 
 class _Tree:

@@ -1,5 +1,5 @@
 -- Looking at instances: results, watchers, versions. Lists stand in the views (schema/900_views and 902_views_of_rules).
--- Next: 192_look.
+-- Next: 191_queues.
 
 create or replace function gd_result(p_id bigint) returns table (status text, result jsonb, last_error text)
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$

@@ -2,7 +2,7 @@
 create sequence gendurable.steps_asked_seq;
 
 -- What open instances there are, by machine, read at the heads of the indexes of the claims and of the parked rows: up to 100 queues,
--- and 10,000 rows of each index in all. Pure SQL: a function in a view runs with the rights of who asks.
+-- and 5,000 rows of each index in all. Pure SQL: a function in a view runs with the rights of who asks.
 create view gd_machines as
 with recursive head as (
     (
@@ -33,38 +33,45 @@ back as (
 ),
 
 due as materialized (
-    select q.queue, greatest(10000 / count(*) over (), 1) as share
+    select q.queue, greatest(5000 / count(*) over (), 1) as share
     from (select h.queue from head h where h.queue is not null limit 100) q
 ),
 
 parked as materialized (
-    select q.queue, greatest(10000 / count(*) over (), 1) as share
+    select q.queue, greatest(5000 / count(*) over (), 1) as share
     from (select b.queue from back b where b.queue is not null limit 100) q
 ),
 
 looked as materialized (
-    select d.queue, d.share, i.fsm, i.fsm_version, i.step, i.status, i.id < 0 as bell, count(*) as count
+    -- grouped queue by queue, so few at a time that it is not done by sorting them
+    select d.queue, d.share, i.fsm, i.fsm_version, i.step, i.status, i.bell, i.count
     from due d
     cross join lateral (
-        select x.id, x.fsm, x.fsm_version, x.step, x.status
-        from gendurable.instance x
-        where x.queue = d.queue and x.eligible_at is not null
-        order by x.queue, x.priority, x.woken, x.eligible_at, x.id
-        limit d.share
+        select y.fsm, y.fsm_version, y.step, y.status, y.id < 0 as bell, count(*) as count
+        from (
+            select x.id, x.fsm, x.fsm_version, x.step, x.status
+            from gendurable.instance x
+            where x.queue = d.queue and x.eligible_at is not null
+            order by x.queue, x.priority, x.woken, x.eligible_at, x.id
+            limit d.share
+        ) y
+        group by y.fsm, y.fsm_version, y.step, y.status, y.id < 0
     ) i
-    group by d.queue, d.share, i.fsm, i.fsm_version, i.step, i.status, i.id < 0
     union all
-    select p.queue, p.share, i.fsm, i.fsm_version, i.step, i.status, null::boolean as bell, count(*) as count
+    select p.queue, p.share, i.fsm, i.fsm_version, i.step, i.status, null::boolean as bell, i.count
     from parked p
     cross join lateral (
-        select x.fsm, x.fsm_version, x.step, x.status
-        from gendurable.instance x
-        -- as a range, so that it is read in the order of the index and left early, and not all of it gathered first
-        where x.queue >= p.queue and x.queue <= p.queue and x.eligible_at is null and x.finished_at is null
-        order by x.queue
-        limit p.share
+        select y.fsm, y.fsm_version, y.step, y.status, count(*) as count
+        from (
+            select x.fsm, x.fsm_version, x.step, x.status
+            from gendurable.instance x
+            -- as a range, so that it is read in the order of the index and left early, and not all of it gathered first
+            where x.queue >= p.queue and x.queue <= p.queue and x.eligible_at is null and x.finished_at is null
+            order by x.queue
+            limit p.share
+        ) y
+        group by y.fsm, y.fsm_version, y.step, y.status
     ) i
-    group by p.queue, p.share, i.fsm, i.fsm_version, i.step, i.status
 ),
 
 whole as materialized (
@@ -127,7 +134,7 @@ cross join whole w;
 
 comment on view gd_machines is
 'The versions of machines that are registered (gd_register) or that open instances have, and the open instances of each.
-It looks at 10,000 instances that are due, delayed or executing and at 10,000 that are parked, an equal part of each of
+It looks at 5,000 instances that are due, delayed or executing and at 5,000 that are parked, an equal part of each of
 up to 100 queues, those first that a claim would meet first.';
 
 comment on column gd_machines.fsm is 'the machine';

@@ -310,7 +310,7 @@ from (
                 ) n
             )
 
-            select x.queue, x.priority, greatest(20000 / greatest(count(*) over (), 10), 20) as share
+            select x.queue, x.priority, greatest(10000 / greatest(count(*) over (), 10), 20) as share
             from (select l.queue, l.priority from l limit 10000) x
         ) y
         cross join (values (0::smallint), (1::smallint)) w (woken)
@@ -346,8 +346,8 @@ left join gendurable.draining d on k.worker = d.worker;
 
 comment on view gd_workers is
 'Every known worker that lives, and whoever else holds claims now. A worker is known while it says hello (gd_hello) in time;
-one of an older package does not, and has null in all but the first three columns. For the claims it reads the 2,000
-oldest due rows of each queue and priority; where these are more than 10, their share of 20,000, and 20 at least.';
+one of an older package does not, and has null in all but the first three columns. For the claims it reads the 1,000
+oldest due rows of each queue and priority; where these are more than 10, their share of 10,000, and 20 at least.';
 
 comment on column gd_workers.worker is 'the label that the claims were made with, or the name under which it says hello';
 comment on column gd_workers.executing is 'how many claims it holds';

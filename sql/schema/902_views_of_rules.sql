@@ -12,19 +12,22 @@ select
     end as level,
     l.queue, l.ring_at as next_at, c.until as closed_until
 from gendurable.rate_limit r
-left join lateral (
-    select x.bucket, coalesce(y.full_at, statement_timestamp()) as full_at, y.lines
+left join (
+    select o.bucket, coalesce(y.full_at, statement_timestamp()) as full_at, y.lines, o.name
     from (
-        select k.bucket from gendurable.bucket k
-        union
-        select k.bucket from gendurable.bucket_closed k where k.until > statement_timestamp()
-    ) x
-    left join gendurable.bucket y on x.bucket = y.bucket
-    where (x.bucket = r.name or starts_with(x.bucket, r.name || ':'::text)) and not exists (
-        select from gendurable.rate_limit o
-        where length(o.name) > length(r.name) and (x.bucket = o.name or starts_with(x.bucket, o.name || ':'::text))
-    )
-) b on true
+        -- of each bucket its limit, as gendurable._find_rate_limit finds it: not of each limit its buckets, of all that there are
+        select distinct on (x.bucket) x.bucket, z.name
+        from (
+            select k.bucket from gendurable.bucket k
+            union
+            select k.bucket from gendurable.bucket_closed k where k.until > statement_timestamp()
+        ) x
+        cross join lateral generate_series(1, cardinality(string_to_array(x.bucket, ':'::text))) n
+        inner join gendurable.rate_limit z on z.name = array_to_string((string_to_array(x.bucket, ':'::text))[1:n], ':'::text)
+        order by x.bucket, length(z.name) desc
+    ) o
+    left join gendurable.bucket y on o.bucket = y.bucket
+) b on r.name = b.name
 left join lateral unnest(b.lines) l on true
 left join lateral (
     select max(k.until) as until

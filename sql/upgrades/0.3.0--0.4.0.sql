@@ -144,6 +144,19 @@ alter table gendurable.machine add column history text check (history in ('steps
 create index machine_history on gendurable.machine (fsm, version)
 where history is not null;
 
+-- Flows: their journals
+
+create table gendurable.journal (
+    instance_id bigint not null,
+    seq int not null,
+    entry jsonb not null,
+    primary key (instance_id, seq)
+)
+-- cutting the end of the file takes a lock that stops commits
+with (autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0, vacuum_truncate = off);
+
+comment on table gendurable.journal is 'The journals of flows: an entry for each checkpoint.';
+
 -- Deploys: the steps of a version, and which version an insert gets
 
 alter table gendurable.machine add column steps text[], add column pinned boolean not null default false;
@@ -190,7 +203,7 @@ create table gendurable.history (
 
 comment on table gendurable.history is 'What happened to the instances of machines that keep a history.';
 
--- Instances that are gone, and had so long a history that a part of it is left to gd_gc.
+-- Instances that are gone, and had so long a history or journal that a part of it is left to gd_gc.
 create table gendurable.history_left (
     gone_id bigint not null
 );
@@ -198,7 +211,7 @@ create table gendurable.history_left (
 -- without a key, a publication would refuse deletes and updates
 alter table gendurable.history_left replica identity full;
 
-comment on table gendurable.history_left is 'Removed instances of whose history a part is still to be removed; almost always empty.';
+comment on table gendurable.history_left is 'Removed instances of whose history or journal a part is still to be removed; almost always empty.';
 
 -- the next one to be worked off, and "is it put down already"
 create index history_left_gone on gendurable.history_left (gone_id);
@@ -606,7 +619,7 @@ from (
                 ) n
             )
 
-            select x.queue, x.priority, greatest(20000 / greatest(count(*) over (), 10), 20) as share
+            select x.queue, x.priority, greatest(10000 / greatest(count(*) over (), 10), 20) as share
             from (select l.queue, l.priority from l limit 10000) x
         ) y
         cross join (values (0::smallint), (1::smallint)) w (woken)
@@ -642,8 +655,8 @@ left join gendurable.draining d on k.worker = d.worker;
 
 comment on view gd_workers is
 'Every known worker that lives, and whoever else holds claims now. A worker is known while it says hello (gd_hello) in time;
-one of an older package does not, and has null in all but the first three columns. For the claims it reads the 2,000
-oldest due rows of each queue and priority; where these are more than 10, their share of 20,000, and 20 at least.';
+one of an older package does not, and has null in all but the first three columns. For the claims it reads the 1,000
+oldest due rows of each queue and priority; where these are more than 10, their share of 10,000, and 20 at least.';
 
 comment on column gd_workers.worker is 'the label that the claims were made with, or the name under which it says hello';
 
@@ -680,8 +693,43 @@ comment on column gd_workers.drained_by is 'who called it';
 
 comment on column gd_workers.clock_skew is 'seconds by which its clock is ahead of the server, as far as a call tells';
 
+create or replace view gd_rate_limits as
+select
+    r.name, r.allowed, r.period, r.burst, b.bucket,
+    case
+        when r.us_per_token = double precision 'infinity' then 0::double precision
+        else least(greatest(
+            r.burst - extract(epoch from b.full_at - statement_timestamp())::double precision * 1000000::double precision
+            / r.us_per_token, 0::double precision),
+            r.burst)
+    end as level,
+    l.queue, l.ring_at as next_at, c.until as closed_until
+from gendurable.rate_limit r
+left join (
+    select o.bucket, coalesce(y.full_at, statement_timestamp()) as full_at, y.lines, o.name
+    from (
+        -- of each bucket its limit, as gendurable._find_rate_limit finds it: not of each limit its buckets, of all that there are
+        select distinct on (x.bucket) x.bucket, z.name
+        from (
+            select k.bucket from gendurable.bucket k
+            union
+            select k.bucket from gendurable.bucket_closed k where k.until > statement_timestamp()
+        ) x
+        cross join lateral generate_series(1, cardinality(string_to_array(x.bucket, ':'::text))) n
+        inner join gendurable.rate_limit z on z.name = array_to_string((string_to_array(x.bucket, ':'::text))[1:n], ':'::text)
+        order by x.bucket, length(z.name) desc
+    ) o
+    left join gendurable.bucket y on o.bucket = y.bucket
+) b on r.name = b.name
+left join lateral unnest(b.lines) l on true
+left join lateral (
+    select max(k.until) as until
+    from gendurable.bucket_closed k
+    where k.bucket = b.bucket and k.until > statement_timestamp()
+) c on true;
+
 -- What open instances there are, by machine, read at the heads of the indexes of the claims and of the parked rows: up to 100 queues,
--- and 10,000 rows of each index in all. Pure SQL: a function in a view runs with the rights of who asks.
+-- and 5,000 rows of each index in all. Pure SQL: a function in a view runs with the rights of who asks.
 create view gd_machines as
 with recursive head as (
     (
@@ -712,38 +760,45 @@ back as (
 ),
 
 due as materialized (
-    select q.queue, greatest(10000 / count(*) over (), 1) as share
+    select q.queue, greatest(5000 / count(*) over (), 1) as share
     from (select h.queue from head h where h.queue is not null limit 100) q
 ),
 
 parked as materialized (
-    select q.queue, greatest(10000 / count(*) over (), 1) as share
+    select q.queue, greatest(5000 / count(*) over (), 1) as share
     from (select b.queue from back b where b.queue is not null limit 100) q
 ),
 
 looked as materialized (
-    select d.queue, d.share, i.fsm, i.fsm_version, i.step, i.status, i.id < 0 as bell, count(*) as count
+    -- grouped queue by queue, so few at a time that it is not done by sorting them
+    select d.queue, d.share, i.fsm, i.fsm_version, i.step, i.status, i.bell, i.count
     from due d
     cross join lateral (
-        select x.id, x.fsm, x.fsm_version, x.step, x.status
-        from gendurable.instance x
-        where x.queue = d.queue and x.eligible_at is not null
-        order by x.queue, x.priority, x.woken, x.eligible_at, x.id
-        limit d.share
+        select y.fsm, y.fsm_version, y.step, y.status, y.id < 0 as bell, count(*) as count
+        from (
+            select x.id, x.fsm, x.fsm_version, x.step, x.status
+            from gendurable.instance x
+            where x.queue = d.queue and x.eligible_at is not null
+            order by x.queue, x.priority, x.woken, x.eligible_at, x.id
+            limit d.share
+        ) y
+        group by y.fsm, y.fsm_version, y.step, y.status, y.id < 0
     ) i
-    group by d.queue, d.share, i.fsm, i.fsm_version, i.step, i.status, i.id < 0
     union all
-    select p.queue, p.share, i.fsm, i.fsm_version, i.step, i.status, null::boolean as bell, count(*) as count
+    select p.queue, p.share, i.fsm, i.fsm_version, i.step, i.status, null::boolean as bell, i.count
     from parked p
     cross join lateral (
-        select x.fsm, x.fsm_version, x.step, x.status
-        from gendurable.instance x
-        -- as a range, so that it is read in the order of the index and left early, and not all of it gathered first
-        where x.queue >= p.queue and x.queue <= p.queue and x.eligible_at is null and x.finished_at is null
-        order by x.queue
-        limit p.share
+        select y.fsm, y.fsm_version, y.step, y.status, count(*) as count
+        from (
+            select x.fsm, x.fsm_version, x.step, x.status
+            from gendurable.instance x
+            -- as a range, so that it is read in the order of the index and left early, and not all of it gathered first
+            where x.queue >= p.queue and x.queue <= p.queue and x.eligible_at is null and x.finished_at is null
+            order by x.queue
+            limit p.share
+        ) y
+        group by y.fsm, y.fsm_version, y.step, y.status
     ) i
-    group by p.queue, p.share, i.fsm, i.fsm_version, i.step, i.status
 ),
 
 whole as materialized (
@@ -806,7 +861,7 @@ cross join whole w;
 
 comment on view gd_machines is
 'The versions of machines that are registered (gd_register) or that open instances have, and the open instances of each.
-It looks at 10,000 instances that are due, delayed or executing and at 10,000 that are parked, an equal part of each of
+It looks at 5,000 instances that are due, delayed or executing and at 5,000 that are parked, an equal part of each of
 up to 100 queues, those first that a claim would meet first.';
 
 comment on column gd_machines.fsm is 'the machine';

@@ -94,6 +94,9 @@ MANY = {
     "select * from gd_instances where id = 1500001": 50,
     "select * from gd_queues": 9000,
     "select * from gd_queues where queue = 'q0'": 2500,
+    "select * from gd_list_queues()": 9000,
+    """select * from gd_list_queues('{"queue": "q0"}')""": 2500,
+    "select * from gd_list_queues('{}', 'keyed', 2)": 4000,
     "select * from gd_workers": 9000,
 }
 

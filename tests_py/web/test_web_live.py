@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import psycopg
+import pytest
 from conftest import Database
 from support.cli import commit_for
 from support.proxy import Proxy
@@ -13,9 +14,9 @@ from support.wait import wait_until
 from support.web import Browser, browsing, serving, text_in, text_of
 
 import gendurable_py as gd
-from gendurable_py.web import app
+from gendurable_py.web import app, stream
 from gendurable_py.web.look import Page
-from gendurable_py.web.stream import Streams
+from gendurable_py.web.stream import Events, Streams
 
 Conn = psycopg.Connection[Any]
 
@@ -165,6 +166,28 @@ def test_a_page_that_costs_much_is_looked_at_less_often() -> None:
     assert times[1] - times[0] >= 0.9
 
 
+def test_pages_that_are_watched_share_what_looks_may_take() -> None:
+    async def watch(pages: int) -> float:
+        async def make() -> Page:
+            await asyncio.sleep(0.01)
+            return Page("x", "x", {})
+
+        streams = Streams(0.001)
+        held = [streams.events(number, make, lambda page: {"live_x": "x"}) for number in range(pages) for _ in range(3)]
+        for events in held:
+            await anext(events)
+        # each page is watched by three: it is what they watch that counts
+        await asyncio.gather(*(anext(events) for events in held))
+        pause = min(look.pause for look in streams._looks.values())
+        for events in held:
+            await events.aclose()  # type: ignore[attr-defined]
+        assert not streams._watched
+        return pause
+
+    assert asyncio.run(watch(1)) >= 50 * 0.01
+    assert asyncio.run(watch(4)) >= 4 * 50 * 0.01
+
+
 def test_pages_that_nobody_watches_any_more_are_not_kept() -> None:
     async def watch() -> None:
         async def make() -> Page:
@@ -182,6 +205,56 @@ def test_pages_that_nobody_watches_any_more_are_not_kept() -> None:
             assert len(streams._looks) == 1
 
     asyncio.run(watch())
+
+
+def test_a_reader_that_does_not_read_holds_no_stream() -> None:
+    reads: list[str] = []
+
+    async def watch() -> None:
+        async def make() -> Page:
+            return Page("x", "x", {})
+
+        streams = Streams(0.001)
+
+        async def send(message: Any) -> None:
+            reads.append(message["type"])
+            if len(reads) > 3:
+                await asyncio.Event().wait()  # its buffers are full
+
+        answer = Events(streams.events("key", make, lambda page: {"live_x": "x"}), reads=0.05)
+        await asyncio.wait_for(answer.stream_response(send), 30)
+        assert streams._running == 0
+
+    asyncio.run(watch())
+    # it was not completed, so that the server closes the connection
+    assert reads == ["http.response.start", *["http.response.body"] * 3]
+
+
+def test_a_reader_that_waits_for_changes_is_not_a_slow_one() -> None:
+    async def watch() -> int:
+        async def make() -> Page:
+            await asyncio.sleep(0.1)  # longer than a message may take
+            return Page("x", "x", {})
+
+        bodies: list[bytes] = []
+
+        async def send(message: Any) -> None:
+            bodies.append(message.get("body", b""))
+            if sum(body.startswith(b"event: parts") or body == b": same\n\n" for body in bodies) == 2:
+                streams.end()
+
+        streams = Streams(0.001)
+        await Events(streams.events("key", make, lambda page: {"live_x": "x"}), reads=0.05).stream_response(send)
+        assert bodies[-2:] == [b"event: ends\ndata: {}\n\n", b""]
+        return streams._running
+
+    assert asyncio.run(watch()) == 0
+
+
+def test_a_stream_that_ends_by_plan_says_so(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "_LASTS", 0.3)
+    with browsing(app(db.dsn, refresh=0.1)) as browser:
+        assert [name for name, _ in browser.events("/queues")][-1] == "ends"
 
 
 def test_times_that_go_on_are_no_change(db: Database, conn: Conn) -> None:

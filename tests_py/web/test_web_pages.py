@@ -9,13 +9,17 @@ from typing import Any
 import psycopg
 import pytest
 from conftest import Database
+from starlette.datastructures import QueryParams
 from support.cli import commit_for
 from support.web import Browser, browsing, text_in, text_of
 
 import gendurable_py as gd
 from gendurable_py import calls
+from gendurable_py.flow import FlowContext, flow
+from gendurable_py.testing import drain
 from gendurable_py.web import app
 from gendurable_py.web.application import _PAGES
+from gendurable_py.web.query import asked_by, filter_of, query
 
 Conn = psycopg.Connection[Any]
 
@@ -135,6 +139,63 @@ def test_the_pages_of_a_list_have_every_instance_once(db: Database, conn: Conn) 
         assert found == sorted(found, reverse=True)
 
 
+def test_filters_have_names_and_their_addresses_are_short(db: Database, conn: Conn) -> None:
+    id = gd.insert(conn, "order")
+    commit_for(conn, id, "stop", reason="no card")
+    mine = {"My orders": "/instances?fsm=order&status=failed,open", "Open": "status=open&queue=default"}
+    with browsing(app(db.dsn, filters=mine)) as browser:
+        page = browser.get("/instances").text
+        offered = re.findall(r'<nav class="saved".*?</nav>', page, re.DOTALL)[0]
+        links = {word: link.replace("&amp;", "&") for link, word in re.findall(r'href="([^"]+)">([^<]+)<', offered)}
+        # those of the dashboard come first, and take the places of usual ones
+        assert [*links][:2] == [*mine]
+        assert links["My orders"] == "/instances?fsm=order&status=failed%2Copen"
+        assert links["Open"] == "/instances?status=open&queue=default"
+        assert len(links) == len(set(links)) > 4
+        for word, link in links.items():
+            shown = browser.get(link).text
+            assert re.findall(r'aria-current="true">([^<]+)<', shown) == [word]
+        page = browser.get(links["My orders"]).text
+        assert f'id="i{id}"' in page
+        assert "<title>Instances: status failed,open, fsm order" in page
+        # what a form leaves empty is not in the address
+        answer = browser.get("/instances?status=&fsm=order&step=&error=a+b", 303)
+        assert answer.headers["location"] == "/instances?fsm=order&error=a+b"
+    for wrong in (
+        {"x": "fms=order"},
+        {"x": "status=faled"},
+        {"x": ""},
+        {"x": "order"},
+        {"x": "after=1"},
+        {" ": "fsm=a"},
+    ):
+        with pytest.raises(gd.errors.InvalidArgument):
+            app(db.dsn, filters=wrong)
+
+
+FILTERS: tuple[dict[str, Any], ...] = (
+    {"fsm": "order", "status": ["failed", "cancelled"]},
+    {"id": [1, 2], "stuck_for_ms": 90_500},
+    {"attributes": {"a": "b c"}, "meta": {"n": [1]}, "version": 2, "finished_after": "2026-01-01T00:00:00+00:00"},
+    {"status": "failed", "error": "a & b = ü", "partition_prefix": "x:"},
+)
+
+
+@pytest.mark.parametrize("filter", FILTERS)
+def test_a_filter_of_the_audit_is_a_list(filter: dict[str, Any]) -> None:
+    asked = asked_by(filter)
+    assert asked is not None
+    found = filter_of(QueryParams(query(**asked).removeprefix("?")))
+    several = {name: [value] if name in ("status", "id") and not isinstance(value, list) else value
+               for name, value in filter.items()}  # fmt: skip
+    assert found == several
+
+
+@pytest.mark.parametrize("nothing", [None, "fsm order", [], {}, {"fms": 1}, {"status": ["faled"]}, {"fsm": "x [cut]"}])
+def test_what_is_no_filter_is_no_list(nothing: Any) -> None:
+    assert asked_by(nothing) is None
+
+
 def test_the_search_finds_ids_keys_machines_and_errors(browser: Browser, ids: dict[str, int]) -> None:
     held = ids["awaits"]
     for text, leads_to in (
@@ -179,17 +240,33 @@ def test_the_last_entries_of_a_long_history_are_shown(db: Database, conn: Conn) 
         assert "#70" in text_of(browser.get(link[1]))
 
 
-def test_of_many_buckets_the_first_are_shown(db: Database, conn: Conn) -> None:
-    gd.set_rate_limit(conn, "mail", 1, 3600)
-    conn.execute("select gd_close_rate_limit('mail:' || n, now() + interval '1 h') from generate_series(1, 501) n")
-    gd.set_rate_limit(conn, "text", 1, 3600)
-    gd.insert_many(conn, [{"fsm": "m", "queue": "q", "rate_limit": f"text:{n // 2}"} for n in range(60)])
-    gd.claim(conn, "w", "q", 100)
+async def _give(value: str) -> str:
+    return value
+
+
+def _refuse() -> None:
+    raise ValueError("<b>no</b>")
+
+
+@flow(name="web.flow")
+async def _flow(ctx: FlowContext) -> None:
+    for number in range(40):
+        await ctx.step(f"give {number}", _give, "a secret value")
+    await ctx.using(max_attempts=2, delay=60).step("refuse", _refuse)
+
+
+def test_the_page_of_a_flow_has_the_end_of_its_journal(db: Database, conn: Conn) -> None:
+    id = gd.insert(conn, _flow)
+    drain(conn, [_flow])
     with browsing(app(db.dsn)) as browser:
-        limits = browser.get("/limits").text
-        assert "531 in all." in text_in(limits)
-        assert limits.count("/bucket?") == 500
-        assert "They wait for 30 buckets in all: see Limits" in text_in(browser.get("/queue?name=q").text)
+        answer = browser.get(f"/instances/{id}")
+        page = text_of(answer)
+        assert "Journal" in page and "give 39" in page and "give 5 " not in page
+        assert "refuse" in page and "ValueError: <b>no</b>" in page and "<b>no</b>" not in answer.text
+        assert "a secret value" not in answer.text
+        assert f"gendurable journal {id}" in page
+    with browsing(app(db.dsn, redact=lambda what, fsm, value: None)) as browser:
+        assert "ValueError" not in browser.get(f"/instances/{id}").text
 
 
 def test_a_long_queue_says_that_its_first_ones_are_not_shown(db: Database, conn: Conn) -> None:
@@ -212,13 +289,31 @@ def test_a_search_path_of_another_schema_is_the_connections(db: Database, conn: 
 
 
 def test_a_count_that_was_cut_says_so(browser: Browser, conn: Conn) -> None:
-    # Four full queues: each count ends at 7,500.
+    # Two full queues: each count ends at 5,000.
     conn.execute(
         "insert into gendurable.instance (fsm, step, queue, status, eligible_at)"
-        " select 'm', 's', 'full' || n.queue, 'runnable', now() from (values (1, 250), (2, 300), (3, 7499), (4, 7501))"
+        " select 'm', 's', 'full' || n.queue, 'runnable', now() from (values (1, 250), (2, 300), (3, 4999), (4, 5001))"
         " n (queue, rows), generate_series(1, n.rows)"
     )
     page = text_of(browser.get("/queues"))
-    assert "full4 7,500+" in page
-    assert "full3 7,499 " in page
+    assert "full4 5,000+" in page
+    assert "full3 4,999 " in page
     assert "full1 250 " in page
+
+
+def test_static_files_are_kept_by_browsers(browser: Browser) -> None:
+    page = browser.get("/").text
+    asked = re.findall(r'(?:href|src)="(/static/[^"]*)"', page)
+    assert len(asked) == 3
+    for path in asked:
+        answer = browser.get(path)
+        assert answer.headers["cache-control"] == "public, max-age=31536000, immutable"
+        assert "set-cookie" not in answer.headers and answer.headers["x-content-type-options"] == "nosniff"
+    # under an address that does not say which they are, they are asked for each time, and sent if they have changed
+    for path in ("/static/app.js", "/static/app.js?v=other"):
+        answer = browser.get(path)
+        assert answer.headers["cache-control"] == "no-cache"
+        again = browser.get(path, 304, headers={"If-None-Match": answer.headers["etag"]})
+        assert not again.content
+    assert browser.get("/static/none.js", 404).headers["cache-control"] == "no-store"
+    assert browser.get("/").headers["cache-control"] == "no-store"

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from typing import Any
 
-from pydantic import JsonValue
 from starlette.datastructures import QueryParams
 
 from ... import calls
 from ..._contract import TERMINAL
+from ...calls import viewing
+from ...errors import InvalidArgument
+from ...machine.codec import loads
 from ...machine.outcome import UNSET
 from ..look import Look
 from ..query import instance_of, needed, query
@@ -22,6 +25,9 @@ from .forms import Act, Field, Outcome, Plan, Values, checked, given, required
 _OPEN_BELOW = 1000
 # A state beyond that is not put into a form.
 _EDITABLE = 200_000
+# Who is locked for a moment, mostly by a commit, is asked again.
+_TRIES = 5
+_PAUSE = 0.1
 
 
 def _id(params: QueryParams) -> int:
@@ -32,9 +38,10 @@ def _back(params: QueryParams) -> str:
     return f"/instances/{_id(params)}"
 
 
-async def _one(look: Look) -> dict[str, Any]:
+async def _one(look: Look, most: int = 0) -> dict[str, Any]:
+    """The instance, with texts of its values of so many characters."""
     id = _id(look.params)
-    found = await calls.get(look.conn, id)
+    found = await viewing.glance(look.conn, id, most)
     if found is None:
         raise Missing(f"There is no instance {id} (any more).")
     return found
@@ -167,21 +174,25 @@ async def plan_signal(look: Look) -> Plan:
 
 
 async def do_signal(conn: Conn, params: QueryParams, values: Values) -> Outcome:
-    payload = given(values, "payload")
-    answer = await calls.signal(
-        conn,
-        _id(params),
-        required(values, "name"),
-        None if payload is None else document(payload, "payload"),
-        dedup_key=given(values, "dedup_key"),
-    )
-    said = {"duplicate": "It has had a signal with this key before.", "no_target": "It has ended."}
-    return _ended(params, answer == "delivered", said.get(answer, answer), "signal")
+    """By the call for many, which the audit has: what programs signal is not in it."""
+    id, name, payload = _id(params), required(values, "name"), given(values, "payload")
+    brought = None if payload is None else document(payload, "payload")
+    answer = "busy"
+    for turn in range(_TRIES):
+        if answer != "busy":
+            break
+        await asyncio.sleep(_PAUSE * turn)
+        found = await calls.signal_many(conn, [id], name, brought, dedup_key=given(values, "dedup_key"))
+        answer = found.get(id, "none")
+    if answer == "none":
+        raise Missing(f"There is no instance {id} (any more).")
+    said = {"no": "It has ended, or has had a signal with this key before.", "busy": "Somebody has it locked."}
+    return _ended(params, answer == "done", said.get(answer, answer), "signal")
 
 
 async def plan_edit(look: Look) -> Plan:
-    one = await _one(look)
-    text = "" if look.shown.redacts else _text(one["state"])
+    one = await _one(look, 0 if look.shown.redacts else _EDITABLE)
+    text = "" if look.shown.redacts else _text(one)
     fields = (
         Field("step", "Step", help=f"Empty: {one['step']}."),
         Field("queue", "Queue", help=f"Empty: {one['queue']}."),
@@ -198,11 +209,13 @@ async def plan_edit(look: Look) -> Plan:
     return Plan(f"Edit {_name(one)}", says, "Change it", _back(look.params), fields, grave=True)
 
 
-def _text(state: JsonValue) -> str:
-    """A state for a form; empty: it is too large for one."""
+def _text(one: dict[str, Any]) -> str:
+    """The state of an instance for a form; empty: it is too large for one."""
+    if "state" in one["cut"]:
+        return ""
     try:
-        text = json.dumps(state, indent=2)
-    except ValueError:  # an integer with more digits than Python writes
+        text = json.dumps(loads(one["state"]), indent=2)
+    except (InvalidArgument, ValueError):  # beyond what Python can read, or with more digits than it writes
         return ""
     return text if len(text) <= _EDITABLE else ""
 
@@ -218,7 +231,7 @@ async def do_edit(conn: Conn, params: QueryParams, values: Values) -> Outcome:
     if state is not None and was:
         if _mark(state) == was:
             state = None  # it stays as it is, whatever it is by now
-        elif (now := await calls.get(conn, _id(params))) is not None and _mark(_text(now["state"])) != was:
+        elif (now := await viewing.glance(conn, _id(params), _EDITABLE)) is not None and _mark(_text(now)) != was:
             return _ended(params, False, "Its state has changed since then: nothing was done.", "edit")
     done = await calls.edit(
         conn,
@@ -268,7 +281,7 @@ ACTS = (
     Act("reschedule", ("gd_reschedule",), plan_reschedule, do_reschedule),
     Act("pause", ("gd_pause",), plan_pause, do_pause),
     Act("resume", ("gd_resume",), plan_resume, do_resume),
-    Act("signal", ("gd_signal",), plan_signal, do_signal),
+    Act("signal", ("gd_signal_many",), plan_signal, do_signal),
     Act("edit", ("gd_edit",), plan_edit, do_edit),
     Act("fork", ("gd_fork",), plan_fork, do_fork),
 )

@@ -21,7 +21,7 @@ _AT_ONCE = 1000
 
 async def plan(look: Look) -> Plan:
     name = needed(look.params, "name")
-    versions = sorted({one.version for one in await calls.machines(look.conn) if one.fsm == name})
+    versions = sorted({one.version for one in await calls.machines(look.conn, name)})
     known = tuple(map(str, versions))
     fields = (
         Field("start", "From version", value=look.params.get("version", known[0] if known else ""), needed=True),

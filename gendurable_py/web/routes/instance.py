@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
-
-from pydantic import JsonValue
+from typing import Any, cast
 
 from ... import calls
-from ...calls import Entry, viewing
+from ...calls import viewing
+from ...machine.codec import dumps, loads
 from ..look import Look, Page
 from ..query import count_of, instance_of, only
-from ..refusals import Missing
+from ..refusals import Missing, TooLarge
 from ..shown import Shown, Twig
 from ..source import Conn
+from ..words import size
 
 _LINE = 20
 _TREE = 200
 _HISTORY = 30
+_JOURNAL = 30
 _SIGNALS = 20
 _FACTS = (
     "queue", "priority", "partition_key", "unique_key", "unique_scope", "rate_limit", "weight", "worker", "attempt",
@@ -29,14 +30,18 @@ _TIMES = (
 )  # fmt: skip
 # Said only where it is not what it mostly is.
 _USUAL = {"priority": 0, "attempt": 0, "crashes": 0, "weight": 1, "watched": False}
-_VALUES = ("state", "result", "attributes", "meta")
+_TEXTS = ("state", "result", "meta")
+# So many characters of each value, and of all states of a page of the history together; of a payload; of a detail.
+_VALUE, _STATES, _PAYLOAD, _DETAIL = 100_000, 400_000, 4_000, 4_000
+# So many characters of raw JSON, which is passed on as it comes, or has to be read for the hook.
+_RAW, _REDACTED = 64_000_000, 8_000_000
 
 
 @dataclass(frozen=True)
 class Happened:
     """An entry of the history as it is shown."""
 
-    entry: Entry
+    entry: viewing.Row
     state: Twig | None
     detail: Twig | None
 
@@ -50,7 +55,6 @@ async def instance(look: Look) -> Page:
     fsm = found["fsm"]
     nodes = await calls.tree(conn, id, limit=_TREE)
     key = found["partition_key"]
-    entries = await viewing.latest(conn, id, _HISTORY)
     return Page(
         "instance.html",
         f"{fsm} {id}",
@@ -58,22 +62,24 @@ async def instance(look: Look) -> Page:
             "one": found,
             "facts": [(name, found[name]) for name in _FACTS if _tells(name, found.get(name))],
             "times": [(name, found[name]) for name in _TIMES if found.get(name)],
-            "values": [
-                (name, shown.tree(name, fsm, found[name])) for name in _VALUES if found.get(name) not in (None, {})
-            ],
-            "last_error": shown.text(fsm, found["last_error"]),
+            "values": _values(shown, found),
+            "last_error": shown.text(fsm, _cut(found, "last_error")),
             "causes": [(cause, shown.text(fsm, cause.message)) for cause in await calls.why(conn, id)],
             "errors": [
                 (kept, shown.text(fsm, kept.traceback or kept.error)) for kept in await calls.errors(conn, id, 20)
             ],
             "signals": [
-                (signal, shown.tree("payload", fsm, signal.payload))
-                for signal in await calls.signals(conn, id, 0, _SIGNALS)
+                (signal, shown.excerpt("payload", fsm, signal["payload"], _PAYLOAD, signal["size"]))
+                for signal in cast("list[dict[str, Any]]", await viewing.inbox(conn, id, _SIGNALS, _PAYLOAD))
             ],
             "signals_in_all": len(found["signals"]),
             "nodes": [(node, shown.text(node.fsm, node.last_error)) for node in nodes],
             "more_nodes": len(nodes) >= _TREE,
-            "history": [_happened(shown, fsm, entry) for entry in entries],
+            "history": [_happened(shown, fsm, entry, 0) for entry in await viewing.lately(conn, id, _HISTORY)],
+            "journal": [
+                (entry, shown.text(fsm, entry.error))
+                for entry in await calls.journal(conn, id, -_JOURNAL, _JOURNAL, values=False)
+            ],
             "line": await calls.line(conn, key, _LINE) if key and not found["finished_at"] else [],
             "did": look.params.get("did"),
         },
@@ -84,49 +90,81 @@ def _tells(name: str, value: object) -> bool:
     return value not in (None, [], "") and not (name in _USUAL and value == _USUAL[name])
 
 
-async def _get(conn: Conn, id: int) -> dict[str, Any]:
-    found = await calls.get(conn, id)
+def _values(shown: Shown, found: dict[str, Any]) -> list[tuple[str, Twig]]:
+    """The values of an instance: texts of JSON, cut by the server, and the attributes, which are short."""
+    fsm, made = found["fsm"], list[tuple[str, Twig]]()
+    for name in _TEXTS:
+        text = found[name]
+        if text not in (None, "null", "{}"):
+            made.append((name, shown.excerpt(name, fsm, text, _VALUE, found["cut"].get(name, len(text)))))
+    if found["attributes"]:
+        made.insert(-1, ("attributes", shown.tree("attributes", fsm, found["attributes"])))
+    return made
+
+
+def _cut(found: dict[str, Any], name: str) -> str | None:
+    text = found[name]
+    return f"{text}… [the rest is left out]" if name in found["cut"] else text
+
+
+async def _get(conn: Conn, id: int, most: int = _VALUE) -> dict[str, Any]:
+    found = await viewing.glance(conn, id, most)
     if found is None:
-        raise Missing(f"There is no instance {id} (any more).")
+        raise _missing(id)
     return found
 
 
-def _happened(shown: Shown, fsm: object, entry: Entry) -> Happened:
+def _missing(id: int) -> Missing:
+    return Missing(f"There is no instance {id} (any more).")
+
+
+def _happened(shown: Shown, fsm: object, entry: viewing.Row, most: int) -> Happened:
+    one = cast("dict[str, Any]", entry)
     return Happened(
         entry,
-        None if entry.state is None else shown.tree("state", fsm, entry.state),
-        shown.tree("detail", fsm, entry.detail) if entry.detail else None,
+        shown.excerpt("state", fsm, one["state"], most, one["size"]) if most and one["size"] is not None else None,
+        shown.excerpt("detail", fsm, one["detail"], _DETAIL) if one["detail"] else None,
     )
 
 
 async def history(look: Look) -> Page:
-    """The history of an instance, page by page, with the states that were kept."""
+    """The history of an instance, page by page, with the states that were kept: a part of each, of one alone more."""
     only(look.params, ("after", "limit"))
     id = instance_of(look.path["id"])
-    found = await _get(look.conn, id)
+    found = await _get(look.conn, id, 0)
     after = instance_of(look.params.get("after") or "0")
     limit = count_of(look.params, "limit", 50, 200)
-    entries = await calls.history(look.conn, id, after, limit)
+    most = _VALUE if limit == 1 else _STATES // limit
+    entries = await viewing.happened(look.conn, id, after, limit, _DETAIL, most)
     return Page(
         "history.html",
         f"History of {id}",
         {
             "one": found,
-            "history": [_happened(look.shown, found["fsm"], entry) for entry in entries],
-            "next": entries[-1].no if len(entries) == limit else None,
+            "history": [_happened(look.shown, found["fsm"], entry, most) for entry in entries],
+            "next": entries[-1]["no"] if len(entries) == limit else None,
             "after": after,
         },
     )
 
 
-async def raw(look: Look) -> dict[str, JsonValue]:
-    """One instance as JSON, as far as it may be seen: what `calls.get` answers."""
+async def raw(look: Look) -> tuple[int, bytes]:
+    """One instance as JSON, as far as it may be seen: what `calls.get` answers; and its id."""
     only(look.params, ())
-    found = await _get(look.conn, instance_of(look.path["id"]))
+    id = instance_of(look.path["id"])
+    answer = await viewing.whole(look.conn, id, _REDACTED if look.shown.redacts else _RAW)
+    if answer is None:
+        raise _missing(id)
+    length, text = answer
+    if text is None:
+        raise TooLarge(f"It has {size(length)} of JSON: gendurable show {id} --json writes all of it.")
+    if not look.shown.redacts:
+        return id, text.encode()
+    found = cast("dict[str, Any]", loads(text))
     fsm = found["fsm"]
-    for name in _VALUES:
+    for name in (*_TEXTS, "attributes"):
         found[name] = look.shown.value(name, fsm, found[name])
     found["last_error"] = look.shown.text(fsm, found["last_error"])
     for error in found["errors"]:
         error["error"] = look.shown.text(fsm, error["error"])
-    return found
+    return id, dumps(found)

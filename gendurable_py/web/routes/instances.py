@@ -12,9 +12,10 @@ from ..words import Unreadable, duration
 
 _ROWS = 50
 # A page looks at a few first, which mostly is enough, and at more where it is not.
-_LOOKS = (1000, 20_000, 20_000)
+_LOOKS = (1000, 20_000)
 # Failures that are grouped.
 _FAILURES = 2500
+_MACHINES = 500
 
 
 async def instances(look: Look) -> Page:
@@ -33,7 +34,9 @@ async def instances(look: Look) -> Page:
     asked = {name: look.params[name] for name in FILTERS if look.params.get(name)}
     return Page(
         "instances.html",
-        "Instances",
+        # what a bookmark is named by
+        "Instances"
+        + "".join(f"{', ' if place else ': '}{name} {text}" for place, (name, text) in enumerate(asked.items())),
         {
             "rows": found,
             "errors": {row.id: look.shown.text(row.fsm, row.last_error) for row in found},
@@ -65,7 +68,9 @@ async def failures(look: Look) -> Page:
             "rows": [(row, look.shown.text(row.fsm, row.message)) for row in rows],
             "since": since,
             "fsm": fsm,
-            "machines": sorted({one.fsm for one in await calls.machines(look.conn)}),
+            "machines": sorted(
+                {one.fsm for one in await calls.machines(look.conn, limit=_MACHINES)} | {fsm or ""} - {""}
+            ),
             "exact": all(row.exact for row in rows),
         },
     )

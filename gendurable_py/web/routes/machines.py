@@ -15,10 +15,14 @@ from ..refusals import Missing
 from .overview import part, throughput
 
 _DAY = 1440
-# The diagram is of what these last ones did, where a history is kept.
-_SAMPLE = 20
+_PAGE = 100
+_ROWS = 20
+# The diagram is of what these last ones did, where a history is kept: of each so many entries.
+_SAMPLE = 100
 _ENTRIES = 100
-_FAILURES = 1000
+# How many instances are looked at for them, and how many failures are grouped.
+_LOOK = 5000
+_FAILURES = 500
 
 
 @dataclass
@@ -48,10 +52,19 @@ class Step:
 
 
 async def machines(look: Look) -> Page:
-    """Every version of a machine that is registered or has open instances."""
-    only(look.params, ("did",))
+    """The versions of machines that are registered or have open instances, by name."""
+    only(look.params, ("after", "version", "did"))
+    after = look.params.get("after", ""), count_of(look.params, "version", 0, 2**31 - 1)
+    rows = await calls.machines(look.conn, None, after, _PAGE + 1)
     return Page(
-        "machines.html", "Machines", {"machines": await calls.machines(look.conn), "did": look.params.get("did")}
+        "machines.html",
+        "Machines",
+        {
+            "machines": rows[:_PAGE],
+            "after": after[0],
+            "next": {"after": rows[_PAGE - 1].fsm, "version": rows[_PAGE - 1].version} if len(rows) > _PAGE else None,
+            "did": look.params.get("did"),
+        },
     )
 
 
@@ -61,15 +74,15 @@ async def machine(look: Look) -> Page:
     name = needed(look.params, "name")
     minutes = count_of(look.params, "minutes", 60, _DAY)
     conn, now = look.conn, datetime.now(UTC)
-    versions = [one for one in await calls.machines(conn) if one.fsm == name]
+    versions = await calls.machines(conn, name, limit=_PAGE)
     counts = [one for one in await calls.stats(conn, minutes) if one.fsm == name]
-    latest = await calls.list(conn, {"fsm": name}, None, _SAMPLE)
+    latest = await calls.list(conn, {"fsm": name}, None, _SAMPLE, _LOOK)
     known = [step for one in versions for step in one.steps or ()]
     failures = await calls.failures(conn, name, now - timedelta(days=1), _FAILURES, 20)
     if not (versions or counts or latest.instances or failures):
         raise Missing(f"There is no machine {name[:200]!r}.")
-    workers = [row for row in await viewing.workers(conn) if name in _known_by(row)]
-    pauses = [row for row in await viewing.pauses(conn) if row["fsm"] == name and row["kind"] != "instance"]
+    workers = await viewing.knowing(conn, name, _ROWS)
+    pauses = await viewing.stops(conn, name, _PAGE)
     steps = steps_of(counts, known)
     return Page(
         "machine.html",
@@ -80,11 +93,15 @@ async def machine(look: Look) -> Page:
             "steps": steps,
             "chart": throughput(counts, now, min(minutes, 60)),
             "minutes": minutes,
-            "diagram": draw(await _moves(look, latest.instances), {step.name: step.failing for step in steps}, known),
+            "diagram": draw(
+                await _moves(look, [one.id for one in latest.instances]),
+                {step.name: step.failing for step in steps},
+                known,
+            ),
             "failures": [(row, look.shown.text(row.fsm, row.message)) for row in failures],
-            "latest": latest.instances,
-            "errors": {row.id: look.shown.text(row.fsm, row.last_error) for row in latest.instances},
-            "workers": [(row, _known_by(row)[name]) for row in workers],
+            "latest": latest.instances[:_ROWS],
+            "errors": {row.id: look.shown.text(row.fsm, row.last_error) for row in latest.instances[:_ROWS]},
+            "workers": [(row, _known_by(row).get(name, [])) for row in workers],
             "pauses": pauses,
             "did": look.params.get("did"),
         },
@@ -102,17 +119,14 @@ def steps_of(counts: list[Counts], known: list[str]) -> list[Step]:
     return list(found.values())
 
 
-async def _moves(look: Look, instances: list[calls.Listed]) -> Diagram:
-    """The transitions of the latest instances, as far as their histories have them."""
+async def _moves(look: Look, ids: list[int]) -> Diagram:
+    """The transitions of instances, as far as their histories have them."""
     made = Diagram()
-    for one in instances:
-        # without states, which may be large, or beyond what Python can read
-        for row in await viewing.happened(look.conn, one.id, 0, _ENTRIES, 0):
-            step, kind = str(row["step"]), row["kind"]
-            if kind in ("next", "await", "schedule_childs"):
-                made.add(step, str(row["next_step"] or step))
-            elif kind in ("done", "stop"):
-                made.add(step, "(done)" if kind == "done" else "(failed)")
+    for step, follows, kind, count in await viewing.transitions(look.conn, ids, _ENTRIES):
+        if kind in ("next", "await", "schedule_childs"):
+            made.add(step, follows or step, count)
+        elif kind in ("done", "stop"):
+            made.add(step, "(done)" if kind == "done" else "(failed)", count)
     return made
 
 

@@ -14,6 +14,9 @@ from ..query import only
 _MINUTES = 60
 # Of the latest that failed: enough to say what fails now.
 _FAILURES = 500
+# Of the queues the first by name, and of what stands in them so much: the page is looked at again and again.
+_QUEUES, _LOOK = 200, 6000
+_WORKERS, _STOPS = 50, 20
 _GOOD = ("done", "next", "await", "schedule_childs", "ok")
 
 
@@ -23,8 +26,8 @@ async def overview(look: Look) -> Page:
     conn = look.conn
     now = datetime.now(UTC)
     counts = await calls.stats(conn, _MINUTES)
-    queues = await viewing.queues(conn)
-    workers = await viewing.workers(conn)
+    queues = await viewing.list_queues(conn, {}, "", _QUEUES, _LOOK)
+    workers = await viewing.workers(conn, "", _WORKERS + 1)
     failures = await calls.failures(conn, None, now - timedelta(hours=1), _FAILURES, 8)
     return Page(
         "overview.html",
@@ -34,13 +37,16 @@ async def overview(look: Look) -> Page:
             "outcomes": Counter({kind: sum(c.ended for c in counts if part(c.outcome) == kind) for kind in PARTS}),
             "queues": sorted(queues, key=_urgency)[:12],
             "queues_in_all": len(queues),
+            "more_queues": len(queues) >= _QUEUES,
             "due": sum(int(str(row["due"])) for row in queues),
+            "due_cut": any(_is_cut(row) for row in queues) or len(queues) >= _QUEUES,
             "oldest": min((str(row["oldest_due_at"]) for row in queues if row["oldest_due_at"]), default=None),
             "executing": sum(int(str(row["executing"])) for row in queues),
             "slots": sum(int(str(row["slots"])) for row in queues),
-            "workers": workers,
+            "workers": workers[:_WORKERS],
+            "more_workers": len(workers) > _WORKERS,
             "failures": [(failure, look.shown.text(failure.fsm, failure.message)) for failure in failures],
-            "pauses": [row for row in await viewing.pauses(conn) if row["kind"] != "instance"],
+            "pauses": await viewing.stops(conn, None, _STOPS),
             "did": look.params.get("did"),
         },
     )
@@ -66,6 +72,11 @@ def throughput(counts: list[Counts], now: datetime, minutes: int = _MINUTES) -> 
         Bar(f"{minute:%H:%M} UTC", tuple((kind, float(ended[minute][kind])) for kind in PARTS))
         for minute in (last - timedelta(minutes=back) for back in range(minutes - 1, -1, -1))
     ]
+
+
+def _is_cut(row: viewing.Row) -> bool:
+    """There may be more that are due than were counted."""
+    return int(str(row["due"])) + int(str(row["executing"])) >= int(str(row["counted_to"]))
 
 
 def _urgency(row: viewing.Row) -> tuple[bool, str, str]:

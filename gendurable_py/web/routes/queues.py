@@ -8,15 +8,28 @@ from ..look import Look, Page
 from ..query import needed, only
 from ..refusals import Missing
 
+_PAGE = 100
 _ROWS = 50
+_LINES = 20
 # Of a long queue the newest are looked at.
 _LOOK = 2000
 
 
 async def queues(look: Look) -> Page:
-    """Every queue: what is due, delayed, executing and parked, who serves it."""
-    only(look.params, ("did",))
-    return Page("queues.html", "Queues", {"queues": await viewing.queues(look.conn), "did": look.params.get("did")})
+    """The queues by name: what is due, delayed, executing and parked, who serves it."""
+    only(look.params, ("after", "did"))
+    after = look.params.get("after", "")
+    rows = await viewing.list_queues(look.conn, {}, after, _PAGE + 1)
+    return Page(
+        "queues.html",
+        "Queues",
+        {
+            "queues": rows[:_PAGE],
+            "after": after,
+            "next": {"after": rows[_PAGE - 1]["queue"]} if len(rows) > _PAGE else None,
+            "did": look.params.get("did"),
+        },
+    )
 
 
 async def queue(look: Look) -> Page:
@@ -26,27 +39,27 @@ async def queue(look: Look) -> Page:
     found = await viewing.queue(look.conn, name)
     if not found:
         raise Missing(f"There is no queue {name[:200]!r}: nothing is or was in it, and nobody serves it.")
-    workers = [
-        row for row in await viewing.workers(look.conn) if isinstance(row["queues"], dict) and name in row["queues"]
-    ]
-    executing = await calls.list(look.conn, {"queue": name, "status": "executing"}, None, _ROWS)
+    workers = await viewing.serving(look.conn, name, _ROWS + 1)
+    executing = await calls.list(look.conn, {"queue": name, "status": "executing"}, None, _ROWS, _LOOK)
     waiting = await calls.list(
         look.conn, {"queue": name, "status": ["runnable", "awaiting_signal"]}, None, _ROWS, _LOOK
     )
-    limits = [row for row in await viewing.rate_limits(look.conn) if row["queue"] == name]
+    limits = await viewing.lines(look.conn, name, _LINES + 1)
     return Page(
         "queue.html",
         f"Queue {name}",
         {
             "queue": found[0],
             "name": name,
-            "workers": workers,
+            "workers": workers[:_ROWS],
+            "more_workers": len(workers) > _ROWS,
             "executing": executing.instances,
             "partly": executing.next is not None and len(executing.instances) < _ROWS,
             "only_newest": waiting.next is not None,
             # what starts first stands first
             "waiting": sorted(waiting.instances, key=lambda row: (row.priority, str(row.eligible_at or "~"), row.id)),
-            "limits": limits,
+            "limits": limits[:_LINES],
+            "more_limits": len(limits) > _LINES,
             "errors": {
                 row.id: look.shown.text(row.fsm, row.last_error) for row in executing.instances + waiting.instances
             },

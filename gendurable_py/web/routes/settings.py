@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 from ... import calls
-from ...calls import viewing
+from ...calls import ByHand, viewing
 from ..look import Look, Page
-from ..query import count_of, instance_of, needed, only
+from ..query import asked_by, count_of, instance_of, needed, only
 from ..refusals import Missing
+from ..shown import Twig, grown
 from ..words import moment
 
+_PAGE = 100
+_PAUSES = 500
+_LOOK = 10_000
+# By which a row of the limits is known.
+_ROW = ("name", "bucket", "queue")
 _LEVELS = {"problem": 0, "warning": 1, "ok": 2}
 
 
 async def schedules(look: Look) -> Page:
-    """Every schedule: when it ticked last and ticks next."""
-    only(look.params, ("did", "id"))
-    rows = await viewing.schedules(look.conn)
+    """The schedules by name: when each ticked last and ticks next."""
+    only(look.params, ("after", "did", "id"))
+    after = look.params.get("after", "")
+    rows = await viewing.schedules(look.conn, after, _PAGE + 1)
     return Page(
         "schedules.html",
         "Schedules",
         {
-            "rows": [(row, look.shown.text(row["fsm"], _text(row["last_error"]))) for row in rows],
+            "rows": [(row, look.shown.text(row["fsm"], _text(row["last_error"]))) for row in rows[:_PAGE]],
+            "after": after,
+            "next": {"after": rows[_PAGE - 1]["name"]} if len(rows) > _PAGE else None,
             "did": look.params.get("did"),
             "made": look.params.get("id"),
         },
@@ -29,12 +38,24 @@ async def schedules(look: Look) -> Page:
 
 async def limits(look: Look) -> Page:
     """Rate limits with their buckets, and the limits of queues: how full they are, who waits."""
-    only(look.params, ("did",))
-    queues = [row for row in await viewing.queues(look.conn) if row["max_executing"] is not None]
+    only(look.params, (*_ROW, "after_queue", "did"))
+    place = tuple(look.params.get(name, "") for name in _ROW)
+    rows = await viewing.rate_limits(look.conn, place, _PAGE + 1)
+    last = rows[_PAGE - 1] if len(rows) > _PAGE else None
+    after = look.params.get("after_queue", "")
+    queues = await viewing.list_queues(look.conn, {"limited": True}, after, _PAGE + 1)
     return Page(
         "limits.html",
         "Limits",
-        {"rows": await viewing.rate_limits(look.conn), "queues": queues, "did": look.params.get("did")},
+        {
+            "rows": rows[:_PAGE],
+            "after": any(place),
+            "next": None if last is None else {name: last[name] or "" for name in _ROW},
+            "queues": queues[:_PAGE],
+            "after_queue": after,
+            "next_queue": {"after_queue": queues[_PAGE - 1]["queue"]} if len(queues) > _PAGE else None,
+            "did": look.params.get("did"),
+        },
     )
 
 
@@ -43,7 +64,7 @@ async def bucket(look: Look) -> Page:
     only(look.params, ("name",))
     name = needed(look.params, "name")
     page = await calls.list(look.conn, {"rate_limit": name, "status": ["runnable", "awaiting_signal"]}, None, 100)
-    rows = [row for row in await viewing.rate_limits(look.conn) if name in (row["bucket"], row["name"])]
+    rows = await viewing.buckets(look.conn, name, _PAGE)
     if not (page.instances or rows):
         raise Missing(f"Nothing has the rate limit {name[:200]!r}.")
     return Page(
@@ -59,17 +80,28 @@ async def bucket(look: Look) -> Page:
 
 
 async def workers(look: Look) -> Page:
-    """Every worker that lives: what it serves, knows and executes."""
-    only(look.params, ("did",))
-    return Page("workers.html", "Workers", {"workers": await viewing.workers(look.conn), "did": look.params.get("did")})
+    """The workers that live, by name: what each serves, knows and executes."""
+    only(look.params, ("after", "did"))
+    after = look.params.get("after", "")
+    rows = await viewing.workers(look.conn, after, _PAGE + 1)
+    return Page(
+        "workers.html",
+        "Workers",
+        {
+            "workers": rows[:_PAGE],
+            "after": after,
+            "next": {"after": rows[_PAGE - 1]["worker"]} if len(rows) > _PAGE else None,
+            "did": look.params.get("did"),
+        },
+    )
 
 
 async def worker(look: Look) -> Page:
     """One worker, and what it executes now."""
     only(look.params, ("name", "did"))
     name = needed(look.params, "name")
-    found = [row for row in await viewing.workers(look.conn) if row["worker"] == name]
-    page = await calls.list(look.conn, {"worker": name, "status": "executing"}, None, 100)
+    found = await viewing.worker(look.conn, name)
+    page = await calls.list(look.conn, {"worker": name, "status": "executing"}, None, 100, _LOOK)
     if not (found or page.instances):
         raise Missing(f"No worker that lives has the name {name[:200]!r}.")
     return Page(
@@ -91,7 +123,7 @@ async def pauses(look: Look) -> Page:
     return Page(
         "pauses.html",
         "Stopped",
-        {"pauses": await viewing.pauses(look.conn), "did": look.params.get("did")},
+        {"pauses": await viewing.pauses(look.conn, _PAUSES + 1), "most": _PAUSES, "did": look.params.get("did")},
     )
 
 
@@ -123,11 +155,22 @@ async def audit(look: Look) -> Page:
         "audit.html",
         "By hand",
         {
-            "rows": [(row, look.shown.tree("detail", "", row.what) if row.what else None) for row in page.calls],
+            "rows": [_told(look, row) for row in page.calls],
             "next": page.next,
             "asked": {name: look.params.get(name, "") for name in ("id", "call", "actor", "since")},
         },
     )
+
+
+def _told(look: Look, row: ByHand) -> tuple[ByHand, Twig | None, dict[str, str] | None]:
+    """A call, its arguments, and what a list is asked for that has what it was about."""
+    if not row.what:
+        return row, None, None
+    what = look.shown.value("detail", "", row.what)
+    asked = asked_by(what.get("filter")) if isinstance(what, dict) else None
+    if asked and isinstance(what, dict):
+        what = {name: value for name, value in what.items() if name != "filter"}
+    return row, grown(what) if what else None, asked
 
 
 def _text(value: object) -> str | None:

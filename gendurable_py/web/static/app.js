@@ -74,9 +74,11 @@
       if (!said.again) stop();
     });
     source.addEventListener("back", () => { away = false; say("live"); });
-    source.onopen = () => { if (!away) say("live"); };
+    // A stream ends after some minutes by plan, and is asked for anew.
+    source.addEventListener("ends", () => { stop(); window.setTimeout(listen, 200); });
+    source.onopen = () => { doubt(false); if (!away) say("live"); };
     source.onerror = () => {
-      say("The dashboard does not answer", true);
+      doubt(true);
       if (source && source.readyState === EventSource.CLOSED) {
         stop();
         window.setTimeout(listen, 5000);
@@ -84,14 +86,27 @@
     };
   }
 
+  // A connection may be cut by whatever stands between; only where a new one does not come is it told.
+  let doubts = 0;
+
+  function doubt(has) {
+    if (has && !doubts) doubts = window.setTimeout(() => say("The dashboard does not answer", true), 5000);
+    if (!has) { window.clearTimeout(doubts); doubts = 0; }
+  }
+
   function stop() {
     if (source) source.close();
     source = null;
   }
 
+  function leave() {
+    doubt(false);
+    stop();
+  }
+
   // A tab that nobody sees asks for nothing.
-  document.addEventListener("visibilitychange", () => { if (document.hidden) stop(); else listen(); });
-  window.addEventListener("pagehide", stop);
+  document.addEventListener("visibilitychange", () => { if (document.hidden) leave(); else listen(); });
+  window.addEventListener("pagehide", leave);
   window.addEventListener("pageshow", listen);
   listen();
 
