@@ -274,8 +274,7 @@ class Committer:
                 if answer is None and not work.busy:
                     self._uncount(work)
                     self._held.drop(work)
-                    if work.flow is not None:
-                        work.flow.close()
+                    work.end_flow()
                     continue
                 try:
                     self._settle(work, answer, worker)
@@ -303,8 +302,8 @@ class Committer:
             return
         self._uncount(work)
         self._held.drop(work)
-        if work.flow is not None and meaning is not Meaning.KEPT:
-            work.flow.close()
+        if meaning is not Meaning.KEPT:
+            work.end_flow()
         if meaning is Meaning.KEPT:
             assert answer is not None and answer.kept is not None
             work.worker = worker
@@ -338,7 +337,7 @@ class Committer:
             logger.error("%s %s cannot go on here", row.fsm, row.id, exc_info=error)
         if work.flow is not None:
             self._held.drop(work)
-            work.flow.close()
+            work.end_flow()
         self._release[work.worker, delay, False].append((row.id, row.claim_no))
         self._event.set()
 

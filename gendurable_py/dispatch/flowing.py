@@ -215,10 +215,11 @@ class Flows:
             if driven.active:
                 self.leave(driven, None)
             return
+        failed = call.error
         run.step_ended(call)
         if self._emit.heard and not run.closed:
             row, step = run.row, call.step
-            error = None if call.error is None else say(call.error)
+            error = None if failed is None else say(failed)
             kind = "retry" if step.deadline is not None else "step"
             seconds = call.ended - call.started
             self._emit(Checkpoint(seconds, step.attempts, row.id, row.fsm, kind, step.name, error))

@@ -118,6 +118,12 @@ class Work(Holding):
         if self.flow is not None:
             self.flow.lose()
 
+    def end_flow(self) -> None:
+        """It is settled. The flow has the work, so the work lets it go: in a circle nothing is freed."""
+        if self.flow is not None:
+            self.flow.close()
+            self.flow = None
+
     def renew(self, row: ClaimRow) -> None:
         """Its claim was kept, and it is a flow: the same run goes on. Such a claim comes without what it had before."""
         row = row._replace(state=row.state or "", childs=row.childs or "[]", meta=row.meta or self.row.meta)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import sys
+import traceback
 import weakref
 
 # For those who implement loops: a slice of this one runs inside a callback of another.
@@ -275,7 +276,13 @@ class FlowLoop(_Loop):  # type: ignore[misc]
 
 
 def _free(task: Any) -> None:
-    """Nothing that it waits for holds it any more: it is gone with its last reference."""
+    """Nothing holds it or what it held any more: it is gone with its last reference."""
+    if task.done():
+        # The frames that it ended in may have the very error: a circle that asyncio's groups of tasks leave.
+        error = task._make_cancelled_error() if task.cancelled() else task.exception()
+        if error is not None:
+            traceback.clear_frames(error.__traceback__)
+        return
     waits: Any = getattr(task, "_fut_waiter", None)
     for callback, _ in list(getattr(waits, "_callbacks", None) or ()):
         waits.remove_done_callback(callback)

@@ -136,6 +136,7 @@ class Run(RunState):
         self.transacting = self.transacting and not call.step.transactional
         step = call.step
         if self.closed or step.call is not call:
+            call.error = None
             return
         if self.hand_out is not None or not self.loop.idle:
             # What is on its way comes first in the journal, and what has come is to be met before this: a replay hands
@@ -144,7 +145,8 @@ class Run(RunState):
             return
         step.call = None
         at, name, n = self.now(), entries.name_of(step.name), step.key[2]
-        error = call.error
+        # Its frames have the call, and what waits for it the frames of the function: in a circle nothing is freed.
+        error, call.error = call.error, None
         if error is None and call.text is None:
             error = asyncio.CancelledError("the step was cancelled, and not by the engine")
         step.attempts += 1

@@ -26,7 +26,7 @@ from gendurable_py import embedded
 from gendurable_py.embedded.cluster import SUPERUSER, Cluster, Installation
 from gendurable_py.install import extension_files
 
-from . import TESTS
+from . import TESTS, flows
 from .checker import Violation, check
 from .clients import Clients, backlog
 from .faults import Faults
@@ -123,7 +123,8 @@ class Crowd(Protocol):
 
 
 class Scene:
-    """`server`: another one than it would start for itself; `more`: what is added to the styles of the workers."""
+    """`server`: another one than it would start for itself; `more`: what is added to the styles of the workers;
+    `with_flows`: flows run beside the machines."""
 
     def __init__(
         self,
@@ -134,6 +135,7 @@ class Scene:
         server: Cluster | None = None,
         user: str = SUPERUSER,
         more: str = "",
+        with_flows: bool = False,
     ) -> None:
         self.seed = seed
         self.server = server or start_server(sabotage)
@@ -142,6 +144,8 @@ class Scene:
         self.folder = Path(tempfile.mkdtemp(prefix="gd-chaos-"))
         with psycopg.connect(self.dsn) as conn:
             self._prepare(conn)
+            if with_flows:
+                flows.prepare(conn)
         self.proxy = Proxy(self.dsn)
         self._workers_dsn = make_conninfo(self.proxy.dsn, user=user)
         self.workers: list[subprocess.Popen[bytes]] = []
@@ -152,6 +156,7 @@ class Scene:
         self.stepped = False
         for index in range(WORKERS):
             self.workers.append(self._worker(index))
+        self.flows = flows.Customers(self.proxy.dsn, seed) if with_flows else None
         self._begin(seed, cancel)
 
     def _prepare(self, conn: psycopg.Connection[Any]) -> None:
@@ -178,6 +183,8 @@ class Scene:
             process.kill()
             process.wait()
         self.clients.finish.set()
+        if self.flows is not None:
+            self.flows.finish.set()
         self.proxy.__exit__()
         self.server.stop()
         if error is None and not self.violations:
@@ -260,8 +267,14 @@ class Scene:
     def calm(self) -> None:
         """Clients finish what they promised, and everything ends."""
         self.clients.finish.set()
+        if self.flows is not None:
+            self.flows.finish.set()
         try:
             wait_until(lambda: not self.clients.busy, DRAIN_SECONDS)
+            if self.flows is not None:
+                wait_until(lambda: self.flows is None or not self.flows.thread.is_alive(), DRAIN_SECONDS)
+                if self.flows.failure is not None:
+                    self.violations.append(Violation("client", f"was refused: {self.flows.failure!r}"))
             with psycopg.connect(self.dsn, autocommit=True) as conn:
                 self._drain(conn)
         except TimeoutError:
@@ -283,15 +296,19 @@ class Scene:
         with psycopg.connect(self.dsn, autocommit=True) as conn:
             repaired = gd.maintain(conn)["repaired"]
             record = gather(conn, self.folder, [*self.clients.told])
+            remarks: list[str] = []
+            if self.flows is not None:
+                self.violations += [Violation("flow", text) for text in flows.judge(conn, self.folder, self.flows.ids)]
+                remarks.append(flows.tell(conn, self.folder, self.flows.ids))
         record.stepped = self.stepped
         assert isinstance(repaired, int)
         record.repaired += repaired
         self.violations += check(record)
         if self.violations:
             (self.folder / "record.json").write_text(json.dumps(asdict(record), indent=1))
-        return self._report(record)
+        return self._report(record, remarks)
 
-    def _report(self, record: Record) -> Report:
+    def _report(self, record: Record, remarks: list[str]) -> Report:
         transitions = sum(event.committed for event in record.events)
         return Report(
             self.seed,
@@ -303,13 +320,14 @@ class Scene:
             len(record.runs) - transitions,
             record.stale,
             record.maintained,
+            remarks=remarks,
         )
 
 
 def play(seed: int, minutes: float | None = None, sabotage: str | None = None) -> Report:
     """Each kind of fault once, in the seed's order; with `minutes`, again and again for so long."""
     until = time.monotonic() + (minutes or 0) * 60
-    with Scene(seed, sabotage=sabotage) as scene:
+    with Scene(seed, sabotage=sabotage, with_flows=True) as scene:
         scene.go_on()
         while True:
             for kind in scene.faults.plan():

@@ -19,11 +19,13 @@ from typing import Any
 
 import psycopg
 from psycopg.conninfo import make_conninfo
+from support import flow_whole
+from support import flows as support_flows
 
 import gendurable_py as gd
 from gendurable_py import Engine
 
-from . import bank, machines, payloads
+from . import bank, flows, machines, payloads
 from .aside import OPTIONS
 
 LEASE = 2.0
@@ -98,8 +100,9 @@ def main() -> None:
     dsn, path, given = sys.argv[1:]
     style, _, more = given.partition("+")
     around, banks = more == "around", more == "bank"
-    queues = {"default": 8, "keyed": 4, machines.FEW: 4}
-    served = machines.MACHINES
+    queues = {"default": 8, "keyed": 4, machines.FEW: 4, flows.QUEUE: flows.SLOTS}
+    served = [*machines.MACHINES, flow_whole.whole, flow_whole.double]
+    support_flows.effects = support_flows.Lines(Path(path).with_name(flows.EFFECTS))
     if around:
         queues[payloads.QUEUE] = 3
         served = [*served, payloads.Hostile]

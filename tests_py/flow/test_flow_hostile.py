@@ -6,6 +6,7 @@ import logging
 from typing import Any
 
 import pytest
+from support import flow_hostile_values as values
 from support.engine import TERMINAL, Events, ended, field, running
 from support.flow_hostile import CASES, blocks, neighbour, typed
 from support.wait import wait_until
@@ -18,6 +19,7 @@ from gendurable_py import Engine
 @pytest.mark.filterwarnings("ignore:coroutine")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_hostile_bodies(db: Any, conn: Any, caplog: pytest.LogCaptureFixture) -> None:
+    assert values.has_a_zero.__name__ in CASES  # both halves are there
     machines = [function for function, _, _ in CASES.values()]
     with running(Engine(db.dsn, machines=[*machines, typed, neighbour], queues={"default": 20})):
         before = [gd.insert(conn, neighbour) for _ in range(5)]

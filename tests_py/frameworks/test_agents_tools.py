@@ -277,8 +277,9 @@ def test_outside_of_a_flow_a_toolset_is_as_it_was() -> None:
     assert calls.count("open") == 1 and Remote.open == 0
 
 
-def test_only_functions_run_in_the_flow(conn: Conn) -> None:
-    agent = adding(toolsets=[DurableToolset(Remote(), in_flow=["add"])], capabilities=[])
+@pytest.mark.parametrize("make", [Remote, prepared])
+def test_only_functions_run_in_the_flow(conn: Conn, make: Callable[[], AbstractToolset[Any]]) -> None:
+    agent = adding(toolsets=[DurableToolset(make(), in_flow=["add"])], capabilities=[])
 
     @flow(name="tools.refused")
     async def refused(ctx: FlowContext) -> str:

@@ -52,7 +52,7 @@ class Driver:
             for row in rows:
                 if row.fsm in self._jobs:
                     result = self._jobs[row.fsm](loads(row.state))
-                    self._commit(b'{"id":%d,"claim_no":%d,"kind":"done","result":%b}' % (row[:2] + (dumps(result),)))
+                    self._commit(b'{"id":%d,"claim_no":%d,"kind":"done","result":%b}' % ((*row[:2], dumps(result))))
                 else:
                     await self._drive(row)
             if not rows:

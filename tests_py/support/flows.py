@@ -1,4 +1,4 @@
-"""Help for tests of flows: workers that are killed at boundaries, what was written down meanwhile, and what it has to be.
+"""Help for tests of flows: workers that are killed at boundaries, what was written down, and what that has to be.
 
 A worker is a process that a fork server makes: `serving(dsn, folder, queue, kill_at=17)` serves the flow
 `support.flow_whole` in a queue of its own and kills itself, by SIGKILL, at the seventeenth boundary that it meets.
@@ -31,7 +31,8 @@ begin
     from (select case tg_op when 'DELETE' then old else new end as r) x;
     return null;
 end $$;
-create trigger note after insert or update or delete on gendurable.journal for each row execute function public.note_journal();
+create trigger note after insert or update or delete on gendurable.journal
+for each row execute function public.note_journal();
 """
 
 

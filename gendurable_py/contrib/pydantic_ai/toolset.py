@@ -34,15 +34,15 @@ class DurableToolset(WrapperToolset[Any]):
     server and closes them again: where the process has it open all the time (``async with server``), it stays open.
 
     ``in_flow``: tools that run in the flow itself, and so may wait: for a signal, for time, for children. They are
-    functions, and do no I/O outside of their own steps. ``name``: what the names of its steps begin with; then the
-    tool's and its ``tool_call_id`` follow.
+    functions, in a toolset without ``prepare``, and do no I/O outside of their own steps. ``name``: what the names of
+    its steps begin with; then the tool's and its ``tool_call_id`` follow.
 
     What a tool raises for the model (`ModelRetry`, `ToolFailed`, arguments that do not fit) or for the run
     (`ApprovalRequired`, `CallDeferred`) is recorded as its result.
 
     Raises, in a flow:
         StepFailed: a tool failed for good.
-        UserError: a tool of ``in_flow`` is none of its functions.
+        UserError: a tool of ``in_flow`` is no such function.
     """
 
     def __init__(
@@ -107,8 +107,10 @@ class DurableToolset(WrapperToolset[Any]):
         if flow is None:
             return await self.wrapped.call_tool(name, tool_args, ctx, tool)
         if name in self._in_flow:
-            if not isinstance(self.wrapped, FunctionToolset):
-                raise UserError(f"tool {name!r} cannot run in a flow itself: it is no function of a FunctionToolset")
+            if tool.args_validator is _ANY_ARGS:
+                raise UserError(
+                    f"tool {name!r} cannot run in a flow itself: put it into a FunctionToolset without any `prepare`"
+                )
             with Agent.using_thread_executor(THREADS):
                 return await self.wrapped.call_tool(name, tool_args, ctx, tool)
         step = f"{self._name} {name} {ctx.tool_call_id or ''}".rstrip()
