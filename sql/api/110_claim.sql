@@ -33,7 +33,7 @@ begin
         coalesce(p_lease, '60 seconds'), v_steps, v_ahead);
     if false = all(v_got.mail) then
         return query select * from gendurable._to_executing_bare(
-            p_worker, v_got.ids, v_got.now, coalesce(p_lease, '60 seconds'));
+            p_worker, v_got.ids, v_got.places, v_got.now, coalesce(p_lease, '60 seconds'));
     elsif v_got.ids <> '{}' then
         return query select * from gendurable._hand_out(
             p_worker, v_got.ids, v_got.started, v_got.mail, v_got.parts, v_got.now, coalesce(p_lease, '60 seconds'));
@@ -111,7 +111,7 @@ begin
         p_worker, array(select jsonb_object_keys(p_queues)), p_queues, coalesce(p_lease, '60 seconds'), v_steps, v_ahead);
     if false = all(v_got.mail) then
         return query select * from gendurable._to_executing_bare(
-            p_worker, v_got.ids, v_got.now, coalesce(p_lease, '60 seconds'));
+            p_worker, v_got.ids, v_got.places, v_got.now, coalesce(p_lease, '60 seconds'));
     elsif v_got.ids <> '{}' then
         return query select * from gendurable._hand_out(
             p_worker, v_got.ids, v_got.started, v_got.mail, v_got.parts, v_got.now, coalesce(p_lease, '60 seconds'));
@@ -127,7 +127,8 @@ READ COMMITTED (GD504); raises GD501.';
 
 create or replace function gendurable._claim_queues(
     p_worker text, p_queues text[], p_limits jsonb, p_lease interval, p_steps jsonb, p_ahead jsonb,
-    out ids bigint[], out started bigint[], out mail boolean[], out parts jsonb, out now timestamptz, out timed boolean
+    out ids bigint[], out started bigint[], out mail boolean[], out parts jsonb, out now timestamptz, out timed boolean,
+    out places tid[]
 )
 language plpgsql as $$
 declare
@@ -214,6 +215,7 @@ begin
             ids := ids || v_got.ids;
             started := started || v_got.started;
             mail := mail || v_got.mail;
+            places := places || v_got.places;
             if v_got.parts is not null then
                 parts := coalesce(parts, '{}') || v_got.parts;
             end if;
@@ -236,7 +238,7 @@ steps with a timeout.';
 create or replace function gendurable._claim_queue(
     p_worker text, p_queue text, p_limit int, p_ahead int, p_bytes bigint, p_lease interval, p_now timestamptz, p_before timestamptz,
     p_known jsonb, p_steps jsonb, p_stops boolean, out ids bigint[], out started bigint[], out mail boolean[], out parts jsonb,
-    out bytes bigint, out known jsonb
+    out bytes bigint, out known jsonb, out places tid[]
 )
 language plpgsql as $$
 declare
@@ -282,6 +284,7 @@ begin
             ids := ids || v_got.ids;
             started := started || v_got.started;
             mail := mail || v_got.mail;
+            places := places || v_got.places;
             if v_got.parts is not null then
                 parts := coalesce(parts, '{}') || v_got.parts;
             end if;

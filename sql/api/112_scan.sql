@@ -6,7 +6,7 @@ create or replace function gendurable._scan_priority(
     p_worker text, p_queue text, p_priority int, p_limit int, p_any int, p_bytes bigint, p_lease interval, p_now timestamptz,
     p_before timestamptz, p_known jsonb, p_steps jsonb, p_stops boolean,
     out ids bigint[], out started bigint[], out mail boolean[], out parts jsonb, out bytes bigint, out memory jsonb,
-    out more boolean, out mixed boolean
+    out more boolean, out mixed boolean, out places tid[]
 )
 language plpgsql as $$
 declare
@@ -40,6 +40,7 @@ declare
     v_clock timestamptz := p_now;
     -- a round
     v_picked gendurable.candidate[];
+    v_places tid[];
     v_last gendurable.candidate;
     v_ids bigint[];
     v_light boolean;
@@ -124,14 +125,13 @@ begin
 
         -- 3. Take those that may start
         if v_picked <> '{}' then
-            -- Asked after the rows were locked: a signal that came before is here, and none comes now. A limit and not
-            -- exists, which could become one hash of the whole table.
+            -- After the rows were locked: what signals there are is here. A limit: "exists" may become a hash of the table.
             select array_agg(c.id), bool_and(c.plain and not c.heavy),
                 array_agg(case
                     when (select true from gendurable.signal s where s.instance_id = c.id limit 1) then true
                     when c.bare then false
-                end), coalesce(bool_or(c.id < 0), false)
-            into v_ids, v_light, v_mail, v_rings
+                end), coalesce(bool_or(c.id < 0), false), array_agg(c.at)
+            into v_ids, v_light, v_mail, v_rings, v_places
             from unnest(v_picked) c;
             if v_light and gendurable._carries_all() and not coalesce(true = any(v_mail), false)
                 and cardinality(v_ids) <= v_need
@@ -139,6 +139,7 @@ begin
                 -- nearly always: no gate asks about them, and nothing has to be measured
                 ids := ids || v_ids;
                 mail := mail || v_mail;
+                places := places || v_places;
                 v_wanted := v_wanted - cardinality(v_ids);
             else
                 if p_any is not null and not mixed and not v_light then
@@ -334,7 +335,8 @@ begin
             p_lined => false,
             p_priority => i.priority,
             p_scoped => i.unique_scope is not null,
-            p_over => i.expires_at <= p_now or (i.status = 'executing' and i.timeout_at <= p_now)
+            p_over => i.expires_at <= p_now or (i.status = 'executing' and i.timeout_at <= p_now),
+            p_at => i.ctid
         )
         from gendurable.instance i
         where i.queue = p_queue and i.priority = p_priority and i.woken = p_woken

@@ -151,7 +151,8 @@ begin
                 p_lined => true,
                 p_priority => i.priority,
                 p_scoped => i.unique_scope is not null,
-                p_over => i.expires_at <= v_clock
+                p_over => i.expires_at <= v_clock,
+                p_at => i.ctid
             )
             from gendurable.instance i
             where i.rate_limit = p_bucket and i.queue = p_queue and i.bucket_at is not null

@@ -110,7 +110,8 @@ begin
         v_outcomes := array(select u from unnest(v_outcomes) u where not v_answers ? u.ord::text);
     end if;
     v_answers := v_answers || gendurable._apply_isolated(
-        p_worker, v_outcomes, v_locked.keys, v_locked.scoped, v_locked.family, v_locked.homed, p_lease, p_now);
+        p_worker, v_outcomes, v_locked.keys, v_locked.scoped, v_locked.family, v_locked.homed, p_lease, p_now,
+        v_locked.places);
     if v_locked.slotted is not null then
         perform gendurable._wake_for_slots(v_locked.slotted, v_locked.queues);
     end if;
@@ -123,7 +124,7 @@ lock_timeout.';
 
 create or replace function gendurable._apply_isolated(
     p_worker text, p_outcomes gendurable.outcome[], p_keys text[], p_scoped boolean, p_family boolean, p_homed boolean,
-    p_lease interval, p_now timestamptz
+    p_lease interval, p_now timestamptz, p_places tid[]
 ) returns jsonb
 language plpgsql as $$
 declare
@@ -144,10 +145,11 @@ begin
         v_size := least(v_size, v_last - v_from + 1);
         begin
             if v_size = v_last then
-                return gendurable._apply_outcomes(p_worker, p_outcomes, p_keys, p_scoped, p_family, p_homed, p_lease, p_now);
+                return gendurable._apply_outcomes(
+                    p_worker, p_outcomes, p_keys, p_scoped, p_family, p_homed, p_lease, p_now, p_places);
             end if;
             v_answers := v_answers || gendurable._apply_outcomes(
-                p_worker, v_all[v_from : v_from + v_size - 1], p_keys, p_scoped, p_family, p_homed, p_lease, p_now);
+                p_worker, v_all[v_from : v_from + v_size - 1], p_keys, p_scoped, p_family, p_homed, p_lease, p_now, p_places);
             v_from := v_from + v_size;
             v_written := v_written + 1;
             v_size := case when v_written > 1 then 2 * v_size else v_size end;
@@ -199,7 +201,9 @@ begin
     return v_answers;
 end $$;
 
-comment on function gendurable._apply_isolated(text, gendurable.outcome[], text[], boolean, boolean, boolean, interval, timestamptz) is
+comment on function gendurable._apply_isolated(
+    text, gendurable.outcome[], text[], boolean, boolean, boolean, interval, timestamptz, tid[]
+) is
     'As _apply_outcomes, in parts where it fails, so that one bad outcome takes nobody with it; answers for those that failed, too.
 It waits a bounded number of times for what cannot be skipped.';
 

@@ -125,7 +125,7 @@ begin
         perform gendurable._need_step(v_row.fsm, v_row.fsm_version, coalesce(v_outcome.step, v_outcome.from_step));
     end if;
     v_answers := gendurable._apply_outcomes(
-        p_worker, array[v_outcome], v_keys, v_row.scoped, v_row.family, v_row.homed, interval '60 seconds', v_now);
+        p_worker, array[v_outcome], v_keys, v_row.scoped, v_row.family, v_row.homed, interval '60 seconds', v_now, null);
     if v_row.queue_slot is not null then
         perform gendurable._wake_for_slots(array[v_outcome.id], array[v_row.queue]);
     end if;

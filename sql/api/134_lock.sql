@@ -3,7 +3,7 @@
 
 create or replace function gendurable._lock_outcomes(
     p_outcomes gendurable.outcome[], out answers jsonb, out keys text[], out scoped boolean,
-    out family boolean, out homed boolean, out slotted bigint[], out queues text[]
+    out family boolean, out homed boolean, out slotted bigint[], out queues text[], out places tid[]
 )
 language plpgsql as $$
 declare
@@ -20,21 +20,24 @@ declare
 begin
     -- A commit waits for nobody: what is locked is skipped and answered busy. Nothing waits, so no order can deadlock.
     with held as materialized (
-        select o.ord, o.partition_key as new_key, i.partition_key, i.unique_scope, i.children_pending, i.queue_slot,
+        select o.ord, i.place, o.partition_key as new_key, i.partition_key, i.unique_scope, i.children_pending, i.queue_slot,
             o.sends is not null as sends, i.home, i.fsm, i.fsm_version,
             case when v_asks and not o.ends then coalesce(o.step, o.from_step) end as step,
             case when i.barrier_no is not null and (o.ends or o.kind = 'error') then i.parent_id end as parent_id
         from unnest(p_outcomes) o
         cross join lateral (
-            select x.partition_key, x.unique_scope, x.barrier_no, x.parent_id, x.children_pending, x.queue_slot, x.home,
+            select x.ctid as place, x.partition_key, x.unique_scope, x.barrier_no, x.parent_id, x.children_pending, x.queue_slot, x.home,
                 x.fsm, x.fsm_version
             from gendurable.instance x
-            where x.id = o.id and x.claim_no = o.claim_no and x.status = 'executing'
+            -- Backwards: while somebody holds a snapshot, dead versions of the row stand before the one that lives.
+            where x.id >= o.id and x.id <= o.id and x.claim_no = o.claim_no and x.status = 'executing'
                 and not gendurable._is_over(x.expires_at, x.timeout_at, v_now)
+            order by x.id desc
+            limit 1
             for no key update skip locked
         ) i
     )
-    select coalesce(array_agg(h.ord), '{}'),
+    select coalesce(array_agg(h.ord), '{}'), array_agg(h.place),
         coalesce(array_agg(h.parent_id) filter (where h.parent_id is not null), '{}'),
         coalesce(array_agg(h.partition_key) filter (where h.partition_key is not null), '{}'),
         coalesce(array_agg(h.new_key) filter (where h.new_key is not null), '{}'),
@@ -45,7 +48,7 @@ begin
             select jsonb_agg(jsonb_build_array(k.fsm, k.fsm_version, k.step))
             from (select distinct s.fsm, s.fsm_version, s.step from held s where s.step is not null offset 0) k
             where gendurable._lacks_step(k.fsm, k.fsm_version, k.step)) end
-    into v_ords, v_parents, keys, v_new_keys, scoped, family, homed, v_slotted, v_sends, v_lacking
+    into v_ords, places, v_parents, keys, v_new_keys, scoped, family, homed, v_slotted, v_sends, v_lacking
     from held h;
     if v_slotted then
         select array_agg(i.id), array_agg(i.queue) into slotted, queues
@@ -55,7 +58,11 @@ begin
     end if;
 
     answers := '{}';
+    if v_ords[cardinality(v_ords)] >= cardinality(p_outcomes) then
+        places := null;                            -- some were left out before: they are not found by their numbers
+    end if;
     if cardinality(v_ords) < cardinality(p_outcomes) then
+        places := null;
         select jsonb_object_agg(o.ord, gendurable._answer(case when i.id is null then 'stale' else 'busy' end))
         into answers
         from unnest(p_outcomes) o
@@ -107,7 +114,7 @@ end $$;
 
 comment on function gendurable._lock_outcomes(gendurable.outcome[]) is
     'Takes every lock that the outcomes need and that is free; answers for those that miss one or have lost their claim. slotted and
-queues: rows that hold slots of their queues.';
+queues: rows that hold slots of their queues. places: where the rows stand, by the numbers of all outcomes, null if some are missing.';
 
 create or replace function gendurable._refuse_unknown(p_outcomes gendurable.outcome[], p_lacking jsonb, p_ords int[]) returns jsonb
 language plpgsql stable as $$

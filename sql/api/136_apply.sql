@@ -4,7 +4,7 @@
 
 create or replace function gendurable._apply_outcomes(
     p_worker text, p_outcomes gendurable.outcome[], p_keys text[], p_scoped boolean, p_family boolean, p_homed boolean,
-    p_lease interval, p_now timestamptz
+    p_lease interval, p_now timestamptz, p_places tid[]
 ) returns jsonb
 language plpgsql as $$
 declare
@@ -120,7 +120,7 @@ begin
     if v_journaled then
         perform gendurable._record(v_outcomes);
     end if;
-    v_written := gendurable._write_outcomes(p_worker, v_outcomes, v_kept, v_mail, v_crowded, p_lease, p_now);
+    v_written := gendurable._write_outcomes(p_worker, v_outcomes, v_kept, v_mail, v_crowded, p_lease, p_now, p_places);
     if v_attributed then
         perform gendurable._note_words(array(select o.id from unnest(v_outcomes) o where o.attributes is not null));
     end if;
@@ -146,7 +146,7 @@ begin
 end $$;
 
 comment on function gendurable._apply_outcomes(
-    text, gendurable.outcome[], text[], boolean, boolean, boolean, interval, timestamptz
+    text, gendurable.outcome[], text[], boolean, boolean, boolean, interval, timestamptz, tid[]
 ) is
     'Writes the outcomes, all in one update, and what follows from them; answers for the claims that were kept. Under
 the locks of the rows, their parents and the keys.';

@@ -69,24 +69,24 @@ create or replace function gendurable._candidate(
     p_id bigint, p_eligible_at timestamptz, p_status gendurable.status, p_crashes int, p_plain boolean,
     p_partition_key text, p_slot_no int, p_lane_at timestamptz, p_heavy boolean, p_bare boolean,
     p_rate_limit text, p_weight double precision, p_place timestamptz, p_lined boolean, p_priority int,
-    p_scoped boolean, p_over boolean
+    p_scoped boolean, p_over boolean, p_at tid
 ) returns gendurable.candidate
 language sql immutable parallel safe as $$
     select row(
         p_id, p_eligible_at, p_status, p_crashes, p_plain,
         p_partition_key, p_slot_no, p_lane_at, p_heavy, p_bare,
-        p_rate_limit, p_weight, p_place, p_lined, p_priority, p_scoped, p_over
+        p_rate_limit, p_weight, p_place, p_lined, p_priority, p_scoped, p_over, p_at
     )::gendurable.candidate
 $$;
 
 comment on function gendurable._candidate(
     bigint, timestamptz, gendurable.status, int, boolean, text, int, timestamptz, boolean, boolean, text, double precision,
-    timestamptz, boolean, int, boolean, boolean
+    timestamptz, boolean, int, boolean, boolean, tid
 ) is
     'A row that a claim has locked. plain: it has no key, scope, limit or deadline, and has not crashed often, so that no gate
 decides about it; heavy: it is worth to measure its text; bare: it has nothing that a start has to look after; place: when it
 came to its rate limit; lined: it was taken out of the line there, and is not due; over: its deadline or the timeout of
-its step has passed.';
+its step has passed; at: where the row stands, as long as this transaction does not write it.';
 
 -- A set of one row, since only so what stands behind FROM is inlined.
 create or replace function gendurable._claimed(

@@ -173,3 +173,14 @@ language sql immutable parallel safe as $$
 $$;
 
 comment on function gendurable._is_wanted(jsonb, text, int, text) is 'Whether a claim with this choice of steps takes such a row.';
+
+create or replace function gendurable._wanted_steps(p_options jsonb) returns jsonb
+language plpgsql stable as $$
+begin
+    return case
+        when p_options ->> 'steps' is not null
+            then gendurable._runnable_steps(p_options ->> 'steps', gendurable._acting_role())
+    end;
+end $$;
+
+comment on function gendurable._wanted_steps(jsonb) is 'Which steps a claim with these options takes; null: all.';

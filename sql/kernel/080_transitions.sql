@@ -127,7 +127,7 @@ comment on function gendurable._to_executing(text, bigint[], int[], timestamptz,
     'Begins claims on locked rows, with the slot that each got of its key.';
 
 create or replace function gendurable._to_executing_bare(
-    p_worker text, p_ids bigint[], p_now timestamptz, p_lease interval
+    p_worker text, p_ids bigint[], p_places tid[], p_now timestamptz, p_lease interval
 ) returns setof gendurable.claimed
 language plpgsql as $$
 #variable_conflict use_column
@@ -143,8 +143,15 @@ begin
                 lease_expires_at = p_now + p_lease,
                 claim_no = greatest(i.claim_no + 1, v_claim_no),
                 updated_at = p_now
-            from unnest(p_ids) with ordinality w (id, ord)
-            where i.id = any(array[w.id])
+            from (
+                -- By its place, if that is still its own: where a snapshot is held, its id leads past all its dead versions.
+                select u.id, u.ord, coalesce(
+                    (select x.ctid from gendurable.instance x where x.ctid = u.place and x.id = u.id),
+                    (select x.ctid from gendurable.instance x where x.id = u.id)) as place
+                from unnest(p_ids, p_places) with ordinality u (id, place, ord)
+                offset 0
+            ) w
+            where i.ctid = w.place
             returning i.id, i.claim_no, i.fsm, i.fsm_version, i.step, i.state, i.attempt, i.queue, i.unique_key,
                 i.parent_id, i.meta, i.attributes, w.ord
         )
@@ -158,9 +165,9 @@ begin
         order by m.ord;
 end $$;
 
-comment on function gendurable._to_executing_bare(text, bigint[], timestamptz, interval) is
+comment on function gendurable._to_executing_bare(text, bigint[], tid[], timestamptz, interval) is
     'Begins claims on locked rows that are runnable, in no key or scope, have no await, no signal and no children, and hands them
-out.';
+out. p_places: where they stand, as far as that is known.';
 
 create or replace function gendurable._next_key(p_rekey boolean, p_new text, p_old text) returns text
 language sql immutable parallel safe as $$
@@ -173,7 +180,7 @@ comment on function gendurable._next_key(boolean, text, text) is 'The partition 
 -- worked out once.
 create or replace function gendurable._write_outcomes(
     p_worker text, p_outcomes gendurable.outcome[], p_kept bigint[], p_mail boolean, p_crowded text[], p_lease interval,
-    p_now timestamptz,
+    p_now timestamptz, p_places tid[],
     out ended bigint[], out done bigint[], out parents bigint[], out barriers bigint[], out queues text[], out answers jsonb
 )
 language plpgsql as $$
@@ -235,9 +242,16 @@ begin
                 -- it ends in the step that was claimed, or runs it again: what belongs to that step goes on
                 (k.kind = 'replay' or k.ends) and k.from_step is null as stays
             -- offset: looked for once, and not in each column that asks
-            from (select u.*, u.keep and u.id = any(p_kept) as kept from unnest(p_outcomes) u offset 0) k
+            from (
+                -- its place: as in _to_executing_bare
+                select u.*, u.keep and u.id = any(p_kept) as kept, coalesce(
+                    (select x.ctid from gendurable.instance x where x.ctid = p_places[1 + u.ord] and x.id = u.id),
+                    (select x.ctid from gendurable.instance x where x.id = u.id)) as place
+                from unnest(p_outcomes) u
+                offset 0
+            ) k
         ) o
-        where i.id = any(array[o.id])
+        where i.ctid = o.place
         returning i.id, i.status, i.queue, i.eligible_at, i.finished_at, i.parent_id, i.barrier_no, o.ord
     )
     select array_agg(w.id) filter (where w.finished_at is not null),
@@ -256,7 +270,7 @@ begin
 end $$;
 
 comment on function gendurable._write_outcomes(
-    text, gendurable.outcome[], bigint[], boolean, text[], interval, timestamptz
+    text, gendurable.outcome[], bigint[], boolean, text[], interval, timestamptz, tid[]
 ) is
     'Writes outcomes whose claims hold: which instances ended, of these the done ones, the barriers that they counted in, the queues
 in which something is due soon, and the answers for claims that go on (p_kept; p_mail: some have signals). p_worker: null where

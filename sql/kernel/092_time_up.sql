@@ -94,7 +94,7 @@ begin
         perform gendurable._note_outcomes(v_outcomes, null, 'timeout', null, p_now);
     end if;
     v_written := gendurable._write_outcomes(
-        null, v_outcomes, '{}'::bigint[], false, '{}'::text[], interval '0', p_now);
+        null, v_outcomes, '{}'::bigint[], false, '{}'::text[], interval '0', p_now, null);
     if v_written.ended is not null then
         perform gendurable._keep_ended(v_written.ended, p_now);
         perform gendurable._finish_ended(v_written.ended, null, v_written.parents, v_written.barriers, p_now);

@@ -45,7 +45,7 @@ create type gendurable.candidate as (
     id bigint, eligible_at timestamptz, status gendurable.status, crashes int, plain boolean,
     partition_key text, slot_no int, lane_at timestamptz, heavy boolean, bare boolean,
     rate_limit text, weight double precision, place timestamptz, lined boolean, priority int,
-    scoped boolean, over boolean
+    scoped boolean, over boolean, at tid
 );
 
 -- What a claim hands to a worker: the result of gd_claim and gd_claim_many, and the detail of a kept claim.

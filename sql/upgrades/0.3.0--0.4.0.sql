@@ -1,5 +1,7 @@
 -- From 0.3.0 to 0.4.0: what changed in the tables. The functions are made anew after this.
 
+alter type gendurable.candidate add attribute at tid;
+
 -- Seeing: what is searched by, what failed, what is paused
 
 alter table gendurable.instance add column attributes jsonb, add column failed_at timestamptz, add column paused_at timestamptz,

@@ -1,0 +1,59 @@
+\ir helpers/tap.psql
+select no_plan();
+
+-- Rows are found by the places that were seen when they were locked. A place that is not theirs any more makes it slower, and
+-- nothing else.
+
+create function pg_temp.claims(p_places tid[]) returns setof text language plpgsql as $$
+declare
+    v_ids constant bigint[] := array(select i.id from gendurable.instance i where i.queue = 'places' order by i.id);
+begin
+    return query select c.step from gendurable._to_executing_bare('w', v_ids, p_places, clock_timestamp(), '60 seconds') c;
+    update gendurable.instance i set status = 'runnable', worker = null, lease_expires_at = null where i.id = any(v_ids);
+end $$;
+create function pg_temp.places() returns tid[] language sql as $$
+    select array_agg(i.ctid order by i.id) from gendurable.instance i where i.queue = 'places'
+$$;
+
+select count(*) from gd_insert_many(
+    (select jsonb_agg(jsonb_build_object('fsm', 'm', 'queue', 'places', 'step', s)) from unnest('{a,b,c}'::text[]) s));
+select pg_temp.places() as old \gset
+select results_eq(
+    format('select * from pg_temp.claims(%L)', :'old'), $$values ('a'), ('b'), ('c')$$, 'by their places');
+select isnt(pg_temp.places()::text, :'old', '(which are others then)');
+select results_eq(
+    format('select * from pg_temp.claims(%L)', :'old'), $$values ('a'), ('b'), ('c')$$, 'by those of dead versions');
+select results_eq(
+    format('select * from pg_temp.claims(%L)', (
+        select array_agg(p order by n desc) from unnest(pg_temp.places()) with ordinality u (p, n))),
+    $$values ('a'), ('b'), ('c')$$, 'by each other''s');
+select results_eq(
+    $$select * from pg_temp.claims(array['(4294967290,1)', null, '(0,60000)']::tid[])$$,
+    $$values ('a'), ('b'), ('c')$$, 'by what is no place');
+select results_eq('select * from pg_temp.claims(null)', $$values ('a'), ('b'), ('c')$$, 'by none');
+
+-- commits: with what writes a row between its lock and its outcome, and with outcomes that fall out of the batch
+
+select count(*) from gd_insert_many((
+    select jsonb_agg(jsonb_build_object('fsm', 'm', 'queue', 'scoped', 'step', 's' || n, 'unique_key', 'p' || n,
+        'unique_scope', '["executing"]'::jsonb)) from generate_series(1, 4) n));
+create temp table held as select id, claim_no, step from gd_claim('w', 'scoped', 4);
+select is((select count(*) from held), 4::bigint, 'four are claimed');
+select results_eq(
+    $$select c.result from held h right join gd_commit('w', (
+        select jsonb_agg(o order by n) from (
+            select row_number() over (order by h.id desc) * 2 as n,
+                jsonb_build_object('id', h.id, 'claim_no', h.claim_no, 'kind', 'next', 'step', h.step || '+') as o
+            from held h
+            union all
+            select 3, jsonb_build_object('id', h.id, 'claim_no', h.claim_no - 1, 'kind', 'next', 'step', 'stale') from held h
+            where h.step = 's4'
+            union all
+            select 5, '{"id": "x"}'
+        ) x)) c on h.id = c.id and c.result = 'ok' order by c.ord$$,
+    $$values ('ok'), ('stale'), ('ok'), ('rejected'), ('ok'), ('ok')$$, 'in any order, with others between them');
+select is_empty(
+    $$select from held h join gd_instances v using (id) where v.step <> h.step || '+' or v.status <> 'runnable'$$,
+    'each has its own outcome');
+
+select * from finish();
