@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import psycopg
 
+from bench._flow_machines import MACHINES
 from gendurable_py import FSM, Await, Child, Context, Done, Engine, Next, ScheduleChilds, job, sql_step, step
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -170,6 +171,7 @@ class Ready(logging.Handler):
 def serve(setup: Setup) -> None:
     """As a service runs it, until stdin is closed."""
     machines = [
+        *MACHINES,
         *(sync_job, async_job, start_job, transaction_job, transaction_job_async),
         *(Five, Three, Mixed, Fan, Resume),
     ]

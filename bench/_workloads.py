@@ -6,7 +6,18 @@ import statistics
 from collections.abc import Callable
 from typing import Any
 
-from . import _beside, _dashboard, _engine, _history, _latency, _metrics, _server, _sql, _transactional
+from . import (
+    _beside,
+    _dashboard,
+    _engine,
+    _flows,
+    _history,
+    _latency,
+    _metrics,
+    _server,
+    _sql,
+    _transactional,
+)
 from ._measure import Bench, Workload, lock_waits, processor_time
 from ._steps import STEPS
 
@@ -90,6 +101,21 @@ def mixed(machine: str) -> Callable[[Bench], float]:
         return statistics.median(other) / statistics.median(plain)
 
     return run
+
+
+def defaults(bench: Bench) -> float:
+    """No-op jobs of an engine with ten slots, by an engine with 100: medians of three turns."""
+    rates: dict[int, list[float]] = {10: [], 100: []}
+    for _ in range(3):
+        for slots, measured in rates.items():
+            _server.clear(bench.conn)
+            with _engine.dispatcher(bench.server.dsn, slots) as process:
+                _engine.drain(bench.conn, "bench_sync", bench.scale // 5)  # plans and threads
+                before = processor_time(process.pid)
+                measured.append(_engine.drain(bench.conn, "bench_sync", 2 * bench.scale).rate)
+                spent = 1e6 * (processor_time(process.pid) - before) / (2 * bench.scale)
+        bench.notes.append(f"{slots} slots: {measured[-1]:,.0f} jobs/s, {spent:.0f} us of the engine's processor each")
+    return statistics.median(rates[10]) / statistics.median(rates[100])
 
 
 def client_time(bench: Bench) -> float:
@@ -193,6 +219,9 @@ SHORT = [
     Workload("engine: 10,000 no-op jobs, async", "jobs/s", ">= 1.8 U", end_to_end("bench_async", 1)),
     Workload("engine: five steps", "steps/s", "", end_to_end("bench_five", 5)),
     Workload("engine: five steps, run-ahead", "steps/s", ">= 2.2 U", end_to_end("bench_five", 5, run_ahead=True)),
+    Workload("flows of 5 checkpoints, by 5 steps with run-ahead", "x", ">= 0.85", _flows.by_machine(5, 2_000), False),
+    Workload("flows of 100 checkpoints, by 100 steps", "x", "", _flows.by_machine(100, 50), False),
+    Workload("flows of 1,000 checkpoints, by those of 100", "x", ">= 0.9", _flows.linear, False),
     Workload("engine: Python, SQL, Python, by three steps in Python", "x", "", mixed("bench_mixed"), False),
     Workload("engine: three steps in SQL, by three in Python", "x", "", mixed("bench_sql"), False),
     *(
@@ -200,6 +229,7 @@ SHORT = [
         for count, processes, target in (("one process", 1, ">= 0.2 U"), ("four processes", 4, ">= 0.5 U"))
         for kind, machine in (("sync", "bench_transaction"), ("async", "bench_transaction_async"))
     ),
+    Workload("engine: no-op jobs in 10 slots, by 100", "x", ">= 0.8", defaults, False),
     Workload("engine: client CPU a step", "us", "<= 40", client_time, False),
     Workload("metrics: client CPU of a no-op job, by without", "x", "<= 1.02", _metrics.cost("bench_sync", 1), False),
     Workload("metrics: client CPU of five steps, by without", "x", "<= 1.02", _metrics.cost("bench_five", 5), False),

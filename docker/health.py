@@ -1,9 +1,8 @@
 """The health check of the worker's image: exit code 0 where the worker of this container serves, 1 where it does not.
 
 With GENDURABLE_METRICS_PORT, the port that `gendurable worker --metrics-port` listens at (GENDURABLE_METRICS_HOST: at
-which address), it asks `/health`. Without,
-it looks in the database for a worker of this host that says hello; a role that may not look passes as soon as
-the database answers, since only people and dashboards see all workers.
+which address), it asks `/health`. Without, it looks in the database for a worker of this host that says hello; a role
+that may not look passes as soon as the database answers, since only people and dashboards see all workers.
 """
 
 from __future__ import annotations
@@ -39,16 +38,16 @@ def by_database() -> str | None:
 
     from gendurable_py.calls import viewing
 
+    here = socket.gethostname()
     try:
         dsn = os.environ.get("GENDURABLE_DSN", "")
         with psycopg.connect(dsn, autocommit=True, connect_timeout=SECONDS, prepare_threshold=None) as conn:
-            workers = viewing.workers(conn)
+            serves = viewing.works_on(conn, here)
     except psycopg.errors.InsufficientPrivilege:
         return None
     except psycopg.Error as error:
         return str(error).strip()
-    here = socket.gethostname()
-    return None if any(worker["host"] == here for worker in workers) else f"no worker of {here} says hello"
+    return None if serves else f"no worker of {here} says hello"
 
 
 def main() -> int:

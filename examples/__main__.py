@@ -11,7 +11,11 @@ from gendurable_py import embedded
 from ._run import play
 
 NAMES = (
+    "agent_pydantic_ai",
     "checkout",
+    "flow_agent",
+    "flow_checkout",
+    "flow_trip",
     "ledger",
     "nightly",
     "outbox",

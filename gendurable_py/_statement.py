@@ -340,8 +340,10 @@ def _raise(error: psycopg.Error) -> None:
 
 def _run_coroutine(coroutine: Coroutine[Any, Any, object]) -> object:
     try:
-        asyncio.get_running_loop()
+        running = asyncio.get_running_loop() is not None
     except RuntimeError:
+        running = False
+    if not running:  # not where that error is handled: what the coroutine raises would have come from it
         return asyncio.run(coroutine)
     # This thread's loop is busy running us: the coroutine gets a thread and a loop of its own.
     from concurrent.futures import ThreadPoolExecutor

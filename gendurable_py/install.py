@@ -138,7 +138,47 @@ def remove() -> Script[None]:
     return (yield from _in_transaction(_remove()))
 
 
+@script
+def lock() -> Script[None]:
+    """Lock all tables of ours until the end of the caller's transaction: what is counted then is all that there is.
+
+    Raises:
+        GD504: the transaction is not READ COMMITTED, so it would not see what was written before the lock.
+        psycopg.errors.InsufficientPrivilege: the role does not own them.
+    """
+    yield _run(_LOCK)
+
+
 # -- below: how
+
+# All tables or none, as an upgrade takes them: calls that run lock some of them in an order of their own, so waiting
+# for one after the other would be a deadlock now and then.
+_LOCK = """
+do $lock$
+declare
+    v_tables constant text := (
+        select string_agg(c.oid::regclass::text, ', ' order by c.relname)
+        from pg_class c
+        where c.relnamespace = 'gendurable'::regnamespace and c.relkind in ('r', 'p'));
+    v_timeout constant text := current_setting('lock_timeout');
+begin
+    if current_setting('transaction_isolation') <> 'read committed' then
+        raise exception 'the transaction is not read committed' using errcode = 'GD504',
+            hint = 'begin it without an isolation level';
+    end if;
+    for v_try in 1 .. 100 loop
+        begin
+            perform set_config('lock_timeout', case when v_try < 100 then '100ms' else v_timeout end, true);
+            execute 'lock table ' || v_tables || ' in access exclusive mode';
+            perform set_config('lock_timeout', v_timeout, true);
+            exit;
+        exception when lock_not_available then
+            if v_try = 100 then raise; end if;
+            perform pg_sleep(0.05);
+        end;
+    end loop;
+end $lock$
+"""
 
 # A name goes through the server only: what it is written in may have no words for it here.
 _KEEP_PATH = "select pg_catalog.set_config('gendurable.path', pg_catalog.current_setting('search_path'), true)"

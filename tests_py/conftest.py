@@ -19,7 +19,7 @@ from support import accounts as _accounts
 from support.people import People
 from support.server import Server, find, forget_libpq
 
-pytest_plugins = ["support.djangofixtures", "support.meterfixtures"]
+pytest_plugins = ["support.chromiumfixtures", "support.djangofixtures", "support.meterfixtures"]
 
 
 class Database:

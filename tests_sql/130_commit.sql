@@ -290,11 +290,12 @@ from unnest(array['"next"', '"done"', '"stop"', '"replay"', '7', null]::jsonb[])
     unnest(array['"b"', '""', '5', 'null', to_jsonb(repeat('ä', 1000)), to_jsonb(repeat('ä', 1001)), null]::jsonb[]) step,
     unnest(array['{"a": 1}', '[]', '"{}"', 'null', null]::jsonb[]) state,
     unnest(array['true', 'false', '"true"', 'null', null]::jsonb[]) keep,
-    unnest(array['"result"', '"delay_ms"', '"consume"', '"setp"', null]::jsonb[]) other,
+    unnest(array['"result"', '"delay_ms"', '"consume"', '"journal"', '"setp"', null]::jsonb[]) other,
     lateral (
         select coalesce(jsonb_object_agg(k, v) filter (where v is not null), '{}') as o
         from unnest(array['kind', 'id', 'claim_no', 'step', 'state', 'keep', other #>> '{}'],
-            array[kind, id, no, step, state, keep, case when other is not null then '7'::jsonb end]) u (k, v)
+            array[kind, id, no, step, state, keep, case other
+                when '"journal"' then '{"at": 0, "add": [{"k": "a"}]}' else case when other is not null then '7'::jsonb end end]) u (k, v)
         where k is not null) object;
 select is_empty(
     $$select o from tried where plain and gendurable._outcome_problem(o) is not null$$, 'what is read the short way is valid');
@@ -305,6 +306,7 @@ select is_empty(
 select results_eq(
     $$select count(*) filter (where o ->> 'kind' = 'next') > 5, count(*) filter (where o ->> 'kind' = 'done') > 1 from tried where plain$$,
     'values (true, true)', 'both kinds are');
+select ok(bool_or(plain) and not bool_and(plain), 'with a journal, too') from tried where o ? 'journal';
 
 set default_transaction_isolation = 'repeatable read';
 select t.raises($$select gd_commit('w', '[]')$$, 'GD504', 'commit: under REPEATABLE READ');

@@ -11,7 +11,7 @@ set timezone = 'UTC';
 select gd_export(:id) as doc \gset
 select is(
     (:'doc'::jsonb) - 'exported_at',
-    jsonb_build_object('format', 1, 'gendurable', gd_version(), 'instances', jsonb_build_array(
+    jsonb_build_object('format', 2, 'gendurable', gd_version(), 'instances', jsonb_build_array(
         jsonb_build_object('id', :id, 'parent_id', null, 'awaited', false, 'fsm', 'kept', 'version', 1, 'step', 'one',
             'status', 'runnable', 'queue', 'q', 'priority', 5, 'partition_key', 'key', 'unique_key', 'uniq',
             'unique_scope', '["runnable", "failed"]'::jsonb, 'unique_held', true, 'rate_limit', 'lim', 'weight', 0.1, 'attempt', 0,
@@ -19,7 +19,7 @@ select is(
             'expires_at', '2100-01-01T00:00:00+00:00', 'finished_at', null, 'keep_until', null, 'paused_at', null, 'paused_by', null)
         || jsonb_build_object('state', '{"n": 1.50}'::jsonb, 'meta', '{"a": null}'::jsonb, 'attributes', null, 'last_error', null,
             'signals', '[]'::jsonb, 'seen', '[]'::jsonb, 'errors', '[]'::jsonb, 'history', '[]'::jsonb,
-            'left_out', '{"errors": 0, "history": 0}'::jsonb)
+            'journal', '[]'::jsonb, 'left_out', '{"errors": 0, "history": 0}'::jsonb)
         || (select jsonb_build_object('inserted_at', i.inserted_at, 'eligible_at', i.eligible_at, 'lane_at', i.eligible_at)
             from gendurable.instance i where i.id = :id))),
     'all that is said of one');

@@ -17,11 +17,14 @@ select gd_cancel(:root, p_cascade => true);
 
 create temp table wrong (path text[], value jsonb, name text);
 insert into wrong values
-    ('{format}', '2', 'a newer format'), ('{format}', '0', 'no format'), ('{format}', '1e400', 'a format out of the world'),
+    ('{format}', '3', 'a newer format'), ('{format}', '0', 'no format'), ('{format}', '1e400', 'a format out of the world'),
     ('{format}', '"1"', 'a text as the format'), ('{more}', '1', 'an unknown key'), ('{instances}', '{}', 'instances are no array'),
     ('{instances}', '[]', 'none'), ('{instances}', 'null', 'null'), ('{instances,0}', '7', 'an instance is none'),
     ('{instances,0}', 'null', 'or null'), ('{instances,1}', '[]', 'or an array'),
     ('{instances,0,more}', '1', 'an unknown key in one'),
+    ('{instances,0,journal}', '{}', 'a journal that is none'), ('{instances,0,journal}', '[1]', 'an entry that is none'),
+    ('{instances,0,journal}', '[{"k": "a"}, {}]', 'one without a kind'),
+    ('{instances,1,journal}', (select jsonb_agg('{"k": "a"}'::jsonb) from generate_series(1, 20001)), 'too many entries'),
     ('{instances,0,id}', 'null', 'no id'), ('{instances,0,id}', '-1', 'an id below'), ('{instances,0,id}', '1.5', 'a broken id'),
     ('{instances,0,id}', '1e30', 'an id above'), ('{instances,0,id}', '"1"', 'an id as a text'),
     ('{instances,1,parent_id}', '12345678', 'a parent who is not there'), ('{instances,1,parent_id}', 'null', 'no parent'),

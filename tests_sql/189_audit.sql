@@ -51,6 +51,60 @@ select matches(a.what ->> 'a', ' \[cut\]$', 'what is long is cut, and says so') 
 select cmp_ok(max(pg_column_size(a.*)), '<', 8000, 'bounded in bytes') from gendurable.audit a;
 select is(max(length(a.actor)), 200, 'also who it was') from gd_audit() a;
 
+-- by which filter they were found, as the session says
+
+truncate gendurable.audit;
+select set_config('gendurable.filter', '{"fsm": "mail", "attributes": {"a": null}}', false) is null as _ \gset
+select gendurable._note_by_hand('gd_many', null, gendurable._tell_ids('{4,5}'), 2);
+select is(a.what, '{"ids": [4, 5], "given": 2, "filter": {"fsm": "mail", "attributes": {"a": null}}}', 'as it was said') from gd_audit() a;
+create temp table said (no int, value text);
+insert into said values (1, ''), (2, 'no JSON'), (3, '[1, 2]'), (4, '{"a": "\u0000"}'), (5, '{"a": 1e999999}'), (6, repeat('[', 100000)),
+    (7, '{"a": "' || repeat('x', 90000) || '"}'), (8, '{"a": "' || repeat('x', 200000) || '"}'), (9, 'null'), (10, ' '), (11, repeat(E'\u00e4', 100000));
+truncate gendurable.audit;
+do $$
+declare
+    v record;
+begin
+    for v in select * from said order by no loop
+        perform set_config('gendurable.filter', v.value, false);
+        perform gendurable._note_by_hand('gd_any', v.no, '{"reason": "x"}', 1);
+    end loop;
+    perform set_config('gendurable.filter', '', false);
+end $$;
+select is(count(*), 11::bigint, 'whatever stands in the setting, a call is written down') from gd_audit('{"call": "gd_any"}');
+select is(string_agg(a.id::text, ',' order by a.id), '1', 'without one there is none') from gd_audit('{"call": "gd_any"}') a where not a.what ? 'filter';
+select is(min(a.what ->> 'reason'), 'x', 'the arguments are there as well') from gd_audit('{"call": "gd_any"}') a;
+select is((select a.what ->> 'filter' from gd_audit('{"id": 2}') a), 'no JSON', 'what is no JSON is a text');
+select cmp_ok(max(octet_length(a.what::text)), '<', 3000, 'bounded in bytes') from gd_audit('{"call": "gd_any"}') a;
+select matches((select a.what -> 'filter' ->> 'a' from gd_audit('{"id": 7}') a), ' \[cut\]$', 'what is long is cut, and says so');
+set max_stack_depth = '100kB';
+select set_config('gendurable.filter', repeat('[', 90000), false) is null as _ \gset
+select lives_ok($$select gendurable._note_by_hand('gd_any', 12, '{}', 1)$$, 'also what is deeper than the server may go');
+reset max_stack_depth;
+select set_config('gendurable.filter', '{"fsm": "mail"}', false) is null as _ \gset
+select gd_insert('mail') as mail \gset
+select is((select r.result from gd_cancel_many(array[:mail]) r), 'done');
+select set_config('gendurable.filter', '', false) is null as _ \gset
+select is(a.what -> 'filter', '{"fsm": "mail"}', 'and of the calls themselves') from gd_audit('{"call": "gd_cancel_many"}') a;
+
+-- what programs do as they run, and people now and then
+
+truncate gendurable.audit;
+select gd_set_rate_limit('mail', 5, '1 minute') is null as _ \gset
+truncate gendurable.audit;
+select gd_close_rate_limit('mail', '2100-01-01Z') is null as _ \gset
+select is(t.told(), '', 'a worker closes a bucket as it runs');
+select set_config('gendurable.actor', 'Ada', false) is null as _ \gset
+select gd_close_rate_limit('mail', '2100-01-01Z') is null as _ \gset
+select gd_close_rate_limit('mail', null) is null as _ \gset
+select set_config('gendurable.actor', '', false) is null as _ \gset
+select results_eq(
+    $$select a.call, a.actor, a.what - 'until' || jsonb_build_object('until', (a.what ->> 'until')::timestamptz) from gd_audit() a$$,
+    $$values
+        ('gd_close_rate_limit', 'Ada', '{"bucket": "mail", "until": null}'::jsonb),
+        ('gd_close_rate_limit', 'Ada', jsonb_build_object('bucket', 'mail', 'until', '2100-01-01Z'::timestamptz))$$,
+    'who says for whom does it by hand');
+
 -- filters and pages
 
 truncate gendurable.audit restart identity;

@@ -25,7 +25,9 @@ select 'error', e.instance_id from gendurable.error e
 union all
 select 'attribute', a.instance_id from gendurable.attribute a
 union all
-select 'history', h.instance_id from gendurable.history h;
+select 'history', h.instance_id from gendurable.history h
+union all
+select 'journal', j.instance_id from gendurable.journal j;
 create view t.lost as select o.* from t.orphan o where not t.is_there(o.instance_id);
 
 -- A list of all tables with the id of an instance: whoever adds one says here who removes it, and when.
@@ -35,7 +37,8 @@ select bag_eq(
         and (a.attname <> 'id' or c.relname = 'instance')$$,
     $$values ('instance'::name, 'id'::name), ('signal', 'instance_id'), ('signal_seen', 'instance_id'), ('watch', 'instance_id'),
         ('renewal', 'instance_id'), ('error', 'instance_id'), ('attribute', 'instance_id'), ('history', 'instance_id'),
-        -- of an instance that is gone, until what is left of its history is, too
+        ('journal', 'instance_id'),
+        -- of an instance that is gone, until what is left of its history and journal is, too
         ('history_left', 'gone_id'),
         -- who did what to it stays, for its own time
         ('audit', 'about_id'),
@@ -50,7 +53,8 @@ select is_empty(
     $$select c.relname from pg_class c
       join pg_attribute a on a.attrelid = c.oid and a.attname = 'instance_id' and not a.attisdropped
       where c.relnamespace = 'gendurable'::regnamespace and c.relkind = 'r'
-        and (select p.prosrc from pg_proc p where p.oid = 'gendurable._remove_instances'::regproc)
+        and (select string_agg(p.prosrc, ' ') from pg_proc p where p.oid = any(array[
+            'gendurable._remove_instances'::regproc, 'gendurable._remove_past'::regproc]))
             !~ ('delete from gendurable\.' || c.relname || ' ')$$,
     'and an instance is removed with what is in each of them');
 select is_empty(

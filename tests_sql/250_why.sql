@@ -293,4 +293,41 @@ select is(t.causes(:id), 'machine unknown, due', 'a version that is not register
 select is(t.says(:id), 'It is of version 1 of the machine "deployed", which is not registered; registered are 2.', 'in its words');
 select is(t.causes(gd_insert('deployed', p_queue => 'deployed')), 'due', 'one that is');
 
+-- flows
+
+create function t.flow(p_outcome jsonb, p_entries jsonb) returns bigint
+language plpgsql as $$
+declare
+    v_id bigint := gd_insert('flow', p_queue => 'flow');
+begin
+    perform t.run('flow', p_outcome || jsonb_build_object('journal', jsonb_build_object('at', 0, 'add', p_entries)));
+    return v_id;
+end $$;
+select t.flow('{"kind": "await", "signals": "paid", "step": "(signal)", "timeout_ms": 3600000}', '[{"k": "start"}, {"k": "step", "name": "pack"}, {"k": "timer"}]') as id \gset
+select is(regexp_replace(t.says(:id), 'in \d+ min', 'in N min'),
+    'It awaits the signal "paid" for 0 s, at checkpoint "pack", and goes on without it in N min.', 'a flow that awaits a signal');
+select is((select w.detail -> 'checkpoint' || (w.detail -> 'entries') from gd_why(:id) w limit 1), '["pack", 3]', 'in detail');
+select gd_cancel(:id, 'enough');
+select is(t.says(:id), 'It has ended as "cancelled" 0 s ago, behind checkpoint "pack": enough.', 'one that has ended');
+select t.flow('{"kind": "await", "signals": "paid"}', '[{"k": "start"}]') as id \gset
+select is(t.says(:id), 'It awaits the signal "paid" for 0 s, before its first checkpoint.', 'one that has come through nothing');
+select t.flow('{"kind": "schedule_childs", "step": "(childs)", "childs": [{"fsm": "c", "queue": "elsewhere"}]}', '[{"k": "start"}, {"k": "step", "name": "pack"}]') as id \gset
+select matches(t.says(:id), '^It waits for 1 child that has not ended, at checkpoint "pack", first for instance', 'one that waits for children');
+select t.flow('{"kind": "next", "step": "(sleep)", "delay_ms": 90500}', '[{"k": "start"}, {"k": "step", "name": "pack"}]') as id \gset
+select is(t.says(:id), 'It sleeps behind checkpoint "pack", and goes on in 90 s.', 'one that sleeps');
+select is((select w.detail ->> 'kind' from gd_why(:id) w limit 1), 'sleep', '(its kind)');
+select t.flow('{"kind": "next", "step": "(retry)", "delay_ms": 90500}', '[{"k": "start"}, {"k": "step", "name": "pack"},
+    {"k": "retry", "name": "ship", "attempts": 2, "error": "TimeoutError: no answer"}]') as id \gset
+select is(t.says(:id), 'It tries step "ship" again after attempt 2, which ended with TimeoutError: no answer, in 90 s.', 'one whose step has failed');
+select t.flow('{"kind": "next", "step": "(retry)", "delay_ms": 90500}', '[{"k": "start"}]') as id \gset
+select is(t.says(:id), 'It tries a step again, in 90 s.', '(nobody says which)');
+select t.flow('{"kind": "error", "error": "NonDeterministic", "delay_ms": 90500}', '[{"k": "start"}, {"k": "step", "name": "pack"}]') as id \gset
+select is(t.says(:id), 'It backs off after attempt 1 of 20, and is due in 90 s, behind checkpoint "pack"; that attempt''s error: NonDeterministic.', 'one that does not fit its code');
+select t.flow('{"kind": "next", "step": "pack"}', '[{"k": "start"}, {"k": "step", "name": "pack"}]') as id \gset
+select id from t.take('flow') \gset
+select matches(t.says(:id), '^It executes what stands behind checkpoint "pack" at worker "w" for 0 s, under', 'one that runs');
+select gd_insert('m', p_queue => 'sleepy') as id \gset
+select t.run('sleepy', '{"kind": "next", "step": "(sleep)", "delay_ms": 90500}');
+select is(t.says(:id), 'It is scheduled, and due in 90 s.', 'a machine may have a step of that name');
+
 select * from finish();

@@ -11,7 +11,7 @@ create function t.seq_scans() returns bigint
 language sql as $$
     select sum(pg_stat_get_xact_numscans(c.oid))::bigint
     from pg_class c
-    where c.relnamespace = 'gendurable'::regnamespace and c.relname in ('instance', 'signal', 'signal_seen')
+    where c.relnamespace = 'gendurable'::regnamespace and c.relname in ('instance', 'signal', 'signal_seen', 'journal')
 $$;
 
 -- What a call touches: EXPLAIN counts the buffers of all statements inside of the functions, too.
@@ -63,6 +63,9 @@ begin
         and not exists (select from gendurable.instance i where i.partition_key = 'hot' and i.eligible_at is not null);
     insert into gendurable.signal (instance_id, name, payload)
     select i.id, 'noise', '1' from gendurable.instance i where i.status = 'awaiting_signal';
+    insert into gendurable.journal (instance_id, seq, entry)
+    select i.id, n, '{"k": "step"}' from gendurable.instance i cross join generate_series(1, 5) n where i.status = 'awaiting_signal'
+    on conflict do nothing;
     insert into gendurable.signal_seen (instance_id, dedup_key)
     select i.id, 'k' from gendurable.instance i where i.status = 'awaiting_signal'
     on conflict do nothing;
@@ -91,6 +94,9 @@ begin
             ('claim of the next of a hot key', $q$select * from gd_claim('w', 'hot', 5)$q$),
             ('commit next', $q$select * from gd_commit('w', t.outcomes('due', %5$s, '{"kind": "next", "step": "b"}'))$q$),
             ('commit done', $q$select * from gd_commit('w', t.outcomes('due', %5$s, '{"kind": "done"}'))$q$),
+            ('commit with a journal', $q$select * from gd_commit('w', t.outcomes('due', %5$s,
+                '{"kind": "done", "journal": {"at": 0, "add": [{"k": "start"}, {"k": "end"}], "forget": true}}'))$q$),
+            ('journals', $q$select * from gd_journals(%6$L)$q$),
             ('commit await', $q$select * from gd_commit('w', t.outcomes('due', %5$s, '{"kind": "await", "signals": "go"}'))$q$),
             ('commit children', $q$select * from gd_commit('w', t.outcomes('due', 1, '{"kind": "schedule_childs", "step": "j",
                 "childs": [{"fsm": "c", "queue": "c"}, {"fsm": "c", "queue": "c"}, {"fsm": "c", "queue": "c"}]}'))$q$),

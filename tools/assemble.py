@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Build the SQL scripts in sql/ from sql/schema, sql/kernel, sql/api and sql/upgrades.
 
-Used by `make` and by the wheel's build hook, so it needs nothing but the standard library. It only concatenates: the
-bytes of a source file are never changed, and what stands around them depends on the script:
+For `make` and the wheel's build hook, with the standard library alone. It only concatenates: the bytes of a source are
+never changed, and what stands around them depends on the script:
 
     gendurable.sql                     the plain script: psql -1, psycopg, a migration tool
     gendurable--V.sql                  the extension
@@ -24,8 +24,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
-GUARD = """\\echo Use "{command}" to load this file. \\quit
-"""
+GUARD = '\\echo Use "{command}" to load this file. \\quit\n'
 
 # The row may also be inserted by the schema itself; the version stands in gendurable.control only.
 RECORD = """
@@ -276,8 +275,10 @@ def _made_functions(text: str) -> list[tuple[str, str, str]]:
             re.DOTALL | re.MULTILINE,
         )
         told = re.search(r"^comment on (?:function|procedure) ([\w.]+)\s*\(([^)]*)\)", part, re.MULTILINE)
-        if made is None or told is None or made[1] != told[1]:
+        if not (made and told and made[1] == told[1]):
             raise SystemExit(f"sql: not understood, or without its comment: {part[:80]!r}")
+        if re.search(r"(^|,)\s*out\s", told[2]):
+            raise SystemExit(f"sql: the comment of {told[1]} has out parameters, by which gd_doctor does not find it")
         found.append(("function", f"{told[1]}({' '.join(told[2].split())})", _hash_of(made[4], made[2])))
     return found
 

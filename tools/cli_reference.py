@@ -9,8 +9,6 @@ What is about one option stands in its help, what is about one command in the do
 
 from __future__ import annotations
 
-import argparse
-import difflib
 import inspect
 import re
 import sys
@@ -20,6 +18,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+import written
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -186,25 +186,8 @@ def page() -> str:
     return "\n\n".join(part.strip("\n") for part in made) + "\n"
 
 
-def difference(made: str) -> str:
-    """Empty, or how the page that is there differs from the one that was made."""
-    there = PAGE.read_text("utf-8") if PAGE.exists() else ""
-    lines = (there.splitlines(), made.splitlines(), "docs/cli-reference.md", "what make docs writes")
-    return "\n".join(difflib.unified_diff(*lines, lineterm="", n=1))
-
-
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing, fail where the page differs")
-    check = parser.parse_args().check
-    made = page()
-    if not check:
-        PAGE.write_text(made, "utf-8")
-        return 0
-    if found := difference(made):
-        print(f"{found}\ndocs/cli-reference.md is not what the commands say: run make docs")
-        return 1
-    return 0
+    return written.write(PAGE, page(), "the commands say", check=written.checks(__doc__))
 
 
 if __name__ == "__main__":

@@ -142,14 +142,14 @@ def sql_tests(found: Found, count: Count) -> None:
             one = SqlServer(server, found.installation)
         else:
             one = Borrowing(server, found.installation, SqlServer(server, local) if local else None)
-        with replaced(lambda: iter([one])):
+        with replaced(lambda: iter([contextlib.nullcontext(one)])):
             run_tests.run_sql(count, [])
     finally:
         server.close()
 
 
 @contextlib.contextmanager
-def replaced(servers: Callable[[], Iterator[SqlServer]]) -> Iterator[None]:
+def replaced(servers: Callable[[], Iterator[contextlib.AbstractContextManager[SqlServer]]]) -> Iterator[None]:
     """Let the runner of the SQL tests meet these servers instead of those that it looks for."""
     before, run_tests.sql_servers = run_tests.sql_servers, servers
     try:

@@ -18,7 +18,13 @@ ROOT = Path(__file__).resolve().parent.parent
 MINORS = ("3.11", "3.12", "3.13", "3.14")
 # What is no part of the package: drawing the plots, and building the pages.
 LEFT_OUT = {"bench", "docs"}
-UNREACHED = re.compile(r"error sending request|failed to fetch|dns error|connection refused|network", re.IGNORECASE)
+# What uv gives as the cause where no answer came, or one of a server that cannot give any: lines of its own, and not
+# words, which stand in names of packages and in what a build says, too.
+UNREACHED = re.compile(
+    r"^[\s├╰─▶>]*(?:cause:|Caused by:)?\s*"
+    r"(?:error sending request for url \(|HTTP status server error \(5\d\d|.* due to network timeout\.)",
+    re.MULTILINE,
+)
 
 
 class Unavailable(Exception):

@@ -13,16 +13,14 @@ and what stands in double quotes become code, the first mention of another funct
 
 from __future__ import annotations
 
-import argparse
-import difflib
 import re
 import sys
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psycopg
+import written
 from psycopg.rows import dict_row
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -292,25 +290,16 @@ def made_page(conn: psycopg.Connection[Any]) -> str:
     return page(read_catalog(conn), TEMPLATE.read_text("utf-8"), shapes, source_order())
 
 
-def difference(made: str) -> str:
-    """Empty, or how the page that is there differs from the one that was made."""
-    there = PAGE.read_text("utf-8") if PAGE.exists() else ""
-    lines = (there.splitlines(), made.splitlines(), "docs/sql.md", "what make docs writes")
-    return "\n".join(difflib.unified_diff(*lines, lineterm="", n=1))
-
-
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing, fail where the page differs")
-    check = parser.parse_args().check
+    check = written.checks(__doc__)
     import run_tests  # next to this file: it finds the servers of the SQL tests
 
     run_tests.prepare()
-    with closing(run_tests.sql_servers()) as servers:
-        one = next(servers, None)
-        if one is None:
-            print("no PostgreSQL server to read the catalog of")
-            return 1
+    server = next(run_tests.sql_servers(), None)
+    if server is None:
+        print("no PostgreSQL server to read the catalog of")
+        return 1
+    with server as one:
         dsn = one.database()
         try:
             with psycopg.connect(dsn) as conn:
@@ -320,13 +309,7 @@ def main() -> int:
             return 1
         finally:
             one.server.drop_database(dsn)
-    if not check:
-        PAGE.write_text(made, "utf-8")
-        return 0
-    if found := difference(made):
-        print(f"{found}\ndocs/sql.md is not what the catalog says: run make docs")
-        return 1
-    return 0
+    return written.write(PAGE, made, "the catalog says", check=check)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
     run_tests.py [lint] [sql] [py] [-- arguments]     the arguments go to pytest, or name files of tests_sql
 
 The SQL tests run on every PostgreSQL that can be had: the one of PG_CONFIG (normally Debian's) and the embedded one,
-each started privately; or on the server of GENDURABLE_TEST_DSN alone, or, with GENDURABLE_TEST_SERVER=docker, in a
-container alone.
+each started privately, side by side; or on the server of GENDURABLE_TEST_DSN alone, or, with
+GENDURABLE_TEST_SERVER=docker, in a container alone.
 """
 
 from __future__ import annotations
@@ -17,9 +17,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import xml.etree.ElementTree as ET
-from collections.abc import Generator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psycopg
@@ -42,11 +45,13 @@ class Count:
     passed: int = 0
     failed: int = 0
     skipped: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def add(self, what: str, passed: int = 0, failed: int = 0, skipped: int = 0, why: str = "") -> None:
-        self.passed += passed
-        self.failed += failed
-        self.skipped += skipped
+        with self._lock:
+            self.passed += passed
+            self.failed += failed
+            self.skipped += skipped
         numbers = [f"{n} {word}" for n, word in ((passed, "passed"), (failed, "FAILED"), (skipped, "skipped")) if n]
         print(f"{what} ... {', '.join(numbers) or 'nothing to run'}{f' ({why})' if why else ''}", flush=True)
 
@@ -100,40 +105,56 @@ def local_installation() -> Installation | None:
     return found if (found.bindir / "postgres").exists() else None
 
 
-def sql_servers() -> Generator[SqlServer, None, None]:
-    """One after the other, each stopped before the next one starts."""
+def sql_servers() -> Iterator[AbstractContextManager[SqlServer]]:
+    """The servers of the SQL tests; each is started when it is entered, and stopped when it is left."""
     if os.environ.get("GENDURABLE_TEST_DSN"):
-        server = _server.KINDS["dsn"]()
-        try:
-            yield SqlServer(server, None)
-        finally:
-            server.drop_template()
+        yield _named_server()
         return
     local = local_installation()
     # pgTAP is only SQL: the files of the local PostgreSQL serve the others too.
     pgtap = sorted((local.sharedir / "extension").glob("pgtap*")) if local else []
     if os.environ.get("GENDURABLE_TEST_SERVER") == "docker":
-        try:
-            server = _server.of_image(_server.IMAGE, extension_files=pgtap)
-        except _server.Unavailable as error:
-            sys.exit(f"no PostgreSQL server for the tests: {error}")
-        try:
-            # Its programs are clients here.
-            yield SqlServer(server, local)
-        finally:
-            server.close()
+        yield _server_in_container(local, pgtap)
         return
-    candidates = [(local, f"PostgreSQL {local.major}", [])] if local else []
+    if local is not None:
+        yield _private_server(local, f"PostgreSQL {local.major}", [])
     try:
-        candidates.append((embedded.installation(), "embedded PostgreSQL 18", pgtap))
+        installation = embedded.installation()
     except ImportError as error:
         print(f"embedded PostgreSQL: {error}")
-    for installation, name, files in candidates:
-        server = _server.of_installation(installation, name, extension_files=files)
-        try:
-            yield SqlServer(server, installation)
-        finally:
-            server.close()
+    else:
+        yield _private_server(installation, "embedded PostgreSQL 18", pgtap)
+
+
+@contextmanager
+def _named_server() -> Iterator[SqlServer]:
+    server = _server.KINDS["dsn"]()
+    try:
+        yield SqlServer(server, None)
+    finally:
+        server.drop_template()
+
+
+@contextmanager
+def _server_in_container(local: Installation | None, pgtap: list[Path]) -> Iterator[SqlServer]:
+    try:
+        server = _server.of_image(_server.IMAGE, extension_files=pgtap)
+    except _server.Unavailable as error:
+        sys.exit(f"no PostgreSQL server for the tests: {error}")
+    try:
+        # Its programs are clients here.
+        yield SqlServer(server, local)
+    finally:
+        server.close()
+
+
+@contextmanager
+def _private_server(installation: Installation, name: str, files: list[Path]) -> Iterator[SqlServer]:
+    server = _server.of_installation(installation, name, extension_files=files)
+    try:
+        yield SqlServer(server, installation)
+    finally:
+        server.close()
 
 
 # -- the linters
@@ -147,7 +168,7 @@ def run_linters(count: Count) -> None:
         ("ruff", "check", "."),
         ("ruff", "format", "--check", "."),
         ("mypy", "--strict", "gendurable_py"),
-        ("sqlfluff", "lint", "--disable-progress-bar", *folders),
+        ("sqlfluff", "lint", "--disable-progress-bar", "--processes", "0", *folders),
     ):
         what = f"{name} {arguments[0]}" if name != "mypy" else "mypy --strict"
         done = subprocess.run(
@@ -214,17 +235,24 @@ def run_sql(count: Count, wanted: list[str]) -> None:
         return [path for path in found if not wanted or any(name in str(path) for name in wanted)]
 
     files, specs = chosen("*.sql"), chosen("isolation/specs/*.spec")
-    for one in sql_servers():
-        print(f"SQL tests on {one.server.name}", flush=True)
+    # Each server has its turns for itself; beside each other they take half of the time.
+    with ThreadPoolExecutor(2) as threads:
+        for done in [threads.submit(run_sql_on, count, one, files, specs) for one in sql_servers()]:
+            done.result()
+
+
+def run_sql_on(count: Count, server: AbstractContextManager[SqlServer], files: list[Path], specs: list[Path]) -> None:
+    with server as one:
         if files and not one.has("pgtap"):
-            count.add("pgTAP", skipped=len(files), why="pgTAP is not installed; " + DEBIAN.format("pgtap"))
+            why = "pgTAP is not installed; " + DEBIAN.format("pgtap")
+            count.add(f"{one.server.name}: pgTAP", skipped=len(files), why=why)
         else:
             for path in files:
                 run_pgtap(count, one, path)
         program = one.isolationtester()
         if specs and program is None:
             count.add(
-                "isolation specs",
+                f"{one.server.name}: isolation specs",
                 skipped=len(specs),
                 why="no isolationtester; Debian: apt-get install postgresql-server-dev-NN, or make test as root",
             )
@@ -256,7 +284,13 @@ def run_pgtap(count: Count, one: SqlServer, path: Path) -> None:
     broken = bad == 0 and (done.returncode != 0 or planned != good + skipped)
     if bad or broken:
         print(done.stdout)
-    count.add(str(path.relative_to(ROOT)), good, bad + broken, skipped, "the file broke off" if broken else "")
+    count.add(
+        f"{one.server.name}: {path.relative_to(ROOT)}",
+        good,
+        bad + broken,
+        skipped,
+        "the file broke off" if broken else "",
+    )
     one.server.drop_database(dsn)
 
 
@@ -311,7 +345,7 @@ def run_spec(count: Count, one: SqlServer, program: Path, path: Path) -> None:
         name = f"{path.stem}.out"
         lines = (want.splitlines(), output.splitlines(), f"expected/{name}", f"results/{name}")
         print("\n".join(difflib.unified_diff(*lines, lineterm="")))
-    count.add(str(path.relative_to(ROOT)), int(matches), int(not matches))
+    count.add(f"{one.server.name}: {path.relative_to(ROOT)}", int(matches), int(not matches))
     one.server.drop_database(dsn)
 
 

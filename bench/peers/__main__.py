@@ -50,7 +50,8 @@ PEERS = [
     Peer("DBOS", "dbos_.py", "dbos", steps=True),
     Peer("Absurd", "absurd_.py", "absurd-sdk", steps=True),
 ]
-WORKLOADS = {"jobs": "jobs of one step", "steps": "instances of five steps"}
+WORKLOADS = {"jobs": "jobs of one step", "steps": "instances of five steps", "flows": "functions of five steps"}
+"""Functions are what DBOS and Absurd have anyway; of gendurable they are flows, and its instances machines."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="only the neighbours with this in their name, and gendurable")
     parser.add_argument("--jobs", type=int, default=10_000, help="how many jobs (default: 10,000)")
     parser.add_argument("--instances", type=int, default=1_000, help="how many instances of five steps")
+    parser.add_argument("--flows", type=int, default=200, help="how many functions of five steps")
     parser.add_argument("--slots", type=int, default=20, help="how many at once (default: 20)")
     parser.add_argument("--python", default=sys.executable, help="the interpreter with the neighbours' packages")
     parser.add_argument("--node", default=str(HERE), help="the folder with node_modules")
@@ -118,6 +120,8 @@ def main() -> int:
     places = Places(options.python, options.node)
     chosen = [peer for peer in PEERS if options.only.lower() in peer.name.lower() or peer.name == "gendurable"]
     versions = {peer: places.version(peer) for peer in chosen}
+    if versions[PEERS[0]] is None:
+        parser.error(f"{options.python} has no gendurable, with which all are compared: make bench-peers sets one up")
     for peer, version in versions.items():
         if version is None:
             print(f"{peer.name} is left out: {peer.package} is not installed", file=sys.stderr)
@@ -131,7 +135,9 @@ def main() -> int:
         url = f"postgresql://{quote(str(said['user']))}@127.0.0.1:{port}/{{database}}"
         for number in range(1, options.rounds + 1):
             for workload, what in WORKLOADS.items():
-                count = options.instances if workload == "steps" else options.jobs
+                count = {"jobs": options.jobs, "steps": options.instances, "flows": options.flows}[workload]
+                if not count:
+                    continue
                 for peer in (one for one in chosen if one.steps or workload == "jobs"):
                     found = measure(conn, url, places, peer, workload, count, options.slots)
                     rates.setdefault((workload, peer.name), []).append(found)

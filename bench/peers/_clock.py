@@ -15,7 +15,7 @@ from typing import Any
 
 @dataclass
 class Run:
-    """``count`` jobs, or instances of five steps, by one process with ``slots`` at once."""
+    """``count`` jobs, or instances or functions of five steps, by one process with ``slots`` at once."""
 
     dsn: str
     workload: str
@@ -27,7 +27,7 @@ class Run:
 
     @property
     def steps(self) -> int:
-        return 5 if self.workload == "steps" else 1
+        return 1 if self.workload == "jobs" else 5
 
     def handle(self, number: int, step: int = 0) -> None:
         """The work itself: that job ``number`` came to this step is counted."""

@@ -1,4 +1,4 @@
-"""gendurable itself: jobs, and machines of five steps, as an engine runs them by default."""
+"""gendurable itself: jobs, and machines and flows of five steps, as an engine runs them by default."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import psycopg
 from _clock import rows, run
 
 import gendurable_py as gd
-from gendurable_py import FSM, Context, Done, Engine, Next, job, step
+from gendurable_py import FSM, Child, Context, Done, Engine, FlowContext, Next, flow, job, step
 
 RUN = run()
 
@@ -46,13 +46,23 @@ class Five(FSM, name="peers.five", queue="q", run_ahead=True):
         return Done()
 
 
-machine: Any = Five if RUN.workload == "steps" else one
+async def do(number: int, step: int) -> None:
+    RUN.handle(number, step)
+
+
+@flow(name="peers.flow", queue="q")
+async def function(ctx: FlowContext, args: dict[str, int]) -> None:
+    for number in range(5):
+        await ctx.step("do", do, args["n"], number)
+
+
+MACHINES: dict[str, Any] = {"jobs": one, "steps": Five, "flows": function}
+machine = MACHINES[RUN.workload]
 with psycopg.connect(RUN.dsn, autocommit=True) as conn:
     gd.install(conn)
     for first in range(0, RUN.count, 1000):
         numbers = range(first, min(first + 1000, RUN.count))
-        name = "peers.five" if RUN.workload == "steps" else "peers.job"
-        gd.insert_many(conn, [{"fsm": name, "queue": "q", "state": {"n": n}} for n in numbers])
+        gd.insert_many(conn, [Child(machine, {"n": n}) for n in numbers])
 
 
 async def main() -> None:

@@ -13,7 +13,7 @@ from .deploying import Deployed, Migration, Moved, machines, migrate
 from .inserting import insert, insert_many, register
 from .inspecting import childs, find, result, watch
 from .limiting import close_rate_limit, ensure_rate_limit, set_rate_limit
-from .looking import count, crashes, doctor, errors, failures, get, history, line, list, tree, why
+from .looking import count, crashes, doctor, errors, failures, get, history, journal, line, list, tree, why
 from .moving import export, fork, import_
 from .operating import (
     cancel,
@@ -53,6 +53,7 @@ from .rows import (
     Failure,
     Finding,
     Inserted,
+    JournalEntry,
     Kept,
     Listed,
     Matched,
@@ -100,6 +101,7 @@ __all__ = [
     "Failure",
     "Finding",
     "Inserted",
+    "JournalEntry",
     "Kept",
     "Listed",
     "Matched",
@@ -149,6 +151,7 @@ __all__ = [
     "import_",
     "insert",
     "insert_many",
+    "journal",
     "line",
     "list",
     "machines",

@@ -24,16 +24,20 @@ def _rows(rows: Rows) -> list[ClaimRow]:
 
 @call
 def claim_rows(
-    worker: str, queues: Mapping[str, int], lease: timedelta, steps: StepsIn | None = None
+    worker: str,
+    queues: Mapping[str, int],
+    lease: timedelta,
+    steps: StepsIn | None = None,
+    ahead: Mapping[str, int] | None = None,
 ) -> Statement[list[ClaimRow]]:
-    """`claim_many` for the executor: what a step may never look at is not decoded."""
+    """`claim_many` for the executor: what a step may never look at is not decoded. ``ahead``: plain rows besides."""
     arguments = (worker, dumps(queues).decode(), lease.total_seconds())
-    if steps is None:
+    if steps is None and not ahead:
         query: LiteralString = f"select {CLAIMED} from gd_claim_many(%s, %s::jsonb, make_interval(secs => %s))"
         return Statement(query, arguments, _rows)
     return Statement(
         f"select {CLAIMED} from gd_claim_many(%s, %s::jsonb, make_interval(secs => %s), %s::jsonb)",
-        (*arguments, dumps({"steps": steps}).decode()),
+        (*arguments, dumps({"steps": steps, "ahead": ahead or None}).decode()),
         _rows,
     )
 

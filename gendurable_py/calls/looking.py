@@ -11,12 +11,17 @@ from pydantic import JsonValue
 
 from .._statement import Rows, Statement, call
 from ..machine.codec import dumps, loads
-from .rows import Cause, Counted, Crashed, Entry, Failure, Finding, Kept, Listed, Node, Page, Standing
+from .rows import Cause, Counted, Crashed, Entry, Failure, Finding, JournalEntry, Kept, Listed, Node, Page, Standing
 
 
 def _near(time: LiteralString) -> LiteralString:
     """A time that clients choose: one that Python has no year for must not cost the answer all its rows."""
     return f"case when {time} > '9999-12-30 00:00+00' then '9999-12-30 00:00+00' else {time} end"
+
+
+def _far(time: LiteralString) -> LiteralString:
+    """The same of one that may also lie before the first year."""
+    return f"case when {time} > '0001-01-02 00:00+00' then {_near(time)} end"
 
 
 _COLUMNS = (
@@ -105,6 +110,26 @@ def history(id: int, after: int = 0, limit: int = 1000) -> Statement[builtins.li
         "select no, at, kind, step, next_step, attempt, worker, seconds, state::text, detail::text "
         "from gd_history(%s, %s, %s)",
         (id, after, limit),
+        read,
+    )
+
+
+@call
+def journal(
+    id: int, after: int = 0, limit: int = 1000, *, values: bool = True
+) -> Statement[builtins.list[JournalEntry]]:
+    """What a flow has come through, oldest first, behind the entry ``after``; -20: the last 20.
+
+    A page ends behind ``limit`` entries or 16 MB: go on behind its last one until none comes. ``values`` False: without
+    what steps and signals have given.
+    """
+
+    def read(rows: Rows) -> builtins.list[JournalEntry]:
+        return [JournalEntry._make((*row[:5], None if row[5] is None else loads(row[5]), row[6])) for row in rows]
+
+    return Statement(
+        f"select seq, kind, name, n, {_far('at')}, value::text, error from gd_journal(%s, %s, %s, %s)",
+        (id, after, limit, values),
         read,
     )
 

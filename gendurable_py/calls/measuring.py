@@ -3,16 +3,22 @@
 Turns are as long as the interval between two looks, and numbered by the server's clock. Who has the lock of a turn
 looks; nobody waits for it. The lock belongs to the session, so it goes with a node that dies; and since the next turn
 is another lock, one that hangs keeps nobody off for longer than that.
+
+A look may take longer than a turn, and be too dear to be made at each: so who looks, or rests after a slow look, says
+to all others until when nobody is to look. That is a lock, too, whose number is that time: it holds while its session
+lives and the time has not come, whatever the length of anybody's turns.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from .._statement import Rows, Statement, call, nothing
+from .._statement import Rows, Statement, call, nothing, one_value
 
 TURNS = 7310
-"""The class of these locks. It stands behind those of the server (000_numbers.sql), which takes none of them."""
+RESTS = 7311
+"""The classes of these locks. They stand behind those of the server (000_numbers.sql), which takes none of them."""
 
 
 @call
@@ -35,6 +41,46 @@ def take_turn(interval: float) -> Statement[tuple[bool, float]]:
 def end_turns() -> Statement[None]:
     """Give back all turns that this session has had."""
     return Statement("select pg_catalog.pg_advisory_unlock_all()", (), nothing)
+
+
+@call
+def keep_off(seconds: float) -> Statement[int]:
+    """Tell all others not to look for so long; answers the number to take that back by."""
+    return Statement(
+        "select n.no, pg_catalog.pg_try_advisory_lock(%s, n.no) from (select (pg_catalog.ceil(extract("
+        "epoch from pg_catalog.clock_timestamp())::float8 + %s::float8)::bigint %% 1000000)::int offset 0) n(no)",
+        (RESTS, seconds),
+        one_value,
+    )
+
+
+@call
+def let_in(numbers: Sequence[int]) -> Statement[None]:
+    """Take back what `keep_off` has told: these numbers of it."""
+    return Statement(
+        "select pg_catalog.pg_advisory_unlock(%s, n.no) from pg_catalog.unnest(%s::int[]) n(no)",
+        (RESTS, list(numbers)),
+        nothing,
+    )
+
+
+@call
+def kept_off(interval: float) -> Statement[float]:
+    """For how many seconds it is no use to try: another session has this turn, or has told not to look. 0: try."""
+    return Statement(
+        "select coalesce(max(case l.classid when %s::oid then t.long - (t.now - floor(t.now / t.long) * t.long) "
+        "else l.ahead - (t.now - floor(t.now)) end), 0)::float8 "
+        "from (select extract(epoch from pg_catalog.clock_timestamp())::float8 as now, %s::float8 as long offset 0) t, "
+        "lateral (select k.classid, k.objid, (k.objid::bigint - floor(t.now)::bigint %% 1000000 + 1000000) %% 1000000 "
+        "from pg_catalog.pg_locks k where k.locktype = 'advisory' and k.objsubid = 2 and k.granted "
+        "and k.classid in (%s::oid, %s::oid) and k.pid <> pg_catalog.pg_backend_pid() "
+        "and k.database = (select oid from pg_catalog.pg_database where datname = pg_catalog.current_database())"
+        ") l(classid, objid, ahead) where case l.classid "
+        "when %s::oid then l.objid::bigint = floor(t.now / t.long)::bigint %% 1000000 "
+        "else l.ahead between 1 and 100000 end",
+        (TURNS, interval, TURNS, RESTS, TURNS),
+        one_value,
+    )
 
 
 @call

@@ -28,7 +28,8 @@ def fork(
     Args:
         step: where it begins, in place of that step.
         state: its state, in place of the one there.
-        options: what `insert_many` takes in a mapping, but fsm, step and state.
+        options: what `insert_many` takes in a mapping, but fsm, step and state; and ``journal``, of a flow: how many
+            entries of its journal the fork takes over.
 
     Returns:
         Its id, or None if another instance holds the unique key that the options give.

@@ -271,6 +271,20 @@ class Entry(NamedTuple):
     detail: JsonValue
 
 
+class JournalEntry(NamedTuple):
+    """What a flow has come through. ``kind``: step, retry, sleep, signal and so on; ``name`` and ``n``: which
+    checkpoint, and the how manieth of that name; ``at``: by the clock of its worker; ``value``: of a step, the payload
+    of a signal, the results of children; ``error``: what a step has failed with."""
+
+    seq: int
+    kind: str
+    name: str | None
+    n: int | None
+    at: datetime | None
+    value: JsonValue
+    error: str | None
+
+
 class Finding(NamedTuple):
     """What a check of the doctor says. ``level``: ok, warning or problem. ``hint``: what to do; None: nothing."""
 

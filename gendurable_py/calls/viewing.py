@@ -1,8 +1,8 @@
 """Reading the views: queues, workers, limits, schedules, holds and steps, each row by the names of its columns.
 
 A view may gain columns, so a row is a mapping and not a type of its own. Times are texts in ISO 8601. What takes a
-limit or a size is for pages, which have no room for what is many or large; `says_who`, `within` and `abilities` for
-tools that act for others, look for a bounded time, and offer only what may be done.
+limit or a size is for pages, which have no room for what is many or large; `says_who`, `says_which`, `within` and
+`abilities` for tools that act for others, look for a bounded time, and offer only what may be done.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import LiteralString, cast
 
 from pydantic import JsonValue
 
-from .._statement import Rows, Script, Statement, call, nothing, script
+from .._statement import Rows, Script, Statement, call, nothing, one_value, script
 from ..machine.codec import dumps, loads
 from .looking import history
 from .rows import Entry, when
@@ -67,6 +67,12 @@ def queue(name: str) -> Statement[list[Row]]:
 def workers(after: str = "", limit: int | None = None) -> Statement[list[Row]]:
     """Every worker that is known or holds claims; a page of them by name."""
     return _page("gd_workers", "worker", after, limit)
+
+
+@call
+def works_on(host: str) -> Statement[bool]:
+    """Whether a worker of this host says hello. It reads what these say, and no claims."""
+    return Statement("select exists (select from gd_workers x where x.host = %s)", (host,), one_value)
 
 
 @call
@@ -298,6 +304,12 @@ def clock() -> Statement[datetime]:
 def says_who(actor: str) -> Statement[None]:
     """For whom this transaction acts: `audit` and the histories have it as ``actor``."""
     return Statement("select set_config('gendurable.actor', %s, true)", (actor,), nothing)
+
+
+@call
+def says_which(filter: Mapping[str, JsonValue]) -> Statement[None]:
+    """By which filter this transaction has found what it acts on: `audit` has it in ``what``."""
+    return Statement("select set_config('gendurable.filter', %s, true)", (dumps(filter).decode(),), nothing)
 
 
 @call

@@ -51,6 +51,14 @@ def dashboard(
         list[str] | None, typer.Option("--name", help="A name under which browsers may ask for it; several times.")
     ] = None,
     prefix: Annotated[str, typer.Option("--prefix", help="The path that a proxy puts before: /jobs.")] = "",
+    filters: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--filter",
+            help="A list that is offered by a name: 'Stuck orders=fsm=order&stuck_for=10m'; several times.",
+            metavar="NAME=QUERY",
+        ),
+    ] = None,
     refresh: Annotated[str, typer.Option("--refresh", help="How often pages look again.", metavar="TIME")] = "2s",
 ) -> None:
     """Serve a dashboard for browsers until Ctrl-C."""
@@ -78,6 +86,7 @@ def dashboard(
         trusted_proxies=_HERE if trust is None else trust,
         # Without a token whoever gets a browser of this machine to ask would be let in.
         hosts=name or ({*_LOCAL, _named(host)} if local and token is None and user_header is None else None),
+        filters=dict(_named_filter(text) for text in filters or ()),
         refresh=duration(refresh),
     )
     with _bound(host, port) as listening:
@@ -95,6 +104,13 @@ def _token(file: Path | None) -> str | None:
     if not found:
         raise typer.BadParameter(f"{file} is empty", param_hint="--token-file")
     return found
+
+
+def _named_filter(text: str) -> tuple[str, str]:
+    name, found, query = text.partition("=")
+    if not (name and found):
+        raise typer.BadParameter("say NAME=QUERY, such as 'Failed=status=failed'", param_hint="--filter")
+    return name, query
 
 
 def _is_local(host: str) -> bool:

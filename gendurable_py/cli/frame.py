@@ -43,11 +43,18 @@ Dsn = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Id = Annotated[int, typer.Argument(help="The instance.", metavar="ID")]
 Queue = Annotated[str, typer.Argument(help="The queue.")]
+Machine = Annotated[str, typer.Argument(help="The machine.")]
+Schedule = Annotated[str, typer.Argument(help="The name of the schedule.")]
 
 
 class Negative(Exception):
     """The answer is no: exit code 1, with what there is to say."""
+
+
+def no_instance(id: int) -> Negative:
+    return Negative(f"there is no instance {id} (any more)")
 
 
 class Refused(Exception):

@@ -11,12 +11,11 @@ from .. import calls
 from ..calls import viewing
 from ..machine.outcome import UNSET
 from ..machine.schedule import ScheduleOptions
-from .frame import NO, OK, Frame, Negative, command
+from .frame import NO, OK, Frame, Machine, Negative, Schedule, command
 from .output import age, clock, first_line, table
 from .reading import duration, mapping, moment, number_or_none
 
 PANEL = "Limits and schedules"
-Name = Annotated[str, typer.Argument(help="The name of the schedule.")]
 
 
 def add(app: typer.Typer) -> None:
@@ -126,9 +125,9 @@ def schedules(frame: Frame) -> None:
 
 def schedule(
     frame: Frame,
-    name: Name,
+    name: Schedule,
     cron: Annotated[str, typer.Argument(help='The expression: "0 6 * * *", or "@every 5m".')],
-    machine: Annotated[str, typer.Argument(help="The machine.")],
+    machine: Machine,
     state: Annotated[str | None, typer.Argument(help="The state of what it inserts.", metavar="[JSON]")] = None,
     timezone: Annotated[str, typer.Option("--timezone", help="Whose clock it is.")] = "UTC",
     catch_up: Annotated[
@@ -157,7 +156,7 @@ def schedule(
     frame.answer({"name": name, "next_at": row["next_at"]}, lambda: Text(f"{name}: next at {clock(row['next_at'])}"))
 
 
-def unschedule(frame: Frame, name: Name) -> None:
+def unschedule(frame: Frame, name: Schedule) -> None:
     """Forget a schedule. What it has inserted stays."""
     with frame.acting() as conn:
         found = calls.unschedule(conn, name)
@@ -166,7 +165,7 @@ def unschedule(frame: Frame, name: Name) -> None:
     frame.answer({"unscheduled": name}, lambda: Text(f"{name} is forgotten"))
 
 
-def trigger(frame: Frame, name: Name) -> int:
+def trigger(frame: Frame, name: Schedule) -> int:
     """Insert now what a schedule inserts at its ticks. Code 1: its overlap holds it back."""
     with frame.acting() as conn:
         id = calls.trigger(conn, name)

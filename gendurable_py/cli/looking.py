@@ -1,4 +1,5 @@
-"""Looking at instances: ``show``, ``why``, ``list``, ``errors``, ``history``, ``line``, ``audit``. Next: `trouble`.
+"""Looking at instances: ``show``, ``why``, ``list``, ``errors``, ``history``, ``journal``, ``line``, ``audit``.
+Next: `trouble`.
 
 Nothing is changed. What the server cut or has not looked at is said.
 """
@@ -15,18 +16,18 @@ from rich.text import Text
 from rich.tree import Tree
 
 from .. import calls
-from ..calls import Cause, Entry, Kept, Listed, Node, Page, viewing
+from ..calls import Cause, Entry, JournalEntry, Kept, Listed, Node, Page, viewing
 from .filters import Filters
-from .frame import Frame, Negative, command
+from .frame import Frame, Id, command, no_instance
 from .output import age, clock, encode, facts, first_line, plain, stack, styled, table
 from .reading import moment, value
 
 PANEL = "Looking"
-Id = Annotated[int, typer.Argument(help="The instance.", metavar="ID")]
-# A page that finds little goes on looking, so many times.
+# A page of all that finds little goes on looking, so many times.
 _MOST_LOOKS = 50
-# So many instances a call looks at.
+# So many instances a call looks at, and so many calls in the audit.
 _LOOK = 20_000
+_LOOK_AT_CALLS = 100_000
 
 
 def add(app: typer.Typer) -> None:
@@ -36,12 +37,9 @@ def add(app: typer.Typer) -> None:
     command(app, "why", panel=PANEL)(why)
     command(app, "errors", panel=PANEL)(errors)
     command(app, "history", panel=PANEL)(history)
+    command(app, "journal", panel=PANEL)(journal)
     command(app, "line", panel=PANEL)(line)
     command(app, "audit", panel=PANEL)(audit)
-
-
-def _none(id: int) -> Negative:
-    return Negative(f"there is no instance {id} (any more)")
 
 
 # -- one
@@ -52,15 +50,16 @@ def show(
     id: Id,
     traceback: Annotated[bool, typer.Option("--traceback", help="With the traceback of each error.")] = False,
 ) -> None:
-    """Show all of an instance: state, why it does not run, errors, children, history."""
+    """Show all of an instance: state, why it does not run, errors, children, history, journal."""
     conn = frame.conn
     found = calls.get(conn, id)
     if found is None:
-        raise _none(id)
+        raise no_instance(id)
     causes, kept = calls.why(conn, id), calls.errors(conn, id, 20)
     tree = calls.tree(conn, id, limit=200)
     entries = viewing.latest(conn, id, 20)
-    whole = {"instance": found, "why": causes, "errors": kept, "tree": tree, "history": entries}
+    recorded = calls.journal(conn, id, -20, values=False)
+    whole = {"instance": found, "why": causes, "errors": kept, "tree": tree, "history": entries, "journal": recorded}
 
     def render() -> RenderableType:
         parts: list[RenderableType] = [_facts_of(found)]
@@ -72,6 +71,8 @@ def show(
             parts.append(stack_of("Children", _tree(tree)))
         if entries:
             parts.append(stack_of("History", _entries(entries)))
+        if recorded:
+            parts.append(stack_of("Journal", _recorded(recorded)))
         return stack(parts)
 
     frame.answer(whole, render)
@@ -112,7 +113,7 @@ def why(frame: Frame, id: Id) -> None:
     """Say why an instance does not run now, the decisive cause first."""
     causes = calls.why(frame.conn, id)
     if not causes:
-        raise _none(id)
+        raise no_instance(id)
     frame.answer(causes, lambda: _causes(causes))
 
 
@@ -137,7 +138,7 @@ def errors(
     """Show the last errors of an instance, newest first."""
     kept = calls.errors(frame.conn, id, limit)
     if not kept and calls.result(frame.conn, id) is None:
-        raise _none(id)
+        raise no_instance(id)
     frame.answer(kept, lambda: _errors(kept, traceback) if kept else Text("It has had no errors."))
 
 
@@ -164,7 +165,7 @@ def history(
     """Show what happened to an instance, if its machine keeps a history."""
     entries = calls.history(frame.conn, id, after, limit)
     if not entries and calls.result(frame.conn, id) is None:
-        raise _none(id)
+        raise no_instance(id)
     frame.answer(
         entries,
         lambda: _entries(entries, states) if entries else Text("Nothing is kept: its machine keeps no history."),
@@ -187,6 +188,37 @@ def _entries(entries: list[Entry], states: bool = False) -> RenderableType:
             else []
         )
         more += [f"state: {encode(entry.state)}"] if states and entry.state is not None else []
+        made += [head, *(Text(" " * (wide + 2) + plain(line)) for line in more)]
+    return Group(*made)
+
+
+def journal(
+    frame: Frame,
+    id: Id,
+    after: Annotated[
+        int, typer.Option("--after", help="From behind this entry on; -20: the last 20.", metavar="SEQ")
+    ] = 0,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many.")] = 1000,
+    values: Annotated[bool, typer.Option("--values", help="With what steps and signals have given.")] = False,
+) -> None:
+    """Show what a flow has come through: its checkpoints, and how they ended."""
+    entries = calls.journal(frame.conn, id, after, limit, values=values)
+    if not entries and calls.result(frame.conn, id) is None:
+        raise no_instance(id)
+    frame.answer(entries, lambda: _recorded(entries, values) if entries else Text("There is nothing in its journal."))
+
+
+def _recorded(entries: list[JournalEntry], values: bool = False) -> RenderableType:
+    made: list[RenderableType] = []
+    wide = len(str(entries[-1].seq))
+    for entry in entries:
+        when = "" if entry.at is None else clock(entry.at)
+        head = Text(f"{entry.seq:>{wide}}  {when:<19}  ")
+        head.append(plain(entry.kind), style="bold")
+        if entry.name is not None:
+            head.append("  " + plain(entry.name) + (f" (number {entry.n + 1})" if entry.n else ""))
+        more = [] if entry.error is None else [f"error: {first_line(entry.error)}"]
+        more += [f"value: {encode(entry.value)}"] if values and entry.value is not None else []
         made += [head, *(Text(" " * (wide + 2) + plain(line)) for line in more)]
     return Group(*made)
 
@@ -260,7 +292,7 @@ Row = TypeVar("Row")
 
 
 def _page(
-    fetch: Callable[[Any, int], tuple[list[Row], Any]], cursor: Any, limit: int, looks: int = _MOST_LOOKS
+    fetch: Callable[[Any, int], tuple[list[Row], Any]], cursor: Any, limit: int, looks: int
 ) -> tuple[list[Row], Any]:
     """A page, from a call that looks at a bounded part each time, and says where to go on."""
     rows: list[Row] = []
@@ -330,7 +362,7 @@ def audit(
     """Show who did what by hand, newest first."""
     said = {"id": id, "call": call, "actor": by, "after": None if since is None else moment(since).isoformat()}
     wanted = {key: what for key, what in said.items() if what is not None}
-    found, goes_on = _page(lambda after, limit: calls.audit(frame.conn, wanted, after, limit), after, limit)
+    found, goes_on = calls.audit(frame.conn, wanted, after, limit, _LOOK_AT_CALLS)
     cells = [
         (row.no, clock(row.at), row.actor or row.session_role, row.call, row.id, row.affected, readable_line(row.what))
         for row in found
@@ -341,7 +373,8 @@ def audit(
         lambda: table(columns, cells, keep=("no", "at", "id", "call")) if cells else Text("Nothing."),
     )
     if goes_on is not None:
-        frame.note(f"There may be more: --after {goes_on}")
+        nothing = f"Not one more of the {_LOOK_AT_CALLS:,} that were looked at fits, and there are more"
+        frame.note(f"{'There may be more' if len(found) == limit else nothing}: --after {goes_on}")
 
 
 def readable_line(what: object) -> str:

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from .. import calls
+from ..calls import viewing
 from ..errors import UnknownInstance
 from .filters import Filters
 from .frame import NO, OK, Frame, Negative
@@ -37,7 +38,11 @@ class Chosen:
     """What a command is about: ids that were named, or found by a filter."""
 
     ids: list[int]
-    named: bool
+    filter: dict[str, JsonValue] | None = None
+
+    @property
+    def named(self) -> bool:
+        return self.filter is None
 
 
 def choose(
@@ -48,7 +53,7 @@ def choose(
     if ids:
         if wanted:
             raise typer.BadParameter("ids and filters exclude each other")
-        return Chosen(list(dict.fromkeys(ids)), True)
+        return Chosen(list(dict.fromkeys(ids)))
     if not wanted:
         raise typer.BadParameter("name ids, or say which ones by filters, such as --machine NAME")
     wanted = {**usual, **wanted}
@@ -63,7 +68,7 @@ def choose(
             if page.next is None:
                 break
             after = page.next
-    return Chosen(found, False)
+    return Chosen(found, wanted)
 
 
 def carry_out(
@@ -83,7 +88,7 @@ def carry_out(
         raise Negative("No instance fits.")
     if not chosen.named:
         frame.confirm(f"{verb[0].upper()}{verb[1:]} {count(total)}?", yes)
-    tally = _in_batches(frame, verb, chosen.ids, act, batch)
+    tally = _in_batches(frame, verb, chosen, act, batch)
     frame.answer(tally.report(), lambda: Text(tally.tell()))
     return OK if tally.done == total else NO
 
@@ -126,17 +131,19 @@ class Tally:
         return "\n".join(lines)
 
 
-def _in_batches(frame: Frame, verb: str, ids: list[int], act: Act, batch: int) -> Tally:
+def _in_batches(frame: Frame, verb: str, chosen: Chosen, act: Act, batch: int) -> Tally:
     tally = Tally()
     with progress(frame) as bar:
-        task = bar.add_task(verb, total=len(ids))
-        left = ids
+        task = bar.add_task(verb, total=len(chosen.ids))
+        left = chosen.ids
         for turn in range(_ROUNDS):
             if turn:
                 time.sleep(_PAUSE * turn)
             busy: list[int] = []
             for start in range(0, len(left), batch):
                 with frame.acting() as conn:
+                    if chosen.filter is not None:
+                        viewing.says_which(conn, chosen.filter)
                     results = act(conn, left[start : start + batch])
                 again = tally.add(results)
                 busy += again

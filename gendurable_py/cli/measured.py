@@ -269,8 +269,12 @@ def serving(family: Family, host: str, port: int) -> Iterator[None]:
                     made.add_sample(sample, labels, value)
                 yield made
             there = sum(1 for answer in answers.values() if answer is not None)
-            yield GaugeMetricFamily("gendurable_processes", "Processes that answer", value=there)
-            yield CounterMetricFamily("gendurable_process_deaths", "Processes that have died", value=family.deaths)
+            yield GaugeMetricFamily("gendurable_processes", "Processes of this worker that answer", value=there)
+            yield CounterMetricFamily(
+                "gendurable_process_deaths",
+                "Processes of this worker that have died and were started again",
+                value=family.deaths,
+            )
 
     registry = CollectorRegistry()
     registry.register(Children())

@@ -12,7 +12,7 @@ from rich.text import Text
 from .. import calls
 from ..calls.deploying import Moved
 from ..machine.outcome import UNSET
-from .frame import NO, OK, Frame, Negative, Yes, command
+from .frame import NO, OK, Frame, Id, Machine, Negative, Yes, command
 from .looking import readable_line
 from .many import count, progress
 from .output import table
@@ -55,7 +55,7 @@ def machines(frame: Frame) -> None:
 
 def migrate(
     frame: Frame,
-    machine: Annotated[str, typer.Argument(help="The machine.")],
+    machine: Machine,
     from_version: Annotated[int, typer.Argument(help="The version that they have.", metavar="FROM")],
     to_version: Annotated[int, typer.Argument(help="The version that they are to have.", metavar="TO")],
     step: Annotated[
@@ -124,12 +124,13 @@ def _moved(moved: list[Moved], others: list[Moved], done: int, dry_run: bool) ->
 
 def fork(
     frame: Frame,
-    id: Annotated[int, typer.Argument(help="The instance.", metavar="ID")],
+    id: Id,
     no: Annotated[int | None, typer.Option("--at", help="From this entry of its history.", metavar="NO")] = None,
     step: Annotated[str | None, typer.Option("--step", help="Begin at this step.")] = None,
     state: Annotated[str | None, typer.Option("--state", help="With this state.", metavar="JSON")] = None,
     options: Annotated[
-        str | None, typer.Option("--options", help="Options of an insert, but fsm, step and state.", metavar="JSON")
+        str | None,
+        typer.Option("--options", help="Options of an insert, but fsm, step and state; and journal.", metavar="JSON"),
     ] = None,
 ) -> int:
     """Make a new instance that begins where another one stands, or stood, and print its id."""
@@ -150,7 +151,7 @@ def fork(
 
 def export(
     frame: Frame,
-    id: Annotated[int, typer.Argument(help="The instance.", metavar="ID")],
+    id: Id,
     file: Annotated[str, typer.Argument(help="Where to; - is stdout.")] = "-",
 ) -> None:
     """Write an instance with all that belongs to it, and its descendants, as a JSON document."""

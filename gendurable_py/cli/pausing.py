@@ -10,13 +10,10 @@ from rich.text import Text
 
 from .. import calls
 from ..calls import viewing
-from .frame import NO, OK, Frame, Queue, command
+from .frame import NO, OK, Frame, Id, Machine, Queue, Schedule, command
 from .output import age, table
 
 PANEL = "Queues and workers"
-Schedule = Annotated[str, typer.Argument(help="The name of the schedule.")]
-Id = Annotated[int, typer.Argument(help="The instance.", metavar="ID")]
-Machine = Annotated[str, typer.Argument(help="The machine.")]
 Step = Annotated[str, typer.Argument(help="The step.")]
 Version = Annotated[int | None, typer.Option("--version", help="This version alone.")]
 

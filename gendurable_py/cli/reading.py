@@ -23,6 +23,15 @@ def duration(text: str) -> float:
     return sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text))
 
 
+def ahead(text: str) -> int | str:
+    """``auto``, or a whole number."""
+    if text == "auto":
+        return text
+    if not re.fullmatch(r"\d{1,6}", text):
+        raise typer.BadParameter(f"{text!r} is neither a whole number nor auto", param_hint="--prefetch")
+    return int(text)
+
+
 def moment(text: str, *, ahead: bool = False) -> datetime:
     """A time with its zone: ISO 8601 (without a zone: that of this machine), ``now``, or a duration, counted back from
     now, or on from now where ``ahead``."""

@@ -19,7 +19,7 @@ class Settings:
     queues: dict[str, int] | None = None
     lease: float = 60
     drain_timeout: float = 5
-    prefetch: int = 0
+    prefetch: int | str = "auto"
     run_ahead: bool = False
     poll_only: bool = False
     no_upkeep: bool = False

@@ -12,7 +12,7 @@ from .. import calls
 from .._contract import TERMINAL
 from ..machine.outcome import UNSET
 from .filters import OPEN, Filters
-from .frame import NO, OK, Frame, Yes, command
+from .frame import NO, OK, Frame, Id, Yes, command
 from .many import Chosen, carry_out, choose, count, one_by_one
 from .reading import mapping, moment, value
 
@@ -115,7 +115,7 @@ def reschedule(
 
 def edit(
     frame: Frame,
-    id: Annotated[int, typer.Argument(help="The instance.", metavar="ID")],
+    id: Id,
     step: Annotated[str | None, typer.Option("--step", help="Its step.")] = None,
     state: Annotated[str | None, typer.Option("--state", help="Its state; @FILE reads it.", metavar="JSON")] = None,
     queue: Annotated[str | None, typer.Option("--queue", "-q", help="Its queue.")] = None,

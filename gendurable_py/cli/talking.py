@@ -8,7 +8,7 @@ import typer
 from rich.text import Text
 
 from .. import calls
-from .frame import NO, OK, Frame, Negative, command
+from .frame import NO, OK, Frame, Id, command, no_instance
 from .inserting import show_end
 from .looking import readable_line
 from .output import clock, table
@@ -43,13 +43,13 @@ def signal(
 
 def signals(
     frame: Frame,
-    id: Annotated[int, typer.Argument(help="The instance.", metavar="ID")],
+    id: Id,
     limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many.")] = 100,
 ) -> None:
     """Show the inbox of an instance. Looking uses nothing up."""
     found = calls.signals(frame.conn, id, limit=limit)
     if not found and calls.result(frame.conn, id) is None:
-        raise Negative(f"there is no instance {id} (any more)")
+        raise no_instance(id)
     rows = [{"id": one.id, "name": one.name, "payload": one.payload, "at": one.inserted_at} for one in found]
     cells = [(one.id, one.name, clock(one.inserted_at), readable_line(one.payload)) for one in found]
     frame.answer(rows, lambda: table(("id", "name", "at", "payload"), cells) if rows else Text("Nothing is in there."))
@@ -57,7 +57,7 @@ def signals(
 
 def wait(
     frame: Frame,
-    id: Annotated[int, typer.Argument(help="The instance.", metavar="ID")],
+    id: Id,
     timeout: Annotated[str | None, typer.Option("--timeout", "-t", help="How long: 30s.", metavar="TIME")] = None,
 ) -> int:
     """Wait for the end of an instance and show it. Code 0: it is done; 1: it is not, or the time is up."""

@@ -21,7 +21,7 @@ from .frame import OK, Frame, Refused, command
 from .inserting import show_end
 from .machines import NotFound, load, load_file, queues_of
 from .measured import Family, serving
-from .reading import concurrency, duration, mapping
+from .reading import ahead, concurrency, duration, mapping
 from .serving import Settings, set_up_logging
 from .supervise import Files, Supervisor
 
@@ -52,7 +52,12 @@ def worker(
     queues: Queues = None,
     processes: Annotated[int, typer.Option("--processes", "-p", min=1, max=256, help="How many processes.")] = 1,
     run_ahead: Annotated[bool, typer.Option("--run-ahead", help="Keep the claim from step to step.")] = False,
-    prefetch: Annotated[int, typer.Option("--prefetch", min=0, help="Rows claimed beyond the free slots.")] = 0,
+    prefetch: Annotated[
+        str,
+        typer.Option(
+            "--prefetch", help="Rows claimed beyond the free slots; auto: what is done in 20 ms.", metavar="N|auto"
+        ),
+    ] = "auto",
     lease: Annotated[
         str, typer.Option("--lease", help="How long a lost worker's claims stay its own.", metavar="TIME")
     ] = "60s",
@@ -89,7 +94,7 @@ def worker(
         None if queues is None else concurrency(queues),
         lease=duration(lease),
         drain_timeout=duration(drain_timeout),
-        prefetch=prefetch,
+        prefetch=ahead(prefetch),
         run_ahead=run_ahead,
         poll_only=poll_only,
         no_upkeep=no_upkeep,

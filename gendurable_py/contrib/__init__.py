@@ -1,7 +1,7 @@
 """Glue to frameworks: their connections for calls, their transactions for steps, their ways to start and to migrate.
 
 Each module needs its library, and nothing else imports it: `contrib.sqlalchemy`, `contrib.alembic`, `contrib.fastapi`,
-`contrib.django`.
+`contrib.django`, `contrib.pydantic_ai`.
 """
 
 from __future__ import annotations

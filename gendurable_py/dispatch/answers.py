@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from enum import Enum
 
+import psycopg
+
 from ..calls.rows import Answer
 
 CONFLICTS = ("40001", "40P01", "55P03")
@@ -54,3 +56,10 @@ def read_answer(answer: Answer | None, stage: int, uncertain: bool) -> Meaning:
 def read_refusal(stage: int) -> Meaning:
     """The server refuses an outcome that came from this stage."""
     return (Meaning.HANDLE, Meaning.STOP, Meaning.HOPELESS)[stage]
+
+
+def is_unsendable(error: BaseException) -> bool:
+    """Whether it never left this process: an error of the driver about the text itself."""
+    if isinstance(error, psycopg.Error):
+        return error.sqlstate is None and isinstance(error, (psycopg.DataError, psycopg.NotSupportedError))
+    return isinstance(error, UnicodeEncodeError)

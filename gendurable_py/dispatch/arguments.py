@@ -20,7 +20,7 @@ from ..machine.fsm import FSM
 from ..machine.outcome import MachineLike
 from ..machine.spec import Spec, collect_rate_limits, spec_of
 from ..machine.times import interval, retention_seconds
-from .options import Options
+from .options import Options, Prefetch
 
 _LONGEST_NAME = 2000
 _MOST_ROWS = 100_000
@@ -48,7 +48,7 @@ def check_options(options: Options, specs: Iterable[Spec]) -> None:
             f"poll_interval is {options.poll_interval} s, max_poll_interval {options.max_poll_interval} s",
             hint="poll_interval is at most max_poll_interval",
         )
-    most = min(options.queues.values(), default=1) + options.prefetch
+    most = min(options.queues.values(), default=1) + (0 if options.prefetch == "auto" else options.prefetch)
     if options.min_demand > most:
         raise InvalidArgument(
             f"min_demand is {options.min_demand}, but there are never more than {most} free slots",
@@ -163,6 +163,14 @@ def read_count(value: object, what: str, least: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= _MOST_ROWS:
         raise InvalidArgument(f"{what} is {_show(value)}", hint=f"give a whole number from {least} to {_MOST_ROWS}")
     return value
+
+
+def read_prefetch(value: object) -> Prefetch:
+    if value == "auto":
+        return "auto"
+    if isinstance(value, str):
+        raise InvalidArgument(f"prefetch is {_show(value)}", hint='give a whole number, or "auto"')
+    return read_count(value, "prefetch", 0)
 
 
 def read_flag(value: object, what: str) -> bool:

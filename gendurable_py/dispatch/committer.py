@@ -23,7 +23,7 @@ from ..calls import dispatching, working
 from ..calls.rows import Answer
 from ..machine.claim import ClaimRow
 from ..telemetry.events import Committed, Emit, Rejected, Released, Stale
-from .answers import CONFLICTS, Fate, Meaning, read_answer
+from .answers import CONFLICTS, Fate, Meaning, is_unsendable, read_answer
 from .link import TROUBLE, Link
 from .work import Held, Holding, Runner, Work, refuse
 
@@ -230,7 +230,7 @@ class Committer:
                 for work in batch:
                     work.uncertain = work.uncertain or link.uncertain
                 state = error.sqlstate if isinstance(error, psycopg.Error) else None
-                if not _is_unsendable(error):
+                if not is_unsendable(error):
                     if not link.sent or state is None or state.startswith(_AWAY):
                         await link.trouble(error)
                         continue
@@ -274,6 +274,8 @@ class Committer:
                 if answer is None and not work.busy:
                     self._uncount(work)
                     self._held.drop(work)
+                    if work.flow is not None:
+                        work.flow.close()
                     continue
                 try:
                     self._settle(work, answer, worker)
@@ -301,6 +303,8 @@ class Committer:
             return
         self._uncount(work)
         self._held.drop(work)
+        if work.flow is not None and meaning is not Meaning.KEPT:
+            work.flow.close()
         if meaning is Meaning.KEPT:
             assert answer is not None and answer.kept is not None
             work.worker = worker
@@ -332,6 +336,9 @@ class Committer:
         except Exception as error:  # noqa: BLE001 - a row that cannot be run here is given back, as a claimed one is
             delay = CANCELLED_DELAY
             logger.error("%s %s cannot go on here", row.fsm, row.id, exc_info=error)
+        if work.flow is not None:
+            self._held.drop(work)
+            work.flow.close()
         self._release[work.worker, delay, False].append((row.id, row.claim_no))
         self._event.set()
 
@@ -340,6 +347,8 @@ class Committer:
         self._emit(Rejected(work.row.id, work.row.fsm, work.row.step, sqlstate, message))
         self._uncount(work)
         work.keep = False
+        if work.flow is not None:
+            work.flow.close()
         meaning = refuse(work, sqlstate, message)
         if meaning is Meaning.HOPELESS:
             self._held.drop(work)
@@ -389,10 +398,3 @@ class Committer:
         while not self.idle:
             self._event.set()
             await asyncio.sleep(0.001)
-
-
-def _is_unsendable(error: BaseException) -> bool:
-    """Whether it never left this process: an error of the driver about the text itself."""
-    if isinstance(error, psycopg.Error):
-        return error.sqlstate is None and isinstance(error, (psycopg.DataError, psycopg.NotSupportedError))
-    return isinstance(error, UnicodeEncodeError)

@@ -19,6 +19,7 @@ from ..install import version as package_version
 from ..machine.outcome import MachineLike
 from ..machine.spec import Spec, collect_rate_limits
 from ..telemetry.events import Emit
+from .ahead import Ahead
 from .blocked import Blocked
 from .committer import Committer
 from .connections import Connections
@@ -31,6 +32,7 @@ from .fork import Connected
 from .health import Pulse
 from .heartbeat import Heartbeats
 from .hello import Hello
+from .journals import Journals
 from .limits import Limits
 from .link import Link
 from .maintenance import Maintenance
@@ -45,7 +47,7 @@ from .sql_steps import SqlSteps
 from .steering import Steering
 from .timeouts import Timeouts
 from .transaction import Transactions
-from .work import Held, Runner, Work, make_worker_name
+from .work import Held, Holding, Runner, Work, make_worker_name
 
 
 class Database:
@@ -71,6 +73,7 @@ class Database:
         self._chores = self._make_link("maintenance", timeout=600)
         self._timetable = self._make_link("schedules", timeout=timeout)
         self._looks = self._make_link("depth", durable=False, timeout=30)
+        self._replays = self._make_link("journals", durable=False, timeout=timeout)
         # A function may take as long as it likes; its connection has the settings that its role has elsewhere.
         self._functions = self._make_link("steps in SQL", ours=False, timeout=3600)
         self._links = [
@@ -81,6 +84,7 @@ class Database:
             self._chores,
             self._timetable,
             self._looks,
+            self._replays,
             self._functions,
         ]
         self.links: list[Connected] = [*self._links]
@@ -112,6 +116,14 @@ class Database:
             give_back=self._committer.give_back,
             progressed=self._progress,
         )
+        self._journals = Journals(
+            self.claims,
+            self._replays,
+            executor,
+            settle=self._committer.add,
+            give_back=self._committer.give_back,
+        )
+        self._ahead = Ahead(options.prefetch, executor, self._give_back_waiting)
         self._feeder = Feeder(
             self.claims,
             self.sleeper,
@@ -123,6 +135,8 @@ class Database:
             watch=self._timeouts.watch,
             transactions=self._transactions,
             in_sql=self._in_sql,
+            journals=self._journals,
+            ahead=self._ahead,
         )
         self._feeding = Loop("feeder", self._feeder.run)
         steering = Steering(options.queues, executor, self.held, emit, changed=self._steer)
@@ -189,7 +203,8 @@ class Database:
         start(self._heartbeats)
         if options.reap_interval is not None:
             start(Maintenance(self._chores, self._emit, options))
-        start(Depth(self._looks, self._emit))
+        start(self._journals)
+        start(Depth(self._looks, self._heartbeats, self._emit))
         if self._schedules.wanted:
             start(self._schedules)
 
@@ -201,9 +216,17 @@ class Database:
             if work.turn is not None:
                 self._timeouts.leave(work)
         self._committer.add(works)
+        self._ahead.ended(works)
         # A queue that is asleep was empty: its free slot is no reason to ask again.
         if not self.sleeper.covers({work.queue for work in works}):
             self.sleeper.poke()
+
+    def _give_back_waiting(self, works: Iterable[Holding]) -> None:
+        """These have no slot yet, and will have none soon."""
+        for work in works:
+            if isinstance(work, Work) and work.turn is not None:
+                self._timeouts.leave(work)
+            self._committer.give_back([work])
 
     def _steer(self) -> None:
         """It was told something: it may claim more, or less."""

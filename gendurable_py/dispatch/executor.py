@@ -10,13 +10,17 @@ import asyncio
 import contextlib
 import functools
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
 from .._log import logger
+from ..flow.waiting import StepCall
 from ..machine.context import Draining
+from ..telemetry.instrument import Emitter
 from .contexts import Contexts
+from .flow_steps import run_in_task, run_in_thread
+from .flowing import Flows
 from .offload import handed_over
 from .perform import perform, perform_async
 from .threads import Threads
@@ -32,6 +36,7 @@ class Executor:
         limits: Mapping[str, int],
         finished: Callable[[list[Work]], None],
         draining: Draining,
+        emit: Emitter,
     ) -> None:
         self._loop = loop
         self._told = draining
@@ -41,8 +46,9 @@ class Executor:
         self.limits = dict(limits)
         """How many of each queue run at once, as it is now."""
         self._on_finished = finished
-        self._threads = Threads(loop, max(1, sum(limits.values())), perform, self._finish, self._contexts)
-        self._finished: deque[Work] = deque()
+        self._threads = Threads(loop, max(1, sum(limits.values())), _perform, self._finish, self._contexts)
+        self._flows = Flows(loop, self._contexts, self._threads.put, run_in_task, self._moved, draining, emit)
+        self._finished: deque[Work | StepCall] = deque()
         self._woken = False
         self._running = dict.fromkeys(limits, 0)
         self._backlog: dict[str, deque[Work]] = {queue: deque() for queue in limits}
@@ -63,6 +69,15 @@ class Executor:
     @property
     def draining(self) -> bool:
         return self._draining
+
+    def prepare(self, work: Work, journal: Sequence[Mapping[str, Any]], seed: str) -> None:
+        """Before the submit of a flow: what it has committed so far."""
+        self._flows.prepare(work, journal, seed)
+
+    def resume(self, work: Work) -> None:
+        """A flow goes on whose claim was kept, in the slot that it had."""
+        self._flows.resume(work)
+        self._start(work)
 
     def submit(self, work: Work) -> None:
         if self._has_room(work.queue) or self._draining:
@@ -87,6 +102,10 @@ class Executor:
 
     def _start(self, work: Work) -> None:
         work.ctx._draining = self._told
+        if work.flow is not None:
+            self._running[work.queue] += 1
+            self._flows.start(work)
+            return
         if not work.step.is_async:
             self._running[work.queue] += 1
             self._threads.put(work)
@@ -106,9 +125,9 @@ class Executor:
         # Not a "finally" in the coroutine: one that is cancelled before its first step never runs.
         task.add_done_callback(self._on_task_done, context=self._callbacks)
 
-    def working(self, task: asyncio.Task[Any]) -> Work | None:
-        """What a task works on."""
-        return self._tasks.get(task)
+    def working(self, task: asyncio.Task[Any] | None) -> Work | None:
+        """What a task works on; without a task, whose slice of a flow runs."""
+        return (None if task is None else self._tasks.get(task)) or self._flows.working(task)
 
     def _task_done(self, task: asyncio.Task[None]) -> None:
         work = self._tasks.pop(task)
@@ -124,6 +143,10 @@ class Executor:
                 return
         elif (error := task.exception()) is not None:
             break_off(work, error)
+        self._moved(work)
+
+    def _moved(self, work: Work) -> None:
+        """On the loop: it is ready for its commit."""
         self._finished.append(work)
         if not self._woken:
             self._woken = True
@@ -136,7 +159,7 @@ class Executor:
                 self._outliving.remove(work)
                 self._finish(work)
 
-    def _finish(self, work: Work) -> None:
+    def _finish(self, work: Work | StepCall) -> None:
         """Called in a thread. The flag is read after the append: whoever clears it looks at the list afterwards."""
         self._finished.append(work)
         if not self._woken:
@@ -151,11 +174,25 @@ class Executor:
         finished, done = self._finished, []
         while finished:
             work = finished.popleft()
+            if isinstance(work, StepCall):
+                self._flows.call_ended(work)
+                continue
             self._running[work.queue] -= 1
             done.append(work)
             self._start_waiting(work.queue)
         if done:
             self._on_finished(done)
+
+    def waiting_since(self, queue: str) -> float | None:
+        """When the first of those that wait for a slot was claimed."""
+        backlog = self._backlog[queue]
+        return backlog[0].since if backlog else None
+
+    def take_waiting(self, queue: str) -> list[Work]:
+        """Those that wait for a slot: they will not be started here."""
+        taken = list(self._backlog[queue])
+        self._backlog[queue].clear()
+        return _not_started(taken)
 
     def take_back(self, work: Work) -> bool:
         """Whether a timed step had not begun; then it will not."""
@@ -172,16 +209,20 @@ class Executor:
         taken = [work for backlog in self._backlog.values() for work in backlog]
         for backlog in self._backlog.values():
             backlog.clear()
-        for work in self._threads.withdraw():
-            self._running[work.queue] -= 1
-            taken.append(work)
-        return taken
+        for one in self._threads.withdraw():
+            if isinstance(one, StepCall):
+                self._flows.withdraw(one)
+            else:
+                self._running[one.queue] -= 1
+                taken.append(one)
+        return _not_started(taken)
 
     async def cancel_tasks(self) -> list[asyncio.Task[None]]:
         """End the async steps that still run; those that will not be cancelled within a second are answered."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
+        tasks += self._flows.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=1)
             await asyncio.sleep(0)
@@ -190,6 +231,7 @@ class Executor:
             if not self._outliving:
                 break
             await asyncio.sleep(0.01)
+        await self._flows.hurry()
         self._collect()
         left = [task for task in tasks if not task.done()]
         if left:
@@ -202,3 +244,19 @@ class Executor:
         left = await self._threads.join(deadline)
         self._closed = True  # what comes now comes too late, and belongs to no other run of the engine
         return left + len(self._outliving)
+
+
+def _not_started(works: list[Work]) -> list[Work]:
+    """These will not be: of a flow nothing is kept."""
+    for work in works:
+        if work.flow is not None:
+            work.flow.close()
+    return works
+
+
+def _perform(work: Work | StepCall, loop: asyncio.AbstractEventLoop) -> None:
+    """In a thread."""
+    if isinstance(work, StepCall):
+        run_in_thread(work)
+    else:
+        perform(work, loop)

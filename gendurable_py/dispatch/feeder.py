@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Set
+from collections.abc import Callable, Mapping, Set
 from typing import Protocol
 
 from .._log import logger
@@ -29,6 +29,8 @@ UNKNOWN_DELAY = 10.0
 # What waits for a lock or for the server does not count against claiming, up to this much of memory.
 _MOST_BLOCKED = 10_000
 _MOST_BLOCKED_BYTES = 256_000_000
+
+_ANY = ""
 
 # Names come from the database: what is remembered of unknown ones, and what is told, has an end.
 _MOST_NAMES = 10_000
@@ -76,6 +78,23 @@ class Functions(Protocol):
     def take(self, row: ClaimRow, worker: str, sure: bool) -> bool: ...
 
 
+class Journalled(Protocol):
+    """Whoever starts flows, with their journals (see `journals`)."""
+
+    async def begin(self, works: list[Work]) -> None: ...
+
+
+class Ahead(Protocol):
+    """How many rows are claimed beyond the free slots (see `ahead`)."""
+
+    fixed: int
+    allowed: int
+
+    def wanted(self, loads: Mapping[str, tuple[int, int]]) -> dict[str, int]: ...
+
+    def claimed(self, asked: Mapping[str, int], got: Mapping[str, int]) -> None: ...
+
+
 class Feeder:
     """Claims for the free slots of each queue, and turns rows into works."""
 
@@ -92,6 +111,8 @@ class Feeder:
         watch: Callable[[Work, float], None],
         transactions: Transacting,
         in_sql: Functions,
+        journals: Journalled,
+        ahead: Ahead,
     ) -> None:
         self._link = link
         self._sleeper = sleeper
@@ -104,6 +125,9 @@ class Feeder:
         self._watch = watch
         self._transactions = transactions
         self._in_sql = in_sql
+        self._journals = journals
+        self._flows: list[Work] = []
+        self._ahead = ahead
         self._machines: dict[tuple[str, int, str], tuple[Spec, Step]] = {}
         self._warned: set[tuple[str, int, str]] = set()
         self._imported: set[str] = set()
@@ -126,20 +150,24 @@ class Feeder:
         held = self._held
         # What others have locked is no reason to stop; a server that commits nothing is.
         # What is finished but not committed counts, or a slow server would make it grow for ever.
-        most = max(100, 2 * sum(self._limits.values()))
+        most = max(100, 2 * (sum(self._limits.values()) + self._ahead.allowed))
         if held.uncommitted + (held.blocked if held.failing else 0) > most:
             return False
         return held.blocked <= _MOST_BLOCKED and held.blocked_bytes <= _MOST_BLOCKED_BYTES
 
-    def _count_demand(self) -> dict[str, int]:
+    def _count_demand(self) -> tuple[dict[str, int], dict[str, int]]:
+        """How many rows of each queue to claim, and how many besides that wait here for a slot."""
         if not self._keeps_up():
-            return {}
-        demand = {}
+            return {}, {}
+        demand, loads = {}, {}
         for queue, limit in self._limits.items():
-            free = limit + self._options.prefetch - self._executor.load(queue) - self._held.kept[queue]
-            if free >= min(self._options.min_demand, limit + self._options.prefetch) and free > 0 < limit:
+            load = self._executor.load(queue) + self._held.kept[queue]
+            loads[queue] = load, limit
+            most = limit + self._ahead.fixed
+            free = most - load
+            if free >= min(self._options.min_demand, most) and free > 0 < limit:
                 demand[queue] = free
-        return demand
+        return demand, self._ahead.wanted(loads)
 
     async def run(self) -> None:
         """Until `stopping` is set and the sleeper is poked."""
@@ -147,8 +175,8 @@ class Feeder:
             if self.draining:
                 await self._withdraw()
                 continue
-            demand = self._count_demand()
-            if not demand:
+            demand, ahead = self._count_demand()
+            if not demand and not ahead:
                 if not self.saturated:
                     self.saturated = True
                     self._pause = _SATURATED_FOR
@@ -158,10 +186,10 @@ class Feeder:
                 if await self._sleeper.poked(self._pause if room else None):
                     continue
                 queues = [queue for queue, limit in self._limits.items() if limit]
-                await self._attempt(dict.fromkeys(queues, room), "sql")
+                await self._attempt(dict.fromkeys(queues, room), {}, "sql")
             else:
                 self.saturated = False
-                await self._attempt(demand, None)
+                await self._attempt(demand, ahead, None)
 
     async def _withdraw(self) -> None:
         """Let nobody wake this engine, and wait until it may claim again."""
@@ -172,7 +200,7 @@ class Feeder:
         else:
             await self._sleeper.poked()
 
-    async def _attempt(self, demand: dict[str, int], only: StepsIn | None) -> None:
+    async def _attempt(self, demand: dict[str, int], ahead: dict[str, int], only: StepsIn | None) -> None:
         """Claim, and start what came; if nothing did, wait as long as nothing is due."""
         try:
             await self._in_sql.look(self._link)
@@ -181,7 +209,10 @@ class Feeder:
             steps = only or self._in_sql.claims
             self.passes_over = steps == "other"
             started = time.perf_counter()
-            rows = await self._link.attempt(dispatching.claim_rows, worker, demand, self._options.lease_ttl, steps)
+            asked = dict.fromkeys(ahead, 0) | demand
+            rows = await self._link.attempt(
+                dispatching.claim_rows, worker, asked, self._options.lease_ttl, steps, ahead
+            )
             if rows and self.stopping:
                 pairs = [(row.id, row.claim_no) for row in rows]
                 await self._link.attempt(working.release, worker, pairs)
@@ -193,10 +224,14 @@ class Feeder:
                 self._emit(Claimed(len(rows), seconds, dict(queues)))
                 self._pause = _SATURATED_FOR
                 await self._sleeper.busy(worker, queues)
+                self._learn(asked, ahead, queues, only)
             elif only is not None:
                 self._pause = min(2 * self._pause, self._options.poll_interval)
             else:
-                await self._sleeper.idle(worker, demand.keys())
+                self._learn(asked, ahead, Counter(), only)
+                # Where all slots are taken, it may have met nothing but rows that wait for one.
+                if demand:
+                    await self._sleeper.idle(worker, demand.keys())
         except (*TROUBLE, UnicodeError) as error:
             if self._link.uncertain:
                 # The claim may have happened: rows that nobody knows of are held under this name.
@@ -204,13 +239,17 @@ class Feeder:
             await self._link.trouble(error)
             self._tidy()
 
+    def _learn(self, asked: dict[str, int], ahead: dict[str, int], got: Counter[str], only: StepsIn | None) -> None:
+        if only is None:
+            self._ahead.claimed({queue: count + ahead.get(queue, 0) for queue, count in asked.items()}, got)
+
     async def take(self, rows: list[ClaimRow], worker: str) -> None:
         """Start what can be run here, give back the rest."""
         now = time.monotonic()
         self._forget_old_classes()
         missing: list[ClaimRow] = []
         for row in rows:
-            machine = self._machines.get((row.fsm, row.version, row.step))
+            machine = self._recall(row)
             if machine is None:
                 if not self._in_sql.take(row, worker, sure=False):
                     missing.append(row)
@@ -219,6 +258,14 @@ class Feeder:
         if missing:
             await self._in_sql.look(self._link, unknown=True)
             await self._find_machines(missing, worker, now)
+        if self._flows:
+            flows, self._flows = self._flows, []
+            await self._journals.begin(flows)
+
+    def _recall(self, row: ClaimRow) -> tuple[Spec, Step] | None:
+        """A machine that was met before; of a flow any step will do."""
+        found = self._machines.get((row.fsm, row.version, row.step))
+        return found or self._machines.get((row.fsm, row.version, _ANY))
 
     async def _find_machines(self, rows: list[ClaimRow], worker: str, now: float) -> None:
         """Rows of machines that were not met before: import what may be imported, give back what is not known here."""
@@ -256,16 +303,28 @@ class Feeder:
         if older is not None:
             # Its lease ran out here, and it came back to us: what still runs is of no use any more.
             older.lose()
+        if spec.journals:
+            work.transactions = self._transactions
+            self._flows.append(work)
+            return
         if step.timeout is not None:
             self._watch(work, step.timeout)
         self._executor.submit(work)
 
     def go_on(self, work: Work, row: ClaimRow) -> bool:
         """Run the next step of an instance whose claim was kept; False: it is not known here."""
+        if work.flow is not None:
+            # Steps of it may run still, whose end is waited for where nothing more is to begin.
+            if (self._leaves and not work.flow.busy) or not self._limits.get(row.queue):
+                return False
+            work.renew(row)
+            self._held.add(work)
+            self._executor.resume(work)
+            return True
         self._forget_old_classes()
         if self._leaves or not self._limits.get(row.queue):
             return False
-        machine = self._machines.get((row.fsm, row.version, row.step))
+        machine = self._recall(row)
         if machine is None and self._in_sql.take(row, work.worker, sure=True):
             return True
         machine = machine or self._look_up(row)
@@ -283,11 +342,11 @@ class Feeder:
 
     def _look_up(self, row: ClaimRow) -> tuple[Spec, Step] | None:
         spec = lookup(row.fsm, row.version)
-        step = None if spec is None else spec.steps.get(row.step)
+        step = None if spec is None else spec.find_step(row.step)
         if spec is None or step is None:
             return None
         _ = spec.codec  # built here: what is wrong with it is the machine's fault
-        self._machines[row.fsm, row.version, row.step] = spec, step
+        self._machines[row.fsm, row.version, _ANY if spec.journals else row.step] = spec, step
         return spec, step
 
     async def _import_names(self, names: set[str]) -> None:

@@ -75,7 +75,8 @@ class Link:
         self._durable = durable
         self._ours = ours
         self._shared = Shared() if shared is None else shared
-        self._timeout = timeout
+        self.timeout = timeout
+        """For how many seconds a call may go on."""
         self._conn: psycopg.AsyncConnection[tuple[object, ...]] | None = None
         self._options: str | None = None
         self._version = 0
@@ -204,7 +205,7 @@ class Link:
         """
         self.uncertain = self.sent = False
         self._calling = True
-        limit = asyncio.get_running_loop().call_later(self._timeout, self.hang_up)
+        limit = asyncio.get_running_loop().call_later(self.timeout, self.hang_up)
         try:
             if self.pooled and self._local is None:
                 await self.drop()  # made when that was not known
@@ -245,7 +246,7 @@ class Link:
             try:
                 return await self.attempt(call, *args, **kwargs)
             except psycopg.OperationalError:
-                if not self.sent or time.monotonic() - began > self._timeout / _TRIES:
+                if not self.sent or time.monotonic() - began > self.timeout / _TRIES:
                     raise
         return await self.attempt(call, *args, **kwargs)
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Literal
+
+Prefetch = int | Literal["auto"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +22,7 @@ class Options:
     max_poll_interval: float
     reap_interval: float | None
     retention: timedelta
-    prefetch: int
+    prefetch: Prefetch
     min_demand: int
     drain_timeout: float
     run_ahead: bool

@@ -10,11 +10,28 @@ import threading
 import time
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
+from typing import Any, Protocol
 
 from .contexts import Contexts
 from .work import Work, break_off
 
 _TICK = 0.002
+
+
+class Wanted(Protocol):
+    """Whether a run of a step is still wanted."""
+
+    _cancelled: bool
+
+
+class Threaded(Protocol):
+    """What runs in a thread: a work, or a step of a flow. ``turn``: who has it begins it."""
+
+    @property
+    def ctx(self) -> Wanted: ...
+
+    @property
+    def turn(self) -> threading.Lock | None: ...
 
 
 class Threads:
@@ -29,8 +46,8 @@ class Threads:
         self,
         loop: asyncio.AbstractEventLoop,
         limit: int,
-        perform: Callable[[Work, asyncio.AbstractEventLoop], None],
-        finished: Callable[[Work], None],
+        perform: Callable[[Any, asyncio.AbstractEventLoop], None],
+        finished: Callable[[Any], None],
         contexts: Contexts,
     ) -> None:
         self._loop = loop
@@ -38,15 +55,15 @@ class Threads:
         self._limit = limit
         self._perform = perform
         self._finished = finished
-        self._queue: SimpleQueue[Work | None] = SimpleQueue()
+        self._queue: SimpleQueue[Threaded | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
-        self._current: list[Work | None] = []
+        self._current: list[Threaded | None] = []
         self._seen: list[int] = []
         self._ticking = False
         self._clocks = (0.0, 0.0)
         self._closed = False
 
-    def put(self, work: Work) -> None:
+    def put(self, work: Threaded) -> None:
         self._queue.put(work)
         if not self._ticking:
             self._ticking = True
@@ -89,7 +106,8 @@ class Threads:
                 try:
                     fresh().run(perform, work, loop)
                 except BaseException as error:  # noqa: BLE001 - without its thread the slot would be lost for ever
-                    break_off(work, error)
+                    if isinstance(work, Work):
+                        break_off(work, error)
             current[slot] = None
             finished(work)
             del work
@@ -98,9 +116,9 @@ class Threads:
         """There may be so many from now on; those that are there stay."""
         self._limit = max(self._limit, limit)
 
-    def withdraw(self) -> list[Work]:
+    def withdraw(self) -> list[Any]:
         """Take back what no thread has started."""
-        taken: list[Work] = []
+        taken: list[Any] = []
         while True:
             try:
                 work = self._queue.get_nowait()

@@ -96,7 +96,7 @@ class Transactions:
         if not isinstance(manager, AbstractContextManager):
             raise _no_manager(manager, "a context manager", "contextlib.contextmanager")
         with manager as conn, attempt.inside(conn):
-            attempt.outcome = encode_outcome(work.ctx, work.spec, work.step.run(work.ctx), False)
+            attempt.outcome = _encode(work, work.step.run(work.ctx))
         attempt.need_committed()
 
     async def _attempt_async(self, attempt: _Attempt) -> None:
@@ -119,13 +119,13 @@ class Transactions:
         async with manager as conn:
             with attempt.inside(conn):
                 made: Any = work.step.run(work.ctx)
-                attempt.outcome = encode_outcome(work.ctx, work.spec, await made, False)
+                attempt.outcome = _encode(work, await made)
         attempt.need_committed()
 
     @contextmanager
     def _own(self, attempt: _Attempt, commit: Callable[[Connection[Any]], None]) -> Iterator[Connection[Any]]:
         """A transaction of the engine, as a hook would make one."""
-        with self._connections.begun(lambda: attempt.work.ctx._cancelled) as conn:
+        with self._connections.begun(lambda: attempt.work.cancelled) as conn:
             attempt.conn = conn
             yield conn
             commit(conn)
@@ -156,7 +156,7 @@ class Transactions:
             work.fate = Fate.CRASHED
             return None
         if state in CONFLICTS:
-            return tried < AGAIN and not work.ctx._cancelled
+            return tried < AGAIN and not work.cancelled
         if attempt.calling and state is not None and state.startswith(_AWAY):
             work.fate = Fate.CRASHED
             return None
@@ -239,7 +239,7 @@ class _Attempt:
         if self.outcome is None:
             raise InvalidArgument("commit was called, but the step has no outcome yet", hint="call it after the yield")
         self.conn = conn
-        if self.work.ctx._cancelled:
+        if self.work.cancelled:
             raise ClaimLost("the claim was lost while the step ran")
         status = conn.info.transaction_status
         if status == pq.TransactionStatus.INERROR:
@@ -309,3 +309,7 @@ def _no_manager(made: object, wanted: str, decorator: str) -> InvalidArgument:
         f"the hook of a transactional step made a {type(made).__name__}, not {wanted}",
         hint=f"decorate it: @{decorator}",
     )
+
+
+def _encode(work: Work, returned: object) -> bytes:
+    return work.encode_own(returned) or encode_outcome(work.ctx, work.spec, returned, False)

@@ -50,7 +50,7 @@ class LoopWatch(Service):
     name = "watch"
 
     def __init__(
-        self, heartbeat_interval: float, working: Callable[[asyncio.Task[object]], Work | None], emit: Emit
+        self, heartbeat_interval: float, working: Callable[[asyncio.Task[object] | None], Work | None], emit: Emit
     ) -> None:
         super().__init__()
         self._tick = min(1.0, heartbeat_interval / 4)
@@ -89,7 +89,7 @@ class Watch:
     Where this thread is late too, the whole process stood still, or something kept the interpreter to itself.
     """
 
-    def __init__(self, limit: float, working: Callable[[asyncio.Task[object]], Work | None]) -> None:
+    def __init__(self, limit: float, working: Callable[[asyncio.Task[object] | None], Work | None]) -> None:
         self._limit = limit
         self._working = working
         self._loop = asyncio.get_running_loop()
@@ -158,9 +158,13 @@ class Watch:
         # What was called is more often a library's than the one who should not have called it.
         place = next((frame for frame in frames if _is_users(frame.f_code.co_filename)), frames[0] if frames else None)
         where = "" if place is None else f"{place.f_code.co_filename}:{place.f_lineno} in {place.f_code.co_name}"
-        work = None if task is None else self._working(task)
+        work = self._working(task)
         if work is not None:
-            who = f"step {work.row.step} of {work.row.fsm} {work.row.id}"
+            who = (
+                f"step {work.row.step} of {work.row.fsm} {work.row.id}"
+                if work.flow is None
+                else f"{work.row.fsm} {work.row.id}"
+            )
         else:
             who = "a callback" if task is None else f"the task {task.get_name()!r}"
         about = (None, None, None) if work is None else (work.row.id, work.row.fsm, work.row.step)

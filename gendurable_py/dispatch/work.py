@@ -13,7 +13,7 @@ import secrets
 import socket
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol
 
@@ -61,6 +61,7 @@ class Work(Holding):
         "ended",
         "error",
         "fate",
+        "flow",
         "handed_over",
         "keep",
         "outcome",
@@ -92,10 +93,20 @@ class Work(Holding):
         self.timer: asyncio.TimerHandle | None = None
         self.turn: threading.Lock | None = None  # of a timed step: who has it starts the step, or gives it back
         self.transactions: Transacting | None = None  # who runs it, if the step is transactional
+        self.flow: Flowing | None = None  # what drives it, if it is a flow
         self.fate: Fate | None = None
         self.busy = 0
         self.started = 0.0
         self.ended = 0.0
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether what it comes to will not be committed."""
+        return self.ctx._cancelled
+
+    def encode_own(self, returned: object) -> bytes | None:
+        """What a transactional step gave back, as its outcome; None: it is an outcome."""
+        return None
 
     def tell(self) -> None:
         self.ctx._cancelled = True
@@ -104,6 +115,16 @@ class Work(Holding):
         self.ctx._cancelled = True
         if self.task is not None:
             self.task.cancel()
+        if self.flow is not None:
+            self.flow.lose()
+
+    def renew(self, row: ClaimRow) -> None:
+        """Its claim was kept, and it is a flow: the same run goes on. Such a claim comes without what it had before."""
+        row = row._replace(state=row.state or "", childs=row.childs or "[]", meta=row.meta or self.row.meta)
+        self.row = self.ctx._row = row
+        self.outcome = None
+        self.keep = self.uncertain = False
+        self.busy = 0
 
     def doubt(self) -> bool:
         if self.outcome is not None:
@@ -140,6 +161,20 @@ class InSql(Holding):
     def doubt(self) -> bool:
         self.lost = True
         return not self.running
+
+
+class Flowing(Protocol):
+    """What drives a flow from its claim to its end (see `flowing`)."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether steps of it run."""
+
+    def close(self) -> None:
+        """It is over here."""
+
+    def lose(self) -> None:
+        """Nothing of it will be committed."""
 
 
 class Transacting(Protocol):
@@ -192,6 +227,14 @@ class Runner(Protocol):
     def submit(self, work: Work) -> None: ...
 
     def take_back(self, work: Work) -> bool: ...
+
+    def prepare(self, work: Work, journal: Sequence[Mapping[str, Any]], seed: str) -> None: ...
+
+    def resume(self, work: Work) -> None: ...
+
+    def waiting_since(self, queue: str) -> float | None: ...
+
+    def take_waiting(self, queue: str) -> list[Work]: ...
 
 
 def make_worker_name() -> str:

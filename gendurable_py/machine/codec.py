@@ -165,6 +165,9 @@ class StateCodec(Generic[S]):
 
     __slots__ = ("_adapter", "_aliases", "_by_alias", "_instances", "_sure", "kind")
 
+    what = "state"
+    """What it is in the words of an error."""
+
     def __init__(self, kind: type[S] | None) -> None:
         self.kind = kind
         self._adapter: pydantic.TypeAdapter[S] | None = None
@@ -178,8 +181,8 @@ class StateCodec(Generic[S]):
             found = roundtrip.survey(self._adapter.core_schema)
         except roundtrip.Lost as lost:
             raise InvalidArgument(
-                f"a state of {_name_type(kind)} would not come back as it was written: {lost}",
-                hint="what a state holds is written after one step and read before the next",
+                f"a {self.what} of {_name_type(kind)} would not come back as it was written: {lost}",
+                hint=f"what a {self.what} holds is written after one step and read before the next",
             ) from lost
         self._by_alias, self._sure, self._aliases = found.by_alias, found.sure, found.aliases
         if isinstance(kind, type) and not issubclass(kind, dict):
@@ -201,7 +204,7 @@ class StateCodec(Generic[S]):
         Raises:
             InvalidArgument: it does not fit the machine's ``State``, cannot be encoded, or would not come back.
         """
-        text = self._plain(state) if self._adapter is None else self._typed(self._adapter, state)
+        text = self.write(state)
         if not text.startswith(b"{"):
             raise InvalidArgument(
                 f"the state is a {type(state).__name__}",
@@ -209,13 +212,18 @@ class StateCodec(Generic[S]):
             )
         return text
 
+    def write(self, value: object) -> bytes:
+        """Any value of the type as JSON; the errors are those of `encode`."""
+        return self._plain(value) if self._adapter is None else self._typed(self._adapter, value)
+
     def _plain(self, state: object) -> bytes:
         if _is_plain(state):
             return _encode_json(state)
         text = dumps(state)
         if roundtrip.secret(state):
             raise InvalidArgument(
-                "the state holds a secret, which is written as asterisks", hint="keep its name in the state, not itself"
+                f"the {self.what} holds a secret, which is written as asterisks",
+                hint=f"keep its name in the {self.what}, not itself",
             )
         return text
 
@@ -236,12 +244,12 @@ class StateCodec(Generic[S]):
         except InvalidArgument:
             raise
         except Exception as error:  # validators and serializers are code of others
-            raise InvalidArgument(f"the state does not fit {_name_type(self.kind)}: {_say(error)}") from error
+            raise InvalidArgument(f"the {self.what} does not fit {_name_type(self.kind)}: {_say(error)}") from error
         if lost is not None:
             raise InvalidArgument(
-                f"this state of {_name_type(self.kind)} would not come back as it was written: {lost}",
-                hint="what a state holds is written after one step and read before the next: declare it with a type "
-                "that says what it is",
+                f"this {self.what} of {_name_type(self.kind)} would not come back as it was written: {lost}",
+                hint=f"what a {self.what} holds is written after one step and read before the next: declare it with a "
+                "type that says what it is",
             )
         return text
 

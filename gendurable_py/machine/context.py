@@ -149,7 +149,7 @@ class Context(Generic[S]):
         try:
             return self._signals
         except AttributeError:
-            self._signals = _read_signals(self._row.signals)
+            self._signals = read_signals(self._row.signals)
             return self._signals
 
     @property
@@ -164,7 +164,7 @@ class Context(Generic[S]):
         try:
             return self._childs
         except AttributeError:
-            self._childs = _read_childs(self._row.childs)
+            self._childs = read_childs(self._row.childs)
             return self._childs
 
     def signal(self, name: str) -> Signal | None:
@@ -182,7 +182,7 @@ class Context(Generic[S]):
         return None
 
 
-def _read_signals(text: str) -> tuple[Signal, ...]:
+def read_signals(text: str) -> tuple[Signal, ...]:
     if text == "[]":
         return ()
     return tuple(
@@ -197,7 +197,7 @@ def _read_signals(text: str) -> tuple[Signal, ...]:
     )
 
 
-def _read_childs(text: str) -> tuple[ChildResult, ...]:
+def read_childs(text: str) -> tuple[ChildResult, ...]:
     if text == "[]":
         return ()
     return tuple(

@@ -45,8 +45,8 @@ class JobSpec(Spec):
         if hasattr(cls, "State"):
             return cast("type[Any]", cls.State)
         function = inspect.unwrap(getattr(cls, "_function", None) or cls.perform)
-        first = next((name for name in _list_parameters(function) if name != "self"), None)
-        kind = None if first is None else _read_annotation(function, first)
+        first = next((name for name in list_parameters(function) if name != "self"), None)
+        kind = None if first is None else read_annotation(function, first)
         if kind is None or kind in (dict, object, Any, Mapping) or kind == dict[str, Any]:
             return None
         return cast("type[Any]", kind)
@@ -176,13 +176,13 @@ def job(
     return make if function is None else make(function)
 
 
-def _list_parameters(function: Callable[..., object]) -> Mapping[str, inspect.Parameter]:
+def list_parameters(function: Callable[..., object]) -> Mapping[str, inspect.Parameter]:
     if sys.version_info >= (3, 14):
         return inspect.signature(function, annotation_format=annotationlib.Format.FORWARDREF).parameters
     return inspect.signature(function).parameters
 
 
-def _read_annotation(function: Callable[..., object], name: str) -> Any:
+def read_annotation(function: Callable[..., object], name: str) -> Any:
     """What annotates one parameter. The others may have names that only type checkers know."""
     if sys.version_info >= (3, 14):
         found = annotationlib.get_annotations(function, format=annotationlib.Format.FORWARDREF).get(name)
@@ -196,7 +196,7 @@ def _takes_context(function: Callable[..., object]) -> bool:
     """Whether a bound ``perform`` or a job's function takes (args, ctx) or args alone."""
     positional = [
         parameter
-        for parameter in _list_parameters(function).values()
+        for parameter in list_parameters(function).values()
         if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD, parameter.VAR_POSITIONAL)
     ]
     return len(positional) > 1 or any(parameter.kind is parameter.VAR_POSITIONAL for parameter in positional)

@@ -252,6 +252,14 @@ class Spec:
                 self._steps = made
         return self._steps
 
+    @property
+    def journals(self) -> bool:
+        """Whether it is a flow: a claimed row needs its journal before it runs, and any step is where it may be."""
+        return False
+
+    def find_step(self, name: str) -> Step | None:
+        return self.steps.get(name)
+
     def state_type(self) -> type[Any] | None:
         return getattr(self.cls, "State", None)
 

@@ -91,25 +91,27 @@ class Collector(Base):
             return Histogram(f"gendurable_{name}_seconds", what, buckets=tuple(buckets), registry=None)
 
         self._claims = counter("claims", "Instances claimed", "queue")
-        self._claim_seconds = seconds("claim", "Round trip of a claim that found something")
-        self._commit_seconds = seconds("commit", "Round trip of a commit")
+        self._claim_seconds = seconds("claim", "Seconds of a claim that found something, and of the start of that")
+        self._commit_seconds = seconds("commit", "Seconds of the round trip of a commit")
         self._commit_size = Histogram(
             "gendurable_commit_outcomes", "Outcomes in a commit", buckets=_ROWS, registry=None
         )
-        self._outcomes = counter("outcomes", "Outcomes by the answer of the server", "result")
+        self._outcomes = counter("outcomes", "Outcomes by the answer of the server, each try counted", "result")
         for result in ("ok", "stale", "busy", "rejected"):
             self._outcomes.labels(result)  # from 0 on: of a series that begins at 1 nobody sees an increase
-        self._stuck = counter("stuck_outcomes", "Tries of outcomes that cannot be committed now, and are not to blame")
-        self._timeouts = counter("step_timeouts", "Steps that were not over in time", *_STEP)
+        self._stuck = counter("stuck_outcomes", "Tries of outcomes that cannot be committed, by no fault of theirs")
+        self._timeouts = counter("step_timeouts", "Steps that were not over within their timeout", *_STEP)
         self._lost = counter("lost_claims", "Claims lost while their step ran", *_STEP)
-        self._released = counter("released_claims", "Claims given back", "reason")
-        self._crashes = counter("crashes", "Claims whose holder was lost, as far as this process has found them")
-        self._saturated = counter("saturations", "How often nothing more could be claimed")
-        self._beat_seconds = seconds("heartbeat", "Round trip of a renewal of leases")
-        self._late = seconds("wake_lateness", "From when a row was due, or told of, until it was claimed", _LATE)
-        self._blocked = counter("loop_blocked_seconds", "Seconds in which the event loop stood still", "cause")
-        self._failures = counter("connection_failures", "Failed calls by connection", "link")
-        self._upkeep = counter("upkeep", "What maintenance did", "what")
+        self._released = counter("released_claims", "Claims given back, by the reason", "reason")
+        self._crashes = counter("crashes", "Claims whose worker was lost, as far as this process found them")
+        self._saturated = counter("saturations", "Times that nothing more was claimed: slots taken, commits behind")
+        self._beat_seconds = seconds("heartbeat", "Seconds of the round trip of a renewal of leases")
+        self._late = seconds("wake_lateness", "Seconds from when a row was due, or told of, to its claim", _LATE)
+        self._blocked = counter(
+            "loop_blocked_seconds", "Seconds in which the event loop stood still, by the cause", "cause"
+        )
+        self._failures = counter("connection_failures", "Calls that failed, by the connection", "link")
+        self._upkeep = counter("upkeep", "Instances on which maintenance acted, by what it did", "what")
         self._upkeep_errors = counter("upkeep_errors", "Parts of maintenance that failed")
         self._own = [value for value in vars(self).values() if isinstance(value, (Counter, Histogram))]
 
@@ -187,8 +189,10 @@ class Collector(Base):
         yield from self._depth()
 
     def _steps(self) -> Iterator[Metric]:
-        counted = CounterMetricFamily("gendurable_steps", "Runs of steps that have ended", labels=(*_STEP, "outcome"))
-        took = HistogramMetricFamily("gendurable_step_seconds", "How long a step ran", labels=_STEP)
+        counted = CounterMetricFamily(
+            "gendurable_steps", "Runs of steps that have ended, by the outcome", labels=(*_STEP, "outcome")
+        )
+        took = HistogramMetricFamily("gendurable_step_seconds", "Seconds that a step ran", labels=_STEP)
         sums: dict[tuple[str, str], tuple[list[int], float]] = {}
         for fsm, step, outcome, buckets, seconds in self._tally.sums():
             counted.add_metric((fsm, step, "cancelled" if outcome == "none" else outcome), sum(buckets))
@@ -209,16 +213,28 @@ class Collector(Base):
                 running[called] = running.get(called, 0) + queue.running
                 slots[called] = slots.get(called, 0) + queue.concurrency
         up = len(states) > 0
-        yield _gauge("live", "Whether the engines of this process live", int(all(s.live for s in states)), up)
-        yield _gauge("ready", "Whether they claim, commit and renew", int(all(s.ready for s in states)), up)
-        yield _gauge("held", "Whether everything is held", int(any(s.held for s in states)), up)
-        yield _gauge("claims_now", "Claims that they hold", sum(s.claims for s in states), up)
-        yield _by("running_steps", "Steps that run now", "queue", running)
-        yield _by("slots", "Steps that run at once at most", "queue", slots)
+        yield _gauge("live", "1: the engines of this process live, else 0", int(all(s.live for s in states)), up)
+        yield _gauge(
+            "ready", "1: they claim, commit, listen and renew leases, else 0", int(all(s.ready for s in states)), up
+        )
+        yield _gauge("held", "1: everything is held (gd_hold_all), else 0", int(any(s.held for s in states)), up)
+        yield _gauge("claims_now", "Claims that this process holds now", sum(s.claims for s in states), up)
+        yield _by("running_steps", "Steps that run now in this process", "queue", running)
+        yield _by("slots", "Steps that this process runs at once at most", "queue", slots)
         late = self._overdue
-        yield _gauge("retention_overdue_seconds", "How long removal is behind", late or 0.0, late is not None)
+        yield _gauge(
+            "retention_overdue_seconds",
+            "Seconds by which removal was behind at the last maintenance",
+            late or 0.0,
+            late is not None,
+        )
         at = self._maintained_at
-        yield _gauge("maintenance_time_seconds", "When this process did it last (epoch)", at or 0.0, at is not None)
+        yield _gauge(
+            "maintenance_time_seconds",
+            "Seconds of the epoch: the last maintenance of this process",
+            at or 0.0,
+            at is not None,
+        )
 
     def _depth(self) -> Iterator[Metric]:
         latest = self._latest.get()
@@ -231,25 +247,64 @@ class Collector(Base):
 
         yield _by("queue_due", "Instances that are due, 10,000 at most", "queue", of(lambda q: q.due))
         oldest = of(lambda q: max(0.0, q.oldest_due or 0.0))
-        yield _by("queue_oldest_due_seconds", "How long the first due one has waited", "queue", oldest)
+        yield _by("queue_oldest_due_seconds", "Seconds that the first due instance has waited", "queue", oldest)
         yield _by("queue_delayed", "Instances that are due later, 10,000 at most", "queue", of(lambda q: q.delayed))
         yield _by("queue_executing", "Instances under a claim, 10,000 at most", "queue", of(lambda q: q.executing))
-        yield _by("queue_parked", "Instances that wait for something, 10,000 at most", "queue", of(lambda q: q.parked))
-        yield _by("queue_limited", "Of those, how many for a rate limit", "queue", of(lambda q: q.limited))
-        yield _by("queue_paused", "Whether it is paused", "queue", of(lambda q: q.paused))
-        yield _by("queue_workers", "Known workers that serve it", "queue", of(lambda q: q.workers))
-        yield _by("queue_slots", "Steps that these run at once at most", "queue", of(lambda q: q.slots))
+        yield _by(
+            "queue_parked",
+            "Instances that wait for a signal, children, key or limit, 10,000 at most",
+            "queue",
+            of(lambda q: q.parked),
+        )
+        yield _by(
+            "queue_limited",
+            "Instances that wait for a rate limit, some of the parked ones",
+            "queue",
+            of(lambda q: q.limited),
+        )
+        yield _by("queue_paused", "1: the queue is paused, else 0", "queue", of(lambda q: q.paused))
+        yield _by("queue_workers", "Workers that are known to serve the queue", "queue", of(lambda q: q.workers))
+        yield _by(
+            "queue_slots", "Steps that the workers of the queue run at once at most", "queue", of(lambda q: q.slots)
+        )
         tables = {} if seen is None else seen.tables
-        yield _by("table_dead_rows", "Dead rows of a table", "table", {name: t.dead for name, t in tables.items()})
-        yield _by("table_live_rows", "Live rows of a table", "table", {name: t.live for name, t in tables.items()})
-        findings = GaugeMetricFamily("gendurable_doctor", "A check that is not well", labels=("check", "level"))
+        yield _by(
+            "table_dead_rows",
+            "Rows of a table that are dead, by the statistics of the server",
+            "table",
+            {name: t.dead for name, t in tables.items()},
+        )
+        yield _by(
+            "table_live_rows",
+            "Rows of a table that are live, by the statistics of the server",
+            "table",
+            {name: t.live for name, t in tables.items()},
+        )
+        findings = GaugeMetricFamily(
+            "gendurable_doctor", "1: this check of the doctor is not well", labels=("check", "level")
+        )
         for check, level in ({} if seen is None else seen.findings).items():
             findings.add_metric((check, level), 1)
         yield findings
         known = seen is not None
-        yield _gauge("failed_instances", "Failed ones, 10,000 at most", 0 if seen is None else seen.failed, known)
-        yield _gauge("depth_seconds", "How long the look took", 0.0 if seen is None else seen.seconds, known)
-        yield _gauge("depth_time_seconds", "When it was (epoch)", 0.0 if latest is None else latest[0], known)
+        yield _gauge(
+            "failed_instances",
+            "Instances that have failed and are kept, 10,000 at most",
+            0 if seen is None else seen.failed,
+            known,
+        )
+        yield _gauge(
+            "depth_seconds",
+            "Seconds that the last look at the queues took",
+            0.0 if seen is None else seen.seconds,
+            known,
+        )
+        yield _gauge(
+            "depth_time_seconds",
+            "Seconds of the epoch: the last look at the queues",
+            0.0 if latest is None else latest[0],
+            known,
+        )
 
 
 def _feel(engine: Probed) -> State | None:

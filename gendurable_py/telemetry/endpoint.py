@@ -1,19 +1,24 @@
 """The endpoint of a worker: `/metrics`, `/health` and `/ready`, as a WSGI application, and a small server for it.
 
-The server has threads of its own, 16 at most, and gives each request 30 seconds: whoever asks slowly, or never ends to
-ask, stops nobody else for longer, and the engine not at all.
+The server has threads of its own, answers 16 requests at once, and gives each 30 seconds. Where one more comes, whoever
+has not yet said what it wants makes room for it, the oldest one of the address that has the most; else one that takes
+its answer for longer than 5 seconds. So whoever asks slowly, or never ends to ask, keeps nobody else out, and the
+engine does not notice at all. Scrapes have half of the room, so that slow collectors leave some for the probes.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import json
 import os
 import socket
 import threading
 import time
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from socketserver import ThreadingMixIn
 from types import TracebackType
 from typing import Any, Self
@@ -25,7 +30,11 @@ from .._log import logger
 from .collector import Probed
 
 _MOST_REQUESTS = 16
+_MOST_SCRAPES = 8
+# Those of requests that were made to end, and have not yet, are some of them.
+_MOST_THREADS = 32
 _PATIENCE = 30.0
+_BRIEF = 5.0
 _SILENCE = 10.0
 _LOOK = 0.5
 _ROUTES = ("/metrics", "/health", "/ready")
@@ -51,6 +60,7 @@ def probe(engines: Iterable[Probed]) -> Report:
 def make_app(registry: CollectorRegistry, ask: Callable[[], Report]) -> App:
     """The application. An error in it is an answer with the status 500, and is logged."""
     metrics: App = make_wsgi_app(registry)
+    scrapes = threading.BoundedSemaphore(_MOST_SCRAPES)
 
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         path = "/" + str(environ.get("PATH_INFO", "")).strip("/")
@@ -61,8 +71,13 @@ def make_app(registry: CollectorRegistry, ask: Callable[[], Report]) -> App:
                 status, body = "405 Method Not Allowed", {"error": "GET or HEAD"}
                 headers.append(("Allow", "GET, HEAD"))
             elif path == "/metrics":
-                answer = list(metrics({**environ, "REQUEST_METHOD": "GET"}, start_response))
-                return answer if method == "GET" else []
+                if scrapes.acquire(blocking=False):
+                    try:
+                        answer = list(metrics({**environ, "REQUEST_METHOD": "GET"}, start_response))
+                    finally:
+                        scrapes.release()
+                    return answer if method == "GET" else []
+                status, body = "503 Service Unavailable", {"error": f"{_MOST_SCRAPES} others are being answered"}
             elif path in _ROUTES:
                 live, ready, body = ask()
                 well = live if path == "/health" else ready
@@ -81,6 +96,12 @@ def make_app(registry: CollectorRegistry, ask: Callable[[], Report]) -> App:
 
 class _Handler(WSGIRequestHandler):
     timeout = _SILENCE
+    server: _Server
+
+    def parse_request(self) -> bool:
+        found = super().parse_request()
+        self.server.heard(self.connection)
+        return found
 
     def log_message(self, format: str, *args: Any) -> None:
         logger.debug("metrics: " + format, *args)
@@ -99,6 +120,21 @@ class _Quiet:
         """There is nothing to flush."""
 
 
+@dataclass(slots=True)
+class _Asking:
+    """A request that is not answered yet."""
+
+    address: bytes
+    since: float
+    silent: bool = True
+
+
+def _network(address: str) -> bytes:
+    """An address, of IPv6 the network that one machine has."""
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    return (getattr(ip, "ipv4_mapped", None) or ip).packed[:8]
+
+
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
     block_on_close = False
@@ -107,8 +143,8 @@ class _Server(ThreadingMixIn, WSGIServer):
     def __init__(self, host: str, port: int) -> None:
         infos = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         self.address_family, address = infos[0][0], infos[0][4]
-        self._free = threading.BoundedSemaphore(_MOST_REQUESTS)
-        self._open: dict[Any, float] = {}
+        self._spare = threading.BoundedSemaphore(_MOST_THREADS)
+        self._open: dict[Any, _Asking] = {}
         super().__init__(address, _Handler)  # type: ignore[arg-type]
 
     def server_bind(self) -> None:
@@ -121,33 +157,62 @@ class _Server(ThreadingMixIn, WSGIServer):
         self.setup_environ()
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if not self._free.acquire(blocking=False):
+        if not self._spare.acquire(blocking=False):
             self.shutdown_request(request)
             return
-        self._open[request] = time.monotonic()
+        if not self._make_room():
+            self._spare.release()
+            self.shutdown_request(request)
+            return
+        self._open[request] = _Asking(_network(client_address[0]), time.monotonic())
         try:
             super().process_request(request, client_address)
         except RuntimeError:  # no thread can be started
-            self._done(request)
+            self._open.pop(request, None)
+            self._spare.release()
             self.shutdown_request(request)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._done(request)
+            self._open.pop(request, None)
+            self._spare.release()
 
-    def _done(self, request: Any) -> None:
-        if self._open.pop(request, None) is not None:
-            self._free.release()
+    def heard(self, request: Any) -> None:
+        """It has said what it wants."""
+        asking = self._open.get(request)
+        if asking is not None:
+            asking.silent = False
+
+    def _make_room(self) -> bool:
+        """Whether there is room for one more; if there is none, one that takes its time makes some."""
+        asking = list(self._open.items())
+        if len(asking) < _MOST_REQUESTS:
+            return True
+        silent = [(request, one) for request, one in asking if one.silent]
+        if silent:
+            each = Counter(one.address for _, one in silent)
+            self._end(min(silent, key=lambda item: (-each[item[1].address], item[1].since))[0])
+            return True
+        request, oldest = min(asking, key=lambda item: item[1].since)
+        if time.monotonic() - oldest.since < _BRIEF:
+            return False
+        self._end(request)
+        return True
+
+    def _end(self, request: Any) -> None:
+        """Its thread ends by the error of its socket."""
+        self._open.pop(request, None)
+        with contextlib.suppress(OSError):
+            request.shutdown(socket.SHUT_RDWR)
 
     def service_actions(self) -> None:
-        """Now and then: end what takes too long. Its thread ends by the error of its socket."""
+        """Now and then: end what takes too long."""
         limit = time.monotonic() - _PATIENCE
-        for request, since in list(self._open.items()):
-            if since < limit:
-                with contextlib.suppress(OSError):
-                    request.shutdown(socket.SHUT_RDWR)
+        for request, asking in list(self._open.items()):
+            if asking.since < limit:
+                self._end(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         logger.debug("metrics: a request of %s failed", client_address, exc_info=True)

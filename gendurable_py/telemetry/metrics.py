@@ -42,7 +42,9 @@ class Meters:
         self._released = meter.create_counter("gendurable.released", "{instance}", "Claims given back")
         self._reconnects = meter.create_counter("gendurable.reconnects", "{failure}", "Failures of a connection")
         self._blocked = meter.create_counter("gendurable.blocked", "s", "Seconds in which a step blocked the loop")
-        self._maintained = meter.create_counter("gendurable.maintained", "{instance}", "What maintenance did")
+        self._maintained = meter.create_counter(
+            "gendurable.maintained", "{instance}", "Instances on which maintenance acted"
+        )
         self._late = seconds("gendurable.wake.lateness", "From when a row was due, or told of, until it was claimed")
         self._saturations = meter.create_counter("gendurable.saturations", "{time}", "How often no more was claimed")
         self._latest = Latest()
@@ -66,25 +68,40 @@ class Meters:
             gauge(f"queue.{name}", unit, what, observe)
 
         queue("due", "{instance}", "Instances that are due, 10,000 at most", lambda q: q.due)
-        queue("oldest_due", "s", "How long the first due one has waited", lambda q: max(0.0, q.oldest_due or 0.0))
+        queue("oldest_due", "s", "How long the first due instance has waited", lambda q: max(0.0, q.oldest_due or 0.0))
         queue("delayed", "{instance}", "Instances that are due later, 10,000 at most", lambda q: q.delayed)
         queue("executing", "{instance}", "Instances under a claim, 10,000 at most", lambda q: q.executing)
-        queue("parked", "{instance}", "Instances that wait for something, 10,000 at most", lambda q: q.parked)
-        queue("limited", "{instance}", "Of those, how many for a rate limit", lambda q: q.limited)
-        queue("paused", "1", "Whether it is paused", lambda q: int(q.paused))
-        queue("workers", "{worker}", "Known workers that serve it", lambda q: q.workers)
-        queue("slots", "{step}", "Steps that these run at once at most", lambda q: q.slots)
-        gauge("failed", "{instance}", "Failed ones, 10,000 at most", lambda seen: [Observation(seen.failed)])
+        queue(
+            "parked",
+            "{instance}",
+            "Instances that wait for a signal, children, key or limit, 10,000 at most",
+            lambda q: q.parked,
+        )
+        queue(
+            "limited",
+            "{instance}",
+            "Instances that wait for a rate limit, some of the parked ones",
+            lambda q: q.limited,
+        )
+        queue("paused", "1", "1: the queue is paused, else 0", lambda q: int(q.paused))
+        queue("workers", "{worker}", "Workers that are known to serve the queue", lambda q: q.workers)
+        queue("slots", "{step}", "Steps that the workers of the queue run at once at most", lambda q: q.slots)
+        gauge(
+            "failed",
+            "{instance}",
+            "Instances that have failed and are kept, 10,000 at most",
+            lambda seen: [Observation(seen.failed)],
+        )
         gauge(
             "table.dead_rows",
             "{row}",
-            "Dead rows of a table",
+            "Rows of a table that are dead, by the statistics of the server",
             lambda seen: [Observation(rows.dead, {"gendurable.table": name}) for name, rows in seen.tables.items()],
         )
         gauge(
             "doctor",
             "1",
-            "A check that is not well",
+            "1: this check of the doctor is not well",
             lambda seen: [
                 Observation(1, {"gendurable.check": check, "gendurable.level": level})
                 for check, level in seen.findings.items()

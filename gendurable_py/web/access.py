@@ -14,16 +14,15 @@ import secrets
 import time
 from dataclasses import dataclass
 
-from starlette.requests import HTTPConnection, Request
+from starlette.requests import Request
 from starlette.responses import Response
 
+from .guesses import Guesses
 from .settings import NOBODY, Settings
 
 SESSION = "gendurable_session"
 FORM = "gendurable_form"
 _LASTS = 12 * 3600
-_MOST_FAILURES = 10
-_MOST_PEERS = 1000
 _NAME = 100
 
 
@@ -40,9 +39,9 @@ class Access:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._failures: dict[str, list[float]] = {}
+        self._guesses = Guesses()
 
-    async def find(self, request: HTTPConnection) -> Asker | None:
+    async def find(self, request: Request) -> Asker | None:
         """Who asks; None: nobody that may."""
         said = self._settings
         if said.auth is not None:
@@ -54,34 +53,36 @@ class Access:
         if said.token is not None:
             scheme, _, given = _sent(request, "authorization").partition(" ")
             if scheme.lower() == "bearer":
-                return Asker(NOBODY, by_cookie=False) if self.fits(given.strip(), _peer(request)) else None
-            session = self._named(request.cookies.get(SESSION, ""))
+                return Asker(NOBODY, by_cookie=False) if await self.fits(given.strip(), request) else None
+            session = self._named(request.cookies.get(_cookie(request, SESSION), ""))
             return None if session is None else Asker(session or NOBODY)
         return Asker(NOBODY)
 
     # The token and its session
 
-    def fits(self, token: str, peer: str) -> bool:
-        """Whether this is the token; after many from an address that were not, none is for a while."""
-        now = time.monotonic()
-        failures = [at for at in self._failures.pop(peer, ()) if at > now - 60]
+    async def fits(self, token: str, request: Request) -> bool:
+        """Whether this is the token. It always is, whoever has guessed before; what is not waits for its answer."""
         right = hmac.compare_digest(token.encode("utf-8", "replace"), (self._settings.token or "").encode())
-        right = right and bool(token) and len(failures) < _MOST_FAILURES
-        if not right and len(failures) < _MOST_FAILURES:
-            failures.append(now)
-        if failures:
-            self._failures[peer] = failures
-            while len(self._failures) > _MOST_PEERS:
-                del self._failures[next(iter(self._failures))]
-        return right
+        if right and token:
+            return True
+        await self._guesses.add(self._from(request))
+        return False
+
+    def _from(self, request: Request) -> str:
+        """The address of the browser, also behind a proxy that is trusted: for the log alone."""
+        peer = _peer(request)
+        if peer in self._settings.trusted:
+            passed = [one.strip() for one in request.headers.get("x-forwarded-for", "").split(",")]
+            peer = next((one for one in reversed(passed) if one and one not in self._settings.trusted), peer)
+        return peer[:60]
 
     def open_session(self, request: Request, response: Response, name: str) -> None:
         """Let this browser in, under the name that its user has given."""
         body = f"{int(time.time()) + _LASTS}.{base64.urlsafe_b64encode(name[:_NAME].encode()).decode()}"
-        self._set(request, response, SESSION, f"{body}.{self._sign('session', body)}", _LASTS)
+        self._set(request, response, _cookie(request, SESSION), f"{body}.{self._sign('session', body)}", _LASTS)
 
     def close_session(self, request: Request, response: Response) -> None:
-        response.delete_cookie(SESSION, path=_path(request), httponly=True, samesite="lax")
+        response.delete_cookie(_cookie(request, SESSION), path=_path(request), httponly=True, samesite="lax")
 
     def _named(self, cookie: str) -> str | None:
         body, _, proof = cookie.rpartition(".")
@@ -98,21 +99,21 @@ class Access:
         """What a form of this browser, for this user, has to bring along."""
         return self._sign("form", f"{browser}|{user}")
 
-    def browser(self, request: HTTPConnection) -> tuple[str, bool]:
+    def browser(self, request: Request) -> tuple[str, bool]:
         """The name by which forms know the browser, and whether it has just been made up."""
-        known = request.cookies.get(FORM, "")
+        known = request.cookies.get(_cookie(request, FORM), "")
         return (known, False) if 20 <= len(known) <= 60 else (secrets.token_urlsafe(24), True)
 
-    def keep_browser(self, request: HTTPConnection, response_headers: list[tuple[bytes, bytes]], name: str) -> None:
+    def keep_browser(self, request: Request, response_headers: list[tuple[bytes, bytes]], name: str) -> None:
         holder = Response()
-        self._set(request, holder, FORM, name, None)
+        self._set(request, holder, _cookie(request, FORM), name, None)
         response_headers.extend(pair for pair in holder.raw_headers if pair[0] == b"set-cookie")
 
-    def proves(self, request: HTTPConnection, user: str, given: str) -> bool:
+    def proves(self, request: Request, user: str, given: str) -> bool:
         browser, made_up = self.browser(request)
         return not made_up and hmac.compare_digest(given.encode("utf-8", "replace"), self.proof(browser, user).encode())
 
-    def _is_secure(self, request: HTTPConnection) -> bool:
+    def _is_secure(self, request: Request) -> bool:
         """Whether the browser came over https, also where a proxy ends that."""
         proxied = _peer(request) in self._settings.trusted and request.headers.get("x-forwarded-proto") == "https"
         return request.url.scheme == "https" or proxied
@@ -120,7 +121,7 @@ class Access:
     def _sign(self, what: str, text: str) -> str:
         return hmac.new(self._settings.key, f"{what}|{text}".encode("utf-8", "replace"), hashlib.sha256).hexdigest()
 
-    def _set(self, request: HTTPConnection, response: Response, name: str, value: str, lasts: int | None) -> None:
+    def _set(self, request: Request, response: Response, name: str, value: str, lasts: int | None) -> None:
         response.set_cookie(
             name,
             value,
@@ -132,11 +133,19 @@ class Access:
         )
 
 
-def _peer(request: HTTPConnection) -> str:
+def _cookie(request: Request, name: str) -> str:
+    """A cookie of this dashboard alone: browsers send those of one port to all ports of a host, and those of a path to
+    all paths below it."""
+    port = request.headers.get("host", "").rpartition(":")[2]
+    where = f"{port if port.isdecimal() else ''}{_path(request)}"
+    return f"{name}_{hashlib.sha256(where.encode('utf-8', 'replace')).hexdigest()[:8]}"
+
+
+def _peer(request: Request) -> str:
     return request.client.host if request.client else ""
 
 
-def _sent(request: HTTPConnection, header: str) -> str:
+def _sent(request: Request, header: str) -> str:
     """A header as it is mostly meant: in UTF-8, where it can be."""
     value = request.headers.get(header, "")
     try:
@@ -145,7 +154,7 @@ def _sent(request: HTTPConnection, header: str) -> str:
         return value
 
 
-def _path(request: HTTPConnection) -> str:
+def _path(request: Request) -> str:
     return str(request.scope.get("root_path", "")).rstrip("/") or "/"
 
 

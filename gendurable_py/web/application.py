@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, cast
@@ -27,9 +27,11 @@ from .acts.many import carry_out
 from .files import Static
 from .guard import HEADERS, Guard, asker_of
 from .look import Handler, Look, Page
+from .query import query
 from .refusals import Forbidden, Missing, Refusal, refusal_of
 from .render import Templates
 from .routes import instance, instances, machines, overview, queues, settings
+from .saved import Saved, read_saved
 from .settings import Auth, Operate, Redact, Settings, key_of
 from .shown import Shown
 from .source import Conn, Source
@@ -37,6 +39,8 @@ from .stream import Events, Streams
 from .words import Unreadable
 
 _BODY = 2_000_000
+# Nobody is locked out for guessing, so it must not be guessed.
+_TOKEN = 16
 _PAGES: dict[str, Handler] = {
     "/": overview.overview,
     "/queues": queues.queues,
@@ -72,6 +76,7 @@ def app(
     refresh: float = 2.0,
     patience: float = 5.0,
     title: str = "gendurable",
+    filters: Mapping[str, str] | None = None,
     secret: str | None = None,
 ) -> Starlette:
     """The dashboard as an ASGI app, to be served or mounted.
@@ -85,18 +90,23 @@ def app(
         user_header: the header in which a reverse proxy says who has logged in; from ``trusted_proxies`` alone (an
             empty text: a Unix socket).
         auth: what the mounting app says about a request: the name of its user for the audit, or None to refuse it. Sync
-            or async. It goes before ``user_header``, and that before ``token``.
+            or async. Starlette's HTTPException is answered as it is. It goes before ``user_header``, and that before
+            ``token``.
         hosts: the names under which it may be asked; None: any.
         redact: what is seen of a value: ``redact(what, machine, value)`` for states, results, payloads and errors.
         refresh: seconds between two looks of a page that is watched.
         patience: seconds that a look may take on the server.
+        filters: lists of instances that are offered by a name: ``{"Stuck orders": "fsm=order&stuck_for=10m"}``, each as
+            it stands in the URL of such a list.
         secret: the key of sessions and forms where several processes serve one dashboard and there is no token.
 
     Raises:
         InvalidArgument: an argument is not valid.
     """
-    if token is not None and len(token) < 8:
-        raise InvalidArgument("the token is too short", hint="8 characters at least; openssl rand -hex 16 makes one")
+    if token is not None and len(token) < _TOKEN:
+        raise InvalidArgument(
+            "the token is too short", hint=f"{_TOKEN} characters at least; openssl rand -hex 16 makes one"
+        )
     if not 0.1 <= refresh <= 3600 or not 0.1 <= patience <= 60:
         raise InvalidArgument("refresh or patience is out of range", hint="0.1 to 3600 s, and 0.1 to 60 s")
     said = Settings(
@@ -114,12 +124,13 @@ def app(
     )
     dsn = read_dsn(connect) if isinstance(connect, str) else ""
     source = Source(dsn, None if isinstance(connect, str) else read_connect(connect, ""), patience)
-    return _Dashboard(said, source).starlette()
+    return _Dashboard(said, source, read_saved(filters)).starlette()
 
 
 class _Dashboard:
-    def __init__(self, settings: Settings, source: Source) -> None:
+    def __init__(self, settings: Settings, source: Source, saved: tuple[Saved, ...]) -> None:
         self._settings = settings
+        self._saved = saved
         self._source = source
         self._access = Access(settings)
         self._shown = Shown(settings.redact)
@@ -172,6 +183,11 @@ class _Dashboard:
             return self._refuse(request, found)
 
     async def _see(self, handler: Handler, request: Request) -> Response:
+        empty = [name for name, value in request.query_params.multi_items() if not value]
+        if empty:  # of a form, whose address is to be kept or sent on
+            kept = {name: value for name, value in request.query_params.items() if value}
+            return RedirectResponse(_base(request) + _inner(request) + query(**kept), 303)
+
         async def look(conn: Conn) -> Page:
             page = await handler(Look(conn, request.query_params, request.path_params, self._shown))
             page.data["holds"] = await viewing.holds(conn)
@@ -209,13 +225,14 @@ class _Dashboard:
         may = await self._source.abilities() if operates else frozenset[str]()
         return {
             "base": _base(request),
-            "path": request.scope["path"].removeprefix(request.scope.get("root_path", "")),
+            "path": _inner(request),
             "query_string": str(request.query_params),
             "user": asker.user,
             "operates": operates,
             "can": lambda kind, verb: may.issuperset(ACTS[kind, verb].needs),
             "proof": self._access.proof(request.scope["state"]["browser"], asker.user),
             "site": self._settings.title,
+            "saved": self._saved,
             "leaves": self._settings.asks_for_token and not self._settings.auth and not self._settings.user_header,
             "refresh": self._settings.refresh,
             "holds": [],
@@ -272,7 +289,7 @@ class _Dashboard:
             if not same_site(request):
                 raise Forbidden("This came from a page elsewhere.")
             values = await _fields(request)
-            if self._access.fits(values.get("token", ""), request.client.host if request.client else ""):
+            if await self._access.fits(values.get("token", ""), request):
                 # a path of ours, whatever the URL says
                 safe = to if to.startswith("/") and not to.startswith(("//", "/\\")) else "/"
                 response = RedirectResponse(_base(request) + safe, 303)
@@ -312,6 +329,11 @@ class _Dashboard:
 
 def _base(request: Request) -> str:
     return str(request.scope.get("root_path", "")).rstrip("/")
+
+
+def _inner(request: Request) -> str:
+    """The path within the dashboard."""
+    return str(request.scope["path"]).removeprefix(str(request.scope.get("root_path", "")))
 
 
 async def _fields(request: Request) -> dict[str, str]:

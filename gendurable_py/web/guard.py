@@ -6,7 +6,8 @@ Only the static files and the form for the token are open to everybody.
 from __future__ import annotations
 
 from starlette.datastructures import MutableHeaders
-from starlette.requests import HTTPConnection
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -42,7 +43,8 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request = HTTPConnection(scope)
+        scope = _whole(scope)
+        request = Request(scope)
         browser, made_up = self._access.browser(request)
         # The last route has set it where it comes from; ours is the first
         root = scope.get("root_path", "")
@@ -60,15 +62,20 @@ class Guard:
 
         refused = self._refuse_host(request)
         if refused is None and not path.startswith(_OPEN):
-            asker = await self._access.find(request)
-            if asker is None:
-                refused = self._ask(scope, root, path)
+            try:
+                asker = await self._access.find(request)
+            except HTTPException as error:
+                # of the app in which this is mounted: a challenge, or the way to where one logs in
+                refused = PlainTextResponse(f"{error.detail}\n", error.status_code, error.headers)
             else:
-                scope.setdefault("state", {})["asker"] = asker
+                if asker is None:
+                    refused = self._ask(scope, root, path)
+                else:
+                    scope.setdefault("state", {})["asker"] = asker
         scope.setdefault("state", {})["browser"] = browser
         await (refused or self._app)(scope, receive, guarded)
 
-    def _refuse_host(self, request: HTTPConnection) -> Response | None:
+    def _refuse_host(self, request: Request) -> Response | None:
         """A page elsewhere may have given our address a name of its own."""
         if self._settings.hosts is None:
             return None
@@ -81,14 +88,22 @@ class Guard:
     def _ask(self, scope: Scope, root: str, path: str) -> Response:
         if not self._settings.asks_for_token or self._settings.auth or self._settings.user_header:
             return PlainTextResponse("You may not see this dashboard.\n", 403)
-        wants_page = scope["method"] == "GET" and "text/html" in HTTPConnection(scope).headers.get("accept", "")
+        wants_page = scope["method"] == "GET" and "text/html" in Request(scope).headers.get("accept", "")
         if not wants_page:
             return PlainTextResponse("Say who you are.\n", 401, {"WWW-Authenticate": "Bearer"})
         asked = path + ("?" + scope["query_string"].decode("latin-1") if scope["query_string"] else "")
         return RedirectResponse(f"{root}/login{query(to=asked[:2000])}", 303)
 
 
-def asker_of(request: HTTPConnection) -> Asker:
+def _whole(scope: Scope) -> Scope:
+    """With the prefix of a proxy in the path, also where that leaves it away and only the outer app knows of it."""
+    outer = scope.get("app_root_path", "")
+    path, root = scope["path"], scope.get("root_path", "")
+    inside = path == root or path.startswith(root.rstrip("/") + "/")
+    return scope if inside or not outer else {**scope, "path": outer + path}
+
+
+def asker_of(request: Request) -> Asker:
     """Who asks, where the guard has let them in."""
     found = request.scope["state"]["asker"]
     assert isinstance(found, Asker)

@@ -70,6 +70,26 @@ def _statuses(text: str) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def asked_by(filter: JsonValue) -> dict[str, str] | None:
+    """The parameters of a URL that asks for a filter of gd_match; None: it is none, or not all of it."""
+    if not isinstance(filter, dict):
+        return None
+    found: dict[str, str] = {}
+    for name, value in filter.items():
+        if name == "stuck_for_ms" and isinstance(value, int):
+            found["stuck_for"] = f"{value / 1000:.3f}"
+        elif isinstance(value, list):
+            found[name] = (" " if name == "id" else ",").join(map(str, value))
+        elif value is not None:
+            found[name] = _text(value)
+    try:
+        known = set(found) <= set(FILTERS) and bool(filter_of(found))
+    except Unreadable:
+        return None
+    # the audit cuts what is long
+    return found if known and not any(text.endswith(" [cut]") for text in found.values()) else None
+
+
 def cursor_of(text: str | None) -> JsonValue:
     """Where a list goes on."""
     return None if not text else mapping(text, "after")

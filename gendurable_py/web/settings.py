@@ -10,13 +10,15 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from pydantic import JsonValue
-from starlette.requests import HTTPConnection
+from starlette.requests import Request
 
 from ..errors import InvalidArgument
 
 User: TypeAlias = "str | None"
 """Who asks, as the audit is to name them; None: they may not."""
-Auth: TypeAlias = "Callable[[HTTPConnection], User | Awaitable[User]]"
+Auth: TypeAlias = "Callable[[Request], User | Awaitable[User]]"
+"""From a request, without its body, to who asks. It may raise Starlette's HTTPException, which is the answer then: a
+redirect to where one logs in, or a challenge."""
 Operate: TypeAlias = "bool | Callable[[str], bool]"
 Redact: TypeAlias = "Callable[[str, str, JsonValue], JsonValue]"
 """From what is shown (``state``, ``result``, ``meta``, ``attributes``, ``payload``, ``detail``, or ``error``: a
@@ -55,7 +57,7 @@ class Settings:
             raise InvalidArgument("operate is async", hint="give a function that answers True or False at once")
         return found
 
-    async def known(self, request: HTTPConnection) -> User:
+    async def known(self, request: Request) -> User:
         """Who the mounting app says that asks."""
         assert self.auth is not None
         found = self.auth(request)

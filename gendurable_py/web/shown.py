@@ -61,7 +61,7 @@ class Shown:
 
     def tree(self, what: str, fsm: object, value: JsonValue) -> Twig:
         """A value as a tree of bounded size."""
-        return _Tree().grow(None, self.value(what, fsm, value), 0)
+        return grown(self.value(what, fsm, value))
 
     def excerpt(self, what: str, fsm: object, text: str | None, most: int, whole: int | None = None) -> Twig:
         """A value of which the server has sent ``most`` characters of JSON, or None of what is larger still.
@@ -75,6 +75,11 @@ class Shown:
         if text is None or self._redact is not None:
             return Twig(None, "cut", f"[{said}too large to be shown here]")
         return Twig(None, "cut", text if len(text) < most else f"{text}… [{said}the rest is left out]")
+
+
+def grown(value: JsonValue) -> Twig:
+    """A value that is as it may be seen, as a tree of bounded size."""
+    return _Tree().grow(None, value, 0)
 
 
 class _Tree:

@@ -17,18 +17,20 @@ set plan_cache_mode = force_generic_plan as $$
 declare
     v_got record;
     v_steps jsonb;
+    v_ahead jsonb;
 begin
     if not (gendurable._is_ready(p_worker, coalesce(p_lease, '60 seconds')) and coalesce(p_options = '{}', true)
         and octet_length(coalesce(p_queue, 'default')) between 1 and gendurable._longest_name() and coalesce(p_limit >= 0, true))
     then
         perform gendurable._need_claim(p_worker, coalesce(p_lease, '60 seconds'), p_options);
         v_steps := gendurable._wanted_steps(p_options);
+        v_ahead := p_options -> 'ahead';
         perform gendurable._need_text(coalesce(p_queue, 'default'), 'p_queue');
         perform gendurable._need_limit(p_limit);
     end if;
     v_got := gendurable._claim_queues(
         p_worker, array[coalesce(p_queue, 'default')], jsonb_build_object(coalesce(p_queue, 'default'), coalesce(p_limit, 1)),
-        coalesce(p_lease, '60 seconds'), v_steps);
+        coalesce(p_lease, '60 seconds'), v_steps, v_ahead);
     if false = all(v_got.mail) then
         return query select * from gendurable._to_executing_bare(
             p_worker, v_got.ids, v_got.now, coalesce(p_lease, '60 seconds'));
@@ -68,8 +70,11 @@ meta of more than 256 MB as text, or, in a database of SQL_ASCII, text that is n
 that this session''s client_encoding cannot carry is left to sessions that can.
 
 p_options "steps": "sql" takes only rows whose step the role of the session can run here (see gd_steps), "other" only
-all others. What others want stays due and is passed over, which takes time where it is much: see gd_run. Needs READ
-COMMITTED (GD504); raises GD501.';
+all others. What others want stays due and is passed over, which takes time where it is much: see gd_run.
+
+p_options "ahead": {"default": 50} takes up to so many more of a queue, for a worker that has no room for them yet: as
+long as it meets nothing but small rows that have neither key nor rate limit, in a queue without a limit, so that what
+waits with the worker holds up nobody else. Needs READ COMMITTED (GD504); raises GD501.';
 
 create or replace function gd_claim_many(
     p_worker text, p_queues jsonb, p_lease interval = '60 seconds', p_options jsonb = '{}'
@@ -86,10 +91,12 @@ set plan_cache_mode = force_generic_plan as $$
 declare
     v_got record;
     v_steps jsonb;
+    v_ahead jsonb;
 begin
     if not (gendurable._is_ready(p_worker, coalesce(p_lease, '60 seconds')) and coalesce(p_options = '{}', true)) then
         perform gendurable._need_claim(p_worker, coalesce(p_lease, '60 seconds'), p_options);
         v_steps := gendurable._wanted_steps(p_options);
+        v_ahead := p_options -> 'ahead';
     end if;
     if jsonb_typeof(p_queues) is distinct from 'object' then
         perform gendurable._invalid('p_queues must be a JSON object', 'got ' || coalesce(jsonb_typeof(p_queues), 'null'),
@@ -101,7 +108,7 @@ begin
         perform gendurable._need_limits(p_queues);
     end if;
     v_got := gendurable._claim_queues(
-        p_worker, array(select jsonb_object_keys(p_queues)), p_queues, coalesce(p_lease, '60 seconds'), v_steps);
+        p_worker, array(select jsonb_object_keys(p_queues)), p_queues, coalesce(p_lease, '60 seconds'), v_steps, v_ahead);
     if false = all(v_got.mail) then
         return query select * from gendurable._to_executing_bare(
             p_worker, v_got.ids, v_got.now, coalesce(p_lease, '60 seconds'));
@@ -118,53 +125,8 @@ comment on function gd_claim_many(text, jsonb, interval, jsonb) is
 'gd_claim for several queues in one round trip: {"default": 10, "checkout": 5} is at most so many rows of each. Needs
 READ COMMITTED (GD504); raises GD501.';
 
-create or replace function gendurable._need_claim(p_worker text, p_lease interval, p_options jsonb) returns void
-language plpgsql as $$
-begin
-    perform gendurable._need_read_committed();
-    perform gendurable._need_text(p_worker, 'p_worker');
-    perform gendurable._need_lease(p_lease);
-    perform gendurable._need_options(p_options, '{steps}');
-    if p_options ->> 'steps' not in ('sql', 'other') then
-        perform gendurable._invalid('unknown value of the option steps', left(p_options ->> 'steps', 200),
-            'Pass "sql" or "other".');
-    end if;
-end $$;
-
-comment on function gendurable._need_claim(text, interval, jsonb) is
-    'Raises GD501 or GD504 unless a claim can be made with these arguments.';
-
-create or replace function gendurable._wanted_steps(p_options jsonb) returns jsonb
-language plpgsql stable as $$
-begin
-    return case
-        when p_options ->> 'steps' is not null
-            then gendurable._runnable_steps(p_options ->> 'steps', gendurable._acting_role())
-    end;
-end $$;
-
-comment on function gendurable._wanted_steps(jsonb) is 'Which steps a claim with these options takes; null: all.';
-
-create or replace function gendurable._need_limits(p_queues jsonb) returns void
-language plpgsql as $$
-declare
-    v_wrong constant text := (
-        select min(q.key)
-        from jsonb_each(p_queues) q
-        where q.key = '' or octet_length(q.key) > gendurable._longest_name()
-            or gendurable._int_problem(q.value, 'limit', 0) is not null or q.value = 'null');
-begin
-    if v_wrong is not null then
-        perform gendurable._invalid('p_queues must map names to limits',
-            format('%s: %s', quote_literal(left(v_wrong, 200)), left((p_queues -> v_wrong)::text, 200)),
-            'Pass {"queue": limit, ...} with limits of 0 or more.');
-    end if;
-end $$;
-
-comment on function gendurable._need_limits(jsonb) is 'Raises GD501 unless these are names of queues with limits.';
-
 create or replace function gendurable._claim_queues(
-    p_worker text, p_queues text[], p_limits jsonb, p_lease interval, p_steps jsonb,
+    p_worker text, p_queues text[], p_limits jsonb, p_lease interval, p_steps jsonb, p_ahead jsonb,
     out ids bigint[], out started bigint[], out mail boolean[], out parts jsonb, out now timestamptz, out timed boolean
 )
 language plpgsql as $$
@@ -188,6 +150,8 @@ declare
     v_limited text[];
     v_tries int := 3;
     v_room int;
+    v_limit int;
+    v_ahead int;
     v_got record;
     v_text text;
     -- a scan that passes rows over has floors of its own
@@ -225,21 +189,26 @@ begin
     for v_turn in 1 .. v_count loop
         exit when v_bytes <= 0;
         v_queue := p_queues[1 + (v_from + v_turn - 1) % v_count];
-        continue when p_limits -> v_queue = '0' or coalesce(v_queue = any(v_paused), false);
+        -- what is ahead of its slots is plain, so a queue with a limit has none
+        v_ahead := case
+            when p_ahead -> v_queue <> '0' and v_queue = any(v_limited) is not true then (p_ahead -> v_queue)::int
+        end;
+        continue when (p_limits -> v_queue = '0' and v_ahead is null) or coalesce(v_queue = any(v_paused), false);
         v_room := null;
+        v_limit := (p_limits -> v_queue)::int;
         if v_queue = any(v_limited) then
-            v_room := gendurable._open_queue(v_queue, (p_limits -> v_queue)::int, v_tries, v_now);
+            v_room := gendurable._open_queue(v_queue, v_limit, v_tries, v_now);
             -- the first one that is busy is waited for, no other
             v_tries := case when v_room is null then 1 else v_tries end;
             continue when coalesce(v_room, 0) = 0;
         end if;
         v_got := gendurable._claim_queue(
-            p_worker, v_queue, least((p_limits -> v_queue)::int, v_room), gendurable._most_bytes(), p_lease, v_now, v_before,
+            p_worker, v_queue, least(v_limit, v_room), v_ahead, gendurable._most_bytes(), p_lease, v_now, v_before,
             v_memory -> (v_queue || v_lane), p_steps, v_stops);
         if v_room is not null and v_got.ids is not null then
             perform gendurable._fill_slots(
                 v_queue, v_got.ids, v_room > cardinality(v_got.ids) and (
-                    cardinality(v_got.ids) >= (p_limits -> v_queue)::int or v_got.bytes <= 0));
+                    cardinality(v_got.ids) >= v_limit or v_got.bytes <= 0));
         end if;
         if v_got.ids is not null then
             ids := ids || v_got.ids;
@@ -260,19 +229,21 @@ begin
     v_text := set_config('gendurable.floor', gendurable._sealed(v_text), false);
 end $$;
 
-comment on function gendurable._claim_queues(text, text[], jsonb, interval, jsonb) is
-    'Due rows of each queue, up to its limit, as of _claim_queue; now: when they were claimed; timed: some machine has
+comment on function gendurable._claim_queues(text, text[], jsonb, interval, jsonb, jsonb) is
+    'Due rows of each queue, up to its limit and p_ahead more, as of _claim_queue; now: when they were claimed; timed: some machine has
 steps with a timeout.';
 
 create or replace function gendurable._claim_queue(
-    p_worker text, p_queue text, p_limit int, p_bytes bigint, p_lease interval, p_now timestamptz, p_before timestamptz,
+    p_worker text, p_queue text, p_limit int, p_ahead int, p_bytes bigint, p_lease interval, p_now timestamptz, p_before timestamptz,
     p_known jsonb, p_steps jsonb, p_stops boolean, out ids bigint[], out started bigint[], out mail boolean[], out parts jsonb,
     out bytes bigint, out known jsonb
 )
 language plpgsql as $$
 declare
     v_now_us constant bigint := gendurable._epoch_us(p_now);
-    v_limit constant int := least(p_limit, 100000);
+    v_limit int := least(p_limit + coalesce(p_ahead, 0)::bigint, 100000);
+    -- of so many at most any row will do, of the others only plain ones; null: there are no others
+    v_any constant int := case when p_ahead is not null then least(p_limit, 100000) end;
     v_looks constant boolean := gendurable._may_look(p_known, v_now_us);
     v_known constant int[] := coalesce((p_known #>> '{"",3}')::int[], '{}');
     v_behind bigint := coalesce((p_known #>> '{"",2}')::bigint, -2147483649);
@@ -305,8 +276,8 @@ begin
         v_behind := v_priority;
         exit when v_priority is null;
         v_levels := v_levels + 1;
-        v_got := gendurable._scan_priority(p_worker, p_queue, v_priority, v_limit - coalesce(cardinality(ids), 0), bytes, p_lease, p_now,
-            p_before, p_known -> v_priority::text, p_steps, p_stops);
+        v_got := gendurable._scan_priority(p_worker, p_queue, v_priority, v_limit - coalesce(cardinality(ids), 0),
+            v_any - coalesce(cardinality(ids), 0), bytes, p_lease, p_now, p_before, p_known -> v_priority::text, p_steps, p_stops);
         if v_got.ids is not null then
             ids := ids || v_got.ids;
             started := started || v_got.started;
@@ -326,7 +297,10 @@ begin
         end if;
         bytes := v_got.bytes;
         v_more := v_more or v_got.more;
-        exit when cardinality(ids) >= v_limit or bytes <= 0;
+        if v_got.mixed then
+            v_limit := v_any;
+        end if;
+        exit when coalesce(cardinality(ids), 0) >= v_limit or bytes <= 0;
     end loop;
     if v_new <> v_known then
         v_new := array(select n from unnest(v_new) n order by n);
@@ -343,7 +317,7 @@ begin
 end $$;
 
 comment on function gendurable._claim_queue(
-    text, text, int, bigint, interval, timestamptz, timestamptz, jsonb, jsonb, boolean
+    text, text, int, int, bigint, interval, timestamptz, timestamptz, jsonb, jsonb, boolean
 ) is
     'Due rows of a queue by priority, as of _scan, up to p_limit rows and about p_bytes bytes (bytes: what is left of them). known:
 what to remember of the queue.';
@@ -365,7 +339,7 @@ begin
     perform gendurable._need_limit(p_limit);
     v_got := gendurable._claim_queues(
         p_worker, array[p_queue], jsonb_build_object(p_queue, p_limit), p_lease,
-        gendurable._runnable_steps('sql', p_role, p_login));
+        gendurable._runnable_steps('sql', p_role, p_login), null);
     ids := coalesce(v_got.ids, '{}');
     claim_nos := '{}';
     if ids = '{}' then

@@ -3,10 +3,10 @@
 -- Next: 114_gate.
 
 create or replace function gendurable._scan_priority(
-    p_worker text, p_queue text, p_priority int, p_limit int, p_bytes bigint, p_lease interval, p_now timestamptz,
+    p_worker text, p_queue text, p_priority int, p_limit int, p_any int, p_bytes bigint, p_lease interval, p_now timestamptz,
     p_before timestamptz, p_known jsonb, p_steps jsonb, p_stops boolean,
     out ids bigint[], out started bigint[], out mail boolean[], out parts jsonb, out bytes bigint, out memory jsonb,
-    out more boolean
+    out more boolean, out mixed boolean
 )
 language plpgsql as $$
 declare
@@ -51,6 +51,7 @@ declare
     v_walked bigint;
 begin
     bytes := p_bytes;
+    mixed := false;
     -- half for lifted rows first: neither range starves the other. Of an odd number the first gets one more each second time.
     v_need := (p_limit + v_turn) / 2;
     v_size := v_need;
@@ -140,6 +141,13 @@ begin
                 mail := mail || v_mail;
                 v_wanted := v_wanted - cardinality(v_ids);
             else
+                if p_any is not null and not mixed and not v_light then
+                    -- What it takes beyond p_any must hold up nobody. Of these some might: all stay due if it has as many by now.
+                    mixed := true;
+                    v_wanted := v_wanted - p_limit + p_any;
+                    v_need := least(v_need, v_wanted);
+                    exit when v_wanted <= 0;
+                end if;
                 -- what comes out of a line counts for neither range
                 v_round := gendurable._take_round(
                     p_worker, p_queue, p_priority, v_picked, case when v_rings then v_wanted else v_need end, bytes, p_lease,
@@ -209,8 +217,9 @@ begin
 end $$;
 
 comment on function gendurable._scan_priority(
-    text, text, int, int, bigint, interval, timestamptz, timestamptz, jsonb, jsonb, boolean) is
-    'Due rows of one queue and priority that may be claimed, locked, up to p_limit rows and about p_bytes bytes. started: claims of
+    text, text, int, int, int, bigint, interval, timestamptz, timestamptz, jsonb, jsonb, boolean) is
+    'Due rows of one queue and priority that may be claimed, locked, up to p_limit rows and about p_bytes bytes; as soon as it meets
+others than small plain ones (mixed), only up to p_any. started: claims of
 keys and scopes, and of what crashed often, which have begun. memory: what to remember of it, null for
 nothing. more: it looked at enough for one claim, and there is more.';
 

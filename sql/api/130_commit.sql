@@ -36,19 +36,22 @@ begin
     return query
         select o.ord, o.id, o.claim_no, coalesce(o.answer ->> 'result', 'ok'),
             coalesce(k.row, nullif(o.answer -> 'detail', 'null'))
-        from (select u.ord, u.id, u.claim_no, v_answers -> u.ord::text as answer from unnest(v_all) u) o
+        from (
+            select u.ord, u.id, u.claim_no, v_answers -> u.ord::text as answer, u.journal is not null as slim
+            from unnest(v_all) u
+        ) o
         left join lateral (
-            -- what gd_claim would hand out for the kept claim
-            select to_jsonb(c) as row
+            -- what gd_claim would hand out for the kept claim; a flow in memory has what is long of it
+            select case when o.slim then to_jsonb(c) - '{state,childs,meta}'::text[] else to_jsonb(c) end as row
             from gendurable.instance i
             cross join lateral gendurable._claimed(
                 p_id => i.id, p_claim_no => i.claim_no, p_fsm => i.fsm, p_fsm_version => i.fsm_version, p_step => i.step,
-                p_state => i.state, p_attempt => i.attempt, p_queue => i.queue, p_partition_key => i.partition_key,
+                p_state => case when not o.slim then i.state end, p_attempt => i.attempt, p_queue => i.queue, p_partition_key => i.partition_key,
                 p_unique_key => i.unique_key, p_parent_id => i.parent_id, p_awaits => null, p_timed_out => false,
                 p_signals => case
                     when o.answer ->> 'kept' = 'mail' then gendurable._present_inbox(i.id, null) else '[]'
                 end,
-                p_childs => '[]', p_meta => i.meta, p_attributes => i.attributes) c
+                p_childs => '[]', p_meta => case when not o.slim then i.meta end, p_attributes => i.attributes) c
             where o.answer ? 'kept' and i.id = any(array[o.id])
         ) k on true
         order by o.ord;
@@ -133,6 +136,7 @@ declare
     v_waits int := 0;
     v_state text;
     v_message text;
+    v_constraint text;
 begin
     -- Part by part: the next is smaller where one fails, and larger where two have not. One bad outcome in 400 costs some 20
     -- sub-transactions, and 400 bad ones hardly more than 400.
@@ -150,7 +154,8 @@ begin
             continue;
         exception
             when others or assert_failure then
-                get stacked diagnostics v_state = returned_sqlstate, v_message = message_text;
+                get stacked diagnostics
+                    v_state = returned_sqlstate, v_message = message_text, v_constraint = constraint_name;
                 if not gendurable._blames_outcome(v_state) and not gendurable._blames_lock(v_state) then
                     raise;
                 end if;
@@ -165,8 +170,9 @@ begin
         end if;
         if v_size = 1 then
             v_answers := v_answers || jsonb_build_object(v_all[v_from].ord, case
-                -- two sessions took one unique key at the same moment: the second try sees the first one's
-                when gendurable._blames_lock(v_state) or v_state = '23505' then gendurable._answer('busy')
+                -- two sessions took one unique key at the same moment: the second try sees the first one's. A journal has one
+                -- session at a time: what is twice there would be so for ever.
+                when gendurable._blames_lock(v_state) or (v_state = '23505' and v_constraint <> 'journal_pkey') then gendurable._answer('busy')
                 else gendurable._answer('rejected', v_state, v_message)
             end);
             v_from := v_from + 1;

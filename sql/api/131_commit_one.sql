@@ -15,7 +15,7 @@ begin
     end if;
     -- in a case of its own: "and" goes on behind what is null
     return case
-        when gendurable._is_plain_outcome(p_outcome) and not p_outcome ? 'keep' and gendurable._has_plain_claim(p_outcome) then
+        when gendurable._is_plain_outcome(p_outcome) and not p_outcome ?| '{keep,journal}'::text[] and gendurable._has_plain_claim(p_outcome) then
             case
                 when gendurable._commit_plain(
                     (p_outcome ->> 'id')::bigint, (p_outcome ->> 'claim_no')::bigint, p_outcome ->> 'kind' = 'done',
@@ -132,7 +132,7 @@ begin
     if v_answers = '{}' then
         return null;
     end if;
-    return gendurable._present_kept(v_outcome.id, v_answers -> '0' ->> 'kept' = 'mail');
+    return gendurable._present_kept(v_outcome.id, v_answers -> '0' ->> 'kept' = 'mail', v_outcome.journal is not null);
 end $$;
 
 comment on function gendurable._commit_strictly(text, jsonb) is
@@ -161,11 +161,11 @@ comment on function gendurable._lock_rows_of(gendurable.outcome) is
     'Locks every row that an outcome concerns, waiting for each: its own, the parent that it may count in, and
 those that its signals go to.';
 
-create or replace function gendurable._present_kept(p_id bigint, p_mail boolean) returns jsonb
+create or replace function gendurable._present_kept(p_id bigint, p_mail boolean, p_slim boolean) returns jsonb
 language plpgsql as $$
 begin
     return (
-        select to_jsonb(c)
+        select case when p_slim then to_jsonb(c) - '{state,childs,meta}'::text[] else to_jsonb(c) end
         from gendurable.instance i
         cross join lateral gendurable._claimed(
             p_id => i.id, p_claim_no => i.claim_no, p_fsm => i.fsm, p_fsm_version => i.fsm_version, p_step => i.step,
@@ -176,7 +176,8 @@ begin
         where i.id = p_id);
 end $$;
 
-comment on function gendurable._present_kept(bigint, boolean) is 'What gd_claim would hand out for a claim that was kept.';
+comment on function gendurable._present_kept(bigint, boolean, boolean) is
+    'What gd_claim would hand out for a claim that was kept. p_slim: without state, children and meta.';
 
 create or replace function gendurable._raise_lost(p_outcome gendurable.outcome) returns void
 language plpgsql as $$

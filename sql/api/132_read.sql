@@ -119,9 +119,11 @@ language sql immutable parallel safe as $$
             then gendurable._outbox_problem(p_outcome)
         when p_outcome ? 'attributes' and gendurable._attributes_problem(p_outcome -> 'attributes') is not null
             then gendurable._attributes_problem(p_outcome -> 'attributes')
+        when p_outcome ? 'journal' and gendurable._journal_problem(p_outcome -> 'journal') is not null
+            then gendurable._journal_problem(p_outcome -> 'journal')
         else case p_outcome ->> 'kind'
             when 'next' then case
-                when p_outcome - '{id,claim_no,kind,consume,attributes,insert,signal,at,step,state,delay_ms,partition_key,rate_limit,weight,priority,queue,keep,close_ms}'::text[] <> '{}'
+                when p_outcome - '{id,claim_no,kind,consume,attributes,journal,insert,signal,at,step,state,delay_ms,partition_key,rate_limit,weight,priority,queue,keep,close_ms}'::text[] <> '{}'
                     then 'unknown key in an outcome next'
                 else coalesce(
                     gendurable._text_problem(p_outcome -> 'step', 'step', true),
@@ -137,7 +139,7 @@ language sql immutable parallel safe as $$
                         then 'keep must be true or false' end)
             end
             when 'replay' then case
-                when p_outcome - '{id,claim_no,kind,consume,attributes,insert,signal,at,state,delay_ms,error,traceback,close_ms}'::text[] <> '{}'
+                when p_outcome - '{id,claim_no,kind,consume,attributes,journal,insert,signal,at,state,delay_ms,error,traceback,close_ms}'::text[] <> '{}'
                     then 'unknown key in an outcome replay'
                 else coalesce(
                     gendurable._object_problem(p_outcome -> 'state', 'state'),
@@ -148,7 +150,7 @@ language sql immutable parallel safe as $$
                     gendurable._traceback_problem(p_outcome))
             end
             when 'await' then case
-                when p_outcome - '{id,claim_no,kind,consume,attributes,insert,signal,at,signals,step,state,timeout_ms}'::text[] <> '{}'
+                when p_outcome - '{id,claim_no,kind,consume,attributes,journal,insert,signal,at,signals,step,state,timeout_ms}'::text[] <> '{}'
                     then 'unknown key in an outcome await'
                 else coalesce(
                     gendurable._names_problem(p_outcome -> 'signals'),
@@ -157,7 +159,7 @@ language sql immutable parallel safe as $$
                     gendurable._ms_problem(p_outcome -> 'timeout_ms', 'timeout_ms'))
             end
             when 'schedule_childs' then case
-                when p_outcome - '{id,claim_no,kind,consume,attributes,insert,signal,at,step,childs,state}'::text[] <> '{}'
+                when p_outcome - '{id,claim_no,kind,consume,attributes,journal,insert,signal,at,step,childs,state}'::text[] <> '{}'
                     then 'unknown key in an outcome schedule_childs'
                 when jsonb_typeof(p_outcome -> 'childs') is distinct from 'array' then 'childs must be an array'
                 else coalesce(
@@ -165,17 +167,17 @@ language sql immutable parallel safe as $$
                     gendurable._object_problem(p_outcome -> 'state', 'state'))
             end
             when 'done' then case
-                when p_outcome - '{id,claim_no,kind,consume,attributes,insert,signal,at,result}'::text[] <> '{}'
+                when p_outcome - '{id,claim_no,kind,consume,attributes,journal,insert,signal,at,result}'::text[] <> '{}'
                     then 'unknown key in an outcome done'
             end
             when 'stop' then case
-                when p_outcome - '{id,claim_no,kind,consume,attributes,insert,signal,at,reason,traceback}'::text[] <> '{}'
+                when p_outcome - '{id,claim_no,kind,consume,attributes,journal,insert,signal,at,reason,traceback}'::text[] <> '{}'
                     then 'unknown key in an outcome stop'
                 when jsonb_typeof(p_outcome -> 'reason') is distinct from 'string' then 'reason must be a string'
                 else gendurable._traceback_problem(p_outcome)
             end
             when 'error' then case
-                when p_outcome - '{id,claim_no,kind,consume,attributes,error,traceback,delay_ms,close_ms}'::text[] <> '{}'
+                when p_outcome - '{id,claim_no,kind,consume,attributes,journal,error,traceback,delay_ms,close_ms}'::text[] <> '{}'
                     then 'unknown key in an outcome error'
                 when jsonb_typeof(p_outcome -> 'error') is distinct from 'string' then 'error must be a string'
                 else coalesce(
@@ -242,7 +244,8 @@ language sql stable as $$
         p_from_step => p_outcome -> 'at' ->> 'step',
         p_from_state => nullif(p_outcome -> 'at' -> 'state', 'null'),
         p_traceback => p_outcome ->> 'traceback',
-        p_attributes => nullif(nullif(p_outcome -> 'attributes', 'null'), '{}')
+        p_attributes => nullif(nullif(p_outcome -> 'attributes', 'null'), '{}'),
+        p_journal => nullif(p_outcome -> 'journal', 'null')
     )
 $$;
 
@@ -284,15 +287,16 @@ comment on function gendurable._read_outcome(int, jsonb, timestamptz) is
 create or replace function gendurable._is_plain_outcome(p_outcome jsonb) returns boolean
 language sql immutable parallel safe as $$
     select case p_outcome ->> 'kind'
-        when 'next' then p_outcome - '{id,claim_no,kind,step,state,keep}'::text[] = '{}'
+        when 'next' then p_outcome - '{id,claim_no,kind,step,state,keep,journal}'::text[] = '{}'
             and jsonb_typeof(p_outcome -> 'step') = 'string' and p_outcome -> 'step' <> '""'
             and octet_length(p_outcome ->> 'step') <= gendurable._longest_name()
             and coalesce(jsonb_typeof(p_outcome -> 'state') = 'object', true)
             and coalesce(jsonb_typeof(p_outcome -> 'keep') = 'boolean', true)
-        when 'done' then p_outcome - '{id,claim_no,kind,result}'::text[] = '{}'
+        when 'done' then p_outcome - '{id,claim_no,kind,result,journal}'::text[] = '{}'
         else false
     end
     and jsonb_typeof(p_outcome -> 'id') = 'number' and jsonb_typeof(p_outcome -> 'claim_no') = 'number'
+    and case when p_outcome ? 'journal' then gendurable._journal_problem(p_outcome -> 'journal') is null else true end
 $$;
 
 comment on function gendurable._is_plain_outcome(jsonb) is
@@ -312,7 +316,8 @@ language sql stable as $$
         p_state => p_outcome -> 'state',
         p_eligible_at => case p_outcome ->> 'kind' when 'next' then p_now end,
         p_result => p_outcome -> 'result',
-        p_keep => coalesce(p_outcome -> 'keep' = 'true', false)
+        p_keep => coalesce(p_outcome -> 'keep' = 'true', false),
+        p_journal => nullif(p_outcome -> 'journal', 'null')
     )
 $$;
 

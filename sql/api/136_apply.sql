@@ -20,6 +20,7 @@ declare
     v_odd boolean;
     v_errs boolean;
     v_attributed boolean;
+    v_journaled boolean;
     v_history boolean := false;
     v_used jsonb;
     v_new gendurable.new_instance[];
@@ -33,7 +34,8 @@ declare
 begin
     select bool_or(o.keep), bool_or(o.ends or o.kind = 'error'),
         bool_or(o.kind not in ('next', 'done') or o.consume is not null or o.rate_limit is not null or o.queue is not null
-            or o.close_ms is not null or o.inserts is not null or o.sends is not null or o.attributes is not null),
+            or o.close_ms is not null or o.inserts is not null or o.sends is not null or o.attributes is not null
+            or o.journal is not null),
         p_homed or (select true from gendurable.step s where s.queue is not null order by s.fsm, s.step limit 1)
     into v_keeps, v_ends, v_odd, v_routed
     from unnest(p_outcomes) o;
@@ -42,8 +44,8 @@ begin
         select bool_or(o.consume is not null), bool_or(o.kind in ('error', 'await', 'schedule_childs')),
             bool_or(o.rate_limit is not null), bool_or(o.queue is not null), bool_or(o.close_ms is not null),
             bool_or(o.inserts is not null or o.sends is not null), bool_or(o.error is not null),
-            bool_or(o.attributes is not null)
-        into v_consumes, v_special, v_limited, v_moved, v_closes, v_outbox, v_errs, v_attributed
+            bool_or(o.attributes is not null), bool_or(o.journal is not null)
+        into v_consumes, v_special, v_limited, v_moved, v_closes, v_outbox, v_errs, v_attributed, v_journaled
         from unnest(p_outcomes) o;
     end if;
     if gendurable._history_asked() then
@@ -96,7 +98,7 @@ begin
     if v_keeps and gendurable._carries_all() then
         -- nothing may park while it is being decided who waits for what: then no claim of a key is kept either
         select k.ids, k.mail into v_kept, v_mail
-        from gendurable._choose_kept(v_outcomes, case when v_settled then v_crowded else p_keys end, p_family) k;
+        from gendurable._choose_kept(v_outcomes, case when v_settled then v_crowded else p_keys end, v_settled, p_family) k;
         -- what an instance sends to itself is shown with the claim that goes on
         v_mail := v_mail or v_outbox;
     end if;
@@ -114,6 +116,9 @@ begin
     end if;
     if v_history then
         perform gendurable._note_outcomes(v_outcomes, p_outcomes, null, v_used, p_now);
+    end if;
+    if v_journaled then
+        perform gendurable._record(v_outcomes);
     end if;
     v_written := gendurable._write_outcomes(p_worker, v_outcomes, v_kept, v_mail, v_crowded, p_lease, p_now);
     if v_attributed then
@@ -258,7 +263,8 @@ comment on function gendurable._fan_out(gendurable.outcome, timestamptz) is
     'Inserts the children of an outcome; where there are none the parent goes on at once.';
 
 create or replace function gendurable._choose_kept(
-    p_outcomes gendurable.outcome[], p_crowded text[], p_family boolean, out ids bigint[], out mail boolean
+    p_outcomes gendurable.outcome[], p_crowded text[], p_settled boolean, p_family boolean,
+    out ids bigint[], out mail boolean
 )
 language plpgsql as $$
 declare
@@ -279,11 +285,15 @@ begin
             and case
                 when v_look or o.queue is not null or o.priority is not null then (
                     select coalesce(o.queue, i.queue) = i.queue and coalesce(o.priority, i.priority) = i.priority
-                        and (i.partition_key is null or i.partition_key <> all(p_crowded))
+                        -- a flow does not give way to those who wait in its key: it holds that until it parks or ends
+                        and (
+                            i.partition_key is null or i.partition_key <> all(p_crowded)
+                            or (o.journal is not null and p_settled))
                         and not exists (select from gendurable._halts(
                             i.queue, i.queue_slot, i.paused_at, i.fsm, i.fsm_version, coalesce(o.step, i.step)))
-                        -- children and large inboxes are handed out by claims, which carry a bounded number of bytes
-                        and i.children_pending is null
+                        -- children and large inboxes are handed out by claims, which carry a bounded number of bytes; a flow
+                        -- has its children
+                        and (i.children_pending is null or o.journal is not null)
                         -- the time of a step counts from its claim
                         and not exists (
                             select from gendurable.machine m
@@ -297,5 +307,6 @@ begin
     where k.mail is null or not gendurable._has_large_inbox(k.id);
 end $$;
 
-comment on function gendurable._choose_kept(gendurable.outcome[], text[], boolean) is
-    'Which outcomes with keep may keep their claim: nobody waits for it, and nothing else changes. mail: one of them has signals.';
+comment on function gendurable._choose_kept(gendurable.outcome[], text[], boolean, boolean) is
+    'Which outcomes with keep may keep their claim: nobody waits for it, which one with a journal does not ask where all is settled,
+and nothing else changes. mail: one of them has signals.';

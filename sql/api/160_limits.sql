@@ -135,9 +135,13 @@ begin
         where c.ctid = any(array(
             select x.ctid from gendurable.bucket_closed x where x.bucket = p_bucket for update skip locked));
         perform gendurable._ring_lines(p_bucket);
-        return;
+    else
+        insert into gendurable.bucket_closed (bucket, until) values (p_bucket, p_until);
     end if;
-    insert into gendurable.bucket_closed (bucket, until) values (p_bucket, p_until);
+    if nullif(current_setting('gendurable.actor', true), '') is not null then
+        -- Workers close buckets as they run. Who says for whom does it by hand.
+        perform gendurable._note_by_hand('gd_close_rate_limit', null, jsonb_build_object('bucket', p_bucket, 'until', p_until), 1);
+    end if;
 end $$;
 
 comment on function gd_close_rate_limit(text, timestamptz) is

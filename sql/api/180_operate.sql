@@ -59,6 +59,9 @@ begin
     end if;
     perform gendurable._need_object(p_state, 'p_state', 'Leave it out to keep the state.');
     perform gendurable._lock_tree(p_id, false);
+    if p_step is not null then
+        perform gendurable._need_no_flow(p_id, 'p_step');
+    end if;
     perform gendurable._need_step(i.fsm, i.fsm_version, coalesce(p_step, i.step))
     from gendurable.instance i
     where i.id = p_id and i.failed_at is not null;
@@ -77,7 +80,9 @@ end $$;
 comment on function gd_retry(bigint, text, jsonb) is
 'Makes a failed or cancelled instance run again, at p_step (default: where it ended), with p_state (default: its own),
 attempt 0. It has the signals that no step had used up; where it ended, the step is shown the same awaits, signals
-and timed_out once more. Its parent waits for it again only if it still waits in that barrier. False: it is neither
+and timed_out once more.
+A flow goes on behind its last checkpoint, and where one has failed it, with that one: its journal is dropped from there
+on, and attempts count anew. With p_state it begins from the start, with an empty journal; p_step does not go with it. Its parent waits for it again only if it still waits in that barrier. False: it is neither
 failed nor cancelled, or its unique key is taken. GD501 also where its version has registered its steps (gd_register) and
 has no such one. Waits for locks. Raises GD501, GD503, GD504.';
 

@@ -95,7 +95,7 @@ begin
 end $$;
 
 comment on function gd_retry_many(bigint[]) is
-'gd_retry for many instances, where they ended and with their own state; it waits for nobody. One row for each id, as
+'gd_retry for many instances, where they ended and with their own state, flows as it says; it waits for nobody. One row for each id, as
 of gd_cancel_many: "no" where it is neither failed nor cancelled, or its unique key is taken, also by another one of
 the same call. Needs READ COMMITTED (GD504); raises GD501.';
 

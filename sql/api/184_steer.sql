@@ -71,6 +71,7 @@ language plpgsql as $$
 declare
     v_waits record;
     v_ids bigint[];
+    v_flows record;
 begin
     -- children whose parents still wait in their barriers
     select coalesce(array_agg(i.id), '{}') as ids, array_agg(distinct p.id) as parents into v_waits
@@ -81,6 +82,9 @@ begin
     perform gendurable._note_event(array(
         select i.id from gendurable.instance i where i.id = any(p_ids) and i.status in ('failed', 'cancelled')
     ), 'retry', p_step, jsonb_build_object('by', gendurable._actor()), p_now);
+    v_flows := gendurable._begin_again(array(
+        select i.id from gendurable.instance i where i.id = any(p_ids) and i.status in ('failed', 'cancelled')
+    ), p_state is not null);
     with again as (
         update gendurable.instance i
         set step = coalesce(p_step, i.step), state = coalesce(p_state, i.state),
@@ -98,6 +102,13 @@ begin
     select array_agg(a.id) into v_ids from again a;
     if v_ids is null then
         return 0;
+    end if;
+    if v_flows.ids <> '{}' then
+        -- a flow asks again for what it waits for
+        update gendurable.instance i
+        set step = f.step, awaits = null, shown = null, deadline_at = null
+        from unnest(v_flows.ids, v_flows.steps) f (id, step)
+        where i.id = any(array[f.id]);
     end if;
     perform gendurable._to_runnable(v_ids, p_now, false, p_now);
     if v_waits.parents is not null then

@@ -29,6 +29,7 @@ begin
         return false;
     end if;
     if p_step is not null then
+        perform gendurable._need_no_flow(p_id, 'p_step');
         perform gendurable._need_step(v_row.fsm, v_row.fsm_version, p_step);
     end if;
     if v_changed = '{}' then
@@ -71,8 +72,9 @@ end $$;
 comment on function gd_edit(bigint, text, jsonb, text, int, jsonb) is
 'Changes an instance that does not execute. What is left out or null stays as it is:
 
-  p_step: what runs next, or when what it waits for has come; its attempts begin anew, also where it is the same step
-  p_state: all of its state, an object; {} empties it
+  p_step: what runs next, or when what it waits for has come; its attempts begin anew, also where it is the same step; not
+    of a flow
+  p_state: all of its state, an object; {} empties it. Of a flow these are its arguments; what it has come through stays
   p_queue: its own queue from now on; it stands in that of its step where that has one
   p_priority: its priority
   p_meta: all of its meta, an object
@@ -130,7 +132,7 @@ begin
 end $$;
 
 comment on function gd_delete(bigint) is
-'Removes an instance that has ended, with its inbox, errors and history, before its retention does. Its children stay. False:
+'Removes an instance that has ended, with its inbox, errors, history and journal, before its retention does. Its children stay. False:
 it has not ended, or its parent has not, which may still be handed its result; or all that wait in its partition key are
 locked by others, and it passes the key on. A foreign key of yours that refers to it raises its error. gd_audit says what was
 removed. Waits for locks. Raises GD503, GD504.';

@@ -56,9 +56,9 @@ begin
 end $$;
 
 comment on function gd_export(bigint) is
-'An instance with all its descendants, their inboxes, dedup keys, errors and histories, as one JSON document for gd_import,
+'An instance with all its descendants, their inboxes, dedup keys, journals, errors and histories, as one JSON document for gd_import,
 here or in another database. It is read as of one moment, without a lock, and stays as it is here: a running step goes on.
-Up to 10,000 instances and 16 MB of states, results and inboxes, else GD501. Of what was kept of their past, the newest errors
+Up to 10,000 instances and 16 MB of states, results, inboxes and journals, else GD501. Of what was kept of their past, the newest errors
 and up to 1,000 entries of each history, 16 MB in all: "left_out" says how many older ones there are. Not in it: its parent,
 watchers, and what is known of machines, queues and limits. Raises GD501, GD503.';
 
@@ -100,8 +100,10 @@ begin
     v_one := v_one || jsonb_build_object('signals', gendurable._export_inbox(p_id, v_room));
     v_room := p_room - pg_column_size(v_one);
     v_one := v_one || jsonb_build_object('seen', gendurable._export_seen(p_id, v_room));
+    v_room := p_room - pg_column_size(v_one);
+    v_one := v_one || jsonb_build_object('journal', gendurable._export_journal(p_id, v_room));
     if pg_column_size(v_one) > p_room then
-        perform gendurable._refuse_export('the states, results and inboxes are more than 16 MB');
+        perform gendurable._refuse_export('the states, results, inboxes and journals are more than 16 MB');
     end if;
     return v_one;
 end $$;
@@ -152,6 +154,25 @@ end $$;
 
 comment on function gendurable._export_seen(bigint, bigint) is
     'The dedup keys that an instance was signalled with, no more than there can be room for.';
+
+create or replace function gendurable._export_journal(p_id bigint, p_room bigint) returns jsonb
+language plpgsql stable as $$
+declare
+    v_entries jsonb[] := '{}'::jsonb[];
+    v_one jsonb;
+    v_bytes bigint := 0;
+begin
+    for v_one in select j.entry from gendurable.journal j where j.instance_id = p_id order by j.seq loop
+        v_bytes := v_bytes + pg_column_size(v_one);
+        -- one more than fits, as with the inbox
+        v_entries := v_entries || v_one;
+        exit when v_bytes > p_room;
+    end loop;
+    return to_jsonb(v_entries);
+end $$;
+
+comment on function gendurable._export_journal(bigint, bigint) is
+    'The journal of an instance, as many bytes as there is room for and one entry more.';
 
 create or replace function gendurable._export_past(p_id bigint, p_room bigint, out past jsonb, out bytes bigint)
 language plpgsql stable as $$

@@ -47,12 +47,12 @@ comment on function gd_import(jsonb) is
 'Makes the instances of a document of gd_export, all or none, and returns the new id of the one that was exported; null where
 another instance holds a unique key that one of them has (a warning says which): nothing was imported.
 
-They have new ids, and stand as they stood, with their inboxes, errors and histories, as children of their new parents. What
+They have new ids, and stand as they stood, with their inboxes, journals, errors and histories, as children of their new parents. What
 was executing is due, at its place in its key and with its attempt; a parent awaits those of its children that have not ended.
 Step queues, keys and rate limits are those of this database. What had ended keeps the time of its end, and is removed by
 the retention that counts from it, unless gd_retry makes it run again in the same transaction.
 
-The document is examined as anybody''s. Raises GD501 for one that is not valid, larger than 64 MB, or of a newer format, and
+The document is examined as anybody''s. Raises GD501 for one that is not valid, larger than 64 MB, or of a newer format (one of an older release is read), and
 GD502 where something names a rate limit that is not there; 55P03 where somebody''s open transaction has one of the unique
 keys for a second.';
 
@@ -262,7 +262,12 @@ begin
         nullif(j.x -> 'state', 'null'), nullif(j.x -> 'detail', 'null')
     from jsonb_array_elements(p_all) with ordinality e (o, at)
     cross join lateral jsonb_array_elements(e.o -> 'history') j (x);
+
+    insert into gendurable.journal (instance_id, seq, entry)
+    select p_ids[e.at], j.seq, j.entry
+    from jsonb_array_elements(p_all) with ordinality e (o, at)
+    cross join lateral jsonb_array_elements(coalesce(e.o -> 'journal', '[]')) with ordinality j (entry, seq);
 end $$;
 
 comment on function gendurable._import_past(jsonb, bigint[]) is
-    'Writes the errors of imported instances, numbered anew, and their histories.';
+    'Writes the errors of imported instances, numbered anew, their histories and journals.';

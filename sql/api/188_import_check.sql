@@ -4,7 +4,7 @@
 
 create or replace function gendurable._document_format() returns int
 language sql immutable parallel safe as $$
-    select 1
+    select 2
 $$;
 
 comment on function gendurable._document_format() is
@@ -29,9 +29,10 @@ begin
         perform gendurable._invalid('p_document must be a document of gd_export',
             'got ' || coalesce(jsonb_typeof(p_document), 'null'), v_hint);
     end if;
-    if p_document -> 'format' <> to_jsonb(gendurable._document_format()) then
+    -- what an older one does not have may be left out in this one, too: 1 has no journals
+    if p_document -> 'format' not in ('1', to_jsonb(gendurable._document_format())) then
         perform gendurable._invalid('the document is of another format',
-            format('format %s, of gendurable %s; known is %s', left(p_document ->> 'format', 20),
+            format('format %s, of gendurable %s; known are 1 to %s', left(p_document ->> 'format', 20),
                 coalesce(left(p_document ->> 'gendurable', 20), 'unknown'), gendurable._document_format()),
             'Upgrade this database to the version that has written it.');
     end if;
@@ -121,7 +122,7 @@ begin
     if jsonb_typeof(p_one) is distinct from 'object' then
         return 'an instance must be a JSON object';
     end if;
-    if p_one - '{id,parent_id,awaited,fsm,version,step,status,queue,priority,partition_key,unique_key,unique_scope,unique_held,rate_limit,weight,attempt,max_attempts,crashes,worker,awaits,eligible_at,lane_at,deadline_at,expires_at,inserted_at,finished_at,keep_until,paused_at,paused_by,state,meta,attributes,last_error,result,signals,seen,errors,history,left_out}'::text[] <> '{}' then
+    if p_one - '{id,parent_id,awaited,fsm,version,step,status,queue,priority,partition_key,unique_key,unique_scope,unique_held,rate_limit,weight,attempt,max_attempts,crashes,worker,awaits,eligible_at,lane_at,deadline_at,expires_at,inserted_at,finished_at,keep_until,paused_at,paused_by,state,meta,attributes,last_error,result,signals,seen,errors,history,journal,left_out}'::text[] <> '{}' then
         return 'unknown key in an instance';
     end if;
     return coalesce(
@@ -263,10 +264,17 @@ begin
     ) then
         return 'signals, seen, errors and history must be arrays';
     end if;
+    if jsonb_typeof(p_one -> 'journal') <> 'array' then
+        return 'journal must be an array';
+    end if;
+    if jsonb_array_length(p_one -> 'journal') > gendurable._most_entries() then
+        return 'there are more entries in a journal than are kept';
+    end if;
     if jsonb_array_length(p_one -> 'errors') > gendurable._most_errors() then
         return 'there are more errors than are kept';
     end if;
     return coalesce(
+        gendurable._entries_problem(p_one -> 'journal'),
         (select p.problem
             from jsonb_array_elements(p_one -> 'signals') s (x)
             cross join lateral (select gendurable._imported_signal_problem(s.x) as problem) p

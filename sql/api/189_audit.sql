@@ -55,11 +55,12 @@ comment on function gd_audit(jsonb, bigint, int, int) is
   actor: what the session says of itself, the setting gendurable.actor
   application: its application_name
   id: the one instance that it concerns, which may be gone since
-  what: its other arguments, in short; of many ids the first 20, and how many were given
+  what: its other arguments, in short; of many ids the first 20, and how many were given; as "filter" what the session
+    says of how they were found, the setting gendurable.filter
   count: on how many instances (or schedules, settings) it had an effect
 
 A call that had no effect is not in it, nor is what programs say as they run: inserts, signals, claims and commits,
-gd_register, gd_announce_schedules, gd_close_rate_limit. Calls that concern one instance are kept for 7 days, all others
+gd_register, gd_announce_schedules, gd_close_rate_limit where gendurable.actor does not say for whom. Calls that concern one instance are kept for 7 days, all others
 for 90.
 
 Keys of p_filter: id, call, session_role, set_role, actor, application, and the times before and after. One instance

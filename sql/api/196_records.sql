@@ -1,5 +1,5 @@
 -- What was kept of one instance (kernel/084_records), for people: its errors with their tracebacks, and its history.
--- Next: 200_schedule.
+-- Next: 198_journal.
 
 create or replace function gd_errors(p_id bigint, p_limit int = 100)
 returns table (at timestamptz, step text, attempt int, kind text, worker text, error text, traceback text)

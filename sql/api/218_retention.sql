@@ -22,7 +22,7 @@ begin
     if p_limit = 0 then
         return;
     end if;
-    perform gendurable._remove_left_history(v_now + (p_until - v_now) / 4);
+    perform gendurable._remove_left(v_now + (p_until - v_now) / 4);
     perform gendurable._free_children(v_look, v_now + (p_until - v_now) / 2);
     -- neither walk holds up the other: the first has half of the call, and what the second has left
     select w.* into v_own from gendurable._walk_old('kept', v_now, (p_limit + 1) / 2, v_look / 2, p_until) w;

@@ -57,7 +57,7 @@ comment on function gendurable._is_plain_link(jsonb) is 'Whether an outcome next
 create or replace function gendurable._is_link(p_outcome jsonb) returns boolean
 language plpgsql immutable as $$
 begin
-    return not p_outcome ?| '{delay_ms,partition_key,rate_limit,weight,priority,queue,close_ms,at,attributes}'::text[]
+    return not p_outcome ?| '{delay_ms,partition_key,rate_limit,weight,priority,queue,close_ms,at,attributes,journal}'::text[]
         and gendurable._outcome_problem(p_outcome || '{"id": 1, "claim_no": 1}') is null;
 end $$;
 

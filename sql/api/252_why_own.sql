@@ -1,6 +1,50 @@
--- What an instance waits for of itself: its end, its claim, a time, signals, children. A flow at a checkpoint will have its place here,
--- beside the signals.
+-- What an instance waits for of itself: its end, its claim, a time, signals, children. Of a flow each says at which checkpoint it is.
 -- Next: 253_why_shared.
+
+create or replace function gendurable._at_checkpoint(p_id bigint, p_word text) returns text
+language plpgsql stable as $$
+declare
+    v_name text;
+begin
+    if gendurable._count_entries(p_id) = 0 then
+        return null;
+    end if;
+    v_name := gendurable._find_checkpoint(p_id);
+    return case
+        when v_name is null then 'before its first checkpoint'
+        else format('%s checkpoint %s', p_word, gendurable._name(v_name))
+    end;
+end $$;
+
+comment on function gendurable._at_checkpoint(bigint, text) is
+    'Where in its function a flow is; null: the instance has no journal.';
+
+create or replace function gendurable._tell_checkpoint(p_id bigint) returns jsonb
+language plpgsql stable as $$
+declare
+    v_count constant int := gendurable._count_entries(p_id);
+begin
+    return case
+        when v_count = 0 then '{}'
+        else jsonb_build_object('checkpoint', gendurable._find_checkpoint(p_id), 'entries', v_count)
+    end;
+end $$;
+
+comment on function gendurable._tell_checkpoint(bigint) is 'What the detail of a cause has of a flow besides.';
+
+create or replace function gendurable._tell_retry(p_id bigint) returns text
+language plpgsql stable as $$
+begin
+    return (
+        select format('tries step %s again after attempt %s', gendurable._name(j.entry ->> 'name'), j.entry ->> 'attempts')
+            || coalesce(', which ended with ' || gendurable._excerpt(j.entry ->> 'error'), '')
+        from gendurable.journal j
+        where j.instance_id = p_id and j.entry ->> 'k' = 'retry'
+        order by j.seq desc
+        limit 1);
+end $$;
+
+comment on function gendurable._tell_retry(bigint) is 'Which step of a flow has failed last, to be tried again; null: none.';
 
 create or replace function gendurable._why_ended(p_id bigint, p_now timestamptz) returns jsonb
 language plpgsql stable as $$
@@ -8,8 +52,10 @@ begin
     return (
         select gendurable._cause('ended', i.finished_at, i.keep_until,
             format('has ended as "%s" %s ago', i.status, gendurable._span(i.finished_at, p_now))
+                || coalesce(case when i.status > 'done' then ', ' || gendurable._at_checkpoint(i.id, 'behind') end, '')
                 || coalesce(': ' || gendurable._excerpt(case when i.status > 'done' then i.last_error end), ''),
-            jsonb_build_object('status', i.status, 'step', i.step, 'error', gendurable._cut_error(i.last_error)))
+            jsonb_build_object('status', i.status, 'step', i.step, 'error', gendurable._cut_error(i.last_error))
+                || gendurable._tell_checkpoint(i.id))
         from gendurable.instance i
         where i.id = p_id);
 end $$;
@@ -44,7 +90,10 @@ begin
     v_until := greatest(v_row.lease_expires_at, v_row.renewed_until);
     return gendurable._cause('executing',
         timestamptz 'epoch' + v_row.claim_no * interval '1 microsecond', v_until,
-        format('executes step %s at worker %s for %s', gendurable._name(v_row.step), gendurable._name(v_row.worker),
+        format('executes %s at worker %s for %s',
+            -- the step of a flow is the checkpoint that it has come to, or what it was parked for
+            coalesce('what stands ' || gendurable._at_checkpoint(p_id, 'behind'), 'step ' || gendurable._name(v_row.step)),
+            gendurable._name(v_row.worker),
             gendurable._span(timestamptz 'epoch' + v_row.claim_no * interval '1 microsecond', p_now))
         || case
             when v_until > p_now then format(', under a lease that ends in %s', gendurable._span(p_now, v_until))
@@ -54,7 +103,7 @@ begin
                 || coalesce('it ' || p_reason, 'the next claim of its queue, or gd_maintain, takes it back')
         end,
         jsonb_build_object('step', v_row.step, 'worker', v_row.worker, 'attempt', v_row.attempt, 'claim_no', v_row.claim_no,
-            'timeout_at', v_row.timeout_at, 'lost', v_until <= p_now));
+            'timeout_at', v_row.timeout_at, 'lost', v_until <= p_now) || gendurable._tell_checkpoint(p_id));
 end $$;
 
 comment on function gendurable._why_executing(bigint, text, timestamptz) is
@@ -79,22 +128,36 @@ language plpgsql stable as $$
 declare
     v_row record;
     v_most int;
+    v_kind text;
 begin
-    select i.attempt, i.max_attempts, i.fsm, i.fsm_version, i.updated_at, i.eligible_at, i.last_error into v_row
+    select i.attempt, i.max_attempts, i.fsm, i.fsm_version, i.updated_at, i.eligible_at, i.last_error, i.step,
+        gendurable._at_checkpoint(i.id, 'behind') as place
+    into v_row
     from gendurable.instance i
     where i.id = p_id;
     v_most := coalesce(v_row.max_attempts, (
         select m.max_attempts from gendurable.machine m where m.fsm = v_row.fsm and m.version = v_row.fsm_version),
         gendurable._default_attempts());
+    v_kind := case
+        when v_row.attempt > 0 then 'back-off'
+        when v_row.place is not null and v_row.step = '(sleep)' then 'sleep'
+        when v_row.place is not null and v_row.step = '(retry)' then 'retry'
+        else 'scheduled'
+    end;
     return gendurable._cause('delayed', v_row.updated_at, v_row.eligible_at,
         case
+            when v_kind = 'sleep' then format('sleeps %s, and goes on in %s', v_row.place, gendurable._span(p_now, v_row.eligible_at))
+            when v_kind = 'retry' then format('%s, in %s',
+                coalesce(gendurable._tell_retry(p_id), 'tries a step again'), gendurable._span(p_now, v_row.eligible_at))
             when v_row.attempt = 0 then 'is scheduled, and due in ' || gendurable._span(p_now, v_row.eligible_at)
             else format('backs off after attempt %s of %s, and is due in %s', v_row.attempt, v_most,
                 gendurable._span(p_now, v_row.eligible_at))
+                || coalesce(', ' || v_row.place, '')
                 || coalesce('; that attempt''s error: ' || gendurable._excerpt(v_row.last_error), '')
         end,
-        jsonb_build_object('kind', case when v_row.attempt = 0 then 'scheduled' else 'back-off' end, 'attempt', v_row.attempt,
-            'max_attempts', v_most, 'error', case when v_row.attempt > 0 then gendurable._cut_error(v_row.last_error) end));
+        jsonb_build_object('kind', v_kind, 'attempt', v_row.attempt,
+            'max_attempts', v_most, 'error', case when v_row.attempt > 0 then gendurable._cut_error(v_row.last_error) end)
+        || gendurable._tell_checkpoint(p_id));
 end $$;
 
 comment on function gendurable._why_delayed(bigint, timestamptz) is 'The cause "delayed".';
@@ -125,6 +188,7 @@ begin
                 from unnest(v_row.awaits[:5]) with ordinality a (name, ord))
             || case when cardinality(v_row.awaits) > 5 then format(' or %s more', cardinality(v_row.awaits) - 5) else '' end,
             gendurable._span(v_row.updated_at, p_now))
+        || coalesce(', ' || gendurable._at_checkpoint(p_id, 'at'), '')
         || coalesce(', and goes on without it in ' || gendurable._span(p_now, v_row.deadline_at), '')
         || coalesce('; in its inbox lies under other names: ' || v_inbox.names, '')
         || case
@@ -133,7 +197,7 @@ begin
                 case v_inbox.seen when 1 then 'was' else 'were' end)
         end,
         jsonb_build_object('awaits', v_row.awaits, 'step', v_row.step, 'inbox', v_inbox.others, 'shown', v_inbox.seen)
-        || gendurable._more(v_inbox.more));
+        || gendurable._more(v_inbox.more) || gendurable._tell_checkpoint(p_id));
 end $$;
 
 comment on function gendurable._why_signal(bigint, timestamptz) is 'The cause "signal".';
@@ -162,8 +226,10 @@ begin
         format('waits for %s that %s not ended',
             case v_row.children_pending when 1 then '1 child' else v_row.children_pending || ' children' end,
             case v_row.children_pending when 1 then 'has' else 'have' end)
+        || coalesce(', ' || gendurable._at_checkpoint(p_id, 'at'), '')
         || coalesce(', first for instance ' || v_first, ''),
-        jsonb_build_object('open', v_row.children_pending, 'step', v_row.step), v_first);
+        jsonb_build_object('open', v_row.children_pending, 'step', v_row.step) || gendurable._tell_checkpoint(p_id),
+        v_first);
 end $$;
 
 comment on function gendurable._why_children(bigint) is 'The cause "children".';

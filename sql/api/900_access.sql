@@ -76,10 +76,10 @@ create or replace function gendurable._describe_profile(p_profile text, out func
 language plpgsql immutable as $$
 declare
     v_client constant text[] :=
-        '{gd_insert,gd_insert_many,gd_find,gd_signal,gd_signal_on,gd_signal_off,gd_result,gd_watch,gd_childs,gd_version}'::text[];
+        '{gd_insert,gd_insert_many,gd_find,gd_signal,gd_signal_on,gd_signal_off,gd_result,gd_watch,gd_childs,gd_journal,gd_version}'::text[];
     -- for operators, too
     v_looking constant text[] := '{gd_signals,gd_match,gd_audit,gd_get,gd_tree,gd_list,gd_list_queues,gd_count,gd_why,gd_line,gd_failures,gd_crashes,gd_stats,gd_errors,gd_history,gd_doctor}'::text[];
-    v_reader constant text[] := '{gd_result,gd_find,gd_childs,gd_version}'::text[] || v_looking;
+    v_reader constant text[] := '{gd_result,gd_find,gd_childs,gd_journal,gd_version}'::text[] || v_looking;
     v_views constant text[] := '{gd_instances,gd_queues,gd_workers,gd_machines,gd_rate_limits,gd_schedules,gd_holds,gd_pauses}'::text[];
     v_upkeep constant text[] := '{gd_reap,gd_gc,gd_maintain}'::text[];
     -- what gd_migrate is made of, and its doors
@@ -94,7 +94,7 @@ begin
         when 'client' then
             functions := v_client;
         when 'worker' then
-            functions := v_client || v_upkeep || '{gd_register,gd_claim,gd_claim_many,gd_commit,gd_commit_one,gd_heartbeat,gd_release,gd_sleep,gd_wake,gd_signals,gd_hello,gd_bye,gd_ensure_rate_limit,gd_close_rate_limit,gd_schedule,gd_announce_schedules,gd_run_claims,gd_run,gd_rehearse}'::text[]
+            functions := v_client || v_upkeep || '{gd_register,gd_claim,gd_claim_many,gd_commit,gd_commit_one,gd_heartbeat,gd_release,gd_sleep,gd_wake,gd_journals,gd_journal_entries,gd_signals,gd_hello,gd_bye,gd_ensure_rate_limit,gd_close_rate_limit,gd_schedule,gd_announce_schedules,gd_run_claims,gd_run,gd_rehearse}'::text[]
                 || v_runner;
             views := '{gd_steps}'::text[];
         when 'operator' then

@@ -79,6 +79,14 @@ $$;
 
 comment on function gendurable._most_looks() is 'Rows that a part of the upkeep looks at in one call: some 50 ms.';
 
+create or replace function gendurable._most_entries() returns int
+language sql immutable parallel safe as $$
+    select 20000
+$$;
+
+comment on function gendurable._most_entries() is
+    'Entries of a journal. Workers end a flow at half of it: this is what a cut, a mark and a replay have room in.';
+
 create or replace function gendurable._default_attempts() returns int
 language sql immutable parallel safe as $$
     select 20

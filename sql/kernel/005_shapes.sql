@@ -39,7 +39,7 @@ create or replace function gendurable._outcome(
     p_partition_key text = null, p_queue text = null, p_priority int = null, p_rate_limit text = null,
     p_weight double precision = null, p_delayed boolean = false, p_keep boolean = false,
     p_close_ms bigint = null, p_inserts jsonb = null, p_sends gendurable.send[] = null, p_from_step text = null,
-    p_from_state jsonb = null, p_traceback text = null, p_attributes jsonb = null
+    p_from_state jsonb = null, p_traceback text = null, p_attributes jsonb = null, p_journal jsonb = null
 ) returns gendurable.outcome
 language sql immutable parallel safe as $$
     select row(
@@ -49,20 +49,21 @@ language sql immutable parallel safe as $$
         p_awaits, p_childs, null, p_result, p_error, p_consume,
         p_rekey, p_partition_key, p_queue, p_priority, p_rate_limit, p_weight,
         p_delayed, p_keep,
-        p_inserts, p_sends, p_from_step, p_from_state, null, p_traceback, p_attributes,
+        p_inserts, p_sends, p_from_step, p_from_state, p_journal, p_traceback, p_attributes,
         p_close_ms, null, null
     )::gendurable.outcome
 $$;
 
 comment on function gendurable._outcome(
     int, bigint, bigint, text, gendurable.status, boolean, text, jsonb, timestamptz, text[], jsonb, jsonb, text, bigint[],
-    boolean, text, text, int, text, double precision, boolean, boolean, bigint, jsonb, gendurable.send[], text, jsonb, text, jsonb
+    boolean, text, text, int, text, double precision, boolean, boolean, bigint, jsonb, gendurable.send[], text, jsonb, text, jsonb,
+    jsonb
 ) is
     'An outcome, as far as it tells by itself. ord: its position in the batch, from 0; status: where it leads unless the instance
 decides otherwise (136_apply); ends: that is an end; eligible_at: when it is due next, of an await its deadline; rekey:
 partition_key is the new one, null too; delayed: it is not due at once; keep: the claim is to go on; inserts, sends: what goes out
 with it; from_step, from_state: where it was made, if steps were made since the claim; traceback: where its error was raised; attributes: what it
-changes of these.';
+changes of these; journal: what it appends to the journal.';
 
 create or replace function gendurable._candidate(
     p_id bigint, p_eligible_at timestamptz, p_status gendurable.status, p_crashes int, p_plain boolean,

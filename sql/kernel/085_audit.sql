@@ -32,15 +32,33 @@ $$;
 
 comment on function gendurable._tell_ids(bigint[]) is 'The ids that a call was given, in short: the first 20, and how many.';
 
+create or replace function gendurable._said_filter() returns jsonb
+language plpgsql stable as $$
+declare
+    v_said constant text := left(nullif(current_setting('gendurable.filter', true), ''), 100000);
+begin
+    return jsonb_build_object('filter', case
+        when jsonb_typeof(v_said::jsonb) = 'object' then gendurable._tell_short(v_said::jsonb)
+        else to_jsonb(left(v_said, 200)) end);
+exception when data_exception or program_limit_exceeded then
+    -- any client may set it to anything
+    return jsonb_build_object('filter', left(v_said, 200));
+end $$;
+
+comment on function gendurable._said_filter() is
+    'By which filter the session says that it has found what it acts on, in short. Only where the setting gendurable.filter says one.';
+
 create or replace function gendurable._note_by_hand(p_call text, p_id bigint, p_what jsonb, p_count bigint) returns void
 language plpgsql as $$
 begin
-    -- any client may set the last two to anything
+    -- any client may set actor, application and filter to anything
     insert into gendurable.audit (call, session_role, set_role, actor, application, about_id, what, count)
     values (
         p_call, session_user, nullif(current_setting('role'), 'none'),
         left(nullif(current_setting('gendurable.actor', true), ''), 200),
-        left(nullif(current_setting('application_name'), ''), 200), p_id, gendurable._tell_short(jsonb_strip_nulls(p_what)), p_count);
+        left(nullif(current_setting('application_name'), ''), 200), p_id, gendurable._tell_short(jsonb_strip_nulls(p_what)) || case
+            when nullif(current_setting('gendurable.filter', true), '') is null then '{}'
+            else gendurable._said_filter() end, p_count);
 end $$;
 
 comment on function gendurable._note_by_hand(text, bigint, jsonb, bigint) is

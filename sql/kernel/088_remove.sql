@@ -73,13 +73,43 @@ end $$;
 comment on function gendurable._has_deferred() is
     'Whether somebody''s foreign key or trigger on the instances is checked at the commit only.';
 
+create or replace function gendurable._remove_past(p_ids bigint[]) returns boolean
+language plpgsql as $$
+declare
+    v_some constant int := gendurable._most_looks();
+    v_entries int;
+    v_steps int;
+    v_places tid[];
+begin
+    delete from gendurable.history h
+    where h.ctid = any(array(select x.ctid from gendurable.history x where x.instance_id = any(p_ids) limit v_some));
+    get diagnostics v_steps = row_count;
+    -- what is beside the table is removed with its entry, piece by piece: bounded in bytes as well
+    select count(*), array_agg(j.place) filter (where j.before < 4 * gendurable._most_bytes()) into v_entries, v_places
+    from (
+        select x.ctid as place, sum(x.bytes) over (rows unbounded preceding) - x.bytes as before
+        from (
+            select k.ctid, pg_column_size(k.entry) as bytes
+            from gendurable.journal k
+            where k.instance_id = any(p_ids)
+            limit v_some
+        ) x
+    ) j;
+    if v_entries > 0 then
+        delete from gendurable.journal j where j.ctid = any(v_places);
+    end if;
+    return v_steps = v_some or v_entries = v_some or v_entries > coalesce(cardinality(v_places), 0);
+end $$;
+
+comment on function gendurable._remove_past(bigint[]) is
+    'Removes histories and journals of instances that are gone, 20,000 rows of each and 64 MB of entries at most: whether some may be
+left.';
+
 create or replace function gendurable._remove_instances(p_ids bigint[]) returns bigint[]
 language plpgsql as $$
 declare
     v_gone bigint[];
     v_attributed boolean;
-    v_some constant int := gendurable._most_looks();
-    v_count int;
 begin
     with gone as (
         delete from gendurable.instance i where i.id = any(p_ids) returning i.id, i.attributes is not null as attributed
@@ -94,21 +124,19 @@ begin
     if v_attributed then
         delete from gendurable.attribute a where a.instance_id = any(v_gone);
     end if;
-    -- a machine that goes round for years has as long a history
-    delete from gendurable.history h
-    where h.ctid = any(array(select x.ctid from gendurable.history x where x.instance_id = any(v_gone) limit v_some));
-    get diagnostics v_count = row_count;
-    if v_count = v_some then
+    -- a machine that goes round for years has as long a history, and a journal may be large
+    if gendurable._remove_past(v_gone) then
         insert into gendurable.history_left (gone_id)
         select g.id from unnest(v_gone) g (id)
-        where (select true from gendurable.history h where h.instance_id = g.id limit 1);
+        where (select true from gendurable.history h where h.instance_id = g.id limit 1)
+            or (select true from gendurable.journal j where j.instance_id = g.id limit 1);
     end if;
     return v_gone;
 end $$;
 
 comment on function gendurable._remove_instances(bigint[]) is
     'Removes instances and all that they own; the ids of those that are gone. Under their locks for update: nobody delivers a signal
-or watches meanwhile. Of very long histories a part is left.';
+or watches meanwhile. Of very long histories and journals a part is left.';
 
 create or replace function gendurable._lock_ended(p_ids bigint[]) returns bigint[]
 language plpgsql as $$
@@ -167,12 +195,10 @@ end $$;
 comment on function gendurable._remove_locked(bigint[]) is
     'As _remove_instances, and what others check at the commit is checked at once.';
 
-create or replace function gendurable._remove_left_history(p_until timestamptz) returns void
+create or replace function gendurable._remove_left(p_until timestamptz) returns void
 language plpgsql as $$
 declare
-    v_some constant int := gendurable._most_looks();
     v_id bigint;
-    v_count int;
 begin
     while clock_timestamp() < p_until loop
         select l.gone_id into v_id
@@ -181,10 +207,7 @@ begin
         limit 1
         for update skip locked;
         exit when not found;
-        delete from gendurable.history h
-        where h.ctid = any(array(select x.ctid from gendurable.history x where x.instance_id = v_id limit v_some));
-        get diagnostics v_count = row_count;
-        if v_count < v_some then
+        if not gendurable._remove_past(array[v_id]) then
             delete from gendurable.history_left l
             where l.ctid = any(array(
                 select x.ctid from gendurable.history_left x where x.gone_id = v_id for update skip locked));
@@ -192,5 +215,5 @@ begin
     end loop;
 end $$;
 
-comment on function gendurable._remove_left_history(timestamptz) is
-    'Removes what is left of the histories of instances that are gone, until the time is up.';
+comment on function gendurable._remove_left(timestamptz) is
+    'Removes what is left of the histories and journals of instances that are gone, until the time is up.';

@@ -36,7 +36,7 @@ create table gendurable.history (
 
 comment on table gendurable.history is 'What happened to the instances of machines that keep a history.';
 
--- Instances that are gone, and had so long a history that a part of it is left to gd_gc.
+-- Instances that are gone, and had so long a history or journal that a part of it is left to gd_gc.
 create table gendurable.history_left (
     gone_id bigint not null
 );
@@ -44,7 +44,7 @@ create table gendurable.history_left (
 -- without a key, a publication would refuse deletes and updates
 alter table gendurable.history_left replica identity full;
 
-comment on table gendurable.history_left is 'Removed instances of whose history a part is still to be removed; almost always empty.';
+comment on table gendurable.history_left is 'Removed instances of whose history or journal a part is still to be removed; almost always empty.';
 
 -- the next one to be worked off, and "is it put down already"
 create index history_left_gone on gendurable.history_left (gone_id);

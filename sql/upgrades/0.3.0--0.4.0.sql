@@ -142,6 +142,19 @@ alter table gendurable.machine add column history text check (history in ('steps
 create index machine_history on gendurable.machine (fsm, version)
 where history is not null;
 
+-- Flows: their journals
+
+create table gendurable.journal (
+    instance_id bigint not null,
+    seq int not null,
+    entry jsonb not null,
+    primary key (instance_id, seq)
+)
+-- cutting the end of the file takes a lock that stops commits
+with (autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0, vacuum_truncate = off);
+
+comment on table gendurable.journal is 'The journals of flows: an entry for each checkpoint.';
+
 -- Deploys: the steps of a version, and which version an insert gets
 
 alter table gendurable.machine add column steps text[], add column pinned boolean not null default false;
@@ -188,7 +201,7 @@ create table gendurable.history (
 
 comment on table gendurable.history is 'What happened to the instances of machines that keep a history.';
 
--- Instances that are gone, and had so long a history that a part of it is left to gd_gc.
+-- Instances that are gone, and had so long a history or journal that a part of it is left to gd_gc.
 create table gendurable.history_left (
     gone_id bigint not null
 );
@@ -196,7 +209,7 @@ create table gendurable.history_left (
 -- without a key, a publication would refuse deletes and updates
 alter table gendurable.history_left replica identity full;
 
-comment on table gendurable.history_left is 'Removed instances of whose history a part is still to be removed; almost always empty.';
+comment on table gendurable.history_left is 'Removed instances of whose history or journal a part is still to be removed; almost always empty.';
 
 -- the next one to be worked off, and "is it put down already"
 create index history_left_gone on gendurable.history_left (gone_id);

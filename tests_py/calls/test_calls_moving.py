@@ -42,7 +42,7 @@ def test_a_document_loses_nothing_on_its_way(conn: Conn, db: Any) -> None:
     state = '{"n": 1e400, "m": 0.10000000000000000000000000000001, "s": "\\u00e9\\ud83d\\udca5"}'
     [[id]] = conn.execute("select gd_insert('work', %s::jsonb, p_unique_key => 'u')", [state]).fetchall()
     document = gd.export(conn, id)
-    assert json.loads(document)["format"] == 1
+    assert json.loads(document)["format"] == 2
     assert gd.import_(conn, document) is None
     gd.cancel(conn, id)
     for given in (document, document.encode()):
@@ -65,7 +65,7 @@ async def test_the_same_on_an_async_connection(db: Any) -> None:
             assert shown is not None and shown["state"] == {"n": 1}
 
 
-@pytest.mark.parametrize("document", ["{}", "[]", '{"format": 2, "instances": []}'])
+@pytest.mark.parametrize("document", ["{}", "[]", '{"format": 3, "instances": []}'])
 def test_what_is_no_document_is_refused(conn: Conn, document: str) -> None:
     with pytest.raises(gd.InvalidArgument):
         gd.import_(conn, document)

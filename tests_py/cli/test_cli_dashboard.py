@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import signal
 import subprocess
 from pathlib import Path
@@ -81,6 +82,8 @@ def test_a_token_comes_by_a_file_and_is_not_told(db: Database, tmp_path: Path) -
         (("--token-file", "/nowhere/token"), "No such file"),
         (("--prefix", "jobs"), "begins with a slash"),
         (("--refresh", "soon"), "no duration"),
+        (("--filter", "status"), "say NAME=QUERY"),
+        (("--filter", "Mine=fms=order"), "there is no 'fms' in a filter"),
     ],
 )
 def test_what_is_not_valid_is_refused(db: Database, arguments: tuple[str, ...], said: str) -> None:
@@ -100,11 +103,11 @@ def test_the_commands_of_the_page_serve(db: Database) -> None:
     page = (ROOT / "docs" / "dashboard.md").read_text("utf-8")
     [block] = re.findall(r"^```sh\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     lines = block.splitlines()
-    assert len(lines) == 4
+    assert len(lines) == 5
     for line in lines:
         setting, _, command = line.rpartition("gendurable dashboard")
         more = {"GENDURABLE_DASHBOARD_TOKEN": TOKEN} if "GENDURABLE_DASHBOARD_TOKEN=" in setting else {}
-        process, address = started(db, *command.split(), **more)
+        process, address = started(db, *shlex.split(command), **more)
         with httpx.Client() as client:
             named = {"X-Forwarded-User": "ada", "Authorization": f"Bearer {TOKEN}"}
             assert client.get(address.replace("0.0.0.0", "127.0.0.1"), headers=named).status_code == 200

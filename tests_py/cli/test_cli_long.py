@@ -10,6 +10,7 @@ from conftest import Database
 from support.cli import call
 
 import gendurable_py as gd
+from gendurable_py.cli import looking
 
 Conn = psycopg.Connection[Any]
 
@@ -26,7 +27,9 @@ def test_show_has_the_latest_of_a_history(db: Database, conn: Conn, entries: int
     assert [one["no"] for one in shown] == list(range(1, entries + 1))[-20:]
 
 
-def test_the_audit_goes_on_looking(db: Database, conn: Conn) -> None:
+def test_the_audit_is_looked_at_once_and_says_how_to_go_on(
+    db: Database, conn: Conn, monkeypatch: pytest.MonkeyPatch
+) -> None:
     id = gd.insert(conn, "mail")
     conn.execute("set gendurable.actor = 'bob'")
     gd.cancel(conn, id or 0)
@@ -40,4 +43,11 @@ def test_the_audit_goes_on_looking(db: Database, conn: Conn) -> None:
     behind = call(db.dsn, "audit", "--call", "gd_x", "--limit", "2", "--json", "--after", first["next"]).json
     numbers = [one["no"] for one in (*first["calls"], *behind["calls"])]
     assert len(numbers) == 4 and numbers == list(range(numbers[0], numbers[0] - 4, -1))
-    assert "--after" in call(db.dsn, "audit", "--call", "gd_x", "--limit", "2").err
+    assert "There may be more: --after" in call(db.dsn, "audit", "--call", "gd_x", "--limit", "2").err
+    monkeypatch.setattr(looking, "_LOOK_AT_CALLS", 20_000)
+    found = call(db.dsn, "audit", "--actor", "bob", "--json").json
+    assert found["calls"] == [] and found["next"] == numbers[0] - 20_000 + 1
+    assert "Not one more of the 20,000 that were looked at fits" in call(db.dsn, "audit", "--actor", "bob").err
+    monkeypatch.setattr(looking, "_LOOK_AT_CALLS", 100_000)
+    again = call(db.dsn, "audit", "--actor", "bob", "--json", "--after", found["next"]).json
+    assert [one["id"] for one in again["calls"]] == [id]

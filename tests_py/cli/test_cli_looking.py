@@ -129,7 +129,7 @@ def test_show_has_all_of_it(db: Database, conn: Conn) -> None:
     commit_for(conn, id, "error", error="no luck", traceback="File shop.py", delay_ms=0)
     commit_for(conn, id, "schedule_childs", step="join", childs=[{"fsm": "leaf"}, {"fsm": "leaf"}])
     whole = call(db.dsn, "show", id, "--json").json
-    assert set(whole) == {"instance", "why", "errors", "tree", "history"}
+    assert set(whole) == {"instance", "why", "errors", "tree", "history", "journal"}
     assert whole["instance"]["state"] == {"sum": 3}
     assert [cause["cause"] for cause in whole["why"]] == ["children"]
     assert [node["fsm"] for node in whole["tree"]] == ["tree", "leaf", "leaf"]
@@ -152,12 +152,19 @@ def test_why_says_the_sentence(db: Database, conn: Conn) -> None:
     id = gd.insert(conn, "mail")
     assert id is not None
     gd.pause_queue(conn, "default")
-    said = call(db.dsn, "why", id).out
-    cause = gd.why(conn, id)[0]
+    # They are asked one after the other, and say for how long.
+    said, message, answered = (
+        re.sub(r"for \d+ s", "for ... s", text)
+        for text in (
+            call(db.dsn, "why", id).out,
+            gd.why(conn, id)[0].message,
+            call(db.dsn, "why", id, "--json").json[0]["message"],
+        )
+    )
     assert said.startswith("queue paused")
-    assert cause.message in said
-    assert call(db.dsn, "why", id, "--json").json[0]["message"] == cause.message
-    for name in ("why", "show", "errors", "history", "signals"):
+    assert message in said
+    assert answered == message
+    for name in ("why", "show", "errors", "history", "journal", "signals"):
         call(db.dsn, name, 99, code=1)
 
 
@@ -289,6 +296,33 @@ def test_what_loses_its_workers_is_found(db: Database, conn: Conn) -> None:
     said = call(db.dsn, "doctor", code=None)
     assert f"up to 3 times in a row: {first}" in said.out
     assert call(db.dsn, "crashes", "--limit", 1).out.count("mail") == 1
+
+
+def test_show_and_journal_have_what_a_flow_has_come_through(db: Database, conn: Conn) -> None:
+    id = gd.insert(conn, "story") or 0
+    assert "There is nothing in its journal." in call(db.dsn, "journal", id).out
+    assert call(db.dsn, "show", id, "--json").json["journal"] == []
+    [claim] = gd.claim(conn, "w")
+    add = [
+        {"k": "start", "at": 1795727340.25, "seed": "s"},
+        {"k": "retry", "name": "pay", "n": 0, "at": 1795727341, "attempts": 1, "error": "no\nanswer"},
+        {"k": "step", "name": "pay", "n": 1, "at": 1795727342, "v": '{"paid": true}'},
+        {"k": "retried"},
+    ]
+    park = {"id": claim.id, "claim_no": claim.claim_no, "kind": "await", "signals": "sent", "step": "(signal)"}
+    [answer] = gd.commit(conn, "w", [{**park, "journal": {"at": 0, "add": add}}])
+    assert answer.result == "ok"
+    for said in (call(db.dsn, "show", id).out, call(db.dsn, "journal", id).out):
+        lines = [line.strip() for line in said.splitlines()]
+        assert re.fullmatch(r"1  2026-\d\d-\d\d \d\d:\d\d:\d\d  start", lines[-5])
+        assert re.fullmatch(r"2  2026-.*  retry  pay", lines[-4])
+        assert lines[-3] == "error: no"
+        assert re.fullmatch(r"3  2026-.*  step  pay \(number 2\)", lines[-2])
+        assert re.fullmatch(r"4 {23}retried", lines[-1])
+    assert 'at checkpoint "pay"' in " ".join(call(db.dsn, "show", id).out.split())
+    assert 'value: {"paid": true}' in call(db.dsn, "journal", id, "--values").out
+    assert [one["seq"] for one in call(db.dsn, "journal", id, "--after", 1, "--limit", 2, "--json").json] == [2, 3]
+    assert [one["kind"] for one in call(db.dsn, "journal", id, "--after", -1, "--json").json] == ["retried"]
 
 
 def test_a_history_is_read_on_a_narrow_screen(db: Database, conn: Conn) -> None:

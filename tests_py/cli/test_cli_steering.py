@@ -10,6 +10,7 @@ from conftest import Database
 from support.cli import call, terminal
 
 import gendurable_py as gd
+from gendurable_py.cli.filters import OPEN
 
 Conn = psycopg.Connection[Any]
 
@@ -94,8 +95,24 @@ def test_many_are_done_in_batches(db: Database, conn: Conn) -> None:
     insert(conn, 1250)
     assert call(db.dsn, "cancel", "-m", "mail", "--yes", "--json").json["done"] == 1250
     assert statuses(conn) == {"cancelled": 1250}
-    calls = [row.call for row in gd.audit(conn).calls]
-    assert calls == ["gd_cancel_many"] * 3
+    calls = [(row.call, row.what["filter"]) for row in gd.audit(conn).calls]
+    assert calls == [("gd_cancel_many", {"fsm": "mail", "status": [*OPEN]})] * 3
+
+
+def test_the_audit_says_by_which_filter_or_that_they_were_named(db: Database, conn: Conn) -> None:
+    first, second, third = insert(conn, 3)
+    call(db.dsn, "cancel", str(first), "--yes")
+    call(db.dsn, "cancel", "-m", "mail", "-n", "1", "--tree", "--yes")
+    call(db.dsn, "signal-many", "hello", "-m", "mail", "--yes")
+    call(db.dsn, "reschedule", "-m", "mail", "--at", "1h", "--yes")
+    call(db.dsn, "delete", "-m", "mail", "--yes")
+    said = {(row.call, row.id): row.what.get("filter") for row in gd.audit(conn).calls}
+    assert said["gd_cancel_many", None] is None
+    assert said["gd_cancel", second] == {"fsm": "mail", "status": [*OPEN]}
+    assert said["gd_signal_many", None] == {"fsm": "mail", "status": [*OPEN]}
+    assert said["gd_reschedule_many", None] == {"fsm": "mail", "status": ["runnable", "awaiting_signal"]}
+    assert said["gd_delete_many", None] == {"fsm": "mail", "status": ["done", "failed", "cancelled"]}
+    assert gd.get(conn, third) is not None
 
 
 def test_what_is_locked_is_told_and_the_rest_is_done(db: Database, conn: Conn) -> None:

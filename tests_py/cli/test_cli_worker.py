@@ -220,9 +220,10 @@ def test_ctrl_c_drains_once(db: Database, conn: Conn, here: Path) -> None:
     assert statuses(conn) == {"done": 2}
 
 
-def test_one_process_is_the_engine_itself(db: Database, conn: Conn, here: Path) -> None:
+@pytest.mark.parametrize("prefetch", ["2", "auto"])
+def test_one_process_is_the_engine_itself(db: Database, conn: Conn, here: Path, prefetch: str) -> None:
     insert(conn, "quick", 5)
-    with serving(db, here, "jobs:quick", "--run-ahead", "--prefetch", 2, "--poll-only", "--json") as worker:
+    with serving(db, here, "jobs:quick", "--run-ahead", "--prefetch", prefetch, "--poll-only", "--json") as worker:
         worker.says('"message": "engine ')
         wait_until(lambda: statuses(conn) == {"done": 5}, 30)
         worker.signal(signal.SIGTERM)

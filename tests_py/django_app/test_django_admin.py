@@ -202,6 +202,16 @@ def test_what_is_hostile_is_text(admin: Client, migrated: Database) -> None:
     assert "<script>alert" not in text(admin.get("/admin/gendurable/queue/"))
 
 
+def test_numbers_are_shown_with_all_their_digits(admin: Client, migrated: Database) -> None:
+    exact = '{"n": [1.2345678901234567890123, 12345678901234567890123], "s": "a, {\\"b\\": 1}", "none": {}, "no": []}'
+    with migrated.connect() as conn:
+        [(id,)] = conn.execute("select gd_insert('elsewhere', p_state => %s)", [exact]).fetchall()
+    page = html.unescape(admin.get(f"{LIST}{id}/change/").content.decode())
+    assert '"n": [\n    1.2345678901234567890123,\n    12345678901234567890123\n  ]' in page
+    assert '"s": "a, {\\"b\\": 1}"' in page
+    assert '"none": {}' in page and '"no": []' in page
+
+
 def test_a_large_state_is_cut(admin: Client, migrated: Database) -> None:
     conn = migrated.connect()
     id = gd.insert(conn, "order", {"text": "x" * 10_000_000}, meta={"note": "y" * 30_000})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from django.db.migrations.loader import MigrationLoader
 from django.test import override_settings
 from support import djangoproject
 from support.shop.machines import Checkout
+from support.wait import wait_until
 
 import gendurable_py as gd
 from gendurable_py.contrib import django as glue
@@ -108,6 +110,34 @@ def test_backwards_it_removes_what_is_empty_and_refuses_what_is_not(migrated: Da
     migrate("gendurable", "zero")
     assert not there(migrated)
     migrate("gendurable")
+    assert there(migrated)
+
+
+def test_what_is_inserted_while_it_is_removed_is_not_lost(migrated: Database) -> None:
+    with migrated.connect() as writer, migrated.connect() as watcher, ThreadPoolExecutor(1) as threads:
+        writer.execute("begin")
+        id = gd.insert(writer, Checkout, {"order": 1})
+        assert id is not None
+
+        def commit_once_somebody_waits() -> None:
+            waits = "select true from pg_locks where not granted and relation = 'gendurable.instance'::regclass"
+            wait_until(lambda: watcher.execute(waits).fetchone(), 30)
+            writer.execute("commit")
+
+        committing = threads.submit(commit_once_somebody_waits)
+        with pytest.raises(IrreversibleError, match="has 1 instances"):
+            migrate("gendurable", "zero")
+        committing.result()
+        assert gd.result(watcher, id) is not None
+        # It has let everything go again.
+        assert gd.insert(watcher, Checkout, {"order": 2})
+
+
+def test_it_removes_nothing_where_it_could_not_see_what_was_written(migrated: Database) -> None:
+    with transaction.atomic():
+        glue.connection().execute("set transaction isolation level repeatable read")
+        with pytest.raises(gd.GendurableError, match="not read committed"), transaction.atomic():
+            migrate("gendurable", "zero")
     assert there(migrated)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -101,37 +103,154 @@ def test_parked_and_executing(db: Any, conn: Conn, every_second: None) -> None:
     assert claim.queue == "keyed"
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who may not look asks again at once."""
+    monkeypatch.setattr(depth, "_later", lambda kept_off, interval: 0.05)
+
+
+class Watched:
+    """A call, and what it has answered."""
+
+    def __init__(self, call: Any, told: list[Any]) -> None:
+        self._call, self._told = call, told
+
+    async def __call__(self, conn: Any, *args: Any) -> Any:
+        answer = await self._call(conn, *args)
+        self._told.append(answer)
+        return answer
+
+
 def test_one_at_a_time_and_another_if_it_ends(
     db: Any, conn: Conn, every_second: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tries: list[tuple[float, bool]] = []
-    take_turn = measuring.take_turn
-
-    class Watched:
-        """The call, and what it answered."""
-
-        async def __call__(self, conn: Any, interval: float) -> tuple[bool, float]:
-            had, left = await take_turn(conn, interval)
-            tries.append((interval, had))
-            return had, left
-
+    taken: list[tuple[bool, float]] = []
+    asked: list[float] = []
     # One turn of an hour: so long nobody else has one.
     monkeypatch.setitem(telemetry._intervals, "test", HOUR)
-    monkeypatch.setattr(depth.measuring, "take_turn", Watched())
+    monkeypatch.setattr(measuring, "take_turn", Watched(measuring.take_turn, taken))
+    monkeypatch.setattr(measuring, "kept_off", Watched(measuring.kept_off, asked))
     first, second = Events(), Events()
     one = Engine(db.dsn, queues={}, on_event=first)
     with running(Engine(db.dsn, queues={}, on_event=second)):
         wait_until(lambda: second.count("depth") == 1)
+        asked.clear()
         with running(one):
-            wait_until(lambda: len(tries) == 2)
-            assert [had for _, had in tries] == [True, False]
+            wait_until(lambda: asked)
+            assert 0 < asked[0] <= HOUR
             assert (first.count("depth"), second.count("depth")) == (0, 1)
-            # Short turns: whoever has looked looks again, and the other goes on to try.
+            # Short turns: whoever has looked looks again, and the other goes on to ask.
             monkeypatch.setitem(telemetry._intervals, "test", 1.0)
             wait_until(lambda: second.count("depth") + first.count("depth") >= 4, 60)
-            wait_until(lambda: tries.count((1.0, False)), 60)
+            wait_until(lambda: [left for left in asked if 0 < left <= 1], 60)
         before = second.count("depth")
         wait_until(lambda: second.count("depth") > before, 60)
+
+
+def test_who_has_no_turn_has_no_connection_for_it(
+    db: Any, conn: Conn, every_second: None, impatient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float] = []
+    monkeypatch.setattr(measuring, "kept_off", Watched(measuring.kept_off, asked))
+    engines = [Engine(db.dsn, queues={}) for _ in range(3)]
+    # Somebody looks as long as this test lasts.
+    conn.execute("select pg_advisory_lock(7311, ((extract(epoch from now())::bigint + 3600) % 1000000)::int)")
+    with running(*engines):
+        wait_until(lambda: len(asked) >= 9, 60)
+        databases = [engine._database for engine in engines]
+        assert all(database is not None and database._looks.connects == 0 for database in databases)
+        assert all(left > 0 for left in asked)
+
+
+def test_after_a_slow_look_nobody_looks(
+    db: Any, conn: Conn, every_second: None, impatient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float] = []
+    monkeypatch.setattr(measuring, "kept_off", Watched(measuring.kept_off, asked))
+    monkeypatch.setattr(depth, "_SHARE", 1e6)  # every look is a slow one
+    told = [Events() for _ in range(3)]
+    engines = [Engine(db.dsn, queues={}, on_event=each) for each in told]
+    with running(*engines[:2]):
+        wait_until(lambda: sum(each.count("depth") for each in told))
+        asked.clear()
+        wait_until(lambda: len(asked) >= 4, 60)
+        with running(engines[2]):  # nor does one that comes later
+            asked.clear()
+            wait_until(lambda: len(asked) >= 4, 60)
+            assert all(left > 1 for left in asked)
+            assert sum(each.count("depth") for each in told) == 1
+
+
+def test_a_look_that_fails_when_it_has_cost_much_is_slow_for_all(
+    db: Any, conn: Conn, every_second: None, impatient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Fails:
+        async def __call__(self, conn: Any) -> Any:
+            looks.append(1)
+            raise TimeoutError("as if it had been cut off")
+
+    asked: list[float] = []
+    looks: list[int] = []
+    monkeypatch.setattr(measuring, "kept_off", Watched(measuring.kept_off, asked))
+    monkeypatch.setattr(measuring, "depths", Fails())
+    monkeypatch.setattr(depth, "_SHARE", 1e7)
+    with running(Engine(db.dsn, queues={})):
+        wait_until(lambda: looks)
+        wait_until(lambda: conn.execute("select true from pg_locks where classid = 7311").fetchone())
+        asked.clear()
+        with running(Engine(db.dsn, queues={})):
+            wait_until(lambda: len(asked) >= 4, 60)
+        assert all(left > 1 for left in asked)
+        assert len(looks) == 1
+
+
+def test_nobody_begins_a_look_beside_one_that_takes_long(
+    db: Any, conn: Conn, every_second: None, impatient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table_rows = measuring.table_rows
+    asked: list[float] = []
+    looks: list[int] = []
+    go_on = threading.Event()
+
+    class Slow:
+        async def __call__(self, conn: Any) -> Any:
+            looks.append(1)
+            await asyncio.to_thread(go_on.wait, 60)
+            return await table_rows(conn)
+
+    monkeypatch.setattr(measuring, "kept_off", Watched(measuring.kept_off, asked))
+    monkeypatch.setattr(measuring, "table_rows", Slow())
+    told = Events()
+    with running(*(Engine(db.dsn, queues={}, on_event=told) for _ in range(2))):
+        wait_until(lambda: looks)
+        asked.clear()
+        wait_until(lambda: len(asked) >= 4, 60)
+        assert all(left > 1 for left in asked)  # longer than a turn
+        assert len(looks) == 1
+        go_on.set()
+        wait_until(lambda: told.count("depth"))
+
+
+def test_whoever_rests_keeps_all_off_until_then_or_until_it_ends(db: Any) -> None:
+    with db.connect() as one, db.connect() as other, db.connect() as gone:
+        assert measuring.kept_off(other, HOUR) == 0
+        number = measuring.keep_off(one, 500)
+        assert 490 < measuring.kept_off(other, HOUR) <= 502
+        assert measuring.kept_off(other, 1.0) > 490
+        assert measuring.kept_off(one, HOUR) == 0
+        measuring.keep_off(gone, 900)
+        assert measuring.kept_off(other, HOUR) > 890
+        gone.close()
+        wait_until(lambda: measuring.kept_off(other, HOUR) <= 502)
+        measuring.let_in(one, [number])
+        assert measuring.kept_off(other, HOUR) == 0
+        # It is over by itself, however long its session goes on.
+        measuring.keep_off(one, -1)
+        assert measuring.kept_off(other, HOUR) == 0
+        assert measuring.take_turn(one, HOUR)[0]
+        assert 0 < measuring.kept_off(other, HOUR) <= HOUR
+        measuring.end_turns(one)
+        assert measuring.kept_off(other, HOUR) == 0
 
 
 def test_a_turn_is_had_once_and_goes_with_its_session(db: Any) -> None:
@@ -160,7 +279,7 @@ def test_the_locks_are_nobody_elses(conn: Conn) -> None:
     ).fetchall()
     numbers = {conn.execute(f"select gendurable.{name}()").fetchone() for (name,) in classes}  # type: ignore[arg-type]
     assert len(numbers) >= 9
-    assert (measuring.TURNS,) not in numbers
+    assert not numbers & {(measuring.TURNS,), (measuring.RESTS,)}
 
 
 def test_a_role_that_may_not_look(
@@ -194,7 +313,7 @@ def test_where_no_session_lasts_all_look_and_nothing_is_locked(db: Any, conn: Co
     engines = [Engine(db.dsn, notify=False, on_event=each) for each in (told, other)]
     with running(*engines):
         wait_until(lambda: told.count("depth") and other.count("depth"))
-        locks = "select count(*) from pg_locks where locktype = 'advisory' and classid = 7310"
+        locks = "select count(*) from pg_locks where locktype = 'advisory' and classid in (7310, 7311)"
         assert conn.execute(locks).fetchone() == (0,)
     lasting = [numbers["lasts"] for numbers, _ in told.named("depth")]
     assert all(each >= 3 * 0.8 for each in lasting)

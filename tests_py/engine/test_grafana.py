@@ -84,6 +84,28 @@ def test_the_page_has_every_metric_with_its_type_and_labels() -> None:
     assert documented() == declared()
 
 
+UNITS = ("Instances", "Claims", "Outcomes", "Tries", "Steps", "Runs", "Times", "Calls", "Parts", "Workers", "Rows")
+
+
+def test_each_help_text_begins_with_the_unit_and_says_what_the_page_says() -> None:
+    page = {
+        name: cells[3]
+        for line in PAGE.splitlines()
+        if len(cells := [cell.strip() for cell in line.strip("|").split("|")]) == 4
+        for name in re.findall(r"`(\w+)`", cells[0])
+    }
+    families = {family.name.removeprefix("gendurable_"): family for family in Collector().collect()}
+    for name, family in families.items():
+        said = page[name + ("_total" if family.type == "counter" else "")]
+        unit = family.documentation.split(" ")[0]
+        assert len(family.documentation.split()) >= 2, name
+        assert (unit == "Seconds") is name.endswith("_seconds"), name
+        assert family.documentation.startswith("Seconds of the epoch: ") is name.endswith("_time_seconds"), name
+        assert (unit == "1:") is ("1" in re.findall(r"\b1\b", said)), name
+        assert unit in (*UNITS, "Seconds", "1:"), name
+        assert ("10,000 at most" in family.documentation) is ("10,000 at most" in said), name
+
+
 def test_every_expression_names_metrics_that_exist() -> None:
     names = set(documented()) | BESIDE | OWN
     names |= {f"{name}_{end}" for name, (kind, _) in documented().items() if kind == "histogram" for end in ENDS}

@@ -8,6 +8,7 @@ import json
 import logging
 import multiprocessing
 import socket
+import threading
 import urllib.parse
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from gendurable_py import Engine, job, prometheus
 from gendurable_py.dispatch.health import ABSENT
 from gendurable_py.telemetry import endpoint
 from gendurable_py.telemetry import instrument as telemetry
+from gendurable_py.telemetry.endpoint import Endpoint
 
 Conn = psycopg.Connection[Any]
 ROOT = Path(__file__).resolve().parents[2]
@@ -113,6 +115,14 @@ def test_a_port_that_is_taken(registry: CollectorRegistry) -> None:
         pass
 
 
+def _is_open(connection: socket.socket) -> bool:
+    connection.setblocking(False)
+    try:
+        return connection.recv(1) != b""
+    except BlockingIOError:
+        return True
+
+
 def test_requests_that_never_end(db: Any, conn: Conn, registry: CollectorRegistry, monkeypatch: Any) -> None:
     @job(name="prometheus.beside")
     def beside(args: dict[str, Any]) -> None:
@@ -124,14 +134,13 @@ def test_requests_that_never_end(db: Any, conn: Conn, registry: CollectorRegistr
         for each in silent:
             each.sendall(b"GET /metr")
         wait_until(lambda: served._server is not None and len(served._server._open) == 16)
-        # One more is sent away, and waits for nothing.
-        with socket.create_connection(("127.0.0.1", served.port)) as more:
-            more.settimeout(20)
-            said = b""
-            with contextlib.suppress(ConnectionError):
-                more.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
-                said = more.recv(1)
-            assert said == b""
+        # Whoever speaks is answered, and the first of the silent ones makes room for it.
+        assert probe(f"{served.url}/ready")[0] == 200
+        first = silent.pop(0)
+        first.settimeout(20)
+        assert first.recv(1) == b""
+        first.close()
+        assert all(_is_open(each) for each in silent)
         ended(conn, gd.insert(conn, beside))
         monkeypatch.setattr(endpoint, "_PATIENCE", 0.0)
         for each in silent:
@@ -141,6 +150,105 @@ def test_requests_that_never_end(db: Any, conn: Conn, registry: CollectorRegistr
         monkeypatch.undo()
         wait_until(lambda: served._server is not None and not served._server._open)
         assert Scrape(served.url).total("steps_total") == 1
+
+
+def test_an_address_that_takes_all_the_room_makes_it(registry: CollectorRegistry) -> None:
+    with contextlib.ExitStack() as stack, prometheus.serve(port=0, host="0.0.0.0", registry=registry) as served:
+
+        def connect(address: str) -> socket.socket:
+            made = socket.create_connection(("127.0.0.1", served.port), source_address=(address, 0))
+            return stack.enter_context(made)
+
+        server = served._server
+        assert server is not None
+        slow = connect("127.0.0.1")
+        wait_until(lambda: len(server._open) == 1)
+        crowd = [connect("127.0.0.2") for _ in range(15)]
+        wait_until(lambda: len(server._open) == 16)
+        crowd += [connect("127.0.0.2") for _ in range(40)]
+        wait_until(lambda: [_is_open(each) for each in crowd].count(True) == 15)
+        slow.setblocking(True)
+        slow.settimeout(20)
+        slow.sendall(b"GET /health HTTP/1.0\r\n\r\n")
+        assert slow.recv(12) == b"HTTP/1.0 503"
+        wait_until(lambda: endpoint._MOST_THREADS - server._spare._value == 15)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("127.0.0.1", "127.0.0.2", False),
+        ("::ffff:127.0.0.1", "127.0.0.1", True),
+        ("::ffff:127.0.0.1", "::ffff:127.0.0.2", False),
+        ("2001:db8::1", "2001:db8::ffff:1", True),
+        ("2001:db8::1", "2001:db8:0:1::1", False),
+        ("fe80::1%eth0", "fe80::2%eth0", True),
+    ],
+)
+def test_what_counts_as_one_address(one: str, other: str, same: bool) -> None:
+    assert (endpoint._network(one) == endpoint._network(other)) is same
+
+
+def test_answers_that_take_long_make_room_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on = threading.Event()
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        if environ["PATH_INFO"] == "/slow":
+            go_on.wait(60)
+        start_response("200 OK", [("Content-Length", "2")])
+        return [b"ok"]
+
+    with contextlib.ExitStack() as stack, Endpoint(app, "127.0.0.1", 0) as served:
+        stack.callback(go_on.set)
+        server = served._server
+        assert server is not None
+
+        def ask(path: bytes) -> socket.socket:
+            made = stack.enter_context(socket.create_connection(("127.0.0.1", served.port)))
+            made.settimeout(20)
+            made.sendall(b"GET %s HTTP/1.0\r\n\r\n" % path)
+            return made
+
+        for _ in range(16):
+            ask(b"/slow")
+        wait_until(lambda: [one.silent for one in server._open.values()] == [False] * 16)
+        monkeypatch.setattr(endpoint, "_BRIEF", 1000.0)
+        with contextlib.suppress(ConnectionError):  # they have just begun: this one is turned away
+            assert ask(b"/").recv(1) == b""
+        monkeypatch.setattr(endpoint, "_BRIEF", 0.0)
+        assert ask(b"/").recv(15) == b"HTTP/1.0 200 OK"
+        # Threads that do not end are bounded all the same.
+        for _ in range(40):
+            with contextlib.suppress(ConnectionError):
+                ask(b"/slow")
+        wait_until(lambda: server._spare._value == 0)
+        assert sum("process_request_thread" in thread.name for thread in threading.enumerate()) <= 32
+
+
+def test_scrapes_that_hang_leave_room_for_the_probes(registry: CollectorRegistry) -> None:
+    hanging: list[int] = []
+    go_on = threading.Event()
+
+    class Hangs(BaseCollector):
+        def describe(self) -> Any:
+            return ()
+
+        def collect(self) -> Any:
+            hanging.append(1)
+            go_on.wait(60)
+            return ()
+
+    registry.register(Hangs())
+    with contextlib.ExitStack() as stack, prometheus.serve(port=0, registry=registry) as served:
+        stack.callback(go_on.set)
+        for _ in range(8):
+            made = stack.enter_context(socket.create_connection(("127.0.0.1", served.port)))
+            made.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+        wait_until(lambda: len(hanging) == 8)
+        assert get(f"{served.url}/metrics")[0] == 503
+        assert probe(f"{served.url}/health")[1]["reasons"] == ["it has no engine"]
+        go_on.set()
+        wait_until(lambda: get(f"{served.url}/metrics")[0] == 200)
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,7 @@ def imported(module: str, *without: str) -> str:
         ("alembic", "sqlalchemy", "sqlalchemy"),
         ("fastapi", "fastapi", "fastapi"),
         ("fastapi", "anyio", "fastapi"),
+        ("pydantic_ai", "pydantic_ai", "pydantic-ai"),
     ],
 )
 def test_the_extra_is_named(module: str, library: str, extra: str) -> None:
@@ -47,7 +48,7 @@ def test_the_extra_is_named(module: str, library: str, extra: str) -> None:
 
 def test_the_package_needs_none_of_them() -> None:
     modules = "gendurable_py, gendurable_py.cli, gendurable_py.testing, gendurable_py.contrib"
-    assert imported(modules, "sqlalchemy", "alembic", "fastapi", "anyio", "flask", "greenlet") == ""
+    assert imported(modules, "sqlalchemy", "alembic", "fastapi", "anyio", "flask", "greenlet", "pydantic_ai") == ""
 
 
 def test_greenlet_comes_with_the_extra_and_is_named_without_it() -> None:

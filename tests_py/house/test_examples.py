@@ -21,6 +21,7 @@ import gendurable_py as gd
 from examples._run import play
 from examples.demo.orders import ORDERS, BadLine, Order, read
 from examples.demo.verify import Kill, problems
+from gendurable_py.testing import crash_everywhere
 
 ROOT = Path(__file__).resolve().parents[2]
 Conn = psycopg.Connection[Any]
@@ -81,6 +82,85 @@ async def test_saga_cancels_what_it_booked(db: Database, monkeypatch: pytest.Mon
         **{f"rome:{part}": "booked" for part in ("flight", "hotel", "car")},
         **{f"oslo:{part}": "cancelled" for part in ("flight", "hotel", "car")},
     }
+
+
+async def test_a_flow_pays_back_what_nobody_approved(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = await played("flow_checkout", db, monkeypatch)
+    assert said["ended"] == [
+        ("done", {"order": 1, "cents": 500, "label": "label 1", "by": "ada"}),
+        ("failed", "not approved"),
+        ("failed", "nobody approved in time"),
+        ("failed", "StepFailed: step 'charge' failed: Declined: 1000000 cents are too many"),
+    ]
+    assert said["refunded"] == {1: False, 2: True, 3: True}
+    assert said["sent"] == {1: True, 2: False, 3: False}
+
+
+async def test_a_saga_in_a_flow_cancels_what_it_booked(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = await played("flow_trip", db, monkeypatch)
+    assert said["ended"] == [("done", None), ("failed", "book car: SoldOut: car")]
+    assert said["bookings"] == {
+        **{f"rome:{part}": "booked" for part in ("flight", "hotel", "car")},
+        **{f"oslo:{part}": "cancelled" for part in ("flight", "hotel", "car")},
+    }
+
+
+async def test_an_agent_calls_each_tool_once_and_buys_what_a_person_approves_of(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = await played("flow_agent", db, monkeypatch)
+    assert said["answers"] == [
+        "rome is warmer; the ticket: bought to rome",
+        "rome is warmer; the ticket: refused by a person",
+    ]
+    tools = [f"{tool} {city}" for tool in ("price", "temperature") for city in ("oslo", "rome")]
+    assert said["calls"] == {"model": 6, **dict.fromkeys(tools, 2)}
+    assert said["tickets"] == ["rome"]
+
+
+FLOWS = {
+    "flow_checkout": (
+        {"number": 1, "cents": 5},
+        [("decision", {"yes": False})],
+        "select order_no, cents, refunded from payment",
+        [(1, 5, True)],
+    ),
+    "flow_trip": (
+        {"trip": "oslo", "sold_out": "car"},
+        [],
+        "select what, status from booking order by what",
+        [("car", "cancelled"), ("flight", "cancelled"), ("hotel", "cancelled")],
+    ),
+    "flow_agent": ({"text": "?"}, [("approve buy", True)], "select city from ticket", [("rome",)]),
+}
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_wherever_its_worker_is_killed_a_flow_leaves_the_world_alike(
+    name: str, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EXAMPLES_DSN", db.dsn)
+    example: ModuleType = importlib.import_module(f"examples.{name}")
+    args, signals, query, left = FLOWS[name]
+    with db.connect() as conn:
+        conn.execute(example.SCHEMA)
+        assert crash_everywhere(conn, example.MACHINES[0], args, signals=signals) > 15
+        assert conn.execute(query).fetchall() == left
+
+
+async def test_an_agent_pays_small_invoices_and_asks_for_large_ones(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = await played("agent_pydantic_ai", db, monkeypatch)
+    assert said["ended"] == [
+        {"number": "A-1", "paid": True, "because": "a small one"},
+        {"number": "A-2", "paid": True, "because": "the chairs are here"},
+    ]
+    asked, paid = said["journal"].index("approved"), said["journal"].index("tool pay pay-A-2")
+    assert said["journal"].count("model") == 4 and asked < paid
+    with db.connect() as conn:
+        found = conn.execute("select number, paid from invoice order by number").fetchall()
+    assert found == [("A-1", "pay-A-1"), ("A-2", "pay-A-2")]
 
 
 async def test_transfers_are_applied_once_by_steps_in_python_and_sql(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import venv
 from pathlib import Path
 
 import pytest
@@ -30,11 +31,17 @@ RUN.wait(lambda: RUN.count)
 def test_it_measures_ourselves() -> None:
     command = [sys.executable, "-m", "bench.peers", "--only", "gendurable", "--rounds", "1", "--jobs", "30"]
     said = subprocess.run(
-        [*command, "--instances", "10"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=110
+        [*command, "--instances", "10", "--flows", "10"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=110,
     )
     assert said.returncode == 0, said.stderr
-    assert len(re.findall(r"gendurable", said.stdout)) == 2 and "1.00" in said.stdout
-    assert "round 1: instances of five steps: gendurable: " in said.stderr
+    assert len(re.findall(r"gendurable", said.stdout)) == 3 and "1.00" in said.stdout
+    for what in ("instances", "functions"):
+        assert f"round 1: {what} of five steps: gendurable: " in said.stderr
 
 
 @pytest.mark.parametrize(("missing", "repeated"), [(0, 0), (1, 0), (0, 1)])
@@ -60,6 +67,16 @@ def test_the_page_names_what_is_measured() -> None:
         assert found is not None, peer
         assert re.search(rf"^\| {re.escape(peer.name)} {re.escape(found[1])} \|", PAGE, re.MULTILINE), peer
         assert (HERE / peer.program).exists()
+
+
+def test_an_interpreter_without_ourselves_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    # As it is, without what stands around it.
+    venv.create(tmp_path / "bare")
+    command = [sys.executable, "-m", "bench.peers", "--rounds", "1", "--python", tmp_path / "bare" / "bin" / "python"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=110)
+    assert done.returncode == 2 and done.stdout == ""
+    assert "has no gendurable, with which all are compared: make bench-peers" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_what_is_not_there_is_left_out(tmp_path: Path) -> None:

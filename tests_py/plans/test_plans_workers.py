@@ -9,6 +9,9 @@ from typing import Any
 import psycopg
 from support.plans import shared_buffers
 
+import gendurable_py as gd
+from gendurable_py.calls import viewing
+
 Conn = psycopg.Connection[Any]
 
 ABOUT = {
@@ -78,3 +81,16 @@ def test_looks_at_workers_touch_pages_by_what_is_asked_for(conn: Conn) -> None:
     assert shared_buffers(conn, "select worker, executing, state from gd_workers") < small + 3 * 1000
     [(pages,)] = conn.execute("select pg_relation_size('gendurable.minute_count') / 8192")
     assert shared_buffers(conn, "select * from gd_stats(10)") < pages / 2
+
+
+def test_whether_a_host_works_is_asked_without_the_claims(conn: Conn) -> None:
+    for n in range(50):
+        hello(conn, f"w{n}", host=f"h{n}")
+    conn.execute("select count(*) from gd_insert_many(%s)", [json.dumps([{"fsm": "m"}] * 2000)])
+    assert len(gd.claim(conn, "w7", "default", 2000)) == 2000
+    asked = viewing.works_on.statement("h7")
+    assert isinstance(asked.sql, str)
+    before = shared_buffers(conn, "select * from gd_workers")
+    assert shared_buffers(conn, asked.sql, *asked.params) < before / 4
+    assert viewing.works_on(conn, "h7") is True
+    assert viewing.works_on(conn, "elsewhere") is False

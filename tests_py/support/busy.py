@@ -117,9 +117,52 @@ def fill(conn: Conn) -> Busy:
     if has(conn, "gd_schedule"):
         conn.execute("select gd_schedule('nightly', '0 3 * * *', 'm', '{\"queue\": \"nightly\"}', 'Europe/Berlin')")
         made.scheduled = True
+    if has(conn, "gd_journal"):
+        fill_flows(conn, made)
     made.last_id = one(conn, "select max(id) from gendurable.instance")
     made.last_signal = one(conn, "select max(id) from gendurable.signal")
     return made
+
+
+def entry(kind: str, name: str | None = None, **more: Any) -> dict[str, Any]:
+    return {"k": kind, "at": 1795727340.25, **({} if name is None else {"name": name, "n": 0}), **more}
+
+
+def fill_flows(conn: Conn, made: Busy) -> None:
+    """One in the midst of its steps, one that waits for a signal, one that a step has failed."""
+    begun = [entry("start", seed="s"), entry("step", "pay", v='{"z": 1, "a": 1e22}')]
+    for queue in ("flow", "flow waits", "flow failed"):
+        made.ids[queue] = insert(conn, queue)
+        (row,) = claim(conn, queue)
+        journal = {"at": 0, "add": begun}
+        assert commit(conn, at(row), "next", step="pay", keep=True, journal=journal) == "ok"
+        made.claims[queue] = (row["id"], one(conn, "select claim_no from gendurable.instance where id = $1", row["id"]))
+    parked = {"step": "(signal)", "signals": "yes"}
+    assert commit(conn, made.claims.pop("flow waits"), "await", **parked) == "ok"
+    end = {"at": 2, "add": [entry("step", "ship", e={"message": "no"}), entry("end", failed=3)]}
+    assert commit(conn, made.claims.pop("flow failed"), "stop", reason="no", journal=end) == "ok"
+
+
+def flows_go_on(conn: Conn, made: Busy) -> None:
+    ids = made.ids
+
+    def journal(name: str) -> list[dict[str, Any]]:
+        found = one(conn, "select entries from gd_journals(array[$1::bigint])", ids[name])
+        assert isinstance(found, list)
+        return found
+
+    assert journal("flow")[1]["v"] == '{"z": 1, "a": 1e22}'  # to the letter
+    # what is in the midst of its steps commits the next one under the claim it had
+    more = {"at": 2, "add": [entry("step", "ship"), entry("end", failed=None)]}
+    assert commit(conn, made.claims["flow"], "done", journal={**more, "at": 1}) == "rejected"
+    assert commit(conn, made.claims["flow"], "done", journal=more) == "ok"
+    assert [one["k"] for one in journal("flow")] == ["start", "step", "step", "end"]
+    assert one(conn, "select gd_signal($1::bigint, 'yes', '2')", ids["flow waits"]) == "delivered"
+    assert run(conn, "flow waits", "done", journal=more)["step"] == "(signal)"
+    # and what has failed goes on at the checkpoint that has failed it
+    assert one(conn, "select gd_retry($1)", ids["flow failed"]) is True
+    assert [one["k"] for one in journal("flow failed")] == ["start", "step", "retried"]
+    assert run(conn, "flow failed", "done", journal={**more, "at": 3})["step"] == "pay"
 
 
 def at(row: dict[str, Any]) -> Claim:
@@ -225,6 +268,8 @@ def goes_on(connect: Callable[[], Conn], made: Busy) -> None:
     assert ends == [("done", [1, {"x": "ö"}], None), ("failed", None, "no\n'use'"), ("cancelled", None, "by hand")]
     assert one(conn, "select gd_retry($1)", ids["failed"]) is True
     assert run(conn, "ended", "done")["id"] == ids["failed"]
+    if "flow" in ids:
+        flows_go_on(conn, made)
     if "limited" in ids:
         assert run(conn, "limited", "done")["id"] == ids["limited"]
     if made.scheduled:
@@ -242,3 +287,5 @@ def goes_on(connect: Callable[[], Conn], made: Busy) -> None:
     assert one(conn, "select gd_maintain('0')")["repaired"] == 0
     assert one(conn, "select count(*) from gendurable.instance") == 0
     assert one(conn, "select count(*) from gendurable.signal_seen") == 0
+    if has(conn, "gd_journal"):
+        assert one(conn, "select count(*) from gendurable.journal") == 0

@@ -97,6 +97,14 @@ RAW_JSON = [
 ]  # fmt: skip
 
 
+JOURNALS: list[Any] = [
+    {"at": 0, "add": [{"k": "start"}]}, {"at": 0.0, "add": [{"k": "start"}], "forget": True},
+    {"at": 0, "add": [{"k": "step", "name": "", "n": -1, "at": 1e300, "v": "{"}, {"k": "end", "failed": 2**63}]},
+    {"at": 0, "add": [{"k": "step", "name": ["x"], "n": "1", "at": "yesterday", "v": {}, "e": 7, "error": [None]}]},
+    {"at": 1, "add": [{"k": "late"}]}, {"at": 0, "add": []}, {"at": 0, "add": [{"k": None}]},
+    {"at": 2**31, "add": [{}]},
+]  # fmt: skip
+
 Claim = tuple[int, int]
 
 
@@ -140,6 +148,8 @@ def jsons(ids: Sequence[int], claims: Sequence[Claim]) -> Callable[[str], st.Sea
         lambda pair: pair[0] | pair[1]
     )
     base = some_of({"state": state, "x": scalars}, always={"step": words})
+    # cheap to draw: the shapes that are refused have their table in tests_sql/198_journal.sql
+    journal = st.sampled_from(JOURNALS)
     outcome_fields = {
         "kind": st.sampled_from(["next", "replay", "await", "schedule_childs", "done", "stop", "error", "", None]),
         "step": words, "state": state, "delay_ms": number, "partition_key": st.none() | words, "rate_limit": limits,
@@ -147,19 +157,19 @@ def jsons(ids: Sequence[int], claims: Sequence[Claim]) -> Callable[[str], st.Sea
         "signals": words | st.lists(words, max_size=3), "childs": children, "result": anything,
         "reason": words | scalars, "error": words | scalars, "consume": signals | st.lists(scalars, max_size=3),
         "close_ms": number, "insert": children, "signal": st.lists(send, max_size=3) | anything, "at": base | anything,
-        "traceback": words | scalars, "attributes": state,
+        "traceback": words | scalars, "attributes": state, "journal": journal | scalars,
     }  # fmt: skip
     outbox = ["insert", "signal", "at"]
     #: a kind with its own keys, so that it gets further than the first check
     kinds = {
         "next": ["step", "state", "delay_ms", "partition_key", "priority", "queue", "keep", "consume", "weight",
-                 "rate_limit", "close_ms", "attributes", *outbox],
-        "replay": ["state", "delay_ms", "error", "consume", "attributes", "close_ms", "traceback", *outbox],
-        "await": ["signals", "step", "state", "timeout_ms", "consume", "attributes", *outbox],
-        "schedule_childs": ["step", "childs", "state", "consume", "attributes", *outbox],
-        "done": ["result", "consume", "attributes", *outbox],
-        "stop": ["reason", "consume", "attributes", "traceback", *outbox],
-        "error": ["error", "delay_ms", "consume", "attributes", "close_ms", "traceback"],
+                 "rate_limit", "close_ms", "attributes", "journal", *outbox],
+        "replay": ["state", "delay_ms", "error", "consume", "attributes", "journal", "close_ms", "traceback", *outbox],
+        "await": ["signals", "step", "state", "timeout_ms", "consume", "attributes", "journal", *outbox],
+        "schedule_childs": ["step", "childs", "state", "consume", "attributes", "journal", *outbox],
+        "done": ["result", "consume", "attributes", "journal", *outbox],
+        "stop": ["reason", "consume", "attributes", "journal", "traceback", *outbox],
+        "error": ["error", "delay_ms", "consume", "attributes", "journal", "close_ms", "traceback"],
     }  # fmt: skip
     needed = {"next": "step", "await": "signals", "schedule_childs": "childs", "stop": "reason", "error": "error"}
 

@@ -272,6 +272,8 @@ class Change:
             row.step = step
             row.awaits = row.deadline = None
             row.shown = set()
+        if row.journal:
+            self.begin_again(row, state is not None)
         row.state = state if state is not None else row.state
         row.attempt = row.crashes = 0
         row.finished = row.result = None
@@ -279,6 +281,15 @@ class Change:
         row.status = "runnable"
         row.held = row.unique_key if row.in_scope("runnable") else None
         self.model.place(row)
+
+    def begin_again(self, row: Row, whole: bool) -> None:
+        """A flow goes on behind what holds of its journal, and asks again for what it waits for."""
+        kind, failed = row.journal[-1]
+        cut = len(row.journal) if kind != "end" else (failed or len(row.journal)) - 1
+        row.journal = [] if whole else [*row.journal[:cut], ("retried", None)]
+        row.step = next((name for kind, name in reversed(row.journal) if kind == "step"), "start")
+        row.awaits = row.deadline = None
+        row.shown = set()
 
     def reschedule(self, number: int, at: int) -> None:
         row = self.row(number)
@@ -296,6 +307,9 @@ class Change:
             row.attempt, row.shown, row.weight = 0, set(), 1
         for number in outcome.get("consume", []):
             row.inbox.pop(number, None)
+        if "journal" in outcome:
+            new = [(one["k"], one.get("name", one.get("failed"))) for one in outcome["journal"]["add"]]
+            row.journal = [*row.journal[: outcome["journal"]["at"]], *new]
         delay: Span = self.after(int(outcome.get("delay_ms", 0)) * 1000)
         if kind == "error":
             if row.attempt + 1 >= (row.max_attempts or 20):

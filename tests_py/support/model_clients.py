@@ -133,6 +133,7 @@ class Clients(Base):
         if row is None:
             return
         state = {"tok": self.token()} if to else None
+        to = None if row.journal else to  # a flow has no steps to go to
         called = self.call(hold, "select gd_retry(%s, %s, %s::jsonb) as answer", row.id, to, state, rows=[row])
         if called is None:
             return

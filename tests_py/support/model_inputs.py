@@ -30,6 +30,7 @@ BAD_WITHIN: list[dict[str, Any]] = [
     {"kind": "schedule_childs", "step": "s", "childs": [{"fsm": "m", "unknown": 1}]},
     {"kind": "done", "insert": [{"fsm": "m"}, {"fsm": "m", "queue": ""}]},
     {"kind": "next", "step": "s", "insert": [{"fsm": "m", "rate_limit": "nobody set it"}]},
+    {"kind": "done", "journal": {"at": 7777, "add": [{"k": "step"}]}},
 ]
 BAD: list[dict[str, Any]] = [
     {"kind": "nonsense"},
@@ -42,6 +43,7 @@ BAD: list[dict[str, Any]] = [
     {"kind": "done", "signal": [{"id": "1", "name": "x"}]},
     {"kind": "error", "error": "e", "insert": []},
     {"kind": "replay", "at": {}},
+    {"kind": "next", "step": "s", "keep": True, "journal": {"at": 0, "add": []}},
     *BAD_WITHIN,
 ]
 
@@ -125,3 +127,12 @@ def sends(chance: Chance, token: int, ids: list[int]) -> list[dict[str, Any]]:
         | chance.fields(dedup_key=[None, None, None, "d"])
         for n in range(chance.randint(1, 3))
     ]
+
+
+def journal(chance: Chance, token: int, count: int, kind: str) -> dict[str, Any]:
+    """What an outcome of this kind appends to a journal of so many entries."""
+    at = chance.choice([count, count, chance.randint(0, count)])
+    add: list[dict[str, Any]] = [{"k": "step", "name": f"s{token}"}, {"k": "timer"}][: chance.randint(1, 2)]
+    if kind == "stop":
+        add.append({"k": "end", "failed": chance.choice([None, chance.randint(1, at + len(add))])})
+    return {"at": at, "add": add, **({"forget": True} if at < count or chance.once_in(4) else {})}

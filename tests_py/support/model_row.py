@@ -52,6 +52,7 @@ class Row:
     rate_limit: str | None = None
     weight: float = 1
     paused: bool = False
+    journal: list[tuple[str, Any]] = field(default_factory=list)  # kinds, with the name or the failed one of each
 
     def over(self, now: Span) -> bool | None:
         """Whether its deadline or the timeout of its claim has passed; None: that cannot be known."""

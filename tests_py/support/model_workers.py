@@ -9,6 +9,7 @@ import psycopg
 from support.model import CRASH_CAP, SECOND, Change
 from support.model_base import Rows
 from support.model_inputs import BAD, BAD_WITHIN, QUEUES, WORKERS
+from support.model_inputs import journal as any_journal
 from support.model_inputs import outcome as any_outcome
 from support.model_outbox import Outbox
 from support.model_pauses import Pauses
@@ -106,7 +107,10 @@ class Workers(Outbox, Pauses):
             self.claims[name][row.id] = got["claim_no"]
         self.paid(change)
 
-    def presented(self, got: dict[str, Any], row: Row, change: Change) -> None:
+    def presented(self, got: dict[str, Any], row: Row, change: Change, slim: bool = False) -> None:
+        """``slim``: to a worker that has in memory what is long of it."""
+        assert slim == (got.keys().isdisjoint({"state", "childs", "meta"}))
+        got = {**got, "state": row.state} if slim else got
         same = {"step": row.step, "state": row.state, "attempt": row.attempt, "queue": row.queue, "fsm": "m"}
         same |= {"partition_key": row.key, "unique_key": row.unique_key, "parent_id": row.parent, "awaits": row.awaits}
         assert {k: got[k] for k in same} == same
@@ -116,6 +120,8 @@ class Workers(Outbox, Pauses):
             assert not got["timed_out"]
         elif row.deadline[1] <= change.now[0]:
             assert got["timed_out"]
+        if slim:
+            return
         numbers = {*change.rows, *self.model.rows}
         children = sorted(n for n in numbers if (c := change.look(n)) is not None and c.parent == row.id)
         assert [c["id"] for c in got["childs"]] == children
@@ -187,6 +193,8 @@ class Workers(Outbox, Pauses):
         drawn = {"id": number, "claim_no": claim_no, **any_outcome(self.chance, self.token())}
         if self.bad(drawn):
             return drawn
+        if row is not None and self.chance.once_in(3):
+            drawn["journal"] = any_journal(self.chance, self.token(), len(row.journal), drawn["kind"])
         used = self.chance.choice([inbox, inbox[:1], inbox[-1:], []])
         return self.with_signals({**drawn, "consume": used} if used else drawn)
 
@@ -231,7 +239,7 @@ class Workers(Outbox, Pauses):
         self.empty_outboxes(some, change, self.world.client, len(batch) > 1 or bool(self.open))
         for outcome, detail in accepted:
             if detail:
-                self.presented(detail, change.row(outcome["id"]), change)
+                self.presented(detail, change.row(outcome["id"]), change, slim="journal" in outcome)
         change.apply()
 
     def committed(
@@ -246,7 +254,7 @@ class Workers(Outbox, Pauses):
             and "delay_ms" not in outcome
             and "partition_key" not in outcome
             and "rate_limit" not in outcome
-            and row.pending is None
+            and (row.pending is None or "journal" in outcome)
             and not self.model.held
             and self.model.routes.get(outcome["step"], outcome.get("queue", row.home or row.queue)) == row.queue
             and outcome.get("priority", row.priority) == row.priority
@@ -256,7 +264,7 @@ class Workers(Outbox, Pauses):
         crowded = row.key is not None and self.model.waiting(row.key, change.now[0]) != []
         maybe_crowded = row.key is not None and self.model.waiting(row.key, change.now[1], paused=True) != []
         if kept is not None:
-            assert may and (not crowded or rejects or self.open)
+            assert may and (not crowded or rejects or self.open or "journal" in outcome)
             assert kept > row.claim_no
             self.claims[name][row.id] = kept
         elif not (rejects or self.open or maybe_crowded):

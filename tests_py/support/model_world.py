@@ -25,7 +25,8 @@ select i.id, i.status::text, i.step, i.state, i.attempt, i.crashes, i.queue, i.h
     {US.format("i.deadline_at")} as deadline, {US.format(LEASE)} as lease,
     {US.format("i.finished_at")} as finished, {US.format("i.expires_at")} as expires,
     {US.format("i.timeout_at")} as timeout,
-    array(select s.id from gendurable.signal s where s.instance_id = i.id order by s.id) as inbox
+    array(select s.id from gendurable.signal s where s.instance_id = i.id order by s.id) as inbox,
+    array(select j.entry ->> 'k' from gendurable.journal j where j.instance_id = i.id order by j.seq) as journal
 from gendurable.instance i
 left join gendurable.renewal r on r.instance_id = i.id and r.claim_no = i.claim_no
 where i.id > 0
@@ -103,7 +104,8 @@ INVARIANTS = {
             union all select w.instance_id from gendurable.watch w
             union all select e.instance_id from gendurable.error e
             union all select a.instance_id from gendurable.attribute a
-            union all select h.instance_id from gendurable.history h) o
+            union all select h.instance_id from gendurable.history h
+            union all select j.instance_id from gendurable.journal j) o
         where not exists (select from gendurable.instance i where i.id = o.instance_id)""",
     "an instance is not found by its attributes": """
         select i.id from gendurable.instance i
@@ -111,6 +113,8 @@ INVARIANTS = {
             select a.word from gendurable.attribute a where a.instance_id = i.id order by a.word)""",
     "a history has a gap": """
         select h.instance_id from gendurable.history h group by 1 having min(h.no) <> 1 or max(h.no) <> count(*)""",
+    "a journal has a gap": """
+        select j.instance_id from gendurable.journal j group by 1 having min(j.seq) <> 1 or max(j.seq) <> count(*)""",
     "errors have a gap, or are too many": """
         select e.instance_id from gendurable.error e group by 1
         having max(e.no) - min(e.no) + 1 <> count(*) or count(*) > 20 or min(e.no) <> greatest(max(e.no) - 19, 1)""",
@@ -169,7 +173,7 @@ EMPTY = (
     "gendurable.queue_name, gendurable.paused_queue, gendurable.key_limit, gendurable.renewal, gendurable.upkeep, "
     "gendurable.doubtful_key, gendurable.schedule, gendurable.ended_parent, "
     "gendurable.bucket, gendurable.rate_limit, gendurable.hold, gendurable.step, gendurable.error, "
-    "gendurable.attribute, gendurable.history, gendurable.history_left, "
+    "gendurable.attribute, gendurable.history, gendurable.history_left, gendurable.journal, "
     "gendurable.audit, gendurable.paused_machine, gendurable.resumed, "
     "gendurable.worker, gendurable.draining, gendurable.minute_count"
 )
@@ -282,6 +286,7 @@ class World:
             if row.status == "awaiting_children":
                 assert got["pending"] == row.pending, (number, "pending", got["pending"], row)
             assert got["inbox"] == sorted(row.inbox), (number, "inbox", got["inbox"], row)
+            assert got["journal"] == [kind for kind, _ in row.journal], (number, "journal", got["journal"], row)
             for name in ("at", "deadline", "lease", "finished", "expires", "timeout"):
                 carries = name == "at" and row.ended
                 setattr(row, name, self._narrow(row, name, None if carries else got[name]))

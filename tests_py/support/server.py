@@ -49,9 +49,17 @@ class Server:
         name = self._new_name("t")
         with psycopg.connect(self.dsn, autocommit=True) as conn:
             conn.execute(
-                sql.SQL("create database {} template {}").format(sql.Identifier(name), sql.Identifier(template))
+                sql.SQL("create database {} template {} {}").format(
+                    sql.Identifier(name), sql.Identifier(template), sql.SQL(self._how)
+                )
             )
         return self.dsn_of(name)
+
+    @property
+    def _how(self) -> str:
+        """To copy files takes a third of the time of writing every page to the log; it begins with a checkpoint, which
+        costs nothing where nothing is flushed."""
+        return "strategy file_copy" if self.cluster is not None else ""
 
     def drop_database(self, dsn: str) -> None:
         name = str(conninfo_to_dict(dsn)["dbname"])

@@ -22,7 +22,9 @@ def serving(app: Any, **config: Any) -> Iterator[str]:
     listening = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(
         uvicorn.Config(
-            app, log_level="warning", access_log=False, proxy_headers=False, timeout_graceful_shutdown=1, **config
+            app,
+            **{"log_level": "warning", "access_log": False, "proxy_headers": False, "timeout_graceful_shutdown": 1}
+            | config,
         )
     )
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
@@ -36,6 +38,7 @@ def serving(app: Any, **config: Any) -> Iterator[str]:
         server.should_exit = True
         thread.join(30)
         listening.close()
+        assert not thread.is_alive(), "the server has not ended"
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from support.races import Row
+from support.races import Row, Session
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "wire.md").read_text("utf-8")
 Cells = dict[str, str]
@@ -84,7 +84,7 @@ def probes(row: Cells, example: Any) -> list[tuple[Any, bool]]:
     bounds = re.match(r"(-?[\d,]+) to (-?[\d,]+)( bytes| elements)?", row["bounds"])
     if bounds:
         low, high = (int(text.replace(",", "")) for text in bounds.groups()[:2])
-        element = 1 if "numbers" in row["type"] else "x"
+        element = 1 if "numbers" in row["type"] else example[0] if "objects" in row["type"] else "x"
         make: Callable[[int], Any] = {
             " bytes": lambda size: "x" * size,
             " elements": lambda size: [element] * size,
@@ -93,3 +93,10 @@ def probes(row: Cells, example: Any) -> list[tuple[Any, bool]]:
         made += [(make(low), True), (make(high), True), (make(high + 1), False)]
         made += [(make(low - 1), False)] if low > 0 or bounds[3] is None else []
     return [*made, (None, row["needed"] == "no")]
+
+
+def read(session: Session, outcomes: list[Row]) -> list[str | None]:
+    """Why the server cannot read these outcomes, None where it can. They are of nobody: what is valid is stale."""
+    answers = session.answers(*outcomes)
+    assert {answer["result"] for answer in answers} <= {"stale", "rejected"}
+    return [answer["detail"]["message"] if answer["detail"] else None for answer in answers]

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import html
+import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg
 import pytest
 from conftest import Database
 from support.cli import commit_for
-from support.people import People
-from support.web import Browser, browsing, fields_of, text_of
+from support.web import Browser, browsing, fields_of, text_in, text_of
 
 import gendurable_py as gd
 from gendurable_py import calls
 from gendurable_py.calls import viewing
 from gendurable_py.web import app
-from gendurable_py.web.acts import ACTS, many, migrate
+from gendurable_py.web.acts import ACTS, instance, many, migrate
 
 Conn = psycopg.Connection[Any]
 ACTOR = "ada@example.com"
@@ -81,7 +84,8 @@ def test_what_can_be_done_to_one_instance(browser: Browser, conn: Conn) -> None:
     assert done[::-1] == [
         (f"gd_{verb}", ACTOR)
         for verb in (
-            "pause", "resume", "reschedule", "edit", "edit", "fork", "cancel", "retry", "cancel", "delete",
+            "pause", "resume", "reschedule", "edit", "edit", "signal_many", "fork", "cancel", "retry", "cancel",
+            "delete",
         )
     ]  # fmt: skip
 
@@ -103,8 +107,10 @@ def test_what_cannot_be_done_is_said_and_nothing_is_done(browser: Browser, conn:
         ("pause", "It has ended, or is paused already."),
         ("resume", "It is not paused."),
         ("reschedule", "It is neither runnable nor waiting for a signal."),
+        ("signal", "It has ended, or has had a signal with this key before."),
     ):
-        assert said in text_of(browser.send(f"/act/instance/{verb}?id={id}", 409))
+        more = {"name": "paid"} if verb == "signal" else {}
+        assert said in text_of(browser.send(f"/act/instance/{verb}?id={id}", 409, **more))
     assert "no JSON" in text_of(browser.send(f"/act/instance/retry?id={id}", 400, state="{"))
     assert status(conn, id) == "failed"
     browser.get("/act/instance/cancel?id=999999", 404)
@@ -128,6 +134,18 @@ def test_many_that_were_previewed_are_done_and_no_others(browser: Browser, conn:
     assert [(row.call, row.affected, row.actor) for row in calls.audit(conn).calls] == [
         ("gd_cancel_many", 100, ACTOR), ("gd_cancel_many", 500, ACTOR),
     ]  # fmt: skip
+    # by which filter they were found, as the audit says and leads to
+    [wanted] = {json.dumps(row.what["filter"]) for row in calls.audit(conn).calls}
+    assert json.loads(wanted) == {
+        "fsm": "mail", "status": ["runnable", "executing", "awaiting_signal", "awaiting_children"],
+    }  # fmt: skip
+    listed = browser.get("/audit").text
+    assert "fsm mail, status runnable,executing,awaiting_signal,awaiting_children" in text_in(listed)
+    [link] = set(re.findall(r'href="(/instances\?[^"]+)"', listed))
+    assert f'id="i{late}"' in browser.get(html.unescape(link)).text
+    # it is of that act alone
+    browser.send(f"/act/instance/cancel?id={late}")
+    assert "filter" not in calls.audit(conn).calls[0].what
 
 
 def test_who_is_locked_is_told(browser: Browser, conn: Conn, db: Database) -> None:
@@ -137,6 +155,24 @@ def test_who_is_locked_is_told(browser: Browser, conn: Conn, db: Database) -> No
         answer = browser.send("/act/many/cancel?fsm=mail", 200)
     assert "Cancel: 2 of 3 done" in text_of(answer)
     assert f"locked by somebody: {ids[1]}" in text_of(answer)
+
+
+def test_a_signal_waits_for_who_is_locked_for_a_moment(
+    browser: Browser, conn: Conn, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id = gd.insert(conn, "order")
+    path = f"/act/instance/signal?id={id}"
+    with db.connect(autocommit=False) as other:
+        other.execute("select from gendurable.instance where id = %s for update", (id,))
+        assert "Somebody has it locked" in text_of(browser.send(path, 409, name="paid"))
+        tries = iter([None, other.rollback])
+
+        async def sleep(seconds: float) -> None:
+            (next(tries, None) or (lambda: None))()
+
+        monkeypatch.setattr(instance, "asyncio", SimpleNamespace(sleep=sleep))
+        browser.send(path, name="paid")
+    assert [signal.name for signal in gd.signals(conn, id or 0)] == ["paid"]
 
 
 def test_many_are_retried_signalled_moved_and_deleted(browser: Browser, conn: Conn) -> None:
@@ -208,6 +244,13 @@ def test_queues_machines_schedules_limits_workers_and_everything(browser: Browse
     browser.send("/act/everything/release")
     assert viewing.holds(conn) == []
     assert {row.actor for row in calls.audit(conn).calls if row.call not in ("gd_schedule",)} == {ACTOR}
+    # each of them is there, those that programs do as they run, too
+    assert [row.call.removeprefix("gd_") for row in calls.audit(conn).calls if row.actor == ACTOR][::-1] == [
+        "pause_queue", "resume_queue", "set_queue", "set_queue", "pause_machine", "resume_machine", "trigger",
+        "pause_schedule", "resume_schedule", "unschedule", "set_rate_limit", "set_rate_limit", "close_rate_limit",
+        "close_rate_limit", "set_rate_limit", "set_key_limit", "drain_worker", "resume_worker", "hold_all",
+        "release_hold",
+    ]  # fmt: skip
 
 
 def test_a_migration_shows_what_it_would_do_first(browser: Browser, conn: Conn) -> None:
@@ -293,66 +336,3 @@ def test_every_action_has_a_test() -> None:
     source = Path(__file__).read_text()
     for kind, verb in ACTS:
         assert f"/act/{kind}/{verb}" in source or f'format("{verb}")' in source, (kind, verb)
-
-
-# -- who may
-
-
-def test_who_only_looks_sees_no_buttons_and_is_refused(db: Database, conn: Conn) -> None:
-    id = failed(conn)
-    with browsing(app(db.dsn)) as browser:
-        for path in ("/", f"/instances/{id}", "/instances?fsm=order", "/queues", "/schedules", "/limits", "/workers"):
-            assert "/act/" not in browser.get(path).text, path
-        for kind, verb in ACTS:
-            browser.get(f"/act/{kind}/{verb}?id={id}&name=x&fsm=order", 403)
-            answer = browser.client.post(f"/act/{kind}/{verb}?id={id}&name=x&fsm=order", data={"proof": "x"})
-            assert answer.status_code == 403
-    assert status(conn, id) == "failed"
-
-
-def test_the_role_of_the_database_decides(people: People) -> None:
-    database = people.database()
-    with psycopg.connect(database, autocommit=True) as conn:
-        conn.execute(f"select gd_grant('{people.role('looks')}', 'reader')".encode())
-        conn.execute(f"select gd_grant('{people.role('steers')}', 'operator')".encode())
-        id = failed(conn)
-        with browsing(app(people.dsn(database, "looks"), operate=True)) as browser:
-            for path in ("/", f"/instances/{id}", "/instances?fsm=order", "/limits", "/doctor", "/audit", "/machines"):
-                assert "/act/" not in browser.get(path).text, path
-            browser.get(f"/act/instance/retry?id={id}", 403)
-            form = {"proof": "x"}
-            assert browser.client.post(f"/act/instance/retry?id={id}", data=form).status_code == 403
-        assert status(conn, id) == "failed"
-        with browsing(app(people.dsn(database, "steers"), operate=True)) as browser:
-            for kind, verb in ACTS:
-                # what is asked for may not be there; it is not refused for want of a right
-                named = "" if kind == "many" else "&name=x"
-                answer = browser.client.get(f"/act/{kind}/{verb}?id={id}&fsm=order{named}")
-                assert answer.status_code == 200, (kind, verb)
-            browser.send(f"/act/instance/retry?id={id}")
-        assert status(conn, id) == "runnable"
-
-
-def test_a_right_that_is_taken_away_is_refused_by_the_database(people: People) -> None:
-    database = people.database()
-    with psycopg.connect(database, autocommit=True) as conn:
-        role = people.role("steers")
-        conn.execute(f"select gd_grant('{role}', 'operator')".encode())
-        id = failed(conn)
-        with browsing(app(people.dsn(database, "steers"), operate=True)) as browser:
-            form = browser.form(f"/act/instance/retry?id={id}")
-            conn.execute(f"revoke execute on function gd_retry(bigint, text, jsonb) from {role}".encode())
-            answer = browser.client.post(f"/act/instance/retry?id={id}", data=form)
-            assert answer.status_code == 403
-            assert "gd_retry" in text_of(answer)
-            assert "/act/instance/retry" not in browser.get(f"/instances/{id}").text
-        assert status(conn, id) == "failed"
-
-
-def test_operating_may_depend_on_the_user(db: Database, conn: Conn) -> None:
-    id = failed(conn)
-    made = app(db.dsn, operate=lambda user: user == "ada", user_header="X-User")
-    with browsing(made) as browser:
-        path = f"/act/instance/retry?id={id}"
-        browser.get(path, 403, headers={"X-User": "bob"})
-        browser.get(path, 200, headers={"X-User": "ada"})

@@ -1,41 +1,30 @@
-"""In a real browser: find an order that is stuck, read why, retry it, see it finish; keys; a narrow screen.
+"""In a real browser: find an order that is stuck, read why, retry it, see it finish; keys; what stays while it changes.
 
 Needs Chromium and its driver: apt-get install chromium chromium-driver.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
-from axe_core_python.selenium import Axe
 from conftest import Database
-from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.remote.webelement import WebElement
-from support.cli import commit_for
+from support.chromium import NEEDED, TOKEN, Chromium
 from support.engine import running
 from support.proxy import Proxy
 from support.wait import wait_until
 from support.web import serving
 
 import gendurable_py as gd
-from gendurable_py import FSM, Await, Context, Done, Engine, Next, calls, step
+from gendurable_py import FSM, Await, Context, Done, Engine, Next, step
 from gendurable_py.web import app
 
 Conn = psycopg.Connection[Any]
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None or DRIVER is None, reason="no Chromium here: apt-get install chromium chromium-driver"
-)
+pytestmark = [NEEDED, pytest.mark.timeout(400)]
 
 
 class Order(FSM, name="browser.order", queue="orders", history="steps"):
@@ -52,85 +41,9 @@ class Order(FSM, name="browser.order", queue="orders", history="steps"):
         return Done({"paid": True}) if ctx.signal("paid") else Await("paid", ctx.state)
 
 
-class Chromium:
-    """A page, and what is on it."""
-
-    def __init__(self, driver: webdriver.Chrome) -> None:
-        self.driver = driver
-
-    def text(self) -> str:
-        return self.driver.find_element(By.TAG_NAME, "body").text
-
-    def shows(self, *texts: str, without: str = "", timeout: float = 30) -> None:
-        try:
-            wait_until(lambda: self._has(texts, without), timeout)
-        except TimeoutError:
-            raise AssertionError(f"{texts} (without {without!r}) are not to be seen:\n{self.text()}") from None
-
-    def _has(self, texts: tuple[str, ...], without: str) -> bool:
-        try:
-            text = self.text()
-        except Exception:  # noqa: BLE001 - the page changes under the driver
-            return False
-        return all(said in text for said in texts) and not (without and without in text)
-
-    def click(self, word: str) -> None:
-        """A link or a button, by its word."""
-        found = [
-            element
-            for element in self.driver.find_elements(By.CSS_SELECTOR, "a, button")
-            if element.text.strip() == word and element.is_displayed()
-        ]
-        assert found, f"no {word!r} on the page:\n{self.text()}"
-        found[0].click()
-
-    def press(self, *keys: str) -> None:
-        self.driver.switch_to.active_element.send_keys(*keys)
-
-    def field(self, name: str) -> WebElement:
-        return self.driver.find_element(By.NAME, name)
-
-    def troubles(self) -> list[str]:
-        """What the browser has complained about: scripts that fail, what the policy refuses."""
-        return [
-            entry["message"]
-            for entry in self.driver.get_log("browser")
-            if entry["level"] == "SEVERE" and "favicon" not in entry["message"]
-        ]
-
-
-@pytest.fixture(scope="module")
-def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM or ""
-    for argument in (
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-dev-shm-usage",
-        "--window-size=1280,900",
-    ):
-        options.add_argument(argument)
-    # not below the clone, which others may not read
-    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('chromium')}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    service = webdriver.ChromeService(DRIVER, log_output=subprocess.DEVNULL)
-    made = webdriver.Chrome(options, service)
-    yield made
-    made.quit()
-
-
-@pytest.fixture
-def page(driver: webdriver.Chrome) -> Chromium:
-    driver.set_window_size(1280, 900)
-    driver.get("about:blank")
-    driver.get_log("browser")
-    return Chromium(driver)
-
-
 def test_a_stuck_order_is_found_understood_retried_and_seen_to_finish(db: Database, conn: Conn, page: Chromium) -> None:
     engine = Engine(db.dsn, [Order], {"orders": 4}, poll_interval=0.1)
-    with running(engine), serving(app(db.dsn, operate=True, token="a long token", refresh=0.2)) as address:
+    with running(engine), serving(app(db.dsn, operate=True, token=TOKEN, refresh=0.2)) as address:
         ids = [gd.insert(conn, Order, {"n": n, "address": "here" if n != 3 else ""}) for n in range(5)]
         stuck = ids[3]
         wait_until(lambda: gd.get(conn, stuck or 0)["status"] == "failed")  # type: ignore[index]
@@ -138,7 +51,7 @@ def test_a_stuck_order_is_found_understood_retried_and_seen_to_finish(db: Databa
         page.driver.get(address)
         page.shows("Who are you?")
         page.field("name").send_keys("ada")
-        page.field("token").send_keys("a long token", Keys.ENTER)
+        page.field("token").send_keys(TOKEN, Keys.ENTER)
         page.shows("Overview", "live", "order # has no address")
         page.click(str(stuck))
         page.shows('It has ended as "failed"', "order 3 has no address", "ValueError", "start")
@@ -168,6 +81,33 @@ def test_the_page_says_when_the_server_is_away_and_goes_on(db: Database, conn: C
         gd.insert(conn, "order", queue="another")
         proxy.refusing = False
         page.shows("live", "another", without="does not answer")
+
+
+def test_all_but_the_live_parts_works_without_scripts(db: Database, conn: Conn, page: Chromium) -> None:
+    id = gd.insert(conn, "order", {"n": 1}, delay=3600)
+    page.driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    try:
+        with serving(app(db.dsn, operate=True, token=TOKEN)) as address:
+            page.driver.get(address)
+            page.field("name").send_keys("ada")
+            page.field("token").send_keys(TOKEN, Keys.ENTER)
+            page.shows("Overview", without="live")
+            page.field("q").send_keys(str(id), Keys.ENTER)
+            page.shows(f"order {id}", "runnable", "n 1", "ago")
+            page.click("Pause")
+            page.click("Pause it")
+            page.shows("Done: pause.", "paused")
+            page.click("Instances")
+            page.field("fsm").send_keys("order", Keys.ENTER)
+            page.click("Cancel these…")
+            page.shows("1 instance fit")
+            page.click("Cancel 1 instance")
+            page.shows("1 of 1 done")
+            page.click("Leave")
+            page.shows("Who are you?")
+    finally:
+        page.driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+    assert gd.count(conn, {"status": "cancelled"}).instances == 1
 
 
 def test_focus_and_what_was_opened_stay_while_the_page_changes(db: Database, conn: Conn, page: Chromium) -> None:
@@ -215,114 +155,97 @@ def test_keys_search_and_walk_through_rows(db: Database, conn: Conn, page: Chrom
         assert page.troubles() == []
 
 
-def test_no_page_is_wider_than_a_phone(db: Database, conn: Conn, page: Chromium, tmp_path: Path) -> None:
-    id = gd.insert(
-        conn, "a machine with a long name " * 5, {"text": "x" * 500}, partition_key="k" * 300, queue="q" * 200
-    )
-    paths = ("/", "/queues", "/instances", f"/instances/{id}", "/failures", "/machines", "/limits", "/doctor", "/audit",
-             f"/act/instance/edit?id={id}")  # fmt: skip
+def test_keys_reach_every_page_and_do_nothing_in_a_field(db: Database, conn: Conn, page: Chromium) -> None:
+    with serving(app(db.dsn)) as address:
+        page.driver.get(address + "/audit")
+        for key, path in (("o", "/"), ("q", "/queues"), ("i", "/instances"), ("f", "/failures"), ("m", "/machines"),
+                          ("w", "/workers")):  # fmt: skip
+            page.driver.find_element(By.TAG_NAME, "body").send_keys("g", key)
+            wait_until(lambda path=path: page.driver.current_url == address + path, 10)  # type: ignore[misc]
+            page.shows("live")
+        # where there are no rows, j and k are no mistake
+        page.driver.find_element(By.TAG_NAME, "body").send_keys("j", "k")
+        page.driver.find_element(By.TAG_NAME, "body").send_keys("/")
+        page.press("gq?jk/")
+        assert page.field("q").get_property("value") == "gq?jk/"
+        assert not page.driver.find_element(By.ID, "keys").is_displayed()
+        page.press(Keys.ESCAPE)
+        page.press("?")
+        page.shows("next, previous row")
+        # the dialog has the focus, and gives it back
+        assert page.driver.execute_script("return document.getElementById('keys').contains(document.activeElement)")
+        page.press(Keys.ESCAPE)
+        assert not page.driver.find_element(By.ID, "keys").is_displayed()
+        assert page.troubles() == []
+
+
+ORDER = """
+const seen = [];
+const reached = "a[href], button, input:not([type=hidden]), textarea, summary, [tabindex='0']";
+for (const one of document.querySelectorAll(reached)) {
+    if (one.checkVisibility()) seen.push(one);
+}
+return [seen.length, seen.every((one) => one.tabIndex === 0)];
+"""
+
+
+def test_the_focus_goes_through_a_page_as_it_is_read(db: Database, conn: Conn, page: Chromium) -> None:
+    id = gd.insert(conn, "order", {"a": {"b": 1}}, delay=3600)
     with serving(app(db.dsn, operate=True)) as address:
-        # narrower than a window may be
-        size = {"width": 375, "height": 800, "deviceScaleFactor": 1, "mobile": True}
-        page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-        try:
-            for path in paths:
-                page.driver.get(address + path)
-                wide = page.driver.execute_script("return document.documentElement.scrollWidth")
-                assert wide <= 375, (path, wide)
-        finally:
-            page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        for path in ("/", "/instances?fsm=order", f"/instances/{id}", f"/act/instance/edit?id={id}"):
+            page.driver.get(address + path)
+            # nothing takes part in an order of its own
+            count, plain = page.driver.execute_script(ORDER)
+            assert plain, path
+            page.press(Keys.TAB)
+            assert page.driver.switch_to.active_element.text == "To the content"
+            met, box = [], page.driver.switch_to.active_element
+            for _ in range(count - 1):
+                page.press(Keys.TAB)
+                box = page.driver.switch_to.active_element
+                met.append(box)
+                # one sees where it is
+                assert page.driver.execute_script(
+                    "return getComputedStyle(arguments[0]).outlineStyle !== 'none' && arguments[0].checkVisibility()",
+                    box,
+                ), (path, box.get_attribute("outerHTML"))
+            placed = page.driver.execute_script(
+                "return arguments[0].every((one, place, all) => place === 0 ||"
+                " Boolean(all[place - 1].compareDocumentPosition(one) & Node.DOCUMENT_POSITION_FOLLOWING))",
+                met,
+            )
+            assert placed, path
+            # the search, the pages, the content
+            assert met[0].text or met[0].get_attribute("class") == "site"
+            assert met[1].get_attribute("id") == "q"
+        # past all that stands on every page
+        page.driver.get(f"{address}/instances/{id}")
+        page.press(Keys.TAB, Keys.ENTER)
+        page.press(Keys.TAB)
+        assert page.driver.execute_script("return document.getElementById('main').contains(document.activeElement)")
 
 
-def test_axe_finds_nothing_serious_on_any_page(db: Database, conn: Conn, page: Chromium) -> None:
-    ids = filled(conn)
-    with serving(app(db.dsn, operate=True, token="a long token")) as address:
-        page.driver.get(address + "/login")
-        found = {"/login": serious(page)}
-        page.field("token").send_keys("a long token", Keys.ENTER)
-        page.shows("Overview")
-        for path in (
-            *(
-                "/",
-                "/queues",
-                "/queue?name=default",
-                "/instances",
-                "/instances?status=failed",
-                "/failures",
-                "/machines",
-            ),
-            *(f"/instances/{id}" for id in ids),
-            *(f"/instances/{ids[0]}/history", "/machine?name=order", "/line?key=customer:1", "/schedules", "/limits"),
-            *("/workers", "/worker?name=w1", "/pauses", "/doctor", "/audit", "/instances?status=what", "/nothing"),
-            *(f"/act/instance/edit?id={ids[0]}", "/act/many/cancel?fsm=order", "/act/everything/hold"),
-        ):
-            # in the dark, the pages that between them have all colours
-            dark = ("dark",) if path in ("/", f"/instances/{ids[0]}", "/doctor", "/machine?name=order") else ()
-            for scheme in ("light", *dark):
-                media = [{"name": "prefers-color-scheme", "value": scheme}]
-                page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": media})
-                page.driver.get(address + path)
-                found[f"{path} {scheme}"] = serious(page)
-    assert {path: said for path, said in found.items() if said} == {}
+SHIFTS = """
+window.shifted = [];
+// a number that has grown begins further to the left: that is itself, and not a box beside it
+const moved = (one) => one.sources.filter(({node}) => node && node.nodeType === 1).map(({node}) => node.outerHTML);
+new PerformanceObserver((list) => { for (const one of list.getEntries()) window.shifted.push(...moved(one)); })
+    .observe({type: "layout-shift", buffered: false});
+"""
 
 
-def serious(page: Chromium) -> list[str]:
-    """What axe says that is serious or worse, with the first place of each."""
-    page.driver.execute_script("document.body.dataset.live = 'no'")
-    results = Axe().run(page.driver)
-    return [
-        f"{one['id']}: {one['nodes'][0]['html'][:200]} {one['nodes'][0]['failureSummary'][:200]}"
-        for one in results["violations"]
-        if one["impact"] in ("serious", "critical")
-    ]
-
-
-def filled(conn: Conn) -> list[int]:
-    """Instances that have everything that can be shown."""
-    options = {"history": "states", "steps": ["start", "pay", "end"]}
-    gd.register(conn, "order", version=1, initial_step="start", queue="default", options=options)
-    failed = gd.insert(conn, "order", {"card": {"no": 1, "valid": True, "of": None}}, partition_key="customer:1")
-    commit_for(conn, failed, "next", step="pay")
-    commit_for(conn, failed, "stop", reason="no card", traceback="Traceback:\n  pay.py\nKeyError")
-    waits = gd.insert(conn, "order", {"n": 1}, partition_key="customer:1")
-    commit_for(conn, waits, "await", signals=["paid"])
-    gd.signal(conn, waits or 0, "payed", {"sum": 1})
-    parent = gd.insert(conn, "order")
-    commit_for(conn, parent, "schedule_childs", step="end", childs=[{"fsm": "order"}, {"fsm": "order"}])
-    calls.set_rate_limit(conn, "mail", 1, 60)
-    gd.insert(conn, "mail", rate_limit="mail", queue="slow")
-    gd.schedule(conn, "nightly", "0 6 * * *", "mail")
-    calls.pause_queue(conn, "slow")
-    calls.hold_all(conn, "a restored copy")
-    calls.hello(
-        conn, "w1", {"queues": {"default": 4}, "machines": [["order", 1, ["start"]]], "host": "web-3", "pid": 7}
-    )
-    return [id for id in (failed, waits, parent) if id is not None]
-
-
-SCREENS = Path(__file__).resolve().parents[2] / "docs" / "screens"
-
-
-def test_the_screens_of_the_docs_can_be_taken(db: Database, conn: Conn, page: Chromium, tmp_path: Path) -> None:
-    # GENDURABLE_SCREENS=1 writes those of the docs: a picture is another one with each font.
-    folder = SCREENS if os.environ.get("GENDURABLE_SCREENS") else tmp_path
-    folder.mkdir(exist_ok=True)
-    ids = filled(conn)
-    calls.release_hold(conn)
-    told = [["order", step, outcome, 40 + 9 * n, 1.5] for n, (step, outcome) in enumerate(
-        (("start", "next"), ("pay", "done"), ("pay", "await"), ("pay", "error"))
-    )]  # fmt: skip
-    calls.hello(conn, "w1", {"queues": {"default": 4}, "host": "web-3", "counters": {"no": 1, "rows": told}})
-    with serving(app(db.dsn, operate=True, auth=lambda request: "ada")) as address:
-        for name, path in (("overview", "/"), ("instance", f"/instances/{ids[0]}"), ("machine", "/machine?name=order")):
-            for scheme, wide, tall in (("light", 1280, 900), ("dark", 1280, 900), ("light", 375, 800)):
-                media = [{"name": "prefers-color-scheme", "value": scheme}]
-                page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": media})
-                size = {"width": wide, "height": tall, "deviceScaleFactor": 1, "mobile": wide < 500}
-                page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-                page.driver.get(address + path)
-                page.shows("live")
-                taken = folder / f"{name}-{'phone' if wide < 500 else scheme}.png"
-                assert page.driver.save_screenshot(str(taken))
-                assert taken.stat().st_size > 10_000
-    page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+def test_nothing_moves_when_numbers_change_or_the_database_goes_away(db: Database, conn: Conn, page: Chromium) -> None:
+    gd.insert(conn, "order", queue="a")
+    with Proxy(db.dsn) as proxy, serving(app(proxy.dsn, refresh=0.2, patience=1)) as address:
+        for path, shows in (("/", "1,235"), ("/queues", "2,469")):
+            page.driver.get(address + path)
+            page.shows("live")
+            page.driver.execute_script(SHIFTS)
+            gd.insert_many(conn, [{"fsm": "order", "queue": "a", "priority": 1}] * 1234)
+            page.shows(shows)
+            proxy.refusing = True
+            proxy.cut()
+            page.shows("The database does not answer")
+            proxy.refusing = False
+            page.shows("live", without="does not answer")
+            assert page.driver.execute_script("return window.shifted") == [], path

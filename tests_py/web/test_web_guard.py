@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import re
 import subprocess
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg
@@ -18,8 +19,7 @@ from support.web import Browser, browsing, fields_of, serving, text_in, text_of
 
 import gendurable_py as gd
 from gendurable_py.errors import InvalidArgument
-from gendurable_py.web import app
-from gendurable_py.web.access import Access
+from gendurable_py.web import app, guesses
 from gendurable_py.web.settings import Settings, key_of
 
 Conn = psycopg.Connection[Any]
@@ -37,13 +37,11 @@ def test_who_has_the_token_gets_in(db: Database, caplog: pytest.LogCaptureFixtur
         browser.get("/static/app.css")
         wrong = browser.client.post("/login", data={"token": "another one", "name": "ada"})
         assert wrong.status_code == 401
-        assert "gendurable_session" not in wrong.cookies
+        assert not _session(wrong)
 
         answer = browser.client.post("/login?to=/queues", data={"token": TOKEN, "name": "ada"})
         assert (answer.status_code, answer.headers["location"]) == (303, "/queues")
-        cookie = next(
-            value for value in answer.headers.get_list("set-cookie") if value.startswith("gendurable_session")
-        )
+        cookie = _session(answer)
         assert {"HttpOnly", "SameSite=lax", "Path=/"} <= set(cookie.split("; "))
         assert TOKEN not in cookie
         page = browser.get("/queues")
@@ -53,6 +51,12 @@ def test_who_has_the_token_gets_in(db: Database, caplog: pytest.LogCaptureFixtur
         assert leave.status_code == 303
         browser.get("/queues", 303)
     assert TOKEN not in caplog.text
+
+
+def _session(answer: Any) -> str:
+    """The cookie of the session, as it is set."""
+    found = [value for value in answer.headers.get_list("set-cookie") if value.startswith("gendurable_session_")]
+    return found[0] if found else ""
 
 
 def _proof(page: str) -> str:
@@ -73,8 +77,8 @@ def test_a_program_sends_the_token_as_a_bearer(db: Database, conn: Conn) -> None
 
 def test_a_session_that_was_made_up_or_changed_is_none(db: Database) -> None:
     with browsing(app(db.dsn, token=TOKEN)) as browser:
-        browser.client.post("/login", data={"token": TOKEN, "name": "ada"})
-        right = browser.client.cookies["gendurable_session"]
+        cookie = _session(browser.client.post("/login", data={"token": TOKEN, "name": "ada"}))
+        called, _, right = cookie.partition(";")[0].partition("=")
         until, name, proof = right.split(".")
         for wrong in (
             "",
@@ -86,21 +90,91 @@ def test_a_session_that_was_made_up_or_changed_is_none(db: Database) -> None:
             "%C3%A9",
         ):
             browser.client.cookies.clear()
-            browser.get("/", 303, headers={"Cookie": f"gendurable_session={wrong}"})
-        browser.get("/", 200, headers={"Cookie": f"gendurable_session={right}"})
+            browser.get("/", 303, headers={"Cookie": f"{called}={wrong}"})
+        browser.get("/", 200, headers={"Cookie": f"{called}={right}"})
+        port = browser.client.base_url.port
     with browsing(app(db.dsn, token=TOKEN + "!")) as browser:
-        browser.get("/", 303, headers={"Cookie": f"gendurable_session={right}"})
+        # under the name of that port, so that it is the cookie of this dashboard
+        browser.get("/", 303, headers={"Cookie": f"{called}={right}", "Host": f"127.0.0.1:{port}"})
 
 
-def test_after_many_wrong_tokens_none_is_right_for_a_while() -> None:
-    access = Access(Settings(token=TOKEN))
-    assert access.fits(TOKEN, "10.0.0.1")
-    assert not any(access.fits(f"guess {number}", "10.0.0.1") for number in range(10))
-    assert not access.fits(TOKEN, "10.0.0.1")
-    # who guesses keeps nobody else out
-    assert access.fits(TOKEN, "10.0.0.2")
-    assert not any(access.fits("guess", f"10.0.{number // 250}.{number % 250}") for number in range(5000))
-    assert len(access._failures) <= 1000
+def test_who_has_the_token_gets_in_whoever_else_guesses(
+    db: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    # behind a proxy all of them come from one address
+    waits: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+
+    monkeypatch.setattr(guesses, "asyncio", SimpleNamespace(sleep=sleep))
+    through = {"X-Forwarded-For": "10.9.9.9, 10.0.0.7"}
+    with browsing(app(db.dsn, token=TOKEN)) as browser:
+        for number in range(10):
+            browser.get("/", 401, headers={"Authorization": f"Bearer guess {number}", "Accept": "text/plain"})
+        assert waits == []
+        for number in range(10):
+            answer = browser.client.post("/login", data={"token": f"guess {number}"}, headers=through)
+            assert answer.status_code == 401
+        assert len(waits) == 10
+        assert min(waits) > 0
+        browser.get("/", headers={"Authorization": f"Bearer {TOKEN}"})
+        assert browser.client.post("/login", data={"token": TOKEN}).status_code == 303
+        browser.get("/")
+        assert len(waits) == 10
+    # it is told once, with the address of the browser and without what was tried
+    [said] = [record.getMessage() for record in caplog.records if record.name == "gendurable.web"]
+    assert said == "many wrong tokens for the dashboard; one came from '10.0.0.7'"
+
+
+def test_what_waits_for_its_refusal_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting = 0
+    most = 0
+
+    async def guess() -> None:
+        let_go = asyncio.Event()
+
+        async def sleep(seconds: float) -> None:
+            nonlocal waiting, most
+            waiting += 1
+            most = max(most, waiting)
+            await let_go.wait()
+            waiting -= 1
+
+        monkeypatch.setattr(guesses, "asyncio", SimpleNamespace(sleep=sleep))
+        kept = guesses.Guesses()
+        tries = [asyncio.ensure_future(kept.add("10.0.0.1")) for _ in range(1000)]
+        done, held = await asyncio.wait(tries, return_when=asyncio.FIRST_COMPLETED)
+        assert (len(done), len(held)) == (900, 100)
+        let_go.set()
+        await asyncio.gather(*held)
+
+    asyncio.run(guess())
+    assert (most, waiting) == (100, 0)
+
+
+def test_dashboards_of_one_host_do_not_take_each_others_cookies(db: Database, conn: Conn) -> None:
+    # browsers know no ports, and send the cookies of / to all paths
+    id = gd.insert(conn, "order")
+    one, two = (app(db.dsn, token=f"{TOKEN} {number}", operate=True) for number in (1, 2))
+    inner = app(db.dsn, token=f"{TOKEN} 3", operate=True)
+    outer = Starlette(routes=[Mount("/jobs", inner), Mount("/", two)])
+    with browsing(one) as first, browsing(outer) as second, browsing(outer, "/jobs") as third:
+        jar: dict[str, str] = {}
+        for browser, number in ((first, 1), (second, 2), (third, 3)):
+            browser.client.headers["Cookie"] = "; ".join(f"{name}={value}" for name, value in jar.items())
+            answer = browser.client.post("/login", data={"token": f"{TOKEN} {number}"})
+            assert answer.status_code == 303
+            for cookie in answer.headers.get_list("set-cookie"):
+                name, _, value = cookie.partition(";")[0].partition("=")
+                assert name not in jar
+                jar[name] = value
+            browser.client.cookies.clear()
+        assert len(jar) == 6
+        for browser in (first, second, third):
+            browser.client.headers["Cookie"] = "; ".join(f"{name}={value}" for name, value in jar.items())
+            browser.send(f"/act/instance/pause?id={id}")
+            browser.send(f"/act/instance/resume?id={id}")
 
 
 def test_cookies_are_secure_where_the_browser_came_over_https(db: Database) -> None:
@@ -145,8 +219,8 @@ def test_names_and_tokens_are_read_as_they_are_sent(db: Database) -> None:
     with browsing(app(db.dsn, user_header="X-User")) as browser:
         for sent, seen in ((b"Zo\xc3\xab", "Zoë"), (b"Zo\xeb", "Zoë"), (b"ada", "ada")):
             assert seen in text_of(browser.get("/", headers=[(b"X-User", sent)]))
-    with browsing(app(db.dsn, token="schlüssel")) as browser:
-        browser.get("/", headers=[(b"Authorization", "Bearer schlüssel".encode())])
+    with browsing(app(db.dsn, token="schlüssel zum haus")) as browser:
+        browser.get("/", headers=[(b"Authorization", "Bearer schlüssel zum haus".encode())])
 
 
 def test_the_mounting_app_says_who_it_is(db: Database) -> None:
@@ -269,30 +343,8 @@ def test_what_a_function_of_a_migration_raises_is_redacted(db: Database, conn: C
             assert ("secret" in page, "[redacted]" in page) == (shows, not shows)
 
 
-def test_a_dashboard_under_a_prefix_stays_there(db: Database, conn: Conn) -> None:
-    id = gd.insert(conn, "order", queue="a")
-    outer = Starlette(routes=[Mount("/ops/jobs", app(db.dsn, operate=True, token=TOKEN))])
-    with browsing(outer, "/ops/jobs") as browser:
-        to = browser.get("/queues", 303).headers["location"]
-        assert to == "/ops/jobs/login?to=%2Fqueues"
-        found = browser.client.post("/login?to=/queues", data={"token": TOKEN})
-        assert found.headers["location"] == "/ops/jobs/queues"
-        for path in ("/", f"/instances/{id}", f"/act/instance/cancel?id={id}"):
-            page = browser.get(path).text
-            for link in _links(page):
-                assert link.startswith("/ops/jobs/"), link
-        answer = browser.send(f"/act/instance/cancel?id={id}")
-        assert answer.headers["location"] == f"/ops/jobs/instances/{id}?did=cancel"
-        assert "live_head" in dict(browser.events(f"/instances/{id}").__next__()[1])
-        browser.get("/static/app.js")
-
-
-def _links(page: str) -> list[str]:
-    return re.findall(r'(?:href|src|action)="([^"#]+)"', page)
-
-
 def test_arguments_that_are_not_valid_are_refused() -> None:
-    for wrong in ({"token": "short"}, {"token": ""}, {"refresh": 0}, {"patience": 1000}):
+    for wrong in ({"token": "fifteen letters"}, {"token": ""}, {"refresh": 0}, {"patience": 1000}):
         with pytest.raises(InvalidArgument):
             app("", **wrong)  # type: ignore[arg-type]
     with pytest.raises(InvalidArgument):
@@ -307,7 +359,9 @@ def test_the_forms_of_several_processes_fit_each_other(db: Database, conn: Conn)
     with browsing(app(db.dsn, operate=True, secret="shared by all")) as one:
         form, cookies = fields_of(one.get(path).text), one.client.cookies
         with browsing(app(db.dsn, operate=True, secret="shared by all")) as two:
+            # browsers know them by one name
             two.client.cookies = cookies
+            two.client.headers["Host"] = f"127.0.0.1:{one.client.base_url.port}"
             assert two.client.post(path, data=form).status_code == 303
 
 

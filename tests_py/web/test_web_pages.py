@@ -9,6 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 from conftest import Database
+from starlette.datastructures import QueryParams
 from support.cli import commit_for
 from support.web import Browser, browsing, text_in, text_of
 
@@ -16,6 +17,7 @@ import gendurable_py as gd
 from gendurable_py import calls
 from gendurable_py.web import app
 from gendurable_py.web.application import _PAGES
+from gendurable_py.web.query import asked_by, filter_of, query
 
 Conn = psycopg.Connection[Any]
 
@@ -133,6 +135,63 @@ def test_the_pages_of_a_list_have_every_instance_once(db: Database, conn: Conn) 
             path = link[1].replace("&amp;", "&") + "&limit=50" if link else None
         assert len(found) == len(set(found)) == 120
         assert found == sorted(found, reverse=True)
+
+
+def test_filters_have_names_and_their_addresses_are_short(db: Database, conn: Conn) -> None:
+    id = gd.insert(conn, "order")
+    commit_for(conn, id, "stop", reason="no card")
+    mine = {"My orders": "/instances?fsm=order&status=failed,open", "Open": "status=open&queue=default"}
+    with browsing(app(db.dsn, filters=mine)) as browser:
+        page = browser.get("/instances").text
+        offered = re.findall(r'<nav class="saved".*?</nav>', page, re.DOTALL)[0]
+        links = {word: link.replace("&amp;", "&") for link, word in re.findall(r'href="([^"]+)">([^<]+)<', offered)}
+        # those of the dashboard come first, and take the places of usual ones
+        assert [*links][:2] == [*mine]
+        assert links["My orders"] == "/instances?fsm=order&status=failed%2Copen"
+        assert links["Open"] == "/instances?status=open&queue=default"
+        assert len(links) == len(set(links)) > 4
+        for word, link in links.items():
+            shown = browser.get(link).text
+            assert re.findall(r'aria-current="true">([^<]+)<', shown) == [word]
+        page = browser.get(links["My orders"]).text
+        assert f'id="i{id}"' in page
+        assert "<title>Instances: status failed,open, fsm order" in page
+        # what a form leaves empty is not in the address
+        answer = browser.get("/instances?status=&fsm=order&step=&error=a+b", 303)
+        assert answer.headers["location"] == "/instances?fsm=order&error=a+b"
+    for wrong in (
+        {"x": "fms=order"},
+        {"x": "status=faled"},
+        {"x": ""},
+        {"x": "order"},
+        {"x": "after=1"},
+        {" ": "fsm=a"},
+    ):
+        with pytest.raises(gd.errors.InvalidArgument):
+            app(db.dsn, filters=wrong)
+
+
+FILTERS: tuple[dict[str, Any], ...] = (
+    {"fsm": "order", "status": ["failed", "cancelled"]},
+    {"id": [1, 2], "stuck_for_ms": 90_500},
+    {"attributes": {"a": "b c"}, "meta": {"n": [1]}, "version": 2, "finished_after": "2026-01-01T00:00:00+00:00"},
+    {"status": "failed", "error": "a & b = ü", "partition_prefix": "x:"},
+)
+
+
+@pytest.mark.parametrize("filter", FILTERS)
+def test_a_filter_of_the_audit_is_a_list(filter: dict[str, Any]) -> None:
+    asked = asked_by(filter)
+    assert asked is not None
+    found = filter_of(QueryParams(query(**asked).removeprefix("?")))
+    several = {name: [value] if name in ("status", "id") and not isinstance(value, list) else value
+               for name, value in filter.items()}  # fmt: skip
+    assert found == several
+
+
+@pytest.mark.parametrize("nothing", [None, "fsm order", [], {}, {"fms": 1}, {"status": ["faled"]}, {"fsm": "x [cut]"}])
+def test_what_is_no_filter_is_no_list(nothing: Any) -> None:
+    assert asked_by(nothing) is None
 
 
 def test_the_search_finds_ids_keys_machines_and_errors(browser: Browser, ids: dict[str, int]) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 _LONGEST = 60
+_DEEPEST = 20
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+')
 
 
 def shown(value: object, most: int = _LONGEST) -> str:
@@ -19,6 +23,21 @@ def readable(value: object, length: int | None = None) -> str:
     text = "" if value is None else str(value)
     text = "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
     return f"{text}\n… cut: the whole has {length:,} characters" if length else text
+
+
+def indented(text: str) -> str:
+    """JSON on lines of its own, every string and number as it is written: a float of Python has 17 digits."""
+    made: list[str] = []
+    depth, opened = 0, False
+    for token in _TOKEN.findall(text):
+        closes = token in ("}", "]")
+        depth -= closes
+        if opened is not closes:
+            made.append("\n" + "  " * min(depth, _DEEPEST))
+        made.append({",": ",\n" + "  " * min(depth, _DEEPEST), ":": ": "}.get(token, token))
+        opened = token in ("{", "[")
+        depth += opened
+    return "".join(made)
 
 
 def status_of(status: str, paused: object) -> str:

@@ -25,7 +25,7 @@ from ...errors import GendurableError
 from . import conf
 from ._acting import Acting, acting, note
 from ._changelist import SEARCH_HELP, ByMachine, ByQueue, ByStatus, InstanceList, Stuck
-from ._texts import readable, shown, status_of
+from ._texts import indented, readable, shown, status_of
 from .calling import connection, translated, wrapper_of
 from .models import Instance, Queue, Schedule, Worker
 
@@ -180,7 +180,7 @@ def _look(conn: psycopg.Connection[Any], id: int, after: int) -> dict[str, Any] 
         "facts": _facts(row),
         "status": status_of(str(row["status"]), row["paused_at"]),
         "texts": [
-            (name, readable(_pretty(row[name], name in large), large.get(name)))
+            (name, readable(_laid_out(row[name], name in large), large.get(name)))
             for name in ("state", "result", "meta")
             if row[name] not in (None, "null", "{}") or name == "state"
         ],
@@ -224,13 +224,8 @@ def _facts(row: dict[str, Any]) -> list[tuple[str, str]]:
     return facts + ([("inbox", shown(", ".join(inbox), 1000))] if inbox else [])
 
 
-def _pretty(text: Any, is_cut: bool) -> str:
-    if is_cut or text is None:
-        return str(text or "")
-    try:
-        return json.dumps(json.loads(text), indent=2, ensure_ascii=False)
-    except (ValueError, RecursionError):
-        return str(text)
+def _laid_out(text: Any, is_cut: bool) -> str:
+    return str(text or "") if is_cut else indented(str(text or ""))
 
 
 def _cut(text: str | None) -> str:

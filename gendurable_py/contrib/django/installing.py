@@ -9,13 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 import psycopg
-from django.db import router
+from django.db import router, transaction
 from django.db.migrations.exceptions import IrreversibleError
 from django.db.migrations.operations.base import Operation
 
 from ... import calls
 from ...calls import viewing
-from ...install import ensure, installed, plain_script, remove, version
+from ...install import ensure, installed, lock, plain_script, remove, version
 from . import conf
 from .calling import connection, need_postgresql, translated
 
@@ -61,14 +61,15 @@ class Install(Operation):
         if schema_editor.collect_sql:
             schema_editor.collected_sql.append("-- removes gendurable, unless it has instances or rules")
             return
-        conn = connection(schema_editor.connection.alias)
-        with translated(schema_editor.connection):
-            found = _what_would_be_lost(conn)
-            if found:
-                raise IrreversibleError(
-                    f"gendurable in the database {schema_editor.connection.alias!r} has {found}, and this would remove "
-                    "them. Say so yourself: manage.py gendurable uninstall; then migrate again."
-                )
+        alias = schema_editor.connection.alias
+        conn = connection(alias)
+        with translated(schema_editor.connection), transaction.atomic(using=alias):
+            if installed(conn) is None:
+                return
+            _refuse_losses(conn, alias)
+            # Whoever writes now waits, and then finds nothing: so look again at what was written before.
+            lock(conn)
+            _refuse_losses(conn, alias)
             remove(conn)
 
 
@@ -85,10 +86,17 @@ def _as_sql(first: bool) -> list[str]:
     return [f"-- gendurable {version()}, the plain script", plain_script()] if first else [note]
 
 
+def _refuse_losses(conn: psycopg.Connection[Any], alias: str) -> None:
+    found = _what_would_be_lost(conn)
+    if found:
+        raise IrreversibleError(
+            f"gendurable in the database {alias!r} has {found}, and this would remove them. "
+            "Say so yourself: manage.py gendurable uninstall; then migrate again."
+        )
+
+
 def _what_would_be_lost(conn: psycopg.Connection[Any]) -> str:
     """In words; empty: nothing."""
-    if installed(conn) is None:
-        return ""
     counted = calls.count(conn, {})
     found = [(counted.instances, "instances")] if counted.instances or not counted.exact else []
     found += [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from typing import Any
@@ -24,6 +25,9 @@ from .forms import Act, Field, Outcome, Plan, Values, checked, given, required
 _OPEN_BELOW = 1000
 # A state beyond that is not put into a form.
 _EDITABLE = 200_000
+# Who is locked for a moment, mostly by a commit, is asked again.
+_TRIES = 5
+_PAUSE = 0.1
 
 
 def _id(params: QueryParams) -> int:
@@ -170,16 +174,20 @@ async def plan_signal(look: Look) -> Plan:
 
 
 async def do_signal(conn: Conn, params: QueryParams, values: Values) -> Outcome:
-    payload = given(values, "payload")
-    answer = await calls.signal(
-        conn,
-        _id(params),
-        required(values, "name"),
-        None if payload is None else document(payload, "payload"),
-        dedup_key=given(values, "dedup_key"),
-    )
-    said = {"duplicate": "It has had a signal with this key before.", "no_target": "It has ended."}
-    return _ended(params, answer == "delivered", said.get(answer, answer), "signal")
+    """By the call for many, which the audit has: what programs signal is not in it."""
+    id, name, payload = _id(params), required(values, "name"), given(values, "payload")
+    brought = None if payload is None else document(payload, "payload")
+    answer = "busy"
+    for turn in range(_TRIES):
+        if answer != "busy":
+            break
+        await asyncio.sleep(_PAUSE * turn)
+        found = await calls.signal_many(conn, [id], name, brought, dedup_key=given(values, "dedup_key"))
+        answer = found.get(id, "none")
+    if answer == "none":
+        raise Missing(f"There is no instance {id} (any more).")
+    said = {"no": "It has ended, or has had a signal with this key before.", "busy": "Somebody has it locked."}
+    return _ended(params, answer == "done", said.get(answer, answer), "signal")
 
 
 async def plan_edit(look: Look) -> Plan:
@@ -273,7 +281,7 @@ ACTS = (
     Act("reschedule", ("gd_reschedule",), plan_reschedule, do_reschedule),
     Act("pause", ("gd_pause",), plan_pause, do_pause),
     Act("resume", ("gd_resume",), plan_resume, do_resume),
-    Act("signal", ("gd_signal",), plan_signal, do_signal),
+    Act("signal", ("gd_signal_many",), plan_signal, do_signal),
     Act("edit", ("gd_edit",), plan_edit, do_edit),
     Act("fork", ("gd_fork",), plan_fork, do_fork),
 )

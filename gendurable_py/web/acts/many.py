@@ -12,6 +12,7 @@ from starlette.datastructures import QueryParams
 
 from ... import calls
 from ..._contract import TERMINAL
+from ...calls import viewing
 from ..look import Look, Page
 from ..query import FILTERS, OPEN, filter_of, only, query
 from ..refusals import Refusal, refusal_of
@@ -179,7 +180,10 @@ async def _do(verb: str, wanted: dict[str, JsonValue], some: list[int], values: 
     """One batch, as far as it still fits: who went on while somebody read the preview is not meant any more."""
     page = await calls.list(conn, {**wanted, "id": [*some]}, None, len(some))
     fit = {row.id for row in page.instances}
-    found = await KINDS[verb][3](conn, [id for id in some if id in fit], values) if fit else {}
+    if not fit:
+        return dict.fromkeys(some, "changed")
+    await viewing.says_which(conn, wanted)
+    found = await KINDS[verb][3](conn, [id for id in some if id in fit], values)
     return dict.fromkeys(some, "changed") | found
 
 

@@ -34,7 +34,9 @@ async def instances(look: Look) -> Page:
     asked = {name: look.params[name] for name in FILTERS if look.params.get(name)}
     return Page(
         "instances.html",
-        "Instances",
+        # what a bookmark is named by
+        "Instances"
+        + "".join(f"{', ' if place else ': '}{name} {text}" for place, (name, text) in enumerate(asked.items())),
         {
             "rows": found,
             "errors": {row.id: look.shown.text(row.fsm, row.last_error) for row in found},

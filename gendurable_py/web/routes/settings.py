@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from ... import calls
-from ...calls import viewing
+from ...calls import ByHand, viewing
 from ..look import Look, Page
-from ..query import count_of, instance_of, needed, only
+from ..query import asked_by, count_of, instance_of, needed, only
 from ..refusals import Missing
+from ..shown import Twig, grown
 from ..words import moment
 
 _PAGE = 100
@@ -154,11 +155,22 @@ async def audit(look: Look) -> Page:
         "audit.html",
         "By hand",
         {
-            "rows": [(row, look.shown.tree("detail", "", row.what) if row.what else None) for row in page.calls],
+            "rows": [_told(look, row) for row in page.calls],
             "next": page.next,
             "asked": {name: look.params.get(name, "") for name in ("id", "call", "actor", "since")},
         },
     )
+
+
+def _told(look: Look, row: ByHand) -> tuple[ByHand, Twig | None, dict[str, str] | None]:
+    """A call, its arguments, and what a list is asked for that has what it was about."""
+    if not row.what:
+        return row, None, None
+    what = look.shown.value("detail", "", row.what)
+    asked = asked_by(what.get("filter")) if isinstance(what, dict) else None
+    if asked and isinstance(what, dict):
+        what = {name: value for name, value in what.items() if name != "filter"}
+    return row, grown(what) if what else None, asked
 
 
 def _text(value: object) -> str | None:

@@ -1,0 +1,110 @@
+"""Journals of claimed flows, which they need before they run: read together, one call a claim.
+
+Large ones are read aside, by pages and one after the other, on a connection that nobody else waits for. A flow whose
+journal cannot be read now is given back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterable
+
+from .._log import logger
+from ..calls import replaying
+from ..calls.replaying import Entries
+from ..machine.claim import ClaimRow
+from .link import TROUBLE, Link
+from .services import Service
+from .work import Holding, Runner, Work, break_off
+
+_DELAY = 1.0
+"""Seconds until a flow is due again whose journal could not be read."""
+
+
+class Journals(Service):
+    """Starts works of flows, with what they have committed before."""
+
+    name = "journals"
+
+    def __init__(
+        self,
+        link: Link,
+        aside: Link,
+        executor: Runner,
+        *,
+        settle: Callable[[list[Work]], None],
+        give_back: Callable[[Iterable[Holding], float], None],
+    ) -> None:
+        super().__init__()
+        self._link = link
+        self._aside = aside
+        self._executor = executor
+        self._settle = settle
+        self._give_back = give_back
+        self._identity: str | None = None
+        self._large: deque[Work] = deque()
+        self._event = asyncio.Event()
+
+    async def begin(self, works: list[Work]) -> None:
+        """Read the journals of these, which were claimed just now, and start them.
+
+        Raises:
+            psycopg.Error: the server could not be asked; they are given back.
+        """
+        try:
+            if self._identity is None:
+                self._identity = await self._link.attempt(replaying.database_identity)
+            found = await self._link.attempt(replaying.journals, [work.row.id for work in works])
+        except BaseException:
+            self._give_back(works, _DELAY)
+            raise
+        for work in works:
+            entries = found.get(work.row.id)
+            if entries is not None:
+                self._begin(work, entries)
+            else:
+                self._large.append(work)
+                self._event.set()
+
+    def _begin(self, work: Work, entries: Entries) -> None:
+        if work.ctx._cancelled:
+            self._settle([work])  # it was lost meanwhile
+            return
+        try:
+            self._executor.prepare(work, entries, self._seed(work.row))
+        except Exception as error:  # noqa: BLE001 - whatever stands in its journal, it costs this flow alone
+            break_off(work, error)
+            self._settle([work])
+        else:
+            self._executor.submit(work)
+
+    def _seed(self, row: ClaimRow) -> str:
+        """What the chance of a flow is drawn from that has no journal yet: the same each time, here and elsewhere."""
+        return hashlib.sha256(f"{self._identity} {row.fsm} {row.id}".encode()).hexdigest()[:32]
+
+    async def run(self) -> None:
+        while True:
+            await self._event.wait()
+            self._event.clear()
+            while self._large:
+                work = self._large.popleft()
+                try:
+                    entries = await self._read_pages(work)
+                except (*TROUBLE, ValueError) as error:
+                    self._give_back([work], _DELAY)
+                    await self._aside.trouble(error)
+                else:
+                    self._begin(work, entries)
+                del work  # nothing is kept while it waits
+            await self._aside.drop()
+
+    async def _read_pages(self, work: Work) -> Entries:
+        entries: Entries = []
+        after: int | None = 0
+        while after is not None and not work.ctx._cancelled:
+            page, after = await self._aside.attempt(replaying.journal_page, work.row.id, after)
+            entries += page
+        logger.debug("a large journal: %s %s has %d entries", work.row.fsm, work.row.id, len(entries))
+        return entries

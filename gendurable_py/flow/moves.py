@@ -1,0 +1,174 @@
+"""What a run of a flow commits next: the outcomes that it can come to, and which of them it is.
+
+They are ordinary outcomes, with the entries of the journal that they add. What is kept goes on in this process; at all
+others the function is gone, and the next claim begins with a replay.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from ..machine.codec import dumps
+from ..machine.describe import describe
+from ..machine.last_resort import encode_error, encode_traceback
+from ..machine.outcome import Cancel
+from ..machine.tracebacks import describe_traceback
+from . import entries
+from .errors import FlowError, find_failed
+from .restart import Restart
+from .state import MOST_ENTRIES, RunState
+from .taking import take
+from .waiting import ChildsWait, SignalWait, StepWait
+
+MOST_BYTES = 8 << 20
+"""Of entries in one outcome; what is more goes next."""
+
+
+class Move(NamedTuple):
+    """An outcome as JSON. ``keep``: the run goes on after its commit, else it is closed. ``parked``: the step of a row
+    that is parked."""
+
+    outcome: bytes
+    keep: bool
+    parked: str | None = None
+
+
+def decide(run: RunState, keep: bool) -> Move | None:
+    """What to commit now that the function is at rest; None: nothing. Steps are to begin, or run, or something is on
+    its way. ``keep``: whether the claim may be kept."""
+    if run.sent or run.closed or run.transacting:
+        return None
+    if run.asked and not run.pressing and run.undisturbed:
+        return None  # a step begins, as it mostly does
+    if run.problem is None and run.fatal is None and not run.undisturbed:
+        take(run)
+    if run.problem is None and run.fatal is None and run.count + len(run.fresh) > MOST_ENTRIES:
+        run.fatal = FlowError(
+            f"the journal has more than {MOST_ENTRIES:,} entries: begin anew with ctx.restart(args), or have children"
+        )
+    if run.problem is not None:
+        return Move(encode_error(run.row, describe(run.problem), describe_traceback(run.problem)), False)
+    if sum(map(len, run.fresh)) > MOST_BYTES and len(run.fresh) > 1:
+        return _go_on(run, keep)
+    if run.fatal is not None:
+        return _stop(run, run.fatal)
+    if run.ended:
+        return _end(run)
+    if run.hand_out is not None:
+        return _go_on(run, keep)
+    if run.asked or run.running:
+        # Without the claim nothing goes on here: what runs is waited for.
+        return _go_on(run, keep) if run.pressing and (keep or not run.running) else None
+    return _park(run)
+
+
+def give_up(run: RunState) -> Move | None:
+    """What is ready, for a claim that is to be given back; None: nothing is."""
+    return None if run.sent or run.closed or not run.pressing else _go_on(run, False)
+
+
+def end_with(run: RunState, name: str, entry: bytes) -> bytes:
+    """The outcome that a transactional step commits itself, with this entry: the claim ends."""
+    added = b",".join([*run.fresh, entry])
+    return _head(run, b"next") + _step(name) + b',"journal":{"at":%d,"add":[%b]}}' % (run.count, added)
+
+
+def _head(run: RunState, kind: bytes) -> bytes:
+    return b'{"id":%d,"claim_no":%d,"kind":"%b"' % (run.row.id, run.row.claim_no, kind)
+
+
+def _step(name: str) -> bytes:
+    return b',"step":' + entries.name_of(name)
+
+
+def _entries(run: RunState) -> bytes:
+    """The entries that are not committed: as many as one outcome may carry."""
+    taken: list[bytes] = []
+    size = 0
+    for entry in run.fresh:
+        size += len(entry)
+        if taken and size > MOST_BYTES:
+            break
+        taken.append(entry)
+    run.sent = len(taken)
+    return b',"journal":{"at":%d,"add":[%b]}' % (run.count, b",".join(taken)) if taken else b""
+
+
+def _go_on(run: RunState, keep: bool) -> Move:
+    made = _head(run, b"next") + _step(run.checkpoint or run.row.step) + _entries(run)
+    if run.used and run.sent == len(run.fresh):
+        made += b',"consume":[%d]' % run.used
+        run.used = 0
+    return Move(made + (b',"keep":true}' if keep else b"}"), keep)
+
+
+def _park(run: RunState) -> Move:
+    nearest = run.nearest()
+    childs = [one for one in run.waiting.values() if isinstance(one, ChildsWait)]
+    names = list(dict.fromkeys(one.name for one in run.waiting.values() if isinstance(one, SignalWait)))
+    left = 0 if nearest is None or nearest.deadline is None else nearest.deadline - run.now()
+    wait = max(1, math.ceil(left * 1000))
+    if childs:
+        if nearest is not None:
+            run.fatal = FlowError(
+                "children beside something with a deadline: await them alone, since a barrier cannot have one"
+            )
+            return _stop(run, run.fatal)
+        inserts = b",".join(one.inserts[1:-1] for one in childs)
+        parked = "(childs)"
+        made = _head(run, b"schedule_childs") + _step(parked) + b',"childs":[' + inserts + b"]"
+    elif names:
+        parked = "(signal)"
+        made = _head(run, b"await") + _step(parked) + b',"signals":' + dumps(names)
+        if nearest is not None:
+            made += b',"timeout_ms":%d' % wait
+    elif nearest is not None:
+        parked = "(retry)" if isinstance(nearest, StepWait) else "(sleep)"
+        made = _head(run, b"next") + _step(parked) + b',"delay_ms":%d' % wait
+    else:
+        run.fatal = FlowError(
+            "the function waits for something that can never come: no step, signal, child or time, and what another "
+            "thread would bring belongs into a step"
+        )
+        return _stop(run, run.fatal)
+    return Move(made + _entries(run) + b"}", False, parked)
+
+
+def _end(run: RunState) -> Move:
+    main = run.main
+    assert main is not None
+    if main.cancelled():
+        return _stop(run, FlowError("the function ended by a cancellation that was its own"))
+    error = main.exception()
+    if isinstance(error, Restart):
+        return _restart(run, error)
+    if error is not None:
+        return _stop(run, error)
+    try:
+        result = main.result()
+        made = _head(run, b"done") + (b"" if result is None else b',"result":' + dumps(result))
+    except Exception as refused:  # noqa: BLE001 - values bring code of their own
+        return _stop(run, refused)
+    return Move(made + _entries(run) + b"}", False)
+
+
+def _restart(run: RunState, asked: Restart) -> Move:
+    run.fresh.clear()
+    run.fresh.append(entries.start(run.now(), asked.seed))
+    run.count = 0
+    text = _entries(run)
+    made = _head(run, b"next") + _step(asked.step) + b',"state":' + asked.state
+    return Move(made + text[:-1] + b',"forget":true}}', False)
+
+
+def _stop(run: RunState, error: BaseException) -> Move:
+    """The end as failed. The journal says which checkpoint it was, for who has it tried again."""
+    decided = isinstance(error, Cancel)
+    failed = None if decided else find_failed(error)
+    reason = (str(error) or "cancelled") if decided else describe(error)
+    made = _head(run, b"stop") + b',"reason":' + dumps(reason)
+    if not decided:
+        made += encode_traceback(describe_traceback(error))
+    run.fresh.append(entries.end(run.now(), failed))
+    return Move(made + _entries(run) + b"}", False)

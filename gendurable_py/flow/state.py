@@ -1,0 +1,216 @@
+"""What one run of a flow knows: where its journal is, what the function waits for, and what is not committed yet.
+
+The function asks for something (`ask_step` and the others, by way of `context`), and something is settled. Who settles:
+`replay` from the journal, `taking` from what came from outside, `run` from steps that end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..machine.claim import ClaimRow
+from ..machine.context import read_signals
+from ..machine.outcome import Signal
+from . import entries
+from .entries import Entry
+from .loop import FlowLoop, Timer
+from .rules import Rule
+from .values import StepFunction
+from .waiting import ChildsWait, Key, SignalWait, SleepWait, StepCall, StepWait, TimerWait, Waiting
+
+MOST_ENTRIES = 10_000
+
+PARKED = frozenset({"(sleep)", "(signal)", "(childs)", "(retry)"})
+"""The steps of a row that is parked. No checkpoint has a name in parentheses."""
+
+
+class RunState:
+    """``journal``: the entries so far. ``seed``: of a flow that has none yet."""
+
+    def __init__(self, row: ClaimRow, journal: Sequence[Entry], seed: str) -> None:
+        self.row = row
+        self.loop = FlowLoop(self._timed, self._forget)
+        self.main: asyncio.Task[Any] | None = None
+        self.problem: BaseException | None = None
+        """Why it cannot go on now: its instance is tried again."""
+        self.fatal: BaseException | None = None
+        """Why it never will."""
+        self.closed = False
+        self.suspended = False
+        # the journal
+        self.journal = journal
+        self.position = 0
+        """How many of its entries the function has met."""
+        self.count = len(journal)
+        """Entries that are committed."""
+        self.fresh: deque[bytes] = deque()
+        """Entries that are not, beginning with those that are on their way: ``sent``."""
+        self.sent = 0
+        self.pressing = False
+        """Whether one of them is more than a mark: nothing may begin before it is committed."""
+        self.hand_out: Callable[[], None] | None = None
+        """What goes to the function when they are committed."""
+        self.used = 0
+        """The id of the signal that is used up then."""
+        self.taken: str = ""
+        """Its kind, as that of its entry."""
+        self.checkpoint: str | None = None
+        """The name of the last one."""
+        self.patches = {str(entry["name"]): bool(entry["on"]) for entry in journal if entry.get("k") == "patch"}
+        self.seed = seed
+        self.chance: random.Random | None = None
+        self.meta = row.meta
+        """As it was claimed: a kept claim comes without."""
+        self.began_at = self.clock = round(time.time(), 6)
+        # what came with the claim
+        self.inbox: list[Signal] = list(read_signals(row.signals or "[]"))
+        self.told = row.step if row.step in PARKED and (row.step != "(signal)" or row.timed_out) else ""
+        """What the claim itself says: that children have ended, or that the next deadline has passed."""
+        # what the function waits for
+        self.waiting: dict[Key, Waiting] = {}
+        self.asked: dict[StepWait, None] = {}
+        """Steps that are to begin."""
+        self.timed: dict[Waiting, None] = {}
+        """What has a deadline."""
+        self.running: set[StepCall] = set()
+        self.transacting = False
+        """Whether a transactional step runs, which commits by itself."""
+        self._timers: dict[Timer, TimerWait] = {}
+        self._numbers: dict[tuple[str, str], int] = {}
+        self._orders = 0
+
+    def set_clock(self, at: float) -> None:
+        self.clock = max(self.clock, at)
+        self.loop.clock = self.clock - self.began_at
+
+    def now(self) -> float:
+        """The time of an entry that is made now, in epoch seconds: it never goes back."""
+        return max(self.clock, round(time.time(), 6))
+
+    def settle(self, one: Waiting, value: Any = None, error: BaseException | None = None) -> None:
+        """The function gets it, when its loop runs."""
+        self.drop(one)
+        self.checkpoint = "timer" if one.kind == "timer" else one.name
+        if isinstance(one, TimerWait):
+            self.loop.ring(one.timer)
+        elif not one.future.done():
+            if error is None:
+                one.future.set_result(value)
+            else:
+                one.future.set_exception(error)
+
+    def nearest(self) -> Waiting | None:
+        """What has its deadline first."""
+        return min(self.timed, key=lambda one: (one.deadline, one.order), default=None) if self.timed else None
+
+    def time(self, one: Waiting, deadline: float | None) -> None:
+        """It has another deadline, or none any more."""
+        one.deadline = deadline
+        if deadline is None:
+            self.timed.pop(one, None)
+        else:
+            self.timed[one] = None
+
+    @property
+    def undisturbed(self) -> bool:
+        """Whether nothing can have come from outside, and the function goes on."""
+        if self.timed or self.inbox or self.told or self.hand_out is not None:
+            return False
+        return self.problem is None and self.fatal is None and not self.ended
+
+    @property
+    def replaying(self) -> bool:
+        """Whether the journal has more that the function has not met yet."""
+        journal = self.journal
+        return any(journal[at].get("k") not in entries.MARKS for at in range(self.position, len(journal)))
+
+    @property
+    def ended(self) -> bool:
+        """Whether the function has."""
+        return self.main is None or self.main.done()
+
+    # What the function asks for: see `context`
+
+    def number(self, kind: str, name: str) -> int:
+        """How often it asked for this before."""
+        n = self._numbers.get((kind, name), 0)
+        self._numbers[kind, name] = n + 1
+        return n
+
+    def _enter(self, kind: str, name: str) -> tuple[Key, int, asyncio.Future[Any]]:
+        self._orders += 1
+        return (kind, name, self.number(kind, name)), self._orders, asyncio.Future(loop=self.loop)
+
+    def _wait(self, one: Waiting) -> None:
+        if not self.suspended:  # else it waits for ever: nothing more is recorded
+            self.waiting[one.key] = one
+            if one.deadline is not None:
+                self.timed[one] = None
+
+    def ask_step(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        about: StepFunction,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        rule: Rule,
+        transactional: bool = False,
+    ) -> StepWait:
+        one = StepWait(*self._enter("step", name), function, about, args, kwargs, rule, transactional)
+        self._wait(one)
+        if not self.suspended:
+            self.asked[one] = None
+        return one
+
+    def ask_sleep(self, name: str, until: float) -> SleepWait:
+        one = SleepWait(*self._enter("sleep", name), until)
+        self._wait(one)
+        return one
+
+    def ask_signal(self, name: str, until: float | None) -> SignalWait:
+        one = SignalWait(*self._enter("signal", name), until)
+        self._wait(one)
+        return one
+
+    def ask_childs(self, name: str, inserts: bytes, count: int) -> ChildsWait:
+        one = ChildsWait(*self._enter("childs", name), inserts, count)
+        self._wait(one)
+        return one
+
+    def ask_patch(self, name: str) -> bool:
+        """What was said first is said again."""
+        if name not in self.patches:
+            self.patches[name] = on = not self.replaying
+            if on and not self.suspended:
+                self.fresh.append(entries.patch(name))
+        return self.patches[name]
+
+    def _timed(self, timer: Timer) -> None:
+        name = f"{timer.delay:.5f}"
+        key, order, future = self._enter("timer", name)
+        self._timers[timer] = one = TimerWait(key, order, future, timer, self.began_at + timer.when())
+        self._wait(one)
+
+    def _forget(self, timer: Timer) -> None:
+        one = self._timers.get(timer)
+        if one is not None:
+            self.drop(one)
+
+    def drop(self, one: Waiting) -> None:
+        """The function does not wait for it any more."""
+        self.waiting.pop(one.key, None)
+        if one.deadline is not None:
+            self.timed.pop(one, None)
+        if isinstance(one, StepWait):
+            self.asked.pop(one, None)
+            if one.call is not None:
+                one.call.cancel()
+                one.call = None  # whatever it still comes to is recorded nowhere
+        elif isinstance(one, TimerWait):
+            self._timers.pop(one.timer, None)
