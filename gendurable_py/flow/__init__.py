@@ -16,3 +16,9 @@ __all__ = [
     "current",
     "flow",
 ]
+
+# In the package the decorator has this module's name, and stands in its place: what is here is found at it, too, as
+# `gendurable_py.flow.current()`.
+for _name in __all__:
+    if _name != "flow":
+        setattr(flow, _name, globals()[_name])

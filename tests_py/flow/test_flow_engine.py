@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import Any
 
 from support.engine import ended, running
@@ -56,3 +57,8 @@ def test_everything_that_a_function_can_wait_for(db: Any, conn: Any) -> None:
         for row in conn.execute("select entry from gendurable.journal where instance_id = %s order by seq", (id,))
     ]
     assert entries == ["start", "step", "step", "step", "sleep", "signal", "signal", "childs", "timer", "childs"]
+
+
+def test_what_the_module_has_is_found_at_the_decorator_of_its_name() -> None:
+    for name in ("current", "FlowContext", "FlowError", "NonDeterministic", "StepFailed", "ChildFailed", "Saga"):
+        assert getattr(gd.flow, name) is vars(sys.modules["gendurable_py.flow"])[name]

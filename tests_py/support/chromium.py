@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from axe_core_python.selenium import Axe
 from selenium import webdriver
-from selenium.common.exceptions import StaleElementReferenceException
+from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from support.cli import commit_for
@@ -61,7 +61,7 @@ class Chromium:
                 if element.text.strip() == word and element.is_displayed():
                     element.click()
                     return True
-            except StaleElementReferenceException:  # of the page before, which goes
+            except WebDriverException:  # it belongs to the page before, which goes
                 return False
         return False
 

@@ -15,6 +15,8 @@ from support.web import Browser, browsing, text_in, text_of
 
 import gendurable_py as gd
 from gendurable_py import calls
+from gendurable_py.flow import FlowContext, flow
+from gendurable_py.testing import drain
 from gendurable_py.web import app
 from gendurable_py.web.application import _PAGES
 from gendurable_py.web.query import asked_by, filter_of, query
@@ -236,6 +238,35 @@ def test_the_last_entries_of_a_long_history_are_shown(db: Database, conn: Conn) 
         link = re.search(r'rel="next" href="([^"]+)"', first.text)
         assert link is not None
         assert "#70" in text_of(browser.get(link[1]))
+
+
+async def _give(value: str) -> str:
+    return value
+
+
+def _refuse() -> None:
+    raise ValueError("<b>no</b>")
+
+
+@flow(name="web.flow")
+async def _flow(ctx: FlowContext) -> None:
+    for number in range(40):
+        await ctx.step(f"give {number}", _give, "a secret value")
+    await ctx.using(max_attempts=2, delay=60).step("refuse", _refuse)
+
+
+def test_the_page_of_a_flow_has_the_end_of_its_journal(db: Database, conn: Conn) -> None:
+    id = gd.insert(conn, _flow)
+    drain(conn, [_flow])
+    with browsing(app(db.dsn)) as browser:
+        answer = browser.get(f"/instances/{id}")
+        page = text_of(answer)
+        assert "Journal" in page and "give 39" in page and "give 5 " not in page
+        assert "refuse" in page and "ValueError: <b>no</b>" in page and "<b>no</b>" not in answer.text
+        assert "a secret value" not in answer.text
+        assert f"gendurable journal {id}" in page
+    with browsing(app(db.dsn, redact=lambda what, fsm, value: None)) as browser:
+        assert "ValueError" not in browser.get(f"/instances/{id}").text
 
 
 def test_a_long_queue_says_that_its_first_ones_are_not_shown(db: Database, conn: Conn) -> None:

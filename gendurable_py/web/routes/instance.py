@@ -18,6 +18,7 @@ from ..words import size
 _LINE = 20
 _TREE = 200
 _HISTORY = 30
+_JOURNAL = 30
 _SIGNALS = 20
 _FACTS = (
     "queue", "priority", "partition_key", "unique_key", "unique_scope", "rate_limit", "weight", "worker", "attempt",
@@ -75,6 +76,10 @@ async def instance(look: Look) -> Page:
             "nodes": [(node, shown.text(node.fsm, node.last_error)) for node in nodes],
             "more_nodes": len(nodes) >= _TREE,
             "history": [_happened(shown, fsm, entry, 0) for entry in await viewing.lately(conn, id, _HISTORY)],
+            "journal": [
+                (entry, shown.text(fsm, entry.error))
+                for entry in await calls.journal(conn, id, -_JOURNAL, _JOURNAL, values=False)
+            ],
             "line": await calls.line(conn, key, _LINE) if key and not found["finished_at"] else [],
             "did": look.params.get("did"),
         },
