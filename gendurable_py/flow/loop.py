@@ -274,7 +274,7 @@ def _free(task: Any) -> None:
         if error is not None:
             traceback.clear_frames(error.__traceback__)
         return
-    waits = getattr(task, "_fut_waiter", None)
+    waits: Any = getattr(task, "_fut_waiter", None)
     for callback, _ in list(getattr(waits, "_callbacks", None) or ()):
         waits.remove_done_callback(callback)
 
