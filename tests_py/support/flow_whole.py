@@ -19,7 +19,7 @@ CHILDREN = 4
 SHORT = 0.02
 
 
-@job(name="whole.double")
+@job(name="whole.double", retain={"done": 86_400})
 def double(args: dict[str, Any]) -> int:
     return int(args["x"]) * 2
 
