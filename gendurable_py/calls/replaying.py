@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from .._statement import Rows, Script, Statement, call, one_value
+from ..errors import InvalidArgument
 from ..machine.codec import loads
 
 Entries = list[dict[str, Any]]
@@ -15,13 +16,21 @@ MOST_BYTES = 1_000_000
 
 
 @call
-def journals(ids: Sequence[int]) -> Statement[dict[int, Entries | None]]:
-    """Of each flow its journal, or None where that is too large to come with others: see `journal_page`."""
+def journals(ids: Sequence[int]) -> Statement[dict[int, Entries | InvalidArgument | None]]:
+    """Of each flow its journal, None where that is too large to come with others (see `journal_page`), or why it cannot
+    be read here."""
     return Statement(
         "select id, entries::text from gd_journals(%s, %s)",
         (list(ids), MOST_BYTES),
-        lambda rows: {row[0]: None if row[1] is None else cast("Entries", loads(row[1])) for row in rows},
+        lambda rows: {row[0]: None if row[1] is None else _read(row[1]) for row in rows},
     )
+
+
+def _read(text: str) -> Entries | InvalidArgument:
+    try:
+        return cast("Entries", loads(text))
+    except InvalidArgument as error:
+        return error
 
 
 @call

@@ -81,7 +81,11 @@ class Functions(Protocol):
 class Journalled(Protocol):
     """Whoever starts flows, with their journals (see `journals`)."""
 
-    async def begin(self, works: list[Work]) -> None: ...
+    def add(self, work: Work) -> None: ...
+
+    async def begin(self) -> None: ...
+
+    def give_up(self) -> None: ...
 
 
 class Ahead(Protocol):
@@ -126,7 +130,6 @@ class Feeder:
         self._transactions = transactions
         self._in_sql = in_sql
         self._journals = journals
-        self._flows: list[Work] = []
         self._ahead = ahead
         self._machines: dict[tuple[str, int, str], tuple[Spec, Step]] = {}
         self._warned: set[tuple[str, int, str]] = set()
@@ -210,12 +213,10 @@ class Feeder:
             self.passes_over = steps == "other"
             started = time.perf_counter()
             asked = dict.fromkeys(ahead, 0) | demand
-            rows = await self._link.attempt(
-                dispatching.claim_rows, worker, asked, self._options.lease_ttl, steps, ahead
-            )
+            lease = self._options.lease_ttl
+            rows = await self._link.attempt(dispatching.claim_rows, worker, asked, lease, steps, ahead)
             if rows and self.stopping:
-                pairs = [(row.id, row.claim_no) for row in rows]
-                await self._link.attempt(working.release, worker, pairs)
+                await self._link.attempt(working.release, worker, [(row.id, row.claim_no) for row in rows])
                 self._emit(Released(len(rows), 0, "stopping"))
             elif rows:
                 await self.take(rows, worker)
@@ -236,6 +237,7 @@ class Feeder:
             if self._link.uncertain:
                 # The claim may have happened: rows that nobody knows of are held under this name.
                 self._held.rename()
+            self._journals.give_up()
             await self._link.trouble(error)
             self._tidy()
 
@@ -255,12 +257,11 @@ class Feeder:
                     missing.append(row)
             elif not self._try_start(row, machine, worker, now):
                 missing.append(row)
+        await self._journals.begin()
         if missing:
             await self._in_sql.look(self._link, unknown=True)
             await self._find_machines(missing, worker, now)
-        if self._flows:
-            flows, self._flows = self._flows, []
-            await self._journals.begin(flows)
+            await self._journals.begin()
 
     def _recall(self, row: ClaimRow) -> tuple[Spec, Step] | None:
         """A machine that was met before; of a flow any step will do."""
@@ -305,7 +306,7 @@ class Feeder:
             older.lose()
         if spec.journals:
             work.transactions = self._transactions
-            self._flows.append(work)
+            self._journals.add(work)
             return
         if step.timeout is not None:
             self._watch(work, step.timeout)

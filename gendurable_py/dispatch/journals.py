@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from .._log import logger
 from ..calls import replaying
 from ..calls.replaying import Entries
+from ..errors import InvalidArgument
 from ..machine.claim import ClaimRow
 from .link import TROUBLE, Link
 from .services import Service
@@ -44,29 +45,50 @@ class Journals(Service):
         self._settle = settle
         self._give_back = give_back
         self._identity: str | None = None
+        self._claimed: list[Work] = []
         self._large: deque[Work] = deque()
         self._event = asyncio.Event()
 
-    async def begin(self, works: list[Work]) -> None:
-        """Read the journals of these, which were claimed just now, and start them.
+    def add(self, work: Work) -> None:
+        """It was claimed just now; `begin` or `give_up` follows."""
+        self._claimed.append(work)
+
+    def give_up(self) -> None:
+        """Give back those that have not begun."""
+        works, self._claimed = self._claimed, []
+        if works:
+            self._give_back(works, _DELAY)
+
+    async def begin(self) -> None:
+        """Read the journals of those that were claimed, and start them.
 
         Raises:
             psycopg.Error: the server could not be asked; they are given back.
         """
+        if not self._claimed:
+            return
         try:
             if self._identity is None:
                 self._identity = await self._link.attempt(replaying.database_identity)
-            found = await self._link.attempt(replaying.journals, [work.row.id for work in works])
+            found = await self._link.attempt(replaying.journals, [work.row.id for work in self._claimed])
         except BaseException:
-            self._give_back(works, _DELAY)
+            self.give_up()
             raise
+        works, self._claimed = self._claimed, []
         for work in works:
             entries = found.get(work.row.id)
-            if entries is not None:
+            if isinstance(entries, InvalidArgument):
+                self._refuse(work, entries)
+            elif entries is not None:
                 self._begin(work, entries)
             else:
                 self._large.append(work)
                 self._event.set()
+
+    def _refuse(self, work: Work, error: Exception) -> None:
+        """Its journal cannot be read here, by nobody: it costs this flow alone."""
+        break_off(work, error)
+        self._settle([work])
 
     def _begin(self, work: Work, entries: Entries) -> None:
         if work.ctx._cancelled:
@@ -74,9 +96,8 @@ class Journals(Service):
             return
         try:
             self._executor.prepare(work, entries, self._seed(work.row))
-        except Exception as error:  # noqa: BLE001 - whatever stands in its journal, it costs this flow alone
-            break_off(work, error)
-            self._settle([work])
+        except Exception as error:  # noqa: BLE001 - whatever stands in its journal
+            self._refuse(work, error)
         else:
             self._executor.submit(work)
 
@@ -92,6 +113,8 @@ class Journals(Service):
                 work = self._large.popleft()
                 try:
                     entries = await self._read_pages(work)
+                except InvalidArgument as error:
+                    self._refuse(work, error)
                 except (*TROUBLE, ValueError) as error:
                     self._give_back([work], _DELAY)
                     await self._aside.trouble(error)

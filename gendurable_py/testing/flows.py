@@ -51,10 +51,14 @@ def read_journals(works: Iterable[Work]) -> Script[dict[int, tuple[Entries, str]
     if not flows:
         return {}
     identity: str = yield replaying.database_identity.statement()
-    found: dict[int, Entries | None] = yield replaying.journals.statement([work.row.id for work in flows])
+    found: dict[int, Entries | InvalidArgument | None] = yield replaying.journals.statement(
+        [work.row.id for work in flows]
+    )
     journals: dict[int, tuple[Entries, str]] = {}
     for work in flows:
         entries = found[work.row.id]
+        if isinstance(entries, InvalidArgument):
+            raise entries
         if entries is None:
             entries = yield from replaying.read_pages(work.row.id)
         text = f"{identity} {work.row.fsm} {work.row.id}"
