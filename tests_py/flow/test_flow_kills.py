@@ -33,6 +33,11 @@ JOBS = {"whole.double": lambda args: int(args["x"]) * 2}
 # How many processes are killed, and how many run at once.
 PROCESSES = int(os.environ.get("GENDURABLE_FLOW_KILLS", "12"))
 AT_ONCE = 3
+# What is met in an engine.
+KINDS = {
+    *("claimed", "journal read", "before a sync step", "before an async step", "after its effect", "step ended"),
+    *("before a commit", "after a commit", "kept", "handed out", "suspended"),
+}
 # What may run again for one kill: what ran, and what had its value but no commit yet.
 AGAIN = 3
 
@@ -140,6 +145,7 @@ def test_engines_are_killed_at_boundaries(db: Any, conn: Any, tmp_path: Path) ->
         ended(conn, first, timeout=60)
     met = read_lines(tmp_path / "boundaries first")
     check(conn, [first], read_lines(tmp_path / "effects"), 0)
+    assert {line["what"] for line in met} == KINDS
 
     places = sorted({1 + at * len(met) // PROCESSES for at in range(PROCESSES)})
     queues = [f"q{at}" for at in places]

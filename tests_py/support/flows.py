@@ -186,13 +186,13 @@ def watch_boundaries(boundaries: Boundaries) -> None:
     boundaries.around(Journals, "begin", "claimed")
     boundaries.around(Flows, "prepare", None, "journal read")
     boundaries.around(Run, "settle", None, "handed out", lambda run, *_: run.hand_out is None and not run.replaying)
-    boundaries.around(StepCall, "run", "before a sync step")
+    boundaries.around(StepCall, "run_here", "before a sync step")
     boundaries.around(StepCall, "run_async", "before an async step")
     boundaries.around(StepCall, "keep", "after its effect")
     boundaries.around(Run, "step_ended", "step ended")
     boundaries.around(Committer, "_send", "before a commit", "after a commit", flows_in)
     boundaries.around(Run, "committed", "kept")
-    boundaries.around(Run, "close", None, "suspended")
+    boundaries.around(Run, "clear_away", "suspended")
 
 
 # Workers
