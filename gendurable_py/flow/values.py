@@ -18,8 +18,6 @@ from .errors import FlowError
 
 _PLAIN = (None, type(None), Any, object, dict, list, Mapping, dict[str, Any], list[Any])
 _SCALARS = (type(None), bool, int, float, str)
-LONGEST_VALUE = 32 << 20
-"""Of one checkpoint, as JSON."""
 
 
 class ValueCodec(StateCodec[Any]):
@@ -43,17 +41,8 @@ class StepFunction:
         """A value as JSON.
 
         Raises:
-            InvalidArgument: it does not fit the annotation, it would not come back as it is, or it is too long.
+            InvalidArgument: it does not fit the annotation, or it would not come back as it is.
         """
-        text = self._write(value)
-        if len(text) > LONGEST_VALUE:
-            raise InvalidArgument(
-                f"a value of {len(text):,} characters, and {LONGEST_VALUE:,} are the most",
-                hint="keep large things elsewhere, and give back their address",
-            )
-        return text
-
-    def _write(self, value: Any) -> str:
         if self.codec is not None:
             return self.codec.write(value).decode()
         if type(value) in _SCALARS:

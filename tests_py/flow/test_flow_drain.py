@@ -151,4 +151,4 @@ async def large(ctx: FlowContext) -> int:
 def test_a_value_that_is_too_long_is_the_failure_of_its_step(conn: Conn) -> None:
     id = gd.insert(conn, large)
     drain(conn, [large])
-    assert "step 'too much' failed: InvalidArgument: a value of 33,554,433 characters" in assert_failed(conn, id)
+    assert "step 'too much' failed: InvalidArgument: the value has 33,554,433 bytes" in assert_failed(conn, id)
