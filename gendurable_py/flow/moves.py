@@ -88,7 +88,8 @@ def _entries(run: RunState) -> bytes:
     size = 0
     for entry in run.fresh:
         size += len(entry)
-        if taken and size > MOST_BYTES:
+        # Of a barrier all goes at once: a row that has left it has no children to take any more.
+        if taken and size > MOST_BYTES and not (run.hand_out is not None and run.taken == "childs"):
             break
         taken.append(entry)
     run.sent = len(taken)

@@ -92,10 +92,14 @@ class RunState:
         """The time of an entry that is made now, in epoch seconds: it never goes back."""
         return max(self.clock, round(time.time(), 6))
 
+    def name_checkpoint(self, one: Waiting) -> str:
+        """The step of a row that has come through this."""
+        return "timer" if one.kind == "timer" else one.name
+
     def settle(self, one: Waiting, value: Any = None, error: BaseException | None = None) -> None:
         """The function gets it, when its loop runs."""
         self.drop(one)
-        self.checkpoint = "timer" if one.kind == "timer" else one.name
+        self.checkpoint = self.name_checkpoint(one)
         if isinstance(one, TimerWait):
             self.loop.ring(one.timer)
         elif not one.future.done():

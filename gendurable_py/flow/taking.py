@@ -100,6 +100,8 @@ def _take_childs(run: RunState) -> None:
             run.settle(one, got)
 
     run.hand_out, run.taken = hand_out, "childs"
+    # At once: a row that still stands at what it was parked for would say so of the next thing that it waits for.
+    run.checkpoint = waits[-1].name
 
 
 def _defer(run: RunState, one: Waiting, at: float, value: Any) -> None:
@@ -110,6 +112,7 @@ def _defer(run: RunState, one: Waiting, at: float, value: Any) -> None:
         run.settle(one, value)
 
     run.hand_out, run.taken = hand_out, one.kind
+    run.checkpoint = run.name_checkpoint(one)
 
 
 def _child_as_json(child: ChildResult) -> dict[str, Any]:
