@@ -257,8 +257,9 @@ class Database:
 
     @property
     def running(self) -> int:
-        """Steps in SQL that run, or wait for those in the same call."""
-        return self._in_sql.running
+        """Steps in SQL that run, or wait for those in the same call, and what may go on when its commit is answered:
+        of a flow steps may run meanwhile."""
+        return self._in_sql.running + sum(self.held.kept.values())
 
     async def break_off(self) -> None:
         """End steps in SQL that still run."""

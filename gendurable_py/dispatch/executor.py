@@ -75,9 +75,13 @@ class Executor:
         self._flows.prepare(work, journal, seed)
 
     def resume(self, work: Work) -> None:
-        """A flow goes on whose claim was kept, in the slot that it had."""
+        """A flow goes on whose claim was kept: as soon as there is a slot, where no steps of it run."""
         self._flows.resume(work)
-        self._start(work)
+        assert work.flow is not None
+        if work.flow.busy:
+            self._start(work)
+        else:
+            self.submit(work)
 
     def submit(self, work: Work) -> None:
         if self._has_room(work.queue) or self._draining:
@@ -184,14 +188,14 @@ class Executor:
             self._on_finished(done)
 
     def waiting_since(self, queue: str) -> float | None:
-        """When the first of those that wait for a slot was claimed."""
-        backlog = self._backlog[queue]
-        return backlog[0].since if backlog else None
+        """When the first of those was claimed that wait for a first slot."""
+        return next((work.since for work in self._backlog[queue] if not _has_begun(work)), None)
 
     def take_waiting(self, queue: str) -> list[Work]:
-        """Those that wait for a slot: they will not be started here."""
-        taken = list(self._backlog[queue])
-        self._backlog[queue].clear()
+        """Those that wait for a first slot: they will not be started here."""
+        backlog = self._backlog[queue]
+        taken = [work for work in backlog if not _has_begun(work)]
+        self._backlog[queue] = deque(work for work in backlog if _has_begun(work))
         return _not_started(taken)
 
     def take_back(self, work: Work) -> bool:
@@ -244,6 +248,11 @@ class Executor:
         left = await self._threads.join(deadline)
         self._closed = True  # what comes now comes too late, and belongs to no other run of the engine
         return left + len(self._outliving)
+
+
+def _has_begun(work: Work) -> bool:
+    """Whether it is a flow that only goes on."""
+    return work.flow is not None and work.flow.begun
 
 
 def _not_started(works: list[Work]) -> list[Work]:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
+from .._log import logger
 from ..flow.entries import Entry
 from ..flow.errors import say
 from ..flow.moves import Move, decide
@@ -31,7 +32,7 @@ _EAGER = sys.version_info >= (3, 12)
 class Driven:
     """One flow that is claimed here: its run, which outlives the works that its commits give."""
 
-    __slots__ = ("_flows", "active", "replays", "run", "timer", "wanted", "work")
+    __slots__ = ("_flows", "active", "begun", "replays", "run", "timer", "wanted", "work")
 
     def __init__(self, flows: Flows, work: Work, run: Run) -> None:
         self._flows = flows
@@ -42,13 +43,15 @@ class Driven:
         self.timer: asyncio.TimerHandle | None = None
         self.active = False
         """Whether it has a slot; else its outcome is on its way, or it waits for one."""
+        self.begun = False
+        """Whether it has had a slot."""
         self.wanted = False
         """Whether it is in line to go on."""
 
     @property
     def busy(self) -> bool:
-        """Whether steps of it run."""
-        return bool(self.run.running)
+        """Whether steps of it run, or have ended and are not on their way to the journal."""
+        return self.run.unsettled
 
     def close(self) -> None:
         """It is over here: its function is suspended, and async steps that still run are cancelled."""
@@ -106,7 +109,7 @@ class Flows:
         driven = work.flow
         assert isinstance(driven, Driven)
         work.started, work.ended = time.perf_counter(), 0.0
-        driven.active = True
+        driven.active = driven.begun = True
         self._active[driven] = None
         self._want(driven)
 
@@ -151,27 +154,39 @@ class Flows:
         ended, self._ended = self._ended, []
         for call in ended:
             driven = call.owner
-            self._end(driven, call)
+            try:
+                self._end(driven, call)
+            except BaseException as error:  # noqa: BLE001 - an error brings code of its own, and it is about this flow
+                self._break_off(driven, error)
             if driven.active:
                 self._want(driven)
         due, self._due = self._due, []
         for driven in due:
             driven.wanted = False
-            if not driven.active or driven.run.closed:
+            if not driven.active:
+                continue
+            if driven.run.closed:
+                self.leave(driven, driven.work.outcome)  # it was lost while it waited for a slot, or had to be broken off
                 continue
             self.slicing = driven.work
             try:
                 self._drive(driven)
             except BaseException as error:  # noqa: BLE001 - a defect, and it is about this flow alone
-                driven.close()
-                break_off(driven.work, error)
-                if driven.active:
-                    self.leave(driven, driven.work.outcome)
+                self._break_off(driven, error)
             finally:
                 self.slicing = None
         shut, self._shut = self._shut, []
         for run in shut:
-            run.clear_away()
+            try:
+                run.clear_away()
+            except BaseException:  # noqa: BLE001 - it is over
+                logger.exception("what a flow has left behind cannot be ended: %s %s", run.row.fsm, run.row.id)
+
+    def _break_off(self, driven: Driven, error: BaseException) -> None:
+        driven.close()
+        if driven.active:
+            break_off(driven.work, error)
+            self.leave(driven, driven.work.outcome)
 
     def _drive(self, driven: Driven) -> None:
         run = driven.run
@@ -184,7 +199,8 @@ class Flows:
                     row, seconds = run.row, time.perf_counter() - driven.work.started
                     self._emit(Replayed(driven.replays, seconds, row.id, row.fsm))
                 driven.replays = 0
-            move = decide(run, keep=not self._told.told)
+            # Without its claim another worker would begin what runs here.
+            move = decide(run, keep=not self._told.told or bool(run.running))
             if move is not None:
                 self._send(driven, move)
                 return

@@ -172,9 +172,12 @@ class InSql(Holding):
 class Flowing(Protocol):
     """What drives a flow from its claim to its end (see `flowing`)."""
 
+    begun: bool
+    """Whether it has had a slot."""
+
     @property
     def busy(self) -> bool:
-        """Whether steps of it run."""
+        """Whether steps of it run, or have ended and are not on their way to the journal."""
 
     def close(self) -> None:
         """It is over here."""

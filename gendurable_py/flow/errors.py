@@ -11,10 +11,11 @@ catch for other reasons.
 
 from __future__ import annotations
 
-from ..machine.describe import describe
+from ..machine.describe import clean, describe
 
 LONGEST_MESSAGE = 8000
 _MOST_KINDS = 20
+_LONGEST_KIND = 1000
 
 
 class FlowError(Exception):
@@ -64,7 +65,7 @@ class ChildFailed(Exception):
 
 
 def name_kind(kind: type[BaseException]) -> str:
-    return f"{kind.__module__}.{kind.__qualname__}"
+    return clean(f"{kind.__module__}.{kind.__qualname__}")[:_LONGEST_KIND]
 
 
 def list_kinds(error: BaseException) -> tuple[str, ...]:

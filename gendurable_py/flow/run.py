@@ -197,6 +197,11 @@ class Run(RunState):
             hand_out()
         self.pressing = bool(self.fresh)
 
+    @property
+    def unsettled(self) -> bool:
+        """Whether steps run, or have come to something that is neither committed nor on its way."""
+        return bool(self.running or self._late or len(self.fresh) > self.sent)
+
     def close(self) -> None:
         """Suspend it: the function is cancelled and cannot make a checkpoint any more, and it is gone with its memory.
         It may be called more than once."""
