@@ -122,6 +122,7 @@ class Database:
             executor,
             settle=self._committer.add,
             give_back=self._committer.give_back,
+            progressed=self._progress,
         )
         self._ahead = Ahead(options.prefetch, executor, self._give_back_waiting)
         self._feeder = Feeder(
@@ -252,14 +253,14 @@ class Database:
             self.held.rename()  # its claim may have happened
 
     def give_back(self, works: Iterable[Work]) -> None:
-        """These will not be started, and no more steps in SQL."""
-        self._committer.give_back([*works, *self._in_sql.withdraw()])
+        """These will not be started, no flows whose journals were not read, and no more steps in SQL."""
+        self._committer.give_back([*works, *self._journals.withdraw(), *self._in_sql.withdraw()])
 
     @property
     def running(self) -> int:
-        """Steps in SQL that run, or wait for those in the same call, and what may go on when its commit is answered:
-        of a flow steps may run meanwhile."""
-        return self._in_sql.running + sum(self.held.kept.values())
+        """Steps in SQL that run, or wait for those in the same call; what may go on when its commit is answered, since of
+        a flow steps may run meanwhile; and a flow whose journal is being read."""
+        return self._in_sql.running + sum(self.held.kept.values()) + sum(self._journals.waiting.values())
 
     async def break_off(self) -> None:
         """End steps in SQL that still run."""

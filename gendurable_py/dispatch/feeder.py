@@ -81,6 +81,8 @@ class Functions(Protocol):
 class Journalled(Protocol):
     """Whoever starts flows, with their journals (see `journals`)."""
 
+    waiting: Counter[str]
+
     def add(self, work: Work) -> None: ...
 
     async def begin(self) -> None: ...
@@ -164,7 +166,7 @@ class Feeder:
             return {}, {}
         demand, loads = {}, {}
         for queue, limit in self._limits.items():
-            load = self._executor.load(queue) + self._held.kept[queue]
+            load = self._executor.load(queue) + self._held.kept[queue] + self._journals.waiting[queue]
             loads[queue] = load, limit
             most = limit + self._ahead.fixed
             free = most - load
@@ -257,16 +259,14 @@ class Feeder:
                     missing.append(row)
             elif not self._try_start(row, machine, worker, now):
                 missing.append(row)
-        await self._journals.begin()
-        if missing:
+        if missing:  # before anything else is asked: what cannot be run here must not be held
             await self._in_sql.look(self._link, unknown=True)
             await self._find_machines(missing, worker, now)
-            await self._journals.begin()
+        await self._journals.begin()
 
     def _recall(self, row: ClaimRow) -> tuple[Spec, Step] | None:
         """A machine that was met before; of a flow any step will do."""
-        found = self._machines.get((row.fsm, row.version, row.step))
-        return found or self._machines.get((row.fsm, row.version, _ANY))
+        return self._machines.get((row.fsm, row.version, row.step)) or self._machines.get((row.fsm, row.version, _ANY))
 
     async def _find_machines(self, rows: list[ClaimRow], worker: str, now: float) -> None:
         """Rows of machines that were not met before: import what may be imported, give back what is not known here."""

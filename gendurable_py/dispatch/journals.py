@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 
 from .._log import logger
@@ -37,13 +37,19 @@ class Journals(Service):
         *,
         settle: Callable[[list[Work]], None],
         give_back: Callable[[Iterable[Holding], float], None],
+        progressed: Callable[[], None],
     ) -> None:
+        """``progressed``: called when one that waited is gone, and more may be claimed."""
         super().__init__()
         self._link = link
         self._aside = aside
         self._executor = executor
         self._settle = settle
         self._give_back = give_back
+        self._progressed = progressed
+        self._leaving = False
+        self.waiting: Counter[str] = Counter()
+        """Those of each queue whose large journals are still to be read."""
         self._identity: str | None = None
         self._claimed: list[Work] = []
         self._large: deque[Work] = deque()
@@ -83,6 +89,7 @@ class Journals(Service):
                 self._begin(work, entries)
             else:
                 self._large.append(work)
+                self.waiting[work.queue] += 1
                 self._event.set()
 
     def _refuse(self, work: Work, error: Exception) -> None:
@@ -111,22 +118,39 @@ class Journals(Service):
             self._event.clear()
             while self._large:
                 work = self._large.popleft()
+                trouble: Exception | None = None
                 try:
                     entries = await self._read_pages(work)
                 except InvalidArgument as error:
                     self._refuse(work, error)
                 except (*TROUBLE, ValueError) as error:
+                    trouble = error
                     self._give_back([work], _DELAY)
-                    await self._aside.trouble(error)
                 else:
-                    self._begin(work, entries)
+                    if self._leaving:
+                        self._give_back([work], 0.0)
+                    else:
+                        self._begin(work, entries)
+                    del entries
+                self.waiting[work.queue] -= 1
                 del work  # nothing is kept while it waits
+                self._progressed()
+                if trouble is not None:
+                    await self._aside.trouble(trouble)
             await self._aside.drop()
+
+    def withdraw(self) -> list[Work]:
+        """Begin none of those any more that wait for their journals."""
+        self._leaving = True
+        works = list(self._large)
+        self._large.clear()
+        self.waiting.subtract(work.queue for work in works)
+        return works
 
     async def _read_pages(self, work: Work) -> Entries:
         entries: Entries = []
         after: int | None = 0
-        while after is not None and not work.ctx._cancelled:
+        while after is not None and not work.ctx._cancelled and not self._leaving:
             page, after = await self._aside.attempt(replaying.journal_page, work.row.id, after)
             entries += page
         logger.debug("a large journal: %s %s has %d entries", work.row.fsm, work.row.id, len(entries))

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from typing import Any
 
 import psycopg
 import pytest
-from support.engine import ended, running
+from support.engine import ended, field, running
+from support.wait import wait_until
 
 import gendurable_py as gd
-from gendurable_py import Engine
+from gendurable_py import Engine, job
 from gendurable_py.dispatch.journals import Journals
+from gendurable_py.dispatch.work import Work
 from gendurable_py.flow import FlowContext, flow
 
 Conn = psycopg.Connection[Any]
@@ -68,4 +72,83 @@ def test_flows_are_given_back_when_their_journals_cannot_be_asked_for(
         results = ended(conn, *ids)
     assert tried and [(one.status, one.result) for one in results] == [("done", 3)] * 5
     # given back, not lost: no attempt was burnt
+    assert conn.execute("select max(crashes) from gendurable.instance").fetchone() == (0,)
+
+
+def test_what_is_claimed_beside_them_is_given_back_as_well(
+    db: Any, conn: Conn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing, failed = threading.Event(), threading.Event()
+    real = Journals.begin
+
+    async def begin(self: Journals) -> None:
+        if self._claimed and failing.is_set():
+            self.give_up()
+            failed.set()
+            raise psycopg.errors.InsufficientPrivilege("not for you")
+        await real(self)
+
+    monkeypatch.setattr(Journals, "begin", begin)
+    with running(Engine(db.dsn, machines=[counting], lease_ttl=600)):
+        ended(conn, gd.insert(conn, counting))  # it is known from now on
+        failing.set()
+        with conn.transaction():
+            gd.insert(conn, counting)
+            other = gd.insert(conn, "flow.of_another_node", {})
+        assert failed.wait(10)
+        wait_until(lambda: field(conn, other, "status") == "runnable")
+
+
+@job(name="flow.journals.other", queue="others")
+def other_work(args: dict[str, Any]) -> None:
+    pass
+
+
+@flow(name="flow.journals.large", queue="large")
+async def large(ctx: FlowContext) -> int:
+    return await ctx.step("give", give, 1) + await ctx.step("give", give, 2)
+
+
+def count_executing(conn: Conn) -> int:
+    [count] = conn.execute("select count(*) from gd_instances where status = 'executing'").fetchone() or (0,)
+    return int(count)
+
+
+def test_large_journals_that_are_still_to_be_read_have_a_slot_and_no_claim_is_left_behind(
+    db: Any, conn: Conn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, reading = threading.Event(), threading.Event()
+    real = Journals._read_pages
+
+    async def read(self: Journals, work: Work) -> Any:
+        reading.set()
+        while not gate.is_set():  # noqa: ASYNC110 - set in a thread
+            await asyncio.sleep(0.005)
+        return await real(self, work)
+
+    monkeypatch.setattr(Journals, "_read_pages", read)
+    ids = [gd.insert(conn, large) for _ in range(8)]
+    for id in ids:
+        conn.execute("""insert into gendurable.journal values (%s, 1, '{"k": "start", "at": 1, "seed": "x"}')""", (id,))
+        conn.execute(
+            "insert into gendurable.journal values (%s, 2, jsonb_build_object("
+            "'k', 'step', 'name', 'give', 'n', 0, 'at', 2, 'v', '1', 'more', repeat('x', 1200000)))",
+            (id,),
+        )
+
+    def engine() -> Engine:
+        return Engine(db.dsn, machines=[large, other_work], queues={"large": 2, "others": 1}, prefetch=0, lease_ttl=600)
+
+    first = engine()
+    with running(first):
+        assert reading.wait(10)
+        for _ in range(3):  # each comes with a claim, which asks for both queues
+            ended(conn, gd.insert(conn, other_work, {}))
+        assert count_executing(conn) == 2
+        first.stop()
+        wait_until(lambda: count_executing(conn) == 1)  # the one that is being read
+        gate.set()
+        wait_until(lambda: count_executing(conn) == 0)
+    with running(engine()):
+        assert [one.result for one in ended(conn, *ids)] == [3] * 8
     assert conn.execute("select max(crashes) from gendurable.instance").fetchone() == (0,)
