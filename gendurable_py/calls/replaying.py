@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, LiteralString, cast
 
-from .._statement import Rows, Script, Statement, call, one_value
+from .._statement import Rows, Script, Statement, call, one_value, script
 from ..errors import InvalidArgument
 from ..machine.codec import loads
 
@@ -46,15 +46,32 @@ def _read_page(rows: Rows) -> tuple[Entries, int | None]:
     return cast("Entries", loads(text)), following
 
 
-@call
-def database_identity() -> Statement[str]:
-    """What no other database has: that of its cluster, and its own number there."""
-    return Statement(
-        "select c.system_identifier::text || '.' || d.oid::text from pg_catalog.pg_control_system() c, "
+def read_identity() -> Script[str]:
+    """What no other database has: that of its cluster, and its own number there.
+
+    Not everybody may ask for the first. What stands in its place is the time since which the cluster counts, which is
+    another one after a crash of the server.
+    """
+    may_ask: bool = yield Statement(
+        "select coalesce(pg_catalog.has_function_privilege("
+        "pg_catalog.to_regprocedure('pg_catalog.pg_control_system()')::oid, 'execute'), false)",
+        (),
+        one_value,
+    )
+    system: LiteralString = "select system_identifier::text as of from pg_catalog.pg_control_system()"
+    counted: LiteralString = (
+        "select coalesce(extract(epoch from stats_reset)::text, 'unknown') as of from pg_catalog.pg_stat_bgwriter"
+    )
+    identity: str = yield Statement(
+        "select c.of || '.' || d.oid::text from (" + (system if may_ask else counted) + ") c, "
         "pg_catalog.pg_database d where d.datname = pg_catalog.current_database()",
         (),
         one_value,
     )
+    return identity
+
+
+database_identity = script(read_identity)
 
 
 def read_pages(id: int) -> Script[Entries]:

@@ -50,7 +50,7 @@ def read_journals(works: Iterable[Work]) -> Script[dict[int, tuple[Entries, str]
     flows = [work for work in works if work.spec.journals]
     if not flows:
         return {}
-    identity: str = yield replaying.database_identity.statement()
+    identity = yield from replaying.read_identity()
     found: dict[int, Entries | InvalidArgument | None] = yield replaying.journals.statement(
         [work.row.id for work in flows]
     )

@@ -9,10 +9,12 @@ from typing import Any
 import psycopg
 import pytest
 from support.engine import ended, field, running
+from support.people import People
 from support.wait import wait_until
 
 import gendurable_py as gd
 from gendurable_py import Engine, job
+from gendurable_py.calls import replaying
 from gendurable_py.dispatch.journals import Journals
 from gendurable_py.dispatch.work import Work
 from gendurable_py.flow import FlowContext, flow
@@ -152,3 +154,21 @@ def test_large_journals_that_are_still_to_be_read_have_a_slot_and_no_claim_is_le
     with running(engine()):
         assert [one.result for one in ended(conn, *ids)] == [3] * 8
     assert conn.execute("select max(crashes) from gendurable.instance").fetchone() == (0,)
+
+
+@flow(name="flow.journals.keys")
+async def draw(ctx: FlowContext) -> str:
+    return ctx.idempotency_key("charge")
+
+
+def test_who_may_not_ask_for_the_identity_of_the_server_runs_flows_all_the_same(people: People) -> None:
+    database = people.database()
+    with psycopg.connect(database, autocommit=True) as conn:
+        conn.execute("select gd_grant(%s, 'worker')", (people.role("worker"),))
+        conn.execute("revoke execute on function pg_control_system() from public")
+        with running(Engine(people.dsn(database, "worker"), machines=[draw])):
+            first, second = ended(conn, gd.insert(conn, draw), gd.insert(conn, draw))
+        assert first.status == second.status == "done" and first.result != second.result
+        with people.connect(database, "worker") as worker:
+            assert replaying.database_identity(worker) == replaying.database_identity(worker)
+
