@@ -112,8 +112,10 @@ class Committer:
         """Works whose step has ended. One without an outcome was cancelled: there is nothing to say about it."""
         for work in works:
             self._handling.discard(work)
-            if work.fate is not None:
+            if work.fate is not None or work.outcome is None or work.ctx._cancelled:
                 self._held.drop(work)
+                work.end_flow()
+            if work.fate is not None:
                 self._settle_fate(work, work.fate)
                 if work.fate is Fate.COMMITTED and not self._held.abandoning:
                     continue  # nothing to send
@@ -121,7 +123,6 @@ class Committer:
                 continue
             self._event.set()
             if work.outcome is None or work.ctx._cancelled:
-                self._held.drop(work)
                 if not work.ctx._cancelled:
                     self._release_cancelled(work)
                 continue

@@ -258,8 +258,8 @@ class Database:
 
     @property
     def running(self) -> int:
-        """Steps in SQL that run, or wait for those in the same call; what may go on when its commit is answered, since of
-        a flow steps may run meanwhile; and a flow whose journal is being read."""
+        """Steps in SQL that run, or wait for those in the same call; what may go on when its commit is answered, since
+        steps of a flow may run meanwhile; and flows whose journals are read."""
         return self._in_sql.running + sum(self.held.kept.values()) + sum(self._journals.waiting.values())
 
     async def break_off(self) -> None:

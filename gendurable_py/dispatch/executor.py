@@ -258,8 +258,7 @@ def _has_begun(work: Work) -> bool:
 def _not_started(works: list[Work]) -> list[Work]:
     """These will not be: of a flow nothing is kept."""
     for work in works:
-        if work.flow is not None:
-            work.flow.close()
+        work.end_flow()
     return works
 
 

@@ -166,7 +166,8 @@ class Flows:
             if not driven.active:
                 continue
             if driven.run.closed:
-                self.leave(driven, driven.work.outcome)  # it was lost while it waited for a slot, or had to be broken off
+                # It was lost while it waited for a slot, or had to be broken off.
+                self.leave(driven, driven.work.outcome)
                 continue
             self.slicing = driven.work
             try:

@@ -72,9 +72,14 @@ def look_at(function: Callable[..., Any]) -> StepFunction:
         FlowError: it is none, or its annotation cannot be used.
     """
     plain = getattr(function, "__func__", function)
-    if getattr(plain, "__closure__", True) is None:
+    if getattr(plain, "__closure__", True) is None and not _has_values(plain):
         return _remembered(plain)  # one that closes over nothing lives as long as its module, or nearly so
     return _examine(function)
+
+
+def _has_values(function: Any) -> bool:
+    """Whether it was made in passing and has values of that moment: ``lambda order=order: …``."""
+    return bool(function.__defaults__ or function.__kwdefaults__) and "<" in function.__qualname__
 
 
 @functools.lru_cache(maxsize=4096)

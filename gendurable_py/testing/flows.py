@@ -123,6 +123,7 @@ class _Owner:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.busy = False
+        self.begun = True
 
     def close(self) -> None:
         self.run.close()

@@ -17,6 +17,7 @@ from support.wait import wait_until
 
 import gendurable_py as gd
 from gendurable_py import Child, Engine, job
+from gendurable_py.dispatch.flowing import Driven
 from gendurable_py.flow import FlowContext, StepFailed, flow
 
 Conn = psycopg.Connection[Any]
@@ -196,6 +197,38 @@ def test_what_has_ended_is_freed_without_a_collection(db: Any, conn: Conn) -> No
         ended(conn, *ids)
         wait_until(lambda: len(held) == 0)
         assert len(seen) >= 6
+
+
+async def wait_for_ever() -> None:
+    await asyncio.Event().wait()
+
+
+@flow(name="memory.lost")
+async def lost(ctx: FlowContext) -> None:
+    await ctx.step("wait", wait_for_ever)
+
+
+@flow(name="memory.defaults")
+async def defaults(ctx: FlowContext) -> int:
+    thing = hold("defaults")
+    return await ctx.step("use", lambda thing=thing: 1)
+
+
+def test_what_is_lost_is_freed_without_a_collection(db: Any, conn: Conn) -> None:
+    engine = Engine(db.dsn, machines=[lost], heartbeat_interval=0.1)
+    with running(engine), no_collection():
+        ids = [gd.insert(conn, lost) for _ in range(3)]
+        wait_until(lambda: len(engine.running) == 3)
+        for id in ids:
+            conn.execute("select gd_cancel(%s)", (id,))
+        wait_until(lambda: not any(isinstance(one, Driven) for one in gc.get_objects()))
+
+
+def test_what_a_function_made_in_passing_has_is_not_kept(db: Any, conn: Conn) -> None:
+    with running(Engine(db.dsn, machines=[defaults])), no_collection():
+        [found] = ended(conn, gd.insert(conn, defaults))
+        assert found.result == 1
+        wait_until(lambda: len(held) == 0)
 
 
 MANY = 10_000

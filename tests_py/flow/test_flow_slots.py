@@ -53,7 +53,7 @@ class Odd(Exception):
 
 class Broken(Exception):
     @property
-    def __class__(self) -> Any:
+    def __class__(self) -> Any:  # type: ignore[misc]
         raise RuntimeError("no class")
 
 
