@@ -84,6 +84,13 @@ def find_failed(error: BaseException) -> int | None:
     return min((seq for seq in found if seq is not None), default=None)
 
 
+def find_alone(error: BaseException | None) -> BaseException | None:
+    """An error that came alone out of groups of tasks, which make groups of errors of all that ends them."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
 def mark_undone(error: BaseException, failed: StepFailed | None) -> None:
     """What led to this error has been undone: whoever has the flow tried again must not go on in the middle of that.
     ``failed``: the first undo step that failed, where it goes on."""

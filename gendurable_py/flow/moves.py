@@ -15,7 +15,7 @@ from ..machine.last_resort import encode_error, encode_traceback
 from ..machine.outcome import Cancel
 from ..machine.tracebacks import describe_traceback
 from . import entries
-from .errors import FlowError, find_failed
+from .errors import FlowError, find_alone, find_failed
 from .restart import Restart
 from .state import MOST_ENTRIES, RunState
 from .taking import take
@@ -142,8 +142,8 @@ def _end(run: RunState) -> Move:
     if main.cancelled():
         return _stop(run, FlowError("the function ended by a cancellation that was its own"))
     error = main.exception()
-    if isinstance(error, Restart):
-        return _restart(run, error)
+    if isinstance(asked := find_alone(error), Restart):
+        return _restart(run, asked)
     if error is not None:
         return _stop(run, error)
     try:
@@ -165,9 +165,10 @@ def _restart(run: RunState, asked: Restart) -> Move:
 
 def _stop(run: RunState, error: BaseException) -> Move:
     """The end as failed. The journal says which checkpoint it was, for who has it tried again."""
-    decided = isinstance(error, Cancel)
+    said = find_alone(error)
+    decided = isinstance(said, Cancel)
     failed = None if decided else find_failed(error)
-    reason = (str(error) or "cancelled") if decided else describe(error)
+    reason = (str(said) or "cancelled") if decided else describe(error)
     made = _head(run, b"stop") + b',"reason":' + dumps(reason)
     if not decided:
         made += encode_traceback(describe_traceback(error))

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 import gendurable_py as gd
-from gendurable_py import Child, job
+from gendurable_py import Cancel, Child, job
 from gendurable_py.flow import FlowContext, StepFailed, flow
 from gendurable_py.testing import assert_awaiting, assert_done, assert_failed, crash_everywhere, drain
 
@@ -152,3 +152,23 @@ def test_a_value_that_is_too_long_is_the_failure_of_its_step(conn: Conn) -> None
     id = gd.insert(conn, large)
     drain(conn, [large])
     assert "step 'too much' failed: InvalidArgument: the value has 33,554,433 bytes" in assert_failed(conn, id)
+
+
+@flow(name="drain.in_a_group")
+async def in_a_group(ctx: FlowContext, args: dict[str, Any]) -> str:
+    if args["how"] == "done":
+        return "done"
+    async with asyncio.TaskGroup() as group, asyncio.TaskGroup() as inner:
+        group.create_task(ctx.signal("never"))
+        inner.create_task(ctx.signal("never"))
+        if args["how"] == "restart":
+            ctx.restart({"how": "done"})
+        raise Cancel("enough")
+
+
+def test_a_flow_begins_anew_and_gives_up_out_of_groups_of_tasks(conn: Any) -> None:
+    ids = [gd.insert(conn, in_a_group, {"how": how}) for how in ("restart", "cancel")]
+    drain(conn, [in_a_group])
+    assert_done(conn, ids[0])
+    found = gd.result(conn, ids[1])
+    assert found is not None and (found.status, found.last_error) == ("failed", "enough")
