@@ -63,11 +63,6 @@ def decide(run: RunState, keep: bool) -> Move | None:
     return _park(run)
 
 
-def give_up(run: RunState) -> Move | None:
-    """What is ready, for a claim that is to be given back; None: nothing is."""
-    return None if run.sent or run.closed or not run.pressing else _go_on(run, False)
-
-
 def end_with(run: RunState, name: str, entry: bytes) -> bytes:
     """The outcome that a transactional step commits itself, with this entry: the claim ends."""
     added = b",".join([*run.fresh, entry])
