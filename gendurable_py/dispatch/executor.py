@@ -47,10 +47,14 @@ class Executor:
         """How many of each queue run at once, as it is now."""
         self._on_finished = finished
         self._threads = Threads(loop, max(1, sum(limits.values())), _perform, self._finish, self._contexts)
-        self._flows = Flows(loop, self._contexts, self._threads.put, run_in_task, self._moved, draining, emit)
+        self._flows = Flows(
+            loop, self._contexts, self._threads.put, run_in_task, self._moved, self._freed, draining, emit
+        )
         self._finished: deque[Work | StepCall] = deque()
         self._woken = False
         self._running = dict.fromkeys(limits, 0)
+        # Slots of flows whose steps run while an outcome is on its way.
+        self._reserved = dict.fromkeys(limits, 0)
         self._backlog: dict[str, deque[Work]] = {queue: deque() for queue in limits}
         self._tasks: dict[asyncio.Task[Any], Work] = {}
         self._outliving: set[Work] = set()
@@ -78,7 +82,9 @@ class Executor:
         """A flow goes on whose claim was kept: as soon as there is a slot, where no steps of it run."""
         self._flows.resume(work)
         assert work.flow is not None
-        if work.flow.busy:
+        if work.flow.reserves:
+            work.flow.reserves = False
+            self._reserved[work.queue] -= 1
             self._start(work)
         else:
             self.submit(work)
@@ -91,7 +97,7 @@ class Executor:
 
     def _has_room(self, queue: str) -> bool:
         # Where nothing more is to start, what was claimed still runs, one by one.
-        return self._running[queue] < max(1, self.limits[queue])
+        return self._running[queue] + self._reserved[queue] < max(1, self.limits[queue])
 
     def set_limit(self, queue: str, limit: int) -> None:
         """Run so many of a queue at once from now on. What runs beyond that goes on to its end."""
@@ -156,6 +162,10 @@ class Executor:
             self._woken = True
             self._loop.call_soon(self._collect, context=self._callbacks)
 
+    def _freed(self, queue: str) -> None:
+        self._reserved[queue] -= 1
+        self._start_waiting(queue)
+
     def _call_done(self, work: Work, _: Future[Any] | None = None) -> None:
         """Called in any thread. The last of the calls is the end of the step, and one of those that come last tells."""
         if not work.handed_over:
@@ -182,6 +192,9 @@ class Executor:
                 self._flows.call_ended(work)
                 continue
             self._running[work.queue] -= 1
+            if work.flow is not None and work.keep and work.flow.busy:
+                work.flow.reserves = True
+                self._reserved[work.queue] += 1
             done.append(work)
             self._start_waiting(work.queue)
         if done:

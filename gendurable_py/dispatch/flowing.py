@@ -32,7 +32,7 @@ _EAGER = sys.version_info >= (3, 12)
 class Driven:
     """One flow that is claimed here: its run, which outlives the works that its commits give."""
 
-    __slots__ = ("_flows", "active", "begun", "replays", "run", "timer", "wanted", "work")
+    __slots__ = ("_flows", "active", "begun", "replays", "reserves", "run", "timer", "wanted", "work")
 
     def __init__(self, flows: Flows, work: Work, run: Run) -> None:
         self._flows = flows
@@ -45,6 +45,8 @@ class Driven:
         """Whether it has a slot; else its outcome is on its way, or it waits for one."""
         self.begun = False
         """Whether it has had a slot."""
+        self.reserves = False
+        """Whether its slot waits for it, since steps of it run while an outcome is on its way."""
         self.wanted = False
         """Whether it is in line to go on."""
 
@@ -58,6 +60,7 @@ class Driven:
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
+        self._flows.free(self)
         self._flows.shut(self.run)
 
     def lose(self) -> None:
@@ -69,7 +72,7 @@ class Driven:
 
 class Flows:
     """Drives the flows of an engine. ``in_thread``: has a sync step run in a thread; ``run_step``: runs an
-    async one."""
+    async one. ``freed``: called when a slot that was reserved waits for nobody any more."""
 
     def __init__(
         self,
@@ -78,6 +81,7 @@ class Flows:
         in_thread: Callable[[StepCall], None],
         run_step: Callable[[StepCall], Coroutine[Any, Any, None]],
         moved: Callable[[Work], None],
+        freed: Callable[[str], None],
         draining: Draining,
         emit: Emitter,
     ) -> None:
@@ -87,6 +91,7 @@ class Flows:
         self._in_thread = in_thread
         self._run_step = run_step
         self._moved = moved
+        self._freed = freed
         self._told = draining
         self._emit = emit
         self._tasks: dict[asyncio.Task[None], StepCall] = {}
@@ -124,6 +129,12 @@ class Flows:
         work.outcome = outcome
         work.ended = time.perf_counter()
         self._moved(work)
+
+    def free(self, driven: Driven) -> None:
+        """It needs no slot any more that is reserved."""
+        if driven.reserves:
+            driven.reserves = False
+            self._freed(driven.work.queue)
 
     def working(self, task: asyncio.Task[Any] | None) -> Work | None:
         call = None if task is None else self._tasks.get(task)

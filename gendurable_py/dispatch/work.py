@@ -174,6 +174,8 @@ class Flowing(Protocol):
 
     begun: bool
     """Whether it has had a slot."""
+    reserves: bool
+    """Whether its slot waits for it."""
 
     @property
     def busy(self) -> bool:

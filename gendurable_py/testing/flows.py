@@ -124,6 +124,7 @@ class _Owner:
         self.run = run
         self.busy = False
         self.begun = True
+        self.reserves = False
 
     def close(self) -> None:
         self.run.close()

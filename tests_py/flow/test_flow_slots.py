@@ -11,7 +11,7 @@ from support.engine import Events, ended, field, running
 from support.wait import wait_until
 
 import gendurable_py as gd
-from gendurable_py import Engine
+from gendurable_py import Engine, job
 from gendurable_py.flow import FlowContext, StepFailed, flow
 
 gate = threading.Event()
@@ -131,6 +131,11 @@ async def swift() -> str:
     return "swift"
 
 
+@job(name="slots.word", queue="others")
+def word(args: dict[str, Any]) -> None:
+    pass
+
+
 @flow(name="slots.beside", queue="one")
 async def beside(ctx: FlowContext) -> list[Any]:
     async def wait() -> str:
@@ -138,6 +143,26 @@ async def beside(ctx: FlowContext) -> list[Any]:
         return await ctx.step("swift", swift)
 
     return list(await asyncio.gather(ctx.step("slow", slow), wait()))
+
+
+@flow(name="slots.after", queue="one")
+async def after(ctx: FlowContext) -> None:
+    await ctx.step("after", swift)
+
+
+def test_a_flow_keeps_its_slot_while_steps_of_it_run(db: Any, conn: Any) -> None:
+    gate.clear()
+    first, second = gd.insert(conn, beside), gd.insert(conn, after)
+    engine = Engine(db.dsn, machines=[beside, after], queues={"one": 1, "others": 1}, prefetch=5)
+    with running(engine):
+        # beside the slow one a sleep and a step are committed
+        wait_until(lambda: conn.execute("select true from gd_journal(%s) where name = 'swift'", (first,)).fetchone())
+        wait_until(lambda: field(conn, second, "status") == "executing")
+        for _ in range(3):
+            ended(conn, gd.insert(conn, word, {}))
+        assert conn.execute("select count(*) from gd_journal(%s)", (second,)).fetchone() == (0,)
+        gate.set()
+        assert {one.status for one in ended(conn, first, second)} == {"done"}
 
 
 def test_a_step_in_a_thread_is_waited_for_by_a_drain_whatever_comes_meanwhile(db: Any, conn: Any) -> None:
