@@ -204,7 +204,10 @@ class Flows:
         run = driven.run
         while True:
             if not run.advance():
-                self._want(driven)  # a long replay: others have their turn meanwhile
+                if self._told.told and driven.replays:
+                    self._leave_unchanged(driven)  # another one begins the replay that would not end here
+                else:
+                    self._want(driven)  # a long replay: others have their turn meanwhile
                 return
             if driven.replays:
                 if self._emit.heard:
@@ -223,8 +226,7 @@ class Flows:
             if not ended:
                 break
         if not run.running and self._told.told:
-            driven.close()
-            self.leave(driven, None)  # nothing is ready: it is given back
+            self._leave_unchanged(driven)
             return
         nearest = run.nearest()
         if driven.timer is not None:
@@ -233,6 +235,11 @@ class Flows:
         if nearest is not None and nearest.deadline is not None and not run.sent:
             left = max(0.0, nearest.deadline - time.time())
             driven.timer = self._loop.call_later(min(left, 86_400), self._want, driven, context=self._own)
+
+    def _leave_unchanged(self, driven: Driven) -> None:
+        """Nothing is ready: it is given back."""
+        driven.close()
+        self.leave(driven, None)
 
     def _end(self, driven: Driven, call: StepCall) -> None:
         """A step has ended."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -113,6 +114,32 @@ def test_what_was_claimed_ahead_takes_no_slot_of_a_flow_that_goes_on(db: Any, co
     with running(Engine(db.dsn, machines=[quick], queues={"one": 1}, prefetch=prefetch)):
         assert {one.status for one in ended(conn, *ids)} == {"done"}
     assert Together.most == 1
+
+
+replaying = threading.Event()
+
+
+@flow(name="slots.long", queue="one")
+async def long(ctx: FlowContext) -> None:
+    for _ in range(300):
+        replaying.set()
+        time.sleep(0.01)  # noqa: ASYNC251 - so that it takes its time
+        await ctx.step("one", swift)
+    await ctx.signal("go")
+
+
+def test_a_replay_is_given_back_by_a_drain(db: Any, conn: Any) -> None:
+    replaying.clear()
+    id = gd.insert(conn, long)
+    conn.execute("""insert into gendurable.journal values (%s, 1, '{"k": "start", "at": 1, "seed": "x"}')""", (id,))
+    conn.execute(
+        "insert into gendurable.journal select %s, n + 2, jsonb_build_object("
+        "'k', 'step', 'name', 'one', 'n', n, 'at', 2, 'v', '\"swift\"') from generate_series(0, 299) n",
+        (id,),
+    )
+    with running(Engine(db.dsn, machines=[long], queues={"one": 1}, drain_timeout=0.1, lease_ttl=600)):
+        assert replaying.wait(10)
+    assert field(conn, id, "status") == "runnable"
 
 
 class Ran:
