@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -83,6 +84,7 @@ class Executor:
         if self._has_room(work.queue) or self._draining:
             self._start(work)
         else:
+            work.waits_since = time.monotonic()
             self._backlog[work.queue].append(work)
 
     def _has_room(self, queue: str) -> bool:
@@ -184,9 +186,9 @@ class Executor:
             self._on_finished(done)
 
     def waiting_since(self, queue: str) -> float | None:
-        """When the first of those that wait for a slot was claimed."""
+        """Since when the first of those that wait for a slot waits, which may have been claimed long before."""
         backlog = self._backlog[queue]
-        return backlog[0].since if backlog else None
+        return backlog[0].waits_since if backlog else None
 
     def take_waiting(self, queue: str) -> list[Work]:
         """Those that wait for a slot: they will not be started here."""

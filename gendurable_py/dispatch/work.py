@@ -75,6 +75,7 @@ class Work(Holding):
         "timer",
         "transactions",
         "turn",
+        "waits_since",
     )
 
     def __init__(self, row: ClaimRow, spec: Spec, step: Step, worker: str, since: float, keep: bool) -> None:
@@ -96,6 +97,7 @@ class Work(Holding):
         self.flow: Flowing | None = None  # what drives it, if it is a flow
         self.fate: Fate | None = None
         self.busy = 0
+        self.waits_since = 0.0  # for a slot
         self.started = 0.0
         self.ended = 0.0
 

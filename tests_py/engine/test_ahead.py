@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import time
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from gendurable_py.dispatch import ahead
 from gendurable_py.dispatch.ahead import HORIZON, LONGEST, Ahead, Pace
+from gendurable_py.dispatch.executor import Executor
+from gendurable_py.dispatch.work import Work
+from gendurable_py.machine.context import Draining
 
 
 class Clock:
@@ -229,5 +234,19 @@ def test_while_steps_end_what_waits_has_longer() -> None:
             world.waiting.since["q"] = world.clock.now - waited
             world.ahead.look()
             assert len(world.back) == given
+
+    asyncio.run(main())
+
+
+def test_what_goes_on_under_a_kept_claim_has_waited_since_it_came_back() -> None:
+    """Not since it was claimed: chains of steps that end all the time would look like steps that have become long."""
+
+    async def main() -> None:
+        executor = Executor(asyncio.get_running_loop(), {"q": 1}, lambda _: None, Draining(), lambda _: None)
+        executor._running["q"] = 1
+        begun = time.monotonic()
+        executor.submit(cast("Work", SimpleNamespace(queue="q", since=begun - 10 * LONGEST)))
+        since = executor.waiting_since("q")
+        assert since is not None and since >= begun
 
     asyncio.run(main())
