@@ -39,6 +39,8 @@ from .stream import Events, Streams
 from .words import Unreadable
 
 _BODY = 2_000_000
+# Of who has not said yet who they are.
+_LOGIN_BODY = 20_000
 # Nobody is locked out for guessing, so it must not be guessed.
 _TOKEN = 16
 _PAGES: dict[str, Handler] = {
@@ -288,7 +290,7 @@ class _Dashboard:
         if request.method == "POST":
             if not same_site(request):
                 raise Forbidden("This came from a page elsewhere.")
-            values = await _fields(request)
+            values = await _fields(request, _LOGIN_BODY)
             if await self._access.fits(values.get("token", ""), request):
                 # a path of ours, whatever the URL says
                 safe = to if to.startswith("/") and not to.startswith(("//", "/\\")) else "/"
@@ -336,13 +338,13 @@ def _inner(request: Request) -> str:
     return str(request.scope["path"]).removeprefix(str(request.scope.get("root_path", "")))
 
 
-async def _fields(request: Request) -> dict[str, str]:
+async def _fields(request: Request, most: int = _BODY) -> dict[str, str]:
     if not request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
         raise Unreadable("a form is expected")
     body = bytearray()
     async for part in request.stream():
         body += part
-        if len(body) > _BODY:
+        if len(body) > most:
             raise Unreadable("this form is too long")
     try:
         # browsers end lines as mail does

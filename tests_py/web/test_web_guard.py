@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import subprocess
 import sys
@@ -151,6 +152,16 @@ def test_what_waits_for_its_refusal_is_bounded(monkeypatch: pytest.MonkeyPatch) 
 
     asyncio.run(guess())
     assert (most, waiting) == (100, 0)
+
+
+def test_who_has_not_said_who_they_are_fills_no_memory(db: Database, conn: Conn) -> None:
+    large = {"token": TOKEN, "name": "ada", "more": 100_000 * "x"}
+    with browsing(app(db.dsn, token=TOKEN, operate=True)) as browser:
+        answer = browser.client.post("/login", data=large)
+        assert (answer.status_code, _session(answer)) == (400, "")
+        assert browser.client.post("/login", data={**large, "more": ""}).status_code == 303
+        held = gd.insert(conn, "order", {"n": 1}, delay=3600)
+        browser.send(f"/act/instance/edit?id={held}", state=json.dumps({"n": 100_000 * "x"}))
 
 
 def test_dashboards_of_one_host_do_not_take_each_others_cookies(db: Database, conn: Conn) -> None:
