@@ -120,6 +120,7 @@ class Database:
             self.claims,
             self._replays,
             executor,
+            self.held.reading,
             settle=self._committer.add,
             give_back=self._committer.give_back,
         )
@@ -252,8 +253,8 @@ class Database:
             self.held.rename()  # its claim may have happened
 
     def give_back(self, works: Iterable[Work]) -> None:
-        """These will not be started, and no more steps in SQL."""
-        self._committer.give_back([*works, *self._in_sql.withdraw()])
+        """These will not be started, no flows whose journals are still read, and no more steps in SQL."""
+        self._committer.give_back([*works, *self._journals.withdraw(), *self._in_sql.withdraw()])
 
     @property
     def running(self) -> int:

@@ -164,7 +164,7 @@ class Feeder:
             return {}, {}
         demand, loads = {}, {}
         for queue, limit in self._limits.items():
-            load = self._executor.load(queue) + self._held.kept[queue]
+            load = self._executor.load(queue) + self._held.kept[queue] + self._held.reading[queue]
             loads[queue] = load, limit
             most = limit + self._ahead.fixed
             free = most - load

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 
 from .._log import logger
@@ -34,6 +34,7 @@ class Journals(Service):
         link: Link,
         aside: Link,
         executor: Runner,
+        reading: Counter[str],
         *,
         settle: Callable[[list[Work]], None],
         give_back: Callable[[Iterable[Holding], float], None],
@@ -42,11 +43,13 @@ class Journals(Service):
         self._link = link
         self._aside = aside
         self._executor = executor
+        self._reading = reading
         self._settle = settle
         self._give_back = give_back
         self._identity: str | None = None
         self._claimed: list[Work] = []
         self._large: deque[Work] = deque()
+        """Those whose journals are to be read aside; the first one is read now."""
         self._event = asyncio.Event()
 
     def add(self, work: Work) -> None:
@@ -83,6 +86,7 @@ class Journals(Service):
                 self._begin(work, entries)
             else:
                 self._large.append(work)
+                self._reading[work.queue] += 1
                 self._event.set()
 
     def _refuse(self, work: Work, error: Exception) -> None:
@@ -110,18 +114,36 @@ class Journals(Service):
             await self._event.wait()
             self._event.clear()
             while self._large:
-                work = self._large.popleft()
-                try:
-                    entries = await self._read_pages(work)
-                except InvalidArgument as error:
-                    self._refuse(work, error)
-                except (*TROUBLE, ValueError) as error:
-                    self._give_back([work], _DELAY)
-                    await self._aside.trouble(error)
-                else:
-                    self._begin(work, entries)
-                del work  # nothing is kept while it waits
+                await self._read_first(self._large[0])
             await self._aside.drop()
+
+    async def _read_first(self, work: Work) -> None:
+        trouble: BaseException | None = None
+        found: Entries | InvalidArgument | None = None
+        try:
+            found = await self._read_pages(work)
+        except InvalidArgument as error:
+            found = error
+        except (*TROUBLE, ValueError) as error:
+            trouble = error
+        if self._large and self._large[0] is work:  # else it was given back
+            self._large.popleft()
+            self._reading[work.queue] -= 1
+            if found is None:
+                self._give_back([work], _DELAY)
+            elif isinstance(found, InvalidArgument):
+                self._refuse(work, found)
+            else:
+                self._begin(work, found)
+        if trouble is not None:
+            await self._aside.trouble(trouble)
+
+    def withdraw(self) -> list[Work]:
+        """Begin none of those whose journals are still read; answers them."""
+        works = list(self._large)
+        self._large.clear()
+        self._reading.clear()
+        return works
 
     async def _read_pages(self, work: Work) -> Entries:
         entries: Entries = []

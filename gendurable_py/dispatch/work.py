@@ -272,6 +272,9 @@ class Held:
         self.failing = False
         """Whether the last such outcome that was tried met a fault of the server."""
         self.kept: Counter[str] = Counter()
+        """Claims by queue that go on if their commit says so."""
+        self.reading: Counter[str] = Counter()
+        """Flows by queue whose journals are still read."""
 
     def __len__(self) -> int:
         return len(self._works)
