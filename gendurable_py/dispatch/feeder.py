@@ -96,7 +96,7 @@ class Ahead(Protocol):
 
     def wanted(self, loads: Mapping[str, tuple[int, int]]) -> dict[str, int]: ...
 
-    def claimed(self, asked: Mapping[str, int], got: Mapping[str, int]) -> None: ...
+    def claimed(self, asked: Mapping[str, int], got: Mapping[str, int], ahead: Mapping[str, int]) -> None: ...
 
 
 class Feeder:
@@ -243,7 +243,7 @@ class Feeder:
 
     def _learn(self, asked: dict[str, int], ahead: dict[str, int], got: Counter[str], only: StepsIn | None) -> None:
         if only is None:
-            self._ahead.claimed({queue: count + ahead.get(queue, 0) for queue, count in asked.items()}, got)
+            self._ahead.claimed({queue: count + ahead.get(queue, 0) for queue, count in asked.items()}, got, ahead)
 
     async def take(self, rows: list[ClaimRow], worker: str) -> None:
         """Start what can be run here, give back the rest."""
