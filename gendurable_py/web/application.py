@@ -85,8 +85,8 @@ def app(
 
     Args:
         connect: a function, sync or async, that answers a new psycopg connection; or a connection string.
-        operate: whether actions are offered at all: True, False, or a function of the user's name. What the role of the
-            connections may not do is not offered, and refused by the database.
+        operate: whether actions are offered at all: True, False, or, with ``auth`` or ``user_header``, a function of
+            the user's name. What the role of the connections may not do is not offered, and refused by the database.
         token: whoever has it may look. A browser is asked for it once, and keeps a session; programs send it as a
             ``Bearer``.
         user_header: the header in which a reverse proxy says who has logged in; from ``trusted_proxies`` alone (an
@@ -111,6 +111,11 @@ def app(
         )
     if not 0.1 <= refresh <= 3600 or not 0.1 <= patience <= 60:
         raise InvalidArgument("refresh or patience is out of range", hint="0.1 to 3600 s, and 0.1 to 60 s")
+    if callable(operate) and auth is None and user_header is None:
+        raise InvalidArgument(
+            "operate is a function of a name that anybody may type beside the token",
+            hint="auth or user_header say who it is; with True whoever has the token may operate",
+        )
     said = Settings(
         operate=operate,
         token=token,
