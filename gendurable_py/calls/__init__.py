@@ -38,6 +38,7 @@ from .operating import (
     set_queue,
     version,
 )
+from .replaying import journal_entries, journals
 from .rows import (
     Announced,
     Audit,
@@ -79,6 +80,7 @@ from .serving import bye, drain_worker, hello, resume_worker, stats
 from .steering import audit, delete, delete_many, edit, signal_many
 from .stepping import define_step, drop_step, rehearse, run, run_claims
 from .talking import signal, signal_off, signal_on, signals
+from .viewing import list_queues
 from .waiting import wait
 from .working import claim, claim_many, commit, commit_one, heartbeat, reap, release, sleep, wake
 
@@ -152,8 +154,11 @@ __all__ = [
     "insert",
     "insert_many",
     "journal",
+    "journal_entries",
+    "journals",
     "line",
     "list",
+    "list_queues",
     "machines",
     "maintain",
     "match",

@@ -1,4 +1,4 @@
-"""What a dispatcher asks the server of the journals of flows: whole, as their workers have written them."""
+"""Journals of flows as their workers have written them, for dispatchers: see `looking.journal` for people."""
 
 from __future__ import annotations
 
@@ -16,12 +16,16 @@ MOST_BYTES = 1_000_000
 
 
 @call
-def journals(ids: Sequence[int]) -> Statement[dict[int, Entries | InvalidArgument | None]]:
-    """Of each flow its journal, None where that is too large to come with others (see `journal_page`), or why it cannot
-    be read here."""
+def journals(ids: Sequence[int], size: int = MOST_BYTES) -> Statement[dict[int, Entries | InvalidArgument | None]]:
+    """Of each flow its journal as it was written; None where it has more than ``size`` bytes, or the answer 16 MB (see
+    `journal_entries`); or why Python cannot read it.
+
+    Raises:
+        InvalidArgument: ``size`` is out of range.
+    """
     return Statement(
         "select id, entries::text from gd_journals(%s, %s)",
-        (list(ids), MOST_BYTES),
+        (list(ids), size),
         lambda rows: {row[0]: None if row[1] is None else _read(row[1]) for row in rows},
     )
 
@@ -34,11 +38,14 @@ def _read(text: str) -> Entries | InvalidArgument:
 
 
 @call
-def journal_page(id: int, after: int) -> Statement[tuple[Entries, int | None]]:
-    """Entries behind this one, and behind which to go on; None: these were the last."""
-    return Statement(
-        "select entries::text, next from gd_journal_entries(%s, %s, %s)", (id, after, MOST_BYTES), _read_page
-    )
+def journal_entries(id: int, after: int = 0, size: int = MOST_BYTES) -> Statement[tuple[Entries, int | None]]:
+    """Of one flow the entries behind ``after``, some ``size`` bytes of them, and behind which to go on; None: these
+    were the last.
+
+    Raises:
+        InvalidArgument: ``size`` is out of range, or Python cannot read them.
+    """
+    return Statement("select entries::text, next from gd_journal_entries(%s, %s, %s)", (id, after, size), _read_page)
 
 
 def _read_page(rows: Rows) -> tuple[Entries, int | None]:
@@ -62,6 +69,6 @@ def read_pages(id: int) -> Script[Entries]:
     entries: Entries = []
     after: int | None = 0
     while after is not None:
-        page, after = yield journal_page.statement(id, after)
+        page, after = yield journal_entries.statement(id, after)
         entries += page
     return entries

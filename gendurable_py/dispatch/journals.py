@@ -149,7 +149,7 @@ class Journals(Service):
         entries: Entries = []
         after: int | None = 0
         while after is not None and not work.ctx._cancelled:
-            page, after = await self._aside.attempt(replaying.journal_page, work.row.id, after)
+            page, after = await self._aside.attempt(replaying.journal_entries, work.row.id, after)
             entries += page
         logger.debug("a large journal: %s %s has %d entries", work.row.fsm, work.row.id, len(entries))
         return entries

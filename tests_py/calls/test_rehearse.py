@@ -227,7 +227,7 @@ def test_an_interruption_undoes_it(shop: Conn, monkeypatch: pytest.MonkeyPatch) 
     def broken(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("gendurable_py.testing.perform", broken)
+    monkeypatch.setattr("gendurable_py.testing.rounds.perform", broken)
     with pytest.raises(KeyboardInterrupt):
         rehearse(shop)
     assert shop.info.transaction_status == psycopg.pq.TransactionStatus.IDLE

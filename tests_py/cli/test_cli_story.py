@@ -24,6 +24,7 @@ Conn = psycopg.Connection[Any]
 
 SHOP = """
 import os
+import time
 from pathlib import Path
 from gendurable_py import FSM, Child, Context, Done, Next, Await, ScheduleChilds, job, step
 
@@ -60,6 +61,7 @@ class Letter(FSM, name="letter", queue="campaigns"):
 
 @job(name="mail", queue="mails")
 def mail(args: dict) -> int:
+    time.sleep(0.02)
     return 1
 
 
