@@ -73,6 +73,12 @@ select t.expire(:id);
 select is(pg_temp.took('{"lost": 0}', '{"lost": 50}'), '{}', 'nor what lost its worker: it may take others with it');
 select is(pg_temp.took('{"lost": 1}', '{"lost": 50}'), '{lost}', 'which begins at once, or not');
 
+select gd_register('timely', 1, 'start', 'timed', '{"timeouts": {"s": 1000}}');
+select gd_insert('timely', '{}', p_queue => 'timed', p_step => s) from unnest('{s,s,other}'::text[]) s;
+select is(pg_temp.took('{"timed": 0}', '{"timed": 50}'), '{}', 'nor what has a timeout, which runs from its claim');
+select is(pg_temp.took('{"timed": 2}', '{"timed": 50}'), '{s,s}', 'that it begins with a free slot');
+select is(pg_temp.took('{"timed": 0}', '{"timed": 50}'), '{other}', 'other steps of its machine are ahead');
+
 -- priorities: those of a lower number first, whatever is ahead
 
 select pg_temp.put_in('prio', '{n1,n2}', '{"priority": 1}');

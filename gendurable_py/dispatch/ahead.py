@@ -32,6 +32,9 @@ _MOST = 200
 _MEMORY, _LONG_MEMORY = 0.07, 2.0
 """How long the rate counts, and how long that steps were long, in seconds: after that a third of the weight is left."""
 _FORGOTTEN = 10 * _MEMORY
+_MOST_SKIPPED = 64
+"""Claims that bring all they ask for and ask for nothing ahead, behind one that did so in vain: first one, then twice
+as many each time. Where all rows have keys, each would lock many that it must leave."""
 _REST, _LONGEST_REST = 1.0, 60.0
 """Nothing is claimed ahead for so many seconds after some was given back; twice as long each time it happens again."""
 
@@ -101,6 +104,8 @@ class Ahead:
         self._clock = clock
         self._paces: dict[str, Pace] = {}
         self._more: set[str] = set()
+        self._skipped: dict[str, int] = {}
+        self._to_skip: dict[str, int] = {}
         self._rests: dict[str, tuple[float, float]] = {}
         self._look_at: float | None = None
         self.allowed = 0
@@ -134,12 +139,22 @@ class Ahead:
                     wanted[queue] = missing
         return wanted
 
-    def claimed(self, asked: Mapping[str, int], got: Mapping[str, int]) -> None:
-        """A claim asked for so many rows of each queue, and got these."""
+    def claimed(self, asked: Mapping[str, int], got: Mapping[str, int], ahead: Mapping[str, int]) -> None:
+        """A claim asked for so many rows of each queue, of which so many were to be ahead, and got these."""
         if not self._auto:
             return
         for queue, number in asked.items():
-            if got.get(queue, 0) >= number > 0:
+            came, besides = got.get(queue, 0), ahead.get(queue, 0)
+            is_full = came >= number > 0
+            if besides and came > number - besides:
+                self._skipped.pop(queue, None)
+                self._to_skip.pop(queue, None)
+            elif besides:
+                again = min(2 * self._skipped.get(queue, 0) or 1, _MOST_SKIPPED)
+                self._skipped[queue] = self._to_skip[queue] = again
+            elif is_full and self._to_skip.get(queue):
+                self._to_skip[queue] -= 1
+            if is_full and not self._to_skip.get(queue):
                 self._more.add(queue)
             else:
                 self._more.discard(queue)

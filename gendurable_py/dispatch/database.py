@@ -120,6 +120,7 @@ class Database:
             self.claims,
             self._replays,
             executor,
+            self.held.reading,
             settle=self._committer.add,
             give_back=self._committer.give_back,
             progressed=self._progress,
@@ -253,14 +254,14 @@ class Database:
             self.held.rename()  # its claim may have happened
 
     def give_back(self, works: Iterable[Work]) -> None:
-        """These will not be started, no flows whose journals were not read, and no more steps in SQL."""
+        """These will not be started, no flows whose journals are still read, and no more steps in SQL."""
         self._committer.give_back([*works, *self._journals.withdraw(), *self._in_sql.withdraw()])
 
     @property
     def running(self) -> int:
-        """Steps in SQL that run, or wait for those in the same call; what may go on when its commit is answered, since
-        steps of a flow may run meanwhile; and flows whose journals are read."""
-        return self._in_sql.running + sum(self.held.kept.values()) + sum(self._journals.waiting.values())
+        """Steps in SQL that run, or wait for those in the same call, and what may go on when its commit is answered:
+        steps of a flow may run meanwhile."""
+        return self._in_sql.running + sum(self.held.kept.values())
 
     async def break_off(self) -> None:
         """End steps in SQL that still run."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -93,6 +94,7 @@ class Executor:
         if self._has_room(work.queue) or self._draining:
             self._start(work)
         else:
+            work.waits_since = time.monotonic()
             self._backlog[work.queue].append(work)
 
     def _has_room(self, queue: str) -> bool:
@@ -201,8 +203,8 @@ class Executor:
             self._on_finished(done)
 
     def waiting_since(self, queue: str) -> float | None:
-        """When the first of those was claimed that wait for a first slot."""
-        return next((work.since for work in self._backlog[queue] if not _has_begun(work)), None)
+        """Since when the first of those that wait for a first slot waits, which may have been claimed long before."""
+        return next((work.waits_since for work in self._backlog[queue] if not _has_begun(work)), None)
 
     def take_waiting(self, queue: str) -> list[Work]:
         """Those that wait for a first slot: they will not be started here."""

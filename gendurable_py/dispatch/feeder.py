@@ -81,8 +81,6 @@ class Functions(Protocol):
 class Journalled(Protocol):
     """Whoever starts flows, with their journals (see `journals`)."""
 
-    waiting: Counter[str]
-
     def add(self, work: Work) -> None: ...
 
     async def begin(self) -> None: ...
@@ -98,7 +96,7 @@ class Ahead(Protocol):
 
     def wanted(self, loads: Mapping[str, tuple[int, int]]) -> dict[str, int]: ...
 
-    def claimed(self, asked: Mapping[str, int], got: Mapping[str, int]) -> None: ...
+    def claimed(self, asked: Mapping[str, int], got: Mapping[str, int], ahead: Mapping[str, int]) -> None: ...
 
 
 class Feeder:
@@ -166,7 +164,7 @@ class Feeder:
             return {}, {}
         demand, loads = {}, {}
         for queue, limit in self._limits.items():
-            load = self._executor.load(queue) + self._held.kept[queue] + self._journals.waiting[queue]
+            load = self._executor.load(queue) + self._held.kept[queue] + self._held.reading[queue]
             loads[queue] = load, limit
             most = limit + self._ahead.fixed
             free = most - load
@@ -245,7 +243,7 @@ class Feeder:
 
     def _learn(self, asked: dict[str, int], ahead: dict[str, int], got: Counter[str], only: StepsIn | None) -> None:
         if only is None:
-            self._ahead.claimed({queue: count + ahead.get(queue, 0) for queue, count in asked.items()}, got)
+            self._ahead.claimed({queue: count + ahead.get(queue, 0) for queue, count in asked.items()}, got, ahead)
 
     async def take(self, rows: list[ClaimRow], worker: str) -> None:
         """Start what can be run here, give back the rest."""

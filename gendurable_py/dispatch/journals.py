@@ -34,6 +34,7 @@ class Journals(Service):
         link: Link,
         aside: Link,
         executor: Runner,
+        reading: Counter[str],
         *,
         settle: Callable[[list[Work]], None],
         give_back: Callable[[Iterable[Holding], float], None],
@@ -44,15 +45,14 @@ class Journals(Service):
         self._link = link
         self._aside = aside
         self._executor = executor
+        self._reading = reading
         self._settle = settle
         self._give_back = give_back
         self._progressed = progressed
-        self._leaving = False
-        self.waiting: Counter[str] = Counter()
-        """Those of each queue whose large journals are still to be read."""
         self._identity: str | None = None
         self._claimed: list[Work] = []
         self._large: deque[Work] = deque()
+        """Those whose journals are to be read aside; the first one is read now."""
         self._event = asyncio.Event()
 
     def add(self, work: Work) -> None:
@@ -89,7 +89,7 @@ class Journals(Service):
                 self._begin(work, entries)
             else:
                 self._large.append(work)
-                self.waiting[work.queue] += 1
+                self._reading[work.queue] += 1
                 self._event.set()
 
     def _refuse(self, work: Work, error: Exception) -> None:
@@ -117,40 +117,42 @@ class Journals(Service):
             await self._event.wait()
             self._event.clear()
             while self._large:
-                work = self._large.popleft()
-                trouble: Exception | None = None
-                try:
-                    entries = await self._read_pages(work)
-                except InvalidArgument as error:
-                    self._refuse(work, error)
-                except (*TROUBLE, ValueError) as error:
-                    trouble = error
-                    self._give_back([work], _DELAY)
-                else:
-                    if self._leaving:
-                        self._give_back([work], 0.0)
-                    else:
-                        self._begin(work, entries)
-                    del entries
-                self.waiting[work.queue] -= 1
-                del work  # nothing is kept while it waits
-                self._progressed()
-                if trouble is not None:
-                    await self._aside.trouble(trouble)
+                await self._read_first(self._large[0])
             await self._aside.drop()
 
+    async def _read_first(self, work: Work) -> None:
+        trouble: BaseException | None = None
+        found: Entries | InvalidArgument | None = None
+        try:
+            found = await self._read_pages(work)
+        except InvalidArgument as error:
+            found = error
+        except (*TROUBLE, ValueError) as error:
+            trouble = error
+        if self._large and self._large[0] is work:  # else it was given back
+            self._large.popleft()
+            self._reading[work.queue] -= 1
+            if found is None:
+                self._give_back([work], _DELAY)
+            elif isinstance(found, InvalidArgument):
+                self._refuse(work, found)
+            else:
+                self._begin(work, found)
+            self._progressed()
+        if trouble is not None:
+            await self._aside.trouble(trouble)
+
     def withdraw(self) -> list[Work]:
-        """Begin none of those any more that wait for their journals."""
-        self._leaving = True
+        """Begin none of those whose journals are still read; answers them."""
         works = list(self._large)
         self._large.clear()
-        self.waiting.subtract(work.queue for work in works)
+        self._reading.clear()
         return works
 
     async def _read_pages(self, work: Work) -> Entries:
         entries: Entries = []
         after: int | None = 0
-        while after is not None and not work.ctx._cancelled and not self._leaving:
+        while after is not None and not work.ctx._cancelled:
             page, after = await self._aside.attempt(replaying.journal_entries, work.row.id, after)
             entries += page
         logger.debug("a large journal: %s %s has %d entries", work.row.fsm, work.row.id, len(entries))

@@ -75,6 +75,7 @@ class Work(Holding):
         "timer",
         "transactions",
         "turn",
+        "waits_since",
     )
 
     def __init__(self, row: ClaimRow, spec: Spec, step: Step, worker: str, since: float, keep: bool) -> None:
@@ -96,6 +97,7 @@ class Work(Holding):
         self.flow: Flowing | None = None  # what drives it, if it is a flow
         self.fate: Fate | None = None
         self.busy = 0
+        self.waits_since = 0.0  # for a slot
         self.started = 0.0
         self.ended = 0.0
 
@@ -275,6 +277,9 @@ class Held:
         self.failing = False
         """Whether the last such outcome that was tried met a fault of the server."""
         self.kept: Counter[str] = Counter()
+        """Claims by queue that go on if their commit says so."""
+        self.reading: Counter[str] = Counter()
+        """Flows by queue whose journals are still read."""
 
     def __len__(self) -> int:
         return len(self._works)

@@ -39,6 +39,8 @@ from .stream import Events, Streams
 from .words import Unreadable
 
 _BODY = 2_000_000
+# Of who has not said yet who they are.
+_LOGIN_BODY = 20_000
 # Nobody is locked out for guessing, so it must not be guessed.
 _TOKEN = 16
 _PAGES: dict[str, Handler] = {
@@ -83,8 +85,8 @@ def app(
 
     Args:
         connect: a function, sync or async, that answers a new psycopg connection; or a connection string.
-        operate: whether actions are offered at all: True, False, or a function of the user's name. What the role of the
-            connections may not do is not offered, and refused by the database.
+        operate: whether actions are offered at all: True, False, or, with ``auth`` or ``user_header``, a function of
+            the user's name. What the role of the connections may not do is not offered, and refused by the database.
         token: whoever has it may look. A browser is asked for it once, and keeps a session; programs send it as a
             ``Bearer``.
         user_header: the header in which a reverse proxy says who has logged in; from ``trusted_proxies`` alone (an
@@ -109,6 +111,11 @@ def app(
         )
     if not 0.1 <= refresh <= 3600 or not 0.1 <= patience <= 60:
         raise InvalidArgument("refresh or patience is out of range", hint="0.1 to 3600 s, and 0.1 to 60 s")
+    if callable(operate) and auth is None and user_header is None:
+        raise InvalidArgument(
+            "operate is a function of a name that anybody may type beside the token",
+            hint="auth or user_header say who it is; with True whoever has the token may operate",
+        )
     said = Settings(
         operate=operate,
         token=token,
@@ -288,7 +295,7 @@ class _Dashboard:
         if request.method == "POST":
             if not same_site(request):
                 raise Forbidden("This came from a page elsewhere.")
-            values = await _fields(request)
+            values = await _fields(request, _LOGIN_BODY)
             if await self._access.fits(values.get("token", ""), request):
                 # a path of ours, whatever the URL says
                 safe = to if to.startswith("/") and not to.startswith(("//", "/\\")) else "/"
@@ -336,13 +343,13 @@ def _inner(request: Request) -> str:
     return str(request.scope["path"]).removeprefix(str(request.scope.get("root_path", "")))
 
 
-async def _fields(request: Request) -> dict[str, str]:
+async def _fields(request: Request, most: int = _BODY) -> dict[str, str]:
     if not request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
         raise Unreadable("a form is expected")
     body = bytearray()
     async for part in request.stream():
         body += part
-        if len(body) > _BODY:
+        if len(body) > most:
             raise Unreadable("this form is too long")
     try:
         # browsers end lines as mail does

@@ -73,8 +73,8 @@ p_options "steps": "sql" takes only rows whose step the role of the session can 
 all others. What others want stays due and is passed over, which takes time where it is much: see gd_run.
 
 p_options "ahead": {"default": 50} takes up to so many more of a queue, for a worker that has no room for them yet: as
-long as it meets nothing but small rows that have neither key nor rate limit, in a queue without a limit, so that what
-waits with the worker holds up nobody else. Needs READ COMMITTED (GD504); raises GD501.';
+long as it meets nothing but small rows that have neither key nor rate limit, in steps without a timeout and a queue
+without a limit, so that what waits with the worker holds up nobody else. Needs READ COMMITTED (GD504); raises GD501.';
 
 create or replace function gd_claim_many(
     p_worker text, p_queues jsonb, p_lease interval = '60 seconds', p_options jsonb = '{}'

@@ -107,8 +107,7 @@ begin
         v_walked := gendurable._walked();
         v_picked := gendurable._pick_due(
             p_queue, p_priority, (v_range - 1)::smallint,
-            case when v_at_us[v_range] = 0 then '-infinity'
-                else timestamptz 'epoch' + v_at_us[v_range] * interval '1 microsecond' end,
+            case when v_at_us[v_range] = 0 then '-infinity' else timestamptz 'epoch' + v_at_us[v_range] * interval '1 microsecond' end,
             v_at_id[v_range], v_clock, v_size, v_taken, p_now, p_steps);
         v_cost := v_cost + gendurable._walked() - v_walked;
         v_looked := v_looked + cardinality(v_picked);
@@ -133,6 +132,7 @@ begin
                 end), coalesce(bool_or(c.id < 0), false), array_agg(c.at)
             into v_ids, v_light, v_mail, v_rings, v_places
             from unnest(v_picked) c;
+            v_light := case when p_any is null or mixed or not v_light then v_light else not gendurable._have_timeouts(v_ids) end;
             if v_light and gendurable._carries_all() and not coalesce(true = any(v_mail), false)
                 and cardinality(v_ids) <= v_need
             then

@@ -24,6 +24,24 @@ end $$;
 comment on function gendurable._time_claims(bigint[], timestamptz) is
     'Ends claims that have just begun at the timeouts of their steps, if they have any.';
 
+create or replace function gendurable._have_timeouts(p_ids bigint[]) returns boolean
+language plpgsql stable as $$
+begin
+    if not exists (select from gendurable.machine m where m.timeouts is not null) then
+        return false;
+    end if;
+    return exists (
+        select from unnest(p_ids) u (id)
+        join gendurable.instance x on x.id = any(array[u.id])
+        cross join lateral (
+            select from gendurable.machine m
+            where m.fsm = x.fsm and m.version = x.fsm_version and jsonb_typeof(m.timeouts -> x.step) = 'number'
+            limit 1
+        ) m);
+end $$;
+
+comment on function gendurable._have_timeouts(bigint[]) is 'Whether one of these is in a step with a timeout.';
+
 create or replace function gendurable._decide_error(p_outcome gendurable.outcome, p_now timestamptz)
 returns gendurable.outcome
 language plpgsql as $$

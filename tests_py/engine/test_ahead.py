@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import time
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from gendurable_py.dispatch import ahead
 from gendurable_py.dispatch.ahead import HORIZON, LONGEST, Ahead, Pace
+from gendurable_py.dispatch.executor import Executor
+from gendurable_py.dispatch.work import Work
+from gendurable_py.machine.context import Draining
 
 
 class Clock:
@@ -48,7 +53,7 @@ class World:
         self.back: list[Any] = []
         self.ahead = Ahead(prefetch, self.waiting, self.back.append, self.clock)
         self.ahead.wanted({"q": (0, 10)})
-        self.ahead.claimed({"q": 10}, {"q": 10})
+        self.ahead.claimed({"q": 10}, {"q": 10}, {})
 
     def work(self, rate: float, step: float, seconds: float, tick: float = 0.002) -> None:
         """Steps of so many seconds end at this rate, for so long."""
@@ -149,13 +154,31 @@ def test_a_claim_that_found_less_than_it_asked_for_ends_it() -> None:
     world = World()
     world.work(5000, 0.0005, 1.0)
     assert world.wants() > 0
-    world.ahead.claimed({"q": 50}, {"q": 49})
+    world.ahead.claimed({"q": 50}, {"q": 49}, {})
     assert world.wants() == 0
     assert world.ahead.allowed == 0
-    world.ahead.claimed({"q": 3}, {"q": 3})  # the free slots were filled: there may be more
+    world.ahead.claimed({"q": 3}, {"q": 3}, {})  # the free slots were filled: there may be more
     assert world.wants() > 0
-    world.ahead.claimed({"q": 5, "other": 1}, {"other": 1})
+    world.ahead.claimed({"q": 5, "other": 1}, {"other": 1}, {})
     assert world.wants() == 0
+
+
+def test_where_all_rows_have_keys_it_is_seldom_asked_for_more() -> None:
+    world = World()
+    world.work(5000, 0.0005, 1.0)
+    vain = 0
+    for _ in range(500):
+        wanted = world.wants(9)
+        vain += wanted > 0
+        # the free slot is filled, and nothing came besides
+        world.ahead.claimed({"q": 1 + wanted}, {"q": 1}, {"q": wanted} if wanted else {})
+    assert 5 < vain < 15
+    # once some come it is as it was
+    while not (wanted := world.wants(9)):
+        world.ahead.claimed({"q": 1}, {"q": 1}, {})
+    world.ahead.claimed({"q": 1 + wanted}, {"q": 2}, {"q": wanted})
+    world.ahead.claimed({"q": 1}, {"q": 1}, {})
+    assert world.wants() > 0
 
 
 def test_a_queue_without_slots_has_none() -> None:
@@ -174,7 +197,7 @@ async def _looked(world: World, waited: float, late: float = 0.0) -> int:
     """How often something was given back in one look at what waits so long, of which no step ended since the last."""
     before = len(world.back)
     world.waiting.since["q"] = world.clock.now - 0.001
-    world.ahead.claimed({"q": 10}, {"q": 10})
+    world.ahead.claimed({"q": 10}, {"q": 10}, {})
     world.ahead._paces["q"].stands = True
     world.clock.now += LONGEST / 2 + late
     world.waiting.since["q"] = world.clock.now - waited
@@ -223,11 +246,25 @@ def test_while_steps_end_what_waits_has_longer() -> None:
         world.work(5000, 0.0005, 1.0)
         for waited, given in ((2 * LONGEST, 0), (3 * LONGEST + 0.01, 1)):
             world.waiting.since["q"] = world.clock.now
-            world.ahead.claimed({"q": 10}, {"q": 10})
+            world.ahead.claimed({"q": 10}, {"q": 10}, {})
             world.ahead.ended([Steps(0.0)])  # type: ignore[list-item]
             world.clock.now += LONGEST / 2
             world.waiting.since["q"] = world.clock.now - waited
             world.ahead.look()
             assert len(world.back) == given
+
+    asyncio.run(main())
+
+
+def test_what_goes_on_under_a_kept_claim_has_waited_since_it_came_back() -> None:
+    """Not since it was claimed: chains of steps that end all the time would look like steps that have become long."""
+
+    async def main() -> None:
+        executor = Executor(asyncio.get_running_loop(), {"q": 1}, lambda _: None, Draining(), lambda _: None)
+        executor._running["q"] = 1
+        begun = time.monotonic()
+        executor.submit(cast("Work", SimpleNamespace(queue="q", since=begun - 10 * LONGEST, flow=None)))
+        since = executor.waiting_since("q")
+        assert since is not None and since >= begun
 
     asyncio.run(main())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import time
 from collections import Counter
 from datetime import UTC, datetime
@@ -17,6 +18,9 @@ from support.wait import wait_until
 
 import gendurable_py as gd
 from gendurable_py import Engine
+from gendurable_py.calls.replaying import Entries
+from gendurable_py.dispatch.journals import Journals
+from gendurable_py.dispatch.work import Work
 from gendurable_py.flow import FlowContext, flow, taking
 from gendurable_py.flow import state as flow_state
 
@@ -185,3 +189,39 @@ def test_what_is_more_than_an_outcome_carries_goes_next(db: Any, conn: Conn) -> 
     assert result.result == 15_000_000
     assert len(ran) == 5
     assert Counter(kinds_of(conn, id)) == {"start": 1, "step": 5}
+
+
+def test_no_more_flows_are_claimed_than_may_run_while_large_journals_are_read(
+    db: Any, conn: Conn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole journals would wait in memory. At the end those that are still read are given back."""
+    read_pages, may_read = Journals._read_pages, threading.Event()
+
+    async def wait(self: Journals, work: Work) -> Entries:
+        while not may_read.is_set():  # noqa: ASYNC110 - it is set in another thread
+            await asyncio.sleep(0.01)
+        return await read_pages(self, work)
+
+    monkeypatch.setattr(Journals, "_read_pages", wait)
+    ids = [gd.insert(conn, long, {"steps": 11}) for _ in range(6)]
+    for id in ids:
+        make_journal(conn, id or 0, 10, '"' + "y" * 200_000 + '"')
+
+    def counted() -> Counter[str]:
+        return Counter(field(conn, id, "status") for id in ids)
+
+    with running(Engine(db.dsn, [long], {"default": 2, "other": 1})):
+        wait_until(lambda: counted()["executing"] == 2)
+        # that more claims are made meanwhile is seen by others
+        for _ in range(5):
+            ended(conn, gd.insert(conn, long, {"steps": 1}, queue="other"))
+        assert counted() == {"executing": 2, "runnable": 4}
+        may_read.set()
+        assert {one.result for one in ended(conn, *ids)} == {10 * 200_000 + 1}
+        may_read.clear()
+        more = [gd.insert(conn, long, {"steps": 11}, delay=3600) for _ in range(2)]
+        for id in more:
+            make_journal(conn, id or 0, 10, '"' + "y" * 200_000 + '"')
+            gd.reschedule(conn, id or 0, datetime.now(UTC))
+        wait_until(lambda: all(field(conn, id, "status") == "executing" for id in more))
+    assert {(field(conn, id, "status"), field(conn, id, "attempt")) for id in more} == {("runnable", 0)}

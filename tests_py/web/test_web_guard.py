@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import subprocess
 import sys
@@ -151,6 +152,15 @@ def test_what_waits_for_its_refusal_is_bounded(monkeypatch: pytest.MonkeyPatch) 
 
     asyncio.run(guess())
     assert (most, waiting) == (100, 0)
+
+
+def test_who_has_not_said_who_they_are_fills_no_memory(db: Database, conn: Conn) -> None:
+    large = {"token": TOKEN, "more": 100_000 * "x"}
+    with browsing(app(db.dsn, token=TOKEN, operate=True)) as browser:
+        assert browser.client.post("/login", data=large).status_code == 400
+        assert browser.client.post("/login", data={**large, "more": ""}).status_code == 303
+        held = gd.insert(conn, "order", {"n": 1}, delay=3600)
+        browser.send(f"/act/instance/edit?id={held}", state=json.dumps({"n": 100_000 * "x"}))
 
 
 def test_dashboards_of_one_host_do_not_take_each_others_cookies(db: Database, conn: Conn) -> None:
@@ -344,7 +354,8 @@ def test_what_a_function_of_a_migration_raises_is_redacted(db: Database, conn: C
 
 
 def test_arguments_that_are_not_valid_are_refused() -> None:
-    for wrong in ({"token": "fifteen letters"}, {"token": ""}, {"refresh": 0}, {"patience": 1000}):
+    typed = {"token": TOKEN, "operate": bool}
+    for wrong in ({"token": "fifteen letters"}, {"token": ""}, {"refresh": 0}, {"patience": 1000}, typed):
         with pytest.raises(InvalidArgument):
             app("", **wrong)  # type: ignore[arg-type]
     with pytest.raises(InvalidArgument):
@@ -377,7 +388,7 @@ def test_an_operate_that_is_async_lets_nobody_operate(db: Database, conn: Conn) 
     async def operate(user: str) -> bool:
         return False
 
-    with browsing(app(db.dsn, operate=operate)) as browser:  # type: ignore[arg-type]
+    with browsing(app(db.dsn, operate=operate, auth=lambda _: "ada")) as browser:  # type: ignore[arg-type]
         assert "operate is async" in text_of(browser.get(f"/act/instance/cancel?id={id}", 400))
 
 

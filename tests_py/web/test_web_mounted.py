@@ -279,3 +279,35 @@ def test_in_django_for_its_staff(migrated: Database) -> None:
         browser.get("/", 303, headers={"Cookie": f"{settings.SESSION_COOKIE_NAME}=made-up"})
         assert conn.execute(OPENED).fetchone() != (0,)
     wait_until(lambda: conn.execute(OPENED).fetchone() == (0,))
+
+
+def test_a_look_changes_no_session_of_django(migrated: Database) -> None:
+    """Django gives a session of an older secret key a new name, and ends one of a password that was changed."""
+    from django.contrib.auth.models import User
+    from django.contrib.sessions.models import Session
+    from django.core.asgi import get_asgi_application
+    from django.test import Client, override_settings
+    from support import djangoproject
+
+    from gendurable_py.contrib.django.dashboard import with_dashboard
+
+    ada = User.objects.create_superuser("ada", password="open sesame")
+    client = Client()
+    client.force_login(ada)
+    name = client.session.session_key
+    # a path as people write it
+    site = with_dashboard(get_asgi_application(), "jobs/")
+    with ExitStack() as stack:
+        stack.callback(djangoproject.leave)
+        browser = stack.enter_context(browsing(site, "/jobs"))
+        browser.client.headers["Cookie"] = f"sessionid={name}"
+        with override_settings(SECRET_KEY="another", SECRET_KEY_FALLBACKS=["not so secret"]):
+            assert "ada" in text_of(browser.get("/"))
+            assert "ada" in text_of(browser.get("/queues"))
+        ada.set_password("another")
+        ada.save()
+        browser.get("/", 303)
+        assert [one.session_key for one in Session.objects.all()] == [name]
+    for path in ("", "/", "//"):
+        with pytest.raises(gd.InvalidArgument):
+            with_dashboard(get_asgi_application(), path)

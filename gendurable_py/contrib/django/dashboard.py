@@ -31,6 +31,7 @@ from starlette.responses import RedirectResponse
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp
 
+from ...errors import InvalidArgument
 from ...web import app
 from . import conf
 from .management.commands.gendurable import dsn_of
@@ -49,11 +50,17 @@ def with_dashboard(
 
     Args:
         application: that of ``get_asgi_application()``, or one around it.
-        path: such as ``/jobs``.
+        path: such as ``/jobs``, and not that of the whole site.
         operate: whether actions are offered at all.
         database: the alias; by default the first of the setting.
         options: others of `gendurable_py.web.app`: ``redact``, ``filters``, ``refresh``, ``patience``, ``title``, …
+
+    Raises:
+        InvalidArgument: an argument is not valid.
     """
+    path = "/" + path.strip("/")
+    if path == "/":
+        raise InvalidArgument("the dashboard needs a path of its own", hint="such as /jobs")
     staff = _Staff()
     dashboard = app(
         dsn_of(database or conf.default_database()),
@@ -93,7 +100,9 @@ def _permissions(session: str | None) -> tuple[str | None, bool, bool]:
     """The name of a user, whether they may look, and whether they may do all."""
     try:
         asked = HttpRequest()
-        asked.session = import_module(settings.SESSION_ENGINE).SessionStore(session)
+        asked.session = store = import_module(settings.SESSION_ENGINE).SessionStore(session)
+        # A look changes no session: one of an older secret key would get a new name, which no browser is told.
+        store.cycle_key = store.flush = lambda: None
         user = get_user(asked)
         if not user.is_authenticated:
             return None, False, False
