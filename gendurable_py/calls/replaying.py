@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, LiteralString, cast
 
-from .._statement import Rows, Script, Statement, call, one_value, script
+from .._statement import Rows, Script, Statement, call, one_value
 from ..errors import InvalidArgument
 from ..machine.codec import loads
 
@@ -53,32 +53,41 @@ def _read_page(rows: Rows) -> tuple[Entries, int | None]:
     return cast("Entries", loads(text)), following
 
 
-def read_identity() -> Script[str]:
-    """What no other database has: that of its cluster, and its own number there.
-
-    Not everybody may ask for the first. What stands in its place is the time since which the cluster counts, which is
-    another one after a crash of the server.
-    """
-    may_ask: bool = yield Statement(
+@call
+def may_ask_identity() -> Statement[bool]:
+    """Whether this role may ask which cluster it is."""
+    return Statement(
         "select coalesce(pg_catalog.has_function_privilege("
         "pg_catalog.to_regprocedure('pg_catalog.pg_control_system()')::oid, 'execute'), false)",
         (),
         one_value,
     )
+
+
+@call
+def database_identity(may_ask: bool) -> Statement[str]:
+    """What no other database has: that of its cluster, and its own number there.
+
+    Not everybody may ask for the first (`may_ask_identity`). What stands in its place is the time since which the
+    cluster counts, which is another one after a crash of the server.
+    """
     system: LiteralString = "select system_identifier::text as of from pg_catalog.pg_control_system()"
     counted: LiteralString = (
         "select coalesce(extract(epoch from stats_reset)::text, 'unknown') as of from pg_catalog.pg_stat_bgwriter"
     )
-    identity: str = yield Statement(
+    return Statement(
         "select c.of || '.' || d.oid::text from (" + (system if may_ask else counted) + ") c, "
         "pg_catalog.pg_database d where d.datname = pg_catalog.current_database()",
         (),
         one_value,
     )
+
+
+def read_identity() -> Script[str]:
+    """Both in turn."""
+    may_ask: bool = yield may_ask_identity.statement()
+    identity: str = yield database_identity.statement(may_ask)
     return identity
-
-
-database_identity = script(read_identity)
 
 
 def read_pages(id: int) -> Script[Entries]:

@@ -75,7 +75,8 @@ class Journals(Service):
             return
         try:
             if self._identity is None:
-                self._identity = await self._link.attempt(replaying.database_identity)
+                may_ask = await self._link.attempt(replaying.may_ask_identity)
+                self._identity = await self._link.attempt(replaying.database_identity, may_ask)
             found = await self._link.attempt(replaying.journals, [work.row.id for work in self._claimed])
         except BaseException:
             self.give_up()

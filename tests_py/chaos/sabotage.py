@@ -36,8 +36,8 @@ DEFECTS = {
     # a commit does not look whether the claim is still its own
     "unfenced": Defect(
         "api/134_lock.sql",
-        "where x.id = o.id and x.claim_no = o.claim_no and x.status = 'executing'",
-        "where x.id = o.id and x.status = 'executing'",
+        "where x.id >= o.id and x.id <= o.id and x.claim_no = o.claim_no and x.status = 'executing'",
+        "where x.id >= o.id and x.id <= o.id and x.status = 'executing'",
         ("run", "transition"),
     ),
     # whoever frees a slot does not tell who waits

@@ -15,7 +15,7 @@ from support.faults import broken_commits
 from support.wait import wait_until
 
 import gendurable_py as gd
-from gendurable_py import FSM, Context, Engine, Next, job, scheduled, step
+from gendurable_py import FSM, Context, Engine, FlowContext, Next, flow, job, scheduled, step
 from gendurable_py.telemetry import instrument as telemetry
 from gendurable_py.telemetry.events import EVENTS
 
@@ -82,7 +82,11 @@ def test_every_event_says_what_is_promised(db: Any, conn: Conn, monkeypatch: pyt
     def quick(args: dict[str, Any]) -> None:
         return None
 
-    machines = [Refused, stale, locked, blocks, forever, slow, quick]
+    @flow(name="events.flow")
+    async def told(ctx: FlowContext) -> None:
+        await ctx.sleep(0.01)
+
+    machines = [Refused, stale, locked, blocks, forever, slow, quick, told]
     engine = Engine(
         db.dsn,
         machines,
@@ -93,7 +97,7 @@ def test_every_event_says_what_is_promised(db: Any, conn: Conn, monkeypatch: pyt
         on_event=events,
     )
     with running(engine):
-        ended(conn, gd.insert(conn, Refused), gd.insert(conn, blocks), gd.insert(conn, slow))
+        ended(conn, gd.insert(conn, Refused), gd.insert(conn, blocks), gd.insert(conn, slow), gd.insert(conn, told))
         # A heartbeat may be quicker than the commit, and then it is the one that tells.
         wait_until(lambda: ended(conn, gd.insert(conn, stale)) and events.count("stale"))
         gd.insert(conn, "events.unknown")

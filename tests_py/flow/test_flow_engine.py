@@ -6,6 +6,7 @@ import asyncio
 import sys
 from typing import Any
 
+import pytest
 from support.engine import ended, running
 
 import gendurable_py as gd
@@ -43,8 +44,9 @@ async def everything(ctx: FlowContext, args: dict[str, Any]) -> list[Any]:
     return [a, b, c, s.payload, n, [kid.result for kid in kids], late, k, ctx.idempotency_key("a"), str(ctx.uuid())]
 
 
-def test_everything_that_a_function_can_wait_for(db: Any, conn: Any) -> None:
-    with running(Engine(db.dsn, machines=[everything, double])):
+@pytest.mark.parametrize("notify", [True, False], ids=["sessions", "as behind a proxy"])
+def test_everything_that_a_function_can_wait_for(db: Any, conn: Any, notify: bool) -> None:
+    with running(Engine(db.dsn, machines=[everything, double], notify=notify, poll_interval=0.1)):
         id = gd.insert(conn, everything, {})
         gd.signal(conn, id, "go", {"p": 1})
         [result] = ended(conn, id)

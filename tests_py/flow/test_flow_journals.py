@@ -169,4 +169,5 @@ def test_who_may_not_ask_for_the_identity_of_the_server_runs_flows_all_the_same(
             first, second = ended(conn, gd.insert(conn, draw), gd.insert(conn, draw))
         assert first.status == second.status == "done" and first.result != second.result
         with people.connect(database, "worker") as worker:
-            assert replaying.database_identity(worker) == replaying.database_identity(worker)
+            assert not replaying.may_ask_identity(worker)
+            assert replaying.database_identity(worker, False) == replaying.database_identity(worker, False)

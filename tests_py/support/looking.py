@@ -40,6 +40,7 @@ LOOKS: dict[str, tuple[str, ...]] = {
     "gd_why": ("select * from gd_why(%(id)s)", "select * from gd_why(%(parent)s)"),
     "gd_tree": ("select * from gd_tree(%(parent)s)",),
     "gd_errors": ("select * from gd_errors(%(id)s)",),
+    "gd_journal": ("select * from gd_journal(%(id)s)", "select * from gd_journal(%(id)s, -1, 10, false)"),
     "gd_history": ("select * from gd_history(%(id)s)",),
     "gd_line": ("select * from gd_line('k')",),
     "gd_crashes": ("select * from gd_crashes()",),
@@ -56,6 +57,7 @@ LOOKS: dict[str, tuple[str, ...]] = {
     "gd_version": ("select gd_version()",),
     "gd_instances": ("select * from gd_instances",),
     "gd_queues": ("select * from gd_queues",),
+    "gd_list_queues": ("select * from gd_list_queues()", """select * from gd_list_queues('{"queue": "q"}')"""),
     "gd_workers": ("select * from gd_workers",),
     "gd_rate_limits": ("select * from gd_rate_limits",),
     "gd_schedules": ("select * from gd_schedules",),
@@ -109,7 +111,8 @@ def fill(conn: Conn) -> Looks:
     [parent] = conn.execute("select gd_insert('m', p_queue => 'parents')").fetchone() or ()
     child = {"fsm": "m", "queue": "q", "partition_key": "k", "unique_key": "u", "rate_limit": "l", "meta": {"a": 1}}
     commit(conn, "parents", kind="schedule_childs", step="joined", childs=[child])
-    commit(conn, "q", kind="error", error="no", delay_ms=0, traceback="at line 2")
+    journal = {"at": 0, "add": [{"k": "start", "at": 1, "seed": "s"}]}
+    commit(conn, "q", kind="error", error="no", delay_ms=0, traceback="at line 2", journal=journal)
     [id] = conn.execute("select gd_find('u')").fetchone() or ()
     conn.execute("select gd_signal(%s, 'go', '1', 'd'), gd_watch(%s)", (id, id))
     conn.execute("select gd_insert('m', p_queue => 'q', p_partition_key => 'k', p_priority => -1)")
