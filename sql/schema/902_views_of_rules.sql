@@ -22,8 +22,9 @@ left join (
             union
             select k.bucket from gendurable.bucket_closed k where k.until > statement_timestamp()
         ) x
-        cross join lateral generate_series(1, cardinality(string_to_array(x.bucket, ':'::text))) n
-        inner join gendurable.rate_limit z on z.name = array_to_string((string_to_array(x.bucket, ':'::text))[1:n], ':'::text)
+        cross join lateral generate_series(1, pg_catalog.cardinality(string_to_array(x.bucket, ':'::text))) n
+        inner join gendurable.rate_limit z
+            on z.name = pg_catalog.array_to_string((string_to_array(x.bucket, ':'::text))[1:n], ':'::text)
         order by x.bucket, length(z.name) desc
     ) o
     left join gendurable.bucket y on o.bucket = y.bucket

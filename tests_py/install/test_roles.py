@@ -29,7 +29,7 @@ STEPS = {"gd_steps"}
 UPKEEP = {"gd_reap", "gd_gc", "gd_maintain"}
 CLIENT = {
     "gd_insert", "gd_insert_many", "gd_find", "gd_signal", "gd_signal_on", "gd_signal_off", "gd_result", "gd_watch",
-    "gd_childs", "gd_version",
+    "gd_childs", "gd_journal", "gd_version",
 }  # fmt: skip
 CLAIMS = {"gd_claim", "gd_claim_many", "gd_commit", "gd_commit_one", "gd_heartbeat", "gd_release"}
 LIMITS = {"gd_ensure_rate_limit", "gd_close_rate_limit"}
@@ -50,7 +50,7 @@ MIGRATION = {
 }
 LOOKING = {
     *("gd_signals", "gd_match", "gd_get", "gd_tree", "gd_list", "gd_count", "gd_why", "gd_line", "gd_failures"),
-    *("gd_errors", "gd_history", "gd_doctor", "gd_audit", "gd_stats", "gd_crashes"),
+    *("gd_errors", "gd_history", "gd_doctor", "gd_audit", "gd_stats", "gd_crashes", "gd_list_queues"),
 }
 # The table of the contract.
 MAY: dict[str, set[str]] = {
@@ -59,7 +59,7 @@ MAY: dict[str, set[str]] = {
     | UPKEEP
     | CLAIMS
     | {"gd_register", "gd_sleep", "gd_wake", "gd_signals", "gd_schedule", "gd_announce_schedules"}
-    | {"gd_hello", "gd_bye"}
+    | {"gd_hello", "gd_bye", "gd_journals", "gd_journal_entries"}
     | {"gd_run", "gd_run_claims", "gd_rehearse"}
     | RUNNER
     | STEPS
@@ -79,7 +79,7 @@ MAY: dict[str, set[str]] = {
     | {"gd_set_queue", "gd_hold_all", "gd_release_hold"}
     | {"gd_set_rate_limit", "gd_schedule", "gd_unschedule"}
     | {"gd_pause_schedule", "gd_resume_schedule", "gd_trigger"},
-    "reader": VIEWS | LOOKING | {"gd_result", "gd_find", "gd_childs", "gd_version"},
+    "reader": VIEWS | LOOKING | {"gd_result", "gd_find", "gd_childs", "gd_journal", "gd_version"},
     "author": STEPS | {"gd_define_step", "gd_drop_step", "gd_version"},
     "nobody": set(),
 }
