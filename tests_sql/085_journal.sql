@@ -40,7 +40,8 @@ language sql as $$
     select i.status || ' ' || i.step || ' ' || i.attempt || ' ' || i.state || coalesce(' awaits ' || i.awaits::text, '') || coalesce(' ' || t.entries(i.id), '')
     from gendurable.instance i where i.id = p_id
 $$;
-select t.fails('f', '[{"k": "start"}, {"k": "step", "name": "a"}, {"k": "step", "name": "b", "e": {"message": "m"}}, {"k": "timer"}, {"k": "end", "failed": 3}]') as id \gset
+select t.fails('f', '[{"k": "start"}, {"k": "step", "name": "a"}, {"k": "step", "name": "b", "e": {"message": "m"}}, {"k": "timer"},
+    {"k": "end", "failed": 3}]') as id \gset
 select gd_retry(:id);
 select is(t.place(:id), 'runnable a 0 {"args": 1} 1:start 2:step=a 3:retried', 'from the failed checkpoint on');
 select t.fails('f', '[{"k": "start"}, {"k": "step", "name": "a"}, {"k": "end", "failed": null}]') as id \gset
@@ -77,7 +78,8 @@ select t.fails('f4', '[{"k": "start"}, {"k": "step", "name": "a"}]', '(sleep)') 
 select gd_retry(:id);
 select is(t.place(:id), 'runnable a 0 {"args": 1} 1:start 2:step=a 3:retried', 'a sleep has not ended because it is tried again');
 select gd_insert('flow', p_queue => 'f5') as id \gset
-select t.run('f5', '{"kind": "await", "signals": "x", "step": "(signal)", "timeout_ms": 0, "journal": {"at": 0, "add": [{"k": "start"}, {"k": "step", "name": "(odd)"}]}}');
+select t.run('f5', '{"kind": "await", "signals": "x", "step": "(signal)", "timeout_ms": 0,
+    "journal": {"at": 0, "add": [{"k": "start"}, {"k": "step", "name": "(odd)"}]}}');
 select gd_cancel(:id);
 select gd_retry(:id);
 select is(t.place(:id), 'runnable start 0 {} 1:start 2:step=(odd) 3:retried', 'nor has a deadline');
@@ -117,7 +119,8 @@ select is(gendurable._count_entries(:id), 20000, 'it is none longer');
 
 -- Forks
 
-select t.fails('fork', '[{"k": "start", "seed": "s"}, {"k": "step", "name": "a", "v": "1"}, {"k": "step", "name": "b", "e": {}}, {"k": "end", "failed": 3}]') as id \gset
+select t.fails('fork', '[{"k": "start", "seed": "s"}, {"k": "step", "name": "a", "v": "1"}, {"k": "step", "name": "b", "e": {}},
+    {"k": "end", "failed": 3}]') as id \gset
 select gd_fork(:id) as fork \gset
 select is(t.place(:fork), 'runnable a 0 {"args": 1} 1:start 2:step=a 3:retried', 'a fork goes on as gd_retry would');
 select is(t.place(:id), 'failed s 0 {"args": 1} 1:start 2:step=a 3:step=b 4:end', 'the other one is as it was');

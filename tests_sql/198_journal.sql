@@ -63,7 +63,9 @@ select is((select i.result from gendurable.instance i where i.id = :id), '1', '(
 -- shapes
 select gd_insert('flow', p_queue => 'b') as id \gset
 select id from t.take('b') \gset
-select t.rejects(:id, jsonb_build_object('kind', k.kind, 'step', 's', 'journal', j.journal) - case when k.kind = 'done' then 'step' else '-' end, 'GD501', j.journal::text)
+select t.rejects(
+    :id, jsonb_build_object('kind', k.kind, 'step', 's', 'journal', j.journal) - case when k.kind = 'done' then 'step' else '-' end,
+    'GD501', j.journal::text)
 from (values ('next'), ('done')) k (kind)
 cross join (values ('[]'::jsonb), ('1'), ('{}'), ('{"at": 0}'), ('{"add": [{"k": "a"}]}'), ('{"at": null, "add": [{"k": "a"}]}'),
     ('{"at": 0, "add": []}'), ('{"at": 0, "add": {}}'), ('{"at": 0, "add": null}'), ('{"at": 0, "add": [1]}'), ('{"at": 0, "add": [null]}'),
@@ -163,7 +165,8 @@ begin
     perform t.run(p_queue, jsonb_build_object('kind', 'await', 'signals', 'never', 'journal', jsonb_build_object('at', 0, 'add', p_entries)));
     return v_id;
 end $$;
-select t.flow('r', (select jsonb_agg(jsonb_build_object('k', 'step', 'name', 's' || g, 'n', g, 'v', g::text) order by g) from generate_series(1, 30) g)) as id \gset
+select t.flow('r', jsonb_agg(jsonb_build_object('k', 'step', 'name', 's' || g, 'n', g, 'v', g::text) order by g)) as id
+from generate_series(1, 30) g \gset
 select is((select array_agg(r.seq) from gd_journal(:id, 10, 3) r), '{11,12,13}', 'a page');
 select is((select array_agg(r.seq) from gd_journal(:id, -2) r), '{29,30}', 'the last ones');
 select is((select array_agg(r.seq) from gd_journal(:id, -2, 1) r), '{29}', 'of these the first');
@@ -203,7 +206,9 @@ select is((select array_agg(j.entries is null) from gd_journals(array[:id], 10) 
 select is_empty('select from gd_journals(null)', 'null');
 select is_empty('select from gd_journals(array[]::bigint[])', 'nobody');
 select t.raises('select from gd_journals(array[1], -1)', 'GD501', 'fewer bytes than none');
-select results_eq(format('select jsonb_array_length(entries), next from gd_journal_entries(%s, %s, 350000)', :large, a.after), format('values (%s, %s)', a.got, a.next), a.after::text)
+select results_eq(
+    format('select jsonb_array_length(entries), next from gd_journal_entries(%s, %s, 350000)', :large, a.after),
+    format('values (%s, %s)', a.got, a.next), a.after::text)
 from (values (0, 3, '3'), (3, 3, '6'), (9, 1, 'null::int'), (10, 0, 'null::int'), (-5, 3, '3')) a (after, got, next);
 select results_eq(format('select jsonb_array_length(entries), next from gd_journal_entries(%s, 0, 0)', :large), 'values (1, 1)', 'one at least');
 select results_eq(format('select jsonb_array_length(entries), next from gd_journal_entries(%s)', :id), 'values (6, null::int)', 'a small one');

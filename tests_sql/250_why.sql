@@ -303,7 +303,8 @@ begin
     perform t.run('flow', p_outcome || jsonb_build_object('journal', jsonb_build_object('at', 0, 'add', p_entries)));
     return v_id;
 end $$;
-select t.flow('{"kind": "await", "signals": "paid", "step": "(signal)", "timeout_ms": 3600000}', '[{"k": "start"}, {"k": "step", "name": "pack"}, {"k": "timer"}]') as id \gset
+select t.flow('{"kind": "await", "signals": "paid", "step": "(signal)", "timeout_ms": 3600000}',
+    '[{"k": "start"}, {"k": "step", "name": "pack"}, {"k": "timer"}]') as id \gset
 select is(regexp_replace(t.says(:id), 'in \d+ min', 'in N min'),
     'It awaits the signal "paid" for 0 s, at checkpoint "pack", and goes on without it in N min.', 'a flow that awaits a signal');
 select is((select w.detail -> 'checkpoint' || (w.detail -> 'entries') from gd_why(:id) w limit 1), '["pack", 3]', 'in detail');
@@ -311,7 +312,8 @@ select gd_cancel(:id, 'enough');
 select is(t.says(:id), 'It has ended as "cancelled" 0 s ago, behind checkpoint "pack": enough.', 'one that has ended');
 select t.flow('{"kind": "await", "signals": "paid"}', '[{"k": "start"}]') as id \gset
 select is(t.says(:id), 'It awaits the signal "paid" for 0 s, before its first checkpoint.', 'one that has come through nothing');
-select t.flow('{"kind": "schedule_childs", "step": "(childs)", "childs": [{"fsm": "c", "queue": "elsewhere"}]}', '[{"k": "start"}, {"k": "step", "name": "pack"}]') as id \gset
+select t.flow('{"kind": "schedule_childs", "step": "(childs)", "childs": [{"fsm": "c", "queue": "elsewhere"}]}',
+    '[{"k": "start"}, {"k": "step", "name": "pack"}]') as id \gset
 select matches(t.says(:id), '^It waits for 1 child that has not ended, at checkpoint "pack", first for instance', 'one that waits for children');
 select t.flow('{"kind": "next", "step": "(sleep)", "delay_ms": 90500}', '[{"k": "start"}, {"k": "step", "name": "pack"}]') as id \gset
 select is(t.says(:id), 'It sleeps behind checkpoint "pack", and goes on in 90 s.', 'one that sleeps');
@@ -322,7 +324,10 @@ select is(t.says(:id), 'It tries step "ship" again after attempt 2, which ended 
 select t.flow('{"kind": "next", "step": "(retry)", "delay_ms": 90500}', '[{"k": "start"}]') as id \gset
 select is(t.says(:id), 'It tries a step again, in 90 s.', '(nobody says which)');
 select t.flow('{"kind": "error", "error": "NonDeterministic", "delay_ms": 90500}', '[{"k": "start"}, {"k": "step", "name": "pack"}]') as id \gset
-select is(t.says(:id), 'It backs off after attempt 1 of 20, and is due in 90 s, behind checkpoint "pack"; that attempt''s error: NonDeterministic.', 'one that does not fit its code');
+select is(
+    t.says(:id),
+    'It backs off after attempt 1 of 20, and is due in 90 s, behind checkpoint "pack"; that attempt''s error: NonDeterministic.',
+    'one that does not fit its code');
 select t.flow('{"kind": "next", "step": "pack"}', '[{"k": "start"}, {"k": "step", "name": "pack"}]') as id \gset
 select id from t.take('flow') \gset
 select matches(t.says(:id), '^It executes what stands behind checkpoint "pack" at worker "w" for 0 s, under', 'one that runs');

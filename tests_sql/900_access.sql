@@ -19,7 +19,8 @@ create temp table may (profile text, name text);
 insert into may
 select x.profile, p.name
 from (values
-    ('client', string_to_array('gd_insert gd_insert_many gd_find gd_signal gd_signal_on gd_signal_off gd_result gd_watch gd_childs gd_journal gd_version', ' ')),
+    ('client', string_to_array('gd_insert gd_insert_many gd_find gd_signal gd_signal_on gd_signal_off gd_result '
+        || 'gd_watch gd_childs gd_journal gd_version', ' ')),
     ('worker', string_to_array('gd_register gd_claim gd_claim_many gd_commit gd_commit_one gd_heartbeat gd_release gd_sleep gd_wake gd_signals gd_hello gd_bye '
         || 'gd_journals gd_journal_entries '
         || 'gd_schedule gd_announce_schedules gd_ensure_rate_limit gd_close_rate_limit gd_reap gd_gc gd_maintain '
@@ -31,7 +32,8 @@ from (values
         || 'gd_fork gd_export gd_import '
         || 'gd_ensure_rate_limit gd_close_rate_limit gd_schedule gd_unschedule gd_pause_schedule gd_resume_schedule gd_trigger '
         || 'gd_migrate gd_signals gd_reap gd_gc gd_maintain', ' ')),
-    ('reader', string_to_array('gd_result gd_find gd_childs gd_journal gd_signals gd_match gd_audit gd_get gd_tree gd_list gd_list_queues gd_count gd_why gd_line '
+    ('reader', string_to_array('gd_result gd_find gd_childs gd_journal gd_signals gd_match gd_audit gd_get gd_tree '
+        || 'gd_list gd_list_queues gd_count gd_why gd_line '
         || 'gd_failures gd_crashes gd_stats gd_errors gd_history '
         || 'gd_doctor gd_version gd_instances gd_queues gd_workers gd_rate_limits '
         || 'gd_holds gd_pauses gd_schedules gd_machines', ' '))

@@ -44,7 +44,8 @@ create table gendurable.history_left (
 -- without a key, a publication would refuse deletes and updates
 alter table gendurable.history_left replica identity full;
 
-comment on table gendurable.history_left is 'Removed instances of whose history or journal a part is still to be removed; almost always empty.';
+comment on table gendurable.history_left is
+    'Removed instances of whose history or journal a part is still to be removed; almost always empty.';
 
 -- the next one to be worked off, and "is it put down already"
 create index history_left_gone on gendurable.history_left (gone_id);
