@@ -107,7 +107,7 @@ def test_of_an_async_step_whose_time_is_up_it_is_known_where_it_stood(db: Any, c
     async def deeper() -> None:
         await asyncio.Event().wait()
 
-    @job(name="records.hangs", timeout=0.3, max_attempts=1)
+    @job(name="records.hangs", timeout=3, max_attempts=1)
     async def hangs(args: dict[str, Any]) -> None:
         await deeper()
 
@@ -115,7 +115,7 @@ def test_of_an_async_step_whose_time_is_up_it_is_known_where_it_stood(db: Any, c
         id = gd.insert(conn, hangs)
         ended(conn, id)
     error = only_error(conn, id)
-    assert error.error == "timed out after 0.3 s in step 'start'"
+    assert error.error == "timed out after 3 s in step 'start'"
     assert error.traceback is not None and error.traceback.startswith("It stood here (most recent call last):\n")
     assert error.traceback.index("in hangs") < error.traceback.index("in deeper") < error.traceback.index("in wait")
     assert error.traceback.splitlines()[1].startswith(f'  File "{__file__}"')
