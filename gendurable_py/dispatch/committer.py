@@ -303,13 +303,13 @@ class Committer:
             return
         self._uncount(work)
         self._held.drop(work)
-        if meaning is not Meaning.KEPT:
-            work.end_flow()
         if meaning is Meaning.KEPT:
             assert answer is not None and answer.kept is not None
             work.worker = worker
             self._keep(work, answer.kept)
-        elif meaning is Meaning.LOST:
+            return
+        work.end_flow()
+        if meaning is Meaning.LOST:
             self._lose(work)
         elif meaning is Meaning.REPEATED:
             work.ctx._cancelled = True

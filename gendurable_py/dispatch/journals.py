@@ -7,7 +7,6 @@ journal cannot be read now is given back.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 
@@ -15,7 +14,7 @@ from .._log import logger
 from ..calls import replaying
 from ..calls.replaying import Entries
 from ..errors import InvalidArgument
-from ..machine.claim import ClaimRow
+from ..flow import seeds
 from .link import TROUBLE, Link
 from .services import Service
 from .work import Holding, Runner, Work, break_off
@@ -103,15 +102,11 @@ class Journals(Service):
             self._settle([work])  # it was lost meanwhile
             return
         try:
-            self._executor.prepare(work, entries, self._seed(work.row))
+            self._executor.prepare(work, entries, seeds.first(self._identity, work.row))
         except Exception as error:  # noqa: BLE001 - whatever stands in its journal
             self._refuse(work, error)
         else:
             self._executor.submit(work)
-
-    def _seed(self, row: ClaimRow) -> str:
-        """What the chance of a flow is drawn from that has no journal yet: the same each time, here and elsewhere."""
-        return hashlib.sha256(f"{self._identity} {row.fsm} {row.id}".encode()).hexdigest()[:32]
 
     async def run(self) -> None:
         while True:

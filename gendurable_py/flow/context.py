@@ -21,6 +21,7 @@ from ..machine.encode import encode_inserts
 from ..machine.outcome import UNSET, Child, ChildResult, MachineLike, Signal
 from ..machine.spec import Spec
 from ..machine.times import aware, seconds
+from . import seeds
 from .errors import ChildFailed, FlowError
 from .restart import Restart
 from .rules import Rule, read_rule
@@ -258,8 +259,7 @@ class FlowContext:
             InvalidArgument: they do not fit the function.
         """
         run = self._here()
-        seed = hashlib.sha256(f"{run.seed} again".encode()).hexdigest()[:32]
-        raise Restart(self._spec.codec.encode(args), self._spec.initial, seed)
+        raise Restart(self._spec.codec.encode(args), self._spec.initial, seeds.following(run.seed))
 
     # What it is
 

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from ..errors import InvalidArgument
-from ..machine.context import Draining
 from .loop import Timer
 from .rules import Rule
 from .values import StepFunction
@@ -114,9 +113,7 @@ class TimerWait(Waiting):
 class Told:
     """What a run of a step shows of itself to those who run it in a thread: whether it is still wanted."""
 
-    __slots__ = ("_cancelled", "_draining")
-
-    _draining: Draining
+    __slots__ = ("_cancelled",)
 
     def __init__(self) -> None:
         self._cancelled = False

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import hashlib
 from asyncio import _get_running_loop
 from collections.abc import Callable, Iterable
 from typing import TypeVar
@@ -19,6 +18,7 @@ from ..dispatch.connections import Given
 from ..dispatch.transaction import Transactions
 from ..dispatch.work import Work, break_off
 from ..errors import InvalidArgument
+from ..flow import seeds
 from ..flow.define import FlowSpec
 from ..flow.moves import decide
 from ..flow.run import Run
@@ -61,8 +61,7 @@ def read_journals(works: Iterable[Work]) -> Script[dict[int, tuple[Entries, str]
             raise entries
         if entries is None:
             entries = yield from replaying.read_pages(work.row.id)
-        text = f"{identity} {work.row.fsm} {work.row.id}"
-        journals[work.row.id] = entries, hashlib.sha256(text.encode()).hexdigest()[:32]
+        journals[work.row.id] = entries, seeds.first(identity, work.row)
     return journals
 
 
