@@ -22,7 +22,7 @@ from pydantic_ai.messages import (
     TextPartDelta,
 )
 from pydantic_ai.models.function import FunctionModel
-from support.agents import Calls, ask, call, scripted
+from support.agents import Calls, ask, call, entries, scripted
 from support.engine import ended, field, running
 from support.wait import wait_until
 
@@ -40,12 +40,6 @@ calls = Calls()
 @pytest.fixture(autouse=True)
 def _nothing_called() -> None:
     calls.clear()
-
-
-def entries(conn: Conn, id: int | None) -> list[str]:
-    """The journal of a flow: names and kinds, in order."""
-    found = conn.execute("select kind, name from gd_journal(%s) order by seq", (id,))
-    return [kind if kind == "start" else name for kind, name in found]
 
 
 # An agent that asks two tools at once, and then a person

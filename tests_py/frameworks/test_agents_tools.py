@@ -15,7 +15,7 @@ from pydantic_ai.exceptions import ApprovalRequired, CallDeferred, ModelRetry, T
 from pydantic_ai.messages import BinaryContent, ModelMessage, ToolReturn, ToolReturnPart
 from pydantic_ai.tools import DeferredToolRequests, DeferredToolResults
 from pydantic_ai.toolsets import AbstractToolset, FunctionToolset, ToolsetTool
-from support.agents import Calls, ask, call, scripted
+from support.agents import Calls, ask, call, entries, scripted
 
 import gendurable_py as gd
 from gendurable_py import InvalidArgument
@@ -31,11 +31,6 @@ calls = Calls()
 @pytest.fixture(autouse=True)
 def _nothing_called() -> None:
     calls.clear()
-
-
-def entries(conn: Conn, id: int | None) -> list[str]:
-    found = conn.execute("select kind, name from gd_journal(%s) order by seq", (id,))
-    return [kind if kind == "start" else name for kind, name in found]
 
 
 # What a tool gives back

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import psycopg
 from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCallPart
 from pydantic_ai.models.function import AgentInfo, DeltaToolCall, DeltaToolCalls, FunctionModel
 
@@ -55,3 +56,9 @@ def scripted(calls: Calls, *answers: Answer | Callable[[list[ModelMessage]], Ans
             yield {at: DeltaToolCall(part.tool_name, part.args_as_json_str(), tool_call_id=part.tool_call_id)}
 
     return FunctionModel(respond, stream_function=stream)
+
+
+def entries(conn: psycopg.Connection[Any], id: int | None) -> list[str]:
+    """The journal of a flow: names and kinds, in order."""
+    found = conn.execute("select kind, name from gd_journal(%s) order by seq", (id,))
+    return [kind if kind == "start" else name for kind, name in found]

@@ -12,8 +12,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import httpx
+import psycopg
 import uvicorn
+from support.cli import commit_for
 from support.wait import wait_until
+
+import gendurable_py as gd
+
+Conn = psycopg.Connection[Any]
 
 
 @contextlib.contextmanager
@@ -113,3 +119,17 @@ def text_of(answer: httpx.Response) -> str:
 def text_in(page: str) -> str:
     without = re.sub(r"<(script|style)\b.*?</\1>", "", page, flags=re.DOTALL)
     return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", without)).split())
+
+
+def failed(conn: Conn, **options: Any) -> int:
+    """An order that has failed."""
+    id = gd.insert(conn, "order", {"n": 1}, **options)
+    commit_for(conn, id, "stop", reason="no card")
+    assert id is not None
+    return id
+
+
+def status(conn: Conn, id: int | None) -> str:
+    found = gd.get(conn, id or 0)
+    assert found is not None
+    return str(found["status"])

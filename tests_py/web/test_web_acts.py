@@ -14,7 +14,7 @@ import psycopg
 import pytest
 from conftest import Database
 from support.cli import commit_for
-from support.web import Browser, browsing, fields_of, text_in, text_of
+from support.web import Browser, browsing, failed, fields_of, status, text_in, text_of
 
 import gendurable_py as gd
 from gendurable_py import calls
@@ -30,19 +30,6 @@ ACTOR = "ada@example.com"
 def browser(db: Database) -> Iterator[Browser]:
     with browsing(app(db.dsn, operate=True, auth=lambda request: ACTOR)) as browser:
         yield browser
-
-
-def failed(conn: Conn, **options: Any) -> int:
-    id = gd.insert(conn, "order", {"n": 1}, **options)
-    commit_for(conn, id, "stop", reason="no card")
-    assert id is not None
-    return id
-
-
-def status(conn: Conn, id: int | None) -> str:
-    found = gd.get(conn, id or 0)
-    assert found is not None
-    return str(found["status"])
 
 
 def test_what_can_be_done_to_one_instance(browser: Browser, conn: Conn) -> None:

@@ -6,28 +6,13 @@ from typing import Any
 
 import psycopg
 from conftest import Database
-from support.cli import commit_for
 from support.people import People
-from support.web import browsing, text_of
+from support.web import browsing, failed, status, text_of
 
-import gendurable_py as gd
 from gendurable_py.web import app
 from gendurable_py.web.acts import ACTS
 
 Conn = psycopg.Connection[Any]
-
-
-def failed(conn: Conn, **options: Any) -> int:
-    id = gd.insert(conn, "order", {"n": 1}, **options)
-    commit_for(conn, id, "stop", reason="no card")
-    assert id is not None
-    return id
-
-
-def status(conn: Conn, id: int | None) -> str:
-    found = gd.get(conn, id or 0)
-    assert found is not None
-    return str(found["status"])
 
 
 def test_who_only_looks_sees_no_buttons_and_is_refused(db: Database, conn: Conn) -> None:
