@@ -19,8 +19,7 @@ select is(t.entries(:id), '1:start 2:step=one', 'from 1 on');
 select is((select string_agg(k.key, ',' order by k.key)
     from jsonb_object_keys(t.answer(:id, '{"kind": "next", "step": "two", "keep": true, "journal": {"at": 2, "add": [
         {"k": "step", "name": "two", "n": 0, "at": 1700000002, "v": "2"}]}}') -> 'detail') k (key)),
-    'attempt,attributes,awaits,claim_no,fsm,fsm_version,id,parent_id,partition_key,queue,signals,step,timed_out,unique_key',
-    'the answer is without state, children and meta');
+    'attempt,attributes,claim_no,id,signals,step', 'the answer is what is new of the claim');
 select is(t.entries(:id), '1:start 2:step=one 3:step=two', 'one after the other');
 select is((select i.state from gendurable.instance i where i.id = :id), '{"n": 1}', 'the state stays');
 
@@ -130,7 +129,7 @@ select is(gd_commit_one('w', jsonb_build_object('id', :id, 'claim_no', :claim_no
 select id, claim_no from t.take('one') \gset
 select is((select string_agg(k.key, ',' order by k.key) from jsonb_object_keys(gd_commit_one('w', jsonb_build_object(
     'id', :id, 'claim_no', :claim_no, 'kind', 'next', 'step', 's', 'keep', true, 'journal', '{"at": 1, "add": [{"k": "a"}]}'::jsonb))) k (key)),
-    'attempt,attributes,awaits,claim_no,fsm,fsm_version,id,parent_id,partition_key,queue,signals,step,timed_out,unique_key',
+    'attempt,attributes,awaits,childs,claim_no,fsm,fsm_version,id,meta,parent_id,partition_key,queue,signals,state,step,timed_out,unique_key',
     'alone, and kept');
 select claim_no from gendurable.instance where id = :id \gset
 select t.raises(format($$select gd_commit_one('w', '{"id": %s, "claim_no": %s, "kind": "done", "journal": {"at": 1, "add": [{"k": "a"}]}}')$$,

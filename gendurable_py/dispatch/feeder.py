@@ -314,7 +314,7 @@ class Feeder:
         """Run the next step of an instance whose claim was kept; False: it is not known here."""
         if work.flow is not None:
             # Steps of it may run still, whose end is waited for where nothing more is to begin.
-            if (self._leaves or not self._limits.get(row.queue)) and not work.flow.busy:
+            if (self._leaves or not self._limits.get(work.queue)) and not work.flow.busy:
                 return False
             work.renew(row)
             self._held.add(work)

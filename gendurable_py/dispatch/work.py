@@ -127,9 +127,18 @@ class Work(Holding):
             self.flow = None
 
     def renew(self, row: ClaimRow) -> None:
-        """Its claim was kept, and it is a flow: the same run goes on. Such a claim comes without what it had before."""
-        row = row._replace(state=row.state or "", childs=row.childs or "[]", meta=row.meta or self.row.meta)
-        self.row = self.ctx._row = row
+        """Its claim was kept, and it is a flow: the same run goes on. Of such a claim there comes what is new of it."""
+        self.row = self.ctx._row = self.row._replace(
+            claim_no=row.claim_no,
+            step=row.step,
+            state="",
+            attempt=row.attempt,
+            awaits=None,
+            timed_out=False,
+            signals=row.signals,
+            childs="[]",
+            attributes=row.attributes,
+        )
         self.outcome = None
         self.keep = self.uncertain = False
         self.busy = 0

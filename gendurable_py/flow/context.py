@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import hashlib
 import random
 import uuid
@@ -323,6 +324,11 @@ class FlowContext:
 
 
 def _checked(name: str) -> str:
+    return _check(name) if type(name) is str else _check.__wrapped__(name)
+
+
+@functools.lru_cache(maxsize=4096)
+def _check(name: str) -> str:
     try:
         check_name(name, "the name of a checkpoint")
     except InvalidArgument as error:

@@ -30,6 +30,8 @@ class FlowSpec(Spec):
 
     __slots__ = ("_takes_args",)
 
+    _takes_args: bool
+
     @property
     def retries(self) -> bool:
         return True
@@ -62,7 +64,10 @@ class FlowSpec(Spec):
 
     def begin(self, row: ClaimRow, journal: Sequence[Entry], seed: str, context: contextvars.Context) -> Run:
         """A run of the function, from its top."""
-        args = len(list_parameters(inspect.unwrap(self.function))) > 1
+        try:
+            args = self._takes_args
+        except AttributeError:
+            args = self._takes_args = len(list_parameters(inspect.unwrap(self.function))) > 1
         return Run(row, journal, seed, lambda run: begin(run, self, self.function, args), context)
 
 

@@ -107,13 +107,14 @@ class FlowLoop(_Loop):  # type: ignore[misc]
         """Run what is ready, and what that makes ready, until nothing is; answers how many callbacks are left of
         ``most``: none, if it did not come to rest."""
         ready, outer = self._ready, _get_running_loop()
+        take = ready.popleft
         hooks = sys.get_asyncgen_hooks()
         _set_running_loop(self)
         sys.set_asyncgen_hooks(firstiter=self._generators.add, finalizer=self._finalize)
         try:
             while ready and most:
                 most -= 1
-                handle = ready.popleft()
+                handle = take()
                 callback = handle.callback
                 if callback is not None:
                     try:

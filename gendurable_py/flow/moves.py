@@ -39,9 +39,10 @@ def decide(run: RunState, keep: bool) -> Move | None:
     its way. ``keep``: whether the claim may be kept."""
     if run.sent or run.closed or run.transacting:
         return None
-    if run.asked and not run.pressing and run.undisturbed:
+    undisturbed = run.undisturbed
+    if run.asked and not run.pressing and undisturbed:
         return None  # a step begins, as it mostly does
-    if run.problem is None and run.fatal is None and not run.undisturbed:
+    if not undisturbed and run.problem is None and run.fatal is None:
         take(run)
     if run.problem is None and run.fatal is None and run.count + len(run.fresh) > MOST_ENTRIES:
         run.fatal = FlowError(
@@ -49,7 +50,7 @@ def decide(run: RunState, keep: bool) -> Move | None:
         )
     if run.problem is not None:
         return Move(encode_error(run.row, describe(run.problem), describe_traceback(run.problem)), False)
-    if sum(map(len, run.fresh)) > MOST_BYTES and len(run.fresh) > 1:
+    if len(run.fresh) > 1 and sum(map(len, run.fresh)) > MOST_BYTES:
         return _go_on(run, keep)
     if run.fatal is not None:
         return _stop(run, run.fatal)

@@ -64,7 +64,7 @@ class Run(RunState):
 
     def advance(self) -> bool:
         """Run until the function waits and has all that its journal has; False: there is more, call it again."""
-        left, until = _SLICE, time.perf_counter() + _SLICE_SECONDS
+        left, until = _SLICE, 0.0
         while not self.closed and self.problem is None and self.main is not None:
             if not self.loop.idle:
                 before, left = left, self.loop.run(left)
@@ -86,8 +86,10 @@ class Run(RunState):
                 self.problem = error
                 break
             left = max(1, left - 10)
-            if self.position < len(self.journal) and time.perf_counter() > until:
-                return False
+            if self.position < len(self.journal):
+                until = until or time.perf_counter() + _SLICE_SECONDS
+                if time.perf_counter() > until:
+                    return False
         self.journal, self.position, self._callbacks = (), 0, 0
         return True
 
@@ -111,7 +113,7 @@ class Run(RunState):
         if self.problem is not None or self.fatal is not None:
             return []
         begun: list[StepCall] = []
-        for step in self._choose()[: max(0, most - len(self.running))]:
+        for step in self._choose(most - len(self.running)):
             del self.asked[step]
             if step.deadline is not None:
                 self.time(step, None)
@@ -120,11 +122,11 @@ class Run(RunState):
             begun.append(call)
         return begun
 
-    def _choose(self) -> list[StepWait]:
-        """Of the steps that are asked for: one that is transactional runs alone."""
-        if self.transacting:
+    def _choose(self, most: int) -> list[StepWait]:
+        """Of the steps that are asked for, so many: one that is transactional runs alone."""
+        if self.transacting or most < 1:
             return []
-        asked = [step for step in self.asked if not step.transactional]
+        asked = [step for step in self.asked if not step.transactional][:most]
         if not asked and not self.running:
             asked = list(self.asked)[:1]
             self.transacting = True

@@ -25,6 +25,12 @@ from .waiting import ChildsWait, Key, SignalWait, SleepWait, StepCall, StepWait,
 
 MOST_ENTRIES = 10_000
 
+
+def _now() -> float:
+    """Epoch seconds, in whole microseconds: as they stand in a journal."""
+    return time.time_ns() // 1000 / 1e6
+
+
 PARKED = frozenset({"(sleep)", "(signal)", "(childs)", "(retry)"})
 """The steps of a row that is parked. No checkpoint has a name in parentheses."""
 
@@ -66,7 +72,7 @@ class RunState:
         self.chance: random.Random | None = None
         self.meta = row.meta
         """As it was claimed: a kept claim comes without."""
-        self.began_at = self.clock = round(time.time(), 6)
+        self.began_at = self.clock = _now()
         # what came with the claim
         self.inbox: list[Signal] = list(read_signals(row.signals or "[]"))
         self.told = row.step if row.step in PARKED and (row.step != "(signal)" or row.timed_out) else ""
@@ -85,12 +91,14 @@ class RunState:
         self._orders = 0
 
     def set_clock(self, at: float) -> None:
-        self.clock = max(self.clock, at)
-        self.loop.clock = self.clock - self.began_at
+        if at > self.clock:
+            self.clock = at
+            self.loop.clock = at - self.began_at
 
     def now(self) -> float:
         """The time of an entry that is made now, in epoch seconds: it never goes back."""
-        return max(self.clock, round(time.time(), 6))
+        now = _now()
+        return now if now > self.clock else self.clock
 
     def name_checkpoint(self, one: Waiting) -> str:
         """The step of a row that has come through this."""

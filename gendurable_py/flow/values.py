@@ -18,6 +18,9 @@ from .errors import FlowError
 
 _PLAIN = (None, type(None), Any, object, dict, list, Mapping, dict[str, Any], list[Any])
 _SCALARS = (type(None), bool, int, float, str)
+_EXACT = (bool, int, str)
+"""Annotations that say of a value of this very type all that there is to say."""
+_LARGE = 1 << 63
 
 
 class ValueCodec(StateCodec[Any]):
@@ -31,11 +34,12 @@ class ValueCodec(StateCodec[Any]):
 class StepFunction:
     """What is known of a function: whether it is async, and how its values are written. ``codec`` None: plain JSON."""
 
-    __slots__ = ("codec", "is_async")
+    __slots__ = ("_exact", "codec", "is_async")
 
     def __init__(self, is_async: bool, codec: ValueCodec | None) -> None:
         self.is_async = is_async
         self.codec = codec
+        self._exact = codec.kind if codec is not None and codec.kind in _EXACT else None
 
     def write(self, value: Any) -> str:
         """A value as JSON.
@@ -43,10 +47,10 @@ class StepFunction:
         Raises:
             InvalidArgument: it does not fit the annotation, or it would not come back as it is.
         """
+        if self._is_scalar(value):
+            return dumps(value).decode()
         if self.codec is not None:
             return self.codec.write(value).decode()
-        if type(value) in _SCALARS:
-            return dumps(value).decode()
         if inspect.isawaitable(value):
             if inspect.iscoroutine(value):
                 value.close()
@@ -59,7 +63,14 @@ class StepFunction:
 
     def again(self, value: Any, text: str) -> Any:
         """What `read` would give, where the value itself is at hand."""
-        return value if self.codec is None and type(value) in _SCALARS else self.read(text)
+        return value if self._is_scalar(value) else self.read(text)
+
+    def _is_scalar(self, value: Any) -> bool:
+        """Whether it comes back as it is, with nothing to be checked: pydantic reads no number of many digits."""
+        kind = type(value)
+        if self.codec is None:
+            return kind in _SCALARS
+        return kind is self._exact and (kind is not int or -_LARGE < value < _LARGE)
 
 
 _AWAITED, _CALLED = StepFunction(True, None), StepFunction(False, None)

@@ -41,17 +41,22 @@ begin
             from unnest(v_all) u
         ) o
         left join lateral (
-            -- what gd_claim would hand out for the kept claim; a flow in memory has what is long of it
-            select case when o.slim then to_jsonb(c) - '{state,childs,meta}'::text[] else to_jsonb(c) end as row
+            -- what gd_claim would hand out for the kept claim, of a flow in memory what is new of it
+            select case
+                when o.slim then jsonb_build_object(
+                    'id', c.id, 'claim_no', c.claim_no, 'step', c.step, 'attempt', c.attempt, 'signals', c.signals,
+                    'attributes', c.attributes)
+                else to_jsonb(c)
+            end as row
             from gendurable.instance i
             cross join lateral gendurable._claimed(
                 p_id => i.id, p_claim_no => i.claim_no, p_fsm => i.fsm, p_fsm_version => i.fsm_version, p_step => i.step,
-                p_state => case when not o.slim then i.state end, p_attempt => i.attempt, p_queue => i.queue, p_partition_key => i.partition_key,
+                p_state => i.state, p_attempt => i.attempt, p_queue => i.queue, p_partition_key => i.partition_key,
                 p_unique_key => i.unique_key, p_parent_id => i.parent_id, p_awaits => null, p_timed_out => false,
                 p_signals => case
                     when o.answer ->> 'kept' = 'mail' then gendurable._present_inbox(i.id, null) else '[]'
                 end,
-                p_childs => '[]', p_meta => case when not o.slim then i.meta end, p_attributes => i.attributes) c
+                p_childs => '[]', p_meta => i.meta, p_attributes => i.attributes) c
             where o.answer ? 'kept' and i.id = any(array[o.id])
         ) k on true
         order by o.ord;

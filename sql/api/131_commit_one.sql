@@ -132,7 +132,7 @@ begin
     if v_answers = '{}' then
         return null;
     end if;
-    return gendurable._present_kept(v_outcome.id, v_answers -> '0' ->> 'kept' = 'mail', v_outcome.journal is not null);
+    return gendurable._present_kept(v_outcome.id, v_answers -> '0' ->> 'kept' = 'mail');
 end $$;
 
 comment on function gendurable._commit_strictly(text, jsonb) is
@@ -161,11 +161,11 @@ comment on function gendurable._lock_rows_of(gendurable.outcome) is
     'Locks every row that an outcome concerns, waiting for each: its own, the parent that it may count in, and
 those that its signals go to.';
 
-create or replace function gendurable._present_kept(p_id bigint, p_mail boolean, p_slim boolean) returns jsonb
+create or replace function gendurable._present_kept(p_id bigint, p_mail boolean) returns jsonb
 language plpgsql as $$
 begin
     return (
-        select case when p_slim then to_jsonb(c) - '{state,childs,meta}'::text[] else to_jsonb(c) end
+        select to_jsonb(c)
         from gendurable.instance i
         cross join lateral gendurable._claimed(
             p_id => i.id, p_claim_no => i.claim_no, p_fsm => i.fsm, p_fsm_version => i.fsm_version, p_step => i.step,
@@ -176,8 +176,8 @@ begin
         where i.id = p_id);
 end $$;
 
-comment on function gendurable._present_kept(bigint, boolean, boolean) is
-    'What gd_claim would hand out for a claim that was kept. p_slim: without state, children and meta.';
+comment on function gendurable._present_kept(bigint, boolean) is
+    'What gd_claim would hand out for a claim that was kept.';
 
 create or replace function gendurable._raise_lost(p_outcome gendurable.outcome) returns void
 language plpgsql as $$

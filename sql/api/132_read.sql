@@ -296,7 +296,7 @@ language sql immutable parallel safe as $$
         else false
     end
     and jsonb_typeof(p_outcome -> 'id') = 'number' and jsonb_typeof(p_outcome -> 'claim_no') = 'number'
-    and case when p_outcome ? 'journal' then gendurable._journal_problem(p_outcome -> 'journal') is null else true end
+    and case when p_outcome ? 'journal' then gendurable._is_plain_journal(p_outcome -> 'journal') else true end
 $$;
 
 comment on function gendurable._is_plain_outcome(jsonb) is

@@ -21,6 +21,7 @@ declare
     v_errs boolean;
     v_attributed boolean;
     v_journaled boolean;
+    v_forgets boolean;
     v_history boolean := false;
     v_used jsonb;
     v_new gendurable.new_instance[];
@@ -44,8 +45,8 @@ begin
         select bool_or(o.consume is not null), bool_or(o.kind in ('error', 'await', 'schedule_childs')),
             bool_or(o.rate_limit is not null), bool_or(o.queue is not null), bool_or(o.close_ms is not null),
             bool_or(o.inserts is not null or o.sends is not null), bool_or(o.error is not null),
-            bool_or(o.attributes is not null), bool_or(o.journal is not null)
-        into v_consumes, v_special, v_limited, v_moved, v_closes, v_outbox, v_errs, v_attributed, v_journaled
+            bool_or(o.attributes is not null), bool_or(o.journal is not null), bool_or(o.journal -> 'forget' = 'true')
+        into v_consumes, v_special, v_limited, v_moved, v_closes, v_outbox, v_errs, v_attributed, v_journaled, v_forgets
         from unnest(p_outcomes) o;
     end if;
     if gendurable._history_asked() then
@@ -118,7 +119,7 @@ begin
         perform gendurable._note_outcomes(v_outcomes, p_outcomes, null, v_used, p_now);
     end if;
     if v_journaled then
-        perform gendurable._record(v_outcomes);
+        perform gendurable._record(v_outcomes, v_forgets);
     end if;
     v_written := gendurable._write_outcomes(p_worker, v_outcomes, v_kept, v_mail, v_crowded, p_lease, p_now, p_places);
     if v_attributed then
