@@ -42,7 +42,10 @@ begin
         ) o
         left join lateral (
             -- what gd_claim would hand out for the kept claim; a flow in memory has what is long of it
-            select case when o.slim then to_jsonb(c) - '{state,childs,meta}'::text[] else to_jsonb(c) end as row
+            select case
+                when o.answer ->> 'kept' = 'halted' then to_jsonb(c) - '{state,childs,meta}'::text[] || '{"halted": true}'
+                when o.slim then to_jsonb(c) - '{state,childs,meta}'::text[]
+                else to_jsonb(c) end as row
             from gendurable.instance i
             cross join lateral gendurable._claimed(
                 p_id => i.id, p_claim_no => i.claim_no, p_fsm => i.fsm, p_fsm_version => i.fsm_version, p_step => i.step,
