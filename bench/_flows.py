@@ -93,10 +93,8 @@ def replay(bench: Bench) -> float:
         for _ in range(ROUNDS):
             for count, spent in costs.items():
                 _server.clear(bench.conn)
-                made = bench.value(
-                    "select gd_insert('bench_flow_long', jsonb_build_object('count', %s::int), p_queue => 'later')",
-                    (count,),
-                )
+                made = gd.insert(bench.conn, "bench_flow_long", {"count": count}, queue="later")
+                assert made is not None
                 bench.conn.execute(
                     """insert into gendurable.journal values (%s, 1, '{"k": "start", "at": 1, "seed": "x"}')""", (made,)
                 )
@@ -106,7 +104,7 @@ def replay(bench: Bench) -> float:
                     (made, count),
                 )
                 before = processor_time(process.pid)
-                bench.conn.execute("select gd_edit(%s, p_queue => 'default')", (made,))
+                gd.edit(bench.conn, made, queue="default")
                 finish(bench.conn)
                 spent.append(1000 * (processor_time(process.pid) - before))
     said = ", ".join(f"{count:,}: {statistics.median(spent):.0f} ms" for count, spent in costs.items())

@@ -21,6 +21,7 @@ import gendurable_py as gd
 
 from .clients import Client
 from .flow_hands import Hands
+from .stubborn import stubborn
 
 QUEUE = "flows"
 SLOTS = 12
@@ -77,6 +78,9 @@ class Customers:
 
 def prepare(conn: psycopg.Connection[Any]) -> None:
     conn.execute(WATCH)
+    for machine in (flow_whole.whole, flow_whole.double, stubborn):
+        # What ends before the first worker has come is kept, too.
+        gd.register(conn, machine)
 
 
 def judge(conn: psycopg.Connection[Any], folder: Path, customers: Customers) -> Iterator[str]:
