@@ -73,7 +73,8 @@ cross join (values ('[]'::jsonb), ('1'), ('{}'), ('{"at": 0}'), ('{"add": [{"k":
     ('{"at": 0, "add": [{"k": null}]}'), ('{"at": 0, "add": [{"k": ["a"]}]}'), ('{"at": 0, "add": [{"k": ""}]}'),
     ('{"at": 0, "add": [{"k": "a"}, {"k": ""}]}'), (jsonb_build_object('at', 0, 'add', jsonb_build_array(jsonb_build_object('k', repeat('x', 65))))),
     ('{"at": -1, "add": [{"k": "a"}]}'), ('{"at": 0.5, "add": [{"k": "a"}]}'), ('{"at": "0", "add": [{"k": "a"}]}'),
-    ('{"at": 1e100, "add": [{"k": "a"}]}'), ('{"at": 20000, "add": [{"k": "a"}]}'), ('{"at": 0, "add": [{"k": "a"}], "forget": 1}'), ('{"at": 0, "add": [{"k": "a"}], "runs": 1}'),
+    ('{"at": 1e100, "add": [{"k": "a"}]}'), ('{"at": 20000, "add": [{"k": "a"}]}'), ('{"at": 0, "add": [{"k": "a"}], "forget": 1}'),
+    ('{"at": 0, "add": [{"k": "a"}], "runs": 1}'),
     ('{"at": 0, "add": [{"k": "a"}], "more": 1}'),
     (jsonb_build_object('at', 0, 'add', to_jsonb(array_fill('{"k": "a"}'::jsonb, array[10001]))))) j (journal);
 select is(t.entries(:id), null, 'nothing was written');
