@@ -31,6 +31,12 @@ async def thousand(ctx: FlowContext) -> None:
     await _checkpoints(ctx, 1000)
 
 
+@flow(name="bench_flow_long")
+async def long(ctx: FlowContext, args: dict[str, int]) -> None:
+    """As many as it is told."""
+    await _checkpoints(ctx, args["count"])
+
+
 class Steps(FSM, abstract=True):
     """As many steps as its class says, each of which counts."""
 
@@ -50,4 +56,4 @@ class HundredSteps(Steps, name="bench_steps_100"):
     count = 100
 
 
-MACHINES = [five, hundred, thousand, FiveSteps, HundredSteps]
+MACHINES = [five, hundred, thousand, long, FiveSteps, HundredSteps]

@@ -221,7 +221,8 @@ SHORT = [
     Workload("engine: five steps, run-ahead", "steps/s", ">= 2.2 U", end_to_end("bench_five", 5, run_ahead=True)),
     Workload("flows of 5 checkpoints, by 5 steps with run-ahead", "x", ">= 0.85", _flows.by_machine(5, 2_000), False),
     Workload("flows of 100 checkpoints, by 100 steps", "x", "", _flows.by_machine(100, 50), False),
-    Workload("flows of 1,000 checkpoints, by those of 100", "x", ">= 0.9", _flows.linear, False),
+    Workload("the last 100 of 1,000 checkpoints, by the first", "x", ">= 0.9", _flows.linear, False),
+    Workload("a replay of 10,000 entries, by ten of 1,000", "x", "<= 1.1", _flows.replay, False),
     Workload("engine: Python, SQL, Python, by three steps in Python", "x", "", mixed("bench_mixed"), False),
     Workload("engine: three steps in SQL, by three in Python", "x", "", mixed("bench_sql"), False),
     *(

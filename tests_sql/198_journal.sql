@@ -73,6 +73,7 @@ cross join (values ('[]'::jsonb), ('1'), ('{}'), ('{"at": 0}'), ('{"add": [{"k":
     ('{"at": 0, "add": [{"k": "a"}, {"k": ""}]}'), (jsonb_build_object('at', 0, 'add', jsonb_build_array(jsonb_build_object('k', repeat('x', 65))))),
     ('{"at": -1, "add": [{"k": "a"}]}'), ('{"at": 0.5, "add": [{"k": "a"}]}'), ('{"at": "0", "add": [{"k": "a"}]}'),
     ('{"at": 1e100, "add": [{"k": "a"}]}'), ('{"at": 20000, "add": [{"k": "a"}]}'), ('{"at": 0, "add": [{"k": "a"}], "forget": 1}'),
+    ('{"at": 0, "add": [{"k": "a"}], "runs": 1}'),
     ('{"at": 0, "add": [{"k": "a"}], "more": 1}'),
     (jsonb_build_object('at', 0, 'add', to_jsonb(array_fill('{"k": "a"}'::jsonb, array[10001]))))) j (journal);
 select is(t.entries(:id), null, 'nothing was written');
@@ -120,6 +121,42 @@ select is(t.answer(:id, '{"kind": "next", "step": "s", "keep": true, "journal": 
     #>> '{detail,signals,0,payload}', '7', 'signals that have come are shown');
 select is(t.answer(:id, '{"kind": "next", "step": "s", "keep": true, "delay_ms": 0, "partition_key": "other", "journal": {"at": 3, "add": [{"k": "a"}]}}')
     -> 'detail', 'null', 'a claim that cannot go on ends as ever');
+
+-- whose steps run goes on, and is told that nothing else may
+create function t.running(p_id bigint, p_more jsonb = '{}') returns text
+language sql as $$
+    select coalesce(d.detail ->> 'halted', case when d.detail <> 'null' then 'kept' else 'given back' end)
+        || ' ' || coalesce(jsonb_array_length(d.detail -> 'signals'), 0) || ' ' || coalesce((d.detail ? 'state')::text, '-')
+    from (select t.answer(p_id, jsonb_build_object('kind', 'next', 'step', 's', 'keep', true, 'journal', jsonb_build_object('runs', true,
+        'at', (select count(*) from gendurable.journal j where j.instance_id = p_id), 'add', '[{"k": "a"}]'::jsonb)) || p_more) -> 'detail') d (detail)
+$$;
+select gd_insert('flow', p_queue => 'r', p_partition_key => 'r') as id, gd_insert('flow', p_queue => 'r', p_partition_key => 'r') as next \gset
+select id from t.take('r') \gset
+select gd_signal(:id, 'hello', '7') is not null;
+select is(t.running(:id), 'kept 1 false', 'nothing halts it');
+select gd_pause_queue('r');
+select is(t.running(:id), 'true 0 false', 'while its queue is paused: kept, halted, and without an inbox');
+select is(t.running(:id), 'true 0 false', 'each time');
+select is((select array[i.status::text, i.queue_slot::text] from gendurable.instance i where i.id = :id), '{executing,null}', 'it executes');
+select gd_resume_queue('r');
+select is(t.running(:id), 'kept 1 false', 'and goes on afterwards');
+select gd_pause(:id);
+select is(t.running(:id), 'true 0 false', 'while it is paused itself');
+select gd_resume(:id);
+select gd_pause_machine('flow');
+select is(t.running(:id), 'true 0 false', 'while its machine is paused');
+select gd_resume_machine('flow');
+select gd_hold_all('a look');
+select is(t.running(:id), 'true 0 false', 'while everything is held');
+select gd_release_hold();
+select gd_signal(:id, 'large', to_jsonb(repeat('x', 20000))) is not null;
+select is(t.running(:id), 'true 0 false', 'with a large inbox: a claim hands it out');
+select is(t.running(:id, '{"delay_ms": 1000}'), 'given back 0 false', 'what changes its place gives it back as ever');
+select id, claim_no from t.take('r') \gset
+select gd_pause_queue('r');
+select is(gd_commit_one('w', jsonb_build_object('id', :id, 'claim_no', :claim_no, 'kind', 'next', 'step', 's', 'keep', true,
+    'journal', '{"at": 0, "add": [{"k": "start"}], "runs": true}'::jsonb)) -> 'halted', 'true', 'alone, too');
+select gd_resume_queue('r');
 
 -- gd_commit_one
 select gd_insert('flow', '{"n": 1}', p_queue => 'one') as id \gset

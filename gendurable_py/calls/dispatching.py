@@ -54,7 +54,7 @@ def commit_text(worker: str, outcomes: str, lease: timedelta) -> Statement[list[
         "left join lateral jsonb_to_record(c.detail) as k (id int8, claim_no int8, "
         "fsm text, fsm_version int4, step text, state text, attempt int4, queue text, partition_key text, "
         "unique_key text, parent_id int8, awaits text[], timed_out bool, signals text, childs text, meta text, "
-        "attributes text) "
+        "attributes text, halted bool) "
         "on c.result = 'ok' where c.result <> 'ok' or c.detail is not null",
         (worker, outcomes, lease.total_seconds()),
         lambda rows: list(map(_answer, rows)),
@@ -62,7 +62,8 @@ def commit_text(worker: str, outcomes: str, lease: timedelta) -> Statement[list[
 
 
 def _answer(row: tuple[Any, ...]) -> Answer:
-    return Answer(row[0], row[1], row[2], row[3], None if row[4] is None else ClaimRow._make(row[4:]))
+    kept = None if row[4] is None else ClaimRow._make(row[4:-1])
+    return Answer(row[0], row[1], row[2], row[3], kept, row[-1] is True)
 
 
 @call

@@ -375,13 +375,15 @@ class Announced(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """The answer for one outcome, as the dispatcher needs it. ``kept``: the next claim of the same instance."""
+    """The answer for one outcome, as the dispatcher needs it. ``kept``: the next claim of the same instance.
+    ``halted``: it is kept only for the steps of a flow that run."""
 
     ord: int
     result: str
     sqlstate: str | None
     message: str | None
     kept: ClaimRow | None
+    halted: bool = False
 
 
 def when(epoch: Decimal) -> datetime:

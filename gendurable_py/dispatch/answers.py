@@ -33,11 +33,12 @@ class Meaning(Enum):
 
 
 class Fate(Enum):
-    """How the transaction of a step ended, where that is all: nothing is left to be committed."""
+    """How it ended without an outcome: mostly its step had a transaction, and nothing is left to be committed."""
 
     COMMITTED = "with its outcome"
     LOST = "rolled back, since the claim was lost"
     CRASHED = "nobody knows: its connection was lost"
+    HALTED = "a flow: what it asked for may not begin now"
     UNSTARTED = "there was no connection, and the step has not run"
 
 

@@ -69,7 +69,7 @@ class Blocked:
         self._enter(work)
         self._held.failing = True
         tries = self._faults[work] = self._faults.get(work, 0) + 1
-        if work.keep and not work.uncertain:
+        if work.keep and not work.uncertain and not _runs(work):
             # It may be the next claim that cannot be answered: without it the outcome is a plain one.
             head, _, tail = (work.outcome or b"").rpartition(b',"keep":true')
             work.outcome, work.keep = head + tail, False
@@ -103,6 +103,11 @@ class Blocked:
         # Spread: those that came together must not come together for ever.
         at = time.monotonic() + pause * random.uniform(0.8, 1.2)
         heapq.heappush(lane, _Waiting(at, self._number, work))
+
+    @property
+    def running(self) -> int:
+        """Flows that are to go on when they are committed, since steps of them run."""
+        return sum(1 for work in self._entered if work.keep and _runs(work))
 
     def leave(self, work: Work) -> bool:
         """It is settled, or goes another way; answers whether it was here."""
@@ -145,3 +150,8 @@ class Blocked:
     def next_at(self) -> float | None:
         """When the next is due, on the monotonic clock."""
         return min((lane[0].at for lane in (self._locked, self._stuck) if lane), default=None)
+
+
+def _runs(work: Work) -> bool:
+    """Whether steps of it run, so that another worker must not have it."""
+    return work.flow is not None and work.flow.busy

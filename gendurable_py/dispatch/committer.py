@@ -89,7 +89,7 @@ class Committer:
         emit: Emit,
         *,
         lease_ttl: timedelta,
-        go_on: Callable[[Work, ClaimRow], bool],
+        go_on: Callable[[Work, ClaimRow, bool], bool],
         progressed: Callable[[], None],
     ) -> None:
         self._link = link
@@ -151,7 +151,7 @@ class Committer:
             # If it was committed the claim is gone, and this finds nothing.
             self._release[work.worker, 0.0, True].append(claim)
         else:
-            delay = 0.0 if self._executor.draining else UNSTARTED_DELAY
+            delay = 0.0 if fate is Fate.HALTED or self._executor.draining else UNSTARTED_DELAY
             self._release[work.worker, delay, False].append(claim)
 
     def _release_cancelled(self, work: Work) -> None:
@@ -306,7 +306,7 @@ class Committer:
         if meaning is Meaning.KEPT:
             assert answer is not None and answer.kept is not None
             work.worker = worker
-            self._keep(work, answer.kept)
+            self._keep(work, answer.kept, answer.halted)
             return
         work.end_flow()
         if meaning is Meaning.LOST:
@@ -328,10 +328,10 @@ class Committer:
         self._emit(Stale(work.row.id, work.row.fsm, work.row.step))
         logger.info("the claim of %s %s (step %s) was lost", work.row.fsm, work.row.id, work.row.step)
 
-    def _keep(self, work: Work, row: ClaimRow) -> None:
+    def _keep(self, work: Work, row: ClaimRow, halted: bool) -> None:
         delay = 0.0
         try:
-            if self._go_on(work, row):
+            if self._go_on(work, row, halted):
                 return
         except Exception as error:  # noqa: BLE001 - a row that cannot be run here is given back, as a claimed one is
             delay = CANCELLED_DELAY

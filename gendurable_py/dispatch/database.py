@@ -91,15 +91,16 @@ class Database:
         self._transactions = Transactions(Connections(self._dialer, options.transactions, self._shared, self.links))
         self._schedules = Schedules(self._timetable, emit)
         self.sleeper = Sleeper(self.claims, emit, options)
+        self._blocked = Blocked(self.held, emit)
         self._committer = Committer(
             self._commits,
             self._aside,
-            Blocked(self.held, emit),
+            self._blocked,
             executor,
             self.held,
             emit,
             lease_ttl=options.lease_ttl,
-            go_on=lambda work, row: self._feeder.go_on(work, row),
+            go_on=lambda *kept: self._feeder.go_on(*kept),
             progressed=self._progress,
         )
         self._timeouts = Timeouts(
@@ -261,7 +262,7 @@ class Database:
     def running(self) -> int:
         """Steps in SQL that run, or wait for those in the same call, and what may go on when its commit is answered:
         steps of a flow may run meanwhile."""
-        return self._in_sql.running + sum(self.held.kept.values())
+        return self._in_sql.running + sum(self.held.kept.values()) + self._blocked.running
 
     async def break_off(self) -> None:
         """End steps in SQL that still run."""

@@ -310,11 +310,13 @@ class Feeder:
             self._watch(work, step.timeout)
         self._executor.submit(work)
 
-    def go_on(self, work: Work, row: ClaimRow) -> bool:
-        """Run the next step of an instance whose claim was kept; False: it is not known here."""
+    def go_on(self, work: Work, row: ClaimRow, halted: bool) -> bool:
+        """Run the next step of an instance whose claim was kept; False: it is not known here. ``halted``: of a flow
+        only what runs goes on."""
         if work.flow is not None:
             # Steps of it may run still, whose end is waited for where nothing more is to begin.
-            if (self._leaves or not self._limits.get(work.queue)) and not work.flow.busy:
+            work.flow.halted = halted or self._leaves or not self._limits.get(work.queue)
+            if work.flow.halted and not work.flow.busy:
                 return False
             work.renew(row)
             self._held.add(work)

@@ -22,7 +22,7 @@ from ..flow.waiting import StepCall
 from ..machine.context import Draining
 from ..telemetry.flow_events import Checkpoint, Replayed, Suspended
 from ..telemetry.instrument import Emitter
-from .answers import HANDLE
+from .answers import HANDLE, Fate
 from .contexts import Contexts
 from .work import Work, break_off
 
@@ -32,7 +32,7 @@ _EAGER = sys.version_info >= (3, 12)
 class Driven:
     """One flow that is claimed here: its run, which outlives the works that its commits give."""
 
-    __slots__ = ("_flows", "active", "begun", "replays", "reserves", "run", "timer", "wanted", "work")
+    __slots__ = ("_flows", "active", "begun", "halted", "replays", "reserves", "run", "timer", "wanted", "work")
 
     def __init__(self, flows: Flows, work: Work, run: Run) -> None:
         self._flows = flows
@@ -47,6 +47,8 @@ class Driven:
         """Whether it has had a slot."""
         self.reserves = False
         """Whether its slot waits for it, since steps of it run while an outcome is on its way."""
+        self.halted = False
+        """Whether it keeps its claim for the end of the steps that run: no others begin."""
         self.wanted = False
         """Whether it is in line to go on."""
 
@@ -214,18 +216,19 @@ class Flows:
                     row, seconds = run.row, time.perf_counter() - driven.work.started
                     self._emit(Replayed(driven.replays, seconds, row.id, row.fsm))
                 driven.replays = 0
-            # Without its claim another worker would begin what runs here.
-            move = decide(run, keep=not self._told.told or bool(run.running))
+            stops = self._told.told or driven.halted
+            # A halted one asks once more: what halted it may be over.
+            move = decide(run, keep=not self._told.told or run.goes_on)
             if move is not None:
                 self._send(driven, move)
                 return
-            calls = [] if self._told.told else run.start_calls()
+            calls = [] if stops else run.start_calls()
             ended = [call for call in calls if self._start(driven, call)]
             for call in ended:
                 self._end(driven, call)
             if not ended:
                 break
-        if not run.running and self._told.told:
+        if stops and not run.running:
             self._leave_unchanged(driven)
             return
         nearest = run.nearest()
@@ -238,6 +241,8 @@ class Flows:
 
     def _leave_unchanged(self, driven: Driven) -> None:
         """Nothing is ready: it is given back."""
+        if driven.halted:
+            driven.work.fate = Fate.HALTED
         driven.close()
         self.leave(driven, None)
 

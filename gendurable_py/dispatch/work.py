@@ -185,6 +185,8 @@ class Flowing(Protocol):
 
     begun: bool
     """Whether it has had a slot."""
+    halted: bool
+    """Whether no steps of it are to begin any more."""
     reserves: bool
     """Whether its slot waits for it."""
 

@@ -34,6 +34,8 @@ from .waiting import Waiting
 P = ParamSpec("P")
 R = TypeVar("R")
 
+_DRAWN = "chance is drawn (do it before, and give it to the step)"
+
 _current: contextvars.ContextVar[FlowContext] = contextvars.ContextVar("gendurable_flow")
 
 
@@ -223,8 +225,13 @@ class FlowContext:
 
     @property
     def random(self) -> random.Random:
-        """Chance that comes out the same after a crash."""
-        run = self._run
+        """Chance that comes out the same after a crash. This and the next two are for the flow's own code: what a step
+        draws would be left out by a replay, and all that comes after it would be another.
+
+        Raises:
+            FlowError: a step asks, or a thread.
+        """
+        run = self._here(_DRAWN)
         if run.chance is None:
             run.chance = random.Random(f"{run.seed} random")
         return run.chance
@@ -239,7 +246,7 @@ class FlowContext:
         return self._draw("key", _checked(name)).hex()
 
     def _draw(self, kind: str, name: str) -> bytes:
-        run = self._run
+        run = self._here(_DRAWN)
         text = f"{run.seed} {kind} {run.number(kind, name)} {name}"
         return hashlib.sha256(text.encode()).digest()[:16]
 
@@ -312,14 +319,12 @@ class FlowContext:
     def meta(self) -> Mapping[str, JsonValue]:
         return cast("dict[str, JsonValue]", loads(self._run.meta))
 
-    def _here(self) -> RunState:
+    def _here(self, asks: str = "a checkpoint is asked for") -> RunState:
         """The run, if it is its function that asks. What is suspended waits for ever, wherever it ends: it may go on
         whatever is raised."""
         run = self._run
         if _get_running_loop() is not run.loop and not run.suspended:
-            raise FlowError(
-                "a checkpoint is asked for outside of the flow's own code: not in a step, a thread or another loop"
-            )
+            raise FlowError(f"{asks} outside of the flow's own code: not in a step, a thread or another loop")
         return run
 
 

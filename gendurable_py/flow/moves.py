@@ -78,8 +78,8 @@ def _step(name: str) -> bytes:
     return b',"step":' + entries.name_of(name)
 
 
-def _entries(run: RunState) -> bytes:
-    """The entries that are not committed: as many as one outcome may carry."""
+def _entries(run: RunState, more: bytes = b"") -> bytes:
+    """The entries that are not committed: as many as one outcome may carry. ``more``: what else it says of them."""
     taken: list[bytes] = []
     size = 0
     for entry in run.fresh:
@@ -89,11 +89,13 @@ def _entries(run: RunState) -> bytes:
             break
         taken.append(entry)
     run.sent = len(taken)
-    return b',"journal":{"at":%d,"add":[%b]}' % (run.count, b",".join(taken)) if taken else b""
+    return b',"journal":{"at":%d,"add":[%b]%b}' % (run.count, b",".join(taken), more) if taken else b""
 
 
 def _go_on(run: RunState, keep: bool) -> Move:
-    made = _head(run, b"next") + _step(run.checkpoint or run.row.step) + _entries(run)
+    # Without its claim what runs here would run elsewhere, too, before it has ended.
+    runs = b',"runs":true' if keep and run.running else b""
+    made = _head(run, b"next") + _step(run.checkpoint or run.row.step) + _entries(run, runs)
     if run.used and run.sent == len(run.fresh):
         made += b',"consume":[%d]' % run.used
         run.used = 0

@@ -204,6 +204,11 @@ class Run(RunState):
         """Whether steps run, or have come to something that is neither committed nor on its way."""
         return bool(self.running or self._late or len(self.fresh) > self.sent)
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether steps run, or have come to something that the function has not met."""
+        return bool(self.running or self._late)
+
     def close(self) -> None:
         """Suspend it: the function is cancelled and cannot make a checkpoint any more, and it is gone with its memory.
         It may be called more than once."""

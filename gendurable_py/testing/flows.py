@@ -124,6 +124,7 @@ class _Owner:
         self.busy = False
         self.begun = True
         self.reserves = False
+        self.halted = False
 
     def close(self) -> None:
         self.run.close()

@@ -45,7 +45,7 @@ begin
             select case
                 when o.slim then jsonb_build_object(
                     'id', c.id, 'claim_no', c.claim_no, 'step', c.step, 'attempt', c.attempt, 'signals', c.signals,
-                    'attributes', c.attributes)
+                    'attributes', c.attributes) || case when o.answer ->> 'kept' = 'halted' then '{"halted": true}' else '{}' end::jsonb
                 else to_jsonb(c)
             end as row
             from gendurable.instance i

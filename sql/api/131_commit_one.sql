@@ -132,7 +132,8 @@ begin
     if v_answers = '{}' then
         return null;
     end if;
-    return gendurable._present_kept(v_outcome.id, v_answers -> '0' ->> 'kept' = 'mail');
+    return gendurable._present_kept(v_outcome.id, v_answers -> '0' ->> 'kept' = 'mail')
+        || case when v_answers -> '0' ->> 'kept' = 'halted' then '{"halted": true}' else '{}' end::jsonb;
 end $$;
 
 comment on function gendurable._commit_strictly(text, jsonb) is

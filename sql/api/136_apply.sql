@@ -28,6 +28,7 @@ declare
     v_settled boolean := true;
     v_crowded text[] := '{}'::text[];
     v_kept bigint[] := '{}'::bigint[];
+    v_halted bigint[];
     v_mail boolean;
     v_ends boolean;
     v_freed text[];
@@ -95,11 +96,11 @@ begin
             v_crowded := gendurable._find_crowded(p_keys, p_now);
         end if;
     end if;
-    -- what a session cannot carry for certain is not put into the answer
-    if v_keeps and gendurable._carries_all() then
+    if v_keeps then
         -- nothing may park while it is being decided who waits for what: then no claim of a key is kept either
-        select k.ids, k.mail into v_kept, v_mail
-        from gendurable._choose_kept(v_outcomes, case when v_settled then v_crowded else p_keys end, v_settled, p_family) k;
+        select k.ids, k.mail, k.halted into v_kept, v_mail, v_halted
+        from gendurable._choose_kept(
+            v_outcomes, case when v_settled then v_crowded else p_keys end, v_settled, p_family, gendurable._carries_all()) k;
         -- what an instance sends to itself is shown with the claim that goes on
         v_mail := v_mail or v_outbox;
     end if;
@@ -142,6 +143,9 @@ begin
     end if;
     if v_outbox then
         perform gendurable._empty_outbox(p_outcomes, v_new);
+    end if;
+    if v_halted is not null then
+        v_written.answers := v_written.answers || gendurable._halted_answers(v_outcomes, v_halted);
     end if;
     return coalesce(v_written.answers, '{}');
 end $$;
@@ -264,8 +268,8 @@ comment on function gendurable._fan_out(gendurable.outcome, timestamptz) is
     'Inserts the children of an outcome; where there are none the parent goes on at once.';
 
 create or replace function gendurable._choose_kept(
-    p_outcomes gendurable.outcome[], p_crowded text[], p_settled boolean, p_family boolean,
-    out ids bigint[], out mail boolean
+    p_outcomes gendurable.outcome[], p_crowded text[], p_settled boolean, p_family boolean, p_carries boolean,
+    out ids bigint[], out mail boolean, out halted bigint[]
 )
 language plpgsql as $$
 declare
@@ -277,37 +281,56 @@ begin
         v_look := true;
         v_held := exists (select from gendurable.hold);
     end if;
-    select coalesce(array_agg(k.id), '{}'), bool_or(k.mail)
-    into ids, mail
+    select coalesce(array_agg(k.id), '{}'), bool_or(k.mail and not k.halted), array_agg(k.id) filter (where k.halted)
+    into ids, mail, halted
     from (
-        select o.id, (select true from gendurable.signal s where s.instance_id = o.id limit 1) as mail
-        from unnest(p_outcomes) o
-        where o.keep and not v_held and not o.delayed and not o.rekey and o.rate_limit is null
-            and case
-                when v_look or o.queue is not null or o.priority is not null then (
-                    select coalesce(o.queue, i.queue) = i.queue and coalesce(o.priority, i.priority) = i.priority
-                        -- a flow does not give way to those who wait in its key: it holds that until it parks or ends
-                        and (
-                            i.partition_key is null or i.partition_key <> all(p_crowded)
-                            or (o.journal is not null and p_settled))
-                        and not exists (select from gendurable._halts(
-                            i.queue, i.queue_slot, i.paused_at, i.fsm, i.fsm_version, coalesce(o.step, i.step)))
-                        -- children and large inboxes are handed out by claims, which carry a bounded number of bytes; a flow
-                        -- has its children
-                        and (i.children_pending is null or o.journal is not null)
-                        -- the time of a step counts from its claim
-                        and not exists (
-                            select from gendurable.machine m
-                            where m.fsm = i.fsm and m.version = i.fsm_version and m.timeouts ? o.step)
-                    from gendurable.instance i
-                    where i.id = o.id)
-                else true
-            end
+        -- not "and", which asks for both where there is no mail
+        select c.id, c.runs, c.mail, not c.free or case when c.mail then gendurable._has_large_inbox(c.id) else false end as halted
+        from (
+            select o.id, o.journal -> 'runs' = 'true' and o.queue is null and o.priority is null as runs,
+                (select true from gendurable.signal s where s.instance_id = o.id limit 1) as mail,
+                -- what a session cannot carry for certain is not put into the answer
+                p_carries and not v_held and case
+                    when v_look or o.queue is not null or o.priority is not null then (
+                        select coalesce(o.queue, i.queue) = i.queue and coalesce(o.priority, i.priority) = i.priority
+                            -- a flow does not give way to those who wait in its key: it holds that until it parks or ends
+                            and (
+                                i.partition_key is null or i.partition_key <> all(p_crowded)
+                                or (o.journal is not null and p_settled))
+                            and not exists (select from gendurable._halts(
+                                i.queue, i.queue_slot, i.paused_at, i.fsm, i.fsm_version, coalesce(o.step, i.step)))
+                            -- children and large inboxes are handed out by claims, which carry a bounded number of bytes; a
+                            -- flow has its children
+                            and (i.children_pending is null or o.journal is not null)
+                            -- the time of a step counts from its claim
+                            and not exists (
+                                select from gendurable.machine m
+                                where m.fsm = i.fsm and m.version = i.fsm_version and m.timeouts ? o.step)
+                        from gendurable.instance i
+                        where i.id = o.id)
+                    else true
+                end as free
+            from unnest(p_outcomes) o
+            where o.keep and not o.delayed and not o.rekey and o.rate_limit is null
+            offset 0
+        ) c
         offset 0
     ) k
-    where k.mail is null or not gendurable._has_large_inbox(k.id);
+    -- whose steps run still would run twice without the claim: it is kept for their end, and nothing new begins meanwhile
+    where not k.halted or k.runs;
 end $$;
 
-comment on function gendurable._choose_kept(gendurable.outcome[], text[], boolean, boolean) is
+comment on function gendurable._choose_kept(gendurable.outcome[], text[], boolean, boolean, boolean) is
     'Which outcomes with keep may keep their claim: nobody waits for it, which one with a journal does not ask where all is settled,
-and nothing else changes. mail: one of them has signals.';
+and nothing else changes. mail: one of them has signals. halted: those of them that keep it only since steps of them run. p_carries:
+whether this session can carry whatever text they have.';
+
+create or replace function gendurable._halted_answers(p_outcomes gendurable.outcome[], p_ids bigint[]) returns jsonb
+language plpgsql as $$
+begin
+    return (
+        select jsonb_object_agg(o.ord, jsonb '{"kept": "halted"}') from unnest(p_outcomes) o where o.id = any(p_ids));
+end $$;
+
+comment on function gendurable._halted_answers(gendurable.outcome[], bigint[]) is
+    'The answers for claims that are kept for the end of what runs.';

@@ -21,11 +21,12 @@ begin
     return case
         when p_journal = 'null' then null
         when jsonb_typeof(p_journal) <> 'object' then 'journal must be a JSON object'
-        when p_journal - '{at,add,forget}'::text[] <> '{}' then 'unknown key in journal'
+        when p_journal - '{at,add,forget,runs}'::text[] <> '{}' then 'unknown key in journal'
         when coalesce(p_journal -> 'at', 'null') = 'null' then 'the at of journal is missing'
         when gendurable._int_problem(p_journal -> 'at', 'the at of journal', 0) is not null
             then gendurable._int_problem(p_journal -> 'at', 'the at of journal', 0)
         when jsonb_typeof(p_journal -> 'forget') not in ('boolean', 'null') then 'the forget of journal must be true or false'
+        when jsonb_typeof(p_journal -> 'runs') not in ('boolean', 'null') then 'the runs of journal must be true or false'
         when not coalesce(jsonb_typeof(p_journal -> 'add') = 'array', false)
             then 'the add of journal must be an array of entries'
         when jsonb_array_length(p_journal -> 'add') not between 1 and 10000
@@ -50,7 +51,8 @@ begin
     end if;
     v_add := p_journal -> 'add';
     if coalesce(
-        p_journal - '{at,add}'::text[] <> '{}' or jsonb_typeof(p_journal -> 'at') <> 'number' or jsonb_typeof(v_add) <> 'array', true)
+        p_journal - '{at,add,runs}'::text[] <> '{}' or jsonb_typeof(p_journal -> 'at') <> 'number' or jsonb_typeof(v_add) <> 'array'
+            or jsonb_typeof(coalesce(p_journal -> 'runs', 'true')) <> 'boolean', true)
     then
         return false;
     end if;

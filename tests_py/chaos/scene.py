@@ -272,7 +272,7 @@ class Scene:
         try:
             wait_until(lambda: not self.clients.busy, DRAIN_SECONDS)
             if self.flows is not None:
-                wait_until(lambda: self.flows is None or not self.flows.thread.is_alive(), DRAIN_SECONDS)
+                wait_until(lambda: self.flows is None or not self.flows.busy, DRAIN_SECONDS)
                 if self.flows.failure is not None:
                     self.violations.append(Violation("client", f"was refused: {self.flows.failure!r}"))
             with psycopg.connect(self.dsn, autocommit=True) as conn:
@@ -298,8 +298,8 @@ class Scene:
             record = gather(conn, self.folder, [*self.clients.told])
             remarks: list[str] = []
             if self.flows is not None:
-                self.violations += [Violation("flow", text) for text in flows.judge(conn, self.folder, self.flows.ids)]
-                remarks.append(flows.tell(conn, self.folder, self.flows.ids))
+                self.violations += [Violation("flow", text) for text in flows.judge(conn, self.folder, self.flows)]
+                remarks.append(flows.tell(conn, self.folder, self.flows))
         record.stepped = self.stepped
         assert isinstance(repaired, int)
         record.repaired += repaired

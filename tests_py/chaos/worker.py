@@ -27,6 +27,7 @@ from gendurable_py import Engine
 
 from . import bank, flows, machines, payloads
 from .aside import OPTIONS
+from .stubborn import stubborn
 
 LEASE = 2.0
 # One as most are, one that keeps claims and takes rows in advance, and one that only polls.
@@ -101,7 +102,7 @@ def main() -> None:
     style, _, more = given.partition("+")
     around, banks = more == "around", more == "bank"
     queues = {"default": 8, "keyed": 4, machines.FEW: 4, flows.QUEUE: flows.SLOTS}
-    served = [*machines.MACHINES, flow_whole.whole, flow_whole.double]
+    served = [*machines.MACHINES, flow_whole.whole, flow_whole.double, stubborn]
     support_flows.effects = support_flows.Lines(Path(path).with_name(flows.EFFECTS))
     if around:
         queues[payloads.QUEUE] = 3

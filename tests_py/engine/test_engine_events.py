@@ -84,7 +84,7 @@ def test_every_event_says_what_is_promised(db: Any, conn: Conn, monkeypatch: pyt
 
     @flow(name="events.flow")
     async def told(ctx: FlowContext) -> None:
-        await ctx.sleep(0.01)
+        await ctx.signal("go")
 
     machines = [Refused, stale, locked, blocks, forever, slow, quick, told]
     engine = Engine(
@@ -97,7 +97,10 @@ def test_every_event_says_what_is_promised(db: Any, conn: Conn, monkeypatch: pyt
         on_event=events,
     )
     with running(engine):
-        ended(conn, gd.insert(conn, Refused), gd.insert(conn, blocks), gd.insert(conn, slow), gd.insert(conn, told))
+        parked = gd.insert(conn, told)
+        wait_until(lambda: field(conn, parked, "status") == "awaiting_signal")
+        gd.signal(conn, parked or 0, "go")
+        ended(conn, gd.insert(conn, Refused), gd.insert(conn, blocks), gd.insert(conn, slow), parked)
         # A heartbeat may be quicker than the commit, and then it is the one that tells.
         wait_until(lambda: ended(conn, gd.insert(conn, stale)) and events.count("stale"))
         gd.insert(conn, "events.unknown")

@@ -16,7 +16,9 @@ from gendurable_py.contrib.pydantic_ai import Durability, DurableModel
 from gendurable_py.flow import FlowContext, flow
 from gendurable_py.testing import assert_done, drain
 
-fastmcp = pytest.importorskip("fastmcp", reason="pip install 'pydantic-ai-slim[mcp]' 'fastmcp-slim[server]'")
+fastmcp = pytest.importorskip(
+    "fastmcp.server", reason="pip install 'pydantic-ai-slim[mcp]' 'fastmcp-slim[server]'", exc_type=ImportError
+)
 from pydantic_ai.mcp import MCPToolset  # noqa: E402
 
 calls = Calls()

@@ -167,6 +167,24 @@ async def swallows_a_restart(ctx: FlowContext) -> int:
 # It reaches outside
 
 
+@case("failed", "chance is drawn (do it before, and give it to the step) outside of the flow's own code")
+async def draws_in_a_step(ctx: FlowContext) -> None:
+    await ctx.step("draw", ctx.uuid)
+
+
+@case("failed", "outside of the flow's own code")
+async def draws_a_key_in_a_step(ctx: FlowContext) -> None:
+    async def charge() -> str:
+        return ctx.idempotency_key("charge")
+
+    await ctx.step("charge", charge)
+
+
+@case("failed", "outside of the flow's own code")
+async def asks_for_chance_in_a_step(ctx: FlowContext) -> None:
+    await ctx.step("chance", lambda: ctx.random.random())
+
+
 @case("failed", "belongs into a step")
 async def connects(ctx: FlowContext) -> None:
     await asyncio.open_connection("127.0.0.1", 9)

@@ -78,7 +78,7 @@ async def _close(ctx: FlowContext, about: tuple[int, int]) -> list[str]:
     return came
 
 
-@flow(name="whole", max_attempts=20, retain={"done": 86_400})
+@flow(name="whole", max_attempts=20, retain={"done": 86_400, "failed": 86_400, "cancelled": 86_400})
 async def whole(ctx: FlowContext, args: dict[str, Any]) -> dict[str, Any]:
     about = (ctx.id, int(args["round"]))
     draws = [str(ctx.uuid()), ctx.random.random(), ctx.idempotency_key("pay"), ctx.now().isoformat()]

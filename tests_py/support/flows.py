@@ -41,20 +41,42 @@ def watch_journals(conn: psycopg.Connection[Any]) -> None:
 
 
 def changed_entries(conn: psycopg.Connection[Any]) -> list[str]:
-    """Entries that were committed and changed, vanished or came twice. A restart drops them all, and begins anew."""
+    """Entries that were committed and changed, vanished or came twice. A restart drops them all, and begins anew; so
+    does a retry with a new state, and any other drops what stands from the checkpoint on that had failed."""
     found: list[str] = []
-    there: dict[tuple[int, int], Any] = {}
-    rows = conn.execute("select xid, what, id, seq, entry from public.journal_log order by n").fetchall()
-    restarts = {(xid, id) for xid, what, id, seq, entry in rows if what == "INSERT" and seq == 1}
-    for xid, what, id, seq, entry in rows:
-        if what == "DELETE" and (xid, id) in restarts:
-            del there[id, seq]
-        elif what == "INSERT" and (id, seq) not in there and (seq == 1 or (id, seq - 1) in there):
-            there[id, seq] = entry
-        else:
-            found.append(f"{id}: {what} of entry {seq}: {entry}")
-    now = {(id, seq): e for id, seq, e in conn.execute("select instance_id, seq, entry from gendurable.journal")}
-    return found + ([] if now == there else ["the journals are not what was written"])
+    there: dict[int, dict[int, Any]] = defaultdict(dict)
+    commits: dict[tuple[str, int], list[tuple[str, int, Any]]] = {}
+    for xid, what, id, seq, entry in conn.execute(
+        "select xid, what, id, seq, entry from public.journal_log order by n"
+    ):
+        commits.setdefault((xid, id), []).append((what, seq, entry))
+    for (_, id), rows in commits.items():
+        journal = there[id]
+        gone = {seq for what, seq, _ in rows if what == "DELETE"}
+        if gone and gone != journal.keys() and gone != _cut_of(journal):
+            found.append(f"{id}: {sorted(gone)} vanished of {journal}")
+        for what, seq, entry in rows:
+            if what == "DELETE":
+                journal.pop(seq, None)
+            elif what == "INSERT" and seq == len(journal) + 1:
+                journal[seq] = entry
+            else:
+                found.append(f"{id}: {what} of entry {seq}: {entry}")
+        if gone and journal and not (journal.keys() == {1} or journal[len(journal)] == {"k": "retried"}):
+            found.append(f"{id}: {sorted(gone)} vanished, and neither a restart nor a retry stands there")
+    now: dict[int, dict[int, Any]] = defaultdict(dict)
+    for id, seq, entry in conn.execute("select instance_id, seq, entry from gendurable.journal"):
+        now[id][seq] = entry
+    same = now == {id: journal for id, journal in there.items() if journal}
+    return found + ([] if same else ["the journals are not what was written"])
+
+
+def _cut_of(journal: dict[int, Any]) -> set[int]:
+    """What a retry drops: the end, and where a checkpoint has failed it, all from that one on."""
+    last = journal.get(len(journal), {})
+    if last.get("k") != "end":
+        return set()
+    return set(range(last.get("failed") or len(journal), len(journal) + 1))
 
 
 def journal_of(conn: psycopg.Connection[Any], id: int | None) -> list[dict[str, Any]]:
