@@ -26,7 +26,7 @@ select results_eq(
 select results_eq(
     format('select * from pg_temp.claims(%L)', (
         select array_agg(p order by n desc) from unnest(pg_temp.places()) with ordinality u (p, n))),
-    $$values ('a'), ('b'), ('c')$$, 'by each other''s');
+    $$values ('b'), ('a'), ('c')$$, 'by each other''s: what stands elsewhere comes last');
 select results_eq(
     $$select * from pg_temp.claims(array['(4294967290,1)', null, '(0,60000)']::tid[])$$,
     $$values ('a'), ('b'), ('c')$$, 'by what is no place');

@@ -144,7 +144,14 @@ from unnest(
         with ordinality x (what, no),
     unnest(array['{"kind": "next", "step": "b"}', '{"kind": "next", "step": "b", "state": {"z": 1}}', '{"kind": "done"}',
         '{"kind": "done", "result": {"r": [1]}}', '{"kind": "done", "result": null}']::jsonb[]) with ordinality y (outcome, no);
-select t.put(w.a, w.outcome) from twins w;
+-- beside another one, since gd_commit has the same short way for one alone
+select is(
+    array_agg(c.result order by c.ord), '{ok,stale}'::text[], format('%s: %s, committed beside a stale one', w.what, w.outcome))
+from twins w
+join gendurable.instance i on i.id = w.a
+cross join lateral gd_commit('w', jsonb_build_array(
+    w.outcome || jsonb_build_object('id', i.id, 'claim_no', i.claim_no), '{"id": 1, "claim_no": 0, "kind": "done"}'::jsonb)) c
+group by w.a, w.what, w.outcome;
 set track_functions = 'pl';
 create temp table ways as
 select w.what, w.outcome, w.b,
@@ -171,6 +178,36 @@ select t.raises(
     format($$select gd_commit_one('w', '{"id": %s, "claim_no": %s, "kind": "next", "step": "b"}')$$, :id, :no), 'GD505', 'past its deadline: next');
 select t.raises(
     format($$select gd_commit_one('w', '{"id": %s, "claim_no": %s, "kind": "done"}')$$, :id, :no), 'GD505', 'past its deadline: done');
+
+-- gd_commit has the same short way for an outcome that is alone
+
+create function t.alone(p_queue text, p_outcome jsonb) returns text language plpgsql as $$
+declare
+    v_long constant regprocedure := 'gendurable._commit_outcomes(text, gendurable.outcome[], interval, timestamptz)';
+    v_id constant bigint := gd_insert('m', p_queue => p_queue);
+    v_claim_no constant bigint := (select c.claim_no from t.take(p_queue) c);
+    v_before constant bigint := coalesce(pg_stat_get_xact_function_calls(v_long), 0);
+    v_got record;
+begin
+    select c.* into strict v_got
+    from gd_commit('w', jsonb_build_array(p_outcome || jsonb_build_object('id', v_id, 'claim_no', v_claim_no))) c;
+    return concat_ws(' ', v_got.result, (v_got.ord, v_got.id, v_got.claim_no) = (0, v_id, v_claim_no), v_got.detail ->> 'message',
+        coalesce(pg_stat_get_xact_function_calls(v_long), 0) - v_before);
+end $$;
+create function t.minds() returns trigger language plpgsql as $$
+begin
+    raise exception 'minds';
+end $$;
+create trigger minds before update on gendurable.instance for each row when (new.step = 'bad') execute function t.minds();
+set track_functions = 'pl';
+select is(t.alone('alone_' || x.no, x.outcome), x.answer, format('gd_commit of one: %s', x.outcome))
+from (values (1, '{"kind": "next", "step": "b"}'::jsonb, 'ok t 0'), (2, '{"kind": "done", "result": 1}', 'ok t 0'),
+    (3, '{"kind": "replay"}', 'ok t 1'), (4, '{"kind": "next", "step": "b", "delay_ms": 5}', 'ok t 1'),
+    (5, '{"kind": "next", "step": "bad"}', 'rejected t minds 1')) x (no, outcome, answer);
+reset track_functions;
+select is(t.status(i.id), 'executing', 'what the short way could not write is under its claim')
+from gendurable.instance i where i.queue = 'alone_5';
+drop trigger minds on gendurable.instance;
 
 -- where a machine says how long its instances are kept
 

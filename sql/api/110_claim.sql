@@ -92,6 +92,7 @@ declare
     v_got record;
     v_steps jsonb;
     v_ahead jsonb;
+    v_queues text[];
 begin
     if not (gendurable._is_ready(p_worker, coalesce(p_lease, '60 seconds')) and coalesce(p_options = '{}', true)) then
         perform gendurable._need_claim(p_worker, coalesce(p_lease, '60 seconds'), p_options);
@@ -107,8 +108,13 @@ begin
     then
         perform gendurable._need_limits(p_queues);
     end if;
+    -- of one queue, as mostly, by expressions
+    v_queues := array[jsonb_path_query_first(p_queues, '$.keyvalue().key') #>> '{}'];
+    if v_queues[1] is null or p_queues - v_queues <> '{}' then
+        v_queues := array(select jsonb_object_keys(p_queues));
+    end if;
     v_got := gendurable._claim_queues(
-        p_worker, array(select jsonb_object_keys(p_queues)), p_queues, coalesce(p_lease, '60 seconds'), v_steps, v_ahead);
+        p_worker, v_queues, p_queues, coalesce(p_lease, '60 seconds'), v_steps, v_ahead);
     if false = all(v_got.mail) then
         return query select * from gendurable._to_executing_bare(
             p_worker, v_got.ids, v_got.places, v_got.now, coalesce(p_lease, '60 seconds'));
@@ -210,6 +216,12 @@ begin
             perform gendurable._fill_slots(
                 v_queue, v_got.ids, v_room > cardinality(v_got.ids) and (
                     cardinality(v_got.ids) >= v_limit or v_got.bytes <= 0));
+            -- they were written, and stand elsewhere
+            v_got.places := array(
+                select x.ctid
+                from unnest(v_got.ids) with ordinality u (id, ord)
+                cross join lateral (select i.ctid from gendurable.instance i where i.id = u.id) x
+                order by u.ord);
         end if;
         if v_got.ids is not null then
             ids := ids || v_got.ids;

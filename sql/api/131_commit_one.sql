@@ -13,9 +13,8 @@ begin
         perform gendurable._need_read_committed();
         perform gendurable._need_text(p_worker, 'p_worker');
     end if;
-    -- in a case of its own: "and" goes on behind what is null
     return case
-        when gendurable._is_plain_outcome(p_outcome) and not p_outcome ?| '{keep,journal}'::text[] and gendurable._has_plain_claim(p_outcome) then
+        when gendurable._is_short_outcome(p_outcome) then
             case
                 when gendurable._commit_plain(
                     (p_outcome ->> 'id')::bigint, (p_outcome ->> 'claim_no')::bigint, p_outcome ->> 'kind' = 'done',
@@ -105,7 +104,7 @@ begin
     -- the order that every waiting call uses: rows by id, which puts a parent before its children, then keys, sorted
     perform gendurable._lock_rows_of(v_outcome);
     select i.partition_key, i.unique_scope is not null as scoped, i.children_pending is not null as family,
-        i.home is not null as homed, i.expires_at, i.timeout_at, i.queue, i.queue_slot, i.fsm, i.fsm_version
+        i.home is not null as homed, i.expires_at, i.timeout_at, i.queue, i.queue_slot, i.fsm, i.fsm_version, i.ctid as place
     into v_row
     from gendurable.instance i
     where i.id = v_outcome.id and i.claim_no = v_outcome.claim_no and i.status = 'executing';
@@ -125,7 +124,8 @@ begin
         perform gendurable._need_step(v_row.fsm, v_row.fsm_version, coalesce(v_outcome.step, v_outcome.from_step));
     end if;
     v_answers := gendurable._apply_outcomes(
-        p_worker, array[v_outcome], v_keys, v_row.scoped, v_row.family, v_row.homed, interval '60 seconds', v_now, null);
+        p_worker, array[v_outcome], v_keys, v_row.scoped, v_row.family, v_row.homed, interval '60 seconds', v_now,
+        array[v_row.place]);
     if v_row.queue_slot is not null then
         perform gendurable._wake_for_slots(array[v_outcome.id], array[v_row.queue]);
     end if;

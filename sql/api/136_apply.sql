@@ -122,7 +122,9 @@ begin
     if v_journaled then
         perform gendurable._record(v_outcomes, v_forgets);
     end if;
-    v_written := gendurable._write_outcomes(p_worker, v_outcomes, v_kept, v_mail, v_crowded, p_lease, p_now, p_places);
+    v_written := gendurable._write_outcomes(
+        p_worker, v_outcomes, v_kept, v_mail, v_crowded, p_lease, p_now,
+        case when p_scoped is not true then p_places end);  -- scoped ones were written, and stand elsewhere
     if v_attributed then
         perform gendurable._note_words(array(select o.id from unnest(v_outcomes) o where o.attributes is not null));
     end if;

@@ -133,41 +133,33 @@ language plpgsql as $$
 #variable_conflict use_column
 declare
     v_claim_no constant bigint := gendurable._epoch_us(p_now);
+    v_found int;
 begin
     -- As _to_executing and _hand_out do, without what these rows have not: setting that up is a good part of a claim of a few rows.
+    -- By their places, one by one: where a snapshot is held, an id leads past all dead versions of its row.
     return query
-        with mine as (
-            update gendurable.instance i
-            set status = 'executing',
-                worker = p_worker,
-                lease_expires_at = p_now + p_lease,
-                claim_no = greatest(i.claim_no + 1, v_claim_no),
-                updated_at = p_now
-            from (
-                -- By its place, if that is still its own: where a snapshot is held, its id leads past all its dead versions.
-                select u.id, u.ord, coalesce(
-                    (select x.ctid from gendurable.instance x where x.ctid = u.place and x.id = u.id),
-                    (select x.ctid from gendurable.instance x where x.id = u.id)) as place
-                from unnest(p_ids, p_places) with ordinality u (id, place, ord)
-                offset 0
-            ) w
-            where i.ctid = w.place
-            returning i.id, i.claim_no, i.fsm, i.fsm_version, i.step, i.state, i.attempt, i.queue, i.unique_key,
-                i.parent_id, i.meta, i.attributes, w.ord
-        )
-        select c.*
-        from mine m
-        cross join lateral gendurable._claimed(
-            p_id => m.id, p_claim_no => m.claim_no, p_fsm => m.fsm, p_fsm_version => m.fsm_version, p_step => m.step,
-            p_state => m.state, p_attempt => m.attempt, p_queue => m.queue, p_partition_key => null,
-            p_unique_key => m.unique_key, p_parent_id => m.parent_id, p_awaits => null, p_timed_out => false,
-            p_signals => '[]', p_childs => '[]', p_meta => m.meta, p_attributes => m.attributes) c
-        order by m.ord;
+        update gendurable.instance i
+        set status = 'executing', worker = p_worker, lease_expires_at = p_now + p_lease,
+            claim_no = greatest(i.claim_no + 1, v_claim_no), updated_at = p_now
+        from unnest(p_ids, p_places) w (id, place)
+        where i.ctid = w.place and i.id = any(array[w.id])
+        returning i.id, i.claim_no, i.fsm, i.fsm_version, i.step, i.state, i.attempt, i.queue, null::text, i.unique_key,
+            i.parent_id, null::text[], false, jsonb '[]', jsonb '[]', i.meta, coalesce(i.attributes, '{}');
+    get diagnostics v_found = row_count;
+    if v_found < cardinality(p_ids) then
+        -- what this transaction has written since then stands elsewhere
+        return query
+            select * from gendurable._hand_out(p_worker, array(
+                select u.id
+                from unnest(p_ids) with ordinality u (id, ord)
+                cross join lateral (select from gendurable.instance x where x.id = u.id and x.status = 'runnable') x
+                order by u.ord), null, null, null, p_now, p_lease);
+    end if;
 end $$;
 
 comment on function gendurable._to_executing_bare(text, bigint[], tid[], timestamptz, interval) is
     'Begins claims on locked rows that are runnable, in no key or scope, have no await, no signal and no children, and hands them
-out. p_places: where they stand, as far as that is known.';
+out. p_places: where they stand. Those that stand elsewhere come last.';
 
 create or replace function gendurable._next_key(p_rekey boolean, p_new text, p_old text) returns text
 language sql immutable parallel safe as $$
@@ -186,7 +178,17 @@ create or replace function gendurable._write_outcomes(
 language plpgsql as $$
 declare
     v_claim_no constant bigint := gendurable._epoch_us(p_now);
+    v_places tid[] := p_places;
+    v_ords int[];
+    v_one record;
 begin
+    if v_places is null then
+        for v_one in
+            select o.ord, i.ctid as place from unnest(p_outcomes) o join gendurable.instance i on i.id = any(array[o.id])
+        loop
+            v_places[1 + v_one.ord] := v_one.place;
+        end loop;
+    end if;
     with written as (
         update gendurable.instance i
         set status = o.next_status,
@@ -243,15 +245,11 @@ begin
                 (k.kind = 'replay' or k.ends) and k.from_step is null as stays
             -- offset: looked for once, and not in each column that asks
             from (
-                -- its place: as in _to_executing_bare
-                select u.*, u.keep and u.id = any(p_kept) as kept, coalesce(
-                    (select x.ctid from gendurable.instance x where x.ctid = p_places[1 + u.ord] and x.id = u.id),
-                    (select x.ctid from gendurable.instance x where x.id = u.id)) as place
-                from unnest(p_outcomes) u
-                offset 0
+                select u.*, u.keep and u.id = any(p_kept) as kept, v_places[1 + u.ord] as place from unnest(p_outcomes) u offset 0
             ) k
         ) o
-        where i.ctid = o.place
+        -- its place: as in _to_executing_bare
+        where i.ctid = o.place and i.id = any(array[o.id])
         returning i.id, i.status, i.queue, i.eligible_at, i.finished_at, i.parent_id, i.barrier_no, o.ord
     )
     select array_agg(w.id) filter (where w.finished_at is not null),
@@ -260,9 +258,19 @@ begin
         array_agg(w.barrier_no) filter (where w.finished_at is not null and w.barrier_no is not null),
         array_agg(w.queue) filter (
             where w.status <> 'executing' and w.eligible_at <= p_now + gendurable._longest_poll()),
-        jsonb_object_agg(w.ord, gendurable._kept_answer(p_mail)) filter (where w.status = 'executing')
-    into ended, done, parents, barriers, queues, answers
+        jsonb_object_agg(w.ord, gendurable._kept_answer(p_mail)) filter (where w.status = 'executing'),
+        array_agg(w.ord)
+    into ended, done, parents, barriers, queues, answers, v_ords
     from written w;
+    if p_places is not null and coalesce(cardinality(v_ords), 0) < cardinality(p_outcomes) then
+        -- what this transaction has written since the lock stands elsewhere
+        select ended || r.ended, done || r.done, parents || r.parents, barriers || r.barriers, queues || r.queues,
+            coalesce(answers || r.answers, r.answers, answers)
+        into ended, done, parents, barriers, queues, answers
+        from gendurable._write_outcomes(
+            p_worker, array(select o from unnest(p_outcomes) o where o.ord <> all(coalesce(v_ords, '{}'))), p_kept, p_mail, p_crowded,
+            p_lease, p_now, null) r;
+    end if;
     if cardinality(queues) > 1 then
         -- not sorted in the aggregate, which costs more, and most where a row is committed alone
         queues := array(select distinct q from unnest(queues) q);
