@@ -12,9 +12,12 @@ from ._measure import Bench
 
 
 def fill(conn: psycopg.Connection, kind: str, count: int) -> None:
-    """Rows as they lie there: `done`, `delayed` by a day, or `executing` under live leases of another worker."""
+    """Rows as they lie there: `done`, now or an hour ago (`old`), `delayed` by a day, `executing` under live leases of
+    another worker, or `parked` until a signal comes."""
     columns = {
         "done": ("finished_at, status", "now(), 'done'"),
+        "old": ("finished_at, status", "now() - interval '1 hour', 'done'"),
+        "parked": ("status, awaits", "'awaiting_signal', '{go}'"),
         "delayed": ("eligible_at", "now() + interval '1 day'"),
         "executing": (
             "status, claim_no, worker, lease_expires_at, eligible_at",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import logging
 import random
@@ -169,7 +170,7 @@ class Ready(logging.Handler):
 
 
 def serve(setup: Setup) -> None:
-    """As a service runs it, until stdin is closed."""
+    """As a service runs it, until stdin is closed; for each line there it says what it has in memory."""
     machines = [
         *MACHINES,
         *(sync_job, async_job, start_job, transaction_job, transaction_job_async),
@@ -183,7 +184,9 @@ def serve(setup: Setup) -> None:
     logger.addHandler(engine_ready)
 
     def wait() -> None:
-        sys.stdin.readline()
+        for _ in sys.stdin:
+            gc.collect()
+            print(json.dumps({"blocks": sys.getallocatedblocks(), "objects": len(gc.get_objects())}), flush=True)
         engine.stop()
 
     threading.Thread(target=wait, daemon=True).start()

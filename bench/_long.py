@@ -5,24 +5,9 @@ from __future__ import annotations
 import contextlib
 import statistics
 
-from . import _beside, _engine, _held, _limits, _sql, _steady
+from . import _beside, _engine, _grown, _held, _limits, _memory, _steady
 from ._measure import Bench, Plot, Workload, lock_waits
 from ._workloads import fan_out
-
-
-def growth(bench: Bench) -> float:
-    """Five steps while finished rows gather: the rate beside 10,000,000 of them, by the rate without."""
-    points = []
-    for millions in range(11):
-        if millions:
-            _beside.fill(bench.conn, "done", 100 * bench.scale)
-        rates = []
-        for _ in range(3):
-            _sql.insert(bench.conn, _sql.instances(bench.scale // 2))
-            rates.append(_sql.loop(bench.conn, _sql.through(5)))
-        points.append((millions * 100.0 * bench.scale, statistics.median(rates)))
-    bench.curves["five steps"] = points
-    return points[-1][1] / points[0][1]
 
 
 def dispatchers(bench: Bench) -> float:
@@ -92,10 +77,24 @@ LONG = [
         Plot("steady", "One engine, a backlog, a retention of 60 seconds", "minutes", "jobs/s"),
     ),
     Workload(
-        "five steps beside 10,000,000 finished rows, by none",
+        "memory of an engine: 1,000,000 jobs and 100,000 signalled instances, at most",
+        "MB",
+        "<= 80",
+        _memory.memory,
+        False,
+    ),
+    Workload(
+        "claim, commit, signal, gc beside 10,000,000 finished and 1,000,000 parked rows, the dearest by empty",
         "x",
-        "",
-        growth,
+        "<= 1.2",
+        _grown.calls,
+        False,
+    ),
+    Workload(
+        "five steps beside 10,000,000 finished rows, by an empty database",
+        "x",
+        ">= 0.95",
+        _grown.growth,
         False,
         Plot("growth", "Five steps while finished rows gather", "finished rows", "steps/s"),
     ),

@@ -273,6 +273,27 @@ select t.done('rv');
 select is((select c.id from t.take('rv') c), :'a', 'and gets it');
 select t.done('rv');
 
+-- A commit passes batons only in keys in which somebody waits, in whatever queue.
+select t.put_in('fw', 'kw1', 'a'), t.put_in('fw', 'kw2', 'a'), t.put_in('fw2', 'kw2', 'b'), t.put_in('fw', 'kw3', 'a'),
+    t.put_in('fw', 'kw3', 'later', p_delay => '1 hour');
+select is(t.steps('fw'), 'a a a', '(one of each key executes)');
+select is(t.steps('fw2'), null, '(and one is parked)');
+select is(gendurable._find_waiting('{kw1,kw2,kw3,none}'), '{kw2}', 'who executes, is delayed, or is not there, does not wait');
+select gd_pause_queue('fw2');
+select is(gendurable._find_waiting('{kw1,kw2}'), '{kw2}', 'in a queue that is paused one does');
+select is(gendurable._find_crowded('{kw1,kw2}', clock_timestamp()), '{}', 'but crowds nobody');
+select gd_resume_queue('fw2');
+select t.done('fw');
+select is((select array_agg(n.partition_key || n.slot_no) from gendurable._find_next_in_keys('{kw1,kw2,kw3}') n), '{kw20}',
+    'the first of a key that nobody holds');
+select gd_set_key_limit('kl', 2);
+select is((select array_agg(n.partition_key || n.slot_no) from gendurable._find_next_in_keys('{kw1,kw2,kw3}') n), '{kw20}',
+    'the same where some other key has a limit');
+select gd_set_key_limit('kl', null);
+select is(t.steps('fw2'), 'b', '(it was lifted)');
+select t.done('fw2');
+select gd_cancel(v.id) from gd_instances v where v.step = 'later' and v.queue = 'fw';
+
 select is(t.repaired(), 0, 'no baton was dropped');
 select is_empty(
     $$select id from gd_instances where finished_at is null and status in ('runnable', 'executing')$$, 'everything has run');

@@ -3,7 +3,7 @@
 Each run is a process: it installs its tables, inserts everything, then lets one worker with so many slots run, and
 waits until the database says that all have ended. Each number has to have been handled exactly once, in each step.
 Their packages stand in a virtual environment of their own (`make bench-peers` makes it), and whichever is not there is
-left out, and said to be.
+left out, and said to be. So is one whose run fails, from then on; the exit status is 1 then.
 """
 
 from __future__ import annotations
@@ -31,6 +31,10 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 
 
+class Failed(Exception):
+    """A run that does not count."""
+
+
 @dataclass(frozen=True)
 class Peer:
     """A neighbour: the program that runs it, the package whose version counts, and whether it has durable steps."""
@@ -47,6 +51,7 @@ PEERS = [
     Peer("Procrastinate", "procrastinate_.py", "procrastinate"),
     Peer("Awa", "awa_.py", "awa-pg"),
     Peer("Graphile Worker", "graphile.mjs", "graphile-worker"),
+    Peer("Oban", "oban_.py", "oban"),
     Peer("DBOS", "dbos_.py", "dbos", steps=True),
     Peer("Absurd", "absurd_.py", "absurd-sdk", steps=True),
 ]
@@ -83,26 +88,30 @@ def measure(
     conn.execute("create database bench_peer")
     conn.execute("checkpoint")
     dsn = url.format(database="bench_peer")
-    done = subprocess.run(
-        [*places.command(peer), dsn, workload, str(count), str(slots)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{HERE}", "GD_PEERS_NODE": places.node},
-    )
-    conn.execute("drop database bench_peer with (force)")
+    try:
+        done = subprocess.run(
+            [*places.command(peer), dsn, workload, str(count), str(slots)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+            env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{HERE}", "GD_PEERS_NODE": places.node},
+        )
+    except subprocess.TimeoutExpired:
+        raise Failed(f"{peer.name}: has not ended after 300 seconds") from None
+    finally:
+        conn.execute("drop database bench_peer with (force)")
     return rate(peer, count, done.stdout, done.stderr)
 
 
 def rate(peer: Peer, count: int, said: str, error: str = "") -> float:
-    """What a program's answer amounts to; SystemExit where something was lost or done twice."""
+    """What a program's answer amounts to; Failed where something was lost or done twice."""
     try:
         found = json.loads(said.strip().splitlines()[-1])
     except (IndexError, ValueError):
-        raise SystemExit(f"{peer.name}: {said[-2000:]}{error[-3000:]}") from None
+        raise Failed(f"{peer.name}: {said[-2000:]}{error[-3000:]}") from None
     if found["ended"] != count or found["missing"] or found["repeated"]:
-        raise SystemExit(f"{peer.name}: of {count}: {found}")
+        raise Failed(f"{peer.name}: of {count}: {found}")
     return count / float(found["seconds"])
 
 
@@ -117,7 +126,7 @@ def main() -> int:
     parser.add_argument("--python", default=sys.executable, help="the interpreter with the neighbours' packages")
     parser.add_argument("--node", default=str(HERE), help="the folder with node_modules")
     options = parser.parse_args()
-    places = Places(options.python, options.node)
+    places = Places(options.python, str(Path(options.node).absolute()))
     chosen = [peer for peer in PEERS if options.only.lower() in peer.name.lower() or peer.name == "gendurable"]
     versions = {peer: places.version(peer) for peer in chosen}
     if versions[PEERS[0]] is None:
@@ -127,6 +136,7 @@ def main() -> int:
             print(f"{peer.name} is left out: {peer.package} is not installed", file=sys.stderr)
     chosen = [peer for peer in chosen if versions[peer]]
     rates: dict[tuple[str, str], list[float]] = {}
+    failed: set[str] = set()
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = str(probe.getsockname()[1])
     settings = {"listen_addresses": "127.0.0.1", "port": port}
@@ -139,7 +149,16 @@ def main() -> int:
                 if not count:
                     continue
                 for peer in (one for one in chosen if one.steps or workload == "jobs"):
-                    found = measure(conn, url, places, peer, workload, count, options.slots)
+                    if peer.name in failed:
+                        continue
+                    try:
+                        found = measure(conn, url, places, peer, workload, count, options.slots)
+                    except Failed as why:
+                        if peer.name == "gendurable":
+                            raise SystemExit(str(why)) from None
+                        failed.add(peer.name)
+                        print(f"{peer.name} is left out from here on: {why}", file=sys.stderr, flush=True)
+                        continue
                     rates.setdefault((workload, peer.name), []).append(found)
                     print(f"round {number}: {what}: {peer.name}: {found:,.0f}/s", file=sys.stderr, flush=True)
         row = conn.execute("show server_version").fetchone()
@@ -151,11 +170,12 @@ def main() -> int:
         table.add_column(heading, justify="right" if heading in ("a second", "in ratio") else "left")
     for (workload, name), measured in rates.items():
         ours = rates[workload, "gendurable"]
-        ratio = statistics.median(one / other for one, other in zip(measured, ours, strict=True))
+        # one that failed has fewer
+        ratio = statistics.median(one / other for one, other in zip(measured, ours, strict=False))
         version = next(versions[peer] for peer in chosen if peer.name == name)
         table.add_row(WORKLOADS[workload], name, version, f"{statistics.median(measured):,.0f}", f"{ratio:.2f}")
     Console(width=110).print(table)
-    return 0
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

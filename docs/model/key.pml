@@ -79,6 +79,8 @@ byte held[6];                     /* bit r: worker w believes to hold row r */
 #else
 #define waits(r) (S(la, r) == NOW && S(sl, r) == 0 && !sees_paused(r))
 #endif
+/* _find_waiting: in a queue that is paused, too */
+#define in_line(r) (S(la, r) == NOW && S(sl, r) == 0)
 #define is_parked(r) (S(la, r) != NUL && S(sl, r) == 0 && S(el, r) == NUL)
 #if defined(BUG_SETTLES_AFTER_READING) || defined(BUG_NEVER_SETTLES)
 #define may_settle true
@@ -337,7 +339,7 @@ proctype Worker(byte me)
     byte r = 0, i = 0, n = 0, used = 0, next = 0, first = 0;
     byte picked = 0, starts = 0, look = 0;
     byte no[ROWS];                  /* the claims that it remembers */
-    bit dropped = 0, settled = 0, crowded = 0, may_park = 0, new_doubt = 0, cleared = 0;
+    bit dropped = 0, settled = 0, crowded = 0, waiting = 0, may_park = 0, new_doubt = 0, cleared = 0;
     bit stop0 = 0, stop1 = 0;       /* the queues that it found paused */
     byte my_pause = 2;
 
@@ -536,7 +538,8 @@ commit:
     atomic { key == 0 -> key = me };            /* _try_keys, again and again until the key is free */
 #endif
     d_step { settle() };
-    d_step {                                    /* _find_crowded */
+    d_step {                                    /* _find_waiting, _find_crowded */
+        waiting = in_line(0) || in_line(1) || in_line(2) || !settled;
         crowded = (waits(0) || waits(1) || waits(2)) && settled;
         settled = 0
     };
@@ -550,7 +553,10 @@ commit:
         fi;
         w_sl[r] = 0; w_cr[r] = 0; crowded = 0
     };
-    keep_baton(r);
+    if
+    :: waiting -> waiting = 0; keep_baton(r)
+    :: else -> skip
+    fi;
     atomic { held[me] = held[me] & ~bit_of(r); no[r] = 0; r = 0; publish(); goto idle };
 over:
     skip

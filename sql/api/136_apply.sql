@@ -26,6 +26,7 @@ declare
     v_used jsonb;
     v_new gendurable.new_instance[];
     v_settled boolean := true;
+    v_waiting text[] := '{}'::text[];
     v_crowded text[] := '{}'::text[];
     v_kept bigint[] := '{}'::bigint[];
     v_halted bigint[];
@@ -92,8 +93,13 @@ begin
     end if;
     if p_keys <> '{}' then
         v_settled := gendurable._is_settled();
+        v_waiting := p_keys;
         if v_settled then
-            v_crowded := gendurable._find_crowded(p_keys, p_now);
+            v_waiting := gendurable._find_waiting(p_keys);
+            v_crowded := case
+                when exists (select from gendurable.paused_queue) then gendurable._find_crowded(v_waiting, p_now)
+                else v_waiting
+            end;
         end if;
     end if;
     if v_keeps then
@@ -135,8 +141,9 @@ begin
         end if;
         perform gendurable._finish_ended(v_written.ended, v_written.done, v_written.parents, v_written.barriers, p_now);
     end if;
-    if p_keys <> '{}' then
-        perform gendurable._keep_batons(p_keys, array(select o.id from unnest(v_outcomes) o), p_now);
+    if v_waiting <> '{}' then
+        -- in the other keys nobody is parked who could lack a baton
+        perform gendurable._keep_batons(v_waiting, array(select o.id from unnest(v_outcomes) o), p_now);
     end if;
     v_freed := v_written.queues || v_freed;
     -- expressions: mostly there is one queue on which nobody sleeps

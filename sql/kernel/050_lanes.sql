@@ -113,7 +113,28 @@ declare
     v_now constant timestamptz := clock_timestamp();
     -- a limit may be any number, what is done at once may not; whoever starts or ends next goes on
     v_most constant int := greatest(1000 / greatest(cardinality(p_keys), 1), 10);
+    v_pauses boolean;
 begin
+    if not exists (select from gendurable.key_limit) then
+        -- nearly always: one slot a key, so who is first is all there is to know, and that only where nobody holds it
+        v_pauses := exists (select from gendurable.paused_queue);
+        return query
+            select k.key, h.id, 0, h.eligible_at, 1::bigint
+            from unnest(p_keys) k (key)
+            cross join lateral (
+                select i.id, i.eligible_at
+                from gendurable.instance i
+                where i.partition_key = k.key and i.lane_at <= v_now and i.slot_no is null
+                    and (not v_pauses or not exists (select from gendurable.paused_queue q where q.queue = i.queue))
+                order by i.priority, i.lane_at, i.id
+                limit 1
+            ) h
+            where (
+                select true from gendurable.instance i
+                where i.partition_key = k.key and i.slot_no is not null
+                limit 1) is null;
+        return;
+    end if;
     -- For many keys at once: a call a key would cost more than all the rest of a commit.
     return query
         select k.key, h.id, case when l.most = 1 then 0 else f.free[h.rank] end, h.eligible_at, h.rank
@@ -152,6 +173,25 @@ end $$;
 comment on function gendurable._find_next_in_keys(text[]) is
     'For each key the first waiting rows, as many as it has free slots, and the slots that they would get: rows whose place
 in the key has come (lane_at), whether due or parked, in queues that are not paused. Under the keys'' locks.';
+
+create or replace function gendurable._find_waiting(p_keys text[]) returns text[]
+language plpgsql as $$
+declare
+    -- as in _find_next_in_keys
+    v_now constant timestamptz := clock_timestamp();
+begin
+    return array(
+        select k.key
+        from unnest(p_keys) k (key)
+        where (
+            select true from gendurable.instance i
+            where i.partition_key = k.key and i.lane_at <= v_now and i.slot_no is null
+            limit 1));
+end $$;
+
+comment on function gendurable._find_waiting(text[]) is
+    'Keys in which somebody waits for a slot, also in queues that are paused. Under the keys'' locks: in no other one can a row be
+parked before these are given back.';
 
 create or replace function gendurable._find_crowded(p_keys text[], p_now timestamptz) returns text[]
 language plpgsql as $$

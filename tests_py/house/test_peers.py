@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.peers.__main__ import HERE, PEERS, Places, rate
+from bench.peers.__main__ import HERE, PEERS, Failed, Places, rate
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "comparison.md").read_text("utf-8")
@@ -54,7 +54,7 @@ def test_a_run_that_lost_or_repeated_something_does_not_count(missing: int, repe
         check=True,
     )
     if missing or repeated:
-        with pytest.raises(SystemExit, match="'missing': 5" if missing else "'repeated': 1"):
+        with pytest.raises(Failed, match="'missing': 5" if missing else "'repeated': 1"):
             rate(PEERS[0], 3, done.stdout)
     else:
         assert rate(PEERS[0], 3, done.stdout) > 0
