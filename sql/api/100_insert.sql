@@ -19,20 +19,20 @@ begin
                     p_ord => 0, p_fsm => p_fsm, p_version => p_version, p_step => p_step, p_state => nullif(p_state, 'null'),
                     p_queue => p_queue, p_priority => p_priority, p_partition_key => p_partition_key, p_unique_key => p_unique_key,
                     p_unique_scope => p_unique_scope, p_eligible_at => p_eligible_at, p_delay => p_delay,
-                    p_rate_limit => p_rate_limit, p_weight => p_weight, p_max_attempts => p_max_attempts,
+                    p_rate_limit => p_rate_limit, p_weight => nullif(p_weight, 1), p_max_attempts => p_max_attempts,
                     p_meta => nullif(p_meta, 'null'), p_expires_at => p_expires_at,
                     p_attributes => nullif(p_attributes, '{}')
                 )], p_on_conflict);
         end if;
     end if;
-    return (gendurable._insert_instances(array[gendurable._new_instance(
+    return gendurable._insert_instance(gendurable._new_instance(
             p_ord => 0, p_fsm => p_fsm, p_version => p_version, p_step => p_step, p_state => nullif(p_state, 'null'),
             p_queue => p_queue, p_priority => p_priority, p_partition_key => p_partition_key, p_unique_key => p_unique_key,
             p_unique_scope => p_unique_scope, p_eligible_at => p_eligible_at, p_delay => p_delay,
-            p_rate_limit => p_rate_limit, p_weight => p_weight, p_max_attempts => p_max_attempts,
-            p_meta => nullif(p_meta, 'null'), p_expires_at => p_expires_at,
+            p_rate_limit => p_rate_limit, p_weight => nullif(p_weight, 1), p_max_attempts => p_max_attempts,
+            p_meta => nullif(nullif(p_meta, 'null'), '{}'), p_expires_at => p_expires_at,
             p_attributes => nullif(p_attributes, '{}')
-        )], null, null, '{}'))[1];
+        ), null, null, '{}', null);
 end $$;
 
 comment on function gd_insert(

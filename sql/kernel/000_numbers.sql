@@ -258,6 +258,14 @@ $$;
 
 comment on function gendurable._is_terminal(gendurable.status) is 'Whether an instance in this status has ended.';
 
+create or replace function gendurable._is_run(p_worker text) returns boolean
+language sql immutable parallel safe as $$
+    select coalesce(starts_with(p_worker, 'gd_run:'), false)
+$$;
+
+comment on function gendurable._is_run(text) is
+    'Whether a worker is a gd_run: what a lost run has done was rolled back, so it is a crash and no attempt.';
+
 create or replace function gendurable._bad_outcome_classes() returns text[]
 language sql immutable parallel safe as $$
     select '{22,23,54,P0,GD}'::text[]

@@ -164,3 +164,43 @@ end $$;
 
 comment on function gendurable._need_claim(text, interval, jsonb) is
     'Raises GD501 or GD504 unless a claim can be made with these arguments.';
+
+create or replace function gendurable._new_instance_json_problem(p_object jsonb) returns text
+language sql immutable parallel safe as $$
+    select case
+        when jsonb_typeof(p_object) is distinct from 'object' then 'an instance must be a JSON object'
+        when p_object - '{fsm,state,step,version,queue,priority,partition_key,unique_key,unique_scope,eligible_at,delay_ms,rate_limit,weight,max_attempts,meta,attributes,expires_at,expires_ms}'::text[] <> '{}'
+            then 'unknown key in an instance'
+        else coalesce(
+            gendurable._text_problem(p_object -> 'fsm', 'fsm', true),
+            gendurable._text_problem(p_object -> 'step', 'step', false),
+            gendurable._text_problem(p_object -> 'queue', 'queue', false),
+            gendurable._text_problem(p_object -> 'partition_key', 'partition_key', false),
+            gendurable._text_problem(p_object -> 'unique_key', 'unique_key', false),
+            gendurable._text_problem(p_object -> 'rate_limit', 'rate_limit', false),
+            gendurable._time_problem(p_object -> 'eligible_at', 'eligible_at'),
+            gendurable._time_problem(p_object -> 'expires_at', 'expires_at'),
+            gendurable._ms_problem(p_object -> 'expires_ms', 'expires_ms'),
+            case
+                when coalesce(p_object -> 'expires_at', 'null') <> 'null' and coalesce(p_object -> 'expires_ms', 'null') <> 'null'
+                    then 'expires_at and expires_ms exclude each other'
+            end,
+            gendurable._object_problem(p_object -> 'state', 'state'),
+            gendurable._object_problem(p_object -> 'meta', 'meta'),
+            gendurable._object_problem(p_object -> 'attributes', 'attributes'),
+            gendurable._int_problem(p_object -> 'version', 'version', 1),
+            gendurable._int_problem(p_object -> 'priority', 'priority', null),
+            gendurable._int_problem(p_object -> 'max_attempts', 'max_attempts', 1),
+            gendurable._ms_problem(p_object -> 'delay_ms', 'delay_ms'),
+            gendurable._weight_problem(p_object -> 'weight'),
+            case
+                when jsonb_typeof(p_object -> 'unique_scope') not in ('array', 'null')
+                    or jsonb_path_exists(p_object, 'strict $.unique_scope[*] ? (@.type() != "string")', '{}', true)
+                    then 'unique_scope must be an array of statuses'
+            end
+        )
+    end
+$$;
+
+comment on function gendurable._new_instance_json_problem(jsonb) is
+    'What is wrong with the JSON of an instance before its values can be read, or null.';

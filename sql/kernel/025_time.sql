@@ -44,3 +44,10 @@ $$;
 
 comment on function gendurable._due_at(timestamptz, interval, timestamptz) is
     'When a new instance is due: at a time, after a delay, or now.';
+
+create or replace function gendurable._expiry_error(p_expires_at timestamptz) returns text
+language sql stable parallel safe as $$
+    select 'expired at ' || to_char(p_expires_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')
+$$;
+
+comment on function gendurable._expiry_error(timestamptz) is 'The last error of an instance whose deadline has passed.';

@@ -208,3 +208,10 @@ begin
 end $$;
 
 comment on function gendurable._find_crowded(text[], timestamptz) is 'Keys in which somebody waits for a slot.';
+
+create or replace function gendurable._next_key(p_rekey boolean, p_new text, p_old text) returns text
+language sql immutable parallel safe as $$
+    select case when p_rekey then p_new else p_old end
+$$;
+
+comment on function gendurable._next_key(boolean, text, text) is 'The partition key that a row has behind an outcome.';

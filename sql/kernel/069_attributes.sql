@@ -135,3 +135,19 @@ end $$;
 
 comment on function gendurable._merge_attributes(gendurable.outcome[]) is
     'Outcomes with all the attributes that their instances have behind them; an empty object: none. Under the locks of the rows.';
+
+create or replace function gendurable._clean_new_instances(p_new gendurable.new_instance[]) returns gendurable.new_instance[]
+language plpgsql immutable parallel safe as $$
+declare
+    v_new gendurable.new_instance[] := p_new;
+begin
+    for v_at in 1 .. cardinality(v_new) loop
+        if v_new[v_at].attributes is not null then
+            v_new[v_at].attributes := gendurable._clean_attributes(v_new[v_at].attributes);
+        end if;
+    end loop;
+    return v_new;
+end $$;
+
+comment on function gendurable._clean_new_instances(gendurable.new_instance[]) is
+    'New instances with their attributes as these are stored.';

@@ -1,5 +1,5 @@
--- Storing new instances, for gd_insert and for fan-outs: their JSON or arguments become gendurable.new_instance values,
--- and one function checks and stores these.
+-- Storing new instances, for gd_insert and for fan-outs: their JSON or arguments become gendurable.new_instance values, and these
+-- are checked and stored: many by one statement, or one by a shorter one. Both store the same.
 -- Next: 075_schedules, who inserts by the clock.
 
 create or replace function gendurable._new_instance_problem(p_new gendurable.new_instance) returns text
@@ -45,14 +45,19 @@ comment on function gendurable._new_instance_problem(gendurable.new_instance) is
 
 create or replace function gendurable._is_plain_new(p_new gendurable.new_instance) returns boolean
 language sql immutable parallel safe as $$
-    select octet_length(p_new.fsm) between 1 and gendurable._longest_name()
-        and (p_new.step, p_new.queue, p_new.partition_key, p_new.unique_key, p_new.version, p_new.max_attempts, p_new.delay,
-            p_new.eligible_at, p_new.weight, p_new.rate_limit, p_new.unique_scope, p_new.expires_at, p_new.meta) is null
+    -- least and greatest pass over what is null
+    select p_new.fsm is not null
+        and least(octet_length(p_new.fsm), octet_length(p_new.step), octet_length(p_new.queue), octet_length(p_new.partition_key)) > 0
+        and greatest(octet_length(p_new.fsm), octet_length(p_new.step), octet_length(p_new.queue), octet_length(p_new.partition_key))
+            <= gendurable._longest_name()
+        and coalesce(least(p_new.version, p_new.max_attempts) > 0, true)
+        and (p_new.unique_key, p_new.delay, p_new.eligible_at, p_new.weight, p_new.rate_limit, p_new.unique_scope,
+            p_new.expires_at, p_new.meta) is null
         and coalesce(jsonb_typeof(p_new.state) = 'object', true)
 $$;
 
 comment on function gendurable._is_plain_new(gendurable.new_instance) is
-    'Whether a new instance has no more than its machine, its state and attributes that were examined, and these are in order.';
+    'Whether a new instance has no more than names, numbers, its state and attributes that were examined, and these are in order.';
 
 create or replace function gendurable._examine_new_instance(p_new gendurable.new_instance) returns text
 language plpgsql immutable parallel safe as $$
@@ -86,46 +91,6 @@ $$;
 
 comment on function gendurable._is_plain_instance(jsonb) is
     'Whether the JSON of an instance is in order and has the common keys only.';
-
-create or replace function gendurable._new_instance_json_problem(p_object jsonb) returns text
-language sql immutable parallel safe as $$
-    select case
-        when jsonb_typeof(p_object) is distinct from 'object' then 'an instance must be a JSON object'
-        when p_object - '{fsm,state,step,version,queue,priority,partition_key,unique_key,unique_scope,eligible_at,delay_ms,rate_limit,weight,max_attempts,meta,attributes,expires_at,expires_ms}'::text[] <> '{}'
-            then 'unknown key in an instance'
-        else coalesce(
-            gendurable._text_problem(p_object -> 'fsm', 'fsm', true),
-            gendurable._text_problem(p_object -> 'step', 'step', false),
-            gendurable._text_problem(p_object -> 'queue', 'queue', false),
-            gendurable._text_problem(p_object -> 'partition_key', 'partition_key', false),
-            gendurable._text_problem(p_object -> 'unique_key', 'unique_key', false),
-            gendurable._text_problem(p_object -> 'rate_limit', 'rate_limit', false),
-            gendurable._time_problem(p_object -> 'eligible_at', 'eligible_at'),
-            gendurable._time_problem(p_object -> 'expires_at', 'expires_at'),
-            gendurable._ms_problem(p_object -> 'expires_ms', 'expires_ms'),
-            case
-                when coalesce(p_object -> 'expires_at', 'null') <> 'null' and coalesce(p_object -> 'expires_ms', 'null') <> 'null'
-                    then 'expires_at and expires_ms exclude each other'
-            end,
-            gendurable._object_problem(p_object -> 'state', 'state'),
-            gendurable._object_problem(p_object -> 'meta', 'meta'),
-            gendurable._object_problem(p_object -> 'attributes', 'attributes'),
-            gendurable._int_problem(p_object -> 'version', 'version', 1),
-            gendurable._int_problem(p_object -> 'priority', 'priority', null),
-            gendurable._int_problem(p_object -> 'max_attempts', 'max_attempts', 1),
-            gendurable._ms_problem(p_object -> 'delay_ms', 'delay_ms'),
-            gendurable._weight_problem(p_object -> 'weight'),
-            case
-                when jsonb_typeof(p_object -> 'unique_scope') not in ('array', 'null')
-                    or jsonb_path_exists(p_object, 'strict $.unique_scope[*] ? (@.type() != "string")', '{}', true)
-                    then 'unique_scope must be an array of statuses'
-            end
-        )
-    end
-$$;
-
-comment on function gendurable._new_instance_json_problem(jsonb) is
-    'What is wrong with the JSON of an instance before its values can be read, or null.';
 
 create or replace function gendurable._parse_instances(p_instances jsonb) returns gendurable.new_instance[]
 language plpgsql as $$
@@ -216,21 +181,83 @@ end $$;
 comment on function gendurable._refuse_new_instances(gendurable.new_instance[]) is
     'Raises GD501 or GD502 for the first new instance that cannot be stored, if there is one.';
 
-create or replace function gendurable._clean_new_instances(p_new gendurable.new_instance[]) returns gendurable.new_instance[]
-language plpgsql immutable parallel safe as $$
+create or replace function gendurable._is_short_new(p_new gendurable.new_instance) returns boolean
+language sql immutable parallel safe as $$
+    select (p_new.unique_key, p_new.unique_scope, p_new.rate_limit, p_new.weight, p_new.attributes) is null
+$$;
+
+comment on function gendurable._is_short_new(gendurable.new_instance) is
+    'Whether a new instance has nothing that _insert_instance does not store itself.';
+
+create or replace function gendurable._insert_instance(
+    p_new gendurable.new_instance, p_parent_id bigint, p_barrier_no bigint, p_trace jsonb, p_expires_at timestamptz
+) returns bigint
+language plpgsql as $$
 declare
-    v_new gendurable.new_instance[] := p_new;
+    v_now constant timestamptz := clock_timestamp();
+    v_due timestamptz;
+    v_machine gendurable.machine;
+    v_put record;
 begin
-    for v_at in 1 .. cardinality(v_new) loop
-        if v_new[v_at].attributes is not null then
-            v_new[v_at].attributes := gendurable._clean_attributes(v_new[v_at].attributes);
+    -- A statement sets up anew all that stands in it, and for one row that is nearly everything: so this one has little in it,
+    -- and what most rows do not have goes the long way.
+    if not gendurable._is_short_new(p_new) then
+        return (gendurable._insert_instances(array[p_new], p_parent_id, p_barrier_no, p_trace, p_expires_at))[1];
+    end if;
+    -- one after the other: what is not asked is not set up
+    if gendurable._steps_asked() then
+        if gendurable._lack_steps(array[p_new]) then
+            perform gendurable._refuse_new_instances(array[p_new]);
+            perform gendurable._refuse_steps(array[p_new]);
         end if;
-    end loop;
-    return v_new;
+    end if;
+    if not gendurable._is_plain_new(p_new) then
+        if gendurable._examine_new_instance(p_new) is not null then
+            perform gendurable._refuse_new_instances(array[p_new]);
+        end if;
+    end if;
+    if p_new.version is null or p_new.step is null or p_new.queue is null then
+        select m.* into v_machine
+        from gendurable.machine m
+        where m.fsm = p_new.fsm and (p_new.version is null or m.version = p_new.version)
+        order by m.pinned desc, m.version desc
+        limit 1;
+    end if;
+    v_due := gendurable._due_at(p_new.eligible_at, p_new.delay, v_now);
+
+    insert into gendurable.instance as i (
+        id, inserted_at, updated_at, parent_id, barrier_no, max_attempts, fsm_version, priority, eligible_at,
+        lane_at, fsm, step, queue, partition_key, meta, state, expires_at)
+    values (
+        nextval('gendurable.instance_id_seq'), v_now, v_now, p_parent_id, p_barrier_no, p_new.max_attempts,
+        coalesce(p_new.version, v_machine.version, 1), coalesce(p_new.priority, 0), v_due,
+        case when p_new.partition_key is not null then v_due end,
+        p_new.fsm, coalesce(p_new.step, v_machine.initial_step, 'start'),
+        coalesce(p_new.queue, v_machine.queue, 'default'), p_new.partition_key,
+        p_trace || coalesce(p_new.meta, '{}'), coalesce(p_new.state, '{}'), least(p_new.expires_at, p_expires_at))
+    returning
+        i.id, i.queue,
+        exists (select from gendurable.queue_name q where q.queue = i.queue) as known,
+        -- in order: by the index, also where a plan was made while hardly a step was defined
+        (select true from gendurable.step s where s.queue is not null order by s.fsm, s.step limit 1) as routed
+    into v_put;
+
+    if not v_put.known then
+        perform gendurable._note_queues(array[v_put.queue]);
+    end if;
+    if v_put.routed then
+        perform gendurable._place_rows(array[v_put.id], null, v_now);
+    end if;
+    if v_due <= v_now + gendurable._longest_poll() then
+        if not gendurable._is_awake(v_put.queue) then
+            perform gendurable._wake_sleepers(array[v_put.queue]);
+        end if;
+    end if;
+    return v_put.id;
 end $$;
 
-comment on function gendurable._clean_new_instances(gendurable.new_instance[]) is
-    'New instances with their attributes as these are stored.';
+comment on function gendurable._insert_instance(gendurable.new_instance, bigint, bigint, jsonb, timestamptz) is
+    '_insert_instances for one row: its id, or null where its unique key is taken.';
 
 create or replace function gendurable._insert_instances(
     p_new gendurable.new_instance[], p_parent_id bigint, p_barrier_no bigint, p_trace jsonb,
@@ -249,6 +276,9 @@ declare
 begin
     -- Numbered before they are stored: the answer keeps the order of the input, whatever order the rows go in.
     if cardinality(p_new) = 1 then
+        if gendurable._is_short_new(p_new[1]) then
+            return array[gendurable._insert_instance(p_new[1], p_parent_id, p_barrier_no, p_trace, p_expires_at)];
+        end if;
         v_ids := array[nextval('gendurable.instance_id_seq')];
         v_odd := p_new[1].rate_limit is not null or p_new[1].attributes is not null;
     else

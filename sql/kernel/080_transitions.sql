@@ -5,14 +5,6 @@
 -- Invariant 1: a committed transition is never undone, repeated or skipped. Under the locks of the rows; what a key needs
 -- then is its baton's matter (060_baton). Next: 082_deliver, what wakes a row that waits for a signal.
 
-create or replace function gendurable._is_run(p_worker text) returns boolean
-language sql immutable parallel safe as $$
-    select coalesce(starts_with(p_worker, 'gd_run:'), false)
-$$;
-
-comment on function gendurable._is_run(text) is
-    'Whether a worker is a gd_run: what a lost run has done was rolled back, so it is a crash and no attempt.';
-
 create or replace function gendurable._to_runnable(
     p_ids bigint[], p_due timestamptz, p_crashed boolean, p_now timestamptz
 ) returns int
@@ -73,6 +65,29 @@ end $$;
 comment on function gendurable._to_runnable(bigint[], timestamptz, boolean, timestamptz) is
     'Makes rows runnable that waited for a signal or for children, were executing (p_crashed: their worker was lost), or had ended,
 due at p_due; how many. Raises unique_violation where one that had ended cannot have its unique key back.';
+
+create or replace function gendurable._resume(p_id bigint, p_now timestamptz) returns void
+language plpgsql as $$
+declare
+    v_row record;
+begin
+    -- What _to_runnable does, without what an instance that waits for a signal has not: setting that up is half of the update.
+    update gendurable.instance i
+    set status = 'runnable', eligible_at = p_now, woken = 1, lane_at = case when i.partition_key is not null then p_now end,
+        aside_at = null, deadline_at = null, updated_at = p_now
+    where i.id = p_id returning i.queue, i.home is not null or (
+        select true from gendurable.step s where s.queue is not null order by s.fsm, s.step limit 1) as routed
+    into v_row;
+    if v_row.routed then
+        perform gendurable._place_rows(array[p_id], null, p_now);
+    end if;
+    if not gendurable._is_awake(v_row.queue) then
+        perform gendurable._wake_sleepers(array[v_row.queue]);
+    end if;
+end $$;
+
+comment on function gendurable._resume(bigint, timestamptz) is
+    'Makes a locked row runnable that awaits a signal and has no scope of its own for its unique key, due now.';
 
 create or replace function gendurable._to_executing(
     p_worker text, p_ids bigint[], p_slots int[], p_now timestamptz, p_lease interval
@@ -160,13 +175,6 @@ end $$;
 comment on function gendurable._to_executing_bare(text, bigint[], tid[], timestamptz, interval) is
     'Begins claims on locked rows that are runnable, in no key or scope, have no await, no signal and no children, and hands them
 out. p_places: where they stand. Those that stand elsewhere come last.';
-
-create or replace function gendurable._next_key(p_rekey boolean, p_new text, p_old text) returns text
-language sql immutable parallel safe as $$
-    select case when p_rekey then p_new else p_old end
-$$;
-
-comment on function gendurable._next_key(boolean, text, text) is 'The partition key that a row has behind an outcome.';
 
 -- One statement for all kinds: one for each would cost a statement's set-up each. What is the same for a row's columns is
 -- worked out once.
@@ -331,13 +339,6 @@ comment on function gendurable._write_plain_outcome(bigint, bigint, boolean, tex
     'Writes a plain next or done whose claim holds, of an instance without key, scope of a unique key, slot of its queue, and, where it
 ends, children and barrier, where it goes on, a queue that the step has or the instance goes back to: its queue. null: nothing
 was written, or somebody has the row locked.';
-
-create or replace function gendurable._expiry_error(p_expires_at timestamptz) returns text
-language sql stable parallel safe as $$
-    select 'expired at ' || to_char(p_expires_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')
-$$;
-
-comment on function gendurable._expiry_error(timestamptz) is 'The last error of an instance whose deadline has passed.';
 
 create or replace function gendurable._to_ended(
     p_ids bigint[], p_status gendurable.status, p_error text, p_crashed boolean, p_now timestamptz,

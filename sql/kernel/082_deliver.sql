@@ -8,11 +8,10 @@ language plpgsql as $$
 declare
     v_row record;
     v_now timestamptz;
-    v_wakes boolean;
 begin
     -- The lock comes before the insert: an await looks into the inbox after it has locked the row, so whoever is
     -- second sees the other. Only an end or another signal is waited for here, never a running step.
-    select i.status, i.awaits, i.queue, i.partition_key, i.eligible_at, i.unique_held into v_row
+    select i.status, i.awaits, i.queue, i.eligible_at, i.unique_held, i.unique_scope into v_row
     from gendurable.instance i
     where i.id = p_id and i.id > 0
     for no key update;
@@ -33,9 +32,12 @@ begin
     insert into gendurable.signal (instance_id, name, payload, inserted_at)
     values (p_id, p_name, coalesce(p_payload, 'null'), v_now);
 
-    v_wakes := v_row.status = 'awaiting_signal' and p_name = any(v_row.awaits);
-    if v_wakes then
-        perform gendurable._to_runnable(array[p_id], v_now, false, v_now);
+    if v_row.status = 'awaiting_signal' and p_name = any(v_row.awaits) then
+        if v_row.unique_scope is null then
+            perform gendurable._resume(p_id, v_now);
+        else
+            perform gendurable._to_runnable(array[p_id], v_now, false, v_now);
+        end if;
     elsif v_row.status <> 'executing' and v_row.eligible_at <= v_now then
         -- also for a row that was due already: a claim may have passed over it while it was locked here
         perform gendurable._wake_sleepers(array[v_row.queue]);
