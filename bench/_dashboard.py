@@ -23,8 +23,8 @@ from ._measure import Bench, processor_time
 PAIRS = 5
 COUNT = 10
 BROWSERS = 10
-# Seconds in which its sessions have looked at every page.
-LEARNS = 5
+# Seconds in which its sessions have looked at every page, which they do once.
+LEARNS = 20
 
 
 @contextlib.contextmanager
@@ -107,8 +107,8 @@ def once(bench: Bench, paths: list[str]) -> Once:
         pid, seen = engine.pid, [0]
         if paths:
             address, pid = stack.enter_context(dashboard(bench.server.dsn))
-            time.sleep(LEARNS)
             seen = stack.enter_context(browsers(address, paths))
+            time.sleep(LEARNS)
         sent, before, ours, began = sum(seen), spent(bench), spent(bench, OURS), time.monotonic()
         page, worked = processor_time(pid), processor_time(engine.pid)
         rate = drain(bench.conn, "bench_async", count).rate
