@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 from conftest import Database
 from psycopg.rows import tuple_row
 from support.cli import commit_for
-from support.web import Browser, browsing, text_of
+from support.web import Browser, browsing, learns, text_of
 
 import gendurable_py as gd
 from gendurable_py.calls import viewing
@@ -36,8 +35,7 @@ def count(monkeypatch: pytest.MonkeyPatch) -> type[Bytes]:
 
     async def counting(cursor: Any, *args: Any, **options: Any) -> Any:
         found = await execute(cursor, *args, **options)
-        learns = (task := asyncio.current_task()) is not None and task.get_name() == "gendurable dashboard learns"
-        if (answer := cursor.pgresult) is not None and not learns:
+        if (answer := cursor.pgresult) is not None and not learns():
             Bytes.sent += sum(
                 len(answer.get_value(row, column) or b"")
                 for row in range(answer.ntuples)

@@ -96,11 +96,12 @@ def test_what_takes_too_long_is_ended_on_the_server(db: Database, conn: Conn) ->
         assert "took too long" in text_of(browser.get("/instances", 503))
         other.rollback()
         browser.get("/instances")
-        left = conn.execute(
+        active = (
             "select count(*) from pg_stat_activity where application_name = 'gendurable dashboard' "
             "and state <> 'idle' and datname = current_database()"
-        ).fetchone()
-        assert left == (0,)
+        )
+        # also what a session was to learn from
+        wait_until(lambda: conn.execute(active).fetchone() == (0,))
 
 
 def test_nothing_here_without_gendurable(empty_db: Database) -> None:
