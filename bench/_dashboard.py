@@ -1,5 +1,6 @@
-"""What the dashboard costs an engine: its rate while ten browsers watch pages, by its rate alone; in pairs, in turn.
-The dashboard and its browsers run on the machine of the server."""
+"""What the dashboard costs an engine that is busy, while ten browsers watch pages: its part of all processor time that
+is used, and the engine's rate and processor time with and without it, in pairs, in turn. A rate scatters by more than
+that part; processor time does not. The dashboard and its browsers run on the machine of the server."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from . import _server
 from ._engine import ROOT, dispatcher, drain
@@ -21,6 +23,8 @@ from ._measure import Bench, processor_time
 PAIRS = 5
 COUNT = 10
 BROWSERS = 10
+# Seconds in which its sessions have looked at every page, which they do once.
+LEARNS = 20
 
 
 @contextlib.contextmanager
@@ -81,38 +85,68 @@ def since(bench: Bench, before: dict[int, float], whose: str = "true") -> float:
 OURS = "application_name = 'gendurable dashboard'"
 
 
-def cost(paths: list[str]) -> Callable[[Bench], float]:
-    """The rate of an engine that ten browsers look at, by the rate without; noted: what the sessions have spent."""
+class Once(NamedTuple):
+    """One run: jobs a second; milliseconds of the sessions and of the process of the dashboard, and of all else."""
 
-    def once(bench: Bench, watched: bool) -> float:
-        _server.clear(bench.conn)
-        with dispatcher(bench.server.dsn), contextlib.ExitStack() as stack:
-            drain(bench.conn, "bench_async", bench.scale)  # caches fill, statements are prepared
-            pid, seen = 0, [0]
-            if watched:
-                address, pid = stack.enter_context(dashboard(bench.server.dsn))
-                seen = stack.enter_context(browsers(address, paths))
-            sent, before, ours, began = sum(seen), spent(bench), spent(bench, OURS), time.monotonic()
-            page = processor_time(pid) if watched else 0.0
-            rate = drain(bench.conn, "bench_async", COUNT * bench.scale).rate
-            took = time.monotonic() - began
-            said = f"{rate:,.0f} jobs/s, {1000 * since(bench, before) / COUNT / bench.scale:.1f} us of the server a job"
-            if watched:
-                said += (
-                    f"; {len(set(paths))} pages: {(sum(seen) - sent) / took:.1f} messages/s, sessions "
-                    f"{since(bench, ours, OURS) / 10 / took:.2f} % of a core, dashboard "
-                    f"{100 * (processor_time(pid) - page) / took:.2f} %"
-                )
-            bench.notes.append(said)
-        return rate
+    rate: float
+    sessions: float
+    process: float
+    engine: float
+
+    @property
+    def part(self) -> float:
+        return (self.sessions + self.process) / (self.sessions + self.process + self.engine)
+
+
+def once(bench: Bench, paths: list[str]) -> Once:
+    """A backlog is worked off, while a browser watches each of the pages; no pages: without a dashboard."""
+    _server.clear(bench.conn)
+    count = COUNT * bench.scale
+    with dispatcher(bench.server.dsn) as engine, contextlib.ExitStack() as stack:
+        drain(bench.conn, "bench_async", bench.scale)  # caches fill, statements are prepared
+        pid, seen = engine.pid, [0]
+        if paths:
+            address, pid = stack.enter_context(dashboard(bench.server.dsn))
+            seen = stack.enter_context(browsers(address, paths))
+            time.sleep(LEARNS)
+        sent, before, ours, began = sum(seen), spent(bench), spent(bench, OURS), time.monotonic()
+        page, worked = processor_time(pid), processor_time(engine.pid)
+        rate = drain(bench.conn, "bench_async", count).rate
+        took = time.monotonic() - began
+        sessions = since(bench, ours, OURS)
+        found = Once(
+            rate,
+            sessions,
+            1000 * (processor_time(pid) - page) if paths else 0.0,
+            since(bench, before) - sessions + 1000 * (processor_time(engine.pid) - worked),
+        )
+    said = f"{rate:,.0f} jobs/s, {1000 * found.engine / count:.1f} us of engine and server a job"
+    if paths:
+        said += (
+            f"; {len(set(paths))} pages, {(sum(seen) - sent) / took:.1f} messages/s: sessions "
+            f"{found.sessions / 10 / took:.2f} % of a core, dashboard {found.process / 10 / took:.2f} %, together "
+            f"{100 * found.part:.2f} % of all that was used"
+        )
+    bench.notes.append(said)
+    return found
+
+
+def cost(paths: list[str]) -> Callable[[Bench], float]:
+    """The dashboard's part of all processor time, in percent."""
 
     def run(bench: Bench) -> float:
-        ratios: list[float] = []
+        watched: list[Once] = []
+        alone: list[Once] = []
         for number in range(PAIRS):
-            found = {watched: once(bench, watched) for watched in ((False, True) if number % 2 else (True, False))}
-            ratios.append(found[True] / found[False])
-        bench.notes.append("pairs: " + ", ".join(f"{one:.3f}" for one in ratios))
-        return statistics.median(ratios)
+            for each in (True, False) if number % 2 else (False, True):
+                (watched if each else alone).append(once(bench, paths if each else []))
+        for what, ratios in (
+            ("rate", [w.rate / a.rate for w, a in zip(watched, alone, strict=True)]),
+            ("processor time of engine and server", [w.engine / a.engine for w, a in zip(watched, alone, strict=True)]),
+        ):
+            each = ", ".join(f"{one:.3f}" for one in ratios)
+            bench.notes.append(f"{what}, watched by not: median {statistics.median(ratios):.3f} of {each}")
+        return 100 * statistics.median(one.part for one in watched)
 
     return run
 

@@ -44,7 +44,7 @@ from .dispatch.services import Services
 from .dispatch.watch import LoopWatch
 from .dispatch.work import Work
 from .install import version as package_version
-from .machine.encode import read_kind
+from .machine.encode import read_kind, read_next
 from .machine.outcome import MachineLike
 from .machine.times import interval
 from .telemetry.events import StepEnded
@@ -254,7 +254,7 @@ class Engine:
             if work.flow is not None:  # its steps have events of their own, and any names
                 count(row.fsm, "flow", kind or "none", seconds)
                 continue
-            count(row.fsm, row.step, kind or "none", seconds)
+            count(row.fsm, row.step, kind or "none", seconds, read_next(work.outcome, kind))
             if heard:
                 self._emit(
                     StepEnded(seconds, row.attempt, row.id, row.fsm, row.step, row.version, row.queue, kind, work.error)

@@ -105,6 +105,22 @@ select results_eq(
         ('gd_close_rate_limit', 'Ada', jsonb_build_object('bucket', 'mail', 'until', '2100-01-01Z'::timestamptz))$$,
     'who says for whom does it by hand');
 
+truncate gendurable.audit;
+select gd_insert('mail', p_unique_key => 'mail:7') as mail \gset
+select gd_signal(:mail, 'go') is null as _ \gset
+select gd_signal('mail:7', 'go') is null as _ \gset
+select is(t.told(), '', 'programs signal as they run');
+select set_config('gendurable.actor', 'Ada', false) is null as _ \gset
+select is(gd_signal(:mail, 'go', '{"card": 4711}', 'once'), 'delivered');
+select is(gd_signal(:mail, 'go', '1', 'once'), 'duplicate');
+select is(gd_signal('mail:7', 'stop', '1'), 'delivered');
+select is(gd_signal('mail:8', 'stop', '1'), 'no_target');
+select set_config('gendurable.actor', '', false) is null as _ \gset
+select is(
+    t.told(),
+    format('gd_signal %1$s {"name": "go", "dedup_key": "once"} 1; gd_signal %1$s {"name": "stop"} 1', :mail),
+    'people now and then: what was delivered, without what it brought');
+
 -- filters and pages
 
 truncate gendurable.audit restart identity;

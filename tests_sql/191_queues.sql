@@ -57,6 +57,8 @@ select t.raises(format('select * from gd_list_queues(%L)', f), 'GD501', f)
 from unnest('{"[]","{\"name\": \"q0\"}","{\"queue\": 7}","{\"queue\": null}","{\"limited\": false}","{\"limited\": null}"}'::text[]) f;
 select t.raises('select * from gd_list_queues(p_look => 0)', 'GD501', 'no look');
 select t.raises('select * from gd_list_queues(p_limit => -1)', 'GD501', 'fewer than none');
+select t.raises('select * from gd_list_queues(p_limit => 1001)', 'GD501', 'more than a page has');
+select lives_ok('select * from gd_list_queues(p_limit => 1000)', 'a page of 1,000');
 
 -- counts are cut at the share of those that are full
 

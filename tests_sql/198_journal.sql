@@ -255,4 +255,30 @@ select t.flow('r', (select jsonb_agg(jsonb_build_object('k', 'step', 'v', repeat
 select is((select array_agg(r.seq) from gd_journal(:huge) r), '{1,2}', 'a page ends there');
 select is((select array_agg(r.seq) from gd_journal(:huge, 2) r), '{3,4}', '(and goes on)');
 
+-- from its end, for pages
+select results_eq(
+    format('select seq, kind, name, n, extract(epoch from at), value, error from gd_journal_page(%s)', :id),
+    $$values (6, 'x', null::text, null::int, 1767222000.250000, '1e100000000', null::text), (5, 'x', null, null, null, null, null),
+        (4, 'x', null, 2, 1767225600.000000, '7', 'one'), (3, 'x', null, null, null, '"\u0000"', 'two'),
+        (2, 'x', '7', null, null, '{', '{"a": 1}'), (1, 'x', null, null, null, null, null)$$, 'the newest first, values as their text');
+select is((select array_agg(p.seq) from gd_journal_page(:id, 5, 3) p), '{4,3,2}', 'from before an entry on');
+select is((select array_agg(p.value) from gd_journal_page(:id, p_chars => 3) p), '{1e1,NULL,7,"\"\\u",\{,NULL}', 'so much of each');
+select is((select array_agg(p.size) from gd_journal_page(:id) p),
+    (select array_agg(pg_column_size(j.entry)::bigint order by j.seq desc) from gendurable.journal j where j.instance_id = :id), 'how large they are');
+select is_empty(format('select from gd_journal_page(%s, %s)', j.id, j.before), j.before || ': none')
+from (values (:id, 1), (:id, -7), (:none, 9), (0, 9)) j (id, before);
+alter table gendurable.journal alter entry set storage external;
+select t.flow('r', (
+    select jsonb_agg(jsonb_build_object('k', 'step', 'name', g, 'v', repeat('a', case when g in (3, 30) then 2000000 else 500000 end)) order by g)
+    from generate_series(1, 30) g)) as huge \gset
+select is((select string_agg(p.seq || coalesce(p.name, '-'), ' ') from gd_journal_page(:huge) p),
+    '3030 2929 2828 2727 2626 2525 2424 2323 2222 2121 2020 1919 18- 17- 16- 15- 14- 13- 12- 11- 10- 9- 8- 7- 6- 5- 4- 3- 2- 1-',
+    'the first one always, and 8 MB in all');
+select is((select string_agg(p.seq || coalesce(p.name, '-'), ' ') from gd_journal_page(:huge, 5, 4) p), '44 3- 22 11', 'none that is large in itself');
+select is((select p.name || length(p.value) from gd_journal_page(:huge, 4, 1) p), '31000', 'but alone');
+select ok(bool_and(p.size > 500000), 'how large it is stands there in any case') from gd_journal_page(:huge) p;
+alter table gendurable.journal alter entry set storage extended;
+select t.raises(format('select * from gd_journal_page(1, null, %s, %s)', a.rows, a.chars), 'GD501', format('%s entries, %s characters', a.rows, a.chars))
+from (values (-1, 1), (1001, 1), (1, -1), (1, 1000001)) a (rows, chars);
+
 select finish();

@@ -107,6 +107,17 @@ select is(gd_hello('c', '{}') ->> 'counted', '2', 'none');
 select results_eq(
     $$select fsm, step, outcome, sum(count), sum(seconds) from gd_stats(5) group by 1, 2, 3 order by 3$$,
     $$values ('m', 'a', 'done', 1::numeric, 0.25::float8), ('m', 'a', 'next', 7, 1)$$, 'each once');
+select gd_hello('c', '{"counters": {"no": 3, "rows": [
+    ["m", "a", "next", 2, 0.5, "b"], ["m", "a", "next", 1, 0.5, "c"], ["m", "b", "await", 5, 1, null]]}}') ->> 'counted';
+select results_eq(
+    $$select step, outcome, next_step, count, seconds from gd_transitions('m', 5)$$,
+    $$values ('a', 'next', null, 7::bigint, 1::float8), ('b', 'await', null, 5, 1), ('a', 'next', 'b', 2, 0.5),
+        ('a', 'done', null, 1, 0.25), ('a', 'next', 'c', 1, 0.5)$$, 'where they went on');
+select results_eq(
+    $$select distinct since from gd_transitions('m', 5)$$, $$values (date_trunc('minute', clock_timestamp()) - interval '4 min')$$, 'since when');
+select is_empty($$select from gd_transitions('other')$$, 'of this machine alone');
+select is((select sum(s.count) from gd_stats() s where s.step = 'a' and s.outcome = 'next'), 10::numeric, 'and gd_stats adds them up');
+delete from gendurable.minute_count where next_step is not null or step = 'b';
 update gendurable.minute_count set at = at - interval '10 min';
 select results_eq('select count(*) from gd_stats(5)', 'values (0::bigint)', 'older minutes are left out');
 select gendurable._sum_counts(clock_timestamp());
@@ -119,6 +130,19 @@ update gendurable.minute_count set at = at - interval '1 day';
 select gendurable._sum_counts(clock_timestamp());
 select is_empty('select from gendurable.minute_count', 'a day is kept');
 select t.raises(format('select * from gd_stats(%s)', n), 'GD501', format('stats: %s minutes', n)) from unnest('{0,-1,1441}'::int[]) n;
+select t.raises(format('select * from gd_transitions(%L, %s)', 'm', n), 'GD501', format('transitions: %s minutes', n)) from unnest('{0,-1,1441}'::int[]) n;
+insert into gendurable.minute_count (at, fsm, step, outcome, count, seconds, summed, next_step)
+select date_trunc('minute', clock_timestamp()) - interval '1 min', 'm', 'new', 'next', 1, 1, true, 'next'
+from generate_series(1, 19995);
+insert into gendurable.minute_count (at, fsm, step, outcome, count, seconds, summed, next_step)
+select date_trunc('minute', clock_timestamp()) - interval '2 min', 'm', 'old', 'next', 1, 1, true, 'next' from generate_series(1, 10);
+select results_eq(
+    $$select step, count, since from gd_transitions('m')$$,
+    $$values
+        ('new', 19995::bigint, date_trunc('minute', clock_timestamp()) - interval '2 min'),
+        ('old', 5, date_trunc('minute', clock_timestamp()) - interval '2 min')$$,
+    'the newest 20,000 counts, and it says since when');
+delete from gendurable.minute_count;
 
 -- what nobody should say
 
@@ -134,7 +158,10 @@ from unnest(array[
     '{"counters": {"no": null, "rows": []}}', '{"counters": {"no": 1, "rows": [1]}}', '{"counters": {"no": 1, "rows": [["m", "a", "x", 1]]}}',
     '{"counters": {"no": 1, "rows": [["m", "a", "x", -1, 0]]}}', '{"counters": {"no": 1, "rows": [["m", "a", "x", 1, -1]]}}',
     '{"counters": {"no": 1, "rows": [["m", "a", "x", 1, 1e300]]}}', '{"counters": {"no": 1, "rows": [["m", "a", "x", null, 1]]}}',
-    '{"counters": {"no": 0, "rows": []}}', '{"surprise": 1}', jsonb_build_object('host', repeat('x', 2001))::text,
+    '{"counters": {"no": 0, "rows": []}}', '{"surprise": 1}',
+    '{"counters": {"no": 1, "rows": [["m", "a", "x", 1, 1, 2]]}}',
+    '{"counters": {"no": 1, "rows": [["m", "a", "x", 1, 1, ""]]}}',
+    '{"counters": {"no": 1, "rows": [["m", "a", "x", 1, 1, "b", "c"]]}}', jsonb_build_object('host', repeat('x', 2001))::text,
     jsonb_build_object('queues', jsonb_build_object(repeat('x', 2001), 1))::text,
     (select jsonb_build_object('machines', jsonb_agg(jsonb_build_array('machine ' || n, 1, '[]'::jsonb)))::text from generate_series(1, 4000) n),
     (select jsonb_build_object('counters', jsonb_build_object('no', 1, 'rows', jsonb_agg('["m", "a", "x", 1, 1]'::jsonb)))::text

@@ -284,6 +284,10 @@ select is(gendurable._group_message(x.error), x.message, x.error)
 from (values
     ('f47ac10b-58cc-4372-a567-0e02b2c3d479 is gone', '# is gone'), ('at 2026-11-27 02:13', 'at # #:#'),
     ('KeyError: ''name''', 'KeyError: ''name'''), ('HTTP 503', 'HTTP #'), (null, '')) x (error, message);
+select is(
+    gendurable._group_message('order 7 ' || repeat('and so on ', 30)), gendurable._group_message('order 71234 ' || repeat('and so on ', 30)),
+    'however long a number is, what it hides ends where that of others does');
+select is(length(gendurable._group_message(repeat('x', 1000))), 200, 'of bounded length');
 
 -- machines
 

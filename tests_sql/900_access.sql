@@ -34,7 +34,7 @@ from (values
         || 'gd_migrate gd_signals gd_reap gd_gc gd_maintain', ' ')),
     ('reader', string_to_array('gd_result gd_find gd_childs gd_journal gd_signals gd_match gd_audit gd_get gd_tree '
         || 'gd_list gd_list_queues gd_count gd_why gd_line '
-        || 'gd_failures gd_crashes gd_stats gd_errors gd_history '
+        || 'gd_failures gd_crashes gd_stats gd_transitions gd_errors gd_history gd_journal_page '
         || 'gd_doctor gd_version gd_instances gd_queues gd_workers gd_rate_limits '
         || 'gd_holds gd_pauses gd_schedules gd_machines', ' '))
 ) x (profile, names)

@@ -13,7 +13,22 @@ from .deploying import Deployed, Migration, Moved, machines, migrate
 from .inserting import insert, insert_many, register
 from .inspecting import childs, find, result, watch
 from .limiting import close_rate_limit, ensure_rate_limit, set_rate_limit
-from .looking import count, crashes, doctor, errors, failures, get, history, journal, line, list, tree, why
+from .looking import (
+    JournalShown,
+    count,
+    crashes,
+    doctor,
+    errors,
+    failures,
+    get,
+    history,
+    journal,
+    journal_page,
+    line,
+    list,
+    tree,
+    why,
+)
 from .moving import export, fork, import_
 from .operating import (
     cancel,
@@ -76,7 +91,7 @@ from .scheduling import (
     trigger,
     unschedule,
 )
-from .serving import bye, drain_worker, hello, resume_worker, stats
+from .serving import Transition, bye, drain_worker, hello, resume_worker, stats, transitions
 from .steering import audit, delete, delete_many, edit, signal_many
 from .stepping import define_step, drop_step, rehearse, run, run_claims
 from .talking import signal, signal_off, signal_on, signals
@@ -104,6 +119,7 @@ __all__ = [
     "Finding",
     "Inserted",
     "JournalEntry",
+    "JournalShown",
     "Kept",
     "Listed",
     "Matched",
@@ -117,6 +133,7 @@ __all__ = [
     "Sleep",
     "Standing",
     "Told",
+    "Transition",
     "announce_schedules",
     "audit",
     "bye",
@@ -155,6 +172,7 @@ __all__ = [
     "insert_many",
     "journal",
     "journal_entries",
+    "journal_page",
     "journals",
     "line",
     "list",
@@ -195,6 +213,7 @@ __all__ = [
     "signals",
     "sleep",
     "stats",
+    "transitions",
     "tree",
     "trigger",
     "unschedule",

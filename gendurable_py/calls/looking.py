@@ -5,13 +5,40 @@ from __future__ import annotations
 import builtins
 from collections.abc import Mapping
 from datetime import datetime
-from typing import LiteralString, cast
+from typing import LiteralString, NamedTuple, cast
 
 from pydantic import JsonValue
 
 from .._statement import Rows, Statement, call
 from ..machine.codec import dumps, loads
-from .rows import Cause, Counted, Crashed, Entry, Failure, Finding, JournalEntry, Kept, Listed, Node, Page, Standing
+from .rows import (
+    Cause,
+    Counted,
+    Crashed,
+    Entry,
+    Failure,
+    Finding,
+    JournalEntry,
+    Kept,
+    Listed,
+    Node,
+    Page,
+    Standing,
+)
+
+
+class JournalShown(NamedTuple):
+    """An entry of a journal for a page: as `JournalEntry`, but ``value`` is the beginning of a text of JSON, and
+    ``size`` the bytes of all of it as it is stored. ``kind`` is None where it was too large to be read."""
+
+    seq: int
+    kind: str | None
+    name: str | None
+    n: int | None
+    at: datetime | None
+    value: str | None
+    size: int
+    error: str | None
 
 
 def _near(time: LiteralString) -> LiteralString:
@@ -131,6 +158,19 @@ def journal(
         f"select seq, kind, name, n, {_far('at')}, value::text, error from gd_journal(%s, %s, %s, %s)",
         (id, after, limit, values),
         read,
+    )
+
+
+@call
+def journal_page(
+    id: int, before: int | None = None, limit: int = 30, size: int = 1000
+) -> Statement[builtins.list[JournalShown]]:
+    """The entries of a journal before the entry ``before``, the newest first, for pages: ``size`` characters of each
+    value, and 8 MB of entries are read, none of more than 1 MB but the first; None: the newest."""
+    return Statement(
+        f"select seq, kind, name, n, {_far('at')}, value, size, error from gd_journal_page(%s, %s, %s, %s)",
+        (id, before, limit, size),
+        lambda rows: [JournalShown._make(row) for row in rows],
     )
 
 

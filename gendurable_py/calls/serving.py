@@ -7,11 +7,24 @@ interval.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from datetime import datetime
+from typing import Any, NamedTuple, cast
 
 from .._statement import Rows, Statement, call, nothing, one_value
 from ..machine.codec import dumps, loads
-from .rows import Counts, Told
+from .rows import Counts, Told, when
+
+
+class Transition(NamedTuple):
+    """How often a step of a machine has ended with an outcome, and where that led; ``seconds``: that these took
+    together; ``since``: from when on they were counted."""
+
+    step: str
+    outcome: str
+    next_step: str | None
+    ended: int
+    seconds: float
+    since: datetime
 
 
 @call
@@ -52,6 +65,16 @@ def stats(minutes: int = 60) -> Statement[list[Counts]]:
         "select extract(epoch from minute), fsm, step, outcome, count, seconds from gd_stats(%s)",
         (minutes,),
         lambda rows: [Counts.read(row) for row in rows],
+    )
+
+
+@call
+def transitions(machine: str, minutes: int = 60) -> Statement[list[Transition]]:
+    """How the steps of a machine ended in the last minutes, and which step they named next; the most frequent first."""
+    return Statement(
+        "select step, outcome, next_step, count, seconds, extract(epoch from since) from gd_transitions(%s, %s)",
+        (machine, minutes),
+        lambda rows: [Transition._make((*row[:5], when(row[5]))) for row in rows],
     )
 
 

@@ -36,7 +36,9 @@ def signal(
     if not unique and not target.isdecimal():
         raise typer.BadParameter(f"{target!r} is no id; --unique says that it is a unique key", param_hint="ID")
     aim: int | str = target if unique else int(target)
-    answer = calls.signal(frame.conn, aim, name, value(payload), dedup_key=dedup)
+    brought = value(payload)
+    with frame.acting() as conn:
+        answer = calls.signal(conn, aim, name, brought, dedup_key=dedup)
     frame.answer({"result": answer}, lambda: Text(answer))
     return NO if answer == "no_target" else OK
 

@@ -64,7 +64,8 @@ def grant(
     profile: Annotated[str, typer.Argument(help="client, worker, operator, reader or author.")],
 ) -> None:
     """Give a role the rights of a profile."""
-    calls.grant(frame.conn, role, profile)
+    with frame.acting() as conn:
+        calls.grant(conn, role, profile)
     frame.answer({"role": role, "profile": profile}, lambda: Text(f"{role} is a {profile}"))
 
 

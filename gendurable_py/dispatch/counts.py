@@ -7,7 +7,7 @@ the process.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from .._log import logger
 from ..machine.codec import dumps
@@ -22,6 +22,12 @@ _OTHERS = ("(others)", "(others)")
 
 _SETTLES = 1024
 """After so many steps of a kind a meter sorts what it was told: a power of two."""
+
+
+class Count(Protocol):
+    """Counts a step that has ended; ``follows``: the step that it named to go on with."""
+
+    def __call__(self, fsm: str, step: str, outcome: str, seconds: float, follows: str | None = None, /) -> None: ...
 
 
 class _Count:
@@ -39,18 +45,18 @@ class Counts:
     """What one engine has counted for one database."""
 
     def __init__(self) -> None:
-        self._counts: dict[tuple[str, str, str], _Count] = {}
+        self._counts: dict[tuple[str, str, str, str | None], _Count] = {}
         self._report: dict[str, Any] | None = None
         self._no = 0
         self._meter: telemetry.Meter | None = None
 
-    def _add(self, fsm: str, step: str, outcome: str, seconds: float) -> None:
-        count = self._counts.get((fsm, step, outcome)) or self._find(fsm, step, outcome)
+    def _add(self, fsm: str, step: str, outcome: str, seconds: float, follows: str | None = None) -> None:
+        count = self._counts.get((fsm, step, outcome, follows)) or self._find(fsm, step, outcome, follows)
         count.number += 1
         count.seconds += seconds
 
-    def _add_and_tell(self, fsm: str, step: str, outcome: str, seconds: float) -> None:
-        count = self._counts.get((fsm, step, outcome)) or self._find(fsm, step, outcome)
+    def _add_and_tell(self, fsm: str, step: str, outcome: str, seconds: float, follows: str | None = None) -> None:
+        count = self._counts.get((fsm, step, outcome, follows)) or self._find(fsm, step, outcome, follows)
         count.number += 1
         count.seconds += seconds
         try:
@@ -61,12 +67,12 @@ class Counts:
         except BaseException:  # noqa: BLE001 - telemetry that fails stops nothing
             logger.exception("telemetry failed")
 
-    def _find(self, fsm: str, step: str, outcome: str) -> _Count:
+    def _find(self, fsm: str, step: str, outcome: str, follows: str | None) -> _Count:
         if len(self._counts) >= _MOST_KEYS:
-            fsm, step = _OTHERS
-        count = self._counts.get((fsm, step, outcome))
+            (fsm, step), follows = _OTHERS, None
+        count = self._counts.get((fsm, step, outcome, follows))
         if count is None:
-            count = self._counts[fsm, step, outcome] = _Count(self._teller(fsm, step, outcome))
+            count = self._counts[fsm, step, outcome, follows] = _Count(self._teller(fsm, step, outcome))
         return count
 
     def _teller(self, fsm: str, step: str, outcome: str) -> Callable[[float], None] | None:
@@ -76,13 +82,13 @@ class Counts:
             logger.exception("telemetry failed")
             return None
 
-    def counting(self) -> Callable[[str, str, str, float], None]:
+    def counting(self) -> Count:
         """What counts steps now: for the reports, and for the meter that hangs on the process, if there is one."""
         meter = telemetry.meter
         if meter is not self._meter:
             self._meter = meter
             for about, count in self._counts.items():
-                count.tell = self._teller(*about)
+                count.tell = self._teller(*about[:3])
         return self._add if meter is None else self._add_and_tell
 
     def hearing(self, emit: Emit) -> Emit:
@@ -102,7 +108,8 @@ class Counts:
             length = 0
             for key in list(self._counts)[:_MOST_ROWS]:
                 count = self._counts[key]
-                row = [*key, count.number, min(max(count.seconds, 0.0), 1e9)]
+                *about, follows = key
+                row = [*about, count.number, min(max(count.seconds, 0.0), 1e9), *([] if follows is None else [follows])]
                 length += len(dumps(row)) + 2
                 if rows and length > _MOST_BYTES:
                     break

@@ -110,15 +110,35 @@ def read_kind(outcome: bytes | None) -> str | None:
     return outcome[start : outcome.index(b'"', start)].decode()
 
 
+_STEP = b',"step":"'
+_LONGEST_NAME = 200
+
+
+def read_next(outcome: bytes | None, kind: str | None) -> str | None:
+    """Where an encoded outcome goes on, which stands right behind its kind; None: nowhere else.
+
+    What the server might refuse as a name, or a report that has it, is None, too.
+    """
+    if outcome is None or kind not in ("next", "await", "schedule_childs"):
+        return None
+    start = outcome.index(b'"kind":"') + 9 + len(kind)
+    if not outcome.startswith(_STEP, start):
+        return None
+    start += len(_STEP)
+    name = outcome[start : outcome.index(b'"', start)]
+    return None if not name or b"\\" in name or len(name) > _LONGEST_NAME else name.decode()
+
+
 def _encode_other(spec: Spec, outcome: Outcome) -> bytes:
     if isinstance(outcome, Replay):
         text = b'"kind":"replay"' + _encode_state(spec, outcome.state) + _encode_delay(outcome.delay)
         return text + _encode_close(outcome.close)
     if isinstance(outcome, Await):
         names = outcome.names if isinstance(outcome.names, str) else list(outcome.names)
-        text = b'"kind":"await","signals":' + dumps(names) + _encode_state(spec, outcome.state)
+        text = b'"kind":"await"'
         if outcome.step is not None:
             text += b',"step":' + _name_step(spec, outcome.step)
+        text += b',"signals":' + dumps(names) + _encode_state(spec, outcome.state)
         if outcome.timeout is not None:
             text += b',"timeout_ms":%d' % milliseconds(outcome.timeout, "the timeout")
         return text

@@ -9,6 +9,7 @@ from typing import Any, cast
 from urllib.parse import parse_qsl
 
 from starlette.applications import Starlette
+from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -36,6 +37,7 @@ from .settings import Auth, Operate, Redact, Settings, key_of
 from .shown import Shown
 from .source import Conn, Source
 from .stream import Events, Streams
+from .warm import to_be_seen
 from .words import Unreadable
 
 _BODY = 2_000_000
@@ -50,6 +52,7 @@ _PAGES: dict[str, Handler] = {
     "/instances": instances.instances,
     "/instances/{id}": instance.instance,
     "/instances/{id}/history": instance.history,
+    "/instances/{id}/journal": instance.journal,
     "/failures": instances.failures,
     "/line": instances.line,
     "/machines": machines.machines,
@@ -130,15 +133,15 @@ def app(
         key=key_of(secret, token),
     )
     dsn = read_dsn(connect) if isinstance(connect, str) else ""
-    source = Source(dsn, None if isinstance(connect, str) else read_connect(connect, ""), patience)
-    return _Dashboard(said, source, read_saved(filters)).starlette()
+    made = None if isinstance(connect, str) else read_connect(connect, "")
+    return _Dashboard(said, dsn, made, read_saved(filters)).starlette()
 
 
 class _Dashboard:
-    def __init__(self, settings: Settings, source: Source, saved: tuple[Saved, ...]) -> None:
+    def __init__(self, settings: Settings, dsn: str, connect: Connect | None, saved: tuple[Saved, ...]) -> None:
         self._settings = settings
         self._saved = saved
-        self._source = source
+        self._source = Source(dsn, connect, settings.patience, self._lessons)
         self._access = Access(settings)
         self._shown = Shown(settings.redact)
         self._templates = Templates(self._shown)
@@ -149,6 +152,7 @@ class _Dashboard:
 
         @asynccontextmanager
         async def lifespan(_: Starlette) -> AsyncIterator[None]:
+            self._source.prepare()
             try:
                 yield
             finally:
@@ -195,22 +199,32 @@ class _Dashboard:
             kept = {name: value for name, value in request.query_params.items() if value}
             return RedirectResponse(_base(request) + _inner(request) + query(**kept), 303)
 
-        async def look(conn: Conn) -> Page:
-            page = await handler(Look(conn, request.query_params, request.path_params, self._shown))
-            page.data["holds"] = await viewing.holds(conn)
-            return page
-
+        look = partial(self._look, handler, request.query_params, request.path_params)
         around = await self._around(request)
         if "text/event-stream" in request.headers.get("accept", ""):
-            if self._streams.full:
+            seat = self._streams.sit()
+            if seat is None:
                 return self._refuse(request, Refusal(503, "Too many watch", "Try again later.", again=True))
             key = (handler, str(request.query_params), tuple(request.path_params.values()))
             events = self._streams.events(
-                key, partial(self._source.read, look), lambda page: self._templates.parts(page, around)
+                key,
+                partial(self._source.read, look),
+                lambda page: self._templates.parts(page, around),
+                # all that parts show of who looks: where links lead, and which actions are offered
+                (around["base"], around["path"], around["query_string"], around["may"]),
             )
-            return Events(events)
+            return Events(events, seat)
         page = await self._source.read(look)
         return HTMLResponse(self._templates.page(page, around), page.status)
+
+    async def _look(self, handler: Handler, params: QueryParams, path: Mapping[str, str], conn: Conn) -> Page:
+        page = await handler(Look(conn, params, path, self._shown))
+        page.data["holds"] = await viewing.holds(conn)
+        return page
+
+    async def _lessons(self, conn: Conn) -> list[Callable[[Conn], Awaitable[Page]]]:
+        """What a session looks at before it is used."""
+        return [partial(self._look, *seen) for seen in await to_be_seen(conn, _PAGES)]
 
     async def _raw(self, request: Request) -> Response:
         id, body = await self._source.read(
@@ -236,6 +250,7 @@ class _Dashboard:
             "query_string": str(request.query_params),
             "user": asker.user,
             "operates": operates,
+            "may": may,
             "can": lambda kind, verb: may.issuperset(ACTS[kind, verb].needs),
             "proof": self._access.proof(request.scope["state"]["browser"], asker.user),
             "site": self._settings.title,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from markupsafe import Markup
 
-from .words import cut, plain
+from .words import plain
 
 _MOST = 40
 _WIDE, _TALL, _GAP_X, _GAP_Y = 150, 44, 70, 26
@@ -45,7 +45,7 @@ def draw(diagram: Diagram, failing: Mapping[str, float], known: Iterable[str]) -
 
 def _place(steps: list[str], moves: list[tuple[str, str]]) -> dict[str, tuple[int, int]]:
     """A column for each step: one behind those that lead to it, but for moves that lead back."""
-    order = {step: place for place, step in enumerate(_first_seen(steps, moves))}
+    order = {step: place for place, step in enumerate(in_order(steps, moves))}
     columns = dict.fromkeys(steps, 0)
     for step in sorted(steps, key=order.__getitem__):
         before = [a for a, b in moves if b == step and a in order and order[a] < order[step]]
@@ -59,27 +59,49 @@ def _place(steps: list[str], moves: list[tuple[str, str]]) -> dict[str, tuple[in
     return places
 
 
-def _first_seen(steps: list[str], moves: list[tuple[str, str]]) -> list[str]:
+def in_order(steps: list[str], moves: Iterable[tuple[str, str]]) -> list[str]:
     """The steps in the order in which a walk from those without predecessors meets them."""
-    led_to = {b for _, b in moves}
-    roots = [step for step in steps if step not in led_to] or steps[:1]
-    seen: dict[str, None] = {}
-    waiting = list(roots)
+    after: dict[str, list[str]] = {}
+    led_to: set[str] = set()
+    for a, b in moves:
+        if a != b:
+            after.setdefault(a, []).append(b)
+            led_to.add(b)
+    left = dict.fromkeys(steps)
+    seen: list[str] = []
+    waiting = deque([step for step in steps if step not in led_to] or steps[:1])
     while waiting:
-        step = waiting.pop(0)
-        if step not in seen and step in steps:
-            seen[step] = None
-            waiting += [b for a, b in moves if a == step]
-    return [*seen, *(step for step in steps if step not in seen)]
+        step = waiting.popleft()
+        if step in left:
+            del left[step]
+            seen.append(step)
+            waiting += after.get(step, ())
+    return [*seen, *left]
 
 
 def _box(step: str, x: int, y: int, failing: float) -> Markup:
     kind = "end" if step.startswith("(") else "hot" if failing >= 0.1 else "warm" if failing > 0 else "cool"
-    said = f"{step}: {failing:.1%} went wrong" if failing else step
+    said = f"{step}: {_part(failing)} went wrong" if failing else step
+    middle, line = x + _WIDE // 2, y + _TALL // 2 + (-2 if failing else 5)
+    rate = (
+        Markup('<text class="rate" x="{}" y="{}" text-anchor="middle">{} went wrong</text>').format(
+            middle, line + 16, _part(failing)
+        )
+        if failing
+        else ""
+    )
     return Markup(
         '<g class="box {}"><title>{}</title><rect x="{}" y="{}" width="{}" height="{}" rx="6"/>'
-        '<text x="{}" y="{}" text-anchor="middle">{}</text></g>'
-    ).format(kind, plain(said), x, y, _WIDE, _TALL, x + _WIDE // 2, y + _TALL // 2 + 5, plain(cut(step, 20)[:22]))
+        '<text x="{}" y="{}" text-anchor="middle">{}</text>{}</g>'
+    ).format(kind, plain(said), x, y, _WIDE, _TALL, middle, line, _short(plain(step)), rate)
+
+
+def _part(failing: float) -> str:
+    return f"{failing:.1%}" if failing >= 0.001 else "< 0.1%"
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 20 else f"{name[:19]}…"
 
 
 def _arrow(places: Mapping[str, tuple[int, int]], a: str, b: str, count: int) -> Markup:

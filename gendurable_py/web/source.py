@@ -2,16 +2,21 @@
 
 A look is a transaction that only reads, with a limit of time on the server and one here. A session that has broken is
 thrown away; the next look makes a new one, so that a server that went away is found again by whoever asks next.
+
+The first look of a session costs most. So one is kept in reserve that has looked at every page before it is used: it
+learns as soon as no other such is left, while pages go on; who needs one before that takes one as it is.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any, TypeAlias, TypeVar
 
@@ -23,11 +28,15 @@ from psycopg.types.datetime import TimestamptzLoader
 from ..calls import viewing
 from ..dispatch.dial import Connect, Dialer
 
+logger = logging.getLogger("gendurable.web")
 T = TypeVar("T")
 Conn: TypeAlias = "AsyncConnection[Any]"
 _SESSIONS = 4
 # Rights that are given or taken away are known after so long.
 _KNOWN_FOR = 30.0
+# A session that learns rests after each look as long as that took, and has so long for all of them.
+_LONGEST_REST, _LEARNS = 0.5, 60.0
+Look: TypeAlias = "Callable[[Conn], Awaitable[object]]"
 
 
 class Busy(Exception):
@@ -65,9 +74,19 @@ class _Limit:
 class Source:
     """The sessions of one dashboard."""
 
-    def __init__(self, dsn: str, connect: Connect | None, patience: float) -> None:
+    def __init__(
+        self,
+        dsn: str,
+        connect: Connect | None,
+        patience: float,
+        lessons: Callable[[Conn], Awaitable[Iterable[Look]]] | None = None,
+    ) -> None:
+        """``lessons``: what answers the looks from which a session learns."""
         self._dialer = Dialer(dsn, "gendurable dashboard", connect)
         self._patience = patience
+        self._lessons = lessons
+        self._learning: asyncio.Task[None] | None = None
+        self._learned: weakref.WeakSet[Conn] = weakref.WeakSet()
         self._idle: list[Conn] = []
         self._open = 0
         self._abilities: frozenset[str] = frozenset()
@@ -92,10 +111,65 @@ class Source:
         """Ask for the abilities anew: a right that was there is gone, or others were given."""
         self._known_until = 0.0
 
+    def prepare(self) -> None:
+        """Have a session learn, if no other that has is left; nobody waits for it."""
+        if self._lessons is None or any(conn in self._learned for conn in self._idle):
+            return
+        if not self._idle and self._open >= _SESSIONS:
+            return
+        loop = asyncio.get_running_loop()
+        if self._learning is None or self._learning.done() or self._learning.get_loop() is not loop:
+            self._learning = loop.create_task(self._learn(self._lessons), name="gendurable dashboard learns")
+
     async def close(self) -> None:
+        if self._learning is not None and not self._learning.done():
+            self._learning.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._learning
         while self._idle:
             with contextlib.suppress(psycopg.Error):
                 await self._idle.pop().close()
+
+    async def _learn(self, lessons: Callable[[Conn], Awaitable[Iterable[Look]]]) -> None:
+        conn: Conn | None = None
+        try:
+            async with asyncio.timeout(_LEARNS):
+                conn = self._idle.pop() if self._idle else await self._dial()
+                self._learned.add(conn)  # however far it gets: it is not tried again and again
+                for look in await self._try(conn, lessons):
+                    began = time.monotonic()
+                    try:
+                        await self._try(conn, look)
+                    except psycopg.OperationalError:
+                        raise
+                    except Exception as error:  # noqa: BLE001 - whoever asks for this page is told
+                        logger.debug("a session could not learn from a page: %s", error)
+                    await asyncio.sleep(min(time.monotonic() - began, _LONGEST_REST))
+        except Exception as error:  # noqa: BLE001 - as above, and a callable may raise whatever it likes
+            logger.debug("a session could not learn: %s", error)
+        finally:
+            self._keep(conn)
+
+    async def _try(self, conn: Conn, look: Callable[[Conn], Awaitable[T]]) -> T:
+        limit = _Limit(conn, 2 * self._patience + 1)
+        try:
+            async with conn.transaction():
+                await viewing.within(conn, self._patience, only_reads=True)
+                return await look(conn)
+        finally:
+            limit.end()
+
+    def _keep(self, conn: Conn | None) -> None:
+        """Put a session aside that nobody uses; or end it, if it is not in order or there are enough."""
+        if conn is None:
+            return
+        in_order = not conn.closed and conn.info.transaction_status == pq.TransactionStatus.IDLE
+        if not in_order or self._open + len(self._idle) >= _SESSIONS:
+            conn.pgconn.finish()
+        elif conn in self._learned:
+            self._idle.append(conn)
+        else:
+            self._idle.insert(0, conn)  # those that know more are used first
 
     async def _perform(self, work: Callable[[Conn], Awaitable[T]], *, reads: bool, actor: str | None) -> T:
         for again in (True, False):
@@ -126,10 +200,7 @@ class Source:
             yield conn, reused
         finally:
             self._open -= 1
-            if conn.closed or conn.info.transaction_status != pq.TransactionStatus.IDLE:
-                conn.pgconn.finish()
-            else:
-                self._idle.append(conn)
+            self._keep(conn)
 
     async def _take(self, fresh: bool) -> tuple[Conn, bool]:
         for _ in range(int(self._patience / 0.02)):
@@ -143,14 +214,20 @@ class Source:
             while fresh and self._idle:
                 self._idle.pop().pgconn.finish()
             if self._idle:
-                return self._idle.pop(), True
-            async with asyncio.timeout(self._patience):
-                conn = await self._dialer.open()
-            conn.adapters.register_loader("timestamptz", _Times)
-            return conn, False
+                conn, reused = self._idle.pop(), True
+            else:
+                conn, reused = await self._dial(), False
+            self.prepare()
+            return conn, reused
         except TimeoutError:
             self._open -= 1
             raise psycopg.OperationalError("the server does not answer") from None
         except BaseException:
             self._open -= 1
             raise
+
+    async def _dial(self) -> Conn:
+        async with asyncio.timeout(self._patience):
+            conn = await self._dialer.open()
+        conn.adapters.register_loader("timestamptz", _Times)
+        return conn

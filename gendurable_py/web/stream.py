@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 from typing import TypeAlias
 
 from starlette.responses import StreamingResponse
-from starlette.types import Message, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from .look import Page
 from .refusals import Refusal, refusal_of
@@ -36,6 +36,18 @@ _TIME = re.compile(r"(<time [^>]*>)[^<]*")
 Make: TypeAlias = "Callable[[], Awaitable[Page]]"
 
 
+class Seat:
+    """One of the places of streams."""
+
+    def __init__(self, leave: Callable[[], None]) -> None:
+        self._leave: Callable[[], None] | None = leave
+
+    def leave(self) -> None:
+        if self._leave is not None:
+            self._leave()
+            self._leave = None
+
+
 class _Looked:
     """A look that streams share: when it was begun, and when the next one may be."""
 
@@ -44,6 +56,7 @@ class _Looked:
         self._refresh = refresh
         self._watched = watched
         self.loop = asyncio.get_running_loop()
+        self.rendered: dict[Hashable, dict[str, str]] = {}
         self.task = asyncio.ensure_future(make())
         self.task.add_done_callback(self._ended)
         self.pause = refresh
@@ -73,13 +86,23 @@ class Streams:
         """End all streams, and let none begin: who serves them is to stop."""
         self._ending.set()
 
-    @property
-    def full(self) -> bool:
-        return self._running >= _MOST_STREAMS
-
-    async def events(self, key: Hashable, make: Make, render: Callable[[Page], dict[str, str]]) -> AsyncIterator[str]:
-        """The text of a stream. What it sends first is all parts, as they are now."""
+    def sit(self) -> Seat | None:
+        """A place for one stream, to be given back; None: all are taken."""
+        if self._running >= _MOST_STREAMS:
+            return None
         self._running += 1
+        return Seat(self._leave)
+
+    def _leave(self) -> None:
+        self._running -= 1
+
+    async def events(
+        self, key: Hashable, make: Make, render: Callable[[Page], dict[str, str]], seen_by: Hashable = None
+    ) -> AsyncIterator[str]:
+        """The text of a stream. What it sends first is all parts, as they are now.
+
+        ``seen_by``: who sees the same parts of a page, so that they are rendered once for all of them.
+        """
         self._watched[key] += 1
         try:
             yield "retry: 2000\n\n"
@@ -89,7 +112,8 @@ class Streams:
             while time.monotonic() < ends and not self._ending.is_set():
                 look = self._look(key, make)
                 try:
-                    parts = render(await asyncio.shield(look.task))
+                    page = await asyncio.shield(look.task)
+                    parts = look.rendered.get(seen_by) or look.rendered.setdefault(seen_by, render(page))
                 except Exception as error:
                     found = refusal_of(error)
                     if found is None:
@@ -113,7 +137,6 @@ class Streams:
             # so that a browser knows an end that was planned from a server that is gone
             yield _event("ends", {})
         finally:
-            self._running -= 1
             self._watched[key] -= 1
             self._watched += Counter()  # those that nobody watches go
 
@@ -129,10 +152,17 @@ class Streams:
 class Events(StreamingResponse):
     """A stream as an answer, which is given up where its reader takes too long for what it is sent."""
 
-    def __init__(self, events: AsyncIterator[str], reads: float = _READS) -> None:
+    def __init__(self, events: AsyncIterator[str], seat: Seat, reads: float = _READS) -> None:
         super().__init__(events, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
         self._events = events
+        self._seat = seat
         self._reads = reads
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._seat.leave()  # also where it never began to send
 
     async def stream_response(self, send: Send) -> None:
         """Send what there is. The iterator is closed at once, however that ends."""

@@ -6,12 +6,19 @@ create or replace function gd_signal(
 ) returns text
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan as $$
+declare
+    v_result text;
 begin
     perform gendurable._need_signal(p_name, p_dedup_key);
     if p_id is null then
         perform gendurable._invalid('p_id must not be null', null, 'Pass the id of an instance, or its unique key.');
     end if;
-    return gendurable._deliver_signal(p_id, p_name, p_payload, p_dedup_key, null);
+    v_result := gendurable._deliver_signal(p_id, p_name, p_payload, p_dedup_key, null);
+    if v_result = 'delivered' and nullif(current_setting('gendurable.actor', true), '') is not null then
+        -- Programs signal as they run. Who says for whom does it by hand.
+        perform gendurable._note_signal(p_id, p_name, p_dedup_key);
+    end if;
+    return v_result;
 end $$;
 
 comment on function gd_signal(bigint, text, jsonb, text) is
@@ -21,7 +28,8 @@ comment on function gd_signal(bigint, text, jsonb, text) is
   duplicate: the instance has had this p_dedup_key before
   no_target: there is no such instance (any more), or it has ended
 
-It never waits for a running step, only for another transaction that is writing this instance''s row. Raises GD501.';
+It never waits for a running step, only for another transaction that is writing this instance''s row. Where the setting
+gendurable.actor says for whom it is sent, gd_audit has what was delivered. Raises GD501.';
 
 create or replace function gd_signal(
     p_unique_key text, p_name text, p_payload jsonb = 'null', p_dedup_key text = null
@@ -34,6 +42,9 @@ begin
     perform gendurable._need_signal(p_name, p_dedup_key);
     perform gendurable._need_text(p_unique_key, 'p_unique_key');
     v_delivered := gendurable._deliver_to_holder(p_unique_key, p_name, p_payload, p_dedup_key);
+    if v_delivered.result = 'delivered' and nullif(current_setting('gendurable.actor', true), '') is not null then
+        perform gendurable._note_signal(v_delivered.id, p_name, p_dedup_key);
+    end if;
     -- An id in quotes, or sent by a driver without its type, comes here: no_target would say that the instance has ended.
     if v_delivered.id is null and gendurable._is_live_id(p_unique_key) then
         perform gendurable._invalid('nobody holds this unique key, but it is the id of an instance',
@@ -62,6 +73,14 @@ begin
 end $$;
 
 comment on function gendurable._need_signal(text, text) is 'Raises GD501 unless a signal can have this name and key.';
+
+create or replace function gendurable._note_signal(p_id bigint, p_name text, p_dedup_key text) returns void
+language plpgsql as $$
+begin
+    perform gendurable._note_by_hand('gd_signal', p_id, jsonb_build_object('name', p_name, 'dedup_key', p_dedup_key), 1);
+end $$;
+
+comment on function gendurable._note_signal(bigint, text, text) is 'Writes down a signal that somebody has sent by hand.';
 
 create or replace function gendurable._is_live_id(p_text text) returns boolean
 language plpgsql stable as $$

@@ -59,9 +59,9 @@ comment on function gd_audit(jsonb, bigint, int, int) is
     says of how they were found, the setting gendurable.filter
   count: on how many instances (or schedules, settings) it had an effect
 
-A call that had no effect is not in it, nor is what programs say as they run: inserts, signals, claims and commits,
-gd_register, gd_announce_schedules, gd_close_rate_limit where gendurable.actor does not say for whom. Calls that concern one instance are kept for 7 days, all others
-for 90.
+A call that had no effect is not in it, nor is what programs say as they run: inserts, claims and commits, gd_register,
+gd_announce_schedules; gd_signal and gd_close_rate_limit where gendurable.actor does not say for whom. Calls that concern
+one instance are kept for 7 days, all others for 90.
 
 Keys of p_filter: id, call, session_role, set_role, actor, application, and the times before and after. One instance
 is found through an index. All else is looked at from the newest on, p_look calls at most: if it finds fewer

@@ -22,6 +22,11 @@ declare
     v_served jsonb;
 begin
     perform gendurable._need_limit(p_limit);
+    if p_limit > 1000 then
+        -- each queue is counted, however little of it is looked at
+        perform gendurable._invalid('p_limit must be at most 1000', 'got ' || p_limit,
+            'Go on behind the last name, as p_after, for more.');
+    end if;
     perform gendurable._need_look(v_look, 'instances');
     v_names := gendurable._find_queues(coalesce(p_filter, '{}'), p_after, coalesce(p_limit, 100), v_now);
     if v_names = '{}' then
@@ -67,7 +72,7 @@ begin
 end $$;
 
 comment on function gd_list_queues(jsonb, text, int, int) is
-'Queues as gd_queues has them, by name: up to p_limit behind the name p_after, the last one of the page before. p_filter:
+'Queues as gd_queues has them, by name: up to p_limit, 1,000 at most, behind the name p_after, the last one of the page before. p_filter:
 
   queue: one name, or an array of them; what is no queue is left out
   limited: true: those of which so many may execute at once, as gd_set_queue says

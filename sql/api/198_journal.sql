@@ -51,6 +51,71 @@ the worker. kind is
 Workers may write other kinds, which have what is there of these columns. A value that is no JSON that this database
 can hold is null. No rows: there is no entry there, or no such instance (any more). Raises GD501.';
 
+create or replace function gd_journal_page(p_id bigint, p_before int = null, p_limit int = 30, p_chars int = 1000)
+returns table (seq int, kind text, name text, n int, at timestamptz, value text, size bigint, error text)
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set plan_cache_mode = force_generic_plan as $$
+#variable_conflict use_column
+declare
+    v_before constant int := coalesce(p_before, 2147483647);
+    v_limit constant int := coalesce(p_limit, 30);
+    v_chars constant int := coalesce(p_chars, 1000);
+    v_most constant bigint := gendurable._most_bytes() / 2;
+    v_large constant bigint := v_most / 8;
+begin
+    perform gendurable._need_limit(v_limit);
+    if v_limit > 1000 or v_chars not between 0 and 1000000 then
+        perform gendurable._invalid('p_limit or p_chars is out of range', format('got %s and %s', v_limit, v_chars),
+            'Ask for up to 1,000 entries, and 0 to 1,000,000 characters of each.');
+    end if;
+    if not exists (select from gendurable.instance i where i.id = p_id) then
+        return;
+    end if;
+    return query
+        select s.seq, e.k, left(e.name, 1000), gendurable._read_count(e.n), gendurable._read_moment(e.at), left(e.v, v_chars),
+            s.stored, left(coalesce(e.e ->> 'message', e.error), 4000)
+        from (
+            select c.seq, c.stored, c.ord, c.ord = 1 or c.weight <= v_large as fits,
+                -- what is large in itself hides none of the small ones behind it
+                sum(case when c.ord = 1 or c.weight <= v_large then c.weight else 0 end) over (order by c.ord) as sum
+            from (
+                select x.seq, x.stored, x.weight, row_number() over (order by x.seq desc) as ord
+                from (
+                    select j.seq, pg_column_size(j.entry)::bigint as stored,
+                        -- as text it may be so much longer than it is stored
+                        pg_column_size(j.entry) * case when pg_column_compression(j.entry) is null then 1 else 4 end::bigint
+                            as weight
+                    from gendurable.journal j
+                    where j.instance_id = p_id and j.seq < v_before
+                    order by j.seq desc
+                    limit v_limit
+                ) x
+            ) c
+        ) s
+        left join lateral (
+            select r.k, r.name, r.n, r.at, r.v, r.e, r.error
+            from gendurable.journal j
+            cross join lateral jsonb_to_record(j.entry) r (k text, name text, n jsonb, at jsonb, v text, e jsonb, error text)
+            where j.instance_id = p_id and j.seq = s.seq and s.fits and (s.sum <= v_most or s.ord = 1)
+            offset 0
+        ) e on true
+        order by s.seq desc;
+end $$;
+
+comment on function gd_journal_page(bigint, int, int, int) is
+'The journal of a flow from its end, for pages that show it: up to p_limit entries before the entry p_before, the newest
+first; null: the newest ones. kind, name, n, at and error are those of gd_journal.
+
+  value: the first p_chars characters of its JSON
+  size: the bytes of the entry as it is stored
+
+Of all entries together it reads 8 MB, the newest first, what is compressed counted four times, and none of more than
+1 MB; but the first one always. Of those that it has not read there is seq and size alone: ask for one alone by
+p_before, seq + 1, and p_limit 1. p_limit is at most 1,000. No rows: there is no entry there, or no such instance (any
+more). Raises GD501.';
+
 create or replace function gd_journals(p_ids bigint[], p_bytes int = 1000000) returns table (id bigint, entries jsonb)
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp

@@ -43,8 +43,8 @@ nothing is needed:
     it imports what it does not know; sql_steps: true if it runs steps that are functions of the database
   state: "running", "draining", "drained" or "stopping"; running: how many steps run now
   listens: true if it listens to the channel gendurable_control
-  counters: {no, rows: [[fsm, step, outcome, count, seconds], ...]}, steps that have ended since the last report that was
-    counted, 500 rows at most; no grows with each report
+  counters: {no, rows: [[fsm, step, outcome, count, seconds, next_step], ...]}, steps that have ended since the last report
+    that was counted, 500 rows at most, next_step where they went on to another one; no grows with each report
 
 It answers with an object:
 
@@ -236,14 +236,16 @@ begin
         gendurable._number_problem(p_counters -> 'no', 'the no of counters', 1),
         (
             select min(case
-                when jsonb_typeof(r.value) <> 'array' then 'a counter must be [fsm, step, outcome, count, seconds]'
-                when jsonb_array_length(r.value) <> 5 then 'a counter must be [fsm, step, outcome, count, seconds]'
+                when jsonb_typeof(r.value) <> 'array' then 'a counter must be [fsm, step, outcome, count, seconds, next_step]'
+                when jsonb_array_length(r.value) not between 5 and 6
+                    then 'a counter must be [fsm, step, outcome, count, seconds, next_step]'
                 when coalesce(jsonb_typeof(r.value -> 3), '') <> 'number' or coalesce(jsonb_typeof(r.value -> 4), '') <> 'number'
-                    then 'a counter must be [fsm, step, outcome, count, seconds]'
+                    then 'a counter must be [fsm, step, outcome, count, seconds, next_step]'
                 else coalesce(
                     gendurable._text_problem(r.value -> 0, 'the machine of a counter', true),
                     gendurable._text_problem(r.value -> 1, 'the step of a counter', true),
                     gendurable._text_problem(r.value -> 2, 'the outcome of a counter', true),
+                    gendurable._text_problem(r.value -> 5, 'the next step of a counter', false),
                     gendurable._number_problem(r.value -> 3, 'the count of a counter', 0),
                     case when (r.value ->> 4)::numeric not between 0 and 1e9 then 'the seconds of a counter are out of range' end)
             end)
@@ -326,9 +328,9 @@ begin
     if v_no is null or v_no <= p_counted then
         return p_counted;
     end if;
-    insert into gendurable.minute_count (at, fsm, step, outcome, count, seconds)
+    insert into gendurable.minute_count (at, fsm, step, outcome, count, seconds, next_step)
     select date_trunc('minute', p_now), r.value ->> 0, r.value ->> 1, r.value ->> 2, (r.value ->> 3)::numeric::bigint,
-        (r.value ->> 4)::double precision
+        (r.value ->> 4)::double precision, r.value ->> 5
     from jsonb_array_elements(p_counters -> 'rows') r (value);
     return v_no;
 end $$;

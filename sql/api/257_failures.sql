@@ -52,13 +52,14 @@ end $$;
 comment on function gd_failures(text, timestamptz, int, int) is
 'What has failed, grouped by machine, step and message, the most frequent first: p_limit groups. p_fsm: of this machine
 alone; p_since: what ended since then. It looks at the latest p_look instances that failed or were cancelled; exact is
-false where there may be more. message is the first line of last_error, its first 200 characters, in which every word
-with a digit is "#", together with what hangs on it by - or _, so that "order 17 of 1a2b-3c" and "order 4 of 9f0e-77"
-are one group. Cancelled ones do not count. last_id is the latest of a group. Raises GD501.';
+false where there may be more. message is the first line of last_error, in which every word with a digit is "#", together
+with what hangs on it by - or _, so that "order 17 of 1a2b-3c" and "order 4 of 9f0e-77" are one group; 200 characters of
+that. Cancelled ones do not count. last_id is the latest of a group. Raises GD501.';
 
 create or replace function gendurable._group_message(p_error text) returns text
 language sql immutable parallel safe as $$
-    select regexp_replace(split_part(left(coalesce(p_error, ''), 200), E'\n', 1), '[A-Za-z]*[0-9][A-Za-z0-9_-]*', '#', 'g')
+    -- cut behind that: numbers of several lengths must not make several ends of one message
+    select left(regexp_replace(split_part(left(coalesce(p_error, ''), 400), E'\n', 1), '[A-Za-z]*[0-9][A-Za-z0-9_-]*', '#', 'g'), 200)
 $$;
 
 comment on function gendurable._group_message(text) is 'What an error says, without the ids and numbers in it.';

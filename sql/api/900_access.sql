@@ -78,7 +78,7 @@ declare
     v_client constant text[] :=
         '{gd_insert,gd_insert_many,gd_find,gd_signal,gd_signal_on,gd_signal_off,gd_result,gd_watch,gd_childs,gd_journal,gd_version}'::text[];
     -- for operators, too
-    v_looking constant text[] := '{gd_signals,gd_match,gd_audit,gd_get,gd_tree,gd_list,gd_list_queues,gd_count,gd_why,gd_line,gd_failures,gd_crashes,gd_stats,gd_errors,gd_history,gd_doctor}'::text[];
+    v_looking constant text[] := '{gd_signals,gd_match,gd_audit,gd_get,gd_tree,gd_list,gd_list_queues,gd_count,gd_why,gd_line,gd_failures,gd_crashes,gd_stats,gd_transitions,gd_errors,gd_history,gd_journal_page,gd_doctor}'::text[];
     v_reader constant text[] := '{gd_result,gd_find,gd_childs,gd_journal,gd_version}'::text[] || v_looking;
     v_views constant text[] := '{gd_instances,gd_queues,gd_workers,gd_machines,gd_rate_limits,gd_schedules,gd_holds,gd_pauses}'::text[];
     v_upkeep constant text[] := '{gd_reap,gd_gc,gd_maintain}'::text[];

@@ -138,12 +138,12 @@ begin
             order by c.at
             limit 20000
             for update skip locked))
-        returning d.at, d.fsm, d.step, d.outcome, d.count, d.seconds
+        returning d.at, d.fsm, d.step, d.outcome, d.count, d.seconds, d.next_step
     )
-    insert into gendurable.minute_count (at, fsm, step, outcome, count, seconds, summed)
-    select t.at, t.fsm, t.step, t.outcome, sum(t.count), sum(t.seconds), true
+    insert into gendurable.minute_count (at, fsm, step, outcome, count, seconds, summed, next_step)
+    select t.at, t.fsm, t.step, t.outcome, sum(t.count), sum(t.seconds), true, t.next_step
     from taken t
-    group by t.at, t.fsm, t.step, t.outcome;
+    group by t.at, t.fsm, t.step, t.outcome, t.next_step;
 end $$;
 
 comment on function gendurable._sum_counts(timestamptz) is

@@ -336,7 +336,8 @@ create table gendurable.minute_count (
     outcome text not null,
     count bigint not null,
     seconds double precision not null,    -- that these steps took, together
-    summed boolean not null default false
+    summed boolean not null default false,
+    next_step text                        -- where they went on; null: nowhere else, or the worker did not say
 );
 
 alter table gendurable.minute_count replica identity full;

@@ -68,6 +68,9 @@ def test_signals(db: Database, conn: Conn) -> None:
     assert call(db.dsn, "signal", 99, "paid", code=1).out == "no_target\n"
     assert "--unique" in call(db.dsn, "signal", "order:7", "paid", code=2).err
     assert [one.payload for one in gd.signals(conn, id or 0)] == [{"sum": 3}]
+    # whose hand it was stands in the audit, as what is done in the dashboard does
+    [told] = gd.audit(conn, {"id": id}).calls
+    assert (told.call, told.what) == ("gd_signal", {"name": "paid", "dedup_key": "x"}) and told.actor
 
 
 # -- many

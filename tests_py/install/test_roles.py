@@ -51,6 +51,7 @@ MIGRATION = {
 LOOKING = {
     *("gd_signals", "gd_match", "gd_get", "gd_tree", "gd_list", "gd_count", "gd_why", "gd_line", "gd_failures"),
     *("gd_errors", "gd_history", "gd_doctor", "gd_audit", "gd_stats", "gd_crashes", "gd_list_queues"),
+    *("gd_journal_page", "gd_transitions"),
 }
 # The table of the contract.
 MAY: dict[str, set[str]] = {

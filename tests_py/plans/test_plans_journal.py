@@ -16,6 +16,7 @@ LOOKS = {
     "select * from gd_journals(%s)": 4000,
     "select j.* from unnest(%s::bigint[]) f (id), gd_journal(f.id, -1) j": 5000,
     "select j.* from unnest(%s::bigint[]) f (id), gd_journal_entries(f.id, 2) j": 5000,
+    "select j.* from unnest(%s::bigint[]) f (id), gd_journal_page(f.id, null, 1) j": 5000,
 }
 
 
@@ -100,3 +101,21 @@ def test_removing_an_instance_looks_for_its_journal_alone(conn: Conn) -> None:
     assert removed() <= 2 * small
     conn.execute("analyze gendurable.journal")
     assert removed() <= 2 * small
+
+
+def test_a_page_of_a_long_journal_is_read_from_its_end(conn: Conn) -> None:
+    [id] = flows(conn)[:1]
+    fill(conn)
+    conn.execute(
+        "insert into gendurable.journal select %s, 3 + g, "
+        """'{"k": "step", "name": "s", "n": 0, "v": "1"}' from generate_series(1, 10000) g""",
+        (id,),
+    )
+    for analyzed in (False, True):
+        if analyzed:
+            conn.execute("analyze gendurable.journal, gendurable.instance")
+        for query in ("select * from gd_journal_page(%s)", "select * from gd_journal_page(%s, 500)"):
+            for session in sessions(conn):
+                shared_buffers(session, query, id)  # the catalog is looked at anew
+                # a descent for the page, and one for each entry that is read
+                assert shared_buffers(session, query, id) <= 300, (query, analyzed)

@@ -81,6 +81,9 @@ def test_looks_at_workers_touch_pages_by_what_is_asked_for(conn: Conn) -> None:
     assert shared_buffers(conn, "select worker, executing, state from gd_workers") < small + 3 * 1000
     [(pages,)] = conn.execute("select pg_relation_size('gendurable.minute_count') / 8192")
     assert shared_buffers(conn, "select * from gd_stats(10)") < pages / 2
+    assert shared_buffers(conn, "select * from gd_transitions('m', 10)") < pages / 2
+    # the newest 20,000 counts of 50,000, and whose they are is seen among these
+    assert shared_buffers(conn, "select * from gd_transitions('none', 1440)") < pages * 0.9
 
 
 def test_whether_a_host_works_is_asked_without_the_claims(conn: Conn) -> None:

@@ -41,6 +41,7 @@ LOOKS: dict[str, tuple[str, ...]] = {
     "gd_tree": ("select * from gd_tree(%(parent)s)",),
     "gd_errors": ("select * from gd_errors(%(id)s)",),
     "gd_journal": ("select * from gd_journal(%(id)s)", "select * from gd_journal(%(id)s, -1, 10, false)"),
+    "gd_journal_page": ("select * from gd_journal_page(%(id)s)", "select * from gd_journal_page(%(id)s, 9, 1, 10)"),
     "gd_history": ("select * from gd_history(%(id)s)",),
     "gd_line": ("select * from gd_line('k')",),
     "gd_crashes": ("select * from gd_crashes()",),
@@ -65,6 +66,7 @@ LOOKS: dict[str, tuple[str, ...]] = {
     "gd_pauses": ("select * from gd_pauses",),
     "gd_machines": ("select * from gd_machines",),
     "gd_stats": ("select * from gd_stats(60)",),
+    "gd_transitions": ("select * from gd_transitions('m')",),
 }
 
 
@@ -99,7 +101,7 @@ def fill(conn: Conn) -> Looks:
     conn.execute("select gd_set_rate_limit('l', 5, '1 hour'), gd_set_key_limit('k', 1)")
     conn.execute("""select gd_set_queue('few', '{"limit": 1}')""")
     conn.execute("select gd_pause_machine('paused')")
-    counters = {"no": 1, "rows": [["m", "start", "next", 1, 0.5]]}
+    counters = {"no": 1, "rows": [["m", "start", "next", 1, 0.5, "end"]]}
     conn.execute("select gd_hello('known', %s::jsonb)", (json.dumps({"queues": {"q": 1}, "counters": counters}),))
     conn.execute("select gd_close_rate_limit('l:shut', now() + interval '1 hour')")
     conn.execute("""select gd_schedule('nightly', '0 3 * * *', 'm')""")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import html
 import json
@@ -52,6 +53,12 @@ def browsing(app: Any, prefix: str = "", **config: Any) -> Iterator[Browser]:
     """A browser at a dashboard that is served."""
     with serving(app, **config) as address, Browser(address + prefix) as browser:
         yield browser
+
+
+def learns() -> bool:
+    """Whether this is a session of the dashboard that learns, beside its pages."""
+    task = asyncio.current_task()
+    return task is not None and task.get_name() == "gendurable dashboard learns"
 
 
 class Browser:

@@ -36,7 +36,22 @@ def test_what_stands_around_an_id_gets_into_no_header(db: Database, conn: Conn) 
 
 PARAMS = (
     *FILTERS,
-    *["name", "key", "after", "limit", "since", "minutes", "version", "no", "q", "did", "to", "call", "actor"],
+    *[
+        "name",
+        "key",
+        "after",
+        "before",
+        "limit",
+        "since",
+        "minutes",
+        "version",
+        "no",
+        "q",
+        "did",
+        "to",
+        "call",
+        "actor",
+    ],
 )
 VALUES = st.one_of(
     WORDS,

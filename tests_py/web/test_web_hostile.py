@@ -58,14 +58,28 @@ def put(conn: Conn, text: str) -> dict[str, Any]:
     calls.pause_queue(conn, short)
     calls.set_queue(conn, short, limit=1)
     calls.pause_machine(conn, short, None, short)
-    about = {
+    about: dict[str, Any] = {
         "queues": {short: 4},
         "machines": [[short, 1, [short]]],
         "host": text[:200],
         "pid": 7,
         "version": text[:50],
     }
+    counted = [[short, short, outcome, 3, 1.5, short] for outcome in ("next", "await")]
+    about["counters"] = {"no": 1, "rows": [*counted, [short, short, "error", 1, 1]]}
     calls.hello(conn, short, about)
+    entry = {
+        "k": "step",
+        "name": text,
+        "n": 0,
+        "at": 1795727340.25,
+        "v": json.dumps({text: text}),
+        "e": {"message": text},
+    }
+    conn.execute(
+        "insert into gendurable.journal select %s, g, %s::jsonb from generate_series(1, 35) g",
+        (done, json.dumps(entry)),
+    )
     calls.drain_worker(conn, short)
     calls.hold_all(conn, text[:500])
     return {"short": short, "ids": [id, parent, waits, done]}

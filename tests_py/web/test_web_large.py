@@ -11,7 +11,7 @@ import pytest
 from conftest import Database
 from psycopg.rows import tuple_row
 from support.cli import commit_for
-from support.web import Browser, browsing, text_of
+from support.web import Browser, browsing, learns, text_of
 
 import gendurable_py as gd
 from gendurable_py.calls import viewing
@@ -24,7 +24,7 @@ MEGABYTE = 1_000_000
 
 
 class Bytes:
-    """Counts what the dashboard is sent."""
+    """Counts what the dashboard is sent for its pages; its sessions learn beside them."""
 
     sent = 0
 
@@ -35,7 +35,7 @@ def count(monkeypatch: pytest.MonkeyPatch) -> type[Bytes]:
 
     async def counting(cursor: Any, *args: Any, **options: Any) -> Any:
         found = await execute(cursor, *args, **options)
-        if (answer := cursor.pgresult) is not None:
+        if (answer := cursor.pgresult) is not None and not learns():
             Bytes.sent += sum(
                 len(answer.get_value(row, column) or b"")
                 for row in range(answer.ntuples)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 import psycopg
@@ -95,11 +96,12 @@ def test_what_takes_too_long_is_ended_on_the_server(db: Database, conn: Conn) ->
         assert "took too long" in text_of(browser.get("/instances", 503))
         other.rollback()
         browser.get("/instances")
-        left = conn.execute(
+        active = (
             "select count(*) from pg_stat_activity where application_name = 'gendurable dashboard' "
             "and state <> 'idle' and datname = current_database()"
-        ).fetchone()
-        assert left == (0,)
+        )
+        # also what a session was to learn from
+        wait_until(lambda: conn.execute(active).fetchone() == (0,))
 
 
 def test_nothing_here_without_gendurable(empty_db: Database) -> None:
@@ -118,10 +120,9 @@ def test_looking_only_reads(db: Database, conn: Conn) -> None:
 
 
 def test_many_who_watch_ask_the_server_once(db: Database, conn: Conn) -> None:
-    looks = 0
+    looks = renders = 0
 
     async def many() -> list[str]:
-        nonlocal looks
 
         async def make() -> Page:
             nonlocal looks
@@ -131,18 +132,24 @@ def test_many_who_watch_ask_the_server_once(db: Database, conn: Conn) -> None:
 
         streams = Streams(3600)
 
-        async def first() -> str:
-            events = streams.events("key", make, lambda page: {"live_x": str(page.data["n"])})
+        def render(page: Page) -> dict[str, str]:
+            nonlocal renders
+            renders += 1
+            return {"live_x": str(page.data["n"])}
+
+        async def first(number: int) -> str:
+            events = streams.events("key", make, render, number % 2)
             async for text in events:
                 if text.startswith("event"):
                     await events.aclose()  # type: ignore[attr-defined]
                     return text
             raise AssertionError
 
-        return await asyncio.gather(*(first() for _ in range(50)))
+        return await asyncio.gather(*(first(number) for number in range(50)))
 
     said = asyncio.run(many())
-    assert looks == 1
+    # and is rendered once for all who see the same of it
+    assert (looks, renders) == (1, 2)
     assert set(said) == {'event: parts\ndata: {"live_x": "1"}\n\n'}
 
 
@@ -207,6 +214,19 @@ def test_pages_that_nobody_watches_any_more_are_not_kept() -> None:
     asyncio.run(watch())
 
 
+HTTP = {"type": "http", "asgi": {"version": "3.0", "spec_version": "2.4"}}
+
+
+async def _never() -> Any:
+    await asyncio.Event().wait()
+
+
+def _answer(streams: Streams, make: Any) -> Events:
+    seat = streams.sit()
+    assert seat is not None
+    return Events(streams.events("key", make, lambda page: {"live_x": "x"}), seat, reads=0.05)
+
+
 def test_a_reader_that_does_not_read_holds_no_stream() -> None:
     reads: list[str] = []
 
@@ -221,8 +241,7 @@ def test_a_reader_that_does_not_read_holds_no_stream() -> None:
             if len(reads) > 3:
                 await asyncio.Event().wait()  # its buffers are full
 
-        answer = Events(streams.events("key", make, lambda page: {"live_x": "x"}), reads=0.05)
-        await asyncio.wait_for(answer.stream_response(send), 30)
+        await asyncio.wait_for(_answer(streams, make)(HTTP, _never, send), 30)
         assert streams._running == 0
 
     asyncio.run(watch())
@@ -244,7 +263,7 @@ def test_a_reader_that_waits_for_changes_is_not_a_slow_one() -> None:
                 streams.end()
 
         streams = Streams(0.001)
-        await Events(streams.events("key", make, lambda page: {"live_x": "x"}), reads=0.05).stream_response(send)
+        await _answer(streams, make)(HTTP, _never, send)
         assert bodies[-2:] == [b"event: ends\ndata: {}\n\n", b""]
         return streams._running
 
@@ -282,6 +301,41 @@ def test_streams_end_with_their_readers_and_there_are_not_too_many(db: Database)
             wait_until(lambda: _opens(browser, browser.events("/workers")), 20)
         for one in browsers:
             one.client.close()
+
+
+def test_many_that_come_at_once_get_no_more_places_than_there_are(db: Database) -> None:
+    async def status(port: int) -> tuple[bytes, asyncio.StreamWriter]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /queues HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n")
+        return (await asyncio.wait_for(reader.readline(), 60)).split()[1], writer
+
+    async def all_at_once(port: int) -> list[bytes]:
+        answers = await asyncio.gather(*(status(port) for _ in range(150)))
+        for _, writer in answers:
+            writer.close()
+        return [code for code, _ in answers]
+
+    with serving(app(db.dsn)) as address:
+        codes = asyncio.run(all_at_once(int(address.rpartition(":")[2])))
+        assert (codes.count(b"200"), codes.count(b"503")) == (64, 86)
+
+
+def test_a_place_is_given_back_where_a_stream_never_began() -> None:
+    async def watch() -> None:
+        async def make() -> Page:
+            return Page("x", "x", {})
+
+        streams = Streams(0.001)
+
+        async def send(message: Any) -> None:
+            raise OSError  # whoever asked is gone
+
+        with contextlib.suppress(Exception):
+            await _answer(streams, make)(HTTP, _never, send)
+        assert streams._running == 0
+        assert sum(streams.sit() is not None for _ in range(100)) == 64
+
+    asyncio.run(watch())
 
 
 def _opens(browser: Browser, events: Any) -> bool:

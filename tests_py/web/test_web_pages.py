@@ -87,6 +87,7 @@ PAGES: dict[str, tuple[str, ...]] = {
     "/instances/{parent}": ("Children", "It waits for 1 child"),
     "/instances/{done}": ("ship", "History", "next", "sent"),
     "/instances/{done}/history": ("start → ship", "state"),
+    "/instances/{done}/journal": ("There are no entries here",),
     "/failures": ("order # has no card", "1 order start"),
     "/line?key=customer:2": ("Line of a key", "next", "waits", "mails"),
     "/machines": ("basket", "order", "pay, ship, start"),
@@ -219,7 +220,20 @@ def test_the_raw_document_is_what_the_call_answers(browser: Browser, conn: Conn,
 def test_a_machine_with_a_history_has_a_diagram(browser: Browser) -> None:
     page = browser.get("/machine?name=order").text
     assert 'class="diagram"' in page
-    assert "start to ship: 1" in text_in(page)
+    assert "start to ship: 1" in text_in(page) and "by their histories" in text_in(page)
+
+
+def test_a_diagram_is_of_what_workers_have_reported(browser: Browser, conn: Conn) -> None:
+    rows = [["order", "start", "next", 990, 1, "ship"], ["order", "start", "next", 7, 1, "pay"]]
+    rows += [["order", "start", "error", 3, 1], ["order", "pay", "await", 4, 1], ["order", "ship", "done", 50, 1]]
+    rows += [["order", "pay", "stop", 1, 1], ["other", "start", "next", 5, 1, "elsewhere"]]
+    calls.hello(conn, "w2", {"counters": {"no": 1, "rows": rows}})
+    page = text_in(browser.get("/machine?name=order").text)
+    for said in ("start to ship: 990", "start to pay: 7", "pay to pay: 4", "ship to (done): 50", "pay to (failed): 1"):
+        assert said in page, said
+    assert "start: 0.3% went wrong" in page and "pay: 20.0% went wrong" in page and "elsewhere" not in page
+    assert "as workers have reported it since" in page
+    assert "Last hour" in page and "start to ship: 990" in text_in(browser.get("/machine?name=order&minutes=1440").text)
 
 
 def test_the_last_entries_of_a_long_history_are_shown(db: Database, conn: Conn) -> None:
@@ -251,7 +265,7 @@ def _refuse() -> None:
 @flow(name="web.flow")
 async def _flow(ctx: FlowContext) -> None:
     for number in range(40):
-        await ctx.step(f"give {number}", _give, "a secret value")
+        await ctx.step(f"give {number}", _give, "a large value")
     await ctx.using(max_attempts=2, delay=60).step("refuse", _refuse)
 
 
@@ -263,10 +277,38 @@ def test_the_page_of_a_flow_has_the_end_of_its_journal(db: Database, conn: Conn)
         page = text_of(answer)
         assert "Journal" in page and "give 39" in page and "give 5 " not in page
         assert "refuse" in page and "ValueError: <b>no</b>" in page and "<b>no</b>" not in answer.text
-        assert "a secret value" not in answer.text
-        assert f"gendurable journal {id}" in page
+        assert page.index("give 20") < page.index("give 39") and page.count("a large value") == 29
+        # and back to the first one, each once
+        seen, path = set(re.findall(r"#(\d+)", page.partition("Journal")[2].partition("History")[0])), answer.text
+        while link := re.search(r'href="(/instances/\d+/journal\?before=\d+)">Older', path):
+            path = browser.get(link[1]).text
+            more = set(re.findall(r"#(\d+)", text_in(path)))
+            assert not seen & more
+            seen |= more
+        assert seen == {str(no) for no in range(1, 43)}
+        browser.get(f"/instances/{id}/journal?before=0", 400)
     with browsing(app(db.dsn, redact=lambda what, fsm, value: None)) as browser:
         assert "ValueError" not in browser.get(f"/instances/{id}").text
+        assert "a large value" not in browser.get(f"/instances/{id}").text
+
+
+def test_a_journal_with_much_in_it_is_shown_from_its_end(db: Database, conn: Conn) -> None:
+    id = gd.insert(conn, "m") or 0
+    conn.execute(
+        "alter table gendurable.journal alter entry set storage external;"
+        "insert into gendurable.journal select i.id, g, jsonb_build_object('k', 'step', 'name', 'n' || g, 'v', "
+        "'\"' || repeat('x', case when g = 38 then 1500000 else 900000 end) || '\"') "
+        "from gendurable.instance i, generate_series(1, 40) g"
+    )
+    with browsing(app(db.dsn)) as browser:
+        answer = browser.get(f"/instances/{id}")
+        said = text_of(answer).partition("Journal")[2]
+        assert len(answer.content) < 100_000
+        # the last ones are there, and what is too large has a way to it
+        assert all(f"n{no} " in said for no in (40, 39, 37)) and "n38 " not in said
+        assert "#38, 1.5 MB, too large to be shown here" in said and "#11, 900 kB" in said and "#10" not in said
+        one = text_of(browser.get(f"/instances/{id}/journal?before=39&limit=1"))
+        assert "n38 #38" in one and "1.5 MB in all, the rest is left out" in one
 
 
 def test_a_long_queue_says_that_its_first_ones_are_not_shown(db: Database, conn: Conn) -> None:

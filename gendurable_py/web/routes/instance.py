@@ -6,19 +6,21 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from ... import calls
-from ...calls import viewing
+from ...calls import JournalShown, viewing
 from ...machine.codec import dumps, loads
 from ..look import Look, Page
 from ..query import count_of, instance_of, only
 from ..refusals import Missing, TooLarge
 from ..shown import Shown, Twig
 from ..source import Conn
-from ..words import size
+from ..words import size, whole
 
 _LINE = 20
 _TREE = 200
 _HISTORY = 30
 _JOURNAL = 30
+# Characters of a value of a journal.
+_ENTRY = 2000
 _SIGNALS = 20
 _FACTS = (
     "queue", "priority", "partition_key", "unique_key", "unique_scope", "rate_limit", "weight", "worker", "attempt",
@@ -76,10 +78,7 @@ async def instance(look: Look) -> Page:
             "nodes": [(node, shown.text(node.fsm, node.last_error)) for node in nodes],
             "more_nodes": len(nodes) >= _TREE,
             "history": [_happened(shown, fsm, entry, 0) for entry in await viewing.lately(conn, id, _HISTORY)],
-            "journal": [
-                (entry, shown.text(fsm, entry.error))
-                for entry in await calls.journal(conn, id, -_JOURNAL, _JOURNAL, values=False)
-            ],
+            "journal": await _journal(look, id, fsm, None, _JOURNAL, _ENTRY),
             "line": await calls.line(conn, key, _LINE) if key and not found["finished_at"] else [],
             "did": look.params.get("did"),
         },
@@ -144,6 +143,48 @@ async def history(look: Look) -> Page:
             "history": [_happened(look.shown, found["fsm"], entry, most) for entry in entries],
             "next": entries[-1]["no"] if len(entries) == limit else None,
             "after": after,
+        },
+    )
+
+
+@dataclass(frozen=True)
+class Entered:
+    """An entry of a journal as it is shown."""
+
+    entry: JournalShown
+    value: Twig | None
+    error: str | None
+
+
+async def _journal(look: Look, id: int, fsm: object, before: int | None, limit: int, most: int) -> list[Entered]:
+    """A page of a journal from its end, the oldest entry first."""
+    made: list[Entered] = []
+    for entry in reversed(await calls.journal_page(look.conn, id, before, limit, most)):
+        value = None
+        if entry.value not in (None, "null"):
+            what = "payload" if entry.kind == "signal" else "result"
+            value = look.shown.excerpt(what, fsm, entry.value, most, entry.size)
+        made.append(Entered(entry, value, look.shown.text(fsm, entry.error)))
+    return made
+
+
+async def journal(look: Look) -> Page:
+    """The journal of a flow from its end, page by page; of one entry alone more is shown."""
+    only(look.params, ("before", "limit"))
+    id = instance_of(look.path["id"])
+    found = await _get(look.conn, id, 0)
+    before = whole(look.params["before"], "before", 1) if look.params.get("before") else None
+    limit = count_of(look.params, "limit", 50, 200)
+    most = _VALUE if limit == 1 else _ENTRY
+    entries = await _journal(look, id, found["fsm"], before, limit, most)
+    return Page(
+        "journal.html",
+        f"Journal of {id}",
+        {
+            "one": found,
+            "journal": entries,
+            "before": before,
+            "older": entries[0].entry.seq if entries and entries[0].entry.seq > 1 else None,
         },
     )
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from ... import calls
-from ...calls import Counts, viewing
-from ..diagram import Diagram, draw
+from ...calls import Counts, Transition, viewing
+from ..diagram import Diagram, draw, in_order
 from ..look import Look, Page
 from ..query import count_of, needed, only
 from ..refusals import Missing
@@ -17,7 +17,9 @@ from .overview import part, throughput
 _DAY = 1440
 _PAGE = 100
 _ROWS = 20
-# The diagram is of what these last ones did, where a history is kept: of each so many entries.
+_STEPS = 200
+# Where no worker has said where steps went on, the diagram is of what these last instances did, if a history is kept:
+# of each so many entries.
 _SAMPLE = 100
 _ENTRIES = 100
 # How many instances are looked at for them, and how many failures are grouped.
@@ -84,20 +86,27 @@ async def machine(look: Look) -> Page:
     workers = await viewing.knowing(conn, name, _ROWS)
     pauses = await viewing.stops(conn, name, _PAGE)
     steps = steps_of(counts, known)
+    moves = await calls.transitions(conn, name, minutes)
+    reported = moves_of(moves)
+    drawn = reported if reported.moves else await _kept(look, [one.id for one in latest.instances])
+    order = {name: place for place, name in enumerate(in_order([step.name for step in steps], drawn.moves))}
     return Page(
         "machine.html",
         f"Machine {name}",
         {
             "name": name,
             "versions": versions,
-            "steps": steps,
+            "steps": sorted(steps, key=lambda step: order[step.name])[:_STEPS],
+            "more_steps": max(0, len(steps) - _STEPS),
             "chart": throughput(counts, now, min(minutes, 60)),
             "minutes": minutes,
             "diagram": draw(
-                await _moves(look, [one.id for one in latest.instances]),
+                drawn,
                 {step.name: step.failing for step in steps},
                 known,
             ),
+            "since": moves[0].since if reported.moves else None,
+            "ranges": ((60, "hour"), (_DAY, "day")),
             "failures": [(row, look.shown.text(row.fsm, row.message)) for row in failures],
             "latest": latest.instances[:_ROWS],
             "errors": {row.id: look.shown.text(row.fsm, row.last_error) for row in latest.instances[:_ROWS]},
@@ -119,14 +128,28 @@ def steps_of(counts: list[Counts], known: list[str]) -> list[Step]:
     return list(found.values())
 
 
-async def _moves(look: Look, ids: list[int]) -> Diagram:
+_ENDS = {"done": "(done)", "stop": "(failed)"}
+
+
+def moves_of(counted: list[Transition]) -> Diagram:
+    """The transitions that workers have reported."""
+    made = Diagram()
+    for one in counted:
+        if one.next_step is not None or one.outcome == "await":
+            made.add(one.step, one.next_step or one.step, one.ended)
+        elif one.outcome in _ENDS:
+            made.add(one.step, _ENDS[one.outcome], one.ended)
+    return made
+
+
+async def _kept(look: Look, ids: list[int]) -> Diagram:
     """The transitions of instances, as far as their histories have them."""
     made = Diagram()
     for step, follows, kind, count in await viewing.transitions(look.conn, ids, _ENTRIES):
         if kind in ("next", "await", "schedule_childs"):
             made.add(step, follows or step, count)
-        elif kind in ("done", "stop"):
-            made.add(step, "(done)" if kind == "done" else "(failed)", count)
+        elif kind in _ENDS:
+            made.add(step, _ENDS[kind], count)
     return made
 
 
