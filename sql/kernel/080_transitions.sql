@@ -176,8 +176,7 @@ comment on function gendurable._to_executing_bare(text, bigint[], tid[], timesta
     'Begins claims on locked rows that are runnable, in no key or scope, have no await, no signal and no children, and hands them
 out. p_places: where they stand. Those that stand elsewhere come last.';
 
--- One statement for all kinds: one for each would cost a statement's set-up each. What is the same for a row's columns is
--- worked out once.
+-- One statement for all kinds: one for each would cost a set-up each. What is the same for several columns is worked out once.
 create or replace function gendurable._write_outcomes(
     p_worker text, p_outcomes gendurable.outcome[], p_kept bigint[], p_mail boolean, p_crowded text[], p_lease interval,
     p_now timestamptz, p_places tid[],
