@@ -271,12 +271,11 @@ begin
     from written w;
     if p_places is not null and coalesce(cardinality(v_ords), 0) < cardinality(p_outcomes) then
         -- what this transaction has written since the lock stands elsewhere
-        select ended || r.ended, done || r.done, parents || r.parents, barriers || r.barriers, queues || r.queues,
-            coalesce(answers || r.answers, r.answers, answers)
+        select ended || r.e, done || r.d, parents || r.p, barriers || r.b, queues || r.q, coalesce(answers || r.a, r.a, answers)
         into ended, done, parents, barriers, queues, answers
         from gendurable._write_outcomes(
             p_worker, array(select o from unnest(p_outcomes) o where o.ord <> all(coalesce(v_ords, '{}'))), p_kept, p_mail, p_crowded,
-            p_lease, p_now, null) r;
+            p_lease, p_now, null) r (e, d, p, b, q, a);
     end if;
     if cardinality(queues) > 1 then
         -- not sorted in the aggregate, which costs more, and most where a row is committed alone

@@ -63,7 +63,7 @@ begin
             return false;
         end if;
     end loop;
-    v_at := p_journal -> 'at';
+    v_at := (p_journal -> 'at')::numeric;
     return v_at >= 0 and v_at % 1 = 0 and v_at + jsonb_array_length(v_add) <= gendurable._most_entries()
         and jsonb_array_length(v_add) between 1 and 10000;
 end $$;
