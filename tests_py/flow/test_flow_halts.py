@@ -15,7 +15,9 @@ from support.wait import wait_until
 
 import gendurable_py as gd
 from gendurable_py import Engine
+from gendurable_py.dispatch.work import Work
 from gendurable_py.flow import FlowContext, flow
+from gendurable_py.machine.claim import ClaimRow
 
 Conn = psycopg.Connection[Any]
 
@@ -205,6 +207,23 @@ def test_a_drained_worker_begins_nothing_beside_what_runs(db: Any, conn: Conn) -
         conn.execute("select gd_resume_worker(%s)", (engine.worker,))
         assert ended(conn, id)[0].result == ["slow", "second", "last"]
     assert ran == ONCE
+
+
+def test_a_kept_claim_that_cannot_go_on_is_told_by_its_names(
+    db: Any, conn: Conn, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    renew = Work.renew
+
+    def fail_once(work: Work, row: ClaimRow) -> None:
+        monkeypatch.setattr(Work, "renew", renew)
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(Work, "renew", fail_once)
+    gates["slow"].set()
+    gates["quick"].set()
+    with running(Engine(db.dsn, machines=[threads])):
+        id = gd.insert(conn, threads)
+        wait_until(lambda: f"halts.threads {id} cannot go on here" in caplog.text)
 
 
 def large(name: str) -> str:
