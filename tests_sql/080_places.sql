@@ -4,7 +4,10 @@ select no_plan();
 -- Rows are found by the places that were seen when they were locked. A place that is not theirs any more makes it slower, and
 -- nothing else.
 
-create function pg_temp.claims(p_places tid[]) returns setof text language plpgsql as $$
+-- with the settings of gd_claim, under which the rows come in the order of the ids
+create function pg_temp.claims(p_places tid[]) returns setof text language plpgsql
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set plan_cache_mode = force_generic_plan as $$
 declare
     v_ids constant bigint[] := array(select i.id from gendurable.instance i where i.queue = 'places' order by i.id);
 begin

@@ -41,6 +41,18 @@ $$;
 
 comment on function gendurable._has_plain_claim(jsonb) is 'Whether id and claim_no of an outcome can be read without further looks.';
 
+create or replace function gendurable._is_short_outcome(p_outcome jsonb) returns boolean
+language sql immutable parallel safe as $$
+    -- a case: "and" goes on behind what is null
+    select case
+        when p_outcome ?| '{keep,journal}'::text[] then false
+        when gendurable._is_plain_outcome(p_outcome) then gendurable._has_plain_claim(p_outcome)
+        else false
+    end
+$$;
+
+comment on function gendurable._is_short_outcome(jsonb) is 'Whether an outcome that is alone may have the short way (_commit_plain).';
+
 create or replace function gendurable._commit_plain(
     p_id bigint, p_claim_no bigint, p_ends boolean, p_step text, p_state jsonb, p_result jsonb
 ) returns boolean

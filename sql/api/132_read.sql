@@ -302,18 +302,6 @@ $$;
 comment on function gendurable._is_plain_outcome(jsonb) is
     'Whether an outcome is valid and has nothing but what _plain_outcome reads.';
 
-create or replace function gendurable._is_short_outcome(p_outcome jsonb) returns boolean
-language sql immutable parallel safe as $$
-    -- a case: "and" goes on behind what is null
-    select case
-        when p_outcome ?| '{keep,journal}'::text[] then false
-        when gendurable._is_plain_outcome(p_outcome) then gendurable._has_plain_claim(p_outcome)
-        else false
-    end
-$$;
-
-comment on function gendurable._is_short_outcome(jsonb) is 'Whether an outcome that is alone may have the short way (_commit_plain).';
-
 create or replace function gendurable._plain_outcome(p_ord int, p_outcome jsonb, p_now timestamptz)
 returns gendurable.outcome
 language sql stable as $$

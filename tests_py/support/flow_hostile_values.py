@@ -1,4 +1,4 @@
-"""Values, names, times and chance that nobody should give a flow: more cases of `flow_hostile`."""
+"""Values, names and times that nobody should give a flow: more cases of `flow_hostile`."""
 
 from __future__ import annotations
 
@@ -117,8 +117,3 @@ async def sleeps_too_long(ctx: FlowContext) -> None:
 @case("failed", "nan")
 async def sleeps_no_number(ctx: FlowContext) -> None:
     await asyncio.sleep(float("nan"))
-
-
-@case("failed", "outside of the flow's own code")
-async def asks_for_chance_in_a_step(ctx: FlowContext) -> None:
-    await ctx.step("chance", lambda: ctx.random.random())
