@@ -72,13 +72,15 @@ class Side:
                     "id": id,
                     "claim_no": no,
                     "kind": "await",
-                    "awaits": ["go"],
+                    "signals": ["go"],
                     "step": "wait",
                     "consume": [signals[0]["id"]],
                 }
                 for id, no, signals in rows
             ]
-            self.conn.execute("select count(*) from gd_commit('bench', %s)", [json.dumps(sent)])
+            results = self.conn.execute("select distinct result from gd_commit('bench', %s)", [json.dumps(sent)])
+            if (found := results.fetchall()) != [("ok",)]:
+                raise RuntimeError(f"commit: {found}")
 
     def collect(self, size: int, calls: int) -> None:
         """Remove the oldest ended rows."""

@@ -70,7 +70,8 @@ def commit(worker: str, outcomes: Sequence[Mapping[str, object]], lease: Seconds
 def commit_one(worker: str, outcome: Mapping[str, object]) -> Statement[Claim | None]:
     """Commit one outcome inside the caller's own transaction, together with the business writes of the step.
 
-    Answers None, but for ``"keep": true``: the next claim, unless that was given back.
+    Answers None, but for ``"keep": true``: the next claim, unless that was given back. Behind an outcome with a journal
+    only what is new of it is there (``id``, ``claim_no``, ``step``, ``attempt``, ``signals``, ``attributes``).
 
     Raises:
         ClaimLost: the claim is not this one any more.

@@ -335,7 +335,7 @@ class Committer:
                 return
         except Exception as error:  # noqa: BLE001 - a row that cannot be run here is given back, as a claimed one is
             delay = CANCELLED_DELAY
-            logger.error("%s %s cannot go on here", row.fsm, row.id, exc_info=error)
+            logger.error("%s %s cannot go on here", work.row.fsm, work.row.id, exc_info=error)
         if work.flow is not None:
             self._held.drop(work)
             work.end_flow()

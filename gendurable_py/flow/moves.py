@@ -17,12 +17,9 @@ from ..machine.tracebacks import describe_traceback
 from . import entries
 from .errors import FlowError, find_alone, find_failed
 from .restart import Restart
-from .state import MOST_ENTRIES, RunState
+from .state import MOST_BYTES, MOST_ENTRIES, RunState
 from .taking import take
 from .waiting import ChildsWait, SignalWait, StepWait
-
-MOST_BYTES = 8 << 20
-"""Of entries in one outcome; what is more goes next."""
 
 
 class Move(NamedTuple):
@@ -50,7 +47,7 @@ def decide(run: RunState, keep: bool) -> Move | None:
         )
     if run.problem is not None:
         return Move(encode_error(run.row, describe(run.problem), describe_traceback(run.problem)), False)
-    if len(run.fresh) > 1 and sum(map(len, run.fresh)) > MOST_BYTES:
+    if run.overflows:
         return _go_on(run, keep)
     if run.fatal is not None:
         return _stop(run, run.fatal)
@@ -78,8 +75,8 @@ def _step(name: str) -> bytes:
     return b',"step":' + entries.name_of(name)
 
 
-def _entries(run: RunState, more: bytes = b"") -> bytes:
-    """The entries that are not committed: as many as one outcome may carry. ``more``: what else it says of them."""
+def _entries(run: RunState, keep: bool = False) -> bytes:
+    """The entries that are not committed: as many as one outcome may carry. ``keep``: it asks for its claim."""
     taken: list[bytes] = []
     size = 0
     for entry in run.fresh:
@@ -89,13 +86,13 @@ def _entries(run: RunState, more: bytes = b"") -> bytes:
             break
         taken.append(entry)
     run.sent = len(taken)
+    # Without its claim what runs here, or is left here, would run elsewhere, too.
+    more = b',"runs":true' if keep and run.unsettled else b""
     return b',"journal":{"at":%d,"add":[%b]%b}' % (run.count, b",".join(taken), more) if taken else b""
 
 
 def _go_on(run: RunState, keep: bool) -> Move:
-    # Without its claim what runs here would run elsewhere, too, before it has ended.
-    runs = b',"runs":true' if keep and run.running else b""
-    made = _head(run, b"next") + _step(run.checkpoint or run.row.step) + _entries(run, runs)
+    made = _head(run, b"next") + _step(run.checkpoint or run.row.step) + _entries(run, keep)
     if run.used and run.sent == len(run.fresh):
         made += b',"consume":[%d]' % run.used
         run.used = 0

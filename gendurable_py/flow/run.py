@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import time
-from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
@@ -48,7 +47,6 @@ class Run(RunState):
     ) -> None:
         super().__init__(row, journal, seed)
         self._callbacks = 0
-        self._late: deque[StepCall] = deque()
         if journal and journal[0].get("k") == "start":
             self.began_at = self.clock = float(journal[0]["at"])
             self.seed = str(journal[0]["seed"])
@@ -75,7 +73,7 @@ class Run(RunState):
                     return True
                 return False
             if self.position == len(self.journal):
-                call = self._late.popleft() if self._late and self.hand_out is None else None
+                call = self.late.popleft() if self.late and self.hand_out is None else None
                 if call is None:
                     break
                 self.step_ended(call)
@@ -143,7 +141,7 @@ class Run(RunState):
         if self.hand_out is not None or not self.loop.idle:
             # What is on its way comes first in the journal, and what has come is to be met before this: a replay hands
             # out one by one, too, and two at once would go another way in a race.
-            self._late.append(call)
+            self.late.append(call)
             return
         step.call = None
         at, name, n = self.now(), entries.name_of(step.name), step.key[2]
@@ -199,16 +197,6 @@ class Run(RunState):
             hand_out()
         self.pressing = bool(self.fresh)
 
-    @property
-    def unsettled(self) -> bool:
-        """Whether steps run, or have come to something that is neither committed nor on its way."""
-        return bool(self.running or self._late or len(self.fresh) > self.sent)
-
-    @property
-    def goes_on(self) -> bool:
-        """Whether steps run, or have come to something that the function has not met."""
-        return bool(self.running or self._late)
-
     def close(self) -> None:
         """Suspend it: the function is cancelled and cannot make a checkpoint any more, and it is gone with its memory.
         It may be called more than once."""
@@ -229,7 +217,7 @@ class Run(RunState):
         self.waiting.clear()
         self.asked.clear()
         self.timed.clear()
-        self._late.clear()
+        self.late.clear()
         self._timers.clear()
         self.fresh.clear()
         self.inbox.clear()

@@ -24,6 +24,8 @@ from .values import StepFunction
 from .waiting import ChildsWait, Key, SignalWait, SleepWait, StepCall, StepWait, TimerWait, Waiting
 
 MOST_ENTRIES = 10_000
+MOST_BYTES = 8 << 20
+"""Of entries in one outcome; what is more goes next."""
 
 
 def _now() -> float:
@@ -84,6 +86,8 @@ class RunState:
         self.timed: dict[Waiting, None] = {}
         """What has a deadline."""
         self.running: set[StepCall] = set()
+        self.late: deque[StepCall] = deque()
+        """What has ended, and the function is to meet something else before it."""
         self.transacting = False
         """Whether a transactional step runs, which commits by itself."""
         self._timers: dict[Timer, TimerWait] = {}
@@ -99,6 +103,21 @@ class RunState:
         """The time of an entry that is made now, in epoch seconds: it never goes back."""
         now = _now()
         return now if now > self.clock else self.clock
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether steps run, or have come to something that is neither committed nor on its way."""
+        return bool(self.running or self.late or len(self.fresh) > self.sent)
+
+    @property
+    def overflows(self) -> bool:
+        """Whether there is more to commit than one outcome carries."""
+        return len(self.fresh) > 1 and sum(map(len, self.fresh)) > MOST_BYTES
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the next outcome cannot have all that its steps come to."""
+        return bool(self.running or self.late or self.overflows)
 
     def name_checkpoint(self, one: Waiting) -> str:
         """The step of a row that has come through this."""

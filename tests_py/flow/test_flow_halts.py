@@ -15,7 +15,9 @@ from support.wait import wait_until
 
 import gendurable_py as gd
 from gendurable_py import Engine
+from gendurable_py.dispatch.work import Work
 from gendurable_py.flow import FlowContext, flow
+from gendurable_py.machine.claim import ClaimRow
 
 Conn = psycopg.Connection[Any]
 
@@ -205,3 +207,55 @@ def test_a_drained_worker_begins_nothing_beside_what_runs(db: Any, conn: Conn) -
         conn.execute("select gd_resume_worker(%s)", (engine.worker,))
         assert ended(conn, id)[0].result == ["slow", "second", "last"]
     assert ran == ONCE
+
+
+def test_a_kept_claim_that_cannot_go_on_is_told_by_its_names(
+    db: Any, conn: Conn, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    renew = Work.renew
+
+    def fail_once(work: Work, row: ClaimRow) -> None:
+        monkeypatch.setattr(Work, "renew", renew)
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(Work, "renew", fail_once)
+    gates["slow"].set()
+    gates["quick"].set()
+    with running(Engine(db.dsn, machines=[threads])):
+        id = gd.insert(conn, threads)
+        wait_until(lambda: f"halts.threads {id} cannot go on here" in caplog.text)
+
+
+def large(name: str) -> str:
+    return in_thread(name) + "." * 5_000_000
+
+
+@flow(name="halts.large")
+async def larger(ctx: FlowContext) -> list[str]:
+    await asyncio.gather(ctx.step("quick", in_thread, "quick"), *(ctx.step(f"{n}", large, "slow") for n in range(3)))
+    return [await ctx.step("last", in_thread, "last")]
+
+
+@pytest.mark.parametrize("what", ["pause", "drain"])
+def test_what_no_single_commit_can_carry_is_not_left_behind(db: Any, conn: Conn, what: str) -> None:
+    events = Events()
+    engine = Engine(db.dsn, machines=[larger], on_event=events, drain_timeout=60)
+    with running(engine):
+        id = gd.insert(conn, larger)
+        wait_until(lambda: ran == {"slow": 3, "quick": 1})
+        with db.connect(autocommit=False) as other:
+            other.execute("select from gendurable.instance where id = %s for update", (id,))
+            gates["quick"].set()
+            wait_until(lambda: events.count("busy"))
+            gates["slow"].set()
+            wait_until(lambda: events.count("checkpoint") == 4)
+            if what == "pause":
+                conn.execute("select gd_pause_machine('halts.large')")
+            else:
+                engine.stop()
+        wait_until(lambda: field(conn, id, "status") == "runnable")
+    assert kinds_of(conn, id) == ["start", "step", "step", "step", "step"]
+    conn.execute("select gd_resume_machine('halts.large')")
+    with running(Engine(db.dsn, machines=[larger])):
+        assert ended(conn, id)[0].result == ["last"]
+    assert ran == {"slow": 3, "quick": 1, "last": 1}
