@@ -4,7 +4,10 @@ select no_plan();
 -- Rows are found by the places that were seen when they were locked. A place that is not theirs any more makes it slower, and
 -- nothing else.
 
-create function pg_temp.claims(p_places tid[]) returns setof text language plpgsql as $$
+-- with the settings of gd_claim, under which the rows come in the order of the ids
+create function pg_temp.claims(p_places tid[]) returns setof text language plpgsql
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set plan_cache_mode = force_generic_plan as $$
 declare
     v_ids constant bigint[] := array(select i.id from gendurable.instance i where i.queue = 'places' order by i.id);
 begin
@@ -55,5 +58,36 @@ select results_eq(
 select is_empty(
     $$select from held h join gd_instances v using (id) where v.step <> h.step || '+' or v.status <> 'runnable'$$,
     'each has its own outcome');
+
+-- what was written between its lock and its outcome, or is elsewhere for any other reason
+
+select count(*) from gd_insert_many((
+    select jsonb_agg(jsonb_build_object('fsm', 'm', 'queue', 'moved', 'step', 's' || n)) from generate_series(1, 5) n));
+create temp table taken as select row_number() over (order by id) as n, id, claim_no from gd_claim('w', 'moved', 5);
+create function pg_temp.write(p_places tid[]) returns text
+language sql as $$
+    select w.ended::text || ' ' || w.done::text || ' ' || coalesce(w.queues::text, '-') || ' ' || coalesce(w.answers::text, '-')
+    from (select jsonb_agg(jsonb_build_object('id', t.id, 'claim_no', t.claim_no) || case
+            when t.n < 4 then '{"kind": "done"}' else '{"kind": "next", "step": "more", "keep": true}' end::jsonb order by t.n) as all,
+            array_agg(t.id order by t.n) as ids
+        from taken t) o
+    cross join lateral gendurable._write_outcomes('w', gendurable._parse_outcomes(o.all, now()), o.ids[4:5], false, '{}', '60 seconds', now(), p_places) w
+$$;
+select array_agg(i.ctid order by i.id) as places from taken t join gendurable.instance i using (id) \gset
+begin;
+select pg_temp.write(:'places') as by_place \gset
+rollback;
+begin;
+select pg_temp.write(null) as by_id \gset
+rollback;
+select is(:'by_id'::text, :'by_place'::text, 'by ids as by their places');
+begin;
+select pg_temp.write(array['(4294967290,1)', null, (:'places'::tid[])[3], (:'places'::tid[])[5], (:'places'::tid[])[4]]::tid[]) as mixed \gset
+select set_eq('select i.step || i.status from taken join gendurable.instance i using (id)', array['s1done', 's2done', 's3done', 'moreexecuting'],
+    'all are written where only some stand where they stood');
+rollback;
+create function pg_temp.sorted(p_text text) returns text
+language sql as $$ select string_agg(w, ' ' order by w) from regexp_split_to_table(p_text, '[^0-9a-z]+') w $$;
+select is(pg_temp.sorted(:'mixed'), pg_temp.sorted(:'by_place'), 'and it is said of all what has become of them');
 
 select * from finish();

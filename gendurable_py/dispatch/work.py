@@ -128,17 +128,7 @@ class Work(Holding):
 
     def renew(self, row: ClaimRow) -> None:
         """Its claim was kept, and it is a flow: the same run goes on. Of such a claim there comes what is new of it."""
-        self.row = self.ctx._row = self.row._replace(
-            claim_no=row.claim_no,
-            step=row.step,
-            state="",
-            attempt=row.attempt,
-            awaits=None,
-            timed_out=False,
-            signals=row.signals,
-            childs="[]",
-            attributes=row.attributes,
-        )
+        self.row = self.ctx._row = self.row.renewed(row)
         self.outcome = None
         self.keep = self.uncertain = False
         self.busy = 0

@@ -187,7 +187,7 @@ class Run(RunState):
             self.asked[call.step] = None
 
     def committed(self, row: ClaimRow) -> None:
-        """What was sent is committed, and the claim is kept; `advance` comes next."""
+        """What was sent is committed, and the claim is kept: ``row`` is the next one. `advance` comes next."""
         self.row = row
         self.inbox = list(read_signals(row.signals or "[]"))
         for _ in range(self.sent):

@@ -33,3 +33,18 @@ class ClaimRow(NamedTuple):
     childs: str
     meta: str
     attributes: str
+
+    def renewed(self, new: ClaimRow) -> ClaimRow:
+        """The next claim of a flow in memory: what the server says of a claim with a journal that is kept is what is
+        new of it, ``new``. Its state has been read."""
+        return self._replace(
+            claim_no=new.claim_no,
+            step=new.step,
+            state="",
+            attempt=new.attempt,
+            awaits=None,
+            timed_out=False,
+            signals=new.signals,
+            childs="[]",
+            attributes=new.attributes,
+        )

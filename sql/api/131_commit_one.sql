@@ -32,15 +32,6 @@ The answer is null, but for "keep": the next claim, as gd_commit gives it in det
 when it was given back. Call it last: the row of the instance is locked from then on, and what signals or cancels it
 waits for the end of the transaction. Needs READ COMMITTED (GD504).';
 
-create or replace function gendurable._has_plain_claim(p_outcome jsonb) returns boolean
-language sql immutable parallel safe as $$
-    -- whole numbers far from the end of their range: as text of a JSON number these are digits and nothing else
-    select octet_length(p_outcome ->> 'id') <= 18 and position('.' in p_outcome ->> 'id') = 0
-        and octet_length(p_outcome ->> 'claim_no') <= 18 and position('.' in p_outcome ->> 'claim_no') = 0
-$$;
-
-comment on function gendurable._has_plain_claim(jsonb) is 'Whether id and claim_no of an outcome can be read without further looks.';
-
 create or replace function gendurable._commit_plain(
     p_id bigint, p_claim_no bigint, p_ends boolean, p_step text, p_state jsonb, p_result jsonb
 ) returns boolean

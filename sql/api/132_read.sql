@@ -302,6 +302,15 @@ $$;
 comment on function gendurable._is_plain_outcome(jsonb) is
     'Whether an outcome is valid and has nothing but what _plain_outcome reads.';
 
+create or replace function gendurable._has_plain_claim(p_outcome jsonb) returns boolean
+language sql immutable parallel safe as $$
+    -- whole numbers far from the end of their range: as text of a JSON number these are digits and nothing else
+    select octet_length(p_outcome ->> 'id') <= 18 and position('.' in p_outcome ->> 'id') = 0
+        and octet_length(p_outcome ->> 'claim_no') <= 18 and position('.' in p_outcome ->> 'claim_no') = 0
+$$;
+
+comment on function gendurable._has_plain_claim(jsonb) is 'Whether id and claim_no of an outcome can be read without further looks.';
+
 create or replace function gendurable._is_short_outcome(p_outcome jsonb) returns boolean
 language sql immutable parallel safe as $$
     -- a case: "and" goes on behind what is null

@@ -149,6 +149,8 @@ language plpgsql as $$
 declare
     v_claim_no constant bigint := gendurable._epoch_us(p_now);
     v_found int;
+    v_ids bigint[];
+    v_places tid[];
 begin
     -- As _to_executing and _hand_out do, without what these rows have not: setting that up is a good part of a claim of a few rows.
     -- By their places, one by one: where a snapshot is held, an id leads past all dead versions of its row. is true: no index has that.
@@ -163,12 +165,10 @@ begin
     get diagnostics v_found = row_count;
     if v_found < cardinality(p_ids) then
         -- what this transaction has written since then stands elsewhere
-        return query
-            select * from gendurable._hand_out(p_worker, array(
-                select u.id
-                from unnest(p_ids) with ordinality u (id, ord)
-                cross join lateral (select from gendurable.instance x where x.id = u.id and x.status = 'runnable') x
-                order by u.ord), null, null, null, p_now, p_lease);
+        select array_agg(u.id order by u.ord), array_agg(x.ctid order by u.ord) into v_ids, v_places
+        from unnest(p_ids, p_places) with ordinality u (id, place, ord)
+        join gendurable.instance x on x.id = any(array[u.id]) and x.status = 'runnable' and x.ctid is distinct from u.place;
+        return query select * from gendurable._to_executing_bare(p_worker, v_ids, v_places, p_now, p_lease);
     end if;
 end $$;
 
@@ -271,12 +271,11 @@ begin
     from written w;
     -- what this transaction has written since the lock stands elsewhere
     if p_places is not null and coalesce(cardinality(v_ords), 0) < cardinality(p_outcomes) then
-        select ended || r.ended, done || r.done, parents || r.parents, barriers || r.barriers, queues || r.queues,
-            coalesce(answers || r.answers, r.answers, answers)
+        select ended || r.e, done || r.d, parents || r.p, barriers || r.b, queues || r.q, coalesce(answers || r.a, r.a, answers)
         into ended, done, parents, barriers, queues, answers
         from gendurable._write_outcomes(
             p_worker, array(select o from unnest(p_outcomes) o where o.ord <> all(coalesce(v_ords, '{}'))), p_kept, p_mail, p_crowded,
-            p_lease, p_now, null) r;
+            p_lease, p_now, null) r (e, d, p, b, q, a);
     end if;
     if cardinality(queues) > 1 then
         -- not sorted in the aggregate, which costs more, and most where a row is committed alone

@@ -63,7 +63,7 @@ begin
             return false;
         end if;
     end loop;
-    v_at := p_journal -> 'at';
+    v_at := (p_journal -> 'at')::numeric;
     return v_at >= 0 and v_at % 1 = 0 and v_at + jsonb_array_length(v_add) <= gendurable._most_entries()
         and jsonb_array_length(v_add) between 1 and 10000;
 end $$;
@@ -78,7 +78,7 @@ begin
         perform gendurable._forget_entries(p_outcomes);
     end if;
     insert into gendurable.journal (instance_id, seq, entry)
-    select o.id, gendurable._need_count(c.count, (o.journal -> 'at')::int) + e.ord, e.entry
+    select o.id, gendurable._need_entries(c.count, (o.journal -> 'at')::int) + e.ord, e.entry
     from unnest(p_outcomes) o
     cross join lateral (
         select coalesce(max(l.seq), 0) as count
@@ -92,7 +92,7 @@ comment on function gendurable._record(gendurable.outcome[], boolean) is
     'Appends to journals what outcomes say; raises GD501 where one has other entries than its outcome counts on. p_forgets: one of them
 forgets entries. Under the locks of the rows.';
 
-create or replace function gendurable._need_count(p_there int, p_at int) returns int
+create or replace function gendurable._need_entries(p_there int, p_at int) returns int
 language plpgsql immutable as $$
 begin
     if p_there <> p_at then
@@ -103,7 +103,7 @@ begin
     return p_at;
 end $$;
 
-comment on function gendurable._need_count(int, int) is
+comment on function gendurable._need_entries(int, int) is
     'p_at, the number of entries that an outcome counts on; raises GD501 unless the journal has as many.';
 
 create or replace function gendurable._count_entries(p_id bigint) returns int

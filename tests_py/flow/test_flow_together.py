@@ -52,7 +52,7 @@ def commit(conn: psycopg.Connection[Any], run: Run) -> None:
             run.close()
             return
         assert answers[0].kept is not None
-        run.committed(answers[0].kept)
+        run.committed(run.row.renewed(answers[0].kept))
         run.settle_down()
 
 

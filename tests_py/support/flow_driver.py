@@ -92,7 +92,7 @@ class Driver:
             kept = self._commit(move.outcome)
             self._meet("after a commit")
             if kept is not None and move.keep:
-                run.committed(kept)
+                run.committed(run.row.renewed(kept))
                 self._meet("handed out")
                 return True
             run.close()

@@ -174,10 +174,7 @@ async def draws_in_a_step(ctx: FlowContext) -> None:
 
 @case("failed", "outside of the flow's own code")
 async def draws_a_key_in_a_step(ctx: FlowContext) -> None:
-    async def charge() -> str:
-        return ctx.idempotency_key("charge")
-
-    await ctx.step("charge", charge)
+    await ctx.step("charge", ctx.idempotency_key, "charge")
 
 
 @case("failed", "outside of the flow's own code")
@@ -289,9 +286,8 @@ async def leaves_as_a_generator(ctx: FlowContext) -> None:
 
 @case("failed", "cancellation that was its own")
 async def cancels_itself(ctx: FlowContext) -> None:
-    task = asyncio.current_task()
-    assert task is not None
-    task.cancel()
+    if (task := asyncio.current_task()) is not None:
+        task.cancel()
     await asyncio.sleep(0)
 
 
@@ -356,9 +352,8 @@ async def cancelled() -> None:
 
 
 async def cancels() -> None:
-    task = asyncio.current_task()
-    assert task is not None
-    task.cancel()
+    if (task := asyncio.current_task()) is not None:
+        task.cancel()
     await asyncio.sleep(0)
 
 
