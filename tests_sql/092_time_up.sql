@@ -48,6 +48,27 @@ select is(gd_release('w', jsonb_build_array(jsonb_build_array(i.id, i.claim_no))
 select is((select i.timeout_at from gendurable.instance i where i.id = :id), null, 'what is given back has none');
 select gd_cancel(:id) as _ \gset
 
+-- a claim that is kept for the end of what runs has no more time than it had
+
+create function pg_temp.halts(p_id bigint, p_at int, p_step text) returns text language sql as $$
+    select t.answer(p_id, jsonb_build_object('kind', 'next', 'step', p_step, 'keep', true, 'journal',
+        jsonb_build_object('at', p_at, 'add', '[{"k": "step"}]'::jsonb, 'runs', true))) #>> '{detail,halted}'
+$$;
+select gd_insert('timed', p_queue => 'one') as id \gset
+select count(*) from t.take('one', 1, 'w', '1 hour');
+select t.elapse(:id, '2 seconds');
+select i.timeout_at as ends from gendurable.instance i where i.id = :id \gset
+select is(pg_temp.halts(:id, 0, 'start'), 'true', 'in its own step it is kept, and halted');
+select ok((select i.timeout_at = :'ends' and i.lease_expires_at = :'ends' from gendurable.instance i where i.id = :id),
+    'and ends when it would have ended');
+select is(pg_temp.halts(:id, 1, 'slow'), 'true', 'into another timed step');
+select is((select row(i.timeout_at - i.updated_at, i.lease_expires_at - i.updated_at)::text from gendurable.instance i where i.id = :id),
+    '(00:00:01.5005,00:00:01.5005)', 'the time of that begins now');
+select is(pg_temp.halts(:id, 2, 'free'), null, 'into one without a timeout it is not halted');
+select is((select row(i.timeout_at, i.lease_expires_at > now() + interval '30 seconds')::text from gendurable.instance i where i.id = :id), '(,t)',
+    'and has the whole lease');
+select t.put(:id, '{"kind": "done"}');
+
 -- once it is over, a commit is stale, whoever has taken the claim
 
 select t.beyond('late', '{}') as id \gset

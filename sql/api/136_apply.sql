@@ -154,6 +154,11 @@ begin
         perform gendurable._empty_outbox(p_outcomes, v_new);
     end if;
     if v_halted is not null then
+        if exists (select from gendurable.machine m where m.timeouts is not null) then
+            -- into another step, whose time begins now
+            perform gendurable._time_claims(
+                array(select i.id from gendurable.instance i where i.id = any(v_halted) and i.timeout_at is null), p_now);
+        end if;
         v_written.answers := v_written.answers || gendurable._halted_answers(v_outcomes, v_halted);
     end if;
     return coalesce(v_written.answers, '{}');

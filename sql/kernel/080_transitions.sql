@@ -153,13 +153,13 @@ declare
     v_places tid[];
 begin
     -- As _to_executing and _hand_out do, without what these rows have not: setting that up is a good part of a claim of a few rows.
-    -- By their places, one by one: where a snapshot is held, an id leads past all dead versions of its row.
+    -- By their places, one by one: where a snapshot is held, an id leads past all dead versions of its row. is true: no index has that.
     return query
         update gendurable.instance i
         set status = 'executing', worker = p_worker, lease_expires_at = p_now + p_lease,
             claim_no = greatest(i.claim_no + 1, v_claim_no), updated_at = p_now
         from unnest(p_ids, p_places) w (id, place)
-        where i.ctid = w.place and i.id = any(array[w.id])
+        where i.ctid = w.place and (i.id = w.id) is true
         returning i.id, i.claim_no, i.fsm, i.fsm_version, i.step, i.state, i.attempt, i.queue, null::text, i.unique_key,
             i.parent_id, null::text[], false, jsonb '[]', jsonb '[]', i.meta, coalesce(i.attributes, '{}');
     get diagnostics v_found = row_count;
@@ -198,8 +198,7 @@ begin
     end if;
     with written as (
         update gendurable.instance i
-        set status = o.next_status,
-            step = coalesce(o.step, o.from_step, i.step),
+        set status = o.next_status, step = coalesce(o.step, o.from_step, i.step),
             state = coalesce(o.state, o.from_state, i.state),
             queue = coalesce(o.queue, i.queue),
             home = o.home,
@@ -217,13 +216,14 @@ begin
                 when gendurable._next_key(o.rekey, o.partition_key, i.partition_key) is not null then o.eligible_at
             end,
             deadline_at = case when o.kind = 'await' then o.deadline_at when o.stays and o.shown_again then i.deadline_at end,
-            slot_no = case when o.kept then i.slot_no end,
-            queue_slot = case when o.kept then i.queue_slot end,
+            slot_no = case when o.kept then i.slot_no end, queue_slot = case when o.kept then i.queue_slot end,
             woken = case when o.kept then i.woken else 1 end,
             claim_no = case when o.kept then greatest(i.claim_no + 1, v_claim_no) else i.claim_no end,
             worker = case when o.kept then p_worker end,
-            lease_expires_at = case when o.kept then least(p_now + p_lease, i.expires_at) end,
-            timeout_at = null,                       -- no claim is kept into a timed step
+            -- what runs still has no more time than it had; else no claim is kept into a timed step
+            lease_expires_at = case when o.kept then least(
+                p_now + p_lease, i.expires_at, case when o.runs and o.step = i.step then i.timeout_at end) end,
+            timeout_at = case when o.kept and o.runs and o.step = i.step then i.timeout_at end,
             expires_at = case when not o.ends then i.expires_at end,
             attempt = case when o.stays then i.attempt else 0 end + (o.kind = 'replay')::int,
             crashes = case when p_worker is null then i.crashes else 0 end,
@@ -249,14 +249,14 @@ begin
                 -- a step that stops is shown the same once more if gd_retry makes it run again
                 k.kind in ('replay', 'stop') as shown_again,
                 -- it ends in the step that was claimed, or runs it again: what belongs to that step goes on
-                (k.kind = 'replay' or k.ends) and k.from_step is null as stays
+                (k.kind = 'replay' or k.ends) and k.from_step is null as stays,
+                k.journal -> 'runs' = 'true' as runs
             -- offset: looked for once, and not in each column that asks
             from (
                 select u.*, u.keep and u.id = any(p_kept) as kept, v_places[1 + u.ord] as place from unnest(p_outcomes) u offset 0
             ) k
         ) o
-        -- its place: as in _to_executing_bare
-        where i.ctid = o.place and i.id = any(array[o.id])
+        where i.ctid = o.place and (i.id = o.id) is true
         returning i.id, i.status, i.queue, i.eligible_at, i.finished_at, i.parent_id, i.barrier_no, o.ord
     )
     select array_agg(w.id) filter (where w.finished_at is not null),
@@ -269,8 +269,8 @@ begin
         array_agg(w.ord)
     into ended, done, parents, barriers, queues, answers, v_ords
     from written w;
+    -- what this transaction has written since the lock stands elsewhere
     if p_places is not null and coalesce(cardinality(v_ords), 0) < cardinality(p_outcomes) then
-        -- what this transaction has written since the lock stands elsewhere
         select ended || r.e, done || r.d, parents || r.p, barriers || r.b, queues || r.q, coalesce(answers || r.a, r.a, answers)
         into ended, done, parents, barriers, queues, answers
         from gendurable._write_outcomes(
