@@ -11,7 +11,7 @@ from markupsafe import Markup
 from .words import plain
 
 _MOST = 40
-_WIDE, _TALL, _GAP_X, _GAP_Y = 150, 44, 70, 26
+_WIDE, _TALL, _GAP_X, _GAP_Y = 150, 44, 70, 44
 
 
 @dataclass

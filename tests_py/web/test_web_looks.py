@@ -143,9 +143,11 @@ def test_the_screens_of_the_docs_can_be_taken(db: Database, conn: Conn, as_it_wa
     folder.mkdir(exist_ok=True)
     ids = filled(conn)
     calls.release_hold(conn)
-    told = [["order", step, outcome, 40 + 9 * n, 1.5] for n, (step, outcome) in enumerate(
-        (("start", "next"), ("pay", "done"), ("pay", "await"), ("pay", "error"))
-    )]  # fmt: skip
+    told = [
+        ["order", "start", "next", 214, 6.1, "pay"], ["order", "pay", "await", 31, 0.9],
+        ["order", "pay", "error", 9, 4.2], ["order", "pay", "next", 170, 12.5, "end"],
+        ["order", "end", "done", 165, 2.2],
+    ]  # fmt: skip
     calls.hello(conn, "w1", {"queues": {"default": 4}, "host": "web-3", "counters": {"no": 1, "rows": told}})
     many = {"My orders": "fsm=order&status=open", "No card": "status=failed&error=no card"}
     with serving(app(db.dsn, operate=True, auth=lambda request: "ada", filters=many)) as address:
