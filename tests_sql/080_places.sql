@@ -73,7 +73,7 @@ language sql as $$
         from taken t) o
     cross join lateral gendurable._write_outcomes('w', gendurable._parse_outcomes(o.all, now()), o.ids[4:5], false, '{}', '60 seconds', now(), p_places) w
 $$;
-select array_agg(i.ctid order by i.id) as places from taken t join gendurable.instance i using (id) \gset
+select array_agg(i.ctid order by i.id) as places from taken join gendurable.instance i on i.id = taken.id \gset
 begin;
 select pg_temp.write(:'places') as by_place \gset
 rollback;
