@@ -69,6 +69,17 @@ select is((select row(i.timeout_at, i.lease_expires_at > now() + interval '30 se
     'and has the whole lease');
 select t.put(:id, '{"kind": "done"}');
 
+-- several at once, of which each ends by itself
+
+select array[gd_insert('timed', p_queue => 'several'), gd_insert('timed', p_queue => 'several', p_partition_key => 'k'),
+    gd_insert('timed', p_queue => 'several')] as ids \gset
+select count(*) from t.take('several', 3);
+select count(t.elapse(u.id, '5 seconds')) from unnest(:'ids'::bigint[]) u (id);
+select gendurable._time_out(:'ids'::bigint[], clock_timestamp());
+select is((select array_agg(i.attempt || ' ' || i.status order by i.id) from gendurable.instance i where i.id = any(:'ids'::bigint[])),
+    array['1 runnable', '1 runnable', '1 runnable'], 'the times of several steps are up at once');
+select count(gd_cancel(u.id)) from unnest(:'ids'::bigint[]) u (id);
+
 -- once it is over, a commit is stale, whoever has taken the claim
 
 select t.beyond('late', '{}') as id \gset

@@ -288,7 +288,7 @@ comment on function gendurable._write_outcomes(
 ) is
     'Writes outcomes whose claims hold: which instances ended, of these the done ones, the barriers that they counted in, the queues
 in which something is due soon, and the answers for claims that go on (p_kept; p_mail: some have signals). p_worker: null where
-no worker has answered: the time of the step was up.';
+no worker has answered: the time of the step was up. p_places: by ord, which no two outcomes have in common; null: not known.';
 
 -- As _write_outcomes does, for one outcome of which most is known to be nothing: with every column of that, the statement costs as
 -- much to set up as six rows to write. Whatever a row may have that this does not look after stands in the conditions. It

@@ -94,7 +94,7 @@ begin
     -- what a worker would have committed: the error may be the last one, and that counts in the barrier of the parent
     v_outcomes := array(
         select gendurable._decide_error(gendurable._outcome(
-            p_ord => 0, p_id => i.id, p_claim_no => i.claim_no, p_kind => 'error', p_status => 'runnable',
+            p_ord => row_number() over ()::int - 1, p_id => i.id, p_claim_no => i.claim_no, p_kind => 'error', p_status => 'runnable',
             p_error => gendurable._timeout_error(i.timeout_at - i.updated_at, i.step)), p_now)
         from gendurable.instance i
         where i.id = any(v_ids));
