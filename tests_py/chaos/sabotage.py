@@ -50,8 +50,8 @@ DEFECTS = {
     # a waiting row may be passed by any other of its key
     "no order": Defect(
         "kernel/050_lanes.sql",
-        "            order by i.priority, i.lane_at, i.id\n            limit least(greatest(l.most",
-        "            order by i.id desc\n            limit least(greatest(l.most",
+        "                order by i.priority, i.lane_at, i.id\n                limit 1\n",
+        "                order by i.id desc\n                limit 1\n",
         ("order",),
     ),
     # a parent goes on while one of its children has not ended

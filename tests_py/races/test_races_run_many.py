@@ -103,13 +103,19 @@ def test_a_key_keeps_its_order(db: Any, look: Session, in_the_way: bool) -> None
     ]
     look.insert_many(*instances)
     holder = Session(db, "holder")
+    turn = 0
+
+    def hold() -> list[int]:
+        held = [turn % keys, turn * 3 % keys]
+        holder.begin().rows("select from app.account where id = any(%s) for update", held)
+        return held
+
+    # from the beginning: it may all be over soon
+    held = hold() if in_the_way else []
     with sessions(db, batch=20, lock_ms=10) as running:
-        turn = 0
         while in_the_way and not any(one.done for one in running):
             # Its rows are busy, given back, and claimed again; those of the other keys go on meanwhile.
             done = look.one("select count(*) from app.done")
-            held = [turn % keys, turn * 3 % keys]
-            holder.begin().rows("select from app.account where id = any(%s) for update", held)
             wait_until(
                 lambda done=done, held=held: (
                     look.one("select count(*) from app.done") > done + 5 or not look.one(FREE, held)
@@ -117,6 +123,8 @@ def test_a_key_keeps_its_order(db: Any, look: Session, in_the_way: bool) -> None
             )
             holder.roll_back()
             turn += 1
+            held = hold()
+        holder.roll_back()
     ran = sum((one.result() for one in running), Counter[str]())
     assert (ran["ok"], ran["error"]) == (keys * each, 0)
     assert not in_the_way or ran["busy"] > 0
