@@ -54,26 +54,35 @@ class Workload:
 
 
 @contextlib.contextmanager
-def lock_waits(bench: Bench, what: str) -> Iterator[None]:
-    """Note what the server's sessions waited for, sampled 100 times a second while the block runs."""
-    query = b"""select coalesce(wait_event_type || ':' || wait_event, 'running') from pg_stat_activity
-        where state = 'active' and pid <> pg_backend_pid() and backend_type = 'client backend'"""
-    seen: dict[str, int] = {}
+def beside(work: Callable[[threading.Event], None]) -> Iterator[None]:
+    """A thread works while the block runs, until the event is set that it is given."""
     over = threading.Event()
-
-    def sample() -> None:
-        with psycopg.connect(bench.server.dsn, autocommit=True) as conn:
-            while not over.wait(0.01):
-                for (event,) in conn.execute(query).fetchall():
-                    seen[event] = seen.get(event, 0) + 1
-
-    thread = threading.Thread(target=sample)
+    thread = threading.Thread(target=work, args=(over,))
     thread.start()
     try:
         yield
     finally:
         over.set()
         thread.join()
+
+
+@contextlib.contextmanager
+def lock_waits(bench: Bench, what: str) -> Iterator[None]:
+    """Note what the server's sessions waited for, sampled 100 times a second while the block runs."""
+    query = b"""select coalesce(wait_event_type || ':' || wait_event, 'running') from pg_stat_activity
+        where state = 'active' and pid <> pg_backend_pid() and backend_type = 'client backend'"""
+    seen: dict[str, int] = {}
+
+    def sample(over: threading.Event) -> None:
+        with psycopg.connect(bench.server.dsn, autocommit=True) as conn:
+            while not over.wait(0.01):
+                for (event,) in conn.execute(query).fetchall():
+                    seen[event] = seen.get(event, 0) + 1
+
+    try:
+        with beside(sample):
+            yield
+    finally:
         total = max(1, sum(seen.values()))
         most = sorted(seen.items(), key=lambda one: -one[1])[:6]
         locked = sum(count for event, count in seen.items() if event.startswith("Lock:"))

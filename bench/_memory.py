@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from . import _engine
-from ._measure import Bench
+from ._measure import Bench, beside
 from ._steady import Feeder
 
 _WARM = 60.0
@@ -42,19 +42,12 @@ class Sampler:
 
     @contextlib.contextmanager
     def looking(self) -> Iterator[None]:
-        over = threading.Event()
-
-        def go_on() -> None:
+        def go_on(over: threading.Event) -> None:
             while not over.wait(1):
                 self.look()
 
-        thread = threading.Thread(target=go_on)
-        thread.start()
-        try:
+        with beside(go_on):
             yield
-        finally:
-            over.set()
-            thread.join()
 
     def most(self, since: float = 0.0) -> float:
         return max(one.megabytes for one in self.samples if one.seconds >= since)

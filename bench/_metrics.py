@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 from . import _server
 from ._engine import dispatcher, drain
-from ._measure import Bench, processor_time
+from ._measure import Bench, beside, processor_time
 
 PAIRS = 5
 COUNT = 4
@@ -21,22 +21,16 @@ _SCRAPE = 5.0
 @contextlib.contextmanager
 def scraped(url: str) -> Iterator[None]:
     """Scrapes at once and then every 5 seconds, three times as often as usual, while the block runs."""
-    over = threading.Event()
 
-    def scrape() -> None:
+    def scrape(over: threading.Event) -> None:
         while True:
             with urllib.request.urlopen(f"{url}/metrics", timeout=10) as answer:
                 answer.read()
             if over.wait(_SCRAPE):
                 break
 
-    thread = threading.Thread(target=scrape)
-    thread.start()
-    try:
+    with beside(scrape):
         yield
-    finally:
-        over.set()
-        thread.join()
 
 
 def cost(machine: str, steps: int) -> Callable[[Bench], float]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import psycopg
@@ -170,6 +172,16 @@ def test_a_step_that_nobody_waits_for_any_more_is_waited_for_before_it_is_given_
     assert events.count("stale") == 0
 
 
+@contextlib.contextmanager
+def outcome_behind_a_lock(db: Any, id: int | None, events: Events) -> Iterator[None]:
+    """The step "quick" has ended, and its outcome meets the lock of another session while the block runs."""
+    with db.connect(autocommit=False) as other:
+        other.execute("select from gendurable.instance where id = %s for update", (id,))
+        gates["quick"].set()
+        wait_until(lambda: events.count("busy"))
+        yield
+
+
 @pytest.mark.parametrize("function", [threads, tasks])
 def test_a_drain_waits_for_steps_beside_an_outcome_behind_a_lock(db: Any, conn: Conn, function: Any) -> None:
     events = Events()
@@ -177,10 +189,7 @@ def test_a_drain_waits_for_steps_beside_an_outcome_behind_a_lock(db: Any, conn: 
     with running(engine):
         id = gd.insert(conn, function)
         wait_until(lambda: ran == {"slow": 1, "quick": 1})
-        with db.connect(autocommit=False) as other:
-            other.execute("select from gendurable.instance where id = %s for update", (id,))
-            gates["quick"].set()
-            wait_until(lambda: events.count("busy"))
+        with outcome_behind_a_lock(db, id, events):
             engine.stop()
             wait_until(lambda: events.count("busy") > 8)  # it could have ended by now, without the step
         gates["slow"].set()
@@ -243,10 +252,7 @@ def test_what_no_single_commit_can_carry_is_not_left_behind(db: Any, conn: Conn,
     with running(engine):
         id = gd.insert(conn, larger)
         wait_until(lambda: ran == {"slow": 3, "quick": 1})
-        with db.connect(autocommit=False) as other:
-            other.execute("select from gendurable.instance where id = %s for update", (id,))
-            gates["quick"].set()
-            wait_until(lambda: events.count("busy"))
+        with outcome_behind_a_lock(db, id, events):
             gates["slow"].set()
             wait_until(lambda: events.count("checkpoint") == 4)
             if what == "pause":
