@@ -124,6 +124,22 @@ select is((
     from (select x.id, row_number() over () as at from t.take('mixed', 9) x) c join gendurable.instance i on i.id = c.id
 ), '1 1', 'whose bell rings for the next claim');
 
+
+-- and where the line opens only behind rows of a later priority: that of a key, which stands in the first range
+select gd_set_rate_limit('late', 1, '1 day', 9);
+select t.limited('late', 1, 'late', '{"priority": -1, "weight": 9}') is not null, t.count('late');
+select t.limited('late', 2, 'late', '{"priority": -1}') is not null, t.limited('late', 1, 'late', '{"priority": 1}') is not null, t.count('late');
+select gd_insert('m', p_queue => 'late', p_partition_key => 'late') as keyed, gd_insert('m', p_queue => 'late') as plain \gset
+update gendurable.instance i set woken = 0 where i.id = :keyed;
+select t.limited('late', 1, 'late') is not null, t.fill('late', 9);
+update gendurable.bucket b set lines = array(
+    select row(l.queue, clock_timestamp(), l.turn_at, l.weight, l.priority, l.at, l.id, l.bell_id)::gendurable.line from unnest(b.lines) l)
+where b.bucket = 'late';
+select is((
+    select string_agg(i.priority::text, ' ' order by c.at)
+    from (select x.id, row_number() over () as at from t.take('late', 9) x) c join gendurable.instance i on i.id = c.id
+), '-1 -1 0 0 0', 'and also for those whose line opens behind others');
+
 -- Bells are nobody
 select gd_set_rate_limit('nobody', 1, '1 day', 1);
 select t.limited('nobody', 2, 'nobody') is not null, t.count('nobody');

@@ -267,6 +267,7 @@ declare
     v_cost bigint;
     v_levels int := 0;
     v_more boolean;
+    v_jumps boolean;
     v_priority int;
     v_got record;
 begin
@@ -312,11 +313,18 @@ begin
         end if;
         bytes := v_got.bytes;
         v_more := v_more or v_got.more;
+        v_jumps := v_jumps or v_got.jumps;
         if v_got.mixed then
             v_limit := v_any;
         end if;
         exit when coalesce(cardinality(ids), 0) >= v_limit or bytes <= 0;
     end loop;
+    if v_jumps and v_levels > 1 then
+        -- a line that opened meanwhile gave rows of earlier priorities
+        select array_agg(u.id order by i.priority, u.ord), array_agg(u.mail order by i.priority, u.ord) into ids, mail
+        from unnest(ids, mail) with ordinality u (id, mail, ord)
+        join gendurable.instance i on i.id = any(array[u.id]);
+    end if;
     if v_new <> v_known then
         v_new := array(select n from unnest(v_new) n order by n);
     end if;

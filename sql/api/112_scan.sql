@@ -6,7 +6,7 @@ create or replace function gendurable._scan_priority(
     p_worker text, p_queue text, p_priority int, p_limit int, p_any int, p_bytes bigint, p_lease interval, p_now timestamptz,
     p_before timestamptz, p_known jsonb, p_steps jsonb, p_stops boolean,
     out ids bigint[], out started bigint[], out mail boolean[], out parts jsonb, out bytes bigint, out memory jsonb,
-    out more boolean, out mixed boolean, out places tid[]
+    out more boolean, out mixed boolean, out places tid[], out jumps boolean
 )
 language plpgsql as $$
 declare
@@ -164,6 +164,7 @@ begin
                 v_keys := v_keys + v_round.keys;
                 v_parked := v_parked or v_round.left_out;
                 v_rang := v_rang or v_rings or v_round.limited;
+                jumps := jumps or v_round.jumps;
                 if v_rings then
                     -- What schedules have inserted stands in the second range, which is next, beside what was taken there of
                     -- the same time. A bell of theirs costs as much as some keys.
@@ -220,15 +221,13 @@ end $$;
 comment on function gendurable._scan_priority(
     text, text, int, int, int, bigint, interval, timestamptz, timestamptz, jsonb, jsonb, boolean) is
     'Due rows of one queue and priority that may be claimed, locked, up to p_limit rows and about p_bytes bytes; as soon as it meets
-others than small plain ones (mixed), only up to p_any. started: claims of
-keys and scopes, and of what crashed often, which have begun. memory: what to remember of it, null for
-nothing. more: it looked at enough for one claim, and there is more.';
+others than small plain ones (mixed), only up to p_any. started: claims of keys and scopes, and of what crashed often, which have begun.
+memory: what to remember of it, null for nothing. more: it looked at enough for one claim, and there is more. jumps: as of _take_round.';
 
 create or replace function gendurable._take_round(
-    p_worker text, p_queue text, p_priority int, p_picked gendurable.candidate[], p_need int, p_bytes bigint,
-    p_lease interval, p_now timestamptz, p_steps jsonb, p_stops boolean,
-    out ids bigint[], out started bigint[], out mail boolean[], out parts jsonb, out bytes bigint, out keys int,
-    out left_out boolean, out last_id bigint, out limited boolean
+    p_worker text, p_queue text, p_priority int, p_picked gendurable.candidate[], p_need int, p_bytes bigint, p_lease interval,
+    p_now timestamptz, p_steps jsonb, p_stops boolean, out ids bigint[], out started bigint[], out mail boolean[], out parts jsonb,
+    out bytes bigint, out keys int, out left_out boolean, out last_id bigint, out limited boolean, out jumps boolean
 )
 language plpgsql as $$
 declare
@@ -292,6 +291,7 @@ begin
         limited := v_gate.opened is not null;
     end if;
     if limited then
+        jumps := (select bool_or(o.bound_priority < p_priority) from unnest(v_gate.opened) o);
         perform gendurable._close_buckets(
             p_queue, p_priority, v_gate.opened, v_gate.limited, ids, v_gate.parked, p_need);
     end if;
@@ -300,9 +300,9 @@ end $$;
 comment on function gendurable._take_round(
     text, text, int, gendurable.candidate[], int, bigint, interval, timestamptz, jsonb, boolean
 ) is
-    'Of rows that were picked, and those that bells among them call, those that may start and can be carried, p_need at most; where
-a gate asked about them, their claims have begun (started). keys: of how many partition keys and rate limits they were. left_out:
-some had to wait. last_id: the last picked row that was dealt with, where others behind it were not; 0: none was. limited: rate limits were asked, and may have set bells.';
+    'Of rows that were picked, and those that bells among them call, those that may start and can be carried, p_need at most; where a gate
+asked, their claims have begun (started). keys: of how many keys and limits they were. left_out: some had to wait. last_id: the last picked
+row that was dealt with, if not all were; 0: none. limited: rate limits were asked and may have set bells. jumps: to earlier priorities.';
 
 create or replace function gendurable._pick_due(
     p_queue text, p_priority int, p_woken smallint, p_after timestamptz, p_after_id bigint, p_now timestamptz,

@@ -53,9 +53,8 @@ class Workers(Outbox, Pauses):
             self.world.workers[name], "select * from gd_claim(%s, %s, %s)", name, queue, limit
         )
         assert len(rows) <= limit
-        # what has had its turn in a key gets into the line of its bucket, which is opened once more behind the others
         taken = [r for r in map(self.model.rows.get, [r["id"] for r in rows]) if r is not None]
-        order = [r.priority for r in taken if r.key is None or r.rate_limit is None]
+        order = [r.priority for r in taken]
         assert order == sorted(order), taken
         assert all(r["queue"] == queue for r in rows)
         self.took(name, rows, change, self.world.workers[name])
