@@ -90,4 +90,23 @@ create function pg_temp.sorted(p_text text) returns text
 language sql as $$ select string_agg(w, ' ' order by w) from regexp_split_to_table(p_text, '[^0-9a-z]+') w $$;
 select is(pg_temp.sorted(:'mixed'), pg_temp.sorted(:'by_place'), 'and it is said of all what has become of them');
 
+-- outcomes that it cannot tell apart, or whose rows are not there: all are written, or none and it says so
+
+create function pg_temp.wrong(p_ids bigint[], p_ords int[], p_places tid[]) returns text
+language sql as $$
+    select w.ended::text
+    from (
+        select array_agg(gendurable._outcome(
+            p_ord => u.ord, p_id => u.id, p_claim_no => 1, p_kind => 'done', p_status => 'done', p_ends => true) order by u.n) as all
+        from unnest(p_ids, p_ords) with ordinality u (id, ord, n)
+    ) o
+    cross join lateral gendurable._write_outcomes('w', o.all, '{}', false, '{}', '60 seconds', now(), p_places) w
+$$;
+select array_agg(id order by n) as ids, array_agg(id order by n) || 0::bigint as more from taken where n < 4 \gset
+select throws_ok(format('select pg_temp.wrong(%L, ''{0,0,0}'', null)', :'ids'), 'P0004', null, 'one ord for all');
+select throws_ok(format('select pg_temp.wrong(%L, ''{0,0,0}'', %L)', :'ids', :'places'), 'P0004', null, 'with their places');
+select throws_ok(format('select pg_temp.wrong(%L, ''{0,1,2,3}'', null)', :'more'), 'P0004', null, 'no such row');
+select throws_ok(format('select pg_temp.wrong(%L, ''{0,1,2,3}'', %L)', :'more', :'places'), 'P0004', null, 'with their places');
+select is(pg_temp.wrong(:'ids', '{0,1,2}', null), :'ids', 'each with its own');
+
 select * from finish();

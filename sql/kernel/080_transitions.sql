@@ -186,7 +186,7 @@ language plpgsql as $$
 declare
     v_claim_no constant bigint := gendurable._epoch_us(p_now);
     v_places tid[] := p_places;
-    v_ords int[];
+    v_ids bigint[];
     v_one record;
 begin
     if v_places is null then
@@ -266,15 +266,16 @@ begin
         array_agg(w.queue) filter (
             where w.status <> 'executing' and w.eligible_at <= p_now + gendurable._longest_poll()),
         jsonb_object_agg(w.ord, gendurable._kept_answer(p_mail)) filter (where w.status = 'executing'),
-        array_agg(w.ord)
-    into ended, done, parents, barriers, queues, answers, v_ords
+        array_agg(w.id)
+    into ended, done, parents, barriers, queues, answers, v_ids
     from written w;
-    -- what this transaction has written since the lock stands elsewhere
-    if p_places is not null and coalesce(cardinality(v_ords), 0) < cardinality(p_outcomes) then
+    if coalesce(cardinality(v_ids), 0) < cardinality(p_outcomes) then
+        -- the rows are locked: what this transaction has written since then stands elsewhere, and none has gone
+        assert p_places is not null, 'not every outcome was written: some have one ord, or no instance';
         select ended || r.e, done || r.d, parents || r.p, barriers || r.b, queues || r.q, coalesce(answers || r.a, r.a, answers)
         into ended, done, parents, barriers, queues, answers
         from gendurable._write_outcomes(
-            p_worker, array(select o from unnest(p_outcomes) o where o.ord <> all(coalesce(v_ords, '{}'))), p_kept, p_mail, p_crowded,
+            p_worker, array(select o from unnest(p_outcomes) o where o.id <> all(coalesce(v_ids, '{}'))), p_kept, p_mail, p_crowded,
             p_lease, p_now, null) r (e, d, p, b, q, a);
     end if;
     if cardinality(queues) > 1 then
@@ -288,7 +289,7 @@ comment on function gendurable._write_outcomes(
 ) is
     'Writes outcomes whose claims hold: which instances ended, of these the done ones, the barriers that they counted in, the queues
 in which something is due soon, and the answers for claims that go on (p_kept; p_mail: some have signals). p_worker: null where
-no worker has answered: the time of the step was up. p_places: by ord, which no two outcomes have in common; null: not known.';
+no worker has answered: the time of the step was up. p_places: by ord, of which each has its own; null: not known. P0004: not all were.';
 
 -- As _write_outcomes does, for one outcome of which most is known to be nothing: with every column of that, the statement costs as
 -- much to set up as six rows to write. Whatever a row may have that this does not look after stands in the conditions. It
