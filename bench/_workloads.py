@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import statistics
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+
+import psycopg
 
 from . import (
     _beside,
@@ -190,8 +196,33 @@ def bulk(bench: Bench) -> float:
     return _sql.insert(bench.conn, _sql.instances(100_000))
 
 
+def bulk_of_four(bench: Bench) -> float:
+    """Rows a second of four connections that insert at the same time, by one: medians of three turns."""
+    text = json.dumps(_sql.instances(10_000))
+
+    def rate(connections: int) -> float:
+        _server.clear(bench.conn)
+        with contextlib.ExitStack() as stack:
+            conns = [
+                stack.enter_context(psycopg.connect(bench.server.dsn, autocommit=True)) for _ in range(connections)
+            ]
+
+            def insert(conn: psycopg.Connection) -> None:
+                for _ in range(10):
+                    conn.execute("select count(*) from gd_insert_many(%s)", [text])
+
+            started = time.perf_counter()
+            with ThreadPoolExecutor(connections) as threads:
+                list(threads.map(insert, conns))
+            return connections * 100_000 / (time.perf_counter() - started)
+
+    rates = [(rate(1), rate(4)) for _ in range(3)]
+    return statistics.median(four for _, four in rates) / statistics.median(one for one, _ in rates)
+
+
 SHORT = [
-    Workload("bulk insert of 100,000", "rows/s", ">= 6 U", bulk),
+    Workload("bulk insert of 100,000", "rows/s", ">= 5 U", bulk),
+    Workload("bulk insert of four connections, by one", "x", ">= 1.6", bulk_of_four, False),
     Workload("single inserts, 1 client", "rows/s", "", inserts(1)),
     Workload("single inserts, 16 clients", "rows/s", "", inserts(16)),
     Workload("single inserts, 32 clients", "rows/s", "", inserts(32)),

@@ -1,7 +1,7 @@
 \ir helpers/tap.psql
 select no_plan();
 
--- one row goes a shorter way than many: it stores the same
+-- one row, many of one kind, and any others go three ways: they store the same
 
 select gd_register('known', 1, 'first', 'q_old');
 select gd_register('known', 3, 'third', 'q_known', '{"max_attempts": 2}');
@@ -14,17 +14,21 @@ language sql as $$
     from gendurable.instance i
     where i.id > p_after and i.fsm <> 'second'
 $$;
-create function t.both_ways(p_object jsonb) returns setof jsonb
+create function t.each_way(p_object jsonb) returns setof jsonb
 language plpgsql as $$
 declare
     v_from constant bigint := nextval('gendurable.instance_id_seq');
     v_to bigint;
+    v_last bigint;
 begin
     perform gd_insert_many(jsonb_build_array(p_object));
     v_to := nextval('gendurable.instance_id_seq');
     return query select s from t.stored(v_from) s;
     perform gd_insert_many(jsonb_build_array(p_object, '{"fsm": "second"}'::jsonb));
     return query select s from t.stored(v_to) s;
+    v_last := nextval('gendurable.instance_id_seq');
+    perform gd_insert_many(jsonb_build_array(p_object, p_object));
+    return query select s from t.stored(v_last) s;
 end $$;
 create temp table tried as
 select o.object, w.stored
@@ -38,11 +42,26 @@ cross join lateral unnest(array[
 ]::jsonb[]) e (extra)
 cross join lateral jsonb_build_object('fsm', m.fsm) b (named)
 cross join lateral jsonb_concat(b.named, e.extra) o (object)
-cross join lateral t.both_ways(o.object) w (stored);
-select is(count(*), 64::bigint, 'each was stored twice') from tried;
+cross join lateral t.each_way(o.object) w (stored);
+select is(count(*), 128::bigint, 'each was stored alone, beside another machine, and beside itself') from tried;
 select is_empty(
-    $$select object from tried group by object having count(distinct stored) > 1$$, 'alone and beside another one it becomes the same row');
+    $$select object from tried group by object having count(distinct stored) > 1$$, 'it becomes the same row each time');
 select is(count(distinct object), 32::bigint, 'of many kinds') from tried;
+
+-- many of one kind
+
+select t.raises(
+    $$select gd_insert_many('[{"fsm": "m"}, {"fsm": "m", "delay_ms": 1, "eligible_at": "2041-05-06T07:08:09Z"}]')$$, 'GD501',
+    'one that is bad is refused among others');
+select t.raises(
+    $$select gd_insert_many(jsonb_build_array(o, o))
+    from jsonb_build_object('fsm', 'm', 'delay_ms', 1, 'eligible_at', '2041-05-06T07:08:09Z') o$$, 'GD501', 'so are all, if they are');
+create temp table answered as
+select * from gd_insert_many('[{"fsm": "m", "step": "a", "queue": "q_a"}, {"fsm": "m", "step": "b", "queue": "q_b"}, {"fsm": "m"}]');
+select results_eq(
+    'select a.ord, i.step, a.created from answered a join gendurable.instance i on i.id = a.id order by a.ord',
+    $$values (0, 'a', true), (1, 'b', true), (2, 'start', true)$$, 'the answer has each at its place');
+select is(count(*), 2::bigint, 'the names of all their queues are noted') from gendurable.queue_name q where q.queue in ('q_a', 'q_b');
 
 -- the short examination of a new instance, against the long one
 

@@ -77,6 +77,10 @@ declare
     v_new constant gendurable.new_instance[] := gendurable._parse_instances(p_instances);
     v_ids constant bigint[] := gendurable._insert_instances(v_new, null, null, '{}');
 begin
+    if array_position(v_ids, null) is null then
+        return query select n.at::int - 1, n.id, true from unnest(v_ids) with ordinality n (id, at);
+        return;
+    end if;
     -- a statement of its own: it sees the holders that this very call inserted
     return query
         select
