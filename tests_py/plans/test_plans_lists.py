@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 from conftest import Database
-from support.plans import shared_buffers
+from support.plans import steady_buffers
 
 Conn = psycopg.Connection[Any]
 
@@ -105,7 +105,7 @@ def full(server: Any) -> Iterator[list[Conn]]:
 def test_what_an_index_leads_to_costs_little(full: list[Conn], call: str, key: str) -> None:
     for conn in full:
         conn.execute(CALLS[call].encode(), (json.dumps(FOUND[key]),)).fetchall()
-        assert shared_buffers(conn, CALLS[call], json.dumps(FOUND[key])) <= 120
+        assert steady_buffers(conn, CALLS[call], json.dumps(FOUND[key])) <= 120
 
 
 @pytest.mark.parametrize("call", CALLS)
@@ -114,7 +114,7 @@ def test_no_filter_looks_at_more_than_it_may(full: list[Conn], call: str, key: s
     for conn in full:
         conn.execute(CALLS[call].encode(), (json.dumps(WALKED[key]),)).fetchall()
         # some three pages a row where each is looked up by its id; the table has more than 3,000
-        assert shared_buffers(conn, CALLS[call], json.dumps(WALKED[key])) <= 5 * LOOK
+        assert steady_buffers(conn, CALLS[call], json.dumps(WALKED[key])) <= 5 * LOOK
 
 
 def test_a_common_attribute_is_found_page_by_page(full: list[Conn]) -> None:
@@ -124,4 +124,4 @@ def test_a_common_attribute_is_found_page_by_page(full: list[Conn]) -> None:
         page = conn.execute(query, (asked, None)).fetchall()
         assert len(page) == 100 and page[0][0] > page[-1][0]
         # 20,000 entries of the index stand on some 200 pages
-        assert shared_buffers(conn, query, asked, json.dumps(page[-1][-1])) <= 1500
+        assert steady_buffers(conn, query, asked, json.dumps(page[-1][-1])) <= 1500

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from conftest import Database
 from support.looking import FILTERS
-from support.plans import sessions, shared_buffers
+from support.plans import sessions, steady_buffers
 from support.server import Server
 
 Conn = psycopg.Connection[Any]
@@ -124,7 +124,7 @@ def looked(conn: Conn, query: str, *params: object) -> list[int]:
             conn.execute("analyze gendurable.instance, gendurable.signal, gendurable.history")
         for session in sessions(conn):
             session.execute(query.encode(), params or None).fetchall()  # the catalog is looked at once
-            used.append(shared_buffers(session, query, *params))
+            used.append(steady_buffers(session, query, *params))
     return used
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 from conftest import Database
-from support.plans import sessions, shared_buffers
+from support.plans import sessions, steady_buffers
 from support.server import Server
 
 Conn = psycopg.Connection[Any]
@@ -65,7 +65,7 @@ def test_a_look_is_bounded(full: Conn, query: str) -> None:
         full.execute(f"{how} gendurable.instance, gendurable.error".encode())
         for session in sessions(full):
             session.execute(query.encode()).fetchall()
-            used.append(shared_buffers(session, query))
+            used.append(steady_buffers(session, query))
     print(query, used)
     assert max(used) <= MOST[query]
 

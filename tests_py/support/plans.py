@@ -19,6 +19,12 @@ def shared_buffers(conn: Conn, query: str, *params: object) -> int:
     return int(plan["Shared Hit Blocks"]) + int(plan["Shared Read Blocks"])
 
 
+def steady_buffers(conn: Conn, query: str, *params: object) -> int:
+    """The same of a session that has run it before: the least of two, since whoever writes statistics or the catalog
+    meanwhile, as the server does by itself, makes it plan once more and read of the catalog again."""
+    return min(shared_buffers(conn, query, *params) for _ in range(2))
+
+
 def fresh(conn: Conn) -> Conn:
     """A new session of the same database: without kept plans, with nothing of the catalog looked at."""
     return psycopg.connect(conn.info.dsn, password=conn.info.password, autocommit=True)
