@@ -118,7 +118,7 @@ def test_a_link_without_an_end_burns_its_own_attempt(trio):
     # The first time nobody knows which link it was, so the next run makes one step at a time.
     a, _, c = trio
     fill(c, 1, hangs=True)
-    a.conn.execute("set statement_timeout = '400ms'")
+    a.conn.execute("set statement_timeout = '1s'")
     with pytest.raises(psycopg.errors.QueryCanceled):
         a.run()
     [row] = left(c)

@@ -178,7 +178,7 @@ def test_a_handler_without_an_end_does_not_starve_its_queue(trio):
         end $$""")
     c.conn.execute("select gd_define_step('m', 'loops', 'app.loops(jsonb)')")
     fill(c, "loops", 20, bad=12)
-    reset(a, statement_timeout="400ms")
+    reset(a, statement_timeout="1s")
     for _ in range(2):
         with pytest.raises(psycopg.errors.QueryCanceled):
             a.run(budget_ms=100)
