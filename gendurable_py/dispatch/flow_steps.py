@@ -45,9 +45,7 @@ class FlowStep(Work):
         call.keep(returned)
         assert call.text is not None
         run, step = call.owner.run, call.step
-        return end_with(
-            run, step.name, entries.value("step", entries.name_of(step.name), step.key[2], run.now(), call.text)
-        )
+        return end_with(run, step.name, entries.step(entries.name_of(step.name), step.key[2], run.now(), call.text))
 
 
 def transact(work: Work, call: StepCall) -> None:
@@ -95,7 +93,10 @@ async def run_in_task(call: StepCall) -> None:
     born, hung = fork.generation, telemetry.current
     call.started = time.perf_counter()
     if hung is None:
-        await _call_async(call)
+        if call.step.transactional:
+            await transact_async(call.owner.work, call)
+        else:
+            await call.run_async()
     else:
         shown = _Shown(call)
         with hung.step(shown):

@@ -51,6 +51,11 @@ def value(kind: str, name: bytes, n: int, at: float, text: str | None) -> bytes:
     return made + (b"}" if text is None else b',"v":%b}' % quote(text))
 
 
+def step(name: bytes, n: int, at: float, text: str) -> bytes:
+    """A step has given its value."""
+    return b'{"k":"step","name":%b,"n":%d,"at":%.6f,"v":%b}' % (name, n, at, to_json(text))
+
+
 def childs(name: bytes, n: int, at: float, text: str, along: bool) -> bytes:
     """Children have ended. ``along``: together with those of the entry before, which are of the same barrier."""
     made = b'{"k":"childs","name":%b,"n":%d,"at":%.6f' % (name, n, at)

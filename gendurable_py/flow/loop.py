@@ -110,7 +110,7 @@ class FlowLoop(_Loop):  # type: ignore[misc]
         take = ready.popleft
         hooks = sys.get_asyncgen_hooks()
         _set_running_loop(self)
-        sys.set_asyncgen_hooks(firstiter=self._generators.add, finalizer=self._finalize)
+        sys.set_asyncgen_hooks(self._generators.add, self._finalize)
         try:
             while ready and most:
                 most -= 1

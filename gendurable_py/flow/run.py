@@ -153,7 +153,7 @@ class Run(RunState):
         self.pressing = True
         if error is None:
             assert call.text is not None
-            self.fresh.append(entries.value("step", name, n, at, call.text))
+            self.fresh.append(entries.step(name, n, at, call.text))
             self.set_clock(at)
             try:
                 self.settle(step, step.about.again(call.value, call.text))

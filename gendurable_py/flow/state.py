@@ -152,7 +152,9 @@ class RunState:
         """Whether nothing can have come from outside, and the function goes on."""
         if self.timed or self.inbox or self.told or self.hand_out is not None:
             return False
-        return self.problem is None and self.fatal is None and not self.ended
+        if self.problem is not None or self.fatal is not None or self.main is None:
+            return False
+        return not self.main.done()
 
     @property
     def replaying(self) -> bool:
@@ -169,13 +171,14 @@ class RunState:
 
     def number(self, kind: str, name: str) -> int:
         """How often it asked for this before."""
-        n = self._numbers.get((kind, name), 0)
-        self._numbers[kind, name] = n + 1
+        self._numbers[kind, name] = n = self._numbers.get((kind, name), -1) + 1
         return n
 
     def _enter(self, kind: str, name: str) -> tuple[Key, int, asyncio.Future[Any]]:
-        self._orders += 1
-        return (kind, name, self.number(kind, name)), self._orders, asyncio.Future(loop=self.loop)
+        self._orders = order = self._orders + 1
+        numbers, of = self._numbers, (kind, name)
+        numbers[of] = n = numbers.get(of, -1) + 1
+        return (kind, name, n), order, asyncio.Future(loop=self.loop)
 
     def _wait(self, one: Waiting) -> None:
         if not self.suspended:  # else it waits for ever: nothing more is recorded
@@ -194,8 +197,8 @@ class RunState:
         transactional: bool = False,
     ) -> StepWait:
         one = StepWait(*self._enter("step", name), function, about, args, kwargs, rule, transactional)
-        self._wait(one)
         if not self.suspended:
+            self.waiting[one.key] = one
             self.asked[one] = None
         return one
 

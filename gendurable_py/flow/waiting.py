@@ -57,7 +57,11 @@ class StepWait(Waiting):
         rule: Rule,
         transactional: bool,
     ) -> None:
-        super().__init__(key, order, future)
+        # As `Waiting` does, without the call: this is one of each checkpoint.
+        self.key = key
+        self.order = order
+        self.future = future
+        self.deadline = None
         self.transactional = transactional
         self.function = function
         self.about = about

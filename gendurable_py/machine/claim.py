@@ -37,14 +37,23 @@ class ClaimRow(NamedTuple):
     def renewed(self, new: ClaimRow) -> ClaimRow:
         """The next claim of a flow in memory: what the server says of a claim with a journal that is kept is what is
         new of it, ``new``. Its state has been read."""
-        return self._replace(
-            claim_no=new.claim_no,
-            step=new.step,
-            state="",
-            attempt=new.attempt,
-            awaits=None,
-            timed_out=False,
-            signals=new.signals,
-            childs="[]",
-            attributes=new.attributes,
+        id, _, fsm, version, _, _, _, queue, partition_key, unique_key, parent_id, *_, meta, _ = self
+        return ClaimRow(
+            id,
+            new.claim_no,
+            fsm,
+            version,
+            new.step,
+            "",
+            new.attempt,
+            queue,
+            partition_key,
+            unique_key,
+            parent_id,
+            None,
+            False,
+            new.signals,
+            "[]",
+            meta,
+            new.attributes,
         )
