@@ -37,18 +37,18 @@ declare
 begin
     select bool_or(o.keep), bool_or(o.ends or o.kind = 'error'),
         bool_or(o.kind not in ('next', 'done') or o.consume is not null or o.rate_limit is not null or o.queue is not null
-            or o.close_ms is not null or o.inserts is not null or o.sends is not null or o.attributes is not null
-            or o.journal is not null),
+            or o.close_ms is not null or o.inserts is not null or o.sends is not null or o.attributes is not null),
+        bool_or(o.journal is not null), bool_or(o.journal ? 'forget'),
         p_homed or (select true from gendurable.step s where s.queue is not null order by s.fsm, s.step limit 1)
-    into v_keeps, v_ends, v_odd, v_routed
+    into v_keeps, v_ends, v_odd, v_journaled, v_forgets, v_routed
     from unnest(p_outcomes) o;
     if v_odd then
         -- of most outcomes nothing of this is to be asked
         select bool_or(o.consume is not null), bool_or(o.kind in ('error', 'await', 'schedule_childs')),
             bool_or(o.rate_limit is not null), bool_or(o.queue is not null), bool_or(o.close_ms is not null),
             bool_or(o.inserts is not null or o.sends is not null), bool_or(o.error is not null),
-            bool_or(o.attributes is not null), bool_or(o.journal is not null), bool_or(o.journal -> 'forget' = 'true')
-        into v_consumes, v_special, v_limited, v_moved, v_closes, v_outbox, v_errs, v_attributed, v_journaled, v_forgets
+            bool_or(o.attributes is not null)
+        into v_consumes, v_special, v_limited, v_moved, v_closes, v_outbox, v_errs, v_attributed
         from unnest(p_outcomes) o;
     end if;
     if gendurable._history_asked() then

@@ -78,14 +78,14 @@ begin
         perform gendurable._forget_entries(p_outcomes);
     end if;
     insert into gendurable.journal (instance_id, seq, entry)
-    select o.id, gendurable._need_entries(c.count, (o.journal -> 'at')::int) + e.ord, e.entry
-    from unnest(p_outcomes) o
+    -- the call, which raises, only where they differ
+    select o.id, case when c.count = o.at then o.at else gendurable._need_entries(c.count, o.at) end + e.ord, e.entry
+    from (select u.id, u.journal, (u.journal -> 'at')::int as at from unnest(p_outcomes) u where u.journal is not null offset 0) o
     cross join lateral (
         select coalesce(max(l.seq), 0) as count
         from (select j.seq from gendurable.journal j where j.instance_id = o.id order by j.seq desc limit 1) l
     ) c
-    cross join lateral jsonb_array_elements(o.journal -> 'add') with ordinality e (entry, ord)
-    where o.journal is not null;
+    cross join lateral jsonb_array_elements(o.journal -> 'add') with ordinality e (entry, ord);
 end $$;
 
 comment on function gendurable._record(gendurable.outcome[], boolean) is
