@@ -151,8 +151,8 @@ def test_a_cancel_leaves_what_is_complete_and_gives_back_the_rest(trio):
     a, b, c = trio
     fill(c, "wait", 20, bad=12)
     b.begin().rows("select pg_advisory_xact_lock(4711)")
-    # The first four run one by one, the twelfth stands in a group that is not complete. It does not wait for the lock itself:
-    # the server makes one error of a cancel and a lock_timeout of the same moment, and says that it was the latter.
+    # The first four run one by one, the twelfth stands in a group that is not complete. It does not wait for the lock
+    # itself: the server makes one error of a cancel and a lock_timeout of the same moment, and says it was the latter.
     running = a.started(c, a.run, until=lambda: is_in_handler(c, a), budget_ms=100)
     c.rows("select pg_cancel_backend(%s)", a.conn.info.backend_pid)
     with pytest.raises(psycopg.errors.QueryCanceled):
