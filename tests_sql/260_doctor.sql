@@ -131,7 +131,7 @@ select t.speaks('indexes', 'problem', 'missing: watch_instance$',
 select t.speaks('indexes', 'problem', 'invalid: gendurable.instance_due$',
     $$update pg_index set indisvalid = false where indexrelid = 'gendurable.instance_due'::regclass$$);
 select t.silent('indexes', '', 'one more is no matter', $$create index mine on gendurable.instance (step)$$);
-select t.speaks('constraints', 'problem', 'missing: instance_claim$', $$alter table gendurable.instance drop constraint instance_claim$$);
+select t.speaks('constraints', 'problem', 'missing: instance_is_whole$', $$alter table gendurable.instance drop constraint instance_is_whole$$);
 select t.speaks('constraints', 'warning', 'not validated.*: mine$',
     $$alter table gendurable.instance add constraint mine check (id <> 5) not valid$$);
 select t.speaks('triggers', 'problem', 'missing: hold_special$', $$drop trigger hold_special on gendurable.hold$$);

@@ -125,6 +125,8 @@ begin
     join pg_proc p on p.oid = t.tgfoid and p.pronamespace = 'gendurable'::regnamespace
     union all
     select 'function ' || p.oid::regprocedure from pg_proc p where p.pronamespace = 'gendurable'::regnamespace
+      and not exists (select from pg_depend d  -- what a check calls is of the tables, and a step changes it
+        where (d.refclassid, d.refobjid, d.classid) = ('pg_proc'::regclass, p.oid, 'pg_constraint'::regclass))
   loop
     execute 'drop ' || v_made.name;
   end loop;
@@ -292,9 +294,7 @@ def _made_tables(text: str) -> list[tuple[str, str, str]]:
         pairs = re.findall(r"(\w+) = ([\w.]+)", options[1] if options else "")
         found.append(("table", table, ", ".join(sorted(f"{name}={value}" for name, value in pairs))))
         names = re.findall(r"^    constraint (\w+)", columns, re.MULTILINE)
-        names += [
-            f"{table}_{column}_check" for column in re.findall(r"^    (?!constraint)(\w+) .*\bcheck \(", columns, re.M)
-        ]
+        names += [f"{table}_{one}_check" for one in re.findall(r"^    (?!constraint)(\w+) .*\bcheck \(", columns, re.M)]
         if "primary key" in columns:
             names.append(f"{table}_pkey")
         found += [("constraint", name, table) for name in names]
@@ -306,7 +306,7 @@ def _parts(root: Path, functions: str) -> str:
         return re.sub(r"--[^\n]*", "", text)
 
     schema = bare(_sources(root, "schema"))
-    parts = _made_functions(functions) + _made_tables(schema)
+    parts = _made_functions(_sources(root, "schema") + functions) + _made_tables(schema)
     parts += [
         ("index", name, table)
         for name, table in re.findall(r"^create (?:unique )?index (\w+) on gendurable\.(\w+)", schema, re.MULTILINE)

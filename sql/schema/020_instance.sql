@@ -51,48 +51,12 @@ create table gendurable.instance (
     paused_by text,                       -- who did
 
     constraint instance_state_is_object check (jsonb_typeof(state) = 'object' and jsonb_typeof(meta) = 'object'),
-    constraint instance_times_are_finite check (isfinite(eligible_at) and isfinite(lane_at)),
-    constraint instance_counts check (attempt >= 0 and crashes >= 0 and children_pending >= 0),
-    -- Few and short: each statement that writes a row reads the text of all checks anew, 45 us for what stood here first.
-    -- The order of the statuses is used: from done on they are terminal.
-    constraint instance_status check (
-        (finished_at is not null) = (status >= 'done') and (keep_until is null or status >= 'done')
-        and (failed_at is not null) = (status > 'done')
-        and case status
-            when 'runnable' then coalesce(eligible_at, lane_at, bucket_at, aside_at) is not null
-            when 'executing' then eligible_at is not null
-            when 'awaiting_signal' then coalesce(pg_catalog.cardinality(awaits) > 0, false)
-            when 'awaiting_children' then coalesce(children_pending > 0, false)
-            else true
-        end
-    ),
-    constraint instance_claim check (
-        (status = 'executing') = (worker is not null) and (worker is null) = (lease_expires_at is null)
-    ),
-    -- what has no turn to come has no place in its key, and is due only to carry the key's baton
-    constraint instance_baton check (
-        status < 'awaiting_children' or (lane_at is null and (eligible_at is null or partition_key is not null))
-    ),
-    constraint instance_key check (
-        case
-            when partition_key is null then slot_no is null and lane_at is null
-            else
-                (worker is null) = (slot_no is null)
-                and (
-                    coalesce(lane_at, aside_at) is not null
-                    or not (status = 'runnable' or (status = 'awaiting_signal' and deadline_at is not null))
-                )
-        end
-    ),
-    -- who stands in a line is found by its bell alone
-    constraint instance_line check (
-        bucket_at is null or (status = 'runnable' and eligible_at is null and rate_limit is not null)
-    ),
-    constraint instance_woken check (woken in (0, 1)),
-    constraint instance_unique check (
-        unique_held is null
-        or (
-            coalesce(unique_held = unique_key, false) and (unique_scope is not null or status < 'done')
+    -- each statement that writes a row reads the text of all checks anew: few and short
+    constraint instance_is_whole check (
+        gendurable._is_whole(
+            status, attempt, crashes, woken, eligible_at, lane_at, bucket_at, aside_at, deadline_at, lease_expires_at, worker, awaits,
+            children_pending, partition_key, slot_no, rate_limit, unique_key, unique_held, unique_scope, finished_at, failed_at,
+            keep_until
         )
     )
 )
