@@ -78,7 +78,13 @@ insert into t.base values
     ('cancelled', '{"status": "cancelled", "finished_at": "2026-01-01", "failed_at": "2026-01-01"}');
 
 -- Any two columns of them changed to any values; and rows of values by chance.
-create table t.case as
+create table t.chance as
+select distinct on (g.n, v.name) g.n, v.name, v.value
+from generate_series(1, 5000) g (n)
+cross join t.value v
+order by g.n, v.name, random();
+
+create table t.sample as
 with plain as (
     select '{"id": 1, "attempt": 0, "crashes": 0, "woken": 1, "state": {}, "meta": {}}'::jsonb as of
 )
@@ -89,13 +95,10 @@ cross join t.base b
 cross join t.value v
 join t.value w on v.name <= w.name
 union all
-select p.of || jsonb_object_agg(v.name, v.value)
+select p.of || jsonb_object_agg(c.name, c.value)
 from plain p
-cross join generate_series(1, 5000) g (n)
-cross join lateral (
-    select distinct on (x.name) x.name, x.value from t.value x where g.n > 0 order by x.name, random()
-) v
-group by g.n, p.of;
+cross join t.chance c
+group by c.n, p.of;
 
 -- As the table says it, whatever it calls.
 create function t.judge() returns table (fields jsonb, said boolean, meant boolean)
@@ -104,7 +107,7 @@ begin
     return query execute (
         select format(
             'select c.fields, (%s) is not false, not (false = any(array_remove(t.rules(i), null)))
-            from t.case c
+            from t.sample c
             cross join lateral jsonb_populate_record(null::gendurable.instance, c.fields) i',
             string_agg('(' || pg_get_expr(k.conbin, k.conrelid) || ') is not false', ' and '))
         from pg_constraint k
@@ -125,7 +128,7 @@ select is_empty($$
     select r.no
     from generate_series(1, 24) r (no)
     where not exists (
-        select from t.case c
+        select from t.sample c
         cross join lateral jsonb_populate_record(null::gendurable.instance, c.fields) i
         where array_positions(t.rules(i), false) = array[r.no])
 $$, 'each rule is broken alone by some of them');
