@@ -85,7 +85,8 @@ begin
             slots := slots || p_slots[v_at];
             mail := mail || p_mail[v_at];
             if v_inbox is not null then
-                parts := parts || jsonb_build_object(p_ids[v_at], jsonb_build_array(v_inbox, v_childs));
+                -- flat: each level that stands around many children is written once more
+                parts := parts || jsonb_build_object(p_ids[v_at], v_inbox, -p_ids[v_at], v_childs);
             end if;
         end if;
         if bytes <= 0 then
@@ -96,7 +97,7 @@ begin
 end $$;
 
 comment on function gendurable._take_portion(bigint[], int[], boolean[], boolean[], bigint, timestamptz) is
-    'The first of the rows that fit into one claim, and {id: [inbox, children]} of those that are not small; ends those that
+    'The first of the rows that fit into one claim, and {id: inbox, -id: children} of those that are not small; ends those that
 cannot be handed out to anybody. last_id: where it had enough, null at the end.';
 
 create or replace function gendurable._weigh_plain(p_ids bigint[]) returns bigint[]
@@ -184,10 +185,10 @@ begin
             p_unique_key => m.unique_key, p_parent_id => m.parent_id, p_awaits => m.awaits,
             p_timed_out => m.deadline_at is not null and m.deadline_at <= p_now,
             p_signals => case
-                when w.mail then coalesce(p_parts #> array[m.id::text, '0'], gendurable._present_inbox(m.id, m.awaits))
+                when w.mail then coalesce(p_parts -> m.id::text, gendurable._present_inbox(m.id, m.awaits))
                 else '[]'
             end,
-            p_childs => case when m.children_pending is null then '[]' else p_parts #> array[m.id::text, '1'] end,
+            p_childs => case when m.children_pending is null then '[]' else p_parts -> (-m.id)::text end,
             p_meta => m.meta, p_attributes => m.attributes) c
         order by w.ord;
 end $$;
