@@ -99,8 +99,8 @@ def test_memory_does_not_grow_with_what_came_through(db: Any, conn: Conn, regist
         for number in range(2, 8):
             part(conn, number)
             seen.append(footprint())
-    # One object, or a string, that stayed from each instance of one kind would be PART more each time. What a cache takes
-    # now and then, or another thread at the moment of a look, is not: so it is the median of what any two looks say.
+    # One object, or a string, that stayed from each instance of one kind would be PART more each time. What a cache
+    # takes now and then, or another thread at the moment of a look, is not: so it is the median of any two looks.
     for counted in zip(*seen, strict=True):
         pairs = itertools.combinations(enumerate(counted), 2)
         growth = statistics.median((after - before) / (at - since) for (since, before), (at, after) in pairs)
