@@ -15,7 +15,7 @@ import weakref
 # For those who run tasks themselves.
 from asyncio.tasks import _enter_task, _leave_task
 from collections.abc import Coroutine, Generator
-from typing import Any
+from typing import Any, NoReturn
 
 
 class AtOnce:
@@ -26,7 +26,7 @@ class AtOnce:
         self._context = context
         self._spare: asyncio.Task[None] | None = None
         self._host = _Host(self)
-        self._marks = (0, 0, 0)
+        self._marks: tuple[object, ...] = ()
 
     def begin(self, coro: Coroutine[Any, Any, None], context: contextvars.Context) -> asyncio.Task[None] | None:
         """Run it up to where it waits; None: it has ended, else it goes on in this task."""
@@ -35,7 +35,7 @@ class AtOnce:
             # Its first turn comes with the next of the loop: it goes on then, or is over.
             self._host = _Host(self)
             self._spare = task = self._loop.create_task(self._host, context=self._context)
-            self._marks = _count_holders(task)
+            self._marks = _look_at(task)
         host, loop = self._host, self._loop
         _enter_task(loop, task)
         try:
@@ -48,10 +48,13 @@ class AtOnce:
             host.take(coro, context, awaited, None)
         finally:
             _leave_task(loop, task)
-        if coro is None and _count_holders(task) == self._marks and not task.cancelling():
-            return None  # nobody has kept it, or cancelled it
+        if coro is None and _look_at(task) == self._marks:
+            return None
         self._spare = None
-        return None if coro is None else task
+        try:
+            return None if coro is None else task
+        finally:
+            del task  # an error holds this frame, and its task holds the error
 
     def over(self, host: _Host) -> None:
         """Nobody went on in its task, and its turn has come."""
@@ -59,9 +62,16 @@ class AtOnce:
             self._spare = None
 
 
-def _count_holders(task: asyncio.Task[None]) -> tuple[int, int, int]:
-    """Who holds it, and what hangs at it."""
-    return sys.getrefcount(task), weakref.getweakrefcount(task), len(getattr(task, "_callbacks", None) or ())
+def _look_at(task: asyncio.Task[None]) -> tuple[object, ...]:
+    """Who holds it, what hangs at it, what was done to it: before Python 3.13 `uncancel` leaves a cancellation due."""
+    return (
+        sys.getrefcount(task),
+        weakref.getweakrefcount(task),
+        len(getattr(task, "_callbacks", None) or ()),
+        task.cancelling(),
+        getattr(task, "_must_cancel", False),
+        task.get_name(),
+    )
 
 
 class _Host(Coroutine[Any, Any, None]):
@@ -89,11 +99,7 @@ class _Host(Coroutine[Any, Any, None]):
             self._owner.over(self)
             raise StopIteration
         if self._error is not None:
-            error, self._error = self._error, None
-            try:
-                raise error
-            finally:
-                del error  # with its frame it would be a circle, which only the collector frees
+            self._fail(self._error)
         awaited, self._awaited = self._awaited, None
         return self._context.run(self._coro.send, value) if awaited is None else awaited
 
@@ -104,6 +110,8 @@ class _Host(Coroutine[Any, Any, None]):
                 raise error[0]
             finally:
                 del error
+        if self._error is not None:
+            self._fail(self._error)  # it had ended before
         awaited, self._awaited = self._awaited, None
         try:
             if awaited is not None and isinstance(error[0], asyncio.CancelledError) and awaited.cancel(*error[0].args):
@@ -112,6 +120,13 @@ class _Host(Coroutine[Any, Any, None]):
         finally:
             del error, awaited
 
+    def _fail(self, error: BaseException) -> NoReturn:
+        self._error = None
+        try:
+            raise error
+        finally:
+            del error  # with its frame it would be a circle, which only the collector frees
+
     def close(self) -> None:
         if self._coro is not None:
             self._coro.close()
@@ -119,7 +134,6 @@ class _Host(Coroutine[Any, Any, None]):
     def __await__(self) -> Generator[Any, Any, None]:
         raise TypeError("only a task runs this")
 
-    @property
-    def cr_frame(self) -> Any:
-        """What a task shows of its frames."""
-        return getattr(self._coro, "cr_frame", None)
+    def __getattr__(self, name: str) -> Any:
+        """What a task, and those who look at it, ask of a coroutine: its name, frame, and whether it has begun."""
+        return getattr(self._coro, name)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
+import inspect
+import weakref
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -175,3 +178,100 @@ def test_an_error_is_that_of_its_task() -> None:
     [task] = begun
     assert task is not None
     assert isinstance(task.exception(), ValueError)
+
+
+def test_what_was_done_to_a_task_does_not_reach_the_next() -> None:
+    names: list[str] = []
+    said: list[str] = []
+
+    async def takes_back() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        task.uncancel()
+
+    async def renames() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.set_name("mine")
+
+    async def waits() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        names.append(task.get_name())
+        await asyncio.sleep(0)
+        said.append("went on")
+
+    def use(begin: Begin) -> None:
+        for one in (takes_back, renames):
+            assert begin(one()) is None
+            assert begin(waits()) is not None
+
+    in_callback(use)
+    assert said == ["went on", "went on"]
+    assert "mine" not in names
+
+
+def test_a_cancellation_comes_too_late_for_what_has_failed() -> None:
+    begun: list[asyncio.Task[None]] = []
+
+    async def fails() -> None:
+        raise ValueError("no")
+
+    def use(begin: Begin) -> None:
+        task = begin(fails())
+        assert task is not None
+        begun.append(task)
+        task.cancel()
+
+    in_callback(use)
+    assert isinstance(begun[0].exception(), ValueError)
+
+
+def test_what_has_failed_needs_no_collector() -> None:
+    class Failed(Exception):
+        pass
+
+    kept: list[weakref.ref[BaseException]] = []
+
+    async def fails() -> None:
+        error = Failed("no")
+        kept.append(weakref.ref(error))
+        try:
+            raise error
+        finally:
+            del error
+
+    def use(begin: Begin) -> None:
+        task = begin(fails())
+        assert task is not None
+        task.add_done_callback(lambda ended: ended.exception() and None)
+        del task
+
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        in_callback(use)
+        assert [one() for one in kept] == [None]
+    finally:
+        if collects:
+            gc.enable()
+
+
+def test_a_task_shows_the_coroutine_that_goes_on_in_it() -> None:
+    states: list[str] = []
+    shown: list[str] = []
+
+    async def waits() -> None:
+        await asyncio.sleep(0)
+
+    def use(begin: Begin) -> None:
+        task = begin(waits())
+        assert task is not None
+        coro: Any = task.get_coro()
+        states.append(inspect.getcoroutinestate(coro))
+        shown.append(repr(task))
+
+    in_callback(use)
+    assert states == [inspect.CORO_SUSPENDED]
+    assert "waits()" in shown[0]
