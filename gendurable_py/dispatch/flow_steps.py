@@ -8,6 +8,7 @@ which this makes one for the occasion.
 from __future__ import annotations
 
 import time
+from collections.abc import Coroutine
 from typing import Any
 
 from ..flow import entries
@@ -93,10 +94,7 @@ async def run_in_task(call: StepCall) -> None:
     born, hung = fork.generation, telemetry.current
     call.started = time.perf_counter()
     if hung is None:
-        if call.step.transactional:
-            await transact_async(call.owner.work, call)
-        else:
-            await call.run_async()
+        await _call_async(call)
     else:
         shown = _Shown(call)
         with hung.step(shown):
@@ -107,11 +105,9 @@ async def run_in_task(call: StepCall) -> None:
         fork.leave(call.error)
 
 
-async def _call_async(call: StepCall) -> None:
-    if call.step.transactional:
-        await transact_async(call.owner.work, call)
-    else:
-        await call.run_async()
+def _call_async(call: StepCall) -> Coroutine[Any, Any, None]:
+    # Handed on and not awaited: one coroutine less in each checkpoint.
+    return transact_async(call.owner.work, call) if call.step.transactional else call.run_async()
 
 
 def _call(call: StepCall) -> None:
