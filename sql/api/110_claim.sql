@@ -1,6 +1,6 @@
--- Handing out due rows: what gd_claim promises. A claim walks the priorities of each queue in order; how one of them is scanned
--- stands in the next file, which rows may start in the one after that, and what a worker gets in the last.
--- Invariant 2: at most one live claim an instance. Next: 111_claim_this.
+-- Handing out due rows: what gd_claim promises. A claim walks the priorities of each queue in order, or has a short way where it
+-- met nothing but plain rows the last time; which rows may start and what a worker gets stands in later files.
+-- Invariant 2: at most one live claim an instance. Next: 111_claim_this, 111_priorities.
 
 create or replace function gd_claim(
     p_worker text, p_queue text = 'default', p_limit int = 1, p_lease interval = '60 seconds', p_options jsonb = '{}'
@@ -15,6 +15,9 @@ set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off s
 set plan_cache_mode = force_generic_plan as $$
 #variable_conflict use_column
 declare
+    v_memory constant jsonb := gendurable._recall_memory();
+    v_priority int;
+    v_bare boolean;
     v_got record;
     v_steps jsonb;
     v_ahead jsonb;
@@ -28,10 +31,21 @@ begin
         perform gendurable._need_text(coalesce(p_queue, 'default'), 'p_queue');
         perform gendurable._need_limit(p_limit);
     end if;
-    v_got := gendurable._claim_queues(
-        p_worker, array[coalesce(p_queue, 'default')], jsonb_build_object(coalesce(p_queue, 'default'), coalesce(p_limit, 1)),
-        coalesce(p_lease, '60 seconds'), v_steps, v_ahead);
-    if false = all(v_got.mail) then
+    -- where the last claim met nothing else, a short way for plain rows
+    v_priority := (v_memory #>> array[coalesce(p_queue, 'default'), '', '4'])::int;
+    if v_priority is not null and v_steps is null then
+        v_got := gendurable._pick_plain(
+            coalesce(p_queue, 'default'), v_priority,
+            coalesce(p_limit, 1)::bigint + coalesce((v_ahead -> coalesce(p_queue, 'default'))::bigint, 0), v_memory);
+        v_bare := v_got.ids is not null;
+    end if;
+    if v_bare is not true then
+        v_got := gendurable._claim_queues(
+            p_worker, array[coalesce(p_queue, 'default')], jsonb_build_object(coalesce(p_queue, 'default'), coalesce(p_limit, 1)),
+            coalesce(p_lease, '60 seconds'), v_steps, v_ahead, v_memory);
+        v_bare := false = all(v_got.mail);
+    end if;
+    if v_bare then
         return query select * from gendurable._to_executing_bare(
             p_worker, v_got.ids, v_got.places, v_got.now, coalesce(p_lease, '60 seconds'));
     elsif v_got.ids <> '{}' then
@@ -89,6 +103,9 @@ set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off s
 set plan_cache_mode = force_generic_plan as $$
 #variable_conflict use_column
 declare
+    v_memory constant jsonb := gendurable._recall_memory();
+    v_priority int;
+    v_bare boolean;
     v_got record;
     v_steps jsonb;
     v_ahead jsonb;
@@ -113,9 +130,19 @@ begin
     if v_queues[1] is null or p_queues - v_queues <> '{}' then
         v_queues := array(select jsonb_object_keys(p_queues));
     end if;
-    v_got := gendurable._claim_queues(
-        p_worker, v_queues, p_queues, coalesce(p_lease, '60 seconds'), v_steps, v_ahead);
-    if false = all(v_got.mail) then
+    -- where the last claim met nothing else, a short way for plain rows
+    v_priority := (v_memory #>> array[v_queues[1], '', '4'])::int;
+    if v_priority is not null and v_queues[2] is null and v_steps is null then
+        v_got := gendurable._pick_plain(
+            v_queues[1], v_priority, (p_queues -> v_queues[1])::bigint + coalesce((v_ahead -> v_queues[1])::bigint, 0), v_memory);
+        v_bare := v_got.ids is not null;
+    end if;
+    if v_bare is not true then
+        v_got := gendurable._claim_queues(
+            p_worker, v_queues, p_queues, coalesce(p_lease, '60 seconds'), v_steps, v_ahead, v_memory);
+        v_bare := false = all(v_got.mail);
+    end if;
+    if v_bare then
         return query select * from gendurable._to_executing_bare(
             p_worker, v_got.ids, v_got.places, v_got.now, coalesce(p_lease, '60 seconds'));
     elsif v_got.ids <> '{}' then
@@ -132,14 +159,14 @@ comment on function gd_claim_many(text, jsonb, interval, jsonb) is
 READ COMMITTED (GD504); raises GD501.';
 
 create or replace function gendurable._claim_queues(
-    p_worker text, p_queues text[], p_limits jsonb, p_lease interval, p_steps jsonb, p_ahead jsonb,
+    p_worker text, p_queues text[], p_limits jsonb, p_lease interval, p_steps jsonb, p_ahead jsonb, p_memory jsonb,
     out ids bigint[], out started bigint[], out mail boolean[], out parts jsonb, out now timestamptz, out timed boolean,
     out places tid[]
 )
 language plpgsql as $$
 declare
     v_now constant timestamptz := clock_timestamp();
-    v_memory jsonb := gendurable._recall_memory();
+    v_memory jsonb := p_memory;
     -- after a clock was set back: the time that this session has seen already
     v_before constant timestamptz := gendurable._seen(v_memory, v_now);
     v_bytes bigint := 4 * gendurable._most_bytes();
@@ -243,107 +270,9 @@ begin
     v_text := set_config('gendurable.floor', gendurable._sealed(v_text), false);
 end $$;
 
-comment on function gendurable._claim_queues(text, text[], jsonb, interval, jsonb, jsonb) is
+comment on function gendurable._claim_queues(text, text[], jsonb, interval, jsonb, jsonb, jsonb) is
     'Due rows of each queue, up to its limit and p_ahead more, as of _claim_queue; now: when they were claimed; timed: some machine has
 steps with a timeout.';
-
-create or replace function gendurable._claim_queue(
-    p_worker text, p_queue text, p_limit int, p_ahead int, p_bytes bigint, p_lease interval, p_now timestamptz, p_before timestamptz,
-    p_known jsonb, p_steps jsonb, p_stops boolean, out ids bigint[], out started bigint[], out mail boolean[], out parts jsonb,
-    out bytes bigint, out known jsonb, out places tid[]
-)
-language plpgsql as $$
-declare
-    v_now_us constant bigint := gendurable._epoch_us(p_now);
-    v_limit int := least(p_limit + coalesce(p_ahead, 0)::bigint, 100000);
-    -- of so many at most any row will do, of the others only plain ones; null: there are no others
-    v_any constant int := case when p_ahead is not null then least(p_limit, 100000) end;
-    v_looks constant boolean := gendurable._may_look(p_known, v_now_us);
-    v_known constant int[] := coalesce((p_known #>> '{"",3}')::int[], '{}');
-    v_behind bigint := coalesce((p_known #>> '{"",2}')::bigint, -2147483649);
-    v_new int[] := v_known;
-    v_at int := 1;
-    v_walked bigint;
-    v_cost bigint;
-    v_levels int := 0;
-    v_more boolean;
-    v_jumps boolean;
-    v_priority int;
-    v_got record;
-begin
-    bytes := p_bytes;
-    known := coalesce(p_known, '{}');
-    loop
-        if v_levels >= 64 and v_levels >= (case when ids is null then 1000 else 64 end) then
-            v_more := true;                        -- enough for one claim: the next one goes on from here
-            exit;
-        end if;
-        while v_known[v_at] <= v_behind loop
-            v_at := v_at + 1;
-        end loop;
-        v_priority := null;
-        if v_looks then
-            v_walked := gendurable._walked();
-            v_priority := gendurable._find_next_priority(p_queue, v_behind, v_known[v_at]);
-            v_cost := greatest(v_cost, gendurable._walked() - v_walked);
-        end if;
-        v_priority := coalesce(v_priority, v_known[v_at]);
-        v_behind := v_priority;
-        exit when v_priority is null;
-        v_levels := v_levels + 1;
-        v_got := gendurable._scan_priority(p_worker, p_queue, v_priority, v_limit - coalesce(cardinality(ids), 0),
-            v_any - coalesce(cardinality(ids), 0), bytes, p_lease, p_now, p_before, p_known -> v_priority::text, p_steps, p_stops);
-        if v_got.ids is not null then
-            ids := ids || v_got.ids;
-            started := started || v_got.started;
-            mail := mail || v_got.mail;
-            places := places || v_got.places;
-            if v_got.parts is not null then
-                parts := coalesce(parts, '{}') || v_got.parts;
-            end if;
-        end if;
-        if v_got.memory is not null then
-            known := known || jsonb_build_object(v_priority, v_got.memory);
-            if v_known[v_at] is distinct from v_priority then
-                v_new := v_new || v_priority;
-            end if;
-        elsif v_looks and v_known[v_at] = v_priority then
-            known := known - v_priority::text;
-            v_new := array_remove(v_new, v_priority);
-        end if;
-        bytes := v_got.bytes;
-        v_more := v_more or v_got.more;
-        v_jumps := v_jumps or v_got.jumps;
-        if v_got.mixed then
-            v_limit := v_any;
-        end if;
-        exit when coalesce(cardinality(ids), 0) >= v_limit or bytes <= 0;
-    end loop;
-    if v_jumps and v_levels > 1 then
-        -- a line that opened meanwhile gave rows of earlier priorities
-        select array_agg(u.id order by i.priority, u.ord), array_agg(u.mail order by i.priority, u.ord) into ids, mail
-        from unnest(ids, mail) with ordinality u (id, mail, ord)
-        join gendurable.instance i on i.id = any(array[u.id]);
-    end if;
-    if v_new <> v_known then
-        v_new := array(select n from unnest(v_new) n order by n);
-    end if;
-    known := known || jsonb_build_object('', jsonb_build_array(
-        case when v_looks then v_now_us else (p_known #>> '{"",0}')::bigint end,
-        case when v_looks then v_cost else (p_known #>> '{"",1}')::bigint end,
-        case when v_levels >= 64 then v_behind end, v_new::text));
-    if v_more and coalesce(cardinality(ids), 0) < v_limit then
-        -- It looked at enough for one claim, and there is more. Not _wake: that does not see the caller's own lock, and
-        -- who claims here is often the only one who sleeps.
-        perform gendurable._notify_listeners(p_queue);
-    end if;
-end $$;
-
-comment on function gendurable._claim_queue(
-    text, text, int, int, bigint, interval, timestamptz, timestamptz, jsonb, jsonb, boolean
-) is
-    'Due rows of a queue by priority, as of _scan, up to p_limit rows and about p_bytes bytes (bytes: what is left of them). known:
-what to remember of the queue.';
 
 -- The door through which gd_run claims (241_run): only numbers, since it reads the rows when it runs them.
 create or replace function gendurable._claim_run(
@@ -362,7 +291,7 @@ begin
     perform gendurable._need_limit(p_limit);
     v_got := gendurable._claim_queues(
         p_worker, array[p_queue], jsonb_build_object(p_queue, p_limit), p_lease,
-        gendurable._runnable_steps('sql', p_role, p_login), null);
+        gendurable._runnable_steps('sql', p_role, p_login), null, gendurable._recall_memory());
     ids := coalesce(v_got.ids, '{}');
     claim_nos := '{}';
     if ids = '{}' then

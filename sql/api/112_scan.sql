@@ -6,7 +6,7 @@ create or replace function gendurable._scan_priority(
     p_worker text, p_queue text, p_priority int, p_limit int, p_any int, p_bytes bigint, p_lease interval, p_now timestamptz,
     p_before timestamptz, p_known jsonb, p_steps jsonb, p_stops boolean,
     out ids bigint[], out started bigint[], out mail boolean[], out parts jsonb, out bytes bigint, out memory jsonb,
-    out more boolean, out mixed boolean, out places tid[], out jumps boolean
+    out more boolean, out mixed boolean, out places tid[], out jumps boolean, out smooth boolean
 )
 language plpgsql as $$
 declare
@@ -53,6 +53,7 @@ declare
 begin
     bytes := p_bytes;
     mixed := false;
+    smooth := true;
     -- half for lifted rows first: neither range starves the other. Of an odd number the first gets one more each second time.
     v_need := (p_limit + v_turn) / 2;
     v_size := v_need;
@@ -137,11 +138,13 @@ begin
                 and cardinality(v_ids) <= v_need
             then
                 -- nearly always: no gate asks about them, and nothing has to be measured
+                smooth := smooth and v_range = 2;
                 ids := ids || v_ids;
                 mail := mail || v_mail;
                 places := places || v_places;
                 v_wanted := v_wanted - cardinality(v_ids);
             else
+                smooth := false;
                 if p_any is not null and not mixed and not v_light then
                     -- What it takes beyond p_any must hold up nobody. Of these some might: all stay due if it has as many by now.
                     mixed := true;
@@ -198,6 +201,7 @@ begin
         v_first := false;
     end loop;
 
+    smooth := smooth and v_wanted = 0;
     more := v_wanted > 0 and (v_rang or not (v_done[1] and v_done[2]));
     if v_full then
         v_full_cost := v_cost;
@@ -222,7 +226,8 @@ comment on function gendurable._scan_priority(
     text, text, int, int, int, bigint, interval, timestamptz, timestamptz, jsonb, jsonb, boolean) is
     'Due rows of one queue and priority that may be claimed, locked, up to p_limit rows and about p_bytes bytes; as soon as it meets
 others than small plain ones (mixed), only up to p_any. started: claims of keys and scopes, and of what crashed often, which have begun.
-memory: what to remember of it, null for nothing. more: it looked at enough for one claim, and there is more. jumps: as of _take_round.';
+memory: what to remember of it, null for nothing. smooth: it found as many as it wanted, and nothing but small plain ones, of the second
+range. more: it looked at enough for one claim, and there is more. jumps: as of _take_round.';
 
 create or replace function gendurable._take_round(
     p_worker text, p_queue text, p_priority int, p_picked gendurable.candidate[], p_need int, p_bytes bigint, p_lease interval,
@@ -303,67 +308,6 @@ comment on function gendurable._take_round(
     'Of rows that were picked, and those that bells among them call, those that may start and can be carried, p_need at most; where a gate
 asked, their claims have begun (started). keys: of how many keys and limits they were. left_out: some had to wait. last_id: the last picked
 row that was dealt with, if not all were; 0: none. limited: rate limits were asked and may have set bells. jumps: to earlier priorities.';
-
-create or replace function gendurable._pick_due(
-    p_queue text, p_priority int, p_woken smallint, p_after timestamptz, p_after_id bigint, p_now timestamptz,
-    p_limit int, p_taken bigint[], p_started timestamptz, p_steps jsonb
-) returns gendurable.candidate[]
-language plpgsql as $$
-begin
-    return array(
-        select gendurable._candidate(
-            p_id => i.id,
-            p_eligible_at => i.eligible_at,
-            p_status => i.status,
-            p_crashes => i.crashes,
-            p_plain => i.partition_key is null and i.unique_scope is null and i.rate_limit is null and i.id > 0
-                and i.expires_at is null and i.timeout_at is null and i.crashes < 3
-                and (i.status = 'runnable' or i.status = 'awaiting_signal'),
-            p_partition_key => i.partition_key,
-            p_slot_no => i.slot_no,
-            p_lane_at => i.lane_at,
-            p_heavy => i.children_pending is not null or case
-                when pg_column_size(i.state) + pg_column_size(i.meta) > 200
-                    then gendurable._is_large(i.state) or gendurable._is_large(i.meta)
-                else false
-            end,
-            p_bare => i.status = 'runnable' and i.awaits is null and i.deadline_at is null and i.shown is null,
-            p_rate_limit => i.rate_limit,
-            p_weight => i.weight,
-            -- of a bell: from which place on others came to the line
-            p_place => case when i.id < 0 then i.deadline_at else coalesce(i.lane_at, i.eligible_at) end,
-            p_lined => false,
-            p_priority => i.priority,
-            p_scoped => i.unique_scope is not null,
-            p_over => i.expires_at <= p_now or (i.status = 'executing' and i.timeout_at <= p_now),
-            p_at => i.ctid
-        )
-        from gendurable.instance i
-        where i.queue = p_queue and i.priority = p_priority and i.woken = p_woken
-            and i.eligible_at <= p_now and (i.eligible_at, i.id) > (p_after, p_after_id)
-            -- a live lease is passed over here and not in the index, so that a claim writes no index entry
-            and (i.lease_expires_at is null or (
-                i.lease_expires_at <= p_now and not gendurable._is_renewed(i.id, i.claim_no, p_now)))
-            and (p_taken is null or i.id <> all(p_taken))
-            -- a bell that was set since this claim began is for others: it would go round for ever
-            and (i.id > 0 or i.eligible_at <= p_started)
-            and (p_steps is null or case
-                when i.id > 0 then gendurable._is_wanted(p_steps, i.fsm, i.fsm_version, i.step)
-                    -- it carries a baton, which is everybody's
-                    or (i.partition_key is not null and (i.lane_at is null or i.lane_at > p_now))
-                -- bells are for everybody, but for those of lines whose turn it is not
-                else i.rate_limit is null or gendurable._is_line_wanted(p_steps, i.rate_limit, i.queue, i.eligible_at)
-            end)
-        order by i.eligible_at, i.id
-        limit p_limit
-        for no key update skip locked);
-end $$;
-
-comment on function gendurable._pick_due(
-    text, int, smallint, timestamptz, bigint, timestamptz, int, bigint[], timestamptz, jsonb
-) is
-    'Locks the next due rows of an index range whose steps are wanted (p_steps; null: all), without those that this claim has already, and
-bells that were due at its start.';
 
 create or replace function gendurable._shift_priority_back(
     p_queue text, p_priority int, p_now timestamptz, p_before timestamptz

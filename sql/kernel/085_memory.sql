@@ -1,7 +1,7 @@
 -- What a session remembers of its claims, from one to the next: hints, lost with the session. They stand in one setting, {"":
 -- [epoch us of its latest claim], queue: {priority: floors, "": [epoch us of the last look for priorities, what it walked, where
--- to go on, "{known priorities}"]}}; floors are [[epoch us, id] of range 0, of range 1: up to where it was examined, epoch us of
--- the last full scan, what it walked, which range is first].
+-- to go on, "{known priorities}", the first of these where the next claim may try the short way]}}; floors are [[epoch us, id] of
+-- range 0, of range 1: up to where it was examined, epoch us of the last full scan, what it walked, which range is first].
 -- Next: 086_pauses.
 
 create or replace function gendurable._sealed(p_memory text) returns text

@@ -63,7 +63,7 @@ DEFECTS = {
     ),
     # a claim waits for the rows that a client's transaction holds
     "waits": Defect(
-        "api/112_scan.sql",
+        "api/113_pick.sql",
         "        limit p_limit\n        for no key update skip locked);",
         "        limit p_limit\n        for no key update);",
         ("blocked",),
