@@ -28,6 +28,8 @@ language sql immutable as $$
         i.partition_key is null or i.status <> 'runnable' or num_nonnulls(i.lane_at, i.aside_at) > 0,
         i.partition_key is null or i.status <> 'awaiting_signal' or i.deadline_at is null
             or num_nonnulls(i.lane_at, i.aside_at) > 0,
+        -- aside
+        i.aside_at is null or (i.aside_step is not null and i.step is not null and i.aside_step = i.step),
         -- a line
         i.bucket_at is null or (i.status = 'runnable' and i.eligible_at is null and i.rate_limit is not null),
         -- a unique key
@@ -47,7 +49,7 @@ from (
         ('eligible_at', '[null, "2026-01-01", "infinity"]'), ('lane_at', '[null, "2026-01-01", "-infinity"]'),
         ('bucket_at', '[null, "2026-01-01"]'), ('aside_at', '[null, "2026-01-01"]'), ('deadline_at', '[null, "2026-01-01"]'),
         ('lease_expires_at', '[null, "2026-01-01"]'), ('worker', '[null, "w"]'), ('awaits', '[null, [], ["x"]]'),
-        ('partition_key', '[null, "k"]'), ('slot_no', '[null, 1]'), ('rate_limit', '[null, "r"]'),
+        ('partition_key', '[null, "k"]'), ('slot_no', '[null, 1]'), ('rate_limit', '[null, "r"]'), ('aside_step', '[null, "s", "t"]'),
         ('unique_key', '[null, "u"]'), ('unique_held', '[null, "u", "v"]'), ('unique_scope', '[null, ["done"]]'),
         ('finished_at', '[null, "2026-01-01"]'), ('failed_at', '[null, "2026-01-01"]'), ('keep_until', '[null, "2026-01-01"]')
 ) x (name, values)
@@ -60,7 +62,7 @@ insert into t.base values
     ('due in a key', '{"status": "runnable", "eligible_at": "2026-01-01", "lane_at": "2026-01-01", "partition_key": "k"}'),
     ('in a lane', '{"status": "runnable", "lane_at": "2026-01-01", "partition_key": "k"}'),
     ('in a line', '{"status": "runnable", "bucket_at": "2026-01-01", "rate_limit": "r"}'),
-    ('aside', '{"status": "runnable", "aside_at": "2026-01-01", "partition_key": "k"}'),
+    ('aside', '{"status": "runnable", "aside_at": "2026-01-01", "aside_step": "s", "partition_key": "k"}'),
     ('unique', '{"status": "runnable", "eligible_at": "2026-01-01", "unique_key": "u", "unique_held": "u"}'),
     ('claimed', '{"status": "executing", "eligible_at": "2026-01-01", "worker": "w", "lease_expires_at": "2026-01-01"}'),
     ('claimed in a key', '{"status": "executing", "eligible_at": "2026-01-01", "worker": "w", "lease_expires_at": "2026-01-01",
@@ -86,7 +88,7 @@ order by g.n, v.name, random();
 
 create table t.sample as
 with plain as (
-    select '{"id": 1, "attempt": 0, "crashes": 0, "woken": 1, "state": {}, "meta": {}}'::jsonb as of
+    select '{"id": 1, "step": "s", "attempt": 0, "crashes": 0, "woken": 1, "state": {}, "meta": {}}'::jsonb as of
 )
 
 select p.of || b.changes || jsonb_build_object(v.name, v.value, w.name, w.value) as fields
@@ -126,12 +128,12 @@ $$, 'each kind of row is whole');
 -- a rule that no case breaks alone would not be tested
 select is_empty($$
     select r.no
-    from generate_series(1, 24) r (no)
+    from generate_series(1, 25) r (no)
     where not exists (
         select from t.sample c
         cross join lateral jsonb_populate_record(null::gendurable.instance, c.fields) i
         where array_positions(t.rules(i), false) = array[r.no])
 $$, 'each rule is broken alone by some of them');
-select is(cardinality(t.rules(null)), 24, 'and these are all rules');
+select is(cardinality(t.rules(null)), 25, 'and these are all rules');
 
 select * from finish();

@@ -232,7 +232,8 @@ begin
     end if;
     with moved as (
         update gendurable.instance i
-        set fsm_version = p_to, step = u.step, state = coalesce(u.state, i.state), updated_at = v_now
+        set fsm_version = p_to, step = u.step, aside_step = case when i.aside_at is not null then u.step end,
+            state = coalesce(u.state, i.state), updated_at = v_now
         from unnest(p_ids, p_steps, p_states) u (id, step, state)
         where i.id = any(array[u.id])
         returning i.queue, i.eligible_at

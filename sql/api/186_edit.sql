@@ -39,8 +39,8 @@ begin
     v_now := clock_timestamp();
     perform gendurable._note_edit(p_id, p_step, v_changed, v_now);
     update gendurable.instance i
-    set step = coalesce(p_step, i.step), state = coalesce(v_state, i.state), meta = coalesce(v_meta, i.meta),
-        priority = coalesce(p_priority, i.priority),
+    set step = coalesce(p_step, i.step), aside_step = case when i.aside_at is not null then coalesce(p_step, i.step) end,
+        state = coalesce(v_state, i.state), meta = coalesce(v_meta, i.meta), priority = coalesce(p_priority, i.priority),
         -- the attempts of a step are its own; what has ended keeps them, for people to see
         attempt = case when p_step is null or i.finished_at is not null then i.attempt else 0 end,
         crashes = case when p_step is null or i.finished_at is not null then i.crashes else 0 end,

@@ -82,8 +82,8 @@ declare
 begin
     with aside as (
         update gendurable.instance i
-        set aside_at = coalesce(i.lane_at, i.eligible_at, i.bucket_at), eligible_at = null, lane_at = null, bucket_at = null,
-            woken = 1, updated_at = p_now
+        set aside_at = coalesce(i.lane_at, i.eligible_at, i.bucket_at), aside_step = i.step, eligible_at = null, lane_at = null,
+            bucket_at = null, woken = 1, updated_at = p_now
         where i.id = any(p_ids) and i.aside_at is null and i.status in ('runnable', 'awaiting_signal')
             and coalesce(i.lane_at, i.eligible_at, i.bucket_at) is not null
         returning i.partition_key
@@ -128,7 +128,7 @@ begin
         update gendurable.instance i
         set eligible_at = least(i.aside_at, p_now),
             lane_at = case when i.partition_key is not null then least(i.aside_at, p_now) end,
-            aside_at = null, woken = 1, updated_at = p_now
+            aside_at = null, aside_step = null, woken = 1, updated_at = p_now
         where i.id = any(p_ids) and i.aside_at is not null
         returning i.queue
     )
@@ -157,11 +157,11 @@ create or replace function gendurable._find_aside(
 )
 language plpgsql as $$
 begin
-    select i.fsm, i.step, i.fsm_version, i.id into fsm, step, version, id
+    select i.fsm, i.aside_step, i.fsm_version, i.id into fsm, step, version, id
     from gendurable.instance i
     where i.paused_at is null and i.finished_at is null and coalesce(i.paused_at, i.aside_at) is not null
-        and (i.fsm, i.step, i.fsm_version, i.id) > (p_fsm, p_step, p_version, p_id)
-    order by i.paused_at, i.fsm, i.step, i.fsm_version, i.id
+        and (i.fsm, i.aside_step, i.fsm_version, i.id) > (p_fsm, p_step, p_version, p_id)
+    order by i.paused_at, i.fsm, i.aside_step, i.fsm_version, i.id
     limit 1;
 end $$;
 
@@ -183,9 +183,9 @@ begin
     v_ids := array(
         select i.id
         from gendurable.instance i
-        where i.paused_at is null and i.fsm = p_fsm and i.step = p_step and i.fsm_version = p_version and i.id >= p_id
+        where i.paused_at is null and i.fsm = p_fsm and i.aside_step = p_step and i.fsm_version = p_version and i.id >= p_id
             and i.finished_at is null and coalesce(i.paused_at, i.aside_at) is not null
-        order by i.paused_at, i.fsm, i.step, i.fsm_version, i.id
+        order by i.paused_at, i.fsm, i.aside_step, i.fsm_version, i.id
         limit p_most
         for no key update skip locked);
     if v_ids <> '{}' then

@@ -88,7 +88,8 @@ begin
         update gendurable.instance i
         -- what can read the state comes with it
         set fsm_version = coalesce(p_new.version, m.version, 1), step = coalesce(p_new.step, m.initial_step, 'start'),
-            state = coalesce(p_new.state, '{}')
+            state = coalesce(p_new.state, '{}'),
+            aside_step = case when i.aside_at is not null then coalesce(p_new.step, m.initial_step, 'start') end
         from (select v_row.id as id) w
         left join lateral (
             select x.version, x.initial_step

@@ -6,7 +6,8 @@ create or replace function gendurable._is_whole(
     p_status gendurable.status, p_attempt int, p_crashes int, p_woken smallint, p_eligible_at timestamptz, p_lane_at timestamptz,
     p_bucket_at timestamptz, p_aside_at timestamptz, p_deadline_at timestamptz, p_lease_expires_at timestamptz, p_worker text,
     p_awaits text[], p_children_pending int, p_partition_key text, p_slot_no int, p_rate_limit text, p_unique_key text,
-    p_unique_held text, p_unique_scope gendurable.status[], p_finished_at timestamptz, p_failed_at timestamptz, p_keep_until timestamptz
+    p_unique_held text, p_unique_scope gendurable.status[], p_finished_at timestamptz, p_failed_at timestamptz, p_keep_until timestamptz,
+    p_step text, p_aside_step text
 ) returns boolean
 language plpgsql immutable parallel safe as $$
 begin
@@ -43,6 +44,8 @@ begin
                     or not (p_status = 'runnable' or (p_status = 'awaiting_signal' and p_deadline_at is not null))
                 )
         end
+        -- who is aside is found by the step at which it stands
+        and (p_aside_at is null or coalesce(p_aside_step = p_step, false))
         -- who stands in a line is found by its bell alone
         and (p_bucket_at is null or (p_status = 'runnable' and p_eligible_at is null and p_rate_limit is not null))
         -- who holds a unique key
@@ -55,6 +58,6 @@ end $$;
 
 comment on function gendurable._is_whole(
     gendurable.status, int, int, smallint, timestamptz, timestamptz, timestamptz, timestamptz, timestamptz, timestamptz, text, text[],
-    int, text, int, text, text, text, gendurable.status[], timestamptz, timestamptz, timestamptz
+    int, text, int, text, text, text, gendurable.status[], timestamptz, timestamptz, timestamptz, text, text
 ) is
     'Whether the columns of an instance fit together. In the check of gendurable.instance.';

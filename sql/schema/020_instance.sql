@@ -49,6 +49,7 @@ create table gendurable.instance (
     paused_at timestamptz,                -- since when gd_pause has stopped it; of one that has ended: it ended so
     aside_at timestamptz,                 -- its place and time, while a pause has set it aside; null: none has
     paused_by text,                       -- who did
+    aside_step text,                      -- step, as the index of what is aside has it: none may have what a kept claim changes
 
     constraint instance_state_is_object check (jsonb_typeof(state) = 'object' and jsonb_typeof(meta) = 'object'),
     -- each statement that writes a row reads the text of all checks anew: few and short
@@ -56,7 +57,7 @@ create table gendurable.instance (
         gendurable._is_whole(
             status, attempt, crashes, woken, eligible_at, lane_at, bucket_at, aside_at, deadline_at, lease_expires_at, worker, awaits,
             children_pending, partition_key, slot_no, rate_limit, unique_key, unique_held, unique_scope, finished_at, failed_at,
-            keep_until
+            keep_until, step, aside_step
         )
     )
 )
@@ -151,5 +152,5 @@ where finished_at is not null and (keep_until is not null or barrier_no is not n
 
 -- gd_resume_machine, upkeep: what pauses of machines have set aside; behind what is paused by itself: "is any", gd_pauses. Almost
 -- always empty
-create index instance_paused on gendurable.instance (paused_at, fsm, step, fsm_version, id)
+create index instance_paused on gendurable.instance (paused_at, fsm, aside_step, fsm_version, id)
 where finished_at is null and coalesce(paused_at, aside_at) is not null;

@@ -5,7 +5,7 @@ alter type gendurable.candidate add attribute at tid;
 -- Seeing: what is searched by, what failed, what is paused
 
 alter table gendurable.instance add column attributes jsonb, add column failed_at timestamptz, add column paused_at timestamptz,
-add column aside_at timestamptz, add column paused_by text;
+add column aside_at timestamptz, add column paused_by text, add column aside_step text;
 
 do $$
 declare
@@ -22,7 +22,8 @@ create or replace function gendurable._is_whole(
     p_status gendurable.status, p_attempt int, p_crashes int, p_woken smallint, p_eligible_at timestamptz, p_lane_at timestamptz,
     p_bucket_at timestamptz, p_aside_at timestamptz, p_deadline_at timestamptz, p_lease_expires_at timestamptz, p_worker text,
     p_awaits text[], p_children_pending int, p_partition_key text, p_slot_no int, p_rate_limit text, p_unique_key text,
-    p_unique_held text, p_unique_scope gendurable.status[], p_finished_at timestamptz, p_failed_at timestamptz, p_keep_until timestamptz
+    p_unique_held text, p_unique_scope gendurable.status[], p_finished_at timestamptz, p_failed_at timestamptz, p_keep_until timestamptz,
+    p_step text, p_aside_step text
 ) returns boolean
 language plpgsql immutable parallel safe as $$
 begin
@@ -59,6 +60,8 @@ begin
                     or not (p_status = 'runnable' or (p_status = 'awaiting_signal' and p_deadline_at is not null))
                 )
         end
+        -- who is aside is found by the step at which it stands
+        and (p_aside_at is null or coalesce(p_aside_step = p_step, false))
         -- who stands in a line is found by its bell alone
         and (p_bucket_at is null or (p_status = 'runnable' and p_eligible_at is null and p_rate_limit is not null))
         -- who holds a unique key
@@ -71,7 +74,7 @@ end $$;
 
 comment on function gendurable._is_whole(
     gendurable.status, int, int, smallint, timestamptz, timestamptz, timestamptz, timestamptz, timestamptz, timestamptz, text, text[],
-    int, text, int, text, text, text, gendurable.status[], timestamptz, timestamptz, timestamptz
+    int, text, int, text, text, text, gendurable.status[], timestamptz, timestamptz, timestamptz, text, text
 ) is
     'Whether the columns of an instance fit together. In the check of gendurable.instance.';
 
@@ -89,7 +92,7 @@ add constraint instance_is_whole check (
     gendurable._is_whole(
         status, attempt, crashes, woken, eligible_at, lane_at, bucket_at, aside_at, deadline_at, lease_expires_at, worker, awaits,
         children_pending, partition_key, slot_no, rate_limit, unique_key, unique_held, unique_scope, finished_at, failed_at,
-        keep_until
+        keep_until, step, aside_step
     )
 );
 
@@ -280,7 +283,7 @@ alter table gendurable.queue_setting add column concurrency int check (concurren
 comment on table gendurable.queue_setting is
     'What gd_set_queue has said of a queue: how many of it may execute at once, in all and at each worker.';
 
-create index instance_paused on gendurable.instance (paused_at, fsm, step, fsm_version, id)
+create index instance_paused on gendurable.instance (paused_at, fsm, aside_step, fsm_version, id)
 where finished_at is null and coalesce(paused_at, aside_at) is not null;
 
 create table gendurable.paused_machine (
