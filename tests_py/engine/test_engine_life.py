@@ -325,6 +325,42 @@ def test_what_a_service_began_with_is_not_walked_by_the_garbage_collector(db: An
         assert line(worker) == "0"
 
 
+COLLECTING = """
+import gc, sys
+import gendurable_py as gd
+
+gc.set_threshold(int(sys.argv[2]), 10, 10)
+
+@gd.job(name="life.collecting")
+def collecting(args):
+    if args.get("set"):
+        gc.set_threshold(*args["set"])
+    return list(gc.get_threshold())
+
+gd.Engine(sys.argv[1], [collecting]).run()
+print(*gc.get_threshold())
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "args", "within", "after"),
+    [
+        (700, {}, [10_000, 5, 2], "700 10 10"),
+        (20_000, {}, [20_000, 10, 10], "20000 10 10"),
+        (0, {}, [0, 10, 10], "0 10 10"),
+        (700, {"set": [900, 9, 9]}, [900, 9, 9], "900 9 9"),
+    ],
+)
+def test_a_service_collects_garbage_less_often_unless_told_otherwise(
+    db: Any, conn: Conn, before: int, args: dict[str, Any], within: list[int], after: str
+) -> None:
+    id = gd.insert(conn, "life.collecting", args)
+    with process(db, before, script=COLLECTING) as worker:
+        assert ended(conn, id) == [gd.Result("done", within, None)]
+        worker.terminate()
+        assert line(worker) == after
+
+
 async def test_a_service_that_loses_its_cancellation_is_stopped_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(services, "_AGAIN", 0.01)
     lost: list[int] = []
