@@ -42,27 +42,35 @@ def claim_rows(
     )
 
 
+# In the order of `ClaimRow`. What is kept awaits nothing.
+_KEPT: LiteralString = (
+    "(c.detail ->> 'id')::int8, (c.detail ->> 'claim_no')::int8, c.detail ->> 'fsm', "
+    "(c.detail ->> 'fsm_version')::int4, c.detail ->> 'step', c.detail ->> 'state', "
+    "(c.detail ->> 'attempt')::int4, c.detail ->> 'queue', c.detail ->> 'partition_key', "
+    "c.detail ->> 'unique_key', (c.detail ->> 'parent_id')::int8, null::text[], "
+    "(c.detail ->> 'timed_out')::bool, c.detail ->> 'signals', c.detail ->> 'childs', c.detail ->> 'meta', "
+    "c.detail ->> 'attributes'"
+)
+
+
 @call
 def commit_text(worker: str, outcomes: str, lease: timedelta) -> Statement[list[Answer]]:
     """`commit` for outcomes that are encoded already; answers only what is not simply ok.
 
     The server takes the next claim of a kept one apart: its JSON is text for us, which holds what we could not parse.
+    Key by key, which is a fifth cheaper there than a record.
     """
     return Statement(
-        "select c.ord, c.result, c.detail ->> 'sqlstate', c.detail ->> 'message', k.* "
-        "from gd_commit(%s, %s::jsonb, make_interval(secs => %s)) c "
-        "left join lateral jsonb_to_record(c.detail) as k (id int8, claim_no int8, "
-        "fsm text, fsm_version int4, step text, state text, attempt int4, queue text, partition_key text, "
-        "unique_key text, parent_id int8, awaits text[], timed_out bool, signals text, childs text, meta text, "
-        "attributes text, halted bool) "
-        "on c.result = 'ok' where c.result <> 'ok' or c.detail is not null",
+        f"select c.ord, c.result, c.detail ->> 'sqlstate', c.detail ->> 'message', {_KEPT}, "
+        "(c.detail ->> 'halted')::bool from gd_commit(%s, %s::jsonb, make_interval(secs => %s)) c "
+        "where c.result <> 'ok' or c.detail is not null",
         (worker, outcomes, lease.total_seconds()),
         lambda rows: list(map(_answer, rows)),
     )
 
 
 def _answer(row: tuple[Any, ...]) -> Answer:
-    kept = None if row[4] is None else ClaimRow._make(row[4:-1])
+    kept = None if row[4] is None or row[1] != "ok" else ClaimRow._make(row[4:-1])
     return Answer(row[0], row[1], row[2], row[3], kept, row[-1] is True)
 
 
