@@ -198,7 +198,8 @@ class Executor:
                 work.flow.reserves = True
                 self._reserved[work.queue] += 1
             done.append(work)
-            self._start_waiting(work.queue)
+            if self._backlog[work.queue]:
+                self._start_waiting(work.queue)
         if done:
             self._on_finished(done)
 

@@ -38,7 +38,7 @@ class FlowStep(Work):
 
     @property
     def cancelled(self) -> bool:
-        return self.call.ctx._cancelled
+        return self.call._cancelled
 
     def encode_own(self, returned: object) -> bytes:
         """The outcome that goes with it: the flow goes on behind this step."""

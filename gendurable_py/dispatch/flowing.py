@@ -172,8 +172,9 @@ class Flows:
                 self._end(driven, call)
             except BaseException as error:  # noqa: BLE001 - an error brings code of its own, and it is about this flow
                 self._break_off(driven, error)
-            if driven.active:
-                self._want(driven)
+            if driven.active and not driven.wanted:  # its turn is in this round
+                driven.wanted = True
+                self._due.append(driven)
         due, self._due = self._due, []
         for driven in due:
             driven.wanted = False
@@ -226,13 +227,13 @@ class Flows:
                 row, seconds = run.row, time.perf_counter() - driven.work.started
                 self._emit(Replayed(driven.replays, seconds, row.id, row.fsm))
             driven.replays = 0
-        stops = self._told.told or driven.halted
+        told = self._told.told
         # A halted one asks once more: what halted it may be over.
-        move = decide(run, keep=not self._told.told or run.goes_on)
+        move = decide(run, keep=not told or run.goes_on)
         if move is not None:
             self._send(driven, move)
             return
-        if stops:
+        if told or driven.halted:
             if not run.running:
                 self._leave_unchanged(driven)
                 return
@@ -243,10 +244,10 @@ class Flows:
                     self._begun.append(call)
                 else:
                     self._in_thread(call)
-        nearest = run.nearest()
         if driven.timer is not None:
             driven.timer.cancel()
             driven.timer = None
+        nearest = run.nearest() if run.timed else None
         if nearest is not None and nearest.deadline is not None and not run.sent:
             left = max(0.0, nearest.deadline - time.time())
             driven.timer = self._loop.call_later(min(left, 86_400), self._want, driven, context=self._own)
@@ -298,7 +299,7 @@ class Flows:
 
     def _begin(self, call: StepCall) -> None:
         """Begin an async step. One that waits for nothing has ended then."""
-        if call.ctx._cancelled:
+        if call._cancelled:
             self.call_ended(call)  # nobody waits for it any more
             return
         loop, context, coro = self._loop, call.step.context, self._run_step(call)
@@ -342,7 +343,7 @@ class Flows:
         for driven in list(self._active):
             self._want(driven)
         for task, call in list(self._tasks.items()):
-            call.ctx._cancelled = True
+            call._cancelled = True
             task.cancel()
         return list(self._tasks)
 

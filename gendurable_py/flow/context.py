@@ -92,7 +92,12 @@ class FlowContext:
         about = look_at(function)
         if self._rule.timeout is not None and not about.is_async:
             raise FlowError(f"step {name!r} has a timeout and is a sync function, which nobody can end")
-        return await self._wait(run.ask_step(_checked(name), function, about, args, kwargs, self._rule))
+        one = run.ask_step(_checked(name), function, about, args, kwargs, self._rule)
+        try:  # as `_wait` does, without a coroutine more in each checkpoint
+            return await one.future
+        except asyncio.CancelledError:
+            run.drop(one)
+            raise
 
     async def _wait(self, one: Waiting) -> Any:
         try:

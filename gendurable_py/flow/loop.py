@@ -96,7 +96,7 @@ class FlowLoop(_Loop):  # type: ignore[misc]
         self._forget = forget
         self._tasks: list[asyncio.Task[Any]] = []
         self._many = _FEW_TASKS
-        self._generators: weakref.WeakSet[AsyncGenerator[Any, Any]] = weakref.WeakSet()
+        self._generators: weakref.WeakSet[AsyncGenerator[Any, Any]] | None = None
         self._closed = False
         self.clock = 0.0
         """Seconds since the flow began, by its journal."""
@@ -110,7 +110,7 @@ class FlowLoop(_Loop):  # type: ignore[misc]
         take = ready.popleft
         hooks = sys.get_asyncgen_hooks()
         _set_running_loop(self)
-        sys.set_asyncgen_hooks(self._generators.add, self._finalize)
+        sys.set_asyncgen_hooks(self._begin_generator, self._finalize)
         try:
             while ready and most:
                 most -= 1
@@ -132,6 +132,11 @@ class FlowLoop(_Loop):  # type: ignore[misc]
         """Whether nothing is ready."""
         return not self._ready
 
+    def _begin_generator(self, generator: AsyncGenerator[Any, Any]) -> None:
+        if self._generators is None:  # few flows have any
+            self._generators = weakref.WeakSet()
+        self._generators.add(generator)
+
     def _finalize(self, generator: AsyncGenerator[Any, Any]) -> None:
         if not self._closed:
             self.create_task(_close_generator(generator))
@@ -141,7 +146,7 @@ class FlowLoop(_Loop):  # type: ignore[misc]
         for task in self._tasks:
             if not task.done():
                 task.cancel()
-        for generator in list(self._generators):
+        for generator in list(self._generators or ()):
             self.create_task(_close_generator(generator))
 
     def end(self) -> None:
@@ -160,7 +165,9 @@ class FlowLoop(_Loop):  # type: ignore[misc]
                 while self._tasks:
                     _free(self._tasks.pop())
                 self._ready.clear()
-            self._generators.clear()
+                if not self._tasks and not self._ready:
+                    break
+            self._generators = None
         finally:
             _set_running_loop(outer)
 

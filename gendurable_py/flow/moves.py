@@ -77,14 +77,15 @@ def _step(name: str) -> bytes:
 
 def _entries(run: RunState, keep: bool = False) -> bytes:
     """The entries that are not committed: as many as one outcome may carry. ``keep``: it asks for its claim."""
-    taken: list[bytes] = []
-    size = 0
-    for entry in run.fresh:
-        size += len(entry)
-        # Of a barrier all goes at once: a row that has left it has no children to take any more.
-        if taken and size > MOST_BYTES and not (run.hand_out is not None and run.taken == "childs"):
-            break
-        taken.append(entry)
+    taken = list(run.fresh)
+    # Of a barrier all goes at once: a row that has left it has no children to take any more.
+    if run.overflows and not (run.hand_out is not None and run.taken == "childs"):
+        size = 0
+        for number, entry in enumerate(taken):
+            size += len(entry)
+            if number and size > MOST_BYTES:
+                del taken[number:]
+                break
     run.sent = len(taken)
     # Without its claim what runs here, or is left here, would run elsewhere, too.
     more = b',"runs":true' if keep and run.unsettled else b""

@@ -111,12 +111,13 @@ class Run(RunState):
         if self.problem is not None or self.fatal is not None:
             return []
         begun: list[StepCall] = []
-        for step in self._choose(most - len(self.running)):
+        running, queue = self.running, self.row.queue
+        for step in self._choose(most - len(running)):
             del self.asked[step]
             if step.deadline is not None:
                 self.time(step, None)
-            step.call = call = StepCall(step, self.row.queue)
-            self.running.add(call)
+            step.call = call = StepCall(step, queue)
+            running.add(call)
             begun.append(call)
         return begun
 
@@ -187,15 +188,20 @@ class Run(RunState):
     def committed(self, row: ClaimRow) -> None:
         """What was sent is committed, and the claim is kept: ``row`` is the next one. `advance` comes next."""
         self.row = row
-        self.inbox = list(read_signals(row.signals or "[]"))
-        for _ in range(self.sent):
-            self.fresh.popleft()
-        self.count += self.sent
+        if self.inbox or row.signals != "[]":
+            self.inbox = list(read_signals(row.signals or "[]"))
+        fresh, sent = self.fresh, self.sent
+        if sent == len(fresh):
+            fresh.clear()
+        else:
+            for _ in range(sent):
+                fresh.popleft()
+        self.count += sent
         self.sent = 0
         if self.hand_out is not None and not self.fresh:
             hand_out, self.hand_out = self.hand_out, None
             hand_out()
-        self.pressing = bool(self.fresh)
+        self.pressing = bool(fresh)
 
     def close(self) -> None:
         """Suspend it: the function is cancelled and cannot make a checkpoint any more, and it is gone with its memory.

@@ -48,8 +48,7 @@ class RunState:
         """Why it cannot go on now: its instance is tried again."""
         self.fatal: BaseException | None = None
         """Why it never will."""
-        self.closed = False
-        self.suspended = False
+        self.closed = self.suspended = False
         # the journal
         self.journal = journal
         self.position = 0
@@ -69,7 +68,10 @@ class RunState:
         """Its kind, as that of its entry."""
         self.checkpoint: str | None = None
         """The name of the last one."""
-        self.patches = {str(entry["name"]): bool(entry["on"]) for entry in journal if entry.get("k") == "patch"}
+        self.patches: dict[str, bool] = {}
+        for entry in journal:
+            if entry.get("k") == "patch":
+                self.patches[str(entry["name"])] = bool(entry["on"])
         self.seed = seed
         self.chance: random.Random | None = None
         self.meta = row.meta
@@ -121,7 +123,7 @@ class RunState:
 
     def name_checkpoint(self, one: Waiting) -> str:
         """The step of a row that has come through this."""
-        return "timer" if one.kind == "timer" else one.name
+        return "timer" if one.kind == "timer" else one.key[1]
 
     def settle(self, one: Waiting, value: Any = None, error: BaseException | None = None) -> None:
         """The function gets it, when its loop runs."""

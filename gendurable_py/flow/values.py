@@ -21,6 +21,7 @@ _SCALARS = (type(None), bool, int, float, str)
 _EXACT = (bool, int, str)
 """Annotations that say of a value of this very type all that there is to say."""
 _LARGE = 1 << 63
+_WORDS = {None: "null", True: "true", False: "false"}
 
 
 class ValueCodec(StateCodec[Any]):
@@ -48,7 +49,10 @@ class StepFunction:
             InvalidArgument: it does not fit the annotation, or it would not come back as it is.
         """
         if self._is_scalar(value):
-            return dumps(value).decode()
+            kind = type(value)
+            if kind is int and -_LARGE < value < _LARGE:
+                return str(value)
+            return _WORDS[value] if kind is bool or value is None else dumps(value).decode()
         if self.codec is not None:
             return self.codec.write(value).decode()
         if inspect.isawaitable(value):

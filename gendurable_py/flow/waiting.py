@@ -114,25 +114,29 @@ class TimerWait(Waiting):
         self.timer = timer
 
 
-class Told:
-    """What a run of a step shows of itself to those who run it in a thread: whether it is still wanted."""
-
-    __slots__ = ("_cancelled",)
-
-    def __init__(self) -> None:
-        self._cancelled = False
-
-
 class StepCall:
     """One run of a step, for whoever runs it: `run` in a thread, `run_async` on the engine's loop. Then it has its
     ``text``, the value as JSON, or its ``error``; neither, if it was cancelled from outside."""
 
-    __slots__ = ("ctx", "ended", "error", "fate", "owner", "queue", "started", "step", "task", "text", "turn", "value")
+    __slots__ = (
+        "_cancelled",
+        "ended",
+        "error",
+        "fate",
+        "owner",
+        "queue",
+        "started",
+        "step",
+        "task",
+        "text",
+        "turn",
+        "value",
+    )
 
     def __init__(self, step: StepWait, queue: str) -> None:
         self.step = step
         self.queue = queue
-        self.ctx = Told()
+        self._cancelled = False
         self.turn: threading.Lock | None = None
         self.owner: Any = None
         self.fate: Any = None  # of a transactional one: how its transaction ended
@@ -142,6 +146,11 @@ class StepCall:
         self.task: asyncio.Task[None] | None = None
         self.started = 0.0
         self.ended = 0.0
+
+    @property
+    def ctx(self) -> StepCall:
+        """What it shows of itself to those who run it in a thread: whether it is still wanted."""
+        return self
 
     @property
     def is_async(self) -> bool:
@@ -174,7 +183,7 @@ class StepCall:
 
     def broken_off(self, error: BaseException) -> bool:
         """Whether it was cancelled from outside."""
-        return self.ctx._cancelled and isinstance(error, asyncio.CancelledError)
+        return self._cancelled and isinstance(error, asyncio.CancelledError)
 
     def keep(self, value: Any) -> None:
         text = self.step.about.write(value)
@@ -187,6 +196,6 @@ class StepCall:
 
     def cancel(self) -> None:
         """Nobody waits for it any more."""
-        self.ctx._cancelled = True
+        self._cancelled = True
         if self.task is not None:
             self.task.cancel()

@@ -37,23 +37,26 @@ class ClaimRow(NamedTuple):
     def renewed(self, new: ClaimRow) -> ClaimRow:
         """The next claim of a flow in memory: what the server says of a claim with a journal that is kept is what is
         new of it, ``new``. Its state has been read."""
-        id, _, fsm, version, _, _, _, queue, partition_key, unique_key, parent_id, *_, meta, _ = self
-        return ClaimRow(
-            id,
-            new.claim_no,
-            fsm,
-            version,
-            new.step,
-            "",
-            new.attempt,
-            queue,
-            partition_key,
-            unique_key,
-            parent_id,
-            None,
-            False,
-            new.signals,
-            "[]",
-            meta,
-            new.attributes,
+        # Not by the class, which names all of these once more.
+        return tuple.__new__(
+            ClaimRow,
+            (
+                self.id,
+                new.claim_no,
+                self.fsm,
+                self.version,
+                new.step,
+                "",
+                new.attempt,
+                self.queue,
+                self.partition_key,
+                self.unique_key,
+                self.parent_id,
+                None,
+                False,
+                new.signals,
+                "[]",
+                self.meta,
+                new.attributes,
+            ),
         )

@@ -18,6 +18,8 @@ from gendurable_py.calls import replaying
 from gendurable_py.dispatch.journals import Journals
 from gendurable_py.dispatch.work import Work
 from gendurable_py.flow import FlowContext, flow
+from gendurable_py.flow.values import look_at
+from gendurable_py.machine.codec import dumps
 
 Conn = psycopg.Connection[Any]
 
@@ -171,3 +173,27 @@ def test_who_may_not_ask_for_the_identity_of_the_server_runs_flows_all_the_same(
         with people.connect(database, "worker") as worker:
             assert not replaying.may_ask_identity(worker)
             assert replaying.database_identity(worker, False) == replaying.database_identity(worker, False)
+
+
+async def plain() -> Any: ...
+
+
+async def whole() -> int: ...
+
+
+async def said() -> bool: ...
+
+
+NUMBERS = [0, 1, -5, 2**63 - 1, 1 - 2**63, 2**63, -(2**63), 10**5000]
+
+
+@pytest.mark.parametrize(
+    "value", [None, True, False, 1.5, 1e22, "a\U0001f600", *NUMBERS], ids=lambda value: str(type(value))
+)
+def test_a_value_is_written_as_any_json_is(value: Any) -> None:
+    assert look_at(plain).write(value) == dumps(value).decode()
+
+
+def test_a_value_of_an_exact_type_is_written_as_any_json_is() -> None:
+    assert [look_at(whole).write(number) for number in NUMBERS[:5]] == [str(number) for number in NUMBERS[:5]]
+    assert [look_at(said).write(one) for one in (True, False)] == ["true", "false"]
