@@ -218,7 +218,8 @@ class Run(RunState):
 
     def clear_away(self) -> None:
         self.loop.cancel_all()
-        self.loop.run(_LAST_CALLBACKS)
+        if not self.loop.idle:
+            self.loop.run(_LAST_CALLBACKS)
         self.main = self.hand_out = self.problem = self.fatal = None
         self.waiting.clear()
         self.asked.clear()
