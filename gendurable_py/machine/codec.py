@@ -152,6 +152,9 @@ def check_name(value: object, what: str) -> str:
 
 _LONG_NUMBER = re.compile(rb"[0-9]{4000}")
 
+# A plain dict is each of these already, and written as it is.
+_OPEN: tuple[object, ...] = (dict, dict[str, object], dict[str, Any])
+
 
 class StateCodec(Generic[S]):
     """How the state of one machine is read and written. ``kind`` None stands for a plain dict.
@@ -163,7 +166,7 @@ class StateCodec(Generic[S]):
         InvalidArgument: the type is none, or one that loses something.
     """
 
-    __slots__ = ("_adapter", "_aliases", "_by_alias", "_instances", "_sure", "kind")
+    __slots__ = ("_adapter", "_aliases", "_by_alias", "_instances", "_open", "_sure", "kind")
 
     what = "state"
     """What it is in the words of an error."""
@@ -174,6 +177,7 @@ class StateCodec(Generic[S]):
         # Instances of these are taken as they are; anything else is validated into the declared type first.
         self._instances: type[S] | None = None
         self._sure: roundtrip.Sure = None
+        self._open = kind in _OPEN
         if kind is None:
             return
         try:
@@ -214,7 +218,13 @@ class StateCodec(Generic[S]):
 
     def write(self, value: object) -> bytes:
         """Any value of the type as JSON; the errors are those of `encode`."""
-        return self._plain(value) if self._adapter is None else self._typed(self._adapter, value)
+        if self._adapter is None:
+            return self._plain(value)
+        if self._open and type(value) is dict and _is_plain(value):
+            text = _encode_json(value)
+            if len(text) <= 4000 or not _LONG_NUMBER.search(text):
+                return text
+        return self._typed(self._adapter, value)
 
     def _plain(self, state: object) -> bytes:
         if _is_plain(state):

@@ -7,6 +7,7 @@ declared classes: these cost a look at the value. All others are decoded again a
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import date, datetime, timedelta
 from enum import Enum
@@ -14,10 +15,12 @@ from typing import Any
 from uuid import UUID
 
 import pydantic
+from pydantic_core import to_json
 
 Sure = Callable[[Any], bool] | None
 """Whether a value surely comes back; None: all do."""
 
+_NO_NUMBER = re.compile(rb"NaN|Infinity")
 _SCALARS = frozenset({str, int, float, bool, type(None)})
 _SECRETS = (pydantic.SecretStr, pydantic.SecretBytes, pydantic.Secret)
 
@@ -154,7 +157,8 @@ class _Walk:
         return lambda value: type(value) is UUID
 
     def _any(self, schema: Any, path: str) -> Sure:
-        return is_plain
+        # where the type says nothing, pydantic writes as null what is no number, or infinite
+        return lambda value: is_plain(value) and not _NO_NUMBER.search(to_json(value))
 
     def _literal(self, schema: Any, path: str) -> Sure:
         return None if len({type(each) for each in schema["expected"]} | {str}) == 1 else _never

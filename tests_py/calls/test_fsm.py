@@ -11,6 +11,7 @@ from typing_extensions import TypedDict
 
 from gendurable_py import FSM, Cancel, Child, Context, Done, InvalidArgument, Job, Next, Stop, job, sql_step, step
 from gendurable_py.fsm import spec_of
+from gendurable_py.machine.codec import StateCodec
 from gendurable_py.machine.encode import encode_insert, encode_outcome
 from gendurable_py.machine.registry import autoload, lookup
 from gendurable_py.outcome import Retry
@@ -194,6 +195,28 @@ def test_what_the_server_would_refuse_is_refused_here(bad: Any) -> None:
 def test_what_only_looks_like_it_is_accepted(fine: Any) -> None:
     codec = spec_of(Module).codec
     assert codec.decode(codec.encode(fine).decode()) == fine
+
+
+@dataclass
+class Anything:
+    x: Any
+
+
+@pytest.mark.parametrize("kind", [dict, dict[str, object], dict[str, Any], Anything, None])
+@pytest.mark.parametrize("bad", [float("nan"), [float("-inf")], "\ud800", {"\ud800": 1}, "\x00", {1: 1, "1": 2}])
+def test_where_the_type_says_nothing_what_json_cannot_hold_is_refused(kind: Any, bad: object) -> None:
+    codec = StateCodec(kind)
+    state = Anything(bad) if kind is Anything else {"x": bad}
+    with pytest.raises(InvalidArgument):
+        codec.encode(state)
+
+
+@pytest.mark.parametrize("kind", [dict, dict[str, object], dict[str, Any], Anything, None])
+@pytest.mark.parametrize("fine", ["NaN", "Infinity", -0.0, 1e300, 2**70, "9" * 5000, [None, True, {"é": [{}]}]])
+def test_where_the_type_says_nothing_what_json_can_hold_comes_back(kind: Any, fine: object) -> None:
+    codec = StateCodec(kind)
+    state = Anything(fine) if kind is Anything else {"x": fine}
+    assert codec.decode(codec.encode(state).decode()) == state
 
 
 def test_not_a_number_in_a_typed_state_is_not_turned_into_null() -> None:
