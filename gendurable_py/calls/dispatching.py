@@ -176,13 +176,17 @@ _DUE_IN = (
 
 
 @call
-def sleep(worker: str, queues: Iterable[str]) -> Statement[tuple[float | None, str, int]]:
+def sleep(worker: str, queues: Iterable[str]) -> Statement[tuple[float | None, str | None, int]]:
     """`calls.sleep` for the dispatcher: due in how many seconds, the horizon, and the process that answered.
 
-    The time itself is not asked for: it may lie beyond what Python can hold.
+    The time itself is not asked for: it may lie beyond what Python can hold. The horizon is None if every transaction
+    before it has ended already, as mostly: the snapshot is older than the sleep, so what it does not see running had
+    ended before that.
     """
     return Statement(
-        f"select {_DUE_IN}, horizon::text, pg_backend_pid() from gd_sleep(%s, %s::text[])",
+        f"select {_DUE_IN}, "
+        "case when pg_snapshot_xmin(pg_current_snapshot()) < horizon then horizon::text end, pg_backend_pid() "
+        "from gd_sleep(%s, %s::text[])",
         (worker, list(queues)),
         lambda rows: (rows[0][0], rows[0][1], rows[0][2]),
     )

@@ -53,6 +53,8 @@ class Announcement:
     due_at: float | None
     """When the next row will be due, on the monotonic clock, as far as anybody knew."""
     poll_at: float
+    look_again: bool
+    """Whether what was told before it may have been missed by the claim that followed."""
 
 
 class Sleeper:
@@ -164,12 +166,14 @@ class Sleeper:
         """From looking to asleep."""
         self._bell.forget()
         queues = queues | (frozenset() if self._announced is None else self._announced.queues)
+        # What was told before has committed: if it is about a later time, that is asked for here.
+        look_again, self._bell.noted = self._bell.noted, False
         due_at, due_in, horizon = await self._ask(worker, queues)
         self._found = 0
-        self._announced = Announcement(queues, horizon, due_at, time.monotonic() + self._idle_for)
+        self._announced = Announcement(queues, horizon, due_at, time.monotonic() + self._idle_for, look_again)
         self._emit(Asleep(due_in, sorted(queues)))
 
-    async def _ask(self, worker: str, queues: Set[str]) -> tuple[float | None, float | None, str]:
+    async def _ask(self, worker: str, queues: Set[str]) -> tuple[float | None, float | None, str | None]:
         """When the next row is due: on the monotonic clock, and in seconds."""
         self._bell.concern = queues
         due_in, horizon, backend = await self._link.attempt(dispatching.sleep, worker, sorted(queues))
@@ -178,7 +182,8 @@ class Sleeper:
 
     async def _sleep_on(self, worker: str, announced: Announcement) -> None:
         """Asleep, and the last claim found nothing: until the next is worth it."""
-        now, again = time.monotonic(), False
+        now = time.monotonic()
+        again, announced.look_again = announced.look_again, False
         due_at = announced.due_at
         self._bell.forget()
         if now >= announced.poll_at:

@@ -210,7 +210,7 @@ def test_what_is_told_while_it_falls_asleep_counts(db: Any, conn: Conn, monkeypa
         async def slow(call: Any, *args: Any) -> Any:
             answer = await attempt(call, *args)
             if call is dispatching.sleep and link.conn is not None:
-                gd.insert(conn, work, delay=300)
+                gd.insert(conn, work, delay=30)  # one for later than it sleeps at most is not told
                 await link.conn.execute("select")  # reads what was told meanwhile
             return answer
 
@@ -221,7 +221,44 @@ def test_what_is_told_while_it_falls_asleep_counts(db: Any, conn: Conn, monkeypa
         await idle.idle("w", {"default"})
         due_at = announced(idle).due_at
         assert due_at is not None
-        assert due_at < time.monotonic() + 1000
+        assert due_at < time.monotonic() + 100
+
+    idling(db, scene)
+
+
+def test_where_nobody_writes_it_is_settled_at_once(db: Any, conn: Conn) -> None:
+    async def scene(idle: Sleeper, link: Link) -> None:
+        async with asyncio.timeout(30):
+            await idle.idle("w", {"default"})
+            while announced(idle).horizon is not None:  # another database has a transaction: each answer is a new try
+                await idle.withdraw("w")
+                await idle.idle("w", {"default"})
+
+    idling(db, scene)
+
+
+def test_what_woke_it_is_looked_for_once_more(db: Any, conn: Conn) -> None:
+    """The claim found something, but of two rows one may have been locked: its writer does not tell again."""
+
+    async def scene(idle: Sleeper, link: Link) -> None:
+        await until_settled(idle)
+        gd.insert(conn, work)
+        await idle.idle("w", {"default"})  # told
+        idle.claiming()
+        await idle.busy("w", Counter({"default": 1}))
+        await idle.idle("w", {"default"})
+        assert announced(idle).look_again
+        asked: list[object] = []
+        attempt = link.attempt
+
+        async def count(call: Any, *args: Any) -> Any:
+            asked.append(call)
+            return await attempt(call, *args)
+
+        link.attempt = count  # type: ignore[method-assign]
+        idle.claiming()
+        await idle.idle("w", {"default"})  # not until it is told, and without a question
+        assert dispatching.sleep not in asked
 
     idling(db, scene)
 
