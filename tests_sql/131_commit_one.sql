@@ -1,4 +1,5 @@
 \ir helpers/tap.psql
+\ir helpers/twins.psql
 select no_plan();
 
 -- in the caller's own transaction
@@ -77,65 +78,6 @@ select is(t.status(:id), 'runnable', 'and not executing');
 -- The short way writes what gd_commit writes. Twins: one is committed each way.
 
 select gd_set_rate_limit('twins', 1000, '1 s');
-create function t.twin(p_what text, p_queue text) returns bigint language plpgsql as $$
-declare
-    v_parent bigint;
-    v_id bigint;
-begin
-    if p_what = 'child' then
-        v_parent := gd_insert('m', p_queue => p_queue);
-        perform t.run(p_queue, '{"kind": "schedule_childs", "step": "s", "childs": [{"fsm": "m", "queue": "none"}]}');
-        update gendurable.instance set queue = p_queue where parent_id = v_parent returning id into v_id;
-    else
-        v_id := gd_insert('m', '{"a": 1}', p_queue => p_queue, p_priority => 3, p_meta => '{"t": 1}',
-            p_partition_key => case when p_what = 'key' then p_queue end,
-            p_unique_key => case when p_what like 'unique%' then p_queue end,
-            p_unique_scope => case p_what when 'unique, scope' then '{executing,done}'::text[] when 'unique, runnable' then '{runnable}'::text[] end,
-            p_rate_limit => case when p_what = 'limited' then 'twins' end, p_weight => case when p_what = 'limited' then 2 else 1 end,
-            p_max_attempts => 5, p_expires_at => case when p_what = 'deadline' then timestamptz '2100-01-01' end);
-    end if;
-    if p_what = 'queue slot' then
-        perform gd_set_queue(p_queue, '{"limit": 5}');
-    elsif p_what like 'await%' then
-        perform t.run(p_queue, '{"kind": "await", "signals": ["go", "no"], "step": "aw", "timeout_ms": 3600000}');
-        if p_what = 'await, over' then
-            perform t.due(v_id);
-        else
-            perform gd_signal(v_id, 'go'), gd_signal(v_id, 'other');
-        end if;
-    elsif p_what = 'inbox' then
-        perform gd_signal(v_id, 'x'), gd_watch(v_id);
-    end if;
-    perform from t.take(p_queue);
-    case p_what
-        when 'tried' then
-            update gendurable.instance set attempt = 3, crashes = 2, last_error = 'once' where id = v_id;
-        when 'timeout' then
-            update gendurable.instance set timeout_at = '2100-01-01' where id = v_id;
-        when 'parent' then
-            update gendurable.instance set children_pending = 0 where id = v_id;
-        when 'lifted' then
-            update gendurable.instance set woken = 0 where id = v_id;
-        else null;
-    end case;
-    if (select i.status from gendurable.instance i where i.id = v_id) is distinct from 'executing' then
-        raise exception 'the twin "%" was not claimed', p_what;
-    end if;
-    return v_id;
-end $$;
--- a row as it is, but for what two of them must differ in; of times only whether there is one
-create function t.seen(p_id bigint) returns jsonb language sql as $$
-    select jsonb_object_agg(e.key, case
-            when e.key like '%\_at' or e.key in ('keep_until', 'claim_no') then to_jsonb(e.value <> 'null')
-            when e.key in ('queue', 'partition_key', 'unique_key', 'unique_held') then to_jsonb(e.value <> 'null')
-            else e.value end)
-        || jsonb_build_object('inbox', (select count(*) from gendurable.signal s where s.instance_id = p_id),
-            'watched', (select count(*) from gendurable.watch w where w.instance_id = p_id),
-            'parent', (select p.status from gendurable.instance i join gendurable.instance p on p.id = i.parent_id where i.id = p_id),
-            'due', (select i.eligible_at between clock_timestamp() - interval '1 minute' and clock_timestamp() from gendurable.instance i where i.id = p_id))
-    from gendurable.instance i, jsonb_each(to_jsonb(i)) e
-    where i.id = p_id and e.key not in ('id', 'parent_id', 'barrier_no')
-$$;
 create temp table twins as
 select x.what, y.outcome, t.twin(x.what, 'twin_a' || x.no || y.no) as a, t.twin(x.what, 'twin_b' || x.no || y.no) as b
 from unnest(
@@ -144,14 +86,9 @@ from unnest(
         with ordinality x (what, no),
     unnest(array['{"kind": "next", "step": "b"}', '{"kind": "next", "step": "b", "state": {"z": 1}}', '{"kind": "done"}',
         '{"kind": "done", "result": {"r": [1]}}', '{"kind": "done", "result": null}']::jsonb[]) with ordinality y (outcome, no);
--- beside another one, since gd_commit has the same short way for one alone
-select is(
-    array_agg(c.result order by c.ord), '{ok,stale}'::text[], format('%s: %s, committed beside a stale one', w.what, w.outcome))
+select is(c.result, 'ok', format('%s: %s, committed the long way', w.what, w.outcome))
 from twins w
-join gendurable.instance i on i.id = w.a
-cross join lateral gd_commit('w', jsonb_build_array(
-    w.outcome || jsonb_build_object('id', i.id, 'claim_no', i.claim_no), '{"id": 1, "claim_no": 0, "kind": "done"}'::jsonb)) c
-group by w.a, w.what, w.outcome;
+cross join lateral t.commit_long(array[w.a], array[w.outcome]) c;
 set track_functions = 'pl';
 create temp table ways as
 select w.what, w.outcome, w.b,
@@ -160,7 +97,7 @@ select w.what, w.outcome, w.b,
     pg_stat_get_xact_function_calls('gendurable._commit_strictly(text, jsonb)'::regprocedure) as behind
 from twins w;
 reset track_functions;
-select is(t.seen(w.b), t.seen(w.a), format('%s: %s is written as gd_commit does', w.what, w.outcome)) from twins w;
+select is(t.seen(w.b), t.seen(w.a), format('%s: %s is written as the long way does', w.what, w.outcome)) from twins w;
 select results_eq(
     $$select distinct w.what from ways w where w.behind is distinct from w.before order by 1$$,
     $$values ('child'), ('key'), ('parent'), ('queue slot'), ('unique, runnable'), ('unique, scope')$$,

@@ -1,4 +1,4 @@
--- Committing outcomes: what gd_commit promises. What is done: the JSON is read (132_read), every lock is taken that is free
+-- Committing outcomes: what gd_commit promises. What is done: plain outcomes are written (133_short); the JSON of the others is read (132_read), every lock is taken that is free
 -- (134_lock), and all is written at once (136_apply), in halves where that fails.
 -- Invariant 1: an outcome commits only under the claim that produced it, once. Next: 131_commit_one.
 
@@ -15,7 +15,9 @@ declare
     v_now constant timestamptz := clock_timestamp();
     v_lease constant interval := coalesce(p_lease, '60 seconds');
     v_one jsonb;
+    v_alone boolean := false;
     v_state text;
+    v_short record;
     v_all gendurable.outcome[];
     v_answers jsonb;
 begin
@@ -30,7 +32,8 @@ begin
     end if;
     if jsonb_array_length(p_outcomes) = 1 then
         v_one := p_outcomes -> 0;
-        if gendurable._is_short_outcome(v_one) then
+        v_alone := gendurable._is_short_outcome(v_one);
+        if v_alone then
             -- A batch of one costs what its statements cost to set up. Most have the short way of gd_commit_one; what does not
             -- come through there, for whatever reason, is answered by the way of all others.
             begin
@@ -55,39 +58,26 @@ begin
         end if;
     end if;
 
-    v_all := gendurable._parse_outcomes(p_outcomes, v_now);
-    v_answers := gendurable._commit_outcomes(p_worker, v_all, v_lease, v_now);
-    if v_answers = '{}' then
-        return query select o.ord, o.id, o.claim_no, 'ok', null::jsonb from unnest(v_all) o;
+    v_short := gendurable._commit_short(p_worker, case when v_alone then '[]' else p_outcomes end, v_lease, v_now);
+    if cardinality(v_short.ords) = jsonb_array_length(p_outcomes) then
+        return query
+            select s.ord, s.id, s.claim_no, 'ok', s.detail
+            from unnest(v_short.ords, v_short.ids, v_short.claims, v_short.details) s (ord, id, claim_no, detail)
+            order by s.ord;
         return;
     end if;
+    v_all := gendurable._parse_outcomes(p_outcomes, v_now);
+    if v_short.ords <> '{}' then
+        -- a subquery, which is hashed; the array would be walked for each outcome
+        v_all := array(select u from unnest(v_all) u where u.ord not in (select s.ord from unnest(v_short.ords) s (ord)));
+    end if;
+    v_answers := gendurable._commit_outcomes(p_worker, v_all, v_lease, v_now);
     return query
-        select o.ord, o.id, o.claim_no, coalesce(o.answer ->> 'result', 'ok'),
-            coalesce(k.row, nullif(o.answer -> 'detail', 'null'))
-        from (
-            select u.ord, u.id, u.claim_no, v_answers -> u.ord::text as answer, u.journal is not null as slim
-            from unnest(v_all) u
-        ) o
-        left join lateral (
-            -- what gd_claim would hand out for the kept claim, of a flow in memory what is new of it
-            select case
-                when o.slim then jsonb_build_object(
-                    'id', c.id, 'claim_no', c.claim_no, 'step', c.step, 'attempt', c.attempt, 'signals', c.signals,
-                    'attributes', c.attributes) || case when o.answer ->> 'kept' = 'halted' then '{"halted": true}' else '{}' end::jsonb
-                else to_jsonb(c)
-            end as row
-            from gendurable.instance i
-            cross join lateral gendurable._claimed(
-                p_id => i.id, p_claim_no => i.claim_no, p_fsm => i.fsm, p_fsm_version => i.fsm_version, p_step => i.step,
-                p_state => i.state, p_attempt => i.attempt, p_queue => i.queue, p_partition_key => i.partition_key,
-                p_unique_key => i.unique_key, p_parent_id => i.parent_id, p_awaits => null, p_timed_out => false,
-                p_signals => case
-                    when o.answer ->> 'kept' = 'mail' then gendurable._present_inbox(i.id, null) else '[]'
-                end,
-                p_childs => '[]', p_meta => i.meta, p_attributes => i.attributes) c
-            where o.answer ? 'kept' and i.id = any(array[o.id])
-        ) k on true
-        order by o.ord;
+        select s.ord, s.id, s.claim_no, 'ok', s.detail
+        from unnest(v_short.ords, v_short.ids, v_short.claims, v_short.details) s (ord, id, claim_no, detail)
+        union all
+        select a.ord, a.id, a.claim_no, a.result, a.detail from gendurable._answer_outcomes(v_all, v_answers) a
+        order by 1;
 end $$;
 
 comment on function gd_commit(text, jsonb, interval) is
@@ -105,6 +95,46 @@ One bad outcome does not disturb its neighbours. The call waits for nobody: what
 unique keys that open transactions have inserted, some are "busy" untried, not the same ones each time. p_lease is the new lease of kept claims. Kinds of outcomes: "next",
 "replay", "await", "schedule_childs", "done", "stop", "error". Needs READ COMMITTED (GD504); raises GD501 when
 p_outcomes is no array, and class 22 errors of the JSON itself (U+0000) before anything is looked at.';
+
+create or replace function gendurable._answer_outcomes(p_outcomes gendurable.outcome[], p_answers jsonb)
+returns table (ord int, id bigint, claim_no bigint, result text, detail jsonb)
+language plpgsql as $$
+#variable_conflict use_column
+begin
+    if p_answers = '{}' then
+        return query select o.ord, o.id, o.claim_no, 'ok', null::jsonb from unnest(p_outcomes) o;
+        return;
+    end if;
+    return query
+        select o.ord, o.id, o.claim_no, coalesce(o.answer ->> 'result', 'ok'),
+            coalesce(k.row, nullif(o.answer -> 'detail', 'null'))
+        from (
+            select u.ord, u.id, u.claim_no, p_answers -> u.ord::text as answer, u.journal is not null as slim
+            from unnest(p_outcomes) u
+        ) o
+        left join lateral (
+            -- what gd_claim would hand out for the kept claim, of a flow in memory what is new of it
+            select case
+                when o.slim then gendurable._renewed(c.id, c.claim_no, c.step, c.attempt, c.signals, c.attributes)
+                    || case when o.answer ->> 'kept' = 'halted' then '{"halted": true}' else '{}' end::jsonb
+                else to_jsonb(c)
+            end as row
+            from gendurable.instance i
+            cross join lateral gendurable._claimed(
+                p_id => i.id, p_claim_no => i.claim_no, p_fsm => i.fsm, p_fsm_version => i.fsm_version, p_step => i.step,
+                p_state => i.state, p_attempt => i.attempt, p_queue => i.queue, p_partition_key => i.partition_key,
+                p_unique_key => i.unique_key, p_parent_id => i.parent_id, p_awaits => null, p_timed_out => false,
+                p_signals => case
+                    when o.answer ->> 'kept' = 'mail' then gendurable._present_inbox(i.id, null) else '[]'
+                end,
+                p_childs => '[]', p_meta => i.meta, p_attributes => i.attributes) c
+            where o.answer ? 'kept' and i.id = any(array[o.id])
+        ) k on true
+        order by o.ord;
+end $$;
+
+comment on function gendurable._answer_outcomes(gendurable.outcome[], jsonb) is
+    'What gd_commit answers for outcomes; p_answers: as _commit_outcomes gives them.';
 
 create or replace function gendurable._commit_outcomes(
     p_worker text, p_outcomes gendurable.outcome[], p_lease interval, p_now timestamptz

@@ -282,26 +282,6 @@ end $$;
 comment on function gendurable._read_outcome(int, jsonb, timestamptz) is
     'Reads any outcome; one that is not valid becomes a rejected one. Raises what a number out of its range raises.';
 
--- Nearly all outcomes are a next or a done with nothing special. The two functions above would read these too, but every
--- statement with their expressions sets all of them up anew: 50 us a commit, and half of the time a row.
-create or replace function gendurable._is_plain_outcome(p_outcome jsonb) returns boolean
-language sql immutable parallel safe as $$
-    select case p_outcome ->> 'kind'
-        when 'next' then p_outcome - '{id,claim_no,kind,step,state,keep,journal}'::text[] = '{}'
-            and jsonb_typeof(p_outcome -> 'step') = 'string' and p_outcome -> 'step' <> '""'
-            and octet_length(p_outcome ->> 'step') <= gendurable._longest_name()
-            and coalesce(jsonb_typeof(p_outcome -> 'state') = 'object', true)
-            and coalesce(jsonb_typeof(p_outcome -> 'keep') = 'boolean', true)
-        when 'done' then p_outcome - '{id,claim_no,kind,result,journal}'::text[] = '{}'
-        else false
-    end
-    and jsonb_typeof(p_outcome -> 'id') = 'number' and jsonb_typeof(p_outcome -> 'claim_no') = 'number'
-    and case when p_outcome ? 'journal' then gendurable._is_plain_journal(p_outcome -> 'journal') else true end
-$$;
-
-comment on function gendurable._is_plain_outcome(jsonb) is
-    'Whether an outcome is valid and has nothing but what _plain_outcome reads.';
-
 create or replace function gendurable._has_plain_claim(p_outcome jsonb) returns boolean
 language sql immutable parallel safe as $$
     -- whole numbers far from the end of their range: as text of a JSON number these are digits and nothing else

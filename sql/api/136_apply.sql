@@ -126,7 +126,10 @@ begin
         perform gendurable._note_outcomes(v_outcomes, p_outcomes, null, v_used, p_now);
     end if;
     if v_journaled then
-        perform gendurable._record(v_outcomes, v_forgets);
+        if v_forgets then
+            perform gendurable._forget_entries(v_outcomes);
+        end if;
+        perform gendurable._record(array_agg(o.id), array_agg(o.journal)) from unnest(v_outcomes) o where o.journal is not null;
     end if;
     v_written := gendurable._write_outcomes(
         p_worker, v_outcomes, v_kept, v_mail, v_crowded, p_lease, p_now,

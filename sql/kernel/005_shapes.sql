@@ -127,6 +127,17 @@ $$;
 
 comment on function gendurable._answer(text, text, text) is 'One answer of gd_commit, as it is collected.';
 
+create or replace function gendurable._renewed(
+    p_id bigint, p_claim_no bigint, p_step text, p_attempt int, p_signals jsonb, p_attributes jsonb
+) returns jsonb
+language sql immutable parallel safe as $$
+    select jsonb_build_object(
+        'id', p_id, 'claim_no', p_claim_no, 'step', p_step, 'attempt', p_attempt, 'signals', p_signals, 'attributes', p_attributes)
+$$;
+
+comment on function gendurable._renewed(bigint, bigint, text, int, jsonb, jsonb) is
+    'What is new of a kept claim, for the worker of a flow, which has the rest in memory.';
+
 create or replace function gendurable._kept_answer(p_mail boolean) returns jsonb
 language sql immutable parallel safe as $$
     select case when p_mail then jsonb '{"kept": "mail"}' else jsonb '{"kept": true}' end

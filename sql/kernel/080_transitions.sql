@@ -291,54 +291,6 @@ comment on function gendurable._write_outcomes(
 in which something is due soon, and the answers for claims that go on (p_kept; p_mail: some have signals). p_worker: null where
 no worker has answered: the time of the step was up. p_places: by ord, of which each has its own; null: not known. P0004: not all were.';
 
--- As _write_outcomes does, for one outcome of which most is known to be nothing: with every column of that, the statement costs as
--- much to set up as six rows to write. Whatever a row may have that this does not look after stands in the conditions. It
--- waits for nobody: behind a lock the times that it has compared would be old ones.
-create or replace function gendurable._write_plain_outcome(
-    p_id bigint, p_claim_no bigint, p_ends boolean, p_step text, p_state jsonb, p_result jsonb
-) returns text
-language plpgsql as $$
-declare
-    v_queue text;
-begin
-    if p_ends then
-        update gendurable.instance i
-        set status = 'done', result = p_result, finished_at = clock_timestamp(), updated_at = clock_timestamp(),
-            eligible_at = null, woken = 1, worker = null, lease_expires_at = null, timeout_at = null, expires_at = null,
-            crashes = 0, deadline_at = null, awaits = null, shown = null, last_error = null, unique_held = null
-        where i.id = (
-            select x.id
-            from gendurable.instance x
-            where x.id = p_id and x.claim_no = p_claim_no and x.status = 'executing' and x.partition_key is null
-                and x.unique_scope is null and x.queue_slot is null and x.barrier_no is null and x.children_pending is null
-                and not gendurable._is_over(x.expires_at, x.timeout_at, clock_timestamp())
-            for no key update skip locked)
-        returning i.queue into v_queue;
-    else
-        update gendurable.instance i
-        set status = 'runnable', step = p_step, state = coalesce(p_state, i.state), eligible_at = clock_timestamp(),
-            updated_at = clock_timestamp(), woken = 1, worker = null, lease_expires_at = null, timeout_at = null,
-            attempt = 0, crashes = 0, deadline_at = null, awaits = null, shown = null, last_error = null,
-            rate_limit = null, weight = null, result = null
-        where i.id = (
-            select x.id
-            from gendurable.instance x
-            where x.id = p_id and x.claim_no = p_claim_no and x.status = 'executing' and x.partition_key is null
-                and x.unique_scope is null and x.queue_slot is null and x.home is null
-                and not gendurable._is_over(x.expires_at, x.timeout_at, clock_timestamp())
-                and not exists (
-                    select from gendurable.step s where s.fsm = x.fsm and s.step = p_step and s.queue is not null)
-            for no key update skip locked)
-        returning i.queue into v_queue;
-    end if;
-    return v_queue;
-end $$;
-
-comment on function gendurable._write_plain_outcome(bigint, bigint, boolean, text, jsonb, jsonb) is
-    'Writes a plain next or done whose claim holds, of an instance without key, scope of a unique key, slot of its queue, and, where it
-ends, children and barrier, where it goes on, a queue that the step has or the instance goes back to: its queue. null: nothing
-was written, or somebody has the row locked.';
-
 create or replace function gendurable._to_ended(
     p_ids bigint[], p_status gendurable.status, p_error text, p_crashed boolean, p_now timestamptz,
     out ids bigint[], out parents bigint[], out barriers bigint[], out keys text[]

@@ -71,16 +71,13 @@ end $$;
 comment on function gendurable._is_plain_journal(jsonb) is
     'Whether _journal_problem finds nothing, for most of what is appended: it asks for less, and takes a tenth of the time.';
 
-create or replace function gendurable._record(p_outcomes gendurable.outcome[], p_forgets boolean) returns void
+create or replace function gendurable._record(p_ids bigint[], p_journals jsonb[]) returns void
 language plpgsql as $$
 begin
-    if p_forgets then
-        perform gendurable._forget_entries(p_outcomes);
-    end if;
     insert into gendurable.journal (instance_id, seq, entry)
     -- the call, which raises, only where they differ
     select o.id, case when c.count = o.at then o.at else gendurable._need_entries(c.count, o.at) end + e.ord, e.entry
-    from (select u.id, u.journal, (u.journal -> 'at')::int as at from unnest(p_outcomes) u where u.journal is not null offset 0) o
+    from (select u.id, u.journal, (u.journal -> 'at')::int as at from unnest(p_ids, p_journals) u (id, journal) offset 0) o
     cross join lateral (
         select coalesce(max(l.seq), 0) as count
         from (select j.seq from gendurable.journal j where j.instance_id = o.id order by j.seq desc limit 1) l
@@ -88,9 +85,9 @@ begin
     cross join lateral jsonb_array_elements(o.journal -> 'add') with ordinality e (entry, ord);
 end $$;
 
-comment on function gendurable._record(gendurable.outcome[], boolean) is
-    'Appends to journals what outcomes say; raises GD501 where one has other entries than its outcome counts on. p_forgets: one of them
-forgets entries. Under the locks of the rows.';
+comment on function gendurable._record(bigint[], jsonb[]) is
+    'Appends to the journals of instances; raises GD501 where one has other entries than its outcome counts on. Under the locks of the
+rows.';
 
 create or replace function gendurable._need_entries(p_there int, p_at int) returns int
 language plpgsql immutable as $$

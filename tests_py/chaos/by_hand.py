@@ -83,10 +83,15 @@ class Hand:
 
     def finish(self, claim: gd.Claim, worker: str = "w") -> str:
         """The step ends, and its outcome is committed."""
-        self._journal.write(what="ended", id=claim.id, claim=claim.claim_no, at=micros())
-        outcome = {"id": claim.id, "claim_no": claim.claim_no, **_outcome_of(claim)}
-        [answer] = gd.commit(self._conn, worker, [outcome])
-        return answer.result
+        [result] = self.finish_together([claim], worker)
+        return result
+
+    def finish_together(self, claims: list[gd.Claim], worker: str = "w") -> list[str]:
+        """Their steps end, and the outcomes are one commit."""
+        for claim in claims:
+            self._journal.write(what="ended", id=claim.id, claim=claim.claim_no, at=micros())
+        outcomes = [{"id": claim.id, "claim_no": claim.claim_no, **_outcome_of(claim)} for claim in claims]
+        return [answer.result for answer in gd.commit(self._conn, worker, outcomes)]
 
     def drain(self) -> None:
         while backlog(self._conn):

@@ -40,6 +40,14 @@ DEFECTS = {
         "where x.id >= o.id and x.id <= o.id and x.status = 'executing'",
         ("run", "transition"),
     ),
+    # nor do commits of plain outcomes
+    "unfenced batch": Defect(
+        "kernel/089_plain.sql",
+        "            -- backwards, as in _lock_outcomes\n"
+        "            where x.id >= o.id and x.id <= o.id and x.claim_no = o.claim_no and x.status = 'executing'",
+        "            where x.id >= o.id and x.id <= o.id and x.status = 'executing'",
+        ("run", "transition"),
+    ),
     # whoever frees a slot does not tell who waits
     "no baton": Defect(
         "kernel/060_baton.sql",

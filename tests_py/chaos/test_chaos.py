@@ -263,6 +263,20 @@ def comes_back_late(hand: Hand) -> None:
     hand.finish(taken, "other")
 
 
+def comes_back_late_with_others(hand: Hand) -> None:
+    """The same in a batch: what is plain in it has a way of its own."""
+    hand.insert("chaos.steps")
+    late = hand.start("late", lease=LOST)
+    assert late is not None
+    taken = wait_until(lambda: hand.start("other"))
+    assert taken is not None
+    hand.insert("chaos.steps")
+    fresh = hand.start("late")
+    assert fresh is not None
+    hand.finish_together([late, fresh], "late")
+    hand.finish(taken, "other")
+
+
 def three_of_a_key(hand: Hand) -> None:
     for _ in range(3):
         hand.insert("chaos.keyed", queue="keyed", partition_key="k")
@@ -305,6 +319,7 @@ def missed_ticks(hand: Hand) -> None:
 
 STORIES: dict[str, Callable[[Hand], None]] = {
     "unfenced": comes_back_late,
+    "unfenced batch": comes_back_late_with_others,
     "no baton": three_of_a_key,
     "no order": three_of_a_key,
     "early release": family,

@@ -175,6 +175,7 @@ SETTINGS = {
     "gendurable.actor": "E'postgres\\n\\x01'",
     "gendurable.floor": "nonsense",
     "gendurable.place": "nonsense",
+    "gendurable.short": "nonsense",
 }
 
 
