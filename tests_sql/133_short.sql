@@ -59,12 +59,12 @@ $$;
 select is(t.told_of(w.b_detail), t.told_of(w.a_detail), format('%s: %s is answered as the long way does', w.what, w.outcome)) from answers w;
 select results_eq(
     $$select distinct w.what from answers w where w.long and not w.outcome ? 'keep' order by 1$$,
-    $$values ('child'), ('key'), ('parent'), ('unique, runnable'), ('unique, scope')$$, 'the long way is for what has something to look after')
-;
+    $$values ('child'), ('key'), ('parent'), ('unique, runnable'), ('unique, scope')$$,
+    'the long way is for what has something to look after');
 select results_eq(
     $$select distinct w.what from answers w where w.long and w.outcome -> 'keep' = 'true' and w.outcome -> 'journal' is distinct from 'null' order by 1$$,
-    $$values ('child'), ('key'), ('parent'), ('timeout'), ('unique, runnable'), ('unique, scope')$$, 'and for a claim with a time of its own')
-;
+    $$values ('child'), ('key'), ('parent'), ('timeout'), ('unique, runnable'), ('unique, scope')$$,
+    'and for a claim with a time of its own');
 
 -- a batch of all sorts: each has its answer, in order
 
@@ -191,8 +191,8 @@ select gd_insert('m', p_queue => 'pausing') as id \gset
 select from t.take('pausing');
 select gd_pause_queue('pausing');
 select is(
-    t.told(t.named(array[:id]::bigint[] || t.claimed('special2', 1), array_fill('{"kind": "next", "step": "b", "keep": true}'::jsonb, array[2]))), '0 ok, 1 ok',
-    'a claim in a queue that is paused meanwhile');
+    t.told(t.named(array[:id]::bigint[] || t.claimed('special2', 1), array_fill('{"kind": "next", "step": "b", "keep": true}'::jsonb, array[2]))),
+    '0 ok, 1 ok', 'a claim in a queue that is paused meanwhile');
 select is(t.status(:id), 'runnable', 'is not kept');
 select gd_resume_queue('pausing');
 
@@ -200,7 +200,8 @@ select gd_resume_queue('pausing');
 
 select t.claimed('skips', 3) as ids \gset
 select is(
-    t.told(t.named(:'ids', array['{"kind": "replay"}', '{"kind": "replay", "delay_ms": 1}', '{"kind": "done"}']::jsonb[])), '0 ok, 1 ok, 2 ok', 'little is plain');
+    t.told(t.named(:'ids', array['{"kind": "replay"}', '{"kind": "replay", "delay_ms": 1}', '{"kind": "done"}']::jsonb[])),
+    '0 ok, 1 ok, 2 ok', 'little is plain');
 select is(current_setting('gendurable.short'), repeat('.', 15), 'so many batches take the long way');
 select gd_insert('m', p_queue => 'skipped') from generate_series(1, 2);
 select count(*) as ok from t.take('skipped', 2) k cross join lateral gd_commit('w', jsonb_build_array(
@@ -220,7 +221,8 @@ select t.claimed('hot', 20) as ids \gset
 vacuum gendurable.instance;
 begin;
 select pg_stat_get_xact_tuples_hot_updated('gendurable.instance'::regclass) as before \gset
-select count(*) as ok from gd_commit('w', t.named(:'ids', array_fill('{"kind": "next", "step": "b", "keep": true}'::jsonb, array[20]))) c where c.result = 'ok' \gset
+select count(*) as ok
+from gd_commit('w', t.named(:'ids', array_fill('{"kind": "next", "step": "b", "keep": true}'::jsonb, array[20]))) c where c.result = 'ok' \gset
 select pg_stat_get_xact_tuples_hot_updated('gendurable.instance'::regclass) as behind \gset
 commit;
 select is(:ok, 20, 'twenty claims go on');

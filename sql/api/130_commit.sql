@@ -1,5 +1,5 @@
--- Committing outcomes: what gd_commit promises. What is done: plain outcomes are written (133_short); the JSON of the others is read (132_read), every lock is taken that is free
--- (134_lock), and all is written at once (136_apply), in halves where that fails.
+-- Committing outcomes: what gd_commit promises. What is done: plain outcomes are written (133_short); the JSON of the others is
+-- read (132_read), every lock is taken that is free (134_lock), and all is written at once (136_apply), in halves where that fails.
 -- Invariant 1: an outcome commits only under the claim that produced it, once. Next: 131_commit_one.
 
 create or replace function gd_commit(p_worker text, p_outcomes jsonb, p_lease interval = '60 seconds')

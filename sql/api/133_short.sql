@@ -131,7 +131,8 @@ begin
     return v_details;
 end $$;
 
-comment on function gendurable._add_inboxes(bigint[], jsonb[]) is 'The details of kept claims with their inboxes; raises where one is large.';
+comment on function gendurable._add_inboxes(bigint[], jsonb[]) is
+    'The details of kept claims with their inboxes; raises where one is large.';
 
 create or replace function gendurable._is_named_again(p_outcomes jsonb, p_ords int[], p_ids bigint[]) returns boolean
 language plpgsql immutable as $$
