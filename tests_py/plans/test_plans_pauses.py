@@ -11,7 +11,8 @@ from support.plans import sessions, shared_buffers, steady_buffers
 Conn = psycopg.Connection[Any]
 
 ROWS = """
-insert into gendurable.instance (fsm, step, queue, eligible_at, status, finished_at, failed_at, aside_at, aside_step, paused_at)
+insert into gendurable.instance (
+    fsm, step, queue, eligible_at, status, finished_at, failed_at, aside_at, aside_step, paused_at)
 select 'm' || g %% 20, 's' || g %% 3, 'q' || g %% 5, case when g %% 3 = 1 then now() - interval '1 hour' end,
     case when g %% 3 = 0 then 'failed' else 'runnable' end::gendurable.status,
     case when g %% 3 = 0 then now() end, case when g %% 3 = 0 then now() end,
