@@ -15,13 +15,15 @@ begin
     if v_count > 0 and v_skip <> '' then
         -- little was plain when this was tried last
         perform set_config('gendurable.short', substr(v_skip, 2, 15), false);
-    elsif v_count > 0
-        and gendurable._keeps_history() is not true
-        and (select true from gendurable.step s where s.queue is not null order by s.fsm, s.step limit 1) is not true
-    then
+    elsif v_count > 0 then
         begin
-            select s.ords, s.ids, s.claims, s.details into ords, ids, claims, details
-            from gendurable._write_short(p_worker, p_outcomes, p_lease, p_now) s;
+            -- asked in here, too: somebody may have locked one of these tables
+            if gendurable._keeps_history() is not true
+                and (select true from gendurable.step s where s.queue is not null order by s.fsm, s.step limit 1) is not true
+            then
+                select s.ords, s.ids, s.claims, s.details into ords, ids, claims, details
+                from gendurable._write_short(p_worker, p_outcomes, p_lease, p_now) s;
+            end if;
         exception
             when others or assert_failure then
                 get stacked diagnostics v_state = returned_sqlstate;
@@ -101,7 +103,7 @@ begin
     end if;
 end $$;
 
-comment on function gendurable._need_short(boolean) is 'Raises GD501 where it is true or null.';
+comment on function gendurable._need_short(boolean) is 'Raises GD501 where it is true, and not where it is null.';
 
 create or replace function gendurable._keeps_freely() returns boolean
 language plpgsql as $$

@@ -42,6 +42,19 @@ def test_a_locked_row_is_busy_and_its_neighbours_commit(db):
     assert a.finish(claims[1]) == ["ok"]
 
 
+@pytest.mark.parametrize("table", ["step", "machine"])
+def test_a_table_that_a_commit_asks_is_locked(db, table):
+    a, b, c = three(db)
+    # somebody keeps a history: then it is asked for whom
+    c.rows("select gd_register('h', 1, 'start', 'default', %s)", Jsonb({"history": "steps"}))
+    c.insert_many(*[{"fsm": "m"}] * 2)
+    claims = a.claim(2)
+    b.begin().conn.execute(f"lock table gendurable.{table} in access exclusive mode".encode())
+    assert a.finish(*claims) == ["busy", "busy"]
+    b.roll_back()
+    assert a.finish(*claims) == ["ok", "ok"]
+
+
 @pytest.mark.parametrize("how", ["commit", "rollback"])
 def test_the_same_outcome_sent_by_two_sessions_at_once(db, how):
     a, b, c = three(db)
