@@ -214,6 +214,9 @@ select is(length(current_setting('gendurable.short')), 1000, 'no batch is none o
 select from gd_commit('w', '[{}, {}]');
 select is(current_setting('gendurable.short'), repeat('x', 15), 'what somebody else put there has an end, too');
 select set_config('gendurable.short', '', false);
+select is(
+    t.told(t.named(t.claimed('alone', 1), array['{"kind": "replay"}']::jsonb[])), '0 ok', 'one that is alone and not plain');
+select is(current_setting('gendurable.short'), '', 'says nothing of the batches behind it');
 
 -- a claim that goes on changes no indexed column
 

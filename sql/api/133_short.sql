@@ -12,10 +12,12 @@ declare
     v_skip constant text := current_setting('gendurable.short', true);
     v_state text;
 begin
-    if v_count > 0 and v_skip <> '' then
+    if v_count = 0 or (v_count = 1 and not gendurable._is_plain_outcome(p_outcomes -> 0)) then
+        null;  -- a look tells it: that is no sign of what comes in the next batch
+    elsif v_skip <> '' then
         -- little was plain when this was tried last
         perform set_config('gendurable.short', substr(v_skip, 2, 15), false);
-    elsif v_count > 0 then
+    else
         begin
             -- asked in here, too: somebody may have locked one of these tables
             if gendurable._keeps_history() is not true
