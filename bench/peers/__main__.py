@@ -37,16 +37,19 @@ class Failed(Exception):
 
 @dataclass(frozen=True)
 class Peer:
-    """A neighbour: the program that runs it, the package whose version counts, and whether it has durable steps."""
+    """A neighbour: the program that runs it, the package whose version counts, and whether it has durable steps.
+    ``keeps``: whether what is done stays in the database, where its program can do either."""
 
     name: str
     program: str
     package: str
     steps: bool = False
+    keeps: bool = True
 
 
 PEERS = [
     Peer("gendurable", "ours.py", "gendurable_py", steps=True),
+    Peer("gendurable, fleeting", "ours.py", "gendurable_py", keeps=False),
     Peer("PgQueuer", "pgqueuer_.py", "pgqueuer"),
     Peer("Procrastinate", "procrastinate_.py", "procrastinate"),
     Peer("Awa", "awa_.py", "awa-pg"),
@@ -95,7 +98,12 @@ def measure(
             text=True,
             check=False,
             timeout=300,
-            env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{HERE}", "GD_PEERS_NODE": places.node},
+            env={
+                **os.environ,
+                "PYTHONPATH": f"{ROOT}{os.pathsep}{HERE}",
+                "GD_PEERS_NODE": places.node,
+                "GD_PEERS_KEEP": "1" if peer.keeps else "",
+            },
         )
     except subprocess.TimeoutExpired:
         raise Failed(f"{peer.name}: has not ended after 300 seconds") from None
@@ -127,7 +135,7 @@ def main() -> int:
     parser.add_argument("--node", default=str(HERE), help="the folder with node_modules")
     options = parser.parse_args()
     places = Places(options.python, str(Path(options.node).absolute()))
-    chosen = [peer for peer in PEERS if options.only.lower() in peer.name.lower() or peer.name == "gendurable"]
+    chosen = [peer for peer in PEERS if options.only.lower() in peer.name.lower() or "gendurable" in peer.name]
     versions = {peer: places.version(peer) for peer in chosen}
     if versions[PEERS[0]] is None:
         parser.error(f"{options.python} has no gendurable, with which all are compared: make bench-peers sets one up")

@@ -1,8 +1,12 @@
-"""gendurable itself: jobs, and machines and flows of five steps, as an engine runs them by default."""
+"""gendurable itself: jobs, and machines and flows of five steps, as an engine runs them by default.
+
+Without GD_PEERS_KEEP in the environment jobs are fleeting: a row is deleted by the commit that ends it.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import Any
 
 import psycopg
@@ -12,9 +16,10 @@ import gendurable_py as gd
 from gendurable_py import FSM, Child, Context, Done, Engine, FlowContext, Next, flow, job, step
 
 RUN = run()
+KEEPS = bool(os.environ.get("GD_PEERS_KEEP", "1"))
 
 
-@job(name="peers.job", queue="q")
+@job(name="peers.job", queue="q", retain=None if KEEPS else {"done": 0})
 async def one(args: dict[str, int]) -> None:
     RUN.handle(args["n"])
 
@@ -65,10 +70,14 @@ with psycopg.connect(RUN.dsn, autocommit=True) as conn:
         gd.insert_many(conn, [Child(machine, {"n": n}) for n in numbers])
 
 
+ENDED = "select count(*) from gd_instances where status = 'done'"
+GONE = f"select {RUN.count} - count(*) from gd_instances"
+
+
 async def main() -> None:
     RUN.start()
     async with Engine(RUN.dsn, machines=[machine], queues={"q": RUN.slots}):
-        await asyncio.to_thread(RUN.wait, rows(RUN.dsn, "select count(*) from gd_instances where status = 'done'"))
+        await asyncio.to_thread(RUN.wait, rows(RUN.dsn, ENDED if KEEPS else GONE))
 
 
 asyncio.run(main())
