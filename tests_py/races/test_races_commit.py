@@ -42,7 +42,7 @@ def test_a_locked_row_is_busy_and_its_neighbours_commit(db):
     assert a.finish(claims[1]) == ["ok"]
 
 
-@pytest.mark.parametrize("table", ["step", "machine"])
+@pytest.mark.parametrize("table", ["step", "machine", "instance"])
 def test_a_table_that_a_commit_asks_is_locked(db, table):
     a, b, c = three(db)
     # somebody keeps a history: then it is asked for whom
