@@ -80,6 +80,25 @@ def hot_parent(bench: Bench) -> float:
     return held(bench, 30 * bench.scale, refill, answer)
 
 
+def long_lives(steps: int) -> Callable[[Bench], float]:
+    """Half as many instances as the scale that all take so many steps, one after the other in turn: none of their
+    versions can go."""
+
+    def run(bench: Bench) -> float:
+        count = bench.scale // 2
+        once = iter([_sql.instances(count)])
+
+        def refill() -> None:
+            for rows in once:
+                _sql.insert(bench.conn, rows)
+
+        with snapshot(bench):
+            # the rounds in which they end are others
+            return end_by_start(series(bench.conn, count * (steps - 1), refill, _sql.through(steps)))
+
+    return run
+
+
 def held(bench: Bench, total: int, refill: Callable[[], object], answer: _sql.Answer) -> float:
     """The rate at the end by the rate at the start, once without a snapshot, for the curve, and once beside it."""
     bench.curves["without"] = series(bench.conn, total // 5, refill, answer)

@@ -59,6 +59,12 @@ LONG = [
         False,
         Plot("held-caught-up", "Claims that find 5 rows, beside 300,000 dead entries", "seconds", "ms a claim"),
     ),
+    Workload(
+        "24 steps of 5,000 beside a held snapshot, last tenth by first", "x", ">= 0.8", _held.long_lives(24), False
+    ),
+    Workload(
+        "100 steps of 5,000 beside a held snapshot, last tenth by first", "x", ">= 0.6", _held.long_lives(100), False
+    ),
     Workload("four dispatchers on one queue, by one", "x", ">= 0.9", dispatchers, False),
     Workload("fan-out and join of 100,000, by 100,000 independent jobs", "x", "<= 1.5", fan_out(100_000), False),
     Workload(
