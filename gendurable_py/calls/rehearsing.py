@@ -110,9 +110,9 @@ def read_outcome(outcome: bytes | None) -> dict[str, JsonValue]:
 
 @call
 def queues_in_use() -> Statement[list[str]]:
-    """The queues of all instances that have not ended."""
+    """The queues of all instances that have not ended, by name."""
     return Statement(
-        "select distinct queue from gd_instances where status::text <> all(%s::text[])",
+        "select distinct queue from gd_instances where status::text <> all(%s::text[]) order by queue",
         (list(TERMINAL),),
         lambda rows: [row[0] for row in rows],
     )
