@@ -43,6 +43,17 @@ def series(
     return points
 
 
+def once(bench: Bench, rows: list[_sql.Row]) -> Callable[[], None]:
+    """A `refill` that puts these in the first time, and nothing after that: they make their work themselves."""
+    left = [rows]
+
+    def refill() -> None:
+        if left:
+            _sql.insert(bench.conn, left.pop())
+
+    return refill
+
+
 def end_by_start(points: list[tuple[float, float]]) -> float:
     """The rate of the last tenth by the rate of the first."""
     tenth = max(1, len(points) // 10)
@@ -71,13 +82,7 @@ def hot_parent(bench: Bench) -> float:
             return {"kind": "schedule_childs", "step": "again", "childs": children}
         return {"kind": "next", "step": "start"}
 
-    once = iter([[{"fsm": "parent"}]])
-
-    def refill() -> None:
-        for rows in once:
-            _sql.insert(bench.conn, rows)
-
-    return held(bench, 30 * bench.scale, refill, answer)
+    return held(bench, 30 * bench.scale, once(bench, [{"fsm": "parent"}]), answer)
 
 
 def long_lives(steps: int) -> Callable[[Bench], float]:
@@ -86,12 +91,7 @@ def long_lives(steps: int) -> Callable[[Bench], float]:
 
     def run(bench: Bench) -> float:
         count = bench.scale // 2
-        once = iter([_sql.instances(count)])
-
-        def refill() -> None:
-            for rows in once:
-                _sql.insert(bench.conn, rows)
-
+        refill = once(bench, _sql.instances(count))
         with snapshot(bench):
             # the rounds in which they end are others
             return end_by_start(series(bench.conn, count * (steps - 1), refill, _sql.through(steps)))

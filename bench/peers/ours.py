@@ -1,6 +1,6 @@
 """gendurable itself: jobs, and machines and flows of five steps, as an engine runs them by default.
 
-Without GD_PEERS_KEEP in the environment jobs are fleeting: a row is deleted by the commit that ends it.
+With an empty GD_PEERS_KEEP in the environment jobs are fleeting: a row is deleted by the commit that ends it.
 """
 
 from __future__ import annotations
