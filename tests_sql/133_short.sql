@@ -17,6 +17,7 @@ from unnest(array[
     '{"kind": "next", "step": "b", "journal": null, "keep": true}',
     '{"kind": "next", "step": "b", "journal": {"at": 0, "add": [{"k": "start"}, {"k": "step", "name": "b"}]}, "keep": true}',
     '{"kind": "next", "step": "b", "journal": {"at": 0, "add": [{"k": "start"}], "runs": true}, "keep": true}',
+    '{"kind": "next", "step": "b", "journal": {"at": 0, "add": [{"k": "start"}], "brief": true}, "keep": true}',
     '{"kind": "next", "step": "b", "journal": {"at": 0, "add": [{"k": "start"}]}}',
     '{"kind": "done"}', '{"kind": "done", "result": {"r": [1]}}', '{"kind": "done", "result": null}',
     '{"kind": "done", "journal": {"at": 0, "add": [{"k": "end"}]}}']::jsonb[]) with ordinality y (outcome, no);
@@ -53,8 +54,8 @@ select is(w.b_result, 'ok', format('%s: %s is ok in a batch', w.what, w.outcome)
 select is(t.seen_with_journal(w.b), t.seen_with_journal(w.a), format('%s: %s is written as the long way does', w.what, w.outcome)) from answers w;
 -- but for what twins must differ in
 create function t.told_of(p_detail jsonb) returns jsonb language sql as $$
-    select p_detail - '{id,claim_no,queue,partition_key,unique_key,parent_id,signals}'::text[] || jsonb_build_object('signals', (
-        select jsonb_agg(s - '{id,inserted_at}'::text[]) from jsonb_array_elements(p_detail -> 'signals') s))
+    select case when jsonb_typeof(p_detail) = 'number' then '"brief"' else p_detail - '{id,claim_no,queue,partition_key,unique_key,parent_id,signals}'::text[] || jsonb_build_object('signals', (
+        select jsonb_agg(s - '{id,inserted_at}'::text[]) from jsonb_array_elements(p_detail -> 'signals') s)) end
 $$;
 select is(t.told_of(w.b_detail), t.told_of(w.a_detail), format('%s: %s is answered as the long way does', w.what, w.outcome)) from answers w;
 select results_eq(
@@ -65,6 +66,15 @@ select results_eq(
     $$select distinct w.what from answers w where w.long and w.outcome -> 'keep' = 'true' and w.outcome -> 'journal' is distinct from 'null' order by 1$$,
     $$values ('child'), ('key'), ('parent'), ('timeout'), ('unique, runnable'), ('unique, scope')$$,
     'and for a claim with a time of its own');
+
+-- a brief answer is the number of the claim, where nothing else is new
+
+select is(count(*)::int, 13, 'nearly all that may be brief are') from answers w
+where w.outcome @? '$.journal.brief' and jsonb_typeof(w.b_detail) = 'number';
+select is(w.b_detail, to_jsonb(i.claim_no), 'a brief answer is the number of its claim')
+from answers w inner join gendurable.instance i on i.id = w.b where w.what = 'plain' and w.outcome @? '$.journal.brief';
+select is(w.b_detail -> 'signals' -> 0 -> 'name', '"x"', 'with an inbox it is in full') from answers w
+where w.what = 'inbox' and w.outcome @? '$.journal.brief';
 
 -- a batch of all sorts: each has its answer, in order
 

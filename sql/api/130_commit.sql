@@ -113,12 +113,14 @@ begin
         select o.ord, o.id, o.claim_no, coalesce(o.answer ->> 'result', 'ok'),
             coalesce(k.row, nullif(o.answer -> 'detail', 'null'))
         from (
-            select u.ord, u.id, u.claim_no, p_answers -> u.ord::text as answer, u.journal is not null as slim
+            select u.ord, u.id, u.claim_no, p_answers -> u.ord::text as answer, u.journal is not null as slim,
+                u.journal -> 'brief' = 'true' as brief
             from unnest(p_outcomes) u
         ) o
         left join lateral (
-            -- what gd_claim would hand out for the kept claim, of a flow in memory what is new of it
+            -- what gd_claim would hand out for the kept claim, of a flow in memory what is new of it, or its number
             select case
+                when o.brief and c.signals = '[]' and o.answer ->> 'kept' <> 'halted' then to_jsonb(c.claim_no)
                 when o.slim then gendurable._renewed(c.id, c.claim_no, c.step, c.attempt, c.signals, c.attributes)
                     || case when o.answer ->> 'kept' = 'halted' then '{"halted": true}' else '{}' end::jsonb
                 else to_jsonb(c)

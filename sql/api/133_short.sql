@@ -124,13 +124,17 @@ declare
     v_one record;
 begin
     for v_one in
-        select u.ord, u.id
+        select u.ord, u.id, gendurable._renewed(i.id, i.claim_no, i.step, i.attempt, '[]', coalesce(i.attributes, '{}')) as renewed
         from unnest(p_ids) with ordinality u (id, ord)
+        inner join gendurable.instance i on i.id = u.id
         where exists (select from gendurable.signal s where s.instance_id = u.id)
     loop
         -- a large one is handed out by a claim
         perform gendurable._need_short(gendurable._has_large_inbox(v_one.id));
-        v_details[v_one.ord] := v_details[v_one.ord] || jsonb_build_object('signals', gendurable._present_inbox(v_one.id, null));
+        v_details[v_one.ord] := case
+            when jsonb_typeof(v_details[v_one.ord]) = 'number' then v_one.renewed
+            else v_details[v_one.ord]
+        end || jsonb_build_object('signals', gendurable._present_inbox(v_one.id, null));
     end loop;
     return v_details;
 end $$;

@@ -128,6 +128,7 @@ begin
     perform gendurable._need_bytes(v_bytes);
     return query
         select f.id, case
+            when f.bytes = 0 then '[]'
             when f.bytes <= v_bytes and f.sum <= gendurable._most_bytes() then (
                 select coalesce(jsonb_agg(e.entry), '[]')
                 from (select j.entry from gendurable.journal j where j.instance_id = f.id order by j.seq) e)

@@ -149,6 +149,7 @@ language plpgsql as $$
 declare
     v_asks constant boolean := gendurable._steps_asked();
     v_claim_no constant bigint := gendurable._epoch_us(p_now);
+    v_brief constant jsonb := to_jsonb(v_claim_no);
 begin
     with written as (
         update gendurable.instance i
@@ -187,6 +188,7 @@ begin
     )
     select coalesce(array_agg(w.ord), '{}'), array_agg(w.id), array_agg(w.claimed),
         array_agg(case
+            when w.journal -> 'brief' = 'true' then case when w.claim_no = v_claim_no then v_brief else to_jsonb(w.claim_no) end
             when w.journal is not null then gendurable._renewed(c.id, c.claim_no, c.step, c.attempt, c.signals, c.attributes)
             else to_jsonb(c)
         end),
@@ -206,4 +208,4 @@ end $$;
 comment on function gendurable._write_plain_kept(text, jsonb, interval, boolean, timestamptz) is
     'As _write_plain_outcomes, those with keep: their claims go on, and details are these claims, without what an inbox may have. It
 changes no indexed column. p_timed: a machine has timeouts. Where a journal is appended to, the worker has the instance in memory, and
-the detail is what is new of it.';
+the detail is what is new of it, or its number alone, where that is asked for.';
