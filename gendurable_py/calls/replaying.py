@@ -26,11 +26,13 @@ def journals(ids: Sequence[int], size: int = MOST_BYTES) -> Statement[dict[int, 
     return Statement(
         "select id, entries::text from gd_journals(%s, %s)",
         (list(ids), size),
-        lambda rows: {row[0]: None if row[1] is None else _read(row[1]) for row in rows},
+        lambda rows: {row[0]: _read(row[1]) for row in rows},
     )
 
 
-def _read(text: str) -> Entries | InvalidArgument:
+def _read(text: str | None) -> Entries | InvalidArgument | None:
+    if text is None or text == "[]":  # most have just begun
+        return None if text is None else []
     try:
         return cast("Entries", loads(text))
     except InvalidArgument as error:

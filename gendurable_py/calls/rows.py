@@ -375,14 +375,14 @@ class Announced(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """The answer for one outcome, as the dispatcher needs it. ``kept``: the next claim of the same instance.
-    ``halted``: it is kept only for the steps of a flow that run."""
+    """The answer for one outcome, as the dispatcher needs it. ``kept``: the next claim of the same instance; of a flow
+    its ``claim_no``, where nothing else is new. ``halted``: it is kept only for the steps of a flow that run."""
 
     ord: int
     result: str
     sqlstate: str | None
     message: str | None
-    kept: ClaimRow | None
+    kept: ClaimRow | int | None
     halted: bool = False
 
 

@@ -67,9 +67,9 @@ def _look_at(task: asyncio.Task[None]) -> tuple[object, ...]:
     return (
         sys.getrefcount(task),
         weakref.getweakrefcount(task),
-        len(getattr(task, "_callbacks", None) or ()),
+        task._callbacks or None,
         task.cancelling(),
-        getattr(task, "_must_cancel", False),
+        task._must_cancel,  # type: ignore[attr-defined]
         task.get_name(),
     )
 

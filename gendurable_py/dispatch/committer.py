@@ -13,7 +13,6 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
 from datetime import timedelta
-from typing import Protocol
 
 import psycopg
 
@@ -25,7 +24,7 @@ from ..machine.claim import ClaimRow
 from ..telemetry.events import Committed, Emit, Rejected, Released, Stale
 from .answers import CONFLICTS, Fate, Meaning, is_unsendable, read_answer
 from .link import TROUBLE, Link
-from .work import Held, Holding, Runner, Work, refuse
+from .work import Aside, Held, Holding, Runner, Work, refuse
 
 _MOST_ROWS = 1000
 _FEW_ROWS = 100
@@ -45,26 +44,6 @@ UNSTARTED_DELAY = 5.0
 
 _Answered = tuple[list[Work], list[Answer], str, float]
 """A batch, the answers to it, the worker that it was sent as, and the seconds that it took."""
-
-
-class Aside(Protocol):
-    """Where outcomes wait that cannot be committed now (see `blocked`)."""
-
-    def __len__(self) -> int: ...
-
-    def lock(self, work: Work) -> None: ...
-
-    def fault(self, work: Work, sqlstate: str | None, message: str) -> None: ...
-
-    def leave(self, work: Work) -> bool: ...
-
-    def through(self, work: Work) -> None: ...
-
-    def hurry(self) -> None: ...
-
-    def due(self) -> list[Work]: ...
-
-    def next_at(self) -> float | None: ...
 
 
 class Committer:
@@ -89,7 +68,7 @@ class Committer:
         emit: Emit,
         *,
         lease_ttl: timedelta,
-        go_on: Callable[[Work, ClaimRow, bool], bool],
+        go_on: Callable[[Work, ClaimRow | int, bool], bool],
         progressed: Callable[[], None],
     ) -> None:
         self._link = link
@@ -221,12 +200,13 @@ class Committer:
     async def _send(self, link: Link, batch: list[Work]) -> list[_Answered]:
         """Send a batch until it is answered; in halves if the server cannot take it as a whole."""
         faults = 0
+        brief = any(work.keep and work.flow is not None for work in batch)
         while True:
             started = time.perf_counter()
             worker = self._held.worker
             document = (b"[" + b",".join([work.outcome or b"null" for work in batch]) + b"]").decode("utf-8", "replace")
             try:
-                answers = await link.attempt(dispatching.commit_text, worker, document, self._lease_ttl)
+                answers = await link.attempt(dispatching.commit_text, worker, document, self._lease_ttl, brief)
             except (*TROUBLE, UnicodeError) as error:
                 for work in batch:
                     work.uncertain = work.uncertain or link.uncertain
@@ -278,6 +258,10 @@ class Committer:
                     work.end_flow()
                     continue
                 try:
+                    if answer is not None and answer.kept is not None and not work.busy:
+                        self._uncount(work)  # as `_settle` does
+                        self._keep(work, answer, worker)
+                        continue
                     self._settle(work, answer, worker)
                     if answer is not None and answer.result in counts:
                         counts[answer.result] += 1
@@ -302,12 +286,11 @@ class Committer:
             self._reject(work, answer.sqlstate, answer.message or "rejected")
             return
         self._uncount(work)
-        self._held.drop(work)
         if meaning is Meaning.KEPT:
-            assert answer is not None and answer.kept is not None
-            work.worker = worker
-            self._keep(work, answer.kept, answer.halted)
+            assert answer is not None
+            self._keep(work, answer, worker)
             return
+        self._held.drop(work)
         work.end_flow()
         if meaning is Meaning.LOST:
             self._lose(work)
@@ -328,10 +311,14 @@ class Committer:
         self._emit(Stale(work.row.id, work.row.fsm, work.row.step))
         logger.info("the claim of %s %s (step %s) was lost", work.row.fsm, work.row.id, work.row.step)
 
-    def _keep(self, work: Work, row: ClaimRow, halted: bool) -> None:
-        delay = 0.0
+    def _keep(self, work: Work, answer: Answer, worker: str) -> None:
+        delay, row = 0.0, answer.kept
+        assert row is not None
+        work.worker = worker
+        if work.flow is None:
+            self._held.drop(work)
         try:
-            if self._go_on(work, row, halted):
+            if self._go_on(work, row, answer.halted):
                 return
         except Exception as error:  # noqa: BLE001 - a row that cannot be run here is given back, as a claimed one is
             delay = CANCELLED_DELAY
@@ -339,7 +326,8 @@ class Committer:
         if work.flow is not None:
             self._held.drop(work)
             work.end_flow()
-        self._release[work.worker, delay, False].append((row.id, row.claim_no))
+        claim_no = row if isinstance(row, int) else row.claim_no
+        self._release[work.worker, delay, False].append((work.row.id, claim_no))
         self._event.set()
 
     def _reject(self, work: Work, sqlstate: str | None, message: str) -> None:

@@ -310,7 +310,7 @@ class Feeder:
             self._watch(work, step.timeout)
         self._executor.submit(work)
 
-    def go_on(self, work: Work, row: ClaimRow, halted: bool) -> bool:
+    def go_on(self, work: Work, row: ClaimRow | int, halted: bool) -> bool:
         """Run the next step of an instance whose claim was kept; False: it is not known here. ``halted``: of a flow
         only what runs goes on."""
         if work.flow is not None:
@@ -318,10 +318,10 @@ class Feeder:
             work.flow.halted = halted or self._leaves or not self._limits.get(work.queue)
             if work.flow.halted and not work.flow.busy:
                 return False
-            work.renew(row)
-            self._held.add(work)
+            work.renew(row, work.flow.step)
             self._executor.resume(work)
             return True
+        assert not isinstance(row, int), "only flows ask for that"
         self._forget_old_classes()
         if self._leaves or not self._limits.get(row.queue):
             return False

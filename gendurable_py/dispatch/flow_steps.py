@@ -91,22 +91,28 @@ class _Shown:
 
 async def run_in_task(call: StepCall) -> None:
     """Run an async step here."""
-    born, hung = fork.generation, telemetry.current
+    step, born, hung = call.step, fork.generation, telemetry.current
     call.started = time.perf_counter()
-    if hung is None:
-        await _call_async(call)
-    else:
+    if hung is not None:
         shown = _Shown(call)
         with hung.step(shown):
             await _call_async(call)
             shown.show(call)
+    elif step.transactional or step.rule.timeout is not None:
+        await _call_async(call)
+    else:  # as `StepCall.run_async` does, without a coroutine more in each checkpoint
+        try:
+            call.keep(await step.function(*step.args, **step.kwargs))
+        except BaseException as error:
+            if call.broken_off(error):
+                raise
+            call.error = error
     call.ended = time.perf_counter()
     if fork.generation != born:
         fork.leave(call.error)
 
 
 def _call_async(call: StepCall) -> Coroutine[Any, Any, None]:
-    # Handed on and not awaited: one coroutine less in each checkpoint.
     return transact_async(call.owner.work, call) if call.step.transactional else call.run_async()
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from .._log import logger
 from ..flow.entries import Entry
 from ..flow.errors import say
+from ..flow.loop import Around, look_around
 from ..flow.moves import Move, decide
 from ..flow.run import Run
 from ..flow.waiting import StepCall
@@ -54,6 +55,11 @@ class Driven:
     def busy(self) -> bool:
         """Whether steps of it run, or have ended and are not on their way to the journal."""
         return self.run.unsettled
+
+    @property
+    def step(self) -> str:
+        """The step of its row, by the last of its outcomes that goes on."""
+        return self.run.stands
 
     def close(self) -> None:
         """It is over here: its function is suspended, and async steps that still run are cancelled."""
@@ -119,7 +125,11 @@ class Flows:
         work.started, work.ended = time.perf_counter(), 0.0
         driven.active = driven.begun = True
         self._active[driven] = None
-        self._want(driven)
+        if not (self._told.told or driven.halted or driven.replays) and (calls := driven.run.start_only()):
+            self._start_calls(driven, calls)  # going round would come to no more than that
+            self._wake()
+        else:
+            self._want(driven)
 
     def leave(self, driven: Driven, outcome: bytes | None) -> None:
         """It gives up its slot: with an outcome, or without."""
@@ -176,6 +186,7 @@ class Flows:
                 driven.wanted = True
                 self._due.append(driven)
         due, self._due = self._due, []
+        around = look_around()
         for driven in due:
             driven.wanted = False
             if not driven.active:
@@ -186,7 +197,7 @@ class Flows:
                 continue
             self.slicing = driven.work
             try:
-                self._drive(driven)
+                self._drive(driven, around)
             except BaseException as error:  # noqa: BLE001 - a defect, and it is about this flow alone
                 self._break_off(driven, error)
             finally:
@@ -214,9 +225,9 @@ class Flows:
             break_off(driven.work, error)
             self.leave(driven, driven.work.outcome)
 
-    def _drive(self, driven: Driven) -> None:
+    def _drive(self, driven: Driven, around: Around) -> None:
         run = driven.run
-        if not run.advance():
+        if not run.advance(around):
             if self._told.told and driven.replays:
                 self._leave_unchanged(driven)  # another one begins the replay that would not end here
             else:
@@ -238,12 +249,7 @@ class Flows:
                 self._leave_unchanged(driven)
                 return
         else:
-            for call in run.start_calls():
-                call.owner = driven
-                if call.is_async:
-                    self._begun.append(call)
-                else:
-                    self._in_thread(call)
+            self._start_calls(driven, run.start_calls())
         if driven.timer is not None:
             driven.timer.cancel()
             driven.timer = None
@@ -251,6 +257,14 @@ class Flows:
         if nearest is not None and nearest.deadline is not None and not run.sent:
             left = max(0.0, nearest.deadline - time.time())
             driven.timer = self._loop.call_later(min(left, 86_400), self._want, driven, context=self._own)
+
+    def _start_calls(self, driven: Driven, calls: list[StepCall]) -> None:
+        for call in calls:
+            call.owner = driven
+            if call.step.about.is_async:
+                self._begun.append(call)
+            else:
+                self._in_thread(call)
 
     def _leave_unchanged(self, driven: Driven) -> None:
         """Nothing is ready: it is given back."""
@@ -302,6 +316,9 @@ class Flows:
         if call._cancelled:
             self.call_ended(call)  # nobody waits for it any more
             return
+        if self._told.told:
+            self.withdraw(call)
+            return
         loop, context, coro = self._loop, call.step.context, self._run_step(call)
         if loop.get_task_factory() is None:
             task = self._at_once.begin(coro, context)
@@ -330,7 +347,7 @@ class Flows:
         self._wake()
 
     def withdraw(self, call: StepCall) -> None:
-        """No thread has begun this, and none will."""
+        """It was not begun, in no thread and no task, and will not be."""
         driven = call.owner
         driven.run.not_begun(call)
         if driven.active:

@@ -18,9 +18,9 @@ from .offload import DaemonExecutor
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _LAST_WORD = 1.0
-_THRESHOLDS = (10_000, 5, 2)
-"""When garbage is collected: after so many new objects that hold others the youngest, after 60,000 the older ones too,
-and all after 180,000."""
+_THRESHOLDS = (20_000, 5, 2)
+"""When garbage is collected: after so many new objects that hold others the youngest, after 120,000 the older ones too,
+and all after 360,000."""
 
 
 def need_thread_of_its_own() -> None:

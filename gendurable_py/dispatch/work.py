@@ -126,9 +126,10 @@ class Work(Holding):
             self.flow.close()
             self.flow = None
 
-    def renew(self, row: ClaimRow) -> None:
-        """Its claim was kept, and it is a flow: the same run goes on. Of such a claim there comes what is new of it."""
-        self.row = self.ctx._row = self.row.renewed(row)
+    def renew(self, row: ClaimRow | int, step: str) -> None:
+        """Its claim was kept, and it is a flow: the same run goes on. Of such a claim there comes what is new of it;
+        ``step``: where it stands, if that is the number alone."""
+        self.row = self.ctx._row = self.row.renewed(row, step)
         self.outcome = None
         self.keep = self.uncertain = False
         self.busy = 0
@@ -183,6 +184,10 @@ class Flowing(Protocol):
     @property
     def busy(self) -> bool:
         """Whether steps of it run, or have ended and are not on their way to the journal."""
+
+    @property
+    def step(self) -> str:
+        """The step of its row, by the last of its outcomes that goes on."""
 
     def close(self) -> None:
         """It is over here."""
@@ -249,6 +254,26 @@ class Runner(Protocol):
     def waiting_since(self, queue: str) -> float | None: ...
 
     def take_waiting(self, queue: str) -> list[Work]: ...
+
+
+class Aside(Protocol):
+    """Where outcomes wait that cannot be committed now (see `blocked`)."""
+
+    def __len__(self) -> int: ...
+
+    def lock(self, work: Work) -> None: ...
+
+    def fault(self, work: Work, sqlstate: str | None, message: str) -> None: ...
+
+    def leave(self, work: Work) -> bool: ...
+
+    def through(self, work: Work) -> None: ...
+
+    def hurry(self) -> None: ...
+
+    def due(self) -> list[Work]: ...
+
+    def next_at(self) -> float | None: ...
 
 
 def make_worker_name() -> str:

@@ -36,6 +36,8 @@ R = TypeVar("R")
 
 _DRAWN = "chance is drawn (do it before, and give it to the step)"
 
+_ONCE = Rule()
+
 _current: contextvars.ContextVar[FlowContext] = contextvars.ContextVar("gendurable_flow")
 
 
@@ -350,6 +352,6 @@ def _check(name: str) -> str:
 
 def begin(run: RunState, spec: Spec, function: Callable[..., Coroutine[Any, Any, Any]], args: bool) -> Any:
     """The function of a flow as a coroutine, in the variables of this context."""
-    ctx = FlowContext(run, spec, Rule())
+    ctx = FlowContext(run, spec, _ONCE)
     _current.set(ctx)
     return function(ctx, spec.codec.decode(run.row.state)) if args else function(ctx)

@@ -31,6 +31,15 @@ _LONGEST = 3e9
 _TASKS_FILE = asyncio.as_completed.__code__.co_filename
 
 
+Around = tuple[asyncio.AbstractEventLoop | None, tuple[Any, Any]]
+"""The loop that runs, and its hooks for asynchronous generators."""
+
+
+def look_around() -> Around:
+    """What a slice begins in, and puts back."""
+    return _get_running_loop(), sys.get_asyncgen_hooks()
+
+
 class Handle:
     """A callback that is ready, or was."""
 
@@ -91,7 +100,8 @@ class FlowLoop(_Loop):  # type: ignore[misc]
     """A loop for one run of one flow. ``timed`` and ``forget`` are told of the timers that begin and end."""
 
     def __init__(self, timed: Callable[[Timer], None], forget: Callable[[Timer], None]) -> None:
-        self._ready: deque[Handle] = deque()
+        self.ready: deque[Handle] = deque()
+        """Callbacks that run next; none: it is idle."""
         self._timed = timed
         self._forget = forget
         self._tasks: list[asyncio.Task[Any]] = []
@@ -103,12 +113,12 @@ class FlowLoop(_Loop):  # type: ignore[misc]
 
     # Running
 
-    def run(self, most: int) -> int:
+    def run(self, most: int, around: Around | None = None) -> int:
         """Run what is ready, and what that makes ready, until nothing is; answers how many callbacks are left of
-        ``most``: none, if it did not come to rest."""
-        ready, outer = self._ready, _get_running_loop()
+        ``most``: none, if it did not come to rest. ``around``: as `look_around` says, if that is known."""
+        ready = self.ready
         take = ready.popleft
-        hooks = sys.get_asyncgen_hooks()
+        outer, hooks = around or look_around()
         _set_running_loop(self)
         sys.set_asyncgen_hooks(self._begin_generator, self._finalize)
         try:
@@ -127,11 +137,6 @@ class FlowLoop(_Loop):  # type: ignore[misc]
             _set_running_loop(outer)
         return most
 
-    @property
-    def idle(self) -> bool:
-        """Whether nothing is ready."""
-        return not self._ready
-
     def _begin_generator(self, generator: AsyncGenerator[Any, Any]) -> None:
         if self._generators is None:  # few flows have any
             self._generators = weakref.WeakSet()
@@ -146,8 +151,9 @@ class FlowLoop(_Loop):  # type: ignore[misc]
         for task in self._tasks:
             if not task.done():
                 task.cancel()
-        for generator in list(self._generators or ()):
-            self.create_task(_close_generator(generator))
+        if self._generators:
+            for generator in list(self._generators):
+                self.create_task(_close_generator(generator))
 
     def end(self) -> None:
         """Forget what is left. It may be called more than once.
@@ -158,14 +164,18 @@ class FlowLoop(_Loop):  # type: ignore[misc]
         """
         self._closed = True
         self._timed = self._forget = _ignore
+        if len(self._tasks) == 1 and not self.ready and _has_returned(self._tasks[0]):
+            self._tasks.clear()  # the function's, as of most: nothing is left that could go on
+            self._generators = None
+            return
         outer = _get_running_loop()
         _set_running_loop(self)
         try:
             for _ in range(_LAST_ROUNDS):  # what ends may begin something
                 while self._tasks:
                     _free(self._tasks.pop())
-                self._ready.clear()
-                if not self._tasks and not self._ready:
+                self.ready.clear()
+                if not self._tasks and not self.ready:
                     break
             self._generators = None
         finally:
@@ -175,7 +185,7 @@ class FlowLoop(_Loop):  # type: ignore[misc]
 
     def call_soon(self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None) -> Any:
         handle = Handle(callback, args, context)
-        self._ready.append(handle)
+        self.ready.append(handle)
         return handle
 
     def call_soon_threadsafe(
@@ -203,7 +213,7 @@ class FlowLoop(_Loop):  # type: ignore[misc]
 
     def ring(self, timer: Timer) -> None:
         """Its time has come."""
-        self._ready.append(Handle(timer.callback, timer.args, timer.context))
+        self.ready.append(Handle(timer.callback, timer.args, timer.context))
 
     def time(self) -> float:
         return self.clock
@@ -226,7 +236,13 @@ class FlowLoop(_Loop):  # type: ignore[misc]
                 "asyncio.as_completed begins coroutines in an order that is another one in each run: give it tasks, "
                 "[asyncio.ensure_future(one) for one in coroutines]"
             )
-        task = asyncio.Task(coro, loop=self, name=name, context=context)
+        return self._add(asyncio.Task(coro, loop=self, name=name, context=context))
+
+    def begin(self, coro: Any, context: contextvars.Context) -> asyncio.Task[Any]:
+        """The first task, that of the function."""
+        return self._add(asyncio.Task(coro, loop=self, name="flow", context=context))
+
+    def _add(self, task: asyncio.Task[Any]) -> asyncio.Task[Any]:
         tasks = self._tasks
         tasks.append(task)
         if len(tasks) > self._many:
@@ -281,6 +297,10 @@ class FlowLoop(_Loop):  # type: ignore[misc]
 
     async def shutdown_default_executor(self, timeout: float | None = None) -> None:  # noqa: ASYNC109
         """There is none."""
+
+
+def _has_returned(task: asyncio.Task[Any]) -> bool:
+    return task.done() and not task.cancelled() and task.exception() is None
 
 
 def _free(task: Any) -> None:

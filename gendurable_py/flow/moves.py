@@ -36,10 +36,13 @@ def decide(run: RunState, keep: bool) -> Move | None:
     its way. ``keep``: whether the claim may be kept."""
     if run.sent or run.closed or run.transacting:
         return None
-    undisturbed = run.undisturbed
-    if run.asked and not run.pressing and undisturbed:
-        return None  # a step begins, as it mostly does
-    if not undisturbed and run.problem is None and run.fatal is None:
+    if run.undisturbed:
+        if run.asked:
+            if not run.pressing:
+                return None  # a step begins, as it mostly does
+            if keep and len(run.fresh) == 1 and run.count < MOST_ENTRIES and not run.used and not run.goes_on:
+                return _go_on_plainly(run)
+    elif run.problem is None and run.fatal is None and not run.ended:
         take(run)
     if run.problem is None and run.fatal is None and run.count + len(run.fresh) > MOST_ENTRIES:
         run.fatal = FlowError(
@@ -88,16 +91,29 @@ def _entries(run: RunState, keep: bool = False) -> bytes:
                 break
     run.sent = len(taken)
     # Without its claim what runs here, or is left here, would run elsewhere, too.
-    more = b',"runs":true' if keep and run.unsettled else b""
+    more = (b',"runs":true' if run.unsettled else b"") + b',"brief":true' if keep else b""
     return b',"journal":{"at":%d,"add":[%b]%b}' % (run.count, b",".join(taken), more) if taken else b""
 
 
 def _go_on(run: RunState, keep: bool) -> Move:
-    made = _head(run, b"next") + _step(run.checkpoint or run.row.step) + _entries(run, keep)
+    run.stands = run.checkpoint or run.row.step
+    made = _head(run, b"next") + _step(run.stands) + _entries(run, keep)
     if run.used and run.sent == len(run.fresh):
         made += b',"consume":[%d]' % run.used
         run.used = 0
     return Move(made + (b',"keep":true}' if keep else b"}"), keep)
+
+
+def _go_on_plainly(run: RunState) -> Move:
+    """What `_go_on` makes of one entry with nothing besides, as most moves are, in one piece."""
+    run.sent = 1
+    row = run.row
+    run.stands = run.checkpoint or row.step
+    return Move(
+        b'{"id":%d,"claim_no":%d,"kind":"next","step":%b,"journal":{"at":%d,"add":[%b],"brief":true},'
+        b'"keep":true}' % (row.id, row.claim_no, entries.name_of(run.stands), run.count, run.fresh[0]),
+        True,
+    )
 
 
 def _park(run: RunState) -> Move:
@@ -138,10 +154,9 @@ def _end(run: RunState) -> Move:
     if main.cancelled():
         return _stop(run, FlowError("the function ended by a cancellation that was its own"))
     error = main.exception()
-    if isinstance(asked := find_alone(error), Restart):
-        return _restart(run, asked)
     if error is not None:
-        return _stop(run, error)
+        asked = find_alone(error)
+        return _restart(run, asked) if isinstance(asked, Restart) else _stop(run, error)
     try:
         result = main.result()
         made = _head(run, b"done") + (b"" if result is None else b',"result":' + dumps(result))

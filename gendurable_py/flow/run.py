@@ -21,6 +21,7 @@ from ..machine.context import read_signals
 from . import entries
 from .entries import Entry
 from .errors import FlowError, StepFailed, list_kinds, say
+from .loop import Around
 from .replay import give
 from .state import MOST_ENTRIES, RunState
 from .waiting import StepCall, StepWait
@@ -36,6 +37,8 @@ _DECIDED = "gendurable_py.machine.outcome.Cancel"
 
 class Run(RunState):
     """``make``: begins the function, as a coroutine. ``context``: the variables that it begins with."""
+
+    __slots__ = ("_callbacks",)
 
     def __init__(
         self,
@@ -58,14 +61,15 @@ class Run(RunState):
         except Exception as error:  # noqa: BLE001 - what is stored does not fit the function, for example
             self.problem = error
         else:
-            self.main = self.loop.create_task(coro, name="flow", context=context)
+            self.main = self.loop.begin(coro, context)
 
-    def advance(self) -> bool:
-        """Run until the function waits and has all that its journal has; False: there is more, call it again."""
+    def advance(self, around: Around | None = None) -> bool:
+        """Run until the function waits and has all that its journal has; False: there is more, call it again.
+        ``around``: what `loop.look_around` says, if that is known."""
         left, until = _SLICE, 0.0
         while not self.closed and self.problem is None and self.main is not None:
-            if not self.loop.idle:
-                before, left = left, self.loop.run(left)
+            if self.loop.ready:
+                before, left = left, self.loop.run(left, around)
                 self._callbacks += before - left
             if not left:
                 if self._callbacks > _MOST_CALLBACKS:
@@ -73,7 +77,7 @@ class Run(RunState):
                     return True
                 return False
             if self.position == len(self.journal):
-                call = self.late.popleft() if self.late and self.hand_out is None else None
+                call = self.late.pop(0) if self.late and self.hand_out is None else None
                 if call is None:
                     break
                 self.step_ended(call)
@@ -110,9 +114,20 @@ class Run(RunState):
             return []
         if self.problem is not None or self.fatal is not None:
             return []
+        return self._call(self._choose(most - len(self.running)))
+
+    def start_only(self) -> list[StepCall]:
+        """`start_calls`, where nothing else can come next: it is at rest, and all that it has come to is committed."""
+        if self.pressing or self.closed or self.transacting or self.sent or self.late or not self.asked:
+            return []
+        if self.loop.ready or self.position < len(self.journal) or not self.undisturbed:
+            return []
+        return self._call(self._choose(MOST_ENTRIES - len(self.running)))
+
+    def _call(self, steps: list[StepWait]) -> list[StepCall]:
         begun: list[StepCall] = []
         running, queue = self.running, self.row.queue
-        for step in self._choose(most - len(running)):
+        for step in steps:
             del self.asked[step]
             if step.deadline is not None:
                 self.time(step, None)
@@ -125,7 +140,9 @@ class Run(RunState):
         """Of the steps that are asked for, so many: one that is transactional runs alone."""
         if self.transacting or most < 1:
             return []
-        asked = [step for step in self.asked if not step.transactional][:most]
+        asked = [step for step in self.asked if not step.transactional]
+        if len(asked) > most:
+            del asked[most:]
         if not asked and not self.running:
             asked = list(self.asked)[:1]
             self.transacting = True
@@ -139,7 +156,7 @@ class Run(RunState):
         if self.closed or step.call is not call:
             call.error = None
             return
-        if self.hand_out is not None or not self.loop.idle:
+        if self.hand_out is not None or self.loop.ready:
             # What is on its way comes first in the journal, and what has come is to be met before this: a replay hands
             # out one by one, too, and two at once would go another way in a race.
             self.late.append(call)
@@ -157,9 +174,15 @@ class Run(RunState):
             self.fresh.append(entries.step(name, n, at, call.text))
             self.set_clock(at)
             try:
-                self.settle(step, step.about.again(call.value, call.text))
+                value = step.about.again(call.value, call.text)
             except Exception as unread:  # noqa: BLE001 - validators are code of others
                 self.problem = unread
+                return
+            # as `settle` does: it is neither asked for nor has it a deadline
+            self.waiting.pop(step.key, None)
+            self.checkpoint = step.key[1]
+            if not step.future.done():
+                step.future.set_result(value)
             return
         # Not the error itself: its frames would be kept as long as the flow.
         kinds, message = list_kinds(error), say(error)
@@ -191,11 +214,7 @@ class Run(RunState):
         if self.inbox or row.signals != "[]":
             self.inbox = list(read_signals(row.signals or "[]"))
         fresh, sent = self.fresh, self.sent
-        if sent == len(fresh):
-            fresh.clear()
-        else:
-            for _ in range(sent):
-                fresh.popleft()
+        del fresh[:sent]
         self.count += sent
         self.sent = 0
         if self.hand_out is not None and not self.fresh:
@@ -218,7 +237,7 @@ class Run(RunState):
 
     def clear_away(self) -> None:
         self.loop.cancel_all()
-        if not self.loop.idle:
+        if self.loop.ready:
             self.loop.run(_LAST_CALLBACKS)
         self.main = self.hand_out = self.problem = self.fatal = None
         self.waiting.clear()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -40,6 +39,44 @@ PARKED = frozenset({"(sleep)", "(signal)", "(childs)", "(retry)"})
 class RunState:
     """``journal``: the entries so far. ``seed``: of a flow that has none yet."""
 
+    __slots__ = (
+        "_numbers",
+        "_orders",
+        "_timers",
+        "asked",
+        "began_at",
+        "chance",
+        "checkpoint",
+        "clock",
+        "closed",
+        "count",
+        "fatal",
+        "fresh",
+        "hand_out",
+        "inbox",
+        "journal",
+        "late",
+        "loop",
+        "main",
+        "meta",
+        "patches",
+        "position",
+        "pressing",
+        "problem",
+        "row",
+        "running",
+        "seed",
+        "sent",
+        "stands",
+        "suspended",
+        "taken",
+        "timed",
+        "told",
+        "transacting",
+        "used",
+        "waiting",
+    )
+
     def __init__(self, row: ClaimRow, journal: Sequence[Entry], seed: str) -> None:
         self.row = row
         self.loop = FlowLoop(self._timed, self._forget)
@@ -55,7 +92,7 @@ class RunState:
         """How many of its entries the function has met."""
         self.count = len(journal)
         """Entries that are committed."""
-        self.fresh: deque[bytes] = deque()
+        self.fresh: list[bytes] = []
         """Entries that are not, beginning with those that are on their way: ``sent``."""
         self.sent = 0
         self.pressing = False
@@ -68,6 +105,8 @@ class RunState:
         """Its kind, as that of its entry."""
         self.checkpoint: str | None = None
         """The name of the last one."""
+        self.stands = row.step
+        """Where the row stands when what is on its way is committed."""
         self.patches: dict[str, bool] = {}
         for entry in journal:
             if entry.get("k") == "patch":
@@ -78,7 +117,7 @@ class RunState:
         """As it was claimed: a kept claim comes without."""
         self.began_at = self.clock = _now()
         # what came with the claim
-        self.inbox: list[Signal] = list(read_signals(row.signals or "[]"))
+        self.inbox: list[Signal] = [] if row.signals == "[]" else list(read_signals(row.signals or "[]"))
         self.told = row.step if row.step in PARKED and (row.step != "(signal)" or row.timed_out) else ""
         """What the claim itself says: that children have ended, or that the next deadline has passed."""
         # what the function waits for
@@ -88,7 +127,7 @@ class RunState:
         self.timed: dict[Waiting, None] = {}
         """What has a deadline."""
         self.running: set[StepCall] = set()
-        self.late: deque[StepCall] = deque()
+        self.late: list[StepCall] = []
         """What has ended, and the function is to meet something else before it."""
         self.transacting = False
         """Whether a transactional step runs, which commits by itself."""

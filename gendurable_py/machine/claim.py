@@ -34,29 +34,34 @@ class ClaimRow(NamedTuple):
     meta: str
     attributes: str
 
-    def renewed(self, new: ClaimRow) -> ClaimRow:
+    def renewed(self, new: ClaimRow | int, step: str) -> ClaimRow:
         """The next claim of a flow in memory: what the server says of a claim with a journal that is kept is what is
-        new of it, ``new``. Its state has been read."""
+        new of it, ``new``, or its number alone; it stands at ``step`` then. Its state has been read."""
+        if isinstance(new, int):
+            claim_no, attempt, signals, attributes = new, 0, "[]", self.attributes
+        else:
+            claim_no, attempt, signals, attributes = new.claim_no, new.attempt, new.signals, new.attributes
+            step = new.step
         # Not by the class, which names all of these once more.
         return tuple.__new__(
             ClaimRow,
             (
                 self.id,
-                new.claim_no,
+                claim_no,
                 self.fsm,
                 self.version,
-                new.step,
+                step,
                 "",
-                new.attempt,
+                attempt,
                 self.queue,
                 self.partition_key,
                 self.unique_key,
                 self.parent_id,
                 None,
                 False,
-                new.signals,
+                signals,
                 "[]",
                 self.meta,
-                new.attributes,
+                attributes,
             ),
         )

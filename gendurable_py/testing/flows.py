@@ -121,6 +121,7 @@ class _Owner:
 
     def __init__(self, run: Run) -> None:
         self.run = run
+        self.step = run.stands
         self.busy = False
         self.begun = True
         self.reserves = False

@@ -94,7 +94,7 @@ def run_round(
                         refuse(work, answer.sqlstate, answer.message or "rejected")
                         raise from_sqlstate(answer.sqlstate, f"{work.row.fsm} {work.row.id}: {answer.message}")
                     case Meaning.KEPT:
-                        if answer.kept is not None:
+                        if isinstance(answer.kept, ClaimRow):  # a flow is never kept here
                             going_on.append(answer.kept)
                     case Meaning.COMMITTED | Meaning.REPEATED | Meaning.LOST:
                         pass

@@ -46,13 +46,13 @@ def begin(conn: psycopg.Connection[Any], row: ClaimRow) -> Run:
 def commit(conn: psycopg.Connection[Any], run: Run) -> None:
     """What is to be committed is, until the flow waits, parks or ends."""
     while (move := decide(run, True)) is not None:
-        answers = dispatching.commit_text(conn, "w", f"[{move.outcome.decode()}]", LEASE)
+        answers = dispatching.commit_text(conn, "w", f"[{move.outcome.decode()}]", LEASE, True)
         assert all(answer.result == "ok" for answer in answers)
         if not move.keep:
             run.close()
             return
         assert answers[0].kept is not None
-        run.committed(run.row.renewed(answers[0].kept))
+        run.committed(run.row.renewed(answers[0].kept, run.stands))
         run.settle_down()
 
 

@@ -61,8 +61,8 @@ class Driver:
                     return
                 await asyncio.sleep(0.002)
 
-    def _commit(self, outcome: bytes) -> ClaimRow | None:
-        answers = dispatching.commit_text(self._conn, self._worker, f"[{outcome.decode()}]", LEASE)
+    def _commit(self, outcome: bytes) -> ClaimRow | int | None:
+        answers = dispatching.commit_text(self._conn, self._worker, f"[{outcome.decode()}]", LEASE, True)
         assert [answer for answer in answers if answer.result != "ok"] == []
         return answers[0].kept if answers else None
 
@@ -92,7 +92,7 @@ class Driver:
             kept = self._commit(move.outcome)
             self._meet("after a commit")
             if kept is not None and move.keep:
-                run.committed(run.row.renewed(kept))
+                run.committed(run.row.renewed(kept, run.stands))
                 self._meet("handed out")
                 return True
             run.close()

@@ -209,7 +209,7 @@ def watch_boundaries(boundaries: Boundaries) -> None:
     boundaries.around(Flows, "prepare", None, "journal read")
     boundaries.around(Run, "settle", None, "handed out", lambda run, *_: run.hand_out is None and not run.replaying)
     boundaries.around(StepCall, "run_here", "before a sync step")
-    boundaries.around(StepCall, "run_async", "before an async step")
+    boundaries.around(Flows, "_begin", "before an async step")
     boundaries.around(StepCall, "keep", "after its effect")
     boundaries.around(Run, "step_ended", "step ended")
     boundaries.around(Committer, "_send", "before a commit", "after a commit", flows_in)
