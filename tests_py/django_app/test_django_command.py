@@ -196,6 +196,8 @@ def test_a_worker_may_be_told_what_it_serves(project: Project) -> None:
         id = gd.insert(conn, "books.count", queue="books")
         [result] = ended(conn, id, timeout=40)
         assert result.status == "done", result
+        # one of them may have done that before the other is up
+        wait_until(lambda: conn.execute("select count(*) from gd_workers where state = 'running'").fetchone() == (2,))
     finally:
         said = stop(process)
     assert said.count("serves {'books': 10}") == 2
