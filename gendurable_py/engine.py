@@ -250,8 +250,7 @@ class Engine:
         """The executor has run these."""
         count, heard = self._database.counts.counting(), self._emit.heard
         for work in works:
-            row, seconds = work.row, work.ended - work.started
-            kind = "next" if work.keep else read_kind(work.outcome)
+            row, kind, seconds = work.row, read_kind(work.outcome), work.ended - work.started
             if work.flow is not None:  # its steps have events of their own, and any names
                 count(row.fsm, "flow", kind or "none", seconds)
                 continue

@@ -15,7 +15,7 @@ from support.faults import broken_commits
 from support.wait import wait_until
 
 import gendurable_py as gd
-from gendurable_py import FSM, Context, Engine, FlowContext, Next, flow, job, scheduled, step
+from gendurable_py import FSM, Context, Done, Engine, FlowContext, Next, Replay, Stop, flow, job, scheduled, step
 from gendurable_py.telemetry import instrument as telemetry
 from gendurable_py.telemetry.events import EVENTS
 
@@ -147,3 +147,37 @@ def test_every_event_says_what_is_promised(db: Any, conn: Conn, monkeypatch: pyt
     assert {about["link"] for _, about in events.named("recovered")} <= links
     told = {(about["fsm"], about["outcome"]) for _, about in events.named("step")}
     assert told >= {("events.refused", "next"), ("events.refused", "stop"), ("events.forever", None)}
+
+
+class Ahead(FSM, name="events.ahead", run_ahead=True):
+    @step
+    def start(self, ctx: Context[Any]) -> Next:
+        return Next("second")
+
+    @step
+    def second(self, ctx: Context[Any]) -> Next | Stop | Done:
+        if ctx.state.get("fails"):
+            return Stop("no")
+        return Next("third") if ctx.state.get("goes on") else Done()
+
+    @step
+    def third(self, ctx: Context[Any]) -> Replay | Done:
+        return Done() if ctx.attempt else Replay()
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        ({}, ["start next", "second done"]),
+        ({"fails": True}, ["start next", "second stop"]),
+        ({"goes on": True}, ["start next", "second next", "third replay", "third done"]),
+    ],
+)
+def test_what_a_step_came_to_is_told_as_it_was_where_its_claim_might_go_on(
+    db: Any, conn: Conn, state: dict[str, bool], said: list[str]
+) -> None:
+    events = Events()
+    with running(Engine(db.dsn, machines=[Ahead], on_event=events)):
+        ended(conn, gd.insert(conn, Ahead, state))
+        wait_until(lambda: events.count("step") >= len(said))
+    assert [f"{about['step']} {about['outcome']}" for _, about in events.named("step")] == said
