@@ -31,8 +31,10 @@ def journals(ids: Sequence[int], size: int = MOST_BYTES) -> Statement[dict[int, 
 
 
 def _read(text: str | None) -> Entries | InvalidArgument | None:
-    if text is None or text == "[]":  # most have just begun
-        return None if text is None else []
+    if text is None:
+        return None
+    if text == "[]":  # most have just begun
+        return []
     try:
         return cast("Entries", loads(text))
     except InvalidArgument as error:

@@ -258,10 +258,6 @@ class Committer:
                     work.end_flow()
                     continue
                 try:
-                    if answer is not None and answer.kept is not None and not work.busy:
-                        self._uncount(work)  # as `_settle` does
-                        self._keep(work, answer, worker)
-                        continue
                     self._settle(work, answer, worker)
                     if answer is not None and answer.result in counts:
                         counts[answer.result] += 1
@@ -281,15 +277,16 @@ class Committer:
             self._block(work, answer.sqlstate or CONFLICTS[-1], answer.message or "busy")
             return
         self._blocked.through(work)
+        if meaning is Meaning.KEPT:
+            assert answer is not None
+            self._uncount(work)
+            self._keep(work, answer, worker)
+            return
         if meaning in (Meaning.HANDLE, Meaning.STOP, Meaning.HOPELESS):
             assert answer is not None
             self._reject(work, answer.sqlstate, answer.message or "rejected")
             return
         self._uncount(work)
-        if meaning is Meaning.KEPT:
-            assert answer is not None
-            self._keep(work, answer, worker)
-            return
         self._held.drop(work)
         work.end_flow()
         if meaning is Meaning.LOST:

@@ -318,7 +318,7 @@ class Feeder:
             work.flow.halted = halted or self._leaves or not self._limits.get(work.queue)
             if work.flow.halted and not work.flow.busy:
                 return False
-            work.renew(row, work.flow.step)
+            work.renew(row)
             self._executor.resume(work)
             return True
         assert not isinstance(row, int), "only flows ask for that"

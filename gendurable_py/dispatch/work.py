@@ -126,10 +126,10 @@ class Work(Holding):
             self.flow.close()
             self.flow = None
 
-    def renew(self, row: ClaimRow | int, step: str) -> None:
-        """Its claim was kept, and it is a flow: the same run goes on. Of such a claim there comes what is new of it;
-        ``step``: where it stands, if that is the number alone."""
-        self.row = self.ctx._row = self.row.renewed(row, step)
+    def renew(self, row: ClaimRow | int) -> None:
+        """Its claim was kept, and it is a flow: the same run goes on. Of such a claim there comes what is new of it."""
+        assert self.flow is not None
+        self.row = self.ctx._row = self.row.renewed(row, self.flow.step)
         self.outcome = None
         self.keep = self.uncertain = False
         self.busy = 0

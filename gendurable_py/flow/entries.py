@@ -34,7 +34,7 @@ MARKS = frozenset({"start", "patch", "retried", "end"})
 
 
 def start(at: float, seed: str) -> bytes:
-    return b'{"k":"start","at":%.6f,"seed":%b}' % (at, to_json(seed))
+    return b'{"k":"start","at":%.6f,"seed":%b}' % (at, quote(seed))
 
 
 def patch(name: str) -> bytes:

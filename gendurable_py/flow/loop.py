@@ -151,9 +151,8 @@ class FlowLoop(_Loop):  # type: ignore[misc]
         for task in self._tasks:
             if not task.done():
                 task.cancel()
-        if self._generators:
-            for generator in list(self._generators):
-                self.create_task(_close_generator(generator))
+        for generator in list(self._generators or ()):
+            self.create_task(_close_generator(generator))
 
     def end(self) -> None:
         """Forget what is left. It may be called more than once.
@@ -236,13 +235,7 @@ class FlowLoop(_Loop):  # type: ignore[misc]
                 "asyncio.as_completed begins coroutines in an order that is another one in each run: give it tasks, "
                 "[asyncio.ensure_future(one) for one in coroutines]"
             )
-        return self._add(asyncio.Task(coro, loop=self, name=name, context=context))
-
-    def begin(self, coro: Any, context: contextvars.Context) -> asyncio.Task[Any]:
-        """The first task, that of the function."""
-        return self._add(asyncio.Task(coro, loop=self, name="flow", context=context))
-
-    def _add(self, task: asyncio.Task[Any]) -> asyncio.Task[Any]:
+        task = asyncio.Task(coro, loop=self, name=name, context=context)
         tasks = self._tasks
         tasks.append(task)
         if len(tasks) > self._many:

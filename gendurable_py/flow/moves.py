@@ -42,7 +42,7 @@ def decide(run: RunState, keep: bool) -> Move | None:
                 return None  # a step begins, as it mostly does
             if keep and len(run.fresh) == 1 and run.count < MOST_ENTRIES and not run.used and not run.goes_on:
                 return _go_on_plainly(run)
-    elif run.problem is None and run.fatal is None and not run.ended:
+    elif run.problem is None and run.fatal is None:
         take(run)
     if run.problem is None and run.fatal is None and run.count + len(run.fresh) > MOST_ENTRIES:
         run.fatal = FlowError(

@@ -61,7 +61,7 @@ class Run(RunState):
         except Exception as error:  # noqa: BLE001 - what is stored does not fit the function, for example
             self.problem = error
         else:
-            self.main = self.loop.begin(coro, context)
+            self.main = self.loop.create_task(coro, name="flow", context=context)
 
     def advance(self, around: Around | None = None) -> bool:
         """Run until the function waits and has all that its journal has; False: there is more, call it again.
@@ -140,9 +140,7 @@ class Run(RunState):
         """Of the steps that are asked for, so many: one that is transactional runs alone."""
         if self.transacting or most < 1:
             return []
-        asked = [step for step in self.asked if not step.transactional]
-        if len(asked) > most:
-            del asked[most:]
+        asked = [step for step in self.asked if not step.transactional][:most]
         if not asked and not self.running:
             asked = list(self.asked)[:1]
             self.transacting = True
@@ -174,15 +172,9 @@ class Run(RunState):
             self.fresh.append(entries.step(name, n, at, call.text))
             self.set_clock(at)
             try:
-                value = step.about.again(call.value, call.text)
+                self.settle(step, step.about.again(call.value, call.text))
             except Exception as unread:  # noqa: BLE001 - validators are code of others
                 self.problem = unread
-                return
-            # as `settle` does: it is neither asked for nor has it a deadline
-            self.waiting.pop(step.key, None)
-            self.checkpoint = step.key[1]
-            if not step.future.done():
-                step.future.set_result(value)
             return
         # Not the error itself: its frames would be kept as long as the flow.
         kinds, message = list_kinds(error), say(error)

@@ -117,7 +117,7 @@ class RunState:
         """As it was claimed: a kept claim comes without."""
         self.began_at = self.clock = _now()
         # what came with the claim
-        self.inbox: list[Signal] = [] if row.signals == "[]" else list(read_signals(row.signals or "[]"))
+        self.inbox: list[Signal] = list(read_signals(row.signals or "[]"))
         self.told = row.step if row.step in PARKED and (row.step != "(signal)" or row.timed_out) else ""
         """What the claim itself says: that children have ended, or that the next deadline has passed."""
         # what the function waits for

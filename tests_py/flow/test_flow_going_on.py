@@ -21,7 +21,7 @@ from gendurable_py.dispatch.flowing import Flows
 from gendurable_py.dispatch.work import Work
 from gendurable_py.flow import FlowContext, flow
 from gendurable_py.flow.define import FlowSpec
-from gendurable_py.flow.moves import decide
+from gendurable_py.flow.moves import _go_on, decide
 from gendurable_py.flow.run import Run
 from gendurable_py.machine.claim import ClaimRow
 from gendurable_py.machine.context import Draining
@@ -162,6 +162,31 @@ def test_nobody_gets_a_brief_answer_who_did_not_ask(conn: Conn) -> None:
 # What begins next
 
 
+def at_rest(name: str) -> Run:
+    """A run whose first step has ended, and is not committed."""
+    run = spec_of(name).begin(row_of(1, name), [], "seed", contextvars.copy_context())
+    run.began_at = run.clock = 5.0
+    run.fresh.clear()
+    run.settle_down()
+    [call] = run.start_calls()
+    call.keep("a")
+    run.step_ended(call)
+    run.settle_down()
+    return run
+
+
+def test_a_move_of_one_entry_is_written_in_one_piece_as_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Run, "now", lambda run: 7.5)
+    short, long = at_rest("going.chain"), at_rest("going.chain")
+    move = decide(short, True)
+    assert move == _go_on(long, True)
+    assert move is not None
+    assert json.loads(move.outcome)["journal"]["brief"] is True
+    assert (short.sent, short.stands) == (long.sent, long.stands) == (1, "a")
+    for run in (short, long):
+        run.close()
+
+
 def gone_on(name: str, change: Callable[[Run], None] = lambda run: None) -> Run:
     """A run behind the commit of its first step."""
     run = spec_of(name).begin(row_of(1, name), [], "seed", contextvars.copy_context())
@@ -252,7 +277,7 @@ class Driving:
         self.moved.clear()
         for work in moved:
             assert work.flow is not None
-            work.renew(work.row.claim_no + 1, work.flow.step)
+            work.renew(work.row.claim_no + 1)
             self.flows.resume(work)
             self.flows.start(work)
 
